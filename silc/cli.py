@@ -1,0 +1,153 @@
+"""The command line: reads what a person wrote, calls the composer, prints what came out.
+
+    silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
+    silc eval RUN --root /data --tasks all --out scores.json
+    silc show RECIPE        every field with its value and meaning
+    silc recipes            the names of the recipes
+    silc demo               what `make demo` runs
+
+Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from silc import config as configs
+from silc import recipes
+from silc.eval.config import EvalConfig
+from silc.models.variants import LOCAL_SIZE
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.config import Config
+
+COMMANDS = ("train", "eval", "show", "recipes", "demo")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        return _dispatch(args)
+    except BadInput as error:
+        print(f"silc: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("silc: interrupted; `--resume auto` goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    command, rest = args[0], args[1:]
+    match command:
+        case "train":
+            return _train(rest)
+        case "eval":
+            return _eval(rest)
+        case "show":
+            return _show(rest)
+        case "recipes":
+            return _recipes()
+        case "demo":
+            return _demo(rest)
+        case _:
+            raise BadInput(f"unknown command '{command}'{configs.nearest(command, COMMANDS)} (silc --help lists them)")
+
+
+def _train(args: list[str]) -> int:
+    config = _configured("train", args)
+    from silc import run
+
+    out = run.train(config)
+    print(f"done: {out}   next: silc eval {out} --root DATA --out {out}/scores.json")
+    return 0
+
+
+@dataclass(frozen=True)
+class EvalCommand(EvalConfig):
+    """Score a run on the data sets under a root."""
+
+    run: tyro.conf.Positional[str] = field(kw_only=True)
+    """Directory of a run made by `silc train`."""
+    out: str = ""
+    """JSON file for the records; default scores.json in the run. A report.html is written beside it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+    def protocol(self) -> EvalConfig:
+        """The part that shapes the numbers."""
+        return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
+
+
+def _eval(args: list[str]) -> int:
+    command = tyro.cli(EvalCommand, args=args, prog="silc eval")
+    from silc import run
+
+    directory = Path(command.run)
+    scores = Path(command.out) if command.out else directory / "scores.json"
+    evaluations = run.evaluate(directory, command.protocol(), device=command.device)
+    page = run.write_results(directory, evaluations, scores, title=directory.name)
+    print(f"scores: {scores}\nreport: {page}")
+    return 0
+
+
+def _show(args: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    config = _configured("show", args)
+    table = Table("field", "value", "meaning", title=config.recipe, title_justify="left")
+    for path, value, meaning in configs.fields(config):
+        table.add_row(path, repr(value), meaning)
+    Console().print(table)
+    return 0
+
+
+def _recipes() -> int:
+    for name, function in recipes.BASES.items():
+        print(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}")
+    print(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    return 0
+
+
+def _demo(args: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Demo:
+        """Train a small SILC-C on generated scenes, evaluate it and write a report."""
+
+        out: str = "out/demo"
+        """Where everything goes; an earlier demo there is replaced."""
+        duration: str = recipes.get("silc_c-tiny").train.duration
+        """How long to train."""
+
+    command = tyro.cli(Demo, args=args, prog="silc demo")
+    from silc import demo
+
+    demo.main(Path(command.out), duration=command.duration)
+    return 0
+
+
+def _configured(command: str, args: list[str]) -> Config:
+    """RECIPE (a name or a run's config.yaml) with the fields given after it."""
+    if not args or args[0].startswith("-"):
+        if args and args[0] in ("-h", "--help"):
+            print(
+                f"usage: silc {command} RECIPE [--field value ...]\n\n`silc recipes` lists the recipes; "
+                f"`silc {command} RECIPE --help` lists the fields."
+            )
+            raise SystemExit(0)
+        raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
+    name = args[0]
+    base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
+    return tyro.cli(configs.Config, default=base, args=args[1:], prog=f"silc {command} {name}")

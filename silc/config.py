@@ -1,0 +1,152 @@
+"""The whole run as one value: composed of the packages' dataclasses, strict, to YAML and back.
+
+No module takes a `Config` but those to the right of this one, so nothing *can* reach into another package's settings.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from silc.data.config import DataConfig
+from silc.eval.config import EvalConfig
+from silc.losses.config import ObjectiveConfig
+from silc.models.config import ModelConfig
+from silc.train.config import TrainConfig
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole."""
+
+    recipe: str = ""
+    """Name of the recipe this run started from."""
+    out: str = ""
+    """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
+    init: str = ""
+    """A run whose student, teacher, head and centre this one starts from (not its optimizer, nor its position)."""
+    resume: Literal["auto", "never"] = "never"
+    """`auto` goes on from the newest checkpoint in `out`, if there is one."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Pairs and views."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Towers, head, teacher."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Losses."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation, during training and after."""
+
+    def __post_init__(self) -> None:
+        crops, patch = self.data.crops, self.model.image.patch
+        if self.objective.distill and crops.local_size % patch:
+            low, high = crops.local_size // patch * patch, (crops.local_size // patch + 1) * patch
+            raise BadInput(
+                f"data.crops.local_size {crops.local_size} is not a multiple of model.image.patch {patch}; "
+                f"use {low or high} or {high}"
+            )
+        if self.objective.needs_globals and crops.num_global < 1:
+            raise BadInput("data.crops.num_global is 0, but the objective uses global views; use at least 1")
+        if self.objective.distill and crops.num_local < 1:
+            raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
+        if self.objective.student_globals and crops.num_global < 2:
+            raise BadInput("objective.student_globals needs data.crops.num_global >= 2: no view is set against itself")
+
+
+_SCHEMA: TypeAdapter[Config] = TypeAdapter(Config)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values, in the order of the fields."""
+    values: dict[str, Any] = _SCHEMA.dump_python(config, mode="json")
+    return values
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Read plain values; unknown fields are refused with the nearest name.
+
+    Raises:
+        BadInput: an unknown field, or a value of the wrong type, named by its path.
+    """
+    known = {path for path, _, _ in fields(Config())}
+    for path in _leaves(values):
+        if path not in known:
+            raise BadInput(f"unknown field '{path}'{nearest(path, known)}")
+    try:
+        return _SCHEMA.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"field '{path}': {first['msg']} (got {first['input']!r})") from error
+
+
+def save(config: Config, file: Path) -> None:
+    """Write YAML that `load` reads back to an equal value."""
+    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load(file: Path) -> Config:
+    """Read a YAML file.
+
+    Raises:
+        BadInput: no such file, no YAML, or not a run's configuration.
+    """
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{file} holds no run configuration; see `silc show silc_c`")
+    return from_dict(values)
+
+
+def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Every setting as (path, value, docstring), depth first."""
+    found = []
+    docstrings = _attribute_docstrings(type(value))
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        if dataclasses.is_dataclass(item):
+            found += fields(item, f"{prefix}{f.name}.")
+        else:
+            found.append((f"{prefix}{f.name}", item, docstrings.get(f.name, "")))
+    return found
+
+
+def nearest(name: str, known: Any) -> str:
+    """'; did you mean ...?' when something in `known` is close to `name`, else ''."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _attribute_docstrings(cls: type) -> dict[str, str]:
+    """The string below each field of a dataclass, which Python itself throws away."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    return {
+        field_.target.id: inspect.cleandoc(below.value.value)
+        for field_, below in itertools.pairwise(body)
+        if isinstance(field_, ast.AnnAssign)
+        and isinstance(field_.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return found

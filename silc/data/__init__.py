@@ -1,0 +1,1 @@
+"""Raw pairs in, batches out: sources, crops, tokenizer, loader."""

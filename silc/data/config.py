@@ -1,0 +1,86 @@
+"""What is read, and which views are drawn of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Multi-crop as SILC draws it: 2 global and 8 local views (paper, implementation details)."""
+
+    num_global: int = 2
+    """Global views per image."""
+    global_area: tuple[float, float] = (0.4, 1.0)
+    """Share of the image's area a global view covers, drawn uniformly."""
+    num_local: int = 8
+    """Local views per image; only the student sees them."""
+    local_size: int = 96
+    """Side of a local view in pixels."""
+    local_area: tuple[float, float] = (0.05, 0.4)
+    """Share of the image's area a local view covers, drawn uniformly."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio (width/height) of a view, drawn log-uniformly."""
+    flip: bool = True
+    """Mirror each view with probability one half."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_area", "local_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise BadInput(f"crops.{name} is ({low}, {high}); needed 0 < low <= high <= 1")
+        if self.aspect[0] <= 0 or self.aspect[1] < self.aspect[0]:
+            raise BadInput(f"crops.aspect is {self.aspect}; needed 0 < low <= high")
+        if min(self.num_global, self.num_local) < 0 or self.local_size < 1:
+            raise BadInput("crops.num_global and crops.num_local must be >= 0, crops.local_size >= 1")
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """Generated scenes: regions of colour and texture with captions and pixel labels."""
+
+    num: int = 20_000
+    """Scenes in an epoch."""
+    size: int = 64
+    """Side of a scene in pixels."""
+
+    def __post_init__(self) -> None:
+        if self.num < 1 or self.size < 16:
+            raise BadInput("data.scenes.num must be >= 1, data.scenes.size >= 16")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pairs come from and how they are read."""
+
+    source: Literal["shards", "scenes"] = "shards"
+    """`shards`: WebDataset/img2dataset tar files named by `train`. `scenes`: rendered on the fly from the seed."""
+    train: str = ""
+    """Tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'); join several with '::'."""
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    """Used when `source` is `scenes`."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    """Views drawn of each image."""
+    tokenizer: str = ""
+    """A tokenizer.json, or a directory that holds one. Empty: a byte-level BPE is trained on the captions."""
+    vocab_size: int = 32_000
+    """Size of the vocabulary when a tokenizer is trained; small corpora may give fewer entries."""
+    workers: int = 2
+    """Loader processes per rank; 0 loads in the training process. The order of samples does not depend on it."""
+    shuffle_shards: int = 64
+    """Shards that are mixed with one another at a time; larger mixes better, smaller reads more sequentially."""
+    max_pixels: int = 64_000_000
+    """Images above this are refused from their header, undecoded."""
+    max_bad_rate: float = 0.1
+    """The run stops once more than this share of the samples read is broken."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.shuffle_shards < 1 or self.vocab_size < 260:
+            raise BadInput("data.workers must be >= 0, data.shuffle_shards >= 1, data.vocab_size >= 260")
+        if self.max_pixels < 1:
+            raise BadInput("data.max_pixels must be >= 1")
+        if not 0 <= self.max_bad_rate <= 1:
+            raise BadInput(f"data.max_bad_rate is {self.max_bad_rate}; needed a share between 0 and 1")

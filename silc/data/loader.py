@@ -1,0 +1,231 @@
+"""Pairs to batches: the order, the draws of each visit, worker processes, and what happens to broken samples.
+
+A global batch is a function of (seed, step) and the source alone. Workers make whole batches, ranks take contiguous
+slices, so neither their number changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from silc.data.order import Order
+from silc.data.pairs import BadSample
+from silc.data.streams import stream
+from silc.types import BadInput, Batch, Views
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from silc.data.crops import MultiCrop
+    from silc.data.pairs import Pair, Pairs
+    from silc.types import Tokenizer
+
+MAX_CONSECUTIVE_BAD = 100
+"""A replacement is looked for among this many samples."""
+MIN_READS = 200
+"""Samples read before their share of broken ones is judged."""
+
+# What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
+_Parts = tuple["Tensor | None", "Tensor | None", "Tensor | None", "Tensor", list[str], dict[str, int]]
+
+
+class Loader:
+    """Batches by step, for one rank."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        views: MultiCrop,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle_shards: int,
+        workers: int,
+        max_bad_rate: float,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """`batch_size` is the global one, over all ranks.
+
+        Raises:
+            BadInput: the source is smaller than one global batch, or the ranks do not divide it.
+        """
+        if batch_size < 1 or batch_size % world_size:
+            raise BadInput(f"the global batch size is {batch_size}; needed a positive multiple of {world_size} ranks")
+        if len(pairs) < batch_size:
+            raise BadInput(
+                f"{len(pairs)} samples are fewer than one global batch of {batch_size}; "
+                "lower the batch size or name more shards (data.train)"
+            )
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle_shards = shuffle_shards
+        self.fingerprint = pairs.fingerprint
+        self.workers = workers
+        self.max_bad_rate = max_bad_rate
+        self.pin_memory = pin_memory
+        self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
+        self.num_samples = len(pairs)
+        self.bad: Counter[str] = Counter()
+        """Broken samples in the batches handed out so far on this rank, by cause."""
+        self.seen = 0
+        """Samples in those batches."""
+        order = Order(pairs.blocks, seed, shuffle_shards)
+        self._steps = _Steps(pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """This rank's share of the batches of steps [start, stop).
+
+        Raises:
+            BadInput: too many samples are broken.
+        """
+        for made in self._made(start, stop):
+            if isinstance(made, BadInput):
+                raise made
+            original, global_views, local_views, text, keys, bad = made
+            self._count(len(keys), bad)
+            yield Batch(Views(original, global_views, local_views), text, keys, bad)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the data stands before `step`, for a checkpoint (JSON)."""
+        return {
+            "step": step,
+            "epoch": step // self.steps_per_epoch,
+            "samples": step * self.batch_size,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shuffle_shards": self.shuffle_shards,
+            "fingerprint": self.fingerprint,
+        }
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Make sure that a saved position means the same samples here.
+
+        Raises:
+            BadInput: seed, batch size, shuffling or the source differ.
+        """
+        here = self.state(0)
+        for name in ("seed", "batch_size", "shuffle_shards", "fingerprint"):
+            if state.get(name) != here[name]:
+                what = "fingerprint of the samples" if name == "fingerprint" else f"data's {name}"
+                raise BadInput(
+                    f"the checkpoint's {what} is {state.get(name)}, this run's is {here[name]}; resume with the same "
+                    "shards, seed and batch size, or start another run from it with --init"
+                )
+
+    def _made(self, start: int, stop: int) -> Iterator[_Parts | BadInput]:
+        with warnings.catch_warnings():
+            # More workers than cores, and forking with threads, are the caller's choice.
+            warnings.simplefilter("ignore")
+            return iter(
+                DataLoader(
+                    self._steps,
+                    sampler=range(start, stop),
+                    batch_size=None,
+                    num_workers=self.workers,
+                    pin_memory=self.pin_memory,
+                    worker_init_fn=_settle if self.workers else None,
+                    # Its own, or each call would advance the run's global generator.
+                    generator=torch.Generator(),
+                    # Forked workers share the index instead of each getting a copy.
+                    multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+                )
+            )
+
+    def _count(self, num_samples: int, bad: Mapping[str, int]) -> None:
+        self.seen += num_samples
+        self.bad.update(bad)
+        num_bad = self.bad.total()
+        if self.seen >= min(MIN_READS, self.num_samples) and num_bad > self.max_bad_rate * self.seen:
+            causes = ", ".join(f"{cause} {count}" for cause, count in self.bad.most_common())
+            raise BadInput(
+                f"{num_bad} of {self.seen} samples read are broken ({num_bad / self.seen:.1%}; {causes}), the limit is "
+                f"{self.max_bad_rate:.1%}; mend the shards or raise data.max_bad_rate"
+            )
+
+
+def _settle(worker: int) -> None:
+    """A worker uses one thread, and leaves Ctrl-C to the main process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass
+class _Steps(Dataset["_Parts | BadInput"]):
+    """Batches by step number; what a worker process runs."""
+
+    pairs: Pairs
+    views: MultiCrop
+    tokenizer: Tokenizer
+    order: Order
+    batch_size: int
+    steps_per_epoch: int
+    rank: int
+    world_size: int
+
+    def __getitem__(self, step: int) -> _Parts | BadInput:
+        try:
+            return self._batch(step)
+        except BadInput as error:
+            return error  # as a value: raised, it would come out of the worker wrapped in a traceback
+
+    def _batch(self, step: int) -> _Parts:
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        share = self.batch_size // self.world_size
+        start = step_of_epoch * self.batch_size + self.rank * share
+        keys, captions, images = [], [], []
+        bad: Counter[str] = Counter()
+        for index in self.order.indices(epoch, start, start + share).tolist():
+            turn = (self.order.seed, epoch, index)
+            pair = self._read(index, bad)
+            keys.append(pair.key)
+            captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
+            images.append(self.views(pair.image, turn))
+        original, global_views, local_views = zip(*images, strict=True)
+        return (
+            _stack(original, dim=0),
+            _stack(global_views, dim=1),  # [G, B, 3, R, R]
+            _stack(local_views, dim=1),
+            self.tokenizer(captions),
+            keys,
+            dict(bad),
+        )
+
+    def _read(self, index: int, bad: Counter[str]) -> Pair:
+        """The pair, or in its place the next good one of its shard; counts the broken one that was asked for."""
+        try:
+            return self.pairs[index]
+        except BadSample as error:
+            bad[error.cause] += 1
+            last = error
+        ends = np.cumsum(self.pairs.blocks)
+        block = int(np.searchsorted(ends, index, side="right"))
+        size = int(self.pairs.blocks[block])
+        first = int(ends[block]) - size
+        for step in range(1, min(size, MAX_CONSECUTIVE_BAD)):
+            try:
+                return self.pairs[first + (index - first + step) % size]
+            except BadSample as error:
+                last = error
+        raise BadInput(
+            f"{min(size, MAX_CONSECUTIVE_BAD)} samples in a row are broken, the last: {last}; mend or drop this shard"
+        )
+
+
+def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present, dim=dim) if present else None

@@ -1,0 +1,114 @@
+"""Ranks and what they tell each other. In a single process every collective is the identity.
+
+`torchrun` describes the group in the environment; `join()` reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+CPU = torch.device("cpu")
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather with gradient. torch's own moved between modules from 2.11 to 2.15 and warns in one of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rank: int, size: int) -> Tensor:
+        ctx.rank, ctx.rows = rank, len(x)
+        parts = [torch.empty_like(x) for _ in range(size)]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[ctx.rank * ctx.rows :][: ctx.rows], None, None
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the ranks (the `Collectives` of types.py)."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and speaks."""
+        return self.rank == 0
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, ...] on each rank -> [B * size, ...] in rank order.
+
+        Its gradient is the sum of what every rank's loss says about this rank's rows. DDP divides by `size`
+        afterwards, so a loss that is a mean over a rank's own rows gets the gradient of the global mean.
+        """
+        if self.size == 1:
+            return x
+        gathered: Tensor = _Gather.apply(x.contiguous(), self.rank, self.size)
+        return gathered
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over the ranks, without gradient; every rank gets the same bits."""
+        if self.size == 1:
+            return x.detach()
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def all_true(self, flag: Tensor) -> bool:
+        """Whether the boolean `flag` [] holds on every rank."""
+        agreed = flag.detach().to(torch.float32)
+        if self.size > 1:
+            dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+        return bool(agreed.item() > 0)
+
+    def total(self, counts: Counter[str]) -> Counter[str]:
+        """Sum of every rank's counts."""
+        everyone: list[Any] = [counts]
+        if self.size > 1:
+            everyone = [None] * self.size
+            dist.all_gather_object(everyone, counts)
+        return sum(everyone, Counter())
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join(device: str = "auto") -> Iterator[World]:
+    """The process group `torchrun` started this process in, or a world of one.
+
+    Args:
+        device: `auto` takes this rank's GPU when there is one, else the CPU.
+    """
+    size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(place)
+    if size == 1:
+        yield World(device=place)
+        return
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), place)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""Weights in, scores out: evaluators, metrics, report."""

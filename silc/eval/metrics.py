@@ -1,0 +1,213 @@
+"""Scores as pure functions, and what chance would score.
+
+Ties are broken by position: of equal scores the earlier class, image or caption comes first. A collapsed model,
+whose scores are all equal, therefore lands at chance and not at 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import comb
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+RECALL_AT = (1, 5, 10)
+BLOCK = 2**24
+"""Scores ranked at a time."""
+Absent = Literal["mmseg", "detectron2"]
+
+
+# --- classification ---------------------------------------------------------------------------------------------------
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """acc1, acc5 (from five classes on) and mean_per_class_recall, as CLIP_benchmark names them.
+
+    Args:
+        scores: [N, C], higher is better.
+        labels: int64 [N], in [0, C).
+
+    Classes without an example do not enter the mean. Two images of class 0, one of them right, one right of class 1:
+
+    >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), torch.tensor([0, 0, 1]))
+    {'acc1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
+    """
+    num_classes = scores.shape[1]
+    rows, classes = max(1, BLOCK // num_classes), torch.arange(num_classes)
+    parts = zip(scores.split(rows), labels.split(rows), strict=True)
+    ranks = torch.cat([best_ranks(some, own, classes) for some, own in parts])
+    hits, totals = (
+        torch.bincount(labels[ranks == 0], minlength=num_classes),
+        torch.bincount(labels, minlength=num_classes),
+    )
+    metrics = {"acc1": hit_rate(ranks, 1)}
+    if num_classes >= 5:
+        metrics["acc5"] = hit_rate(ranks, 5)
+    present = totals > 0
+    return metrics | {"mean_per_class_recall": (hits[present].double() / totals[present]).mean().item()}
+
+
+def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
+    """Expectation of `accuracy` for random scores: k/C; `best_constant_acc1` when always answering one class beats it.
+
+    >>> accuracy_chance(torch.tensor([0, 0, 1]), 2)
+    {'acc1': 0.5, 'mean_per_class_recall': 0.5, 'best_constant_acc1': 0.6666666666666666}
+    """
+    chance = {"acc1": 1 / num_classes}
+    if num_classes >= 5:
+        chance["acc5"] = 5 / num_classes
+    chance["mean_per_class_recall"] = 1 / num_classes
+    constant = torch.bincount(labels).max().item() / len(labels)
+    return chance | ({"best_constant_acc1": constant} if constant > chance["acc1"] else {})
+
+
+# --- retrieval --------------------------------------------------------------------------------------------------------
+
+
+def retrieval_recall(images: Tensor, texts: Tensor, owner: Tensor, *, block: int = BLOCK) -> dict[str, float]:
+    """Recall@1, 5 and 10 both ways, by the CLIP convention: a query is a hit if *any* of its partners is in the top k.
+
+    Args:
+        images: [N, D] features.
+        texts: [M, D] features.
+        owner: int64 [M], the image each text belongs to; images may own several texts.
+        block: scores held at a time; memory does not grow with N x M.
+
+    `image_retrieval_recall@k` asks with texts for images, `text_retrieval_recall@k` with images for texts.
+
+    >>> images, texts = torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.9, 0.1]])
+    >>> recall = retrieval_recall(images, texts, torch.tensor([0, 0, 1]))
+    >>> round(recall["image_retrieval_recall@1"], 3), recall["text_retrieval_recall@1"]
+    (0.667, 0.5)
+    """
+    pictures = torch.arange(len(images))
+    asked_by_text = _ranks(texts, images, owner, pictures, block)
+    asked_by_image = _ranks(images, texts, pictures, owner, block)
+    return {f"image_retrieval_recall@{k}": hit_rate(asked_by_text, k) for k in RECALL_AT} | {
+        f"text_retrieval_recall@{k}": hit_rate(asked_by_image, k) for k in RECALL_AT
+    }
+
+
+def retrieval_chance(captions_per_image: Sequence[int]) -> dict[str, float]:
+    """Expectation of `retrieval_recall` under random order.
+
+    A text finds its one image among N in the top k with k/N. An image with m of the T texts misses when all k come
+    from the other T - m: its chance is 1 - C(T-m, k) / C(T, k), averaged over the images.
+
+    >>> round(retrieval_chance([2, 2])["text_retrieval_recall@1"], 3)
+    0.5
+    """
+    num_images, num_texts = len(captions_per_image), sum(captions_per_image)
+    chance = {f"image_retrieval_recall@{k}": min(k, num_images) / num_images for k in RECALL_AT}
+    for k in RECALL_AT:
+        drawn = min(k, num_texts)
+        hit = sum(
+            images * (1 - comb(num_texts - own, drawn) / comb(num_texts, drawn))
+            for own, images in Counter(captions_per_image).items()
+        )
+        chance[f"text_retrieval_recall@{k}"] = hit / num_images
+    return chance
+
+
+def best_ranks(scores: Tensor, query_owner: Tensor, target_owner: Tensor) -> Tensor:
+    """Rank (0 is first) of the best own target of each query.
+
+    Args:
+        scores: [Q, T], higher is better.
+        query_owner, target_owner: int64 [Q] and [T]; equal values belong together. Every query has a target.
+
+    >>> best_ranks(torch.tensor([[0.5, 0.9, 0.5]]), torch.tensor([7]), torch.tensor([3, 4, 7]))
+    tensor([2])
+    """
+    position = torch.arange(scores.shape[1], device=scores.device, dtype=torch.int32)
+    own = query_owner[:, None] == target_owner[None, :]
+    best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)  # [Q, 1]
+    first = position.expand_as(scores).masked_fill(~own | (scores != best), len(position)).amin(dim=1, keepdim=True)
+    behind = (scores < best) | ((scores == best) & (position >= first))
+    return (~behind).sum(dim=1)  # a NaN is never behind, so that a broken model ranks last
+
+
+def hit_rate(ranks: Tensor, k: int) -> float:
+    """Share of ranks below k."""
+    return (ranks < k).double().mean().item()
+
+
+def _ranks(queries: Tensor, targets: Tensor, query_owner: Tensor, target_owner: Tensor, block: int) -> Tensor:
+    rows = max(1, block // len(targets))
+    return torch.cat(
+        [
+            best_ranks(some @ targets.T, owner, target_owner)
+            for some, owner in zip(queries.split(rows), query_owner.split(rows), strict=True)
+        ]
+    )
+
+
+# --- segmentation -----------------------------------------------------------------------------------------------------
+
+
+def confusion(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
+    """Pixel counts int64 [C, C], rows are the truth; pixels whose truth is `ignore` are left out.
+
+    >>> confusion(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2)
+    tensor([[1, 0],
+            [1, 1]])
+    """
+    kept = truth != ignore
+    cells = truth[kept].flatten() * num_classes + prediction[kept].flatten()
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def class_iou(confusion: Tensor, absent: Absent = "mmseg") -> Tensor:
+    """Intersection over union float64 [C] of pixel counts [C, C]; NaN for classes that are not counted.
+
+    A class neither in the truth nor predicted is never counted. One that is predicted but absent from the truth
+    counts 0 (`mmseg`, as torchmetrics) or is left out (`detectron2`).
+
+    >>> class_iou(torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 0]]))
+    tensor([0.3333, 0.5000, 0.0000], dtype=torch.float64)
+    >>> class_iou(torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 0]]), "detectron2")
+    tensor([0.3333, 0.5000,    nan], dtype=torch.float64)
+    """
+    counts = confusion.double()
+    intersection, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    iou = intersection / (true + predicted - intersection)  # 0 / 0 is NaN: absent from both
+    return iou.masked_fill(true == 0, torch.nan) if absent == "detectron2" else iou
+
+
+def segmentation_scores(confusion: Tensor, absent: Absent = "mmseg") -> dict[str, float]:
+    """`miou`, the mean over the counted classes, and `pixel_acc`.
+
+    >>> segmentation_scores(torch.tensor([[1, 0], [1, 1]]))
+    {'miou': 0.5, 'pixel_acc': 0.6666666666666666}
+    """
+    counts = confusion.double()
+    return {
+        "miou": class_iou(confusion, absent).nanmean().item(),
+        "pixel_acc": (counts.trace() / counts.sum()).item(),
+    }
+
+
+def segmentation_chance(pixels: Tensor, absent: Absent = "mmseg") -> dict[str, float]:
+    """Scores of uniformly random labels, and of the best constant answer.
+
+    Random labels put n_c / C of class c into every cell of its row, so IoU_c = (n_c/C) / (n_c + N/C - n_c/C): the
+    ratio of expectations, exact as pixels grow many. The best constant answer is the most frequent class.
+
+    Args:
+        pixels: [C], pixels of each class in the truth.
+
+    >>> {name: round(value, 3) for name, value in segmentation_chance(torch.tensor([6, 2])).items()}
+    {'miou': 0.314, 'pixel_acc': 0.5, 'best_constant_miou': 0.375, 'best_constant_pixel_acc': 0.75}
+    """
+    num_classes = len(pixels)
+    uniform = (pixels.double() / num_classes)[:, None].expand(num_classes, num_classes)
+    constant = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    constant[:, pixels.argmax()] = pixels.double()
+    chance, best = segmentation_scores(uniform, absent), segmentation_scores(constant, absent)
+    return chance | {f"best_constant_{name}": value for name, value in best.items()}

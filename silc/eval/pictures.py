@@ -1,0 +1,178 @@
+"""What a score looks like: segmentation overlays, retrieval strips, contact sheets. Pillow only."""
+
+from __future__ import annotations
+
+import colorsys
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from silc.eval.datasets import IGNORE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from silc.types import Picture
+
+PANEL = 200
+"""Pixels of a panel's shorter side; smaller images are enlarged so that their pixels stay visible."""
+TILE = 160
+"""Pixels of both sides of a retrieved image's place."""
+GAP = 6
+LINE = 20
+BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
+RIGHT = (22, 163, 74)
+LEGEND_SHARE = 0.005
+"""Classes that cover less of truth and prediction than this are left out of the legend."""
+
+
+def segmentation_panel(
+    image: Image.Image, truth: NDArray[np.int64], prediction: NDArray[np.int64], classes: Sequence[str]
+) -> Image.Image:
+    """Image, truth and prediction side by side over a legend of the classes in them.
+
+    Args:
+        truth: [H, W] of the image's size; pixels of 255 are not scored and stay grey.
+        prediction: [H, W].
+    """
+    unscored = truth == IGNORE
+    prediction = np.where(unscored, IGNORE, prediction)
+    panels = {
+        "image": image,
+        "truth": colour_overlay(image, truth),
+        "prediction, where scored" if unscored.any() else "prediction": colour_overlay(image, prediction),
+    }
+    shown = [_enlarged(panel) for panel in panels.values()]
+    width = sum(panel.width for panel in shown) + GAP * (len(shown) - 1)
+    legend = _legend(_present(truth, prediction), classes, width)
+    sheet = Image.new("RGB", (width, LINE + shown[0].height + GAP + legend.height), BACKGROUND)
+    draw, x = ImageDraw.Draw(sheet), 0
+    for title, panel in zip(panels, shown, strict=True):
+        draw.text((x, 1), title, FAINT, font=_font())
+        sheet.paste(panel, (x, LINE))
+        x += panel.width + GAP
+    sheet.paste(legend, (0, LINE + shown[0].height + GAP))
+    return sheet
+
+
+def colour_overlay(image: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
+    """The image, grey, under the colours of its labels [H, W]; ignored pixels stay grey and light."""
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
+    kept = labels != IGNORE
+    palette = np.array([colour(index) for index in range(int(labels[kept].max(initial=0)) + 1)], dtype=np.float32)
+    mixed = np.where(kept[..., None], 0.3 * grey + 0.7 * palette[np.where(kept, labels, 0)], 0.5 * grey + 127)
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """A class's colour: hues at the golden angle, in three shades, the same in every picture."""
+    shade = ((0.62, 0.92), (0.85, 0.72), (0.45, 0.80))[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, *shade)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def retrieval_strip(found: Sequence[Image.Image], rank: int, total: int) -> Image.Image:
+    """The images a caption found, best first, the right one framed.
+
+    Args:
+        rank: place of the right image among all `total`, from 1; it may lie beyond those shown.
+    """
+    note = f"the right image is number {rank} of {total}"
+    sheet = Image.new("RGB", (len(found) * (TILE + GAP) - GAP, 26 + TILE), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((0, 1), note, RIGHT if rank == 1 else FAINT, font=_font(18))
+    for place, image in enumerate(found):
+        x = place * (TILE + GAP)
+        sheet.paste(_tile(image), (x, 26))
+        if place + 1 == rank:
+            draw.rectangle((x, 26, x + TILE - 1, 26 + TILE - 1), outline=RIGHT, width=6)
+    return sheet
+
+
+def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
+    """Many pictures on one sheet, row by row, each under its group and caption. At least one picture."""
+    cells = [_captioned(picture) for picture in pictures]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    widths = [max(row[column].width for row in rows if column < len(row)) for column in range(len(rows[0]))]
+    heights = [max(cell.height for cell in row) for row in rows]
+    margin = 3 * GAP
+    sheet = Image.new(
+        "RGB", (sum(widths) + margin * (len(widths) + 1), sum(heights) + margin * (len(rows) + 1)), BACKGROUND
+    )
+    y = margin
+    for row, height in zip(rows, heights, strict=True):
+        x = margin
+        for cell, width in zip(row, widths, strict=False):
+            sheet.paste(cell, (x, y))
+            x += width + margin
+        y += height + margin
+    return sheet
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """At most `count` indices spread over range(total): examples that nobody chose.
+
+    >>> evenly_spaced(10, 3)
+    [0, 3, 6]
+    """
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def _captioned(picture: Picture) -> Image.Image:
+    image = picture.image
+    lines = textwrap.wrap(f"{picture.group}: {picture.caption}", max(20, image.width // 8))
+    cell = Image.new("RGB", (image.width, LINE * len(lines) + image.height), BACKGROUND)
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(cell).text((0, i * LINE), line, INK, font=_font())
+    cell.paste(image, (0, LINE * len(lines)))
+    return cell
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    factor = PANEL / min(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
+
+
+def _tile(image: Image.Image) -> Image.Image:
+    tile = Image.new("RGB", (TILE, TILE), (240, 241, 243))
+    factor = TILE / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    inside = image.resize(size, Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS)
+    tile.paste(inside, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return tile
+
+
+def _present(truth: NDArray[np.int64], prediction: NDArray[np.int64]) -> list[int]:
+    """Classes in truth or prediction, most pixels first."""
+    seen = np.concatenate([truth, prediction])
+    counts = np.bincount(seen[seen != IGNORE], minlength=1)
+    return [int(i) for i in counts.argsort(kind="stable")[::-1] if counts[i] > LEGEND_SHARE * truth.size]
+
+
+def _legend(present: Sequence[int], classes: Sequence[str], width: int) -> Image.Image:
+    font, x = _font(), 0
+    rows: list[list[tuple[int, int]]] = [[]]
+    for index in present:
+        needed = 20 + int(font.getlength(classes[index])) + 14
+        if rows[-1] and x + needed > width:
+            rows.append([])
+            x = 0
+        rows[-1].append((x, index))
+        x += needed
+    legend = Image.new("RGB", (width, LINE * len(rows)), BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    for line, row in enumerate(rows):
+        for x, index in row:
+            draw.rectangle((x, line * LINE + 3, x + 13, line * LINE + 16), fill=colour(index))
+            draw.text((x + 19, line * LINE + 1), classes[index], INK, font=font)
+    return legend
+
+
+def _font(size: int = 14) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)

@@ -1,0 +1,1 @@
+"""Features in, a number out: pure functions, no state."""

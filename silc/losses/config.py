@@ -1,0 +1,55 @@
+"""What is minimised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """L = L_image_text + w L_self_dist (paper, eq. of the combined loss)."""
+
+    contrastive: Literal["softmax", "sigmoid"] = "softmax"
+    """Image-text loss: `softmax` is CLIP's symmetric InfoNCE (SILC-C), `sigmoid` SigLIP's pairwise loss (SILC-S)."""
+    contrastive_views: Literal["globals", "original", "both"] = "globals"
+    """Image views that enter the image-text loss, averaged. SILC: every global view does; local views never do."""
+    teacher: bool = True
+    """Keep an EMA teacher. Without self-distillation it is only evaluated (ablation row '+ EMA')."""
+    distill: bool = True
+    """Local-to-global self-distillation; needs the teacher."""
+    weight: float = 1.0
+    """w. The paper's plain sum; small data may want less (MaskCLIP: 0.05)."""
+    student_temperature: float = 0.1
+    """tau_s."""
+    student_globals: bool = False
+    """DINO's pairs: the student also sees the global views, never against the same view (18 pairs instead of 16)."""
+    scale_init: float | None = None
+    """Initial exp(scale); None is 1/0.07 for softmax and 10 for sigmoid."""
+    bias_init: float = -10.0
+    """Initial bias of the sigmoid loss."""
+    scale_max: float = 100.0
+    """exp(scale) is clamped here (CLIP)."""
+
+    def __post_init__(self) -> None:
+        if self.distill and not self.teacher:
+            raise BadInput("objective.distill needs objective.teacher: the targets come from it")
+
+    @property
+    def initial_scale(self) -> float:
+        """exp(scale) at the first step."""
+        if self.scale_init is not None:
+            return self.scale_init
+        return 1 / 0.07 if self.contrastive == "softmax" else 10.0
+
+    @property
+    def needs_globals(self) -> bool:
+        """Whether any term uses the global views."""
+        return self.distill or self.contrastive_views != "original"
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether any term uses the whole image."""
+        return self.contrastive_views != "globals"

@@ -1,0 +1,1 @@
+"""Batch in, features out: towers, distillation head, teacher."""

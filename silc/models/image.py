@@ -1,0 +1,112 @@
+"""The image tower: a timm ViT whose patches can be read out in the text's space.
+
+Module names are open_clip's (`trunk.*`, `head.proj.*`), so weights travel without a table.
+
+Dense readouts, patch tokens -> joint space (T tokens, C width, D joint):
+
+| readout                  | pools     | what it computes per patch                                                   |
+| ------------------------ | --------- | ---------------------------------------------------------------------------- |
+| `map_value`              | map       | MAP head run on that single token: z = o + MLP(LN(o)), o = O(W_v t + b_v)    |
+| `value_block+map_value`  | map       | last block reduced to its value path (MaskCLIP), then `map_value`            |
+| `value_block`            | cls, mean | last block reduced to its value path, final norm, projection                 |
+| `tokens`                 | cls, mean | final-norm token, projection (for `mean` the pooled embedding is their mean) |
+
+Anything else is refused: MAP tokens are not in the joint space before the attention pool.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.config import ImageTowerConfig
+
+READOUTS = {
+    "map": ("map_value", "value_block+map_value"),
+    "cls": ("value_block", "tokens"),
+    "mean": ("tokens", "value_block"),
+}
+TIMM_POOL: dict[str, Literal["map", "token", "avg"]] = {"map": "map", "cls": "token", "mean": "avg"}
+
+
+class ImageTower(nn.Module):
+    """ViT with MAP, CLS or mean pooling into the joint space.
+
+    Args:
+        config: sizes and pooling.
+        embed_dim: D, width of the joint space.
+    """
+
+    def __init__(self, config: ImageTowerConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.pool = config.pool
+        self.patch = config.patch
+        self.trunk = VisionTransformer(
+            img_size=config.size,
+            patch_size=config.patch,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.mlp / config.width,
+            class_token=config.pool == "cls",
+            global_pool=TIMM_POOL[config.pool],
+            # The final norm comes before pooling, so that the mean of the dense tokens is the pooled embedding.
+            fc_norm=False,
+            num_classes=0,
+            dynamic_img_size=True,
+        )
+        self.head = nn.Sequential()  # MAP gives the joint embedding itself, as in SigLIP
+        if config.pool != "map":
+            proj = nn.Linear(config.width, embed_dim, bias=False)
+            nn.init.normal_(proj.weight, std=config.width**-0.5)
+            self.head.add_module("proj", proj)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Joint image embedding [B, D], not normalised, of images [B, 3, H, W]."""
+        return self.head(self.trunk.forward_head(self.trunk.forward_features(images)))  # type: ignore[no-any-return]
+
+    def dense(self, images: Tensor, readout: str) -> Tensor:
+        """Text-aligned patch features [B, h, w, D], not normalised, of images [B, 3, H, W].
+
+        Raises:
+            BadInput: the readout does not go with this pooling.
+        """
+        if readout not in READOUTS[self.pool]:
+            raise BadInput(
+                f"readout '{readout}' does not go with {self.pool} pooling; it has: {', '.join(READOUTS[self.pool])}"
+            )
+        if "value_block" in readout:
+            tokens = self._tokens_by_value(images)
+        else:
+            tokens = self.trunk.forward_features(images)
+        tokens = tokens[:, self.trunk.num_prefix_tokens :]  # [B, T, C]
+        z = self._map_value(tokens) if self.pool == "map" else self.head(tokens)
+        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
+        dense: Tensor = z.unflatten(1, grid)
+        return dense
+
+    def _map_value(self, tokens: Tensor) -> Tensor:
+        """The MAP head of each token alone: attention over one token is its value."""
+        pool: Any = self.trunk.attn_pool
+        values = pool.kv(tokens).chunk(2, dim=-1)[1]
+        out = pool.proj(values)
+        return out + pool.mlp(pool.norm(out))  # type: ignore[no-any-return]
+
+    def _tokens_by_value(self, images: Tensor) -> Tensor:
+        """Final-norm tokens where the last block attends to nothing but itself (MaskCLIP, residual and MLP kept)."""
+        trunk: Any = self.trunk
+        *blocks, last = trunk.blocks
+        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
+        for block in blocks:
+            x = block(x)
+        values = last.attn.qkv(last.norm1(x)).chunk(3, dim=-1)[2]
+        x = x + last.ls1(last.attn.proj(values))
+        x = x + last.ls2(last.mlp(last.norm2(x)))
+        return trunk.norm(x)  # type: ignore[no-any-return]

@@ -1,0 +1,90 @@
+"""The two-tower model, and the form in which evaluators and users meet it."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from silc.models.image import READOUTS, ImageTower
+from silc.models.text import TextTower
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+    from silc.models.config import ModelConfig
+    from silc.preprocess import Preprocess
+    from silc.types import Tokenizer
+
+
+class TwoTower(nn.Module):
+    """Image tower, text tower, scale and bias.
+
+    `logit_scale` and `logit_bias` have shape [1]: sharding refuses parameters without a dimension.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, vocab_size: int, eos_id: int, scale_init: float, bias_init: float
+    ) -> None:
+        super().__init__()
+        self.visual = ImageTower(config.image, config.embed_dim)
+        self.text = TextTower(config.text, config.embed_dim, vocab_size=vocab_size, eos_id=eos_id)
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(scale_init)))
+        self.logit_bias = nn.Parameter(torch.full((1,), bias_init))
+
+
+@dataclass
+class Encoder:
+    """A `DualEncoder`: towers with the tokenizer and preprocessing they were trained with.
+
+    `visual` is given apart from `model` because the teacher is an average of the image tower alone; the text
+    tower is always the student's.
+    """
+
+    model: TwoTower
+    visual: ImageTower
+    tokenizer: Tokenizer
+    preprocess: Preprocess
+    name: str = ""
+    autocast: bool = False
+    """Run the towers in bfloat16 autocast; outputs are float32 all the same."""
+
+    @property
+    def patch_size(self) -> int:
+        return self.visual.patch
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        return READOUTS[self.visual.pool]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit-length image features [B, D] of normalised images [B, 3, H, W]."""
+        with self._precision():
+            return F.normalize(self.visual(images).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Unit-length text features [B, D] of ids [B, T]."""
+        with self._precision():
+            return F.normalize(self.model.text(ids).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_dense(self, images: Tensor, readout: str) -> Tensor:
+        """Patch features [B, h, w, D], not normalised, of normalised images [B, 3, H, W]."""
+        with self._precision():
+            return self.visual.dense(images, readout).float()

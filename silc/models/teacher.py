@@ -1,0 +1,65 @@
+"""The EMA teacher: image tower, head and centre. Nothing else in the project writes them.
+
+    F_T <- lambda F_T + (1 - lambda) F_S          every step, lambda fixed
+    c   <- m c + (1 - m) mean over the batch of p_t
+
+A schedule that takes lambda to 1 would make the teacher stop learning from the text (paper), hence none.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.head import DistillHead
+    from silc.models.image import ImageTower
+
+
+class Teacher(nn.Module):
+    """An average of a student's image tower and (when it distils) head.
+
+    Args:
+        visual: the student's image tower; copied, never aliased.
+        head: the student's head, or None when the teacher is only evaluated.
+    """
+
+    centre: Tensor
+
+    def __init__(self, visual: ImageTower, head: DistillHead | None) -> None:
+        super().__init__()
+        self.visual = copy.deepcopy(visual)
+        self.head = copy.deepcopy(head)
+        self.requires_grad_(False)
+        num_prototypes = 0 if head is None else len(head.prototypes)
+        self.register_buffer("centre", torch.zeros(num_prototypes, dtype=torch.float32))
+
+    @torch.no_grad()
+    def targets(self, logits: Tensor, temperature: float) -> Tensor:
+        """softmax((p_t - c) / tau_t) [N, K] in float32; mutates nothing."""
+        return ((logits.float() - self.centre) / temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def update(self, visual: ImageTower, head: DistillHead | None, momentum: float) -> None:
+        """One EMA step towards the student, in the teacher's own (float32) precision."""
+        averages: list[Tensor] = list(self.visual.parameters())
+        values: list[Tensor] = list(visual.parameters())
+        if self.head is not None and head is not None:
+            averages += list(self.head.parameters())
+            values += list(head.parameters())
+        torch._foreach_lerp_(averages, values, 1 - momentum)
+
+    @torch.no_grad()
+    def update_centre(self, batch_mean: Tensor, momentum: float) -> None:
+        """Move the centre towards `batch_mean` [K], the mean of p_t over the global batch."""
+        self.centre.lerp_(batch_mean.float(), 1 - momentum)
+
+
+def momentum_of(half_life: float, batch_size: int) -> float:
+    """lambda = 2^(-batch/h): the average forgets half of itself in h examples, whatever the batch size."""
+    return float(2.0 ** (-batch_size / half_life))

@@ -1,0 +1,116 @@
+"""The text tower: a pre-norm transformer on `scaled_dot_product_attention`.
+
+Parameter names and shapes are open_clip's `TextTransformer` (`resblocks.N.attn.in_proj_weight`, ...), so its
+checkpoints load without a table; the computation is checked against it in the tests.
+Two forms: bidirectional over all positions, padding included, with the last position pooled (SigLIP), and causal
+with the end token pooled (CLIP).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.config import TextTowerConfig
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention [B, T, C] -> [B, T, C]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3C]
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x [B, heads, T, C/heads]
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and a residual."""
+
+    def __init__(self, width: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, mlp), gelu=nn.GELU(), c_proj=nn.Linear(mlp, width)),
+        )
+
+    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
+        x = x + self.attn(self.ln_1(x), causal=causal)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, config: TextTowerConfig) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(config.width, config.heads, config.mlp) for _ in range(config.depth))
+
+    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, causal=causal)
+        return x
+
+
+class TextTower(nn.Module):
+    """Text ids into the joint space.
+
+    Args:
+        config: sizes and form.
+        embed_dim: D, width of the joint space.
+        vocab_size: entries of the token embedding.
+        eos_id: id of the end token, pooled by the causal form.
+    """
+
+    def __init__(self, config: TextTowerConfig, embed_dim: int, *, vocab_size: int, eos_id: int) -> None:
+        super().__init__()
+        self.causal, self.eos_id = config.causal, eos_id
+        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.length, config.width))
+        self.transformer = Transformer(config)
+        self.ln_final = nn.LayerNorm(config.width)
+        self.text_projection = nn.Linear(config.width, embed_dim)
+        self.init_weights(config)
+
+    def init_weights(self, config: TextTowerConfig) -> None:
+        """CLIP's initialisation: residual branches scaled down by depth."""
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        into_residual = config.width**-0.5 * (2 * config.depth) ** -0.5
+        block: Any
+        for block in self.transformer.resblocks:
+            nn.init.normal_(block.attn.in_proj_weight, std=config.width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=into_residual)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * config.width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=into_residual)
+            for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.text_projection.weight, std=config.width**-0.5)
+        nn.init.zeros_(self.text_projection.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Joint text embedding [B, D], not normalised, of ids [B, T]; T may be at most `length`."""
+        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
+        x = self.ln_final(self.transformer(x, causal=self.causal))  # [B, T, C]
+        if self.causal:
+            end = (ids == self.eos_id).int().argmax(dim=1)  # first end token
+            pooled = x[torch.arange(len(x), device=x.device), end]
+        else:
+            pooled = x[:, -1]
+        return self.text_projection(pooled)  # type: ignore[no-any-return]

@@ -1,0 +1,171 @@
+"""SILC: image-text contrast plus local-to-global self-distillation. Batch -> StepOutput.
+
+    L = L_image_text + w * L_self_dist
+
+Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses.
+Neither changes any state; `after_step` alone writes the teacher, after an update was accepted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from silc.losses.contrastive import sigmoid_loss, softmax_loss
+from silc.losses.distill import distill_loss, perplexity, target_stats
+from silc.models.head import DistillHead
+from silc.models.silc import TwoTower
+from silc.models.teacher import Teacher
+from silc.types import StepOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.losses.config import ObjectiveConfig
+    from silc.models.config import ModelConfig
+    from silc.preprocess import Preprocess
+    from silc.types import Batch, Collectives, Hyper
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the towers make of a batch: joint embeddings, not normalised. V views enter the image-text loss."""
+
+    text: Tensor  # [B, D]
+    contrast: Tensor  # [V, B, D] student, original and/or global views
+    globals: Tensor | None = None  # [G, B, D] student, the part of `contrast` that is global views
+    locals: Tensor | None = None  # [L, B, D] student
+    teacher: Tensor | None = None  # [G, B, D] teacher, no gradient
+
+
+class SilcObjective(nn.Module):
+    """Student, teacher and losses in one module, so that DDP and compilers see one forward.
+
+    Args:
+        model_config: towers, head, teacher.
+        config: which terms, on which views.
+        preprocess: how 8-bit views become the towers' input.
+        world: rank, size, gather, mean.
+        vocab_size, eos_id: of the tokenizer.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: ObjectiveConfig,
+        *,
+        preprocess: Preprocess,
+        world: Collectives,
+        vocab_size: int,
+        eos_id: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.centre_momentum = model_config.teacher.centre_momentum
+        self.preprocess, self.world = preprocess, world
+        self.student = TwoTower(
+            model_config,
+            vocab_size=vocab_size,
+            eos_id=eos_id,
+            scale_init=config.initial_scale,
+            bias_init=config.bias_init,
+        )
+        if config.contrastive == "softmax":
+            # InfoNCE does not see a bias; a parameter without gradient would only stop DDP.
+            self.student.logit_bias.requires_grad_(False)
+        self.head = DistillHead(model_config.head, model_config.embed_dim) if config.distill else None
+        self.teacher = Teacher(self.student.visual, self.head) if config.teacher else None
+
+    def forward(self, batch: Batch, hyper: Hyper) -> StepOutput:
+        """Loss and metrics of this rank's share of a global batch."""
+        return self.losses(self.features(batch), hyper)
+
+    def features(self, batch: Batch) -> Features:
+        """Run the towers: the text once per pair, all views of one size in one pass."""
+        views = batch.views.map(self.preprocess.normalize)
+        text = self.student.text(batch.text)
+        contrast, student_globals, student_locals, from_teacher = [], None, None, None
+        if self.config.needs_original:
+            contrast.append(self.student.visual(views.original)[None])
+        if self.config.contrastive_views != "original" or self.config.student_globals:
+            student_globals = _per_view(self.student.visual, views.globals)
+        if self.config.contrastive_views != "original":
+            contrast.append(student_globals)
+        if self.config.distill:
+            assert self.teacher is not None
+            student_locals = _per_view(self.student.visual, views.locals)
+            with torch.no_grad():
+                from_teacher = _per_view(self.teacher.visual, views.globals)
+        return Features(text, torch.cat(contrast), student_globals, student_locals, from_teacher)
+
+    def losses(self, features: Features, hyper: Hyper) -> StepOutput:
+        """Heads and losses on the towers' embeddings."""
+        contrastive = self.contrastive_loss(features)
+        metrics = {"loss/contrastive": contrastive, "logit_scale": self.student.logit_scale.exp()[0]}
+        if self.config.contrastive == "sigmoid":
+            metrics["logit_bias"] = self.student.logit_bias[0]
+        if not self.config.distill:
+            return StepOutput(contrastive, _detached(metrics | {"loss/total": contrastive}))
+        assert self.teacher is not None
+        with torch.no_grad():
+            teacher_logits = _per_view(self.teacher.head, features.teacher)  # [G, B, K]
+            targets = self.teacher.targets(teacher_logits, hyper.temperature)
+            stats = target_stats(targets)
+        student_globals = None
+        if self.config.student_globals:
+            student_globals = _per_view(self.head, features.globals)
+        distill = distill_loss(
+            _per_view(self.head, features.locals),
+            targets,
+            self.config.student_temperature,
+            student_globals=student_globals,
+        )
+        total = contrastive + self.config.weight * distill
+        metrics |= {
+            "loss/distill": distill,
+            "loss/total": total,
+            "teacher/entropy": stats.entropy,
+            "teacher/perplexity": perplexity(self.world.mean(stats.mean)),
+            "teacher/kl": distill - stats.entropy,
+            "teacher/centre_norm": self.teacher.centre.norm(),
+        }
+        return StepOutput(total, _detached(metrics), teacher_logits.float().mean(dim=(0, 1)))
+
+    def contrastive_loss(self, features: Features) -> Tensor:
+        """Mean over the V views of the image-text loss of (view, text)."""
+        text = F.normalize(features.text.float(), dim=-1)
+        scale, gather, rank = self.student.logit_scale.exp(), self.world.gather, self.world.rank
+        losses = []
+        for embedding in features.contrast:
+            image = F.normalize(embedding.float(), dim=-1)
+            if self.config.contrastive == "softmax":
+                losses.append(softmax_loss(image, text, scale, gather=gather, rank=rank))
+            else:
+                bias = self.student.logit_bias
+                losses.append(sigmoid_loss(image, text, scale, bias, gather=gather, rank=rank))
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def after_step(self, out: StepOutput, hyper: Hyper) -> None:
+        """EMA of tower and head, centre, clamp of the scale. Call once per accepted update, on every rank."""
+        self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
+        if self.teacher is None:
+            return
+        self.teacher.update(self.student.visual, self.head, hyper.momentum)
+        if out.teacher_mean is not None:
+            self.teacher.update_centre(self.world.mean(out.teacher_mean), self.centre_momentum)
+
+
+def _per_view(module: Any, views: Any) -> Tensor:
+    """Apply a module to views [V, B, ...] of one shape in one pass."""
+    out: Tensor = module(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+    return out
+
+
+def _detached(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in metrics.items()}

@@ -1,0 +1,98 @@
+"""A trained run as models to use: student and teacher with their tokenizer and preprocessing. No trainer here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from silc import checkpoint
+from silc import config as configs
+from silc.data.tokenizer import BPETokenizer
+from silc.models.head import DistillHead
+from silc.models.silc import Encoder, TwoTower
+from silc.models.teacher import Teacher
+from silc.preprocess import Preprocess
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.types import Tokenizer
+
+Weights = Literal["student", "teacher", "both"]
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run has made so far."""
+
+    models: dict[str, Encoder]
+    """By the name of their weights: `student`, `teacher`."""
+    examples_seen: int
+    train_flops: float
+
+
+def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device | str = "cpu") -> LoadedRun:
+    """The models of a run's newest checkpoint, and what they cost.
+
+    Raises:
+        BadInput: no run there, a damaged checkpoint, or a teacher asked of a run that has none.
+    """
+    run = Path(run)
+    if not (run / "config.yaml").is_file():
+        raise BadInput(f"{run} holds no run (no config.yaml); give the --out directory of `silc train`")
+    config = configs.load(run / "config.yaml")
+    found = checkpoint.find(run / "checkpoints")
+    if not found:
+        raise BadInput(f"{run} holds no finished checkpoint yet; wait for one, or go on with --resume auto")
+    tokenizer = BPETokenizer.load(run / "tokenizer", config.model.text.length)
+    saved = checkpoint.read(found[0], only=("model", "teacher"))
+    student = TwoTower(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        scale_init=config.objective.initial_scale,
+        bias_init=config.objective.bias_init,
+    )
+    checkpoint.load_into(student, saved.parts["model"], saved.path / "model.safetensors")
+    teacher = None
+    if config.objective.teacher:
+        head = DistillHead(config.model.head, config.model.embed_dim) if config.objective.distill else None
+        teacher = Teacher(student.visual, head)
+        checkpoint.load_into(teacher, saved.parts["teacher"], saved.path / "teacher.safetensors")
+        teacher.to(device).eval()
+    models = encoders(
+        student.to(device).eval(),
+        teacher,
+        tokenizer,
+        Preprocess(config.model.image.size),
+        name=run.name,
+        weights=weights,
+    )
+    cost = saved.state["cost"]
+    return LoadedRun(models, examples_seen=cost["examples_seen"], train_flops=cost["train_flops"])
+
+
+def encoders(
+    student: TwoTower,
+    teacher: Teacher | None,
+    tokenizer: Tokenizer,
+    preprocess: Preprocess,
+    *,
+    name: str = "",
+    weights: Weights = "both",
+) -> dict[str, Encoder]:
+    """Student and/or teacher as `DualEncoder`s; `both` gives what there is.
+
+    Raises:
+        BadInput: the teacher is asked for and there is none.
+    """
+    models = {}
+    if weights in ("student", "both"):
+        models["student"] = Encoder(student, student.visual, tokenizer, preprocess, name)
+    if weights in ("teacher", "both") and teacher is not None:
+        models["teacher"] = Encoder(student, teacher.visual, tokenizer, preprocess, name)
+    if not models:
+        raise BadInput(f"{name or 'this run'} has no teacher; use --weights student")
+    return models

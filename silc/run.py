@@ -1,0 +1,411 @@
+"""The composer: a Config becomes data, objective, optimizer, loop and evaluators.
+
+This is what `silc.train`, `silc.evaluate` and the command line call; the only module that knows everybody.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich.progress
+import torch
+from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
+
+from silc import checkpoint
+from silc import config as configs
+from silc.config import Config
+from silc.data.crops import MultiCrop
+from silc.data.loader import Loader
+from silc.data.pairs import open_pairs
+from silc.data.tokenizer import BPETokenizer
+from silc.distributed import World, join
+from silc.eval import report, suite
+from silc.models.teacher import momentum_of
+from silc.objective import SilcObjective
+from silc.predict import encoders, load_run
+from silc.preprocess import Preprocess
+from silc.train.config import examples_of, steps_of
+from silc.train.flops import training_flops
+from silc.train.log import Log, history
+from silc.train.loop import Pace, Progress, state_of
+from silc.train.loop import train as train_loop
+from silc.train.optim import Optimizer
+from silc.train.schedules import Schedule
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.eval.config import EvalConfig
+    from silc.types import Evaluation, Evaluator
+
+CONFIG, TOKENIZER, CHECKPOINTS, ENVIRONMENT = "config.yaml", "tokenizer", "checkpoints", "env.json"
+CAPTIONS_FOR_TOKENIZER = 1_000_000
+# Fields that may differ when a run goes on: they do not change what is learnt.
+FREE = (
+    *("recipe", "out", "init", "resume", "eval", "data.workers", "data.max_bad_rate", "train.device"),
+    *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
+)
+
+
+def train(config: Config) -> Path:
+    """Train a run to its end and return its directory.
+
+    Raises:
+        BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+    """
+    if not config.out:
+        raise BadInput("no output directory; give --out DIR")
+    out = Path(config.out)
+    with join(config.train.device) as world:
+        resumed = _claim(out, config)
+        pairs = open_pairs(config.data, seed=config.train.seed)
+        tokenizer = _tokenizer(config, out, pairs, world)
+        objective = build(config, tokenizer, world)
+        optimizer = Optimizer(config.train.optim, objective)
+        loader = _loader(config, pairs, tokenizer, world)
+        total = steps_of(
+            config.train.duration, batch_size=config.train.batch_size, steps_per_epoch=loader.steps_per_epoch
+        )
+        schedule = _schedule(config, total, loader.steps_per_epoch)
+        progress = Progress()
+        if resumed is not None:
+            progress = _resume(resumed, objective, optimizer, loader, world)
+        elif config.init:
+            _initialise(objective, Path(config.init))
+        world.barrier()
+        if world.is_main:
+            configs.save(replace(config, resume="never"), out / CONFIG)
+            (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
+
+        logging = Log(out, start=progress.step, total=total) if world.is_main else nullcontext()
+        with logging as log:
+            evaluators = suite.tasks(config.eval) if config.train.eval_every != "never" else []
+            evaluate = _evaluation(config, objective, tokenizer, evaluators, log, world)
+            flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
+            save = _saving(config, out, flops, objective, optimizer, loader, world)
+            train_loop(
+                objective,
+                _forward(config, objective, world),
+                loader.batches(progress.step, total),
+                optimizer,
+                schedule,
+                progress,
+                world=world,
+                pace=_pace(config, total, loader.steps_per_epoch),
+                batch_size=config.train.batch_size,
+                flops_per_example=flops,
+                autocast=config.train.precision == "bf16",
+                log=log,
+                save=save,
+                evaluate=evaluate,
+            )
+    return out
+
+
+def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
+    """The objective with its initial weights, the same on every rank, on this rank's device."""
+    torch.manual_seed(config.train.seed)
+    return _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world).to(world.device)
+
+
+def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
+    """Training FLOPs per example of a recipe, by counting."""
+    with torch.device("meta"):
+        objective = _objective(config, vocab_size, eos_id, World())
+    crops = config.data.crops
+    return training_flops(
+        objective,
+        size=config.model.image.size,
+        crops=(crops.num_global, crops.num_local, crops.local_size),
+        text_length=config.model.text.length,
+    )
+
+
+def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Evaluation]:
+    """Score a run's newest checkpoint, student and/or teacher, on the tasks asked for.
+
+    Raises:
+        BadInput: no run there, or no such task or data.
+    """
+    with join(device) as world, _progress_bar() as progress:
+        evaluators = suite.tasks(config, progress.within)
+        loaded = load_run(run, weights=config.weights, device=world.device)
+        return suite.run(
+            loaded.models,
+            evaluators,
+            progress,
+            examples_seen=loaded.examples_seen,
+            train_flops=loaded.train_flops,
+        )
+
+
+def write_results(run: Path, evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = "") -> Path:
+    """Write the records to `scores` and a report.html beside it, print the table; returns the report's path."""
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
+    page = scores.with_name("report.html")
+    report.write_report(page, title=title, summary=summary, evaluations=evaluations, history=history(run))
+    report.print_table(Console(), evaluations)
+    return page
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What a number needs beside it to be repeated."""
+    gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "gpu": gpu,
+        "ranks": world.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
+    return SilcObjective(
+        config.model,
+        config.objective,
+        preprocess=Preprocess(config.model.image.size),
+        world=world,
+        vocab_size=vocab_size,
+        eos_id=eos_id,
+    )
+
+
+def _claim(out: Path, config: Config) -> Path | None:
+    """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
+    found = checkpoint.find(out / CHECKPOINTS)
+    if not (out / CONFIG).is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        return None
+    if config.resume == "never":
+        raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
+    theirs, ours = configs.to_dict(configs.load(out / CONFIG)), configs.to_dict(config)
+    differing = [
+        f"{path} is {was!r} there and {now!r} here" for path, was, now in _differences(theirs, ours) if not _free(path)
+    ]
+    if differing:
+        raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
+    return found[0] if found else None
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key, value in a.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found += _differences(value, b[key], f"{path}.")
+        elif value != b[key]:
+            found.append((path, value, b[key]))
+    return found
+
+
+def _free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)
+
+
+def _tokenizer(config: Config, out: Path, pairs: Any, world: World) -> BPETokenizer:
+    """The run's tokenizer: already there, or the given one, or that of the run it starts from, or a new one."""
+    folder, length = out / TOKENIZER, config.model.text.length
+    given = config.data.tokenizer or (str(Path(config.init) / TOKENIZER) if config.init else "")
+    if world.is_main and not folder.exists():
+        if given:
+            tokenizer = BPETokenizer.load(given, length)
+        else:
+            captions = pairs.captions(CAPTIONS_FOR_TOKENIZER)
+            tokenizer = BPETokenizer.train(captions, config.data.vocab_size, length)
+        tokenizer.save(folder)
+    world.barrier()
+    return BPETokenizer.load(folder, length)
+
+
+def _loader(config: Config, pairs: Any, tokenizer: BPETokenizer, world: World) -> Loader:
+    data, objective, size = config.data, config.objective, config.model.image.size
+    drawn = replace(
+        data.crops,
+        num_global=data.crops.num_global if objective.needs_globals else 0,
+        num_local=data.crops.num_local if objective.distill else 0,
+    )
+    return Loader(
+        pairs,
+        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=Preprocess(size)),
+        tokenizer,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        shuffle_shards=data.shuffle_shards,
+        workers=data.workers,
+        max_bad_rate=data.max_bad_rate,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _schedule(config: Config, total: int, steps_per_epoch: int) -> Schedule:
+    batch_size, teacher = config.train.batch_size, config.model.teacher
+    if teacher.half_life == "auto":
+        half_life = min(330_000.0, 0.05 * total * batch_size)
+    else:
+        half_life = examples_of(teacher.half_life, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=total)
+    return Schedule.of(
+        config.train.optim,
+        total=total,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        momentum=momentum_of(half_life, batch_size),
+        temperature=teacher.temperature,
+    )
+
+
+def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:
+    def steps(duration: str) -> int:
+        if duration == "never":
+            return 0
+        at = {"batch_size": config.train.batch_size, "steps_per_epoch": steps_per_epoch, "total": total}
+        return max(1, steps_of(duration, **at))
+
+    t = config.train
+    return Pace(steps(t.log_every), steps(t.save_every), steps(t.eval_every), t.max_skips)
+
+
+def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
+    forward: Any = objective
+    if world.size > 1:
+        devices = [world.device.index] if world.device.type == "cuda" else None
+        forward = DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
+    return torch.compile(forward) if config.train.compile else forward
+
+
+def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The owned parts of a checkpoint, by file."""
+    parts = {"model": objective.student.state_dict(), "optimizer": optimizer.state()}
+    if objective.head is not None:
+        parts["head"] = objective.head.state_dict()
+    if objective.teacher is not None:
+        parts["teacher"] = objective.teacher.state_dict()
+    return parts
+
+
+def _saving(
+    config: Config,
+    out: Path,
+    flops: float,
+    objective: SilcObjective,
+    optimizer: Optimizer,
+    loader: Loader,
+    world: World,
+) -> Callable[[Progress], None]:
+    def save(progress: Progress) -> None:
+        rng = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
+        if world.device.type == "cuda":
+            rng["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
+        bad = dict(world.total(progress.bad))
+        if world.is_main:
+            examples = progress.step * config.train.batch_size
+            state = {
+                "progress": state_of(progress) | {"bad": bad},
+                "loader": loader.state(progress.step),
+                "cost": {"examples_seen": examples, "train_flops": examples * flops},
+            }
+            parts = _parts(objective, optimizer) | {"rng": rng}
+            checkpoint.write(out / CHECKPOINTS, progress.step, parts, state, keep=config.train.keep)
+        world.barrier()
+
+    return save
+
+
+def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: Loader, world: World) -> Progress:
+    """Everything as it was when the checkpoint was written."""
+    saved = checkpoint.read(path)
+    loader.check(saved.state["loader"])
+    _load_weights(objective, saved)
+    optimizer.load(dict(saved.parts["optimizer"]))
+    rng = saved.parts["rng"]
+    if len(rng["cpu"]) == world.size:
+        torch.set_rng_state(rng["cpu"][world.rank])
+        if "cuda" in rng and world.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"][world.rank], world.device)
+    state = saved.state["progress"]
+    # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
+    bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()
+    return Progress(step=state["step"], skipped=state["skipped"], bad=bad)
+
+
+def _initialise(objective: SilcObjective, run: Path) -> None:
+    """Student, teacher, head and centre of another run; not its optimizer, nor its position."""
+    found = checkpoint.find(run / CHECKPOINTS)
+    if not found:
+        raise BadInput(f"--init {run} holds no checkpoint; give the directory of a run made by `silc train`")
+    saved = checkpoint.read(found[0], only=("model", "head", "teacher"))
+    _load_weights(objective, saved)
+
+
+def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> None:
+    for name, module in (
+        ("model", objective.student),
+        ("head", objective.head),
+        ("teacher", objective.teacher),
+    ):
+        if module is not None and name in saved.parts:
+            checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
+    if objective.teacher is not None and "teacher" not in saved.parts:
+        # A run without a teacher goes on as one with: the average starts at its student.
+        objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
+
+
+class _Bar:
+    """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.Progress`)."""
+
+    def __init__(self, bar: rich.progress.Progress) -> None:
+        self.bar = bar
+        self.outer, self.inner = bar.add_task("evaluate"), bar.add_task("", visible=False)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.bar.update(self.outer, description=what, completed=done, total=total)
+        if not self.bar.console.is_terminal and done < total:
+            print(f"evaluating {done + 1}/{total}: {what}", flush=True)
+
+    def within(self, what: str, done: int, total: int) -> None:
+        self.bar.update(self.inner, description=what, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[_Bar]:
+    console = Console()
+    with rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield _Bar(bar)
+
+
+def _evaluation(
+    config: Config,
+    objective: SilcObjective,
+    tokenizer: BPETokenizer,
+    evaluators: list[Evaluator],
+    log: Log | None,
+    world: World,
+) -> Callable[[Progress], None]:
+    def run_evaluators(progress: Progress) -> None:
+        if log is not None:
+            objective.eval()
+            models = encoders(
+                objective.student, objective.teacher, tokenizer, objective.preprocess, weights=config.eval.weights
+            )
+            results = suite.run(models, evaluators)
+            objective.train()
+            position = {"step": progress.step, "examples_seen": progress.step * config.train.batch_size}
+            log.record(position | suite.scalars(results))
+        world.barrier()
+
+    return run_evaluators

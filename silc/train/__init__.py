@@ -1,0 +1,1 @@
+"""A number in, weights out: loop, optimizer, schedules, logs."""

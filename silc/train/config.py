@@ -1,0 +1,100 @@
+"""How weights are trained: duration, optimizer, schedules, precision, when to save and evaluate."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from silc.types import BadInput
+
+_FACTORS = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}
+_DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(steps?|examples|epochs?|%)\s*$")
+
+
+def steps_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: int | None = None) -> int:
+    """A duration in whole steps: '500 steps', '5B examples', '30 epochs', '10%' (of `total` steps).
+
+    Raises:
+        BadInput: the text is no duration, or a percentage where there is nothing to take it of.
+    """
+    return round(
+        examples_of(duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=total) / batch_size
+    )
+
+
+def examples_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: int | None = None) -> float:
+    """A duration in examples; arguments and errors as in `steps_of`. The only place where durations are converted."""
+    match = _DURATION.match(duration)
+    if match is None:
+        raise BadInput(f"'{duration}' is no duration; write '500 steps', '2.5M examples', '30 epochs' or '10%'")
+    amount = float(match[1]) * _FACTORS[match[2]]
+    match match[3].rstrip("s"):
+        case "step":
+            return amount * batch_size
+        case "example":
+            return amount
+        case "epoch":
+            return amount * steps_per_epoch * batch_size
+        case _:
+            if total is None:
+                raise BadInput(f"'{duration}' is a share of the run and cannot say how long the run is")
+            return amount / 100 * total * batch_size
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, with weight decay on matrices only (no norms, biases, scale)."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.1
+    """torch's, which multiplies by the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    schedule: Literal["rsqrt", "cosine"] = "rsqrt"
+    """Learning rate after the warm-up."""
+    warmup: str = "50k steps"
+    """Linear warm-up from 0."""
+    cooldown: str = "50k steps"
+    """Linear cool-down to 0 at the end (rsqrt only; cosine ends at 0 by itself)."""
+    timescale: float = 10_000
+    """Steps after which rsqrt has fallen to 1/sqrt(2)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    duration: str = "20B examples"
+    """How long to train: '500 steps', '5B examples', '30 epochs'."""
+    batch_size: int = 16_384
+    """Pairs per step over all ranks."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    precision: Literal["bf16", "float32"] = "bf16"
+    """`bf16` is autocast; weights, EMA, centre and losses stay float32."""
+    compile: bool = False
+    """torch.compile the objective."""
+    seed: int = 0
+    """Weights, order, crops, captions: everything random follows from it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU when there is one."""
+    log_every: str = "10 steps"
+    """How often metrics are written."""
+    save_every: str = "10%"
+    """How often a checkpoint is written; the end is always written."""
+    keep: int = 3
+    """Newest checkpoints kept."""
+    eval_every: str = "never"
+    """How often the evaluators run during training: a duration or 'never'. They always run where they are asked for."""
+    max_skips: int = 10
+    """The run stops after this many steps in a row whose loss or gradient is not finite."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.keep < 1 or self.max_skips < 1:
+            raise BadInput("train.batch_size, train.keep and train.max_skips must be >= 1")
+        if self.seed < 0:
+            raise BadInput("train.seed must be >= 0")

@@ -1,0 +1,93 @@
+"""What a run says: metrics.jsonl and TensorBoard always, a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard.writer import SummaryWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+METRICS = "metrics.jsonl"
+
+
+class Log:
+    """Writes records of one run; only the main rank has one.
+
+    Args:
+        out: the run's directory.
+        start, total: first step of this process and last step of the run; records at or after `start` that an
+            interrupted process left behind are dropped, since they will be made again.
+    """
+
+    def __init__(self, out: Path, *, start: int, total: int) -> None:
+        self.file = out / METRICS
+        keep = [record for record in history(out) if record["step"] <= start]
+        self.file.write_text("".join(json.dumps(record) + "\n" for record in keep))
+        self.jsonl = self.file.open("a")
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        self.console = Console()
+        self.total = total
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=total, completed=start, rate="", losses="")
+
+    def __enter__(self) -> Log:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        self.jsonl.close()
+        self.board.close()
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append one record to metrics.jsonl, its numbers to TensorBoard."""
+        self.jsonl.write(json.dumps(record) + "\n")
+        self.jsonl.flush()
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
+                self.board.add_scalar(name, value, record["step"])
+
+    def step(self, record: Mapping[str, Any], *, eta_seconds: float) -> None:
+        """Record a training step and show it."""
+        self.record(record)
+        rate = f"{record['samples_per_s']:.0f} pairs/s"
+        terms = {"contrastive": "loss/contrastive", "distill": "loss/distill"}
+        losses = "  ".join(f"{short} {record[name]:.3f}" for short, name in terms.items() if name in record)
+        self.bar.update(self.task, completed=record["step"], rate=rate, losses=losses)
+        if not self.console.is_terminal:
+            left = f"{int(eta_seconds) // 60}m{int(eta_seconds) % 60:02d}s left"
+            print(f"step {record['step']}/{self.total}  {losses}  lr {record['lr']:.2e}  {rate}  {left}", flush=True)
+
+    def say(self, line: str) -> None:
+        """One line for people, above the progress bar."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    """The records of a run so far; a last line cut by a crash is left out."""
+    file = out / METRICS
+    records = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

@@ -1,0 +1,176 @@
+"""The training loop: the only place where data, objective, optimizer, logs and checkpoints meet."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.objective import SilcObjective
+    from silc.train.log import Log
+    from silc.train.optim import Optimizer
+    from silc.train.schedules import Schedule
+    from silc.types import Batch, Hyper, StepOutput
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved with every checkpoint."""
+
+    step: int = 0
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Broken samples met on this rank, by cause."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps between the things that are done now and then; 0 is never."""
+
+    log: int
+    save: int
+    evaluate: int
+    max_skips: int
+
+
+def train(
+    objective: SilcObjective,
+    forward: Callable[[Batch, Hyper], StepOutput],
+    batches: Iterator[Batch],
+    optimizer: Optimizer,
+    schedule: Schedule,
+    progress: Progress,
+    *,
+    world: World,
+    pace: Pace,
+    batch_size: int,
+    flops_per_example: float,
+    autocast: bool,
+    log: Log | None,
+    save: Callable[[Progress], None],
+    evaluate: Callable[[Progress], None],
+) -> None:
+    """Train from `progress.step` to the end of the schedule.
+
+    Args:
+        objective: student, teacher and losses; its `after_step` is called once per accepted update.
+        forward: the objective, or what DDP or a compiler made of it.
+        batches: this rank's batches, from `progress.step` on.
+        log: None on all ranks but the main one.
+        save, evaluate: called on every rank when due, after the step was counted.
+
+    Raises:
+        BadInput: `pace.max_skips` steps in a row were not finite.
+    """
+    meter, skips_in_a_row = Meter(batch_size), 0
+    for step in range(progress.step, schedule.total):
+        hyper = schedule.at(step)
+        with meter.waiting():
+            batch = next(batches).to(world.device)
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=autocast):
+            out = forward(batch, hyper)
+        out.loss.backward()
+        grad_norm = optimizer.clip()
+        # Every rank decides alike, and before any state changes.
+        accepted = world.all_true(torch.isfinite(out.loss) & torch.isfinite(grad_norm))
+        if accepted:
+            optimizer.step(hyper)
+            objective.after_step(out, hyper)
+        optimizer.zero_grad()
+
+        skips_in_a_row = 0 if accepted else skips_in_a_row + 1
+        progress.step, progress.skipped = step + 1, progress.skipped + (not accepted)
+        progress.bad.update(batch.bad)
+        meter.count()
+        if skips_in_a_row:
+            _report_skip(log, progress, batch, skips_in_a_row, pace.max_skips)
+        if due(progress.step, pace.log, schedule.total):
+            metrics = _reduced(world, dict(out.metrics) | {"grad_norm": grad_norm})
+            bad = world.total(progress.bad)
+            if log is not None:
+                examples = progress.step * batch_size
+                record: dict[str, float] = {"step": progress.step, "examples_seen": examples}
+                record |= metrics | {"lr": hyper.lr, "teacher/momentum": hyper.momentum}
+                record |= {"train_flops": examples * flops_per_example, "skipped": progress.skipped}
+                record |= {f"bad/{cause}": count for cause, count in sorted(bad.items())}
+                log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
+        if due(progress.step, pace.evaluate, schedule.total):
+            evaluate(progress)
+            meter.restart()
+        if due(progress.step, pace.save, schedule.total):
+            save(progress)
+            meter.restart()
+
+
+def due(step: int, every: int, total: int) -> bool:
+    """Whether something that happens every `every` steps (0: never), and at the end, happens after `step` steps."""
+    return every > 0 and (step % every == 0 or step == total)
+
+
+class Meter:
+    """Pairs per second and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.rate = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the time since the last reading (it went into something other than training)."""
+        self.since, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A context whose time counts as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    def count(self) -> None:
+        """One more step done."""
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """`samples_per_s` and `data_wait` (0 to 1), then start again."""
+        elapsed = time.perf_counter() - self.since
+        self.rate = self.steps / elapsed if self.steps else self.rate
+        reading = {"samples_per_s": self.rate * self.batch_size, "data_wait": self.waited / elapsed}
+        self.restart()
+        return reading
+
+    def eta(self, steps: int) -> float:
+        """Seconds `steps` more steps take at the rate last read."""
+        return steps / self.rate if self.rate else 0.0
+
+
+def _reduced(world: World, metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Means over the ranks, as numbers, in one transfer."""
+    values = world.mean(torch.stack([value.float().to(world.device) for value in metrics.values()]))
+    return dict(zip(metrics, values.tolist(), strict=True))
+
+
+def _report_skip(log: Log | None, progress: Progress, batch: Batch, in_a_row: int, limit: int) -> None:
+    if log is not None:
+        log.say(f"step {progress.step}: loss or gradient is not finite; skipped on every rank ({in_a_row} in a row)")
+    if in_a_row >= limit:
+        raise BadInput(
+            f"{in_a_row} steps in a row were not finite at step {progress.step}; lower train.optim.lr or set "
+            f"train.precision to float32. The last batch began with {list(batch.keys)[:4]}"
+        )
+
+
+def state_of(progress: Progress) -> dict[str, Any]:
+    """What a checkpoint remembers of the progress."""
+    return {"step": progress.step, "skipped": progress.skipped, "bad": dict(progress.bad)}

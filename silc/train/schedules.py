@@ -1,0 +1,83 @@
+"""Learning rate, EMA momentum and teacher temperature as functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from silc.train.config import steps_of
+from silc.types import Hyper
+
+if TYPE_CHECKING:
+    from silc.train.config import OptimConfig
+
+
+def rsqrt(step: float, *, warmup: int, cooldown: int, total: int, timescale: float, shift: float = 0.0) -> float:
+    """Share of the peak learning rate at `step`, in [0, 1]  (big_vision's rsqrt).
+
+    1/sqrt(1 + (max(step - warmup, 0) + shift)/timescale) * min(1, step/warmup) * min(1, (total - step)/cooldown)
+
+    Without the max it is NaN during a warm-up longer than the timescale.
+    """
+    value = 1 / math.sqrt(1 + (max(step - warmup, 0) + shift) / timescale)
+    if warmup:
+        value *= min(1.0, step / warmup)
+    if cooldown:
+        value *= min(1.0, (total - step) / cooldown)
+    return value
+
+
+def cosine(step: float, *, warmup: int, total: int) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Everything that changes with the step.
+
+    Step `s` (counted from 0) uses the value at s + 1 of a warm-up and at s of a cool-down's end, so that neither the
+    first nor the last update has a learning rate of exactly 0.
+    """
+
+    optim: OptimConfig
+    total: int
+    warmup: int
+    cooldown: int
+    momentum: float
+    temperature: float
+
+    @classmethod
+    def of(
+        cls,
+        optim: OptimConfig,
+        *,
+        total: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        momentum: float,
+        temperature: float,
+    ) -> Schedule:
+        """Convert the durations of `optim` to steps, once."""
+        in_steps = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "total": total}
+        warmup, cooldown = steps_of(optim.warmup, **in_steps), steps_of(optim.cooldown, **in_steps)
+        return cls(optim, total, warmup, cooldown, momentum, temperature)
+
+    def at(self, step: int) -> Hyper:
+        """Settings of one step, 0 <= step < total."""
+        if self.optim.schedule == "cosine":
+            share = cosine(
+                min(step + 1, self.warmup) if step < self.warmup else step, warmup=self.warmup, total=self.total
+            )
+        else:
+            share = rsqrt(
+                step + 1 if step < self.warmup else step,
+                warmup=self.warmup,
+                cooldown=self.cooldown,
+                total=self.total,
+                timescale=self.optim.timescale,
+            )
+        return Hyper(lr=self.optim.lr * share, momentum=self.momentum, temperature=self.temperature)

@@ -1,0 +1,191 @@
+"""The nouns that cross borders between packages. Importing this module imports no torch.
+
+Shape legend, used everywhere: B images of a batch (on one rank), G global views, L local views,
+R global size and r local size in pixels, T text tokens, D joint embedding, K prototypes, h x w patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from silc.preprocess import Preprocess
+
+
+class BadInput(Exception):
+    """What a person gave cannot be used. One line: what came, what was needed, what to do.
+
+    The command line prints the line alone and exits with code 2.
+    """
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a batch of images, 8-bit RGB, channels first; `None` where a recipe draws no such view."""
+
+    original: Tensor | None  # uint8 [B, 3, R, R]: the whole image
+    globals: Tensor | None  # uint8 [G, B, 3, R, R]
+    locals: Tensor | None  # uint8 [L, B, 3, r, r]
+
+    def map(self, function: Any) -> Views:
+        """Apply `function` to each view tensor that exists."""
+
+        def apply(views: Tensor | None) -> Any:
+            return None if views is None else function(views)
+
+        return Views(apply(self.original), apply(self.globals), apply(self.locals))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of one global batch."""
+
+    views: Views
+    text: Tensor  # int64 [B, T]
+    keys: Sequence[str]  # B sample names, for reports
+    bad: Mapping[str, int] = field(default_factory=dict)
+    """Broken samples met (and replaced) while this batch was made, by cause."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy views and text to a device."""
+        move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
+        return Batch(self.views.map(move), move(self.text), self.keys, self.bad)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What the objective makes of a batch. Nothing has been changed yet when it is returned."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
+    teacher_mean: Tensor | None = None  # [K] mean of the teacher's logits over this rank's global views
+
+
+class Tokenizer(Protocol):
+    """Text to ids. Same ids in every library that loads `tokenizer.json`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Int64 ids [N, context_length], cut and padded; a cut text still ends with the end token."""
+        ...
+
+
+class DualEncoder(Protocol):
+    """Any image-text two-tower model: a student, a teacher, an imported checkpoint. What evaluators take.
+
+    Images come in as `preprocess.normalize` leaves them: float [B, 3, H, W], H and W multiples of `patch_size`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def preprocess(self) -> Preprocess: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names of the dense readouts this model has, the default first."""
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit-length float32 image features [B, D]."""
+        ...
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Unit-length float32 text features [B, D] of int64 ids [B, T]."""
+        ...
+
+    def encode_dense(self, images: Tensor, readout: str) -> Tensor:
+        """Text-aligned float32 patch features [B, h, w, D], not normalised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated task, in the fields of CLIP_benchmark's result files plus what makes a number readable."""
+
+    dataset: str
+    task: str  # zeroshot_classification | zeroshot_retrieval | zeroshot_segmentation
+    metrics: Mapping[str, float]
+    chance: Mapping[str, float]
+    """The expectation of the same metrics for random answers; `best_constant_*` where constant answers do better."""
+    protocol: Mapping[str, Any]
+    """Every choice that moves the number: templates, resize rule, window, stride, readout, ..."""
+    model: str = ""
+    weights: str = ""  # student | teacher | pretrained
+    pretrained: str = ""
+    language: str = "en"
+    examples_seen: int | None = None
+    train_flops: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A record and the pictures that go with it into the report."""
+
+    record: Record
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its caption. `group` names the section of the report it belongs to."""
+
+    group: str
+    caption: str
+    image: Any  # PIL.Image.Image
+
+
+class Evaluator(Protocol):
+    """One task on one data set."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, model: DualEncoder) -> Evaluation:
+        """Score a model. Deterministic; leaves the model as it was."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """What the schedules say for one step."""
+
+    lr: float
+    momentum: float
+    """lambda of the teacher's average."""
+    temperature: float
+    """tau_t of the teacher's targets."""
+
+
+class Collectives(Protocol):
+    """What the objective asks of the other ranks; passed in, so that losses look nothing up."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, ...] on each rank -> [B * size, ...] in rank order, with gradient."""
+        ...
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over the ranks, without gradient."""
+        ...

@@ -1,0 +1,73 @@
+"""Shards written for the test, by `tarfile`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Members = Sequence[tuple[str, bytes]]
+
+
+def encoded(image: Image.Image, format: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def photo(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """Noise, different for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def sample(number: int) -> list[tuple[str, bytes]]:
+    """A whole sample of two captions."""
+    captions = {"captions": [f"photo {number}", f"picture number {number}"]}
+    return [(f"{number:05d}.jpg", encoded(photo(number))), (f"{number:05d}.json", json.dumps(captions).encode())]
+
+
+def write_tar(path: Path, members: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Callable[..., Path]:
+    """`shard(members)` writes tmp_path/00000.tar."""
+
+    def write(members: Members, name: str = "00000.tar", format: int = tarfile.USTAR_FORMAT) -> Path:
+        return write_tar(tmp_path / name, members, format)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five good shards of 3 to 11 samples, 35 in all."""
+    folder, paths, number = tmp_path_factory.mktemp("shards"), [], 0
+    for i, size in enumerate((7, 3, 9, 5, 11)):
+        members = [member for j in range(number, number + size) for member in sample(j)]
+        paths.append(write_tar(folder / f"{i:05d}.tar", members))
+        number += size
+    return paths
+
+
+@pytest.fixture(scope="session")
+def real_shards() -> list[Path]:
+    """The six shards of `../shared/data`, or of $SILC_DATA."""
+    root = Path(os.environ.get("SILC_DATA", Path(__file__).parents[3] / "shared/data"))
+    if not (root / "train").is_dir():
+        pytest.skip(f"no real data: {root}/train does not exist (set SILC_DATA)")
+    return sorted((root / "train").glob("*.tar"))

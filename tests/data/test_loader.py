@@ -1,0 +1,242 @@
+"""Batches are a function of (seed, step): not of workers, ranks, or where one starts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from silc.data.config import CropConfig
+from silc.data.crops import MultiCrop
+from silc.data.loader import Loader
+from silc.data.pairs import BadSample, Pair, Pairs, ShardPairs
+from silc.data.scenes import ScenePairs
+from silc.data.tokenizer import BPETokenizer
+from silc.preprocess import Preprocess
+from silc.types import BadInput, Batch
+from tests.data.conftest import encoded, photo, sample, write_tar
+
+TOKENIZER = BPETokenizer.train(["photo number 0123456789", "a picture of scenes"], 300, 16)
+
+
+def loader(pairs: Pairs, **changes: Any) -> Loader:
+    config = CropConfig(num_global=2, num_local=3, local_size=8)
+    views = MultiCrop(config, size=16, original=True, preprocess=Preprocess(16))
+    settings: dict[str, Any] = {"batch_size": 8, "seed": 0, "shuffle_shards": 2, "workers": 0, "max_bad_rate": 0.1}
+    return Loader(pairs, views, TOKENIZER, **{**settings, **changes})
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    views = batch.views
+    assert views.original is not None
+    assert views.globals is not None
+    assert views.locals is not None
+    return [views.original, views.globals.transpose(0, 1), views.locals.transpose(0, 1), batch.text]  # B first
+
+
+def assert_equal(batches: list[Batch], others: list[Batch]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert list(batch.keys) == list(other.keys)
+        assert batch.bad == other.bad
+        for a, b in zip(tensors(batch), tensors(other), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_shapes(shards: list[Path]) -> None:
+    batch = next(loader(ShardPairs(shards)).batches(0, 1))
+    shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
+    assert shapes == [(8, 3, 16, 16), (8, 2, 3, 16, 16), (8, 3, 3, 8, 8), (8, 16)]
+    assert len(batch.keys) == 8
+    assert batch.bad == {}
+    assert all(tensor.dtype == torch.uint8 for tensor in tensors(batch)[:3])
+
+
+@pytest.mark.timeout(60)
+def test_workers_change_nothing(
+    shards: list[Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Someone's setting, with which the tokenizers library waits forever after a fork that follows its use of threads.
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    TOKENIZER(["photo"] * 100)
+    pairs = ShardPairs(shards)
+    alone = list(loader(pairs).batches(0, 10))  # into the third epoch
+    for workers in (1, 3):
+        assert_equal(list(loader(pairs, workers=workers).batches(0, 10)), alone)
+    assert capfd.readouterr().err == ""  # the tokenizers library prints its warnings
+
+
+def test_ranks_change_nothing(shards: list[Path]) -> None:
+    pairs = ShardPairs(shards)
+    alone = list(loader(pairs).batches(2, 7))
+    for world_size in (2, 4):
+        ranks = [loader(pairs, rank=rank, world_size=world_size).batches(2, 7) for rank in range(world_size)]
+        for batch, *parts in zip(alone, *ranks, strict=True):
+            assert [key for part in parts for key in part.keys] == list(batch.keys)
+            for whole, *pieces in zip(tensors(batch), *map(tensors, parts), strict=True):
+                assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_starting_late_changes_nothing(shards: list[Path]) -> None:
+    pairs = ShardPairs(shards)
+    assert_equal(list(loader(pairs).batches(6, 9)), list(loader(pairs).batches(0, 9))[6:])
+    assert list(loader(pairs).batches(3, 3)) == []
+
+
+def test_an_epoch_visits_a_sample_at_most_once_and_batches_do_not_mix_epochs(shards: list[Path]) -> None:
+    run = loader(ShardPairs(shards))
+    assert run.steps_per_epoch == 4  # 35 samples, 3 are left out
+    first, second = ([key for batch in run.batches(start, start + 4) for key in batch.keys] for start in (0, 4))
+    assert len(set(first)) == len(set(second)) == 32
+    assert first != second
+
+
+def test_captions_and_crops_change_from_epoch_to_epoch(shards: list[Path]) -> None:
+    run = loader(ShardPairs(shards))
+    visits: dict[str, list[tuple[bytes, bytes]]] = {}
+    for batch in run.batches(0, 4 * 12):
+        _, globals_, _, text = tensors(batch)
+        for key, crop, ids in zip(batch.keys, globals_, text, strict=True):
+            visits.setdefault(key, []).append((crop.numpy().tobytes(), ids.numpy().tobytes()))
+    assert len(visits) == 35
+    for seen in visits.values():
+        assert len({crop for crop, _ in seen}) == len(seen)
+        assert len({ids for _, ids in seen}) == 2  # both captions
+
+
+def test_the_runs_own_random_numbers_are_left_alone(shards: list[Path]) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    for workers in (0, 1):
+        list(loader(ShardPairs(shards), workers=workers).batches(0, 1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_leaving_early_is_quiet(shards: list[Path], capfd: pytest.CaptureFixture[str]) -> None:
+    batches = loader(ShardPairs(shards), workers=2).batches(0, 1000)
+    assert isinstance(next(batches), Batch)
+    assert isinstance(batches, Iterator)
+    batches.close()  # type: ignore[attr-defined]
+    assert capfd.readouterr().err == ""
+
+
+def test_scenes_load() -> None:
+    run = loader(ScenePairs(20, 32, 0))
+    assert len({key for batch in run.batches(0, 2) for key in batch.keys}) == 16
+
+
+# Broken samples
+
+
+def shard_with_bad(path: Path, size: int, bad: dict[int, str]) -> Path:
+    """A shard whose samples of some numbers are broken: "image" or "caption"."""
+    members = []
+    for number in range(size):
+        (image_name, image), (text_name, text) = sample(number)
+        kind = bad.get(number)
+        members.append((image_name, b"no image" if kind == "image" else image))
+        members.append((text_name, b'{"captions": [" "]}' if kind == "caption" else text))
+    return write_tar(path, members)
+
+
+def test_broken_samples_are_counted_and_replaced_by_the_next_of_their_shard(tmp_path: Path) -> None:
+    bad = {3: "image", 4: "image", 11: "caption", 15: "caption"}  # 15 is the last: the next is 0
+    pairs = ShardPairs([shard_with_bad(tmp_path / "a.tar", 16, bad)])
+    whole = ShardPairs([shard_with_bad(tmp_path / "b.tar", 16, {})])
+    for workers in (0, 2):
+        run, clean = loader(pairs, max_bad_rate=0.25, workers=workers), loader(whole)
+        got, asked = list(run.batches(0, 2)), list(clean.batches(0, 2))
+        swap = {"00003": "00005", "00004": "00005", "00011": "00012", "00015": "00000"}
+        for batch, wanted in zip(got, asked, strict=True):
+            assert list(batch.keys) == [swap.get(key, key) for key in wanted.keys]
+            broken = Counter("no_image" if int(key) < 10 else "empty_caption" for key in wanted.keys if key in swap)
+            assert batch.bad == dict(broken)
+        assert run.bad == {"no_image": 2, "empty_caption": 2}
+        assert run.seen == 16
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_samples_stop_the_run(tmp_path: Path, workers: int) -> None:
+    pairs = ShardPairs([shard_with_bad(tmp_path / "a.tar", 24, dict.fromkeys(range(0, 24, 4), "image"))])
+    run = loader(pairs, workers=workers, max_bad_rate=0.2)
+    with pytest.raises(BadInput, match=r"^6 of 24 samples read are broken \(25.0%; no_image 6\).*data\.max_bad_rate"):
+        list(run.batches(0, 100))
+    assert list(loader(pairs, workers=workers, max_bad_rate=0.25).batches(0, 3))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_of_broken_samples_is_one_line_even_from_a_worker(tmp_path: Path, workers: int) -> None:
+    pairs = ShardPairs([shard_with_bad(tmp_path / "a.tar", 16, dict.fromkeys(range(16), "image"))])
+    with pytest.raises(BadInput, match=r"16 samples in a row are broken.*a\.tar") as caught:
+        list(loader(pairs, workers=workers).batches(0, 2))
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_the_search_for_a_replacement_is_bounded() -> None:
+    reads = []
+
+    class Nothing:
+        blocks, fingerprint, faults = np.array([1000]), "", {}
+
+        def __len__(self) -> int:
+            return 1000
+
+        def __getitem__(self, index: int) -> Pair:
+            reads.append(index)
+            raise BadSample("no_image", "x")
+
+        def captions(self, limit: int) -> Iterator[str]:
+            return iter(())
+
+    with pytest.raises(BadInput, match="100 samples in a row"):
+        list(loader(Nothing()).batches(0, 1))
+    assert len(reads) == len(set(reads)) == 100
+
+
+def test_mixed_kinds_of_images_make_one_batch(shard: Callable[..., Path]) -> None:
+    kinds = [photo(0).convert("L"), photo(1).convert("CMYK"), photo(2, (300, 20)), photo(3, (1, 1))]
+    members = [m for i, image in enumerate(kinds) for m in ((f"{i}.jpg", encoded(image)), (f"{i}.txt", b"photo"))]
+    batch = next(loader(ShardPairs([shard(members)]), batch_size=4).batches(0, 1))
+    assert sorted(batch.keys) == ["0", "1", "2", "3"]
+    assert batch.bad == {}
+
+
+# Settings that cannot work
+
+
+def test_fewer_samples_than_one_global_batch() -> None:
+    assert loader(ScenePairs(8, 16, 0)).steps_per_epoch == 1
+    with pytest.raises(BadInput, match="7 samples are fewer than one global batch of 8"):
+        loader(ScenePairs(7, 16, 0))
+
+
+def test_ranks_that_do_not_divide_the_batch() -> None:
+    with pytest.raises(BadInput, match="multiple of 3"):
+        loader(ScenePairs(20, 16, 0), world_size=3)
+
+
+def test_a_saved_position_is_checked() -> None:
+    run = loader(ScenePairs(20, 16, 0))
+    state = json.loads(json.dumps(run.state(5)))
+    assert (state["step"], state["epoch"], state["samples"]) == (5, 2, 40)
+    run.check(state)
+    loader(ScenePairs(20, 16, 0), workers=2, rank=1, world_size=2).check(state)
+    others = {
+        "fingerprint": loader(ScenePairs(21, 16, 0)),
+        "seed": loader(ScenePairs(20, 16, 0), seed=1),
+        "batch_size": loader(ScenePairs(20, 16, 0), batch_size=4),
+        "shuffle_shards": loader(ScenePairs(20, 16, 0), shuffle_shards=3),
+    }
+    for name, other in others.items():
+        with pytest.raises(BadInput, match=name) as caught:
+            other.check(state)
+        assert str(state[name]) in str(caught.value)
+        assert str(other.state(0)[name]) in str(caught.value)

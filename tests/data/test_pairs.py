@@ -1,0 +1,242 @@
+"""Shard patterns, captions in both layouts, and every way a pair can be broken."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from silc.data.config import DataConfig, ScenesConfig
+from silc.data.pairs import BadSample, ShardPairs, expand, open_pairs
+from silc.types import BadInput
+from tests.data.conftest import encoded, photo, sample
+
+JPEG = encoded(photo(0))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("00008.tar", "00009.tar", "00010.tar", "a.tar", "b.tar", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{00008..00010}.tar", ["00008", "00009", "00010"]),
+        ("000{08..10}.tar", ["00008", "00009", "00010"]),
+        ("{b,a}.tar", ["b", "a"]),
+        ("*.tar", ["00008", "00009", "00010", "a", "b"]),
+        ("0000{8,9}.{tar,tar}", ["00008", "00008", "00009", "00009"]),
+        ("a.tar::{folder}/0001?.tar", ["a", "00010"]),
+        ("{[ab],00009}.tar", ["a", "b", "00009"]),
+    ],
+)
+def test_patterns(folder: Path, pattern: str, names: list[str]) -> None:
+    found = expand(f"{folder}/{pattern.replace('{folder}', str(folder))}")
+    assert [path.name for path in found] == [f"{name}.tar" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        ("{00008..00011}.tar", "00011.tar"),  # one of the range is missing
+        ("c*.tar", "c*.tar"),  # no match
+        ("c.tar", "c.tar"),
+        ("{9..8}.tar", "9..8"),  # a range that is empty
+        ("empty", "*.tar"),  # a directory
+        ("a.tar::s3://bucket/0.tar", "s3://bucket/0.tar"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_named(folder: Path, pattern: str, named: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        expand(f"{folder}/{pattern}")
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_open_pairs_takes_shards_or_scenes(shards: list[Path]) -> None:
+    assert len(open_pairs(DataConfig(train=str(shards[0].with_name("*.tar"))), seed=0)) == 35
+    assert len(open_pairs(DataConfig(source="scenes", scenes=ScenesConfig(num=12, size=32)), seed=0)) == 12
+    with pytest.raises(BadInput, match=r"data\.train"):
+        open_pairs(DataConfig(), seed=0)
+
+
+def test_indices_run_through_the_shards(shards: list[Path]) -> None:
+    pairs = ShardPairs(shards)
+    assert pairs.blocks.tolist() == [7, 3, 9, 5, 11]
+    assert len(pairs) == 35
+    assert pairs.faults == {}
+    for index in range(35):
+        pair = pairs[index]
+        assert pair.key == f"{index:05d}"
+        assert pair.captions == (f"photo {index}", f"picture number {index}")
+        # JPEG of noise is far from the noise, but much nearer to its own than to another's.
+        difference = np.asarray(pair.image, dtype=int) - np.asarray(photo(index), dtype=int)
+        other = np.asarray(pair.image, dtype=int) - np.asarray(photo(index + 1), dtype=int)
+        assert pair.image.mode == "RGB"
+        assert np.abs(difference).mean() < 0.8 * np.abs(other).mean()
+    for index in (-1, 35):
+        with pytest.raises(IndexError):
+            pairs[index]
+    assert pickle.loads(pickle.dumps(pairs))[20].key == "00020"
+
+
+@pytest.mark.parametrize(
+    ("texts", "captions"),
+    [
+        ({"txt": b" a dog\nruns \n"}, ("a dog\nruns",)),
+        ({"json": b'{"captions": ["one", " two "]}'}, ("one", "two")),
+        ({"json": b'{"caption": "alt text", "url": "x", "width": 3}'}, ("alt text",)),
+        ({"txt": b"from txt", "json": b'{"uid": "00ff", "caption": null}'}, ("from txt",)),
+        ({"txt": b"same", "json": b'{"captions": ["same", "more"]}'}, ("same", "more")),
+        ({"json": b'{"captions": ["", "good", null, 3, "  "]}'}, ("good",)),
+        ({"json": b'{"caption": "half \\ud800 pair"}'}, ("half ? pair",)),
+        ({"txt": "Bơ Lạc 🍫".encode()}, ("Bơ Lạc 🍫",)),
+    ],
+)
+def test_captions_of_both_layouts(shard: Callable[..., Path], texts: dict[str, bytes], captions: tuple[str]) -> None:
+    members = [("7.jpg", JPEG), *((f"7.{part}", data) for part, data in texts.items())]
+    assert ShardPairs([shard(members)])[0].captions == captions
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises pixels and holds none."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    data = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data + end
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "cause"),
+    [
+        (("jpg", b"<html>gone</html>"), ("txt", b"a"), "no_image"),
+        (("jpg", b""), ("txt", b"a"), "no_image"),
+        (("jpg", JPEG[:-300]), ("txt", b"a"), "broken_image"),
+        (("png", png_header(30, 30)), ("txt", b"a"), "broken_image"),
+        # Over the limit it is refused for its size, so it was not decoded: its pixels are missing as well.
+        (("png", png_header(2000, 2001)), ("txt", b"a"), "too_large"),
+        (("png", png_header(100_000, 100_000)), ("txt", b"a"), "too_large"),
+        (("jpg", JPEG), ("json", b'{"url": "x"}'), "no_caption"),
+        (("jpg", JPEG), ("json", b"[1, 2]"), "no_caption"),
+        (("jpg", JPEG), ("cls", b"3"), "no_caption"),
+        (("cls", b"3"), ("txt", b"a"), "no_image"),
+        (("jpg", JPEG), ("txt", b" \n"), "empty_caption"),
+        (("jpg", JPEG), ("json", b'{"captions": ["", " "]}'), "empty_caption"),
+        (("jpg", JPEG), ("json", b'{"captions": ["cut'), "broken_caption"),
+        (("jpg", JPEG), ("json", b"[" * 100_000), "broken_caption"),
+        (("jpg", JPEG), ("txt", b"\xff\xfe"), "broken_caption"),
+    ],
+)
+def test_a_broken_pair_tells_its_cause_and_place(
+    shard: Callable[..., Path], image: tuple[str, bytes], text: tuple[str, bytes], cause: str
+) -> None:
+    members = [("bad." + image[0], image[1]), ("bad." + text[0], text[1]), *sample(1)]
+    pairs = ShardPairs([shard(members)], max_pixels=4_000_000)
+    with pytest.raises(BadSample) as caught:
+        pairs[0]
+    assert caught.value.cause == cause
+    assert "00000.tar" in caught.value.detail
+    assert "'bad'" in caught.value.detail
+    assert pairs[1].key == "00001"
+
+
+def test_a_shard_that_vanishes_is_unreadable(shard: Callable[..., Path]) -> None:
+    path = shard(sample(0))
+    pairs = ShardPairs([path])
+    path.unlink()
+    with pytest.raises(BadSample, match="unreadable"):
+        pairs[0]
+
+
+def test_other_kinds_of_images_become_rgb(shard: Callable[..., Path]) -> None:
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    frames = [photo(1), photo(2)]
+    kinds = {
+        "grey.jpg": encoded(photo(0).convert("L")),
+        "cmyk.jpg": encoded(photo(0).convert("CMYK")),
+        "deep.png": encoded(Image.fromarray(ramp.astype(np.uint16)), "PNG"),
+        "palette.png": encoded(photo(0).convert("P"), "PNG"),
+        "alpha.png": encoded(Image.new("RGBA", (9, 9), (255, 0, 0, 0)), "PNG"),
+        "animated.webp": encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True),
+    }
+    members = [m for name, data in kinds.items() for m in ((name, data), (name.split(".")[0] + ".txt", b"a"))]
+    pairs = ShardPairs([shard(members)])
+    images = {pair.key: pair.image for pair in (pairs[index] for index in range(len(pairs)))}
+    assert list(images) == ["grey", "cmyk", "deep", "palette", "alpha", "animated"]
+    assert {image.mode for image in images.values()} == {"RGB"}
+    assert np.abs(np.asarray(images["deep"])[:, :, 1] - ramp / 257).max() <= 1
+    assert np.asarray(images["alpha"]).min() == 255  # transparent is white
+    assert np.array_equal(np.asarray(images["animated"]), np.asarray(frames[0]))
+
+
+def test_a_cut_shard_is_used_reported_and_counted(
+    shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(shards[2].read_bytes()[: shards[2].stat().st_size // 2])
+    with caplog.at_level(logging.WARNING):
+        pairs = ShardPairs([shards[0], cut])
+    assert 0 < pairs.blocks[1] < 9
+    assert pairs[7].key == "00010"
+    assert pairs.faults == {"cut_shard": 1}
+    assert "cut.tar" in caplog.text
+    assert f"its {pairs.blocks[1]} whole samples" in caplog.text
+
+
+def test_the_fingerprint_is_of_the_list_and_not_of_its_folder(shards: list[Path], tmp_path: Path) -> None:
+    moved = [Path(shutil.copy(path, tmp_path)) for path in shards]
+    fingerprint = ShardPairs(shards).fingerprint
+    assert len(fingerprint) == 64
+    assert ShardPairs(moved).fingerprint == fingerprint
+    assert ShardPairs(shards[::-1]).fingerprint != fingerprint
+    assert ShardPairs(shards[:-1]).fingerprint != fingerprint
+    moved[0].write_bytes(moved[0].read_bytes()[:-4096])
+    moved[0].rename(renamed := moved[0].with_name("other.tar"))
+    assert ShardPairs([renamed, *moved[1:]]).fingerprint != fingerprint
+
+
+def test_captions_are_spread_over_the_shards(shards: list[Path]) -> None:
+    pairs = ShardPairs(shards)
+    every = list(pairs.captions(1000))
+    assert len(every) == 70
+    assert len(set(every)) == 70
+    few = list(pairs.captions(7))
+    assert few == [f"photo {index}" for index in range(0, 35, 5)] == list(pairs.captions(7))
+    assert list(pairs.captions(0)) == []
+
+
+def test_real_shards(real_shards: list[Path]) -> None:
+    pairs = ShardPairs(real_shards)
+    assert len(real_shards) == 6
+    assert pairs.faults == {}
+    assert len(pairs) == 5015
+    assert sum(1 for _ in pairs.captions(1_000_000)) == 22_682
+    last = pairs[len(pairs) - 1]
+    assert min(last.image.size) == 112
+    assert last.captions
+    with real_shards[0].with_name("ATTRIBUTION-open.tsv").open() as table:
+        attributed = {line.split("\t")[0] for line in table}
+    assert last.key in attributed
+
+
+def test_json_of_a_real_sample_is_what_python_reads(real_shards: list[Path]) -> None:
+    import tarfile
+
+    pair = ShardPairs(real_shards)[3]
+    with tarfile.open(real_shards[0]) as tar:
+        member = tar.extractfile(f"{pair.key}.json")
+        assert member is not None
+        assert tuple(caption.strip() for caption in json.load(member)["captions"]) == pair.captions

@@ -1,0 +1,133 @@
+"""The page is complete, loads nothing, and says what is chance."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from silc.eval import suite
+from silc.eval.config import EvalConfig
+from silc.eval.pictures import PANEL, contact_sheet, retrieval_strip
+from silc.eval.report import column_names, percent, print_table, score_table, write_report
+from silc.types import Evaluation, Picture, Record
+
+
+@pytest.fixture
+def evaluations(root, oracle, noise) -> list[Evaluation]:
+    evaluators = suite.tasks(EvalConfig(root=str(root), num_pictures=2))
+    return suite.run({"student": noise, "teacher": oracle}, evaluators, examples_seen=12_345, train_flops=6.7e12)
+
+
+def history(evaluations: list[Evaluation]) -> list[dict]:
+    steps = [
+        {"step": step, "loss/contrastive": 5 / step, "loss/distill": 6.0, "lr": 1e-3 * step, "grad_norm": 1 / step}
+        | {"teacher/entropy": 3 - step / 9, "logit_scale": 10 + step, "note": "text is left out", "skipped": 0}
+        for step in range(1, 6)
+    ]
+    broken = {"step": 6, "loss/contrastive": float("nan")}
+    return [*steps, broken, {"step": 3} | suite.scalars(evaluations), {"step": 6} | suite.scalars(evaluations)]
+
+
+def test_the_page_is_complete_and_loads_nothing(evaluations, tmp_path):
+    page = tmp_path / "report.html"
+    summary = "First <line>.\n\nSecond & last."
+    write_report(page, title="run <1>", summary=summary, evaluations=evaluations, history=history(evaluations))
+    html = page.read_text()
+    assert "run &lt;1&gt;" in html
+    assert "<p>First &lt;line&gt;.</p>" in html
+    assert "<script" not in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html)
+    assert not re.search(r"url\((?!#)", html)
+    for text in ("loss/contrastive", "teacher/entropy", "grad_norm", "stripes-zs-seg: miou in %", "best constant"):
+        assert text in html
+    assert "12,345 examples seen, 6.70e+12 training FLOPs" in html
+    # Two pictures of each of two models in retrieval and segmentation.
+    assert html.count('<img src="data:image/webp;base64,') == 8
+
+
+def test_ids_that_drawings_refer_to_are_defined_once(evaluations, tmp_path):
+    write_report(tmp_path / "r.html", title="", summary="", evaluations=evaluations, history=history(evaluations))
+    html = (tmp_path / "r.html").read_text()
+    referred = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
+    assert referred
+    defined = re.findall(r'\bid="([^"]+)"', html)
+    assert {name for name in referred if defined.count(name) != 1} == set()
+
+
+def test_a_page_without_history_or_scores(evaluations, tmp_path):
+    write_report(tmp_path / "a.html", title="a", summary="", evaluations=evaluations, history=[])
+    assert "<h2>Training</h2>" not in (tmp_path / "a.html").read_text()
+    write_report(tmp_path / "b.html", title="b", summary="", evaluations=[], history=[{"step": 1, "loss": 2.0}])
+    assert "<h2>Scores</h2>" not in (tmp_path / "b.html").read_text()
+
+
+def test_the_same_run_gives_the_same_page(evaluations, tmp_path):
+    for name in ("a", "b"):
+        write_report(tmp_path / name, title="t", summary="", evaluations=evaluations, history=history(evaluations))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def scored(model: str, weights: str, **metrics: float) -> Evaluation:
+    chance = {"miou": 0.1, "best_constant_miou": 0.2}
+    return Evaluation(Record("voc", "zeroshot_segmentation", metrics, chance, {}, model=model, weights=weights))
+
+
+def test_table_marks_the_best_and_knows_the_floor():
+    table = score_table(
+        [scored("a", "student", miou=0.3), scored("a", "teacher", miou=0.15), scored("b", "teacher", miou=0.3)]
+    )
+    assert table.columns == ["a student", "a teacher", "b teacher"]
+    (row,) = table.rows
+    assert (row.chance, row.constant, row.floor) == (0.1, 0.2, 0.2)
+    assert row.best == {"a student", "b teacher"}
+
+
+def test_a_model_that_was_not_scored_on_a_task_has_an_empty_cell(evaluations):
+    table = score_table([*evaluations, scored("c", "pretrained", miou=0.5)])
+    assert table.rows[0].scores.keys() == {"noise student", "oracle teacher"}
+    assert table.rows[-1].scores.keys() == {"c pretrained"}
+
+
+def test_columns_are_named_by_weights_when_there_is_one_model():
+    records = [scored("a", "student").record, scored("a", "teacher").record, scored("a", "").record]
+    assert column_names(records) == ["student", "teacher", "model"]
+
+
+def test_print_table(evaluations):
+    out = io.StringIO()
+    print_table(Console(file=out, width=120), evaluations)
+    text = out.getvalue()
+    assert "stripes-zs-seg" in text
+    assert "100.0" in text
+    assert "best constant" in text
+    assert percent(evaluations[0].record.chance["acc1"]) in text
+
+
+def test_pictures_are_large_enough_to_read(evaluations):
+    for evaluation in evaluations:
+        for picture in evaluation.pictures:
+            assert min(picture.image.size) >= 160
+            assert picture.caption
+    overlay = evaluations[-1].pictures[0].image
+    assert overlay.width >= 3 * PANEL
+
+
+def test_the_right_image_is_framed():
+    images = [Image.new("RGB", (8, 8), "white")] * 3
+    framed = [retrieval_strip(images, rank, 10).getcolors(maxcolors=10**6) for rank in (2, 7)]
+    green = [sum(count for count, (r, g, b) in colours if (r, g, b) == (22, 163, 74)) for colours in framed]
+    assert green[0] > 0
+    assert green[1] == 0
+
+
+def test_contact_sheet_holds_every_picture():
+    pictures = [Picture("g", f"caption {i}", Image.new("RGB", (300, 100 + i), "red")) for i in range(5)]
+    sheet = contact_sheet(pictures, columns=2)
+    assert sheet.width > 600
+    assert sheet.height > 300
+    red = {colour: count for count, colour in sheet.getcolors(maxcolors=10**6)}[255, 0, 0]
+    assert red == sum(300 * (100 + i) for i in range(5))

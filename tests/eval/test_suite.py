@@ -1,0 +1,169 @@
+"""Tasks from folders to records: an encoder that knows scores 100 %, one that does not scores chance."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from silc.eval import suite
+from silc.eval.classify import ZeroShotClassification
+from silc.eval.config import EvalConfig
+from silc.eval.datasets import ClassificationSet, RetrievalSet, SegmentationSet
+from silc.eval.retrieval import Retrieval
+from silc.eval.segment import ZeroShotSegmentation
+from silc.types import BadInput
+
+
+def test_an_encoder_that_reads_the_labels_is_always_right(root, oracle):
+    evaluators = suite.tasks(EvalConfig(root=str(root), batch_size=5))
+    assert [task.name for task in evaluators] == ["shapes-zs", "pairs-retrieval", "stripes-zs-seg"]
+    records = [evaluation.record for evaluation in suite.run({"pretrained": oracle}, evaluators)]
+    assert [record.task for record in records] == [
+        "zeroshot_classification",
+        "zeroshot_retrieval",
+        "zeroshot_segmentation",
+    ]
+    for record in records:
+        assert set(record.metrics.values()) == {1.0}, record
+        assert set(record.metrics) <= set(record.chance)
+        assert (record.model, record.weights) == ("oracle", "pretrained")
+
+
+def test_random_features_classify_at_chance(noise):
+    num_classes, count = 8, 1200
+    blank = [Image.new("RGB", (24, 24))] * count
+    data = ClassificationSet(
+        "blank", "test", [f"w{i}" for i in range(num_classes)], blank, [i % 8 for i in range(count)]
+    )
+    noise.encode_image = lambda images: torch.randn(len(images), 41, generator=noise.generator)
+    record = ZeroShotClassification("blank-zs", data, EvalConfig(templates="plain"))(noise).record
+    assert record.metrics == pytest.approx(record.chance, abs=0.05)  # the standard deviation is 0.01
+
+
+def test_random_features_retrieve_at_chance(noise):
+    blank = [Image.new("RGB", (24, 24))] * 400
+    captions = [[f"w{i % 40}", f"w{(i + 7) % 40}"][: 1 + i % 2] for i in range(400)]
+    noise.encode_image = lambda images: torch.randn(len(images), 41, generator=noise.generator)
+    noise.encode_text = noise.encode_image
+    record = Retrieval("blank-retrieval", RetrievalSet("blank", blank, captions), EvalConfig(num_pictures=0))(
+        noise
+    ).record
+    assert record.metrics == pytest.approx(record.chance, abs=0.03)
+
+
+def test_random_features_segment_at_chance(noise):
+    generator = np.random.default_rng(0)
+    labels = [generator.choice(5, size=(24, 24), p=[0.5, 0.2, 0.2, 0.05, 0.05]) for _ in range(40)]
+    data = SegmentationSet(
+        "blank", [f"w{i}" for i in range(5)], list(map(str, range(40))), [Image.new("RGB", (24, 24))] * 40, labels
+    )
+    record = ZeroShotSegmentation("blank-zs-seg", data, EvalConfig(num_pictures=0))(noise).record
+    for name, score in record.metrics.items():
+        assert score == pytest.approx(record.chance[name], abs=0.01)
+    assert record.chance["best_constant_pixel_acc"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_evaluation_is_deterministic_and_leaves_the_generator_alone(root, oracle):
+    evaluators = suite.tasks(EvalConfig(root=str(root)))
+    before = torch.random.get_rng_state()
+    first, second = (suite.run({"teacher": oracle}, evaluators) for _ in range(2))
+    assert [e.record for e in first] == [e.record for e in second]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_features_that_are_not_finite_are_refused(root, oracle):
+    oracle.encode_image = lambda images: torch.full((len(images), 41), torch.nan)
+    with pytest.raises(BadInput, match="oracle gives features that are not finite"):
+        suite.run({"student": oracle}, suite.tasks(EvalConfig(root=str(root), tasks="shapes-zs")))
+
+
+def test_class_names_are_cut_at_the_comma_and_canonicalised(oracle, flat):
+    data = ClassificationSet("names", "test", ["W1, something", "w2!"], [flat(1), flat(2)], [0, 1])
+    record = ZeroShotClassification("names-zs", data, EvalConfig())(oracle).record
+    assert record.metrics["acc1"] == 1
+    assert record.protocol["templates"] == "clip80+1"
+
+
+# --- choosing tasks
+
+THERE = ["cifar10-zs", "tiny-zs", "coco-retrieval", "voc-zs-seg", "camvid-zs-seg"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "want"),
+    [
+        ("all", THERE),
+        ("voc-zs-seg", ["voc-zs-seg"]),
+        ("voc-zs-seg, cifar10-zs", ["cifar10-zs", "voc-zs-seg"]),
+        ("*-zs", ["cifar10-zs", "tiny-zs"]),
+        ("*-zs-seg,c*", ["cifar10-zs", "coco-retrieval", "voc-zs-seg", "camvid-zs-seg"]),
+    ],
+)
+def test_select(asked, want):
+    assert suite.select(asked, THERE) == want
+
+
+def test_an_unknown_task_is_named_with_the_nearest_and_the_list():
+    with pytest.raises(BadInput) as raised:
+        suite.select("coco-retreival", THERE)
+    assert str(raised.value) == (
+        "no task 'coco-retreival'; did you mean 'coco-retrieval'? There are: "
+        "cifar10-zs, tiny-zs, coco-retrieval, voc-zs-seg, camvid-zs-seg (or 'all')"
+    )
+    with pytest.raises(BadInput, match="no task ''"):
+        suite.select("", THERE)
+
+
+def test_only_chosen_sets_are_read(root):
+    (root / "retrieval" / "pairs" / "captions.json").unlink()
+    assert len(suite.tasks(EvalConfig(root=str(root), tasks="shapes-zs"))) == 1
+    with pytest.raises(BadInput, match=r"captions\.json is missing"):
+        suite.tasks(EvalConfig(root=str(root)))
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 0}, {"num_pictures": -1}])
+def test_bad_settings(values):
+    with pytest.raises(BadInput, match=r"eval\.batch_size must be >= 1"):
+        EvalConfig(**values)
+
+
+def test_prompts_are_checked_before_a_model_runs(root):
+    with pytest.raises(BadInput, match="no prompt set 'clip81'"):
+        suite.tasks(EvalConfig(root=str(root), templates="clip81"))
+
+
+# --- scores
+
+
+def test_scores_have_the_fields_of_clip_benchmark_and_cost(root, oracle, noise, tmp_path):
+    heard = []
+    evaluations = suite.run(
+        {"student": noise, "teacher": oracle},
+        suite.tasks(EvalConfig(root=str(root)), lambda *what: heard.append(what)),
+        lambda *what: heard.append(what),
+        examples_seen=1000,
+        train_flops=2e12,
+    )
+    suite.write_scores(tmp_path / "scores.json", [evaluation.record for evaluation in evaluations])
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [(score["dataset"], score["weights"]) for score in scores] == [
+        (name, weights) for name in ("shapes", "pairs", "stripes") for weights in ("student", "teacher")
+    ]
+    for score in scores:
+        assert set(score) == {
+            *("dataset", "model", "pretrained", "task", "metrics", "language"),
+            *("weights", "chance", "protocol", "examples_seen", "train_flops"),
+        }
+        assert (score["examples_seen"], score["train_flops"], score["language"]) == (1000, 2e12, "en")
+    assert list(scores[0]["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]
+    assert list(scores[2]["metrics"]) == [
+        f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)
+    ]
+    assert list(scores[4]["metrics"]) == ["miou", "pixel_acc"]
+    assert ("shapes-zs", 12, 12) in heard
+    assert ("evaluated", 6, 6) in heard
+    assert suite.scalars(evaluations)["eval/teacher/stripes-zs-seg/miou"] == 1
