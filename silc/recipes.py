@@ -95,7 +95,7 @@ def on_scenes(base: Config) -> Config:
         model=replace(base.model, head=HeadConfig(256, 64, 512), teacher=TeacherConfig(half_life="3k examples")),
         objective=replace(base.objective, weight=0.1),
         train=TrainConfig(
-            duration="38k examples",
+            duration="36k examples",
             batch_size=128,
             optim=OptimConfig(lr=1e-3, schedule="cosine", warmup="10%", cooldown="0 steps"),
             log_every="5 steps",
