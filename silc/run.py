@@ -29,6 +29,7 @@ from silc.data.pairs import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import report, suite
+from silc.eval.pictures import contact_sheet
 from silc.models.teacher import momentum_of
 from silc.objective import SilcObjective
 from silc.predict import encoders, load_run
@@ -143,11 +144,10 @@ def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Eva
         BadInput: no run there, or no such task or data.
     """
     with join(device) as world, _progress_bar() as progress:
-        evaluators = suite.tasks(config, progress.within)
         loaded = load_run(run, weights=config.weights, device=world.device)
         return suite.run(
             loaded.models,
-            evaluators,
+            suite.tasks(config, progress.within),
             progress,
             examples_seen=loaded.examples_seen,
             train_flops=loaded.train_flops,
@@ -155,12 +155,17 @@ def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Eva
 
 
 def write_results(run: Path, evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = "") -> Path:
-    """Write the records to `scores` and a report.html beside it, print the table; returns the report's path."""
+    """Write the records to `scores`, report.html and segmentations.png beside it, print the table; the report's path."""
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, history=history(run))
-    report.print_table(Console(), evaluations)
+    overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
+    if overlays:
+        contact_sheet(overlays, columns=3).save(scores.with_name("segmentations.png"))
+    console = Console()
+    # A log has no edge: names are not cut there.
+    report.print_table(console if console.is_terminal else Console(width=120), evaluations)
     return page
 
 

@@ -109,7 +109,7 @@ def discover(root: str | Path) -> list[Found]:
     """
     if not root:
         raise BadInput(
-            "no data to evaluate on: set eval.root to a folder with classification/, retrieval/ or segmentation/"
+            "no data to evaluate on: give --root (eval.root in a recipe), a folder with classification/, retrieval/ or segmentation/"
         )
     root = Path(root)
     found = [

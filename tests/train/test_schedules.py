@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from silc import recipes
 from silc.train.config import OptimConfig, examples_of, steps_of
 from silc.train.schedules import Schedule, cosine, rsqrt
 from silc.types import BadInput
@@ -79,3 +80,18 @@ def test_momentum_and_temperature_are_fixed() -> None:
     """A momentum that grows to 1 makes the teacher stop learning from the text (paper)."""
     schedule = Schedule.of(OptimConfig(), total=50, batch_size=8, steps_per_epoch=10, momentum=0.966, temperature=0.04)
     assert {(schedule.at(s).momentum, schedule.at(s).temperature) for s in range(50)} == {(0.966, 0.04)}
+
+
+def test_a_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"50,000 and a cool-down of 50,000 steps do not fit into a run of 300; shorten"):
+        Schedule.of(OptimConfig(), total=300, batch_size=8, steps_per_epoch=10, momentum=0.9, temperature=0.04)
+
+
+@pytest.mark.parametrize("base", ["silc_c", "silc_c_finetune"])
+def test_the_recipes_own_schedules_fit(base: str) -> None:
+    train = recipes.get(base).train
+    total = steps_of(train.duration, batch_size=train.batch_size, steps_per_epoch=6104)
+    schedule = Schedule.of(
+        train.optim, total=total, batch_size=train.batch_size, steps_per_epoch=6104, momentum=0.9, temperature=0.04
+    )
+    assert schedule.at(schedule.warmup).lr == pytest.approx(train.optim.lr, rel=1e-3)
