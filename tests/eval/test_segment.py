@@ -12,7 +12,7 @@ from PIL import Image
 
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.segment import ZeroShotSegmentation, class_maps, label_map, rescale_size, stitch, windows
+from silc.eval.segment import Scorer, ZeroShotSegmentation, class_maps, label_map, rescale_size, stitch, windows
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -77,7 +77,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
     crops = [pixels[:, y1:y2, x1:x2] for y1, x1, y2, x2 in boxes]
-    maps = class_maps(Constant(), crops, torch.eye(2), "any", 2)
+    maps = class_maps(Scorer(Constant(), torch.eye(2), "any"), crops, 2)
     scores = stitch(maps, boxes, torch.zeros(2, 12, 17))
     torch.testing.assert_close(scores, torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
     assert (label_map(scores, 30, 41) == 1).all()
@@ -98,7 +98,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(class_maps(model, [crop], torch.eye(3), "any", 1))
+    scores = next(class_maps(Scorer(model, torch.eye(3), "any"), [crop], 1))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -109,7 +109,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(class_maps(Centred(), crops, torch.tensor([[1.0, 0, 0]]), "any", 2))
+    maps = list(class_maps(Scorer(Centred(), torch.tensor([[1.0, 0, 0]]), "any"), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
