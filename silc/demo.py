@@ -86,15 +86,19 @@ class ColourHistogram:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Share of the pixels nearest to each colour [B, 8], unit length."""
-        return F.normalize(self._nearest(images).mean(dim=(-2, -1)), dim=-1)
+        return F.normalize(self.encode_pooled(images), dim=-1)
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
         """The same of each patch [B, h, w, 8]."""
         return F.avg_pool2d(self._nearest(images), self.patch_size).permute(0, 2, 3, 1)
 
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Which colour words occur [B, 8], unit length."""
-        return F.normalize(ids.float(), dim=-1)
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """Share of the pixels nearest to each colour [B, 8]."""
+        return self._nearest(images).mean(dim=(-2, -1))
+
+    def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
+        """Which colour words occur [B, 8]."""
+        return F.normalize(ids.float(), dim=-1) if normalize else ids.float()
 
     def _nearest(self, images: Tensor) -> Tensor:
         """One-hot maps [B, 8, H, W] of the nearest named colour; the dark ground of textures belongs to none."""

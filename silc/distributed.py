@@ -80,11 +80,15 @@ class World:
 
     def total(self, counts: Counter[str]) -> Counter[str]:
         """Sum of every rank's counts."""
-        everyone: list[Any] = [counts]
+        return sum(self.collect(counts), Counter())
+
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; a plain Python object or tensors on the CPU."""
+        everyone: list[Any] = [value]
         if self.size > 1:
             everyone = [None] * self.size
-            dist.all_gather_object(everyone, counts)
-        return sum(everyone, Counter())
+            dist.all_gather_object(everyone, value)
+        return everyone
 
     def barrier(self) -> None:
         """Wait for every rank."""

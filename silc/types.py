@@ -107,8 +107,12 @@ class DualEncoder(Protocol):
         """Unit-length float32 image features [B, D]."""
         ...
 
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Unit-length float32 text features [B, D] of int64 ids [B, T]."""
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """Float32 image features [B, W] before projection and normalisation: big_vision's `pre_logits`."""
+        ...
+
+    def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
+        """Float32 text features [B, D] of int64 ids [B, T]; of unit length, or as the tower gives them."""
         ...
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
@@ -121,7 +125,7 @@ class Record:
     """One evaluated task, in the fields of CLIP_benchmark's result files plus what makes a number readable."""
 
     dataset: str
-    task: str  # zeroshot_classification | zeroshot_retrieval | zeroshot_segmentation
+    task: str  # zeroshot_classification | fewshot_classification | zeroshot_retrieval | zeroshot_segmentation
     metrics: Mapping[str, float]
     chance: Mapping[str, float]
     """The expectation of the same metrics for random answers; `best_constant_*` where constant answers do better."""
@@ -133,6 +137,8 @@ class Record:
     language: str = "en"
     examples_seen: int | None = None
     train_flops: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What explains the metrics, in JSON's types: scores per seed or class, the most confused classes."""
 
 
 @dataclass(frozen=True)

@@ -1,66 +1,99 @@
-"""Zero-shot classification: each image is given the class whose text feature is nearest (big_vision's protocol)."""
+"""Zero-shot classification: each image is given the class whose text feature is nearest.
+
+By big_vision's protocol (`evaluators/proj/image_text/discriminative_classifier.py`) or CLIP's; see `protocols.py`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from silc.eval import metrics
-from silc.eval.embed import Progress, image_features, silent
+from silc.eval.embed import ALONE, Progress, image_features, silent
 from silc.eval.prompts import canonicalize, templates, text_classifier
+from silc.eval.protocols import OWN_TEMPLATES, WHOLE_IMAGE
 from silc.types import Evaluation, Record
 
 if TYPE_CHECKING:
+    from silc.distributed import World
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import ClassificationSet
+    from silc.preprocess import Preprocess
     from silc.types import DualEncoder
-
-DEFAULT_TEMPLATES = "clip80+1"
 
 
 @dataclass
 class ZeroShotClassification:
-    """acc1, acc5 and mean_per_class_recall on one data set.
-
-    Class names are cut at the first comma, names and templates canonicalised
-    (big_vision `evaluators/proj/image_text/discriminative_classifier.py`).
-    """
+    """acc1, acc5 and mean_per_class_recall on one data set."""
 
     name: str
     data: ClassificationSet
     config: EvalConfig
     progress: Progress = silent
+    world: World = ALONE
+
+    def protocol(self, model: DualEncoder) -> dict[str, Any]:
+        """Every choice that moves the number."""
+        preprocess = self._preprocess(model)
+        return {
+            "protocol": self.config.classification,
+            "split": self.data.split,
+            "num_images": len(self.data.labels),
+            "num_classes": len(self.data.classes),
+            "templates": self._templates()[0],
+            "ensemble": self.config.ensemble or "normalize, mean, normalize",
+            "canonicalize": WHOLE_IMAGE[self.config.classification].canonicalize,
+            "image_size": preprocess.size,
+            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+        }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model."""
-        template_set = self.config.templates or DEFAULT_TEMPLATES
+        names, patterns = list(self.data.classes), self._templates()[1]
+        if WHOLE_IMAGE[self.config.classification].canonicalize:
+            names = [canonicalize(name.split(",")[0]) for name in names]
+            patterns = [canonicalize(pattern, keep_braces=True) for pattern in patterns]
         classifier = text_classifier(
             model,
-            [canonicalize(name.split(",")[0]) for name in self.data.classes],
-            [canonicalize(template, keep_braces=True) for template in templates(template_set)],
+            names,
+            patterns,
+            self.config.ensemble or "normalize, mean, normalize",
             batch_size=self.config.batch_size,
+            world=self.world,
         )
-        features = image_features(model, self.data.images, self.config.batch_size, self.progress)
+        features = image_features(
+            model,
+            self.data.images,
+            self._preprocess(model),
+            self.config.batch_size,
+            self.progress,
+            world=self.world,
+        )
         labels = torch.tensor(self.data.labels)
-        protocol: dict[str, Any] = {
-            "split": self.data.split,
-            "num_images": len(labels),
-            "num_classes": len(self.data.classes),
-            "templates": template_set,
-            "ensemble": "normalize, mean, normalize",
-            "canonicalize": True,
-            "image_size": model.preprocess.size,
-            "resize": f"{model.preprocess.resize}, {model.preprocess.interpolation}",
-        }
-        return Evaluation(
-            Record(
-                dataset=self.data.name,
-                task="zeroshot_classification",
-                metrics=metrics.accuracy(features @ classifier.T, labels),
-                chance=metrics.accuracy_chance(labels, len(self.data.classes)),
-                protocol=protocol,
-                model=model.name,
-            )
+        scores = features @ classifier.T
+        counts = metrics.confusion(labels, scores.argmax(dim=1), len(names), ignore=-1)
+        record = Record(
+            dataset=self.data.name,
+            task="zeroshot_classification",
+            metrics=metrics.accuracy(scores, labels),
+            chance=metrics.accuracy_chance(labels, len(self.data.classes)),
+            protocol=self.protocol(model),
+            model=model.name,
+            details={"most_confused": metrics.most_confused(counts, self.data.classes)},
         )
+        return Evaluation(record)
+
+    def _preprocess(self, model: DualEncoder) -> Preprocess:
+        resize = WHOLE_IMAGE[self.config.classification].classification_resize
+        interpolation = self.config.interpolation or model.preprocess.interpolation
+        return replace(model.preprocess, resize=resize, interpolation=interpolation)
+
+    def _templates(self) -> tuple[str, list[str]]:
+        """The prompts and what they are called: asked for, the protocol's, the data set's, CLIP's for it."""
+        asked = self.config.templates or WHOLE_IMAGE[self.config.classification].templates
+        if not asked and self.data.templates:
+            return f"the data set's {len(self.data.templates)}", list(self.data.templates)
+        name = asked or OWN_TEMPLATES.get(self.data.name, "clip80")
+        return name, templates(name)

@@ -4,16 +4,18 @@
     <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...]
     <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  8-bit: line of classes.txt, 255 ignored
 
-The evaluators take the three dataclasses below, so data that is not in files (generated scenes) is evaluated alike.
+Sets in the layouts their authors publish are read by `layouts.py`. The evaluators take the three dataclasses below,
+so data that is not in files (generated scenes) is evaluated alike.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -24,7 +26,8 @@ from silc.types import BadInput
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KINDS = ("classification", "retrieval", "segmentation")
+K = TypeVar("K")
+T = TypeVar("T")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 IGNORE = 255
 """Label of pixels that count neither as truth nor as prediction."""
@@ -39,6 +42,10 @@ class ClassificationSet:
     classes: Sequence[str]  # C names
     images: Sequence[Image.Image]  # N RGB images
     labels: Sequence[int]  # N, each in [0, C)
+    templates: Sequence[str] = ()
+    """Prompts that come with the data set, with "{}" where the name goes."""
+    files: Sequence[Path] = ()
+    """What is read; empty if it is not in files."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class RetrievalSet:
     name: str
     images: Sequence[Image.Image]  # N RGB images
     captions: Sequence[Sequence[str]]  # N lists, none empty
+    files: Sequence[Path] = ()
+    """What is read; empty if it is not in files."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class SegmentationSet:
     labels: Sequence[NDArray[Any]]  # N arrays [H, W]
     background_ignored: bool = False
     """Whether label 0 is a background that is not scored: 0 becomes 255 and the others move down by one (VOC-20)."""
+    files: Sequence[Path] = ()
+    """What is read; empty if it is not in files."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,8 +93,8 @@ class SegmentationSet:
         outside = np.unique(label[(label != IGNORE) & ((label < 0) | (label >= stored))])
         if outside.size:
             raise BadInput(
-                f"{name}: label {outside[0]} is outside the {stored} classes of classes.txt (0 to {stored - 1}, "
-                f"{IGNORE} is ignored); add the missing names or correct the label"
+                f"{name}: label {outside[0]} is outside its {stored} classes (0 to {stored - 1}, {IGNORE} is ignored); "
+                "add the missing names to the class list or correct the label"
             )
         return image, reduce_zero_label(label) if self.background_ignored else label
 
@@ -93,37 +104,39 @@ def reduce_zero_label(label: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where((label == 0) | (label == IGNORE), IGNORE, label - 1)
 
 
-class Found(NamedTuple):
-    """A data set on disk that was found but not read."""
+@dataclass(frozen=True)
+class Source(Generic[T]):
+    """A data set under a root folder, found there or not; nothing is read yet."""
 
-    kind: str
+    kind: Literal["classification", "retrieval", "segmentation"]
     name: str
-    path: Path
+    needs: Sequence[Path]
+    """Files and folders that must be there."""
+    read: Callable[[], T]
+    read_train: Callable[[], T] | None = None
+    """Its labelled training images, for few-shot classification; they need `train_needs`."""
+    train_needs: Sequence[Path] = ()
 
 
-def discover(root: str | Path) -> list[Found]:
-    """The data sets under a root folder, by kind and then by name.
-
-    Raises:
-        BadInput: no such folder, or nothing in it.
-    """
-    if not root:
-        raise BadInput(
-            "no data to evaluate on: give --root (eval.root in a recipe), a folder with classification/, retrieval/ or segmentation/"
-        )
-    root = Path(root)
-    found = [
-        Found(kind, path.name, path)
-        for kind in KINDS
+def folders(root: Path) -> list[Source[Any]]:
+    """The labelled folders under a root, by kind and then by name."""
+    readers: dict[Any, Callable[[Path], Source[Any]]] = {
+        "classification": _classification_source,
+        "retrieval": lambda path: Source("retrieval", path.name, [path], partial(read_retrieval, path)),
+        "segmentation": lambda path: Source("segmentation", path.name, [path], partial(read_segmentation, path)),
+    }
+    return [
+        source(path)
+        for kind, source in readers.items()
         if (root / kind).is_dir()
         for path in sorted((root / kind).iterdir())
         if path.is_dir() and not path.name.startswith(".")
     ]
-    if not found:
-        raise BadInput(
-            f"{root} holds no data set; needed are folders like {root}/classification/<set>, retrieval/<set>, ..."
-        )
-    return found
+
+
+def _classification_source(path: Path) -> Source[ClassificationSet]:
+    read = partial(read_classification, path)
+    return Source("classification", path.name, [path], read, partial(read, "train"), [path / "train"])
 
 
 def read_classification(folder: Path, split: str = "test") -> ClassificationSet:
@@ -132,20 +145,28 @@ def read_classification(folder: Path, split: str = "test") -> ClassificationSet:
     Raises:
         BadInput: something is missing, or class folders and names do not match in number.
     """
-    classes = _lines(folder / "classes.txt")
-    folders = sorted(path for path in _listing(folder / split) if path.is_dir())
-    if len(folders) != len(classes):
+    classes = lines_of(folder / "classes.txt")
+    return class_folders(folder / split, folder.name, split, classes)
+
+
+def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -> ClassificationSet:
+    """Images in one folder per class; classes are in the order of the sorted folders.
+
+    Raises:
+        BadInput: there are not as many folders as classes, or no images.
+    """
+    inside = sorted(path for path in _listing(folder) if path.is_dir())
+    if len(inside) != len(classes):
         raise BadInput(
-            f"{folder / split} has {len(folders)} class folders, {folder / 'classes.txt'} has {len(classes)} names; "
+            f"{folder} has {len(inside)} class folders for {len(classes)} class names; "
             "needed is one name per folder, in the order of the sorted folders"
         )
     # A folder may be empty: a name that is only there to be confused with.
-    files = [(path, label) for label, inside in enumerate(folders) for path in _images_in(inside)]
-    if not files:
-        raise BadInput(f"{folder / split} holds no images ({', '.join(SUFFIXES)})")
-    return ClassificationSet(
-        folder.name, split, classes, ImageFiles([path for path, _ in files]), [label for _, label in files]
-    )
+    found = [(path, label) for label, own in enumerate(inside) for path in images_in(own)]
+    if not found:
+        raise BadInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    files = [path for path, _ in found]
+    return ClassificationSet(name, split, classes, Lazy(files, read_image), [label for _, label in found], files=files)
 
 
 def read_retrieval(folder: Path) -> RetrievalSet:
@@ -156,7 +177,7 @@ def read_retrieval(folder: Path) -> RetrievalSet:
     """
     file = folder / "captions.json"
     try:
-        entries = json.loads(_text(file))
+        entries = json.loads(text_of(file))
         pairs = [(folder / entry["image"], [str(caption) for caption in entry["captions"]]) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
@@ -169,7 +190,13 @@ def read_retrieval(folder: Path) -> RetrievalSet:
             raise BadInput(f"{file} names {path}, which does not exist")
     if not pairs:
         raise BadInput(f"{file} lists no images")
-    return RetrievalSet(folder.name, ImageFiles([path for path, _ in pairs]), [captions for _, captions in pairs])
+    return captioned(folder.name, pairs)
+
+
+def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]]) -> RetrievalSet:
+    """A retrieval set of image files and their captions."""
+    files = [path for path, _ in pairs]
+    return RetrievalSet(name, Lazy(files, read_image), [captions for _, captions in pairs], files=files)
 
 
 def read_segmentation(folder: Path) -> SegmentationSet:
@@ -180,71 +207,92 @@ def read_segmentation(folder: Path) -> SegmentationSet:
     Raises:
         BadInput: something is missing.
     """
-    classes = _lines(folder / "classes.txt")
-    images = _image_files(folder / "images")
-    labels = [folder / "labels" / f"{path.stem}.png" for path in images]
-    for image, label in zip(images, labels, strict=True):
+    classes = lines_of(folder / "classes.txt")
+    background = classes[0] == "background"
+    images = images_in(folder / "images")
+    pairs = [(path, folder / "labels" / f"{path.stem}.png") for path in images]
+    return labelled(folder.name, classes[background:], pairs, background_ignored=background)
+
+
+def labelled(
+    name: str,
+    classes: Sequence[str],
+    pairs: Sequence[tuple[Path, Path]],
+    *,
+    background_ignored: bool,
+    read: Callable[[Path], NDArray[Any]] | None = None,
+) -> SegmentationSet:
+    """A segmentation set of image files and their label files.
+
+    Raises:
+        BadInput: there are none, or a file is missing.
+    """
+    if not pairs:
+        raise BadInput(f"{name}: no images; needed are files ending in {', '.join(SUFFIXES)}")
+    for image, label in pairs:
+        if not image.is_file():
+            raise BadInput(f"{name}: the image {image} is missing")
         if not label.is_file():
             raise BadInput(f"{image} has no label; needed is {label}")
-    background = classes[0] == "background"
     return SegmentationSet(
-        name=folder.name,
-        classes=classes[background:],
-        ids=[path.stem for path in images],
-        images=ImageFiles(images),
-        labels=LabelFiles(labels),
-        background_ignored=background,
+        name=name,
+        classes=classes,
+        ids=[image.stem for image, _ in pairs],
+        images=Lazy([image for image, _ in pairs], read_image),
+        labels=Lazy([label for _, label in pairs], read or read_label),
+        background_ignored=background_ignored,
+        files=[file for pair in pairs for file in pair],
     )
 
 
-class ImageFiles(Sequence[Image.Image]):
-    """RGB images of files, decoded at every access."""
+class Lazy(Sequence[T], Generic[K, T]):
+    """What `read` makes of each key, made anew at every access: a list of images that holds file names only."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> ImageFiles: ...
-    def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
-        if isinstance(index, slice):
-            return ImageFiles(self.paths[index])
-        path = self.paths[index]
-        try:
-            return decode_rgb(path.read_bytes())
-        except (OSError, BadImage) as error:
-            raise BadInput(f"cannot read the image {path}: {error}") from error
-
-
-class LabelFiles(Sequence["NDArray[Any]"]):
-    """Label arrays [H, W] of PNG files, decoded at every access; palette indices are kept as they are."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    def __init__(self, keys: Sequence[K], read: Callable[[K], T]) -> None:
+        self.keys, self.read = keys, read
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.keys)
 
     @overload
-    def __getitem__(self, index: int) -> NDArray[Any]: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> LabelFiles: ...
-    def __getitem__(self, index: int | slice) -> NDArray[Any] | LabelFiles:
-        if isinstance(index, slice):
-            return LabelFiles(self.paths[index])
-        path = self.paths[index]
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                return np.array(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadInput(f"cannot read the label {path}: {error}") from error
+    def __getitem__(self, index: slice) -> Lazy[K, T]: ...
+    def __getitem__(self, index: int | slice) -> T | Lazy[K, T]:
+        return Lazy(self.keys[index], self.read) if isinstance(index, slice) else self.read(self.keys[index])
 
 
-def _text(file: Path) -> str:
+def read_image(path: Path) -> Image.Image:
+    """RGB image of a file.
+
+    Raises:
+        BadInput: it cannot be read or decoded.
+    """
+    try:
+        return decode_rgb(path.read_bytes())
+    except (OSError, BadImage) as error:
+        raise BadInput(f"cannot read the image {path}: {error}") from error
+
+
+def read_label(path: Path) -> NDArray[Any]:
+    """Label array [H, W] of a PNG file; palette indices are kept as they are.
+
+    Raises:
+        BadInput: it cannot be read or decoded.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"cannot read the label {path}: {error}") from error
+
+
+def text_of(file: Path) -> str:
+    """A UTF-8 file's text.
+
+    Raises:
+        BadInput: it is missing or unreadable.
+    """
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -253,8 +301,13 @@ def _text(file: Path) -> str:
         raise BadInput(f"cannot read {file}: {error}") from error
 
 
-def _lines(file: Path) -> list[str]:
-    lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
+def lines_of(file: Path) -> list[str]:
+    """A file's lines, stripped; empty ones are left out.
+
+    Raises:
+        BadInput: it is missing or empty.
+    """
+    lines = [line.strip() for line in text_of(file).splitlines() if line.strip()]
     if not lines:
         raise BadInput(f"{file} is empty; needed is one class name per line")
     return lines
@@ -266,12 +319,10 @@ def _listing(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder, sorted by name.
+
+    Raises:
+        BadInput: no such folder.
+    """
     return sorted(path for path in _listing(folder) if path.suffix.lower() in SUFFIXES)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = _images_in(folder)
-    if not files:
-        raise BadInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-    return files

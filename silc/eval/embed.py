@@ -1,4 +1,8 @@
-"""Images and texts to features, batch by batch: memory holds one batch of pixels and the features."""
+"""Images and texts to features, batch by batch: memory holds one batch of pixels and the features.
+
+Over several ranks batches are dealt out whole, so that every forward pass is the same as on a single one, and the
+features of all are put together in order on each rank.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from silc.distributed import World
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from silc.preprocess import Preprocess
     from silc.types import DualEncoder
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many are done."""
+ALONE = World()
 
 
 def silent(done: int, total: int) -> None:
@@ -27,36 +34,52 @@ def silent(done: int, total: int) -> None:
 
 @torch.no_grad()
 def image_features(
-    model: DualEncoder, images: Sequence[Image.Image], batch_size: int, progress: Progress = silent
+    model: DualEncoder,
+    images: Sequence[Image.Image],
+    preprocess: Preprocess,
+    batch_size: int,
+    progress: Progress = silent,
+    *,
+    pooled: bool = False,
+    world: World = ALONE,
 ) -> Tensor:
-    """Unit-length features float32 [N, D], on the CPU, of N images, each whole as `model.preprocess` sees it.
+    """Features float32 [N, D], on the CPU, of N images: of unit length, or `encode_pooled`'s.
 
     Raises:
         BadInput: features that are not finite.
     """
-    features = []
+    encode = model.encode_pooled if pooled else model.encode_image
     # Pillow decodes and resizes without holding the interpreter lock, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for batch in batches(len(images), batch_size):
-            pixels = torch.stack(list(pool.map(lambda index: model.preprocess(images[index]), batch)))
-            features.append(_finite(model.encode_image(model.preprocess.normalize(pixels.to(model.device))), model))
-            progress(batch.stop, len(images))
-    return torch.cat(features)
+
+        def features(batch: range) -> Tensor:
+            pixels = torch.stack(list(pool.map(lambda index: preprocess(images[index]), batch)))
+            return encode(preprocess.normalize(pixels.to(model.device)))
+
+        return _finite(_gathered(features, len(images), batch_size, progress, world), model)
 
 
 @torch.no_grad()
-def text_features(model: DualEncoder, texts: Sequence[str], batch_size: int, progress: Progress = silent) -> Tensor:
-    """Unit-length features float32 [N, D], on the CPU, of N texts.
+def text_features(
+    model: DualEncoder,
+    texts: Sequence[str],
+    batch_size: int,
+    progress: Progress = silent,
+    *,
+    normalize: bool = True,
+    world: World = ALONE,
+) -> Tensor:
+    """Features float32 [N, D], on the CPU, of N texts: of unit length, or as the tower gives them.
 
     Raises:
         BadInput: features that are not finite.
     """
-    features = []
-    for batch in batches(len(texts), batch_size):
-        ids = model.tokenizer(texts[batch.start : batch.stop])
-        features.append(_finite(model.encode_text(ids.to(model.device)), model))
-        progress(batch.stop, len(texts))
-    return torch.cat(features)
+
+    def features(batch: range) -> Tensor:
+        ids = model.tokenizer(texts[batch.start : batch.stop]).to(model.device)
+        return model.encode_text(ids, normalize=normalize)
+
+    return _finite(_gathered(features, len(texts), batch_size, progress, world), model)
 
 
 def batches(total: int, size: int) -> Iterator[range]:
@@ -65,7 +88,28 @@ def batches(total: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, total))
 
 
+def dealt(total: int, size: int, world: World) -> Iterator[range]:
+    """This rank's share of `batches`: every `world.size`-th one."""
+    for number, batch in enumerate(batches(total, size)):
+        if number % world.size == world.rank:
+            yield batch
+
+
+def _gathered(
+    features: Callable[[range], Tensor], total: int, batch_size: int, progress: Progress, world: World
+) -> Tensor:
+    """Features [total, D] of all batches, each computed on one rank."""
+    mine: dict[int, Tensor] = {}
+    for batch in dealt(total, batch_size, world):
+        mine[batch.start] = features(batch).float().cpu()
+        progress(batch.stop, total)
+    everyone: dict[int, Tensor] = {}
+    for share in world.collect(mine):
+        everyone |= share
+    return torch.cat([everyone[start] for start in sorted(everyone)])
+
+
 def _finite(features: Tensor, model: DualEncoder) -> Tensor:
     if not features.isfinite().all():
         raise BadInput(f"{model.name or 'the model'} gives features that are not finite; its weights cannot be scored")
-    return features.float().cpu()
+    return features

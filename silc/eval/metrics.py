@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import comb
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -65,6 +65,29 @@ def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
     chance["mean_per_class_recall"] = 1 / num_classes
     constant = torch.bincount(labels).max().item() / len(labels)
     return chance | ({"best_constant_acc1": constant} if constant > chance["acc1"] else {})
+
+
+def most_confused(confusion: Tensor, classes: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
+    """The pairs of a class and what it is taken for with the most mistakes, and their share of the class.
+
+    Args:
+        confusion: [C, C], rows are the truth.
+
+    >>> most_confused(torch.tensor([[3, 1], [0, 2]]), ["cat", "dog"])
+    [{'truth': 'cat', 'taken_for': 'dog', 'count': 1, 'share': 0.25}]
+    """
+    mistakes = confusion.clone().fill_diagonal_(0)
+    order = mistakes.flatten().argsort(descending=True, stable=True)[:count]
+    return [
+        {
+            "truth": classes[row],
+            "taken_for": classes[column],
+            "count": int(mistakes[row, column]),
+            "share": (mistakes[row, column] / confusion[row].sum()).item(),
+        }
+        for row, column in ((int(cell) // len(classes), int(cell) % len(classes)) for cell in order)
+        if mistakes[row, column]
+    ]
 
 
 # --- retrieval --------------------------------------------------------------------------------------------------------

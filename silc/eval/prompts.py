@@ -1,7 +1,7 @@
-"""Class names to text features: prompt templates, canonicalisation, ensembling.
+"""Class names to text features: names, prompt templates, canonicalisation, ensembling.
 
-`templates.json` holds the named sets: `clip80+1` is big_vision's (CLIP's 80 ImageNet templates and the bare name),
-`tcl9` TCL's nine for segmentation, `plain` the bare name.
+`templates.json` holds the prompts (`clip7` to `cifar18` are CLIP's, `tcl9` TCL's, `scene5` MaskCLIP's), `classes/`
+the names with their sources. Named sets that are made of others: `clip80+1` is big_vision's, `maskclip85` MaskCLIP's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import json
 import re
 import string
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from silc.eval.embed import text_features
+from silc.eval.embed import ALONE, text_features
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from silc.distributed import World
+    from silc.eval.protocols import Order
     from silc.types import DualEncoder
 
-Order = Literal["normalize, mean, normalize", "mean, normalize"]
+HERE = Path(__file__).parent
+COMPOSED = {"clip80+1": ("clip80", "plain"), "maskclip85": ("clip80", "scene5")}
 
 
 def templates(name: str) -> list[str]:
@@ -34,11 +37,17 @@ def templates(name: str) -> list[str]:
     Raises:
         BadInput: no such set.
     """
-    sets: dict[str, list[str]] = json.loads(Path(__file__).with_name("templates.json").read_text())
-    if name not in sets:
-        nearest = difflib.get_close_matches(name, sets, n=1, cutoff=0)[0]
-        raise BadInput(f"no prompt set '{name}'; did you mean '{nearest}'? There are {', '.join(sets)}")
-    return sets[name]
+    sets: dict[str, list[str]] = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
+    known = [*sets, *COMPOSED]
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise BadInput(f"no prompt set '{name}'; did you mean '{nearest}'? There are {', '.join(known)}")
+    return [template for part in COMPOSED.get(name, (name,)) for template in sets[part]]
+
+
+def class_names(name: str) -> list[str]:
+    """A published list of names, in the order of its labels, to the letter: 'bed ' of ade_150 ends with a blank."""
+    return (HERE / "classes" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def canonicalize(text: str, *, keep_braces: bool = False) -> str:
@@ -63,7 +72,7 @@ def ensemble(features: Tensor, order: Order) -> Tensor:
     """One unit-length feature [C, D] per class from those of its P prompts [C, P, D].
 
     `normalize, mean, normalize` is what CLIP, big_vision and MaskCLIP do; `mean, normalize` (TCL, GroupViT) lets
-    prompts with long features weigh more, so it differs only on features that are not unit length.
+    prompts with long features weigh more.
     """
     if order == "normalize, mean, normalize":
         features = F.normalize(features, dim=-1)
@@ -71,13 +80,16 @@ def ensemble(features: Tensor, order: Order) -> Tensor:
 
 
 def text_classifier(
-    model: DualEncoder, names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256
+    model: DualEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    order: Order = "normalize, mean, normalize",
+    *,
+    batch_size: int = 256,
+    world: World = ALONE,
 ) -> Tensor:
-    """Unit-length weights [C, D] on the CPU, one row per class name, ensembled over the templates.
-
-    Prompts are normalised, averaged and normalised again; `encode_text` gives unit length, so TCL's order
-    (`ensemble(..., "mean, normalize")`) is out of a `DualEncoder`'s reach.
-    """
+    """Unit-length weights [C, D] on the CPU, one row per class name, ensembled over the templates."""
     texts = [text for name in names for text in prompts(name, templates)]
-    features = text_features(model, texts, batch_size)  # [C * P, D]
-    return ensemble(features.unflatten(0, (len(names), len(templates))), "normalize, mean, normalize")
+    normalized = order == "normalize, mean, normalize"
+    features = text_features(model, texts, batch_size, normalize=normalized, world=world)  # [C * P, D]
+    return ensemble(features.unflatten(0, (len(names), len(templates))), order)

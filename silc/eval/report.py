@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "zeroshot_classification": "Zero-shot classification",
+    "fewshot_classification": "Few-shot classification",
     "zeroshot_retrieval": "Image-text retrieval",
     "zeroshot_segmentation": "Zero-shot segmentation",
 }

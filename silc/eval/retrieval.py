@@ -1,21 +1,29 @@
-"""Image-text retrieval: all captions of an image count, recall@k both ways (CLIP's and big_vision's protocol)."""
+"""Image-text retrieval: all captions of an image count, recall@k both ways (CLIP's and big_vision's protocol).
+
+The two differ in the resize rule alone. CLIP cut to five captions: `eval.max_captions`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from silc.eval import metrics, pictures
-from silc.eval.embed import Progress, image_features, silent, text_features
+from silc.eval.embed import ALONE, Progress, image_features, silent, text_features
+from silc.eval.protocols import WHOLE_IMAGE
 from silc.types import Evaluation, Picture, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from silc.distributed import World
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import RetrievalSet
+    from silc.preprocess import Preprocess
     from silc.types import DualEncoder
 
 SHOWN = 5
@@ -29,29 +37,53 @@ class Retrieval:
     data: RetrievalSet
     config: EvalConfig
     progress: Progress = silent
+    world: World = ALONE
+
+    def protocol(self, model: DualEncoder) -> dict[str, Any]:
+        """Every choice that moves the number."""
+        preprocess = self._preprocess(model)
+        return {
+            "protocol": self.config.classification,
+            "num_images": len(self.data.images),
+            "num_texts": sum(map(len, self._captions())),
+            "max_captions": self.config.max_captions or "all",
+            "image_size": preprocess.size,
+            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+        }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model."""
-        captions_per_image = [len(captions) for captions in self.data.captions]
-        owner = torch.arange(len(captions_per_image)).repeat_interleave(torch.tensor(captions_per_image))
+        captions = self._captions()
+        captions_per_image = [len(own) for own in captions]
+        owner = torch.arange(len(captions)).repeat_interleave(torch.tensor(captions_per_image))
         texts = text_features(
-            model, [text for captions in self.data.captions for text in captions], self.config.batch_size
+            model, [text for own in captions for text in own], self.config.batch_size, world=self.world
         )
-        images = image_features(model, self.data.images, self.config.batch_size, self.progress)
+        images = image_features(
+            model,
+            self.data.images,
+            self._preprocess(model),
+            self.config.batch_size,
+            self.progress,
+            world=self.world,
+        )
         record = Record(
             dataset=self.data.name,
             task="zeroshot_retrieval",
             metrics=metrics.retrieval_recall(images, texts, owner),
             chance=metrics.retrieval_chance(captions_per_image),
-            protocol={
-                "num_images": len(images),
-                "num_texts": len(texts),
-                "image_size": model.preprocess.size,
-                "resize": f"{model.preprocess.resize}, {model.preprocess.interpolation}",
-            },
+            protocol=self.protocol(model),
             model=model.name,
         )
         return Evaluation(record, self._strips(images, texts, owner))
+
+    def _captions(self) -> list[Sequence[str]]:
+        return [own[: self.config.max_captions or None] for own in self.data.captions]
+
+    def _preprocess(self, model: DualEncoder) -> Preprocess:
+        resize = WHOLE_IMAGE[self.config.classification].retrieval_resize
+        interpolation = self.config.interpolation or model.preprocess.interpolation
+        return replace(model.preprocess, resize=resize, interpolation=interpolation)
 
     def _strips(self, images: Tensor, texts: Tensor, owner: Tensor) -> list[Picture]:
         """The first caption of some evenly spaced images, each with the images it finds; not chosen by success."""

@@ -1,25 +1,31 @@
-"""Zero-shot segmentation: each patch is given the class whose text feature is nearest (TCL's protocol, raw).
+"""Zero-shot segmentation: each patch is given the class whose text feature is nearest, raw.
 
-An image is scaled so that its shorter side is the window, windows slide by half of it, the class scores of patches
-are upsampled in each window, averaged where windows overlap, resized to the truth and compared pixel by pixel.
-No refinement, no background threshold. TCL works at 448 px with windows of 448; here the window is the resolution
-the model was trained at. Source: kakaobrain/tcl `segmentation/evaluation/tcl_seg.py`, mmseg `encoder_decoder.py`.
+An image is scaled, windows slide over it, the class scores of patches are upsampled in each window, averaged where
+windows overlap, resized to the truth and compared pixel by pixel. The protocols differ in numbers and in whether each
+window goes through a softmax; see `protocols.py`. A model trained below a protocol's resolution gets windows of its
+own, everything else in proportion, scaled by its own filter: shrinking photographs without antialias would show it
+what it never saw. `eval.window` sets another.
+
+Nothing is refined or tuned unless asked for: `eval.pamr` refines; `eval.mix` and `eval.background` repeat TCL's use
+of numbers that were tuned on labels. Records say so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from silc.eval import metrics, pictures
+from silc.eval import metrics, pamr, pictures
 from silc.eval.datasets import IGNORE
-from silc.eval.embed import Progress, batches, silent
+from silc.eval.embed import ALONE, Progress, batches, dealt, silent
 from silc.eval.prompts import templates, text_classifier
-from silc.preprocess import FILTERS, to_uint8
+from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
+from silc.preprocess import resample
 from silc.types import BadInput, Evaluation, Picture, Record
 
 if TYPE_CHECKING:
@@ -28,12 +34,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from silc.distributed import World
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import SegmentationSet
     from silc.types import DualEncoder
 
-DEFAULT_TEMPLATES = "tcl9"
-LONGER_SIDE = 2048  # no image is scaled beyond this: TCL's Resize(img_scale=(2048, 448), keep_ratio=True)
+MIX = 0.3
+"""TCL's share of the second readout."""
+CLASS_CHUNK = 32
+"""Classes resized to the size of the truth at a time."""
 
 
 class Box(NamedTuple):
@@ -45,6 +54,21 @@ class Box(NamedTuple):
     x2: int
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """What turns windows into class scores: a model's readout, class features, and how scores are treated."""
+
+    model: DualEncoder
+    classifier: Tensor  # [C, D], unit length
+    readout: str
+    fit: str = "pad"
+    softmax: bool = False
+    refined: bool = False
+    mix: str = ""
+    sigmoid: bool = False
+    """Whether cosines become masks as TCL's do, sigmoid(10 (cos - 0.25)): what its mix and threshold work on."""
+
+
 @dataclass
 class ZeroShotSegmentation:
     """miou and pixel_acc on one data set."""
@@ -53,6 +77,33 @@ class ZeroShotSegmentation:
     data: SegmentationSet
     config: EvalConfig
     progress: Progress = silent
+    world: World = ALONE
+
+    def protocol(self, model: DualEncoder) -> dict[str, Any]:
+        """Every choice that moves the number."""
+        config, rules, data = self.config, self._rules(model), self._data()
+        longer = "" if rules.longer is None else f", longer at most {rules.longer}"
+        return {
+            "protocol": config.segmentation,
+            "num_images": len(data),
+            "num_classes": len(data.classes),
+            "names_sha256": hashlib.sha256("\n".join(data.classes).encode()).hexdigest()[:16],
+            "background_ignored": data.background_ignored,
+            "templates": rules.templates,
+            "ensemble": rules.ensemble,
+            "canonicalize": False,
+            "readout": _readout(model, config.readout),
+            "resize": f"shorter side {rules.shorter}{longer}, rounded {rules.rounding}, {rules.interpolation}",
+            "window": rules.window,
+            "stride": rules.stride,
+            "fit": rules.fit,
+            "softmax": rules.softmax,
+            "absent_classes": config.absent_classes,
+            "refined": "PAMR" if config.pamr else False,
+            "mix": f"{1 - MIX} own + {MIX} {config.mix}" if config.mix else False,
+            "background": config.background or False,
+            "tuned_on_labels": bool(config.mix or config.background),
+        }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model.
@@ -60,73 +111,120 @@ class ZeroShotSegmentation:
         Raises:
             BadInput: a readout the model does not have; no labelled pixel; see also `SegmentationSet.example`.
         """
-        readout = _readout(model, self.config.readout)
-        template_set = self.config.templates or DEFAULT_TEMPLATES
-        classifier = text_classifier(
-            model, self.data.classes, templates(template_set), batch_size=self.config.batch_size
-        ).to(model.device)
-        num_classes, window = len(self.data.classes), model.preprocess.size
-        shown = pictures.evenly_spaced(len(self.data), self.config.num_pictures)
-        counts, overlays = torch.zeros(num_classes, num_classes, dtype=torch.int64), []
-        for index, (image, truth, prediction) in enumerate(self._predictions(model, classifier, readout)):
+        config, rules, data = self.config, self._rules(model), self._data()
+        names = data.classes[1:] if config.background else data.classes
+        scorer = Scorer(
+            model,
+            text_classifier(
+                model,
+                names,
+                templates(rules.templates),
+                rules.ensemble,
+                batch_size=config.batch_size,
+                world=self.world,
+            ).to(model.device),
+            _readout(model, config.readout),
+            fit=rules.fit,
+            softmax=rules.softmax,
+            refined=config.pamr,
+            mix=_readout(model, config.mix) if config.mix else "",
+            sigmoid=bool(config.mix or config.background),
+        )
+        num_classes = len(data.classes)
+        shown = pictures.evenly_spaced(len(data), config.num_pictures)
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        overlays: dict[int, Picture] = {}
+        for index, image, truth, prediction in self._predictions(data, scorer, rules):
             counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
             if index in shown:
-                panel = pictures.segmentation_panel(image, truth.numpy(), prediction.numpy(), self.data.classes)
-                overlays.append(Picture(self.name, str(self.data.ids[index]), panel))
-            self.progress(index + 1, len(self.data))
+                panel = pictures.segmentation_panel(image, truth.numpy(), prediction.numpy(), data.classes)
+                overlays[index] = Picture(self.name, str(data.ids[index]), panel)
+            self.progress(index + 1, len(data))
+        shares = self.world.collect((counts, overlays))
+        counts = sum((share for share, _ in shares), start=torch.zeros_like(counts))
+        overlays = {index: picture for _, share in shares for index, picture in share.items()}
         if not counts.any():
-            raise BadInput(f"{self.data.name}: every pixel of its {len(self.data)} labels is ignored; nothing to score")
+            raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
+        iou = metrics.class_iou(counts, config.absent_classes)
         record = Record(
-            dataset=self.data.name,
+            dataset=data.name,
             task="zeroshot_segmentation",
-            metrics=metrics.segmentation_scores(counts, self.config.absent_classes),
-            chance=metrics.segmentation_chance(counts.sum(1), self.config.absent_classes),
-            protocol={
-                "num_images": len(self.data),
-                "num_classes": num_classes,
-                "background_ignored": self.data.background_ignored,
-                "templates": template_set,
-                "ensemble": "normalize, mean, normalize",
-                "canonicalize": False,
-                "readout": readout,
-                "resize": f"shorter side {window}, longer at most {LONGER_SIDE}, {model.preprocess.interpolation}",
-                "window": window,
-                "stride": _stride(window),
-                "absent_classes": self.config.absent_classes,
-                "refined": False,
-            },
+            metrics=metrics.segmentation_scores(counts, config.absent_classes),
+            chance=metrics.segmentation_chance(counts.sum(1), config.absent_classes),
+            protocol=self.protocol(model),
             model=model.name,
+            details={
+                "class_iou": [
+                    {"class": name, "iou": None if value != value else value, "pixels": int(pixels)}
+                    for name, value, pixels in zip(data.classes, iou.tolist(), counts.sum(1), strict=True)
+                ],
+                "most_confused": metrics.most_confused(counts, data.classes),
+            },
         )
-        return Evaluation(record, overlays)
+        return Evaluation(record, [overlays[index] for index in sorted(overlays)])
+
+    def _data(self) -> SegmentationSet:
+        """The data set, with its background as a class of its own where that is scored."""
+        if not self.config.background:
+            return self.data
+        if not self.data.background_ignored:
+            raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")
+        return replace(self.data, classes=["background", *self.data.classes], background_ignored=False)
+
+    def _rules(self, model: DualEncoder) -> SlidingWindowProtocol:
+        """The protocol by name with what the configuration overrides, in proportion to the window."""
+        config = self.config
+        rules = SLIDING_WINDOW[config.segmentation]
+        window = config.window or min(rules.window, model.preprocess.size)
+        own = rules.interpolation if window == rules.window else model.preprocess.interpolation
+        return replace(
+            rules,
+            templates=config.templates or rules.templates,
+            ensemble=config.ensemble or rules.ensemble,
+            shorter=rules.shorter * window // rules.window,
+            interpolation=config.interpolation or own,
+            window=window,
+            stride=max(1, rules.stride * window // rules.window),
+        )
 
     def _predictions(
-        self, model: DualEncoder, classifier: Tensor, readout: str
-    ) -> Iterator[tuple[Image.Image, Tensor, Tensor]]:
-        """(image, truth [H, W], prediction [H, W]) one by one; a few images are in memory at a time."""
-        window = model.preprocess.size
+        self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
+    ) -> Iterator[tuple[int, Image.Image, Tensor, Tensor]]:
+        """(index, image, truth [H, W], prediction [H, W]) of this rank's images; a few are in memory at a time."""
         # Most images give two windows, so this many fill about one forward pass.
-        for group in batches(len(self.data), max(1, self.config.batch_size // 2)):
-            examples = [self.data.example(index) for index in group]
-            scaled = [_scale(image, model) for image, _ in examples]
-            boxes = [windows(pixels.shape[1], pixels.shape[2], window, _stride(window)) for pixels in scaled]
+        for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
+            examples = [data.example(index) for index in group]
+            scaled = [_scaled(image, rules) for image, _ in examples]
+            boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in scaled]
             crops = [
                 pixels[:, y1:y2, x1:x2]
                 for pixels, inside in zip(scaled, boxes, strict=True)
                 for y1, x1, y2, x2 in inside
             ]
-            maps = class_maps(model, crops, classifier, readout, self.config.batch_size)
-            for (image, truth), pixels, inside in zip(examples, scaled, boxes, strict=True):
-                scores = stitch(maps, inside, classifier.new_zeros(len(classifier), *pixels.shape[1:]))
-                yield image, torch.from_numpy(truth), label_map(scores, *truth.shape)
+            maps = class_maps(scorer, crops, self.config.batch_size)
+            for index, (image, truth), pixels, inside in zip(group, examples, scaled, boxes, strict=True):
+                canvas = scorer.classifier.new_zeros(len(scorer.classifier), *pixels.shape[1:])
+                prediction = label_map(
+                    stitch(maps, inside, canvas), truth.shape[0], truth.shape[1], self.config.background
+                )
+                yield index, image, torch.from_numpy(truth), prediction
 
 
-def rescale_size(width: int, height: int, shorter: int, longer: int) -> tuple[int, int]:
-    """(width, height) scaled to fit `shorter` x `longer` with the aspect kept, by mmcv's rule.
+def rescale_size(
+    width: int, height: int, shorter: int, longer: int | None = None, rounding: str = "nearest"
+) -> tuple[int, int]:
+    """(width, height) scaled to fit `shorter` x `longer` with the aspect kept.
 
-    >>> rescale_size(500, 375, 448, 2048)
-    (597, 448)
+    mmcv's rule, or with `rounding="down"` torchvision's:
+
+    >>> rescale_size(500, 375, 448, 2048), rescale_size(500, 376, 448, rounding="down")
+    ((597, 448), (595, 448))
     """
-    factor = min(longer / max(width, height), shorter / min(width, height))
+    if rounding == "down":
+        return shorter * width // min(width, height), shorter * height // min(width, height)
+    factor = shorter / min(width, height)
+    if longer is not None:
+        factor = min(longer / max(width, height), factor)
     return int(width * factor + 0.5), int(height * factor + 0.5)
 
 
@@ -141,33 +239,45 @@ def windows(height: int, width: int, window: int, stride: int) -> list[Box]:
     ]
 
 
-def class_maps(
-    model: DualEncoder, crops: Sequence[Tensor], classifier: Tensor, readout: str, batch_size: int
-) -> Iterator[Tensor]:
-    """Class scores [C, H, W] of each crop, in order: cosines of its patches, bilinearly upsampled.
+def class_maps(scorer: Scorer, crops: Sequence[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Class scores [C, H, W] of each crop, in order: those of its patches, bilinearly upsampled.
 
     Args:
         crops: uint8 [3, H, W]; neighbours of one size share a forward pass. Sides that the patch size does not
-            divide are padded with zeros after normalisation, centred, and the padding is cut off again.
-        classifier: unit-length [C, D].
+            divide are padded with zeros after normalisation, centred, and the padding is cut off again (`pad`), or
+            the crop is enlarged to the next multiple (`resize`).
     """
+    model = scorer.model
     for (_, height, width), same in groupby(crops, key=lambda crop: crop.shape):
         alike = list(same)
         rest_y, rest_x = -height % model.patch_size, -width % model.patch_size
-        top, left = rest_y // 2, rest_x // 2
+        top, left = (rest_y // 2, rest_x // 2) if scorer.fit == "pad" else (0, 0)
         for batch in batches(len(alike), batch_size):
             pixels = model.preprocess.normalize(torch.stack(alike[batch.start : batch.stop]).to(model.device))
-            padded = F.pad(pixels, (left, rest_x - left, top, rest_y - top))
-            for cosines in patch_scores(model, padded, classifier, readout):
-                full = _resize(cosines, *padded.shape[-2:])  # one at a time: these are large
+            if scorer.fit == "pad":
+                fitted = F.pad(pixels, (left, rest_x - left, top, rest_y - top))
+            else:
+                fitted = _fit(pixels, height + rest_y, width + rest_x)
+            upsampled = fitted.shape[-2:] if scorer.fit == "pad" else (height, width)
+            own = patch_scores(scorer, fitted, scorer.readout)
+            other = patch_scores(scorer, fitted, scorer.mix) if scorer.mix else own
+            for image, scores, more in zip(fitted, own, other, strict=True):
+                full = _resize(scores, *upsampled)  # one at a time: these are large
+                if scorer.refined:
+                    full = pamr.refine(full, _resize(image, *upsampled))
+                if scorer.mix:
+                    full = (1 - MIX) * full + MIX * _resize(more, *upsampled)
+                if scorer.softmax:
+                    full = full.softmax(dim=0)
                 yield full[:, top : top + height, left : left + width]
 
 
 @torch.no_grad()
-def patch_scores(model: DualEncoder, pixels: Tensor, classifier: Tensor, readout: str) -> Tensor:
-    """Cosines [B, C, h, w] of patches and classes, of normalised pixels [B, 3, H, W]."""
-    features = F.normalize(model.encode_dense(pixels, readout).float(), dim=-1)  # [B, h, w, D]
-    return (features @ classifier.T).permute(0, 3, 1, 2)
+def patch_scores(scorer: Scorer, pixels: Tensor, readout: str) -> Tensor:
+    """Cosines [B, C, h, w] of patches and classes, or TCL's masks, of normalised pixels [B, 3, H, W]."""
+    features = F.normalize(scorer.model.encode_dense(pixels, readout).float(), dim=-1)  # [B, h, w, D]
+    cosines = (features @ scorer.classifier.T).permute(0, 3, 1, 2)
+    return torch.sigmoid(10 * (cosines - 0.25)) if scorer.sigmoid else cosines
 
 
 def stitch(maps: Iterator[Tensor], boxes: Sequence[Box], canvas: Tensor) -> Tensor:
@@ -179,28 +289,41 @@ def stitch(maps: Iterator[Tensor], boxes: Sequence[Box], canvas: Tensor) -> Tens
     return canvas.div_(visits)
 
 
-def label_map(scores: Tensor, height: int, width: int) -> Tensor:
-    """Best class int64 [height, width], on the CPU, of scores [C, h, w] resized bilinearly."""
-    return _resize(scores, height, width).argmax(0).cpu()
+def label_map(scores: Tensor, height: int, width: int, background: float = 0.0) -> Tensor:
+    """Best class int64 [height, width], on the CPU, of scores [C, h, w] resized bilinearly.
+
+    With a `background` threshold classes count from 1, and 0 is where none is above it.
+    """
+    best = scores.new_full((height, width), background or -torch.inf)
+    labels = torch.zeros(height, width, dtype=torch.int64, device=scores.device)
+    for start in range(0, len(scores), CLASS_CHUNK):  # all classes at once would be large for large truths
+        values, indices = _resize(scores[start : start + CLASS_CHUNK], height, width).max(dim=0)
+        better = values > best
+        best = torch.where(better, values, best)
+        labels = torch.where(better, indices + start + bool(background), labels)
+    return labels.cpu()
+
+
+def _scaled(image: Image.Image, rules: SlidingWindowProtocol) -> Tensor:
+    size = rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding)
+    return resample(image, *size, rules.interpolation)
 
 
 def _resize(scores: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
 
+def _fit(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Pixels [B, 3, H, W] at another size, as TIPS and DINOv3 fit a window to their patches."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(pixels, size=(height, width), mode="bicubic", align_corners=False)
+
+
 def _spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
     count = max(length - window + stride - 1, 0) // stride + 1
     ends = [min(i * stride + window, length) for i in range(count)]
     return [(max(end - window, 0), end) for end in ends]
-
-
-def _stride(window: int) -> int:
-    return max(1, window // 2)
-
-
-def _scale(image: Image.Image, model: DualEncoder) -> Tensor:
-    size = rescale_size(*image.size, model.preprocess.size, LONGER_SIDE)
-    return to_uint8(image.resize(size, FILTERS[model.preprocess.interpolation]))
 
 
 def _readout(model: DualEncoder, asked: str) -> str:

@@ -1,6 +1,6 @@
 """Which tasks there are, which are asked for, and their scores on disk.
 
-A task is named after its data set: `<set>-zs`, `<set>-retrieval`, `<set>-zs-seg`.
+A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`.
 """
 
 from __future__ import annotations
@@ -9,66 +9,115 @@ import difflib
 import fnmatch
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from silc.eval.classify import ZeroShotClassification
-from silc.eval.datasets import Found, discover, read_classification, read_retrieval, read_segmentation
+from silc.eval.embed import ALONE
+from silc.eval.fewshot import FewShot
+from silc.eval.layouts import discover, everything
 from silc.eval.prompts import templates
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.types import BadInput, Evaluation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from silc.distributed import World
     from silc.eval.config import EvalConfig
+    from silc.eval.datasets import Source
     from silc.types import DualEncoder, Evaluator, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""
 
-SUFFIX = {"classification": "zs", "retrieval": "retrieval", "segmentation": "zs-seg"}
+SUFFIX = {
+    "zeroshot_classification": "zs",
+    "fewshot_classification": "fewshot",
+    "zeroshot_retrieval": "retrieval",
+    "zeroshot_segmentation": "zs-seg",
+}
+"""Of a task's name, by the `task` of its records."""
 
 
 def silent(what: str, done: int, total: int) -> None:
     """A progress callback that says nothing."""
 
 
-def tasks(config: EvalConfig, progress: Progress = silent) -> list[Evaluator]:
+@dataclass(frozen=True)
+class Task:
+    """A kind of task on a data set."""
+
+    kind: str  # as in a record
+    source: Source[Any]
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        return task_name(self.kind, self.source.name)
+
+    @property
+    def needs(self) -> list[Path]:
+        """Files and folders that must be there."""
+        return [*self.source.needs, *(self.source.train_needs if self.kind == "fewshot_classification" else ())]
+
+    @property
+    def found(self) -> bool:
+        """Whether they are."""
+        return all(path.exists() for path in self.needs)
+
+
+def tasks(config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> list[Evaluator]:
     """The evaluators that `config.tasks` names, of the data sets under `config.root`.
 
     Prompts, file lists and captions of the chosen sets are read here, so what is missing is said before any model runs.
-    `progress` hears of every batch, under the task's name.
+    `progress` hears of every batch, under the task's name. Over several ranks each takes a share of the batches and
+    all have the result.
 
     Raises:
         BadInput: nothing under the root, a task or prompt set that is not there, or a data set with something missing.
     """
     if config.templates:
         templates(config.templates)
-    there = {task_name(found.kind, found.name): found for found in discover(config.root)}
-    return [evaluator(there[name], config, progress) for name in select(config.tasks, list(there))]
+    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
+    return [evaluator(there[name], config, progress, world) for name in select(config.tasks, list(there))]
 
 
-def evaluator(found: Found, config: EvalConfig, progress: Progress = silent) -> Evaluator:
-    """The evaluator of one data set on disk."""
-    name = task_name(found.kind, found.name)
-    bar = partial(progress, name)
-    if found.kind == "classification":
-        return ZeroShotClassification(name, read_classification(found.path), config, bar)
-    if found.kind == "retrieval":
-        return Retrieval(name, read_retrieval(found.path), config, bar)
-    return ZeroShotSegmentation(name, read_segmentation(found.path), config, bar)
+def tasks_on(source: Source[Any]) -> list[Task]:
+    """The tasks a data set is for; few-shot classification where it has training images."""
+    kinds = [f"zeroshot_{source.kind}"] + ["fewshot_classification"] * (source.read_train is not None)
+    return [Task(kind, source) for kind in kinds]
+
+
+def listing(root: str) -> list[Task]:
+    """Every task there could be under a root, found or not."""
+    return [task for source in everything(Path(root)) for task in tasks_on(source)]
+
+
+def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
+    """The evaluator of one task; reads its data set's lists."""
+    bar = partial(progress, task.name)
+    data = task.source.read()
+    match task.kind:
+        case "zeroshot_classification":
+            return ZeroShotClassification(task.name, data, config, bar, world)
+        case "fewshot_classification":
+            assert task.source.read_train is not None
+            return FewShot(task.name, task.source.read_train(), data, config, bar, world)
+        case "zeroshot_retrieval":
+            return Retrieval(task.name, data, config, bar, world)
+        case _:
+            return ZeroShotSegmentation(task.name, data, config, bar, world)
 
 
 def task_name(kind: str, dataset: str) -> str:
-    """Name of the task on a data set; `kind` is a folder's name or the `task` of a record.
+    """Name of the task on a data set; `kind` is the `task` of a record.
 
-    >>> task_name("segmentation", "voc2012"), task_name("zeroshot_segmentation", "voc2012")
-    ('voc2012-zs-seg', 'voc2012-zs-seg')
+    >>> task_name("zeroshot_segmentation", "voc2012")
+    'voc2012-zs-seg'
     """
-    return f"{dataset}-{SUFFIX[kind.removeprefix('zeroshot_')]}"
+    return f"{dataset}-{SUFFIX[kind]}"
 
 
 def select(asked: str, there: Sequence[str]) -> list[str]:

@@ -70,7 +70,12 @@ class ImageTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Joint image embedding [B, D], not normalised, of images [B, 3, H, W]."""
-        return self.head(self.trunk.forward_head(self.trunk.forward_features(images)))  # type: ignore[no-any-return]
+        embedding: Tensor = self.head(self.pooled(images))
+        return embedding
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Pooled features [B, C] before the projection, of images [B, 3, H, W]."""
+        return self.trunk.forward_head(self.trunk.forward_features(images))
 
     def dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned patch features [B, h, w, D], not normalised, of images [B, 3, H, W].

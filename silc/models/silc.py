@@ -78,10 +78,17 @@ class Encoder:
             return F.normalize(self.visual(images).float(), dim=-1)
 
     @torch.no_grad()
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """Unit-length text features [B, D] of ids [B, T]."""
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """Image features [B, W] before projection and normalisation, of normalised images [B, 3, H, W]."""
         with self._precision():
-            return F.normalize(self.model.text(ids).float(), dim=-1)
+            return self.visual.pooled(images).float()
+
+    @torch.no_grad()
+    def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
+        """Text features [B, D] of ids [B, T], of unit length unless `normalize` is off."""
+        with self._precision():
+            features = self.model.text(ids).float()
+        return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:

@@ -55,9 +55,12 @@ class Oracle:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(self.encode_dense(images, "colour").mean((1, 2)), dim=-1)
+        return F.normalize(self.encode_pooled(images), dim=-1)
 
-    def encode_text(self, ids: Tensor) -> Tensor:
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        return self.encode_dense(images, "colour").mean((1, 2))
+
+    def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
         return F.one_hot(ids[:, 0], self.tokenizer.vocab_size).float()
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:

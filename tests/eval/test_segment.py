@@ -12,7 +12,7 @@ from PIL import Image
 
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.segment import ZeroShotSegmentation, class_maps, label_map, rescale_size, stitch, windows
+from silc.eval.segment import Scorer, ZeroShotSegmentation, class_maps, label_map, rescale_size, stitch, windows
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -77,7 +77,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
     crops = [pixels[:, y1:y2, x1:x2] for y1, x1, y2, x2 in boxes]
-    maps = class_maps(Constant(), crops, torch.eye(2), "any", 2)
+    maps = class_maps(Scorer(Constant(), torch.eye(2), "any"), crops, 2)
     scores = stitch(maps, boxes, torch.zeros(2, 12, 17))
     torch.testing.assert_close(scores, torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
     assert (label_map(scores, 30, 41) == 1).all()
@@ -98,7 +98,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(class_maps(model, [crop], torch.eye(3), "any", 1))
+    scores = next(class_maps(Scorer(model, torch.eye(3), "any"), [crop], 1))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -109,7 +109,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(class_maps(Centred(), crops, torch.tensor([[1.0, 0, 0]]), "any", 2))
+    maps = list(class_maps(Scorer(Centred(), torch.tensor([[1.0, 0, 0]]), "any"), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
@@ -158,3 +158,204 @@ def test_bad_requests(oracle, flat):
     blank = SegmentationSet("blank", ["w4"], ["0"], [flat(4)], [np.full((24, 24), 255)])
     with pytest.raises(BadInput, match="blank: every pixel of its 1 labels is ignored"):
         ZeroShotSegmentation("x", blank, EvalConfig())(oracle)
+
+
+# --- protocols
+
+
+class Patches:
+    """Dense features of two readouts that depend on position and content, with a patch of 4."""
+
+    name = "patches"
+    patch_size = 4
+    readouts = ("linear", "squared")
+    device = torch.device("cpu")
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+
+    def __init__(self, size):
+        self.preprocess = Preprocess(size, interpolation="bilinear")
+
+    def tokenizer(self, texts):
+        return torch.tensor([[len(text), sum(map(ord, text))] for text in texts])
+
+    def encode_text(self, ids, *, normalize=True):
+        features = torch.stack([(ids.sum(1) * i).float().sin() * (i + 1) for i in range(6)], dim=1)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_dense(self, images, readout):
+        pooled = F.avg_pool2d(images, 4).permute(0, 2, 3, 1) @ self.weight
+        return pooled if readout == "linear" else pooled.square()
+
+
+def two_images():
+    rng = np.random.default_rng(0)
+    sizes = [(50, 37), (33, 61)]
+    images = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+    labels = [rng.integers(0, 4, (h, w)).astype(np.uint8) for w, h in sizes]
+    return SegmentationSet("two", ["ant", "bee", "cat"], ["0", "1"], images, labels, background_ignored=True)
+
+
+def reference(model, data, config, *, templates, order, shorter, window, stride, softmax):
+    """A second, slower writing of the protocols: one image, one window at a time; returns label maps."""
+    from silc.eval.prompts import templates as named
+    from silc.preprocess import resample
+
+    names = data.classes
+    text = []
+    for name in names:
+        prompts = model.encode_text(
+            model.tokenizer([t.replace("{}", name) for t in named(templates)]), normalize=order != "mean, normalize"
+        )
+        text.append(F.normalize(prompts.mean(0), dim=0))
+    text = torch.stack(text)
+    for index in range(len(data)):
+        image, truth = data.example(index)
+        scale = shorter / min(image.size)
+        width, height = (
+            (int(side * scale + 0.5) for side in image.size)
+            if not softmax
+            else (int(shorter * side / min(image.size)) for side in image.size)
+        )
+        pixels = model.preprocess.normalize(resample(image, width, height, config))[None]
+        total, count = torch.zeros(1, len(names), height, width), torch.zeros(1, 1, height, width)
+        for i in range(max(height - window + stride - 1, 0) // stride + 1):
+            for j in range(max(width - window + stride - 1, 0) // stride + 1):
+                y2, x2 = min(i * stride + window, height), min(j * stride + window, width)
+                y1, x1 = max(y2 - window, 0), max(x2 - window, 0)
+                crop = pixels[:, :, y1:y2, x1:x2]
+                h, w = crop.shape[-2:]
+                up_h, up_w = (h + 3) // 4 * 4, (w + 3) // 4 * 4
+                if softmax:  # TIPS, DINOv3
+                    fitted = F.interpolate(crop, (up_h, up_w), mode="bicubic", align_corners=False)
+                else:
+                    top, left = (up_h - h) // 2, (up_w - w) // 2
+                    fitted = F.pad(crop, (left, up_w - w - left, top, up_h - h - top))
+                cos = torch.einsum("bhwd,cd->bchw", F.normalize(model.encode_dense(fitted, "linear"), dim=-1), text)
+                if softmax:
+                    full = F.interpolate(cos, (h, w), mode="bilinear", align_corners=False).softmax(1)
+                else:
+                    full = F.interpolate(cos, (up_h, up_w), mode="bilinear", align_corners=False)
+                    full = full[:, :, top : top + h, left : left + w]
+                total[:, :, y1:y2, x1:x2] += full
+                count[:, :, y1:y2, x1:x2] += 1
+        final = F.interpolate(total / count, truth.shape, mode="bilinear", align_corners=False)
+        yield truth, final.softmax(1).argmax(1)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "size", "expected"),
+    [
+        ("tcl", 27, {"templates": "tcl9", "order": "mean, normalize", "shorter": 27, "window": 27, "stride": 13}),
+        ("tips", 27, {"templates": "tcl9", "order": "n", "shorter": 27, "window": 27, "stride": 20}),
+        ("dinov3", 24, {"templates": "clip80", "order": "n", "shorter": 32, "window": 24, "stride": 12}),
+    ],
+)
+def test_each_protocol_equals_its_second_writing(protocol, size, expected):
+    from sklearn.metrics import jaccard_score
+
+    model, data = Patches(size), two_images()
+    config = EvalConfig(segmentation=protocol, num_pictures=0, absent_classes="mmseg")
+    record = ZeroShotSegmentation("two-zs-seg", data, config)(model).record
+    pairs = list(reference(model, data, "bilinear", softmax=protocol != "tcl", **expected))
+    truth, prediction = (np.concatenate([np.ravel(pair[i]) for pair in pairs]) for i in (0, 1))
+    scored = truth != 255
+    want = jaccard_score(truth[scored], prediction[scored], average="macro")
+    assert record.metrics["miou"] == pytest.approx(want, abs=1e-12)
+    assert len(set(prediction)) > 1
+    assert (record.protocol["window"], record.protocol["stride"]) == (expected["window"], expected["stride"])
+    assert record.protocol["protocol"] == protocol
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({}, (448, 224, "shorter side 448, longer at most 2048, rounded nearest, cv2_bilinear", "pad")),
+        ({"segmentation": "tips"}, (448, 336, "shorter side 448, rounded down, bicubic", "resize")),
+        ({"segmentation": "dinov3"}, (384, 192, "shorter side 512, rounded down, bicubic", "resize")),
+        ({"window": 256}, (256, 128, "shorter side 256, longer at most 2048, rounded nearest, bilinear", "pad")),
+    ],
+)
+def test_a_model_of_enough_resolution_gets_the_published_numbers(fields, want):
+    protocol = ZeroShotSegmentation("x", two_images(), EvalConfig(**fields)).protocol(Patches(512))
+    assert (protocol["window"], protocol["stride"], protocol["resize"], protocol["fit"]) == want
+    assert not protocol["tuned_on_labels"]
+    assert protocol["refined"] is False
+
+
+def test_label_maps_in_chunks_equal_all_classes_at_once():
+    scores = torch.randn(150, 5, 7)
+    whole = F.interpolate(scores[None], size=(20, 31), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert torch.equal(label_map(scores, 20, 31), whole)
+    assert not label_map(torch.zeros(80, 5, 7), 9, 9).any()  # of equal scores the first class comes first
+
+
+def test_a_background_is_where_no_class_reaches_the_threshold():
+    scores = torch.tensor([0.2, 0.6, 0.4]).view(3, 1, 1).repeat(1, 4, 4)
+    scores[1, :, 2:] = 0.3
+    labels = label_map(scores, 4, 4, background=0.5)
+    assert labels[:, :2].eq(2).all()
+    assert labels[:, 2:].eq(0).all()
+
+
+def test_tcls_mix_and_background_say_that_they_were_tuned():
+    config = EvalConfig(background=0.5, mix="squared", num_pictures=0)
+    record = ZeroShotSegmentation("two-zs-seg", two_images(), config)(Patches(24)).record
+    assert record.protocol["tuned_on_labels"] is True
+    assert record.protocol["mix"] == "0.7 own + 0.3 squared"
+    assert [row["class"] for row in record.details["class_iou"]] == ["background", "ant", "bee", "cat"]
+    data = replace(two_images(), background_ignored=False, classes=["background", "ant", "bee", "cat"])
+    with pytest.raises(BadInput, match=r"two has no background that is left out; eval\.background must be 0"):
+        ZeroShotSegmentation("x", data, EvalConfig(background=0.5))(Patches(24))
+
+
+def test_the_mix_is_of_masks():
+    model, classifier = Patches(8), torch.eye(6)[:3]
+    crops = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))]
+    mixed = next(class_maps(Scorer(model, classifier, "linear", mix="squared", sigmoid=True), crops, 1))
+    own, other = (
+        torch.sigmoid(10 * next(class_maps(Scorer(model, classifier, readout), crops, 1)) - 2.5)
+        for readout in ("linear", "squared")
+    )
+    coarse_own, coarse_other = (
+        next(class_maps(Scorer(model, classifier, readout, sigmoid=True), crops, 1))
+        for readout in ("linear", "squared")
+    )
+    torch.testing.assert_close(mixed, 0.7 * coarse_own + 0.3 * coarse_other)
+    torch.testing.assert_close(own[:, 0, 0], coarse_own[:, 0, 0])  # at a corner nothing is interpolated
+    torch.testing.assert_close(other[:, 0, 0], coarse_other[:, 0, 0])
+
+
+def test_refined_maps_are_labelled(oracle, flat):
+    data = painted([(40, 30)], [flat(4).getpixel((0, 0)), flat(9).getpixel((0, 0))])
+    record = ZeroShotSegmentation("halves-zs-seg", data, EvalConfig(pamr=True, num_pictures=0))(oracle).record
+    assert record.protocol["refined"] == "PAMR"
+    assert record.metrics["miou"] > 0.9
+
+
+def test_patches_of_16_reach_the_ceiling_that_averaging_leaves(oracle, flat):
+    """What a reader of labels can score is bounded by its patches: the bound is computed without silc."""
+    label = np.zeros((32, 48), np.uint8)
+    label[5:, 10:30], label[20:, :] = 1, 2
+    words = [3, 11, 20]
+    pixels = np.array([flat(word).getpixel((0, 0)) for word in words], np.uint8)[label]
+    data = SegmentationSet("x", [f"w{word}" for word in words], ["0"], [Image.fromarray(pixels)], [label])
+
+    class Coarse(type(oracle)):
+        def encode_dense(self, images, readout):
+            fine = super().encode_dense(images, readout).permute(0, 3, 1, 2)
+            return F.avg_pool2d(fine, 16).permute(0, 2, 3, 1)
+
+    model = Coarse(preprocess=Preprocess(32), patch_size=16)
+    record = ZeroShotSegmentation("x-zs-seg", data, EvalConfig(num_pictures=0))(model).record
+    onehot = F.one_hot(torch.from_numpy(label).long(), 3).permute(2, 0, 1)[None].float()
+    windows_of = [onehot[..., 0:32], onehot[..., 16:48]]
+    up = [
+        F.interpolate(F.normalize(F.avg_pool2d(part, 16), dim=1), scale_factor=16, mode="bilinear")
+        for part in windows_of
+    ]
+    total = F.pad(up[0], (0, 16)) + F.pad(up[1], (16, 0))
+    total[..., 16:32] /= 2
+    guess, truth = total.argmax(1)[0].numpy(), label
+    ceiling = np.mean([((guess == c) & (truth == c)).sum() / ((guess == c) | (truth == c)).sum() for c in range(3)])
+    assert record.metrics["miou"] == pytest.approx(ceiling)
+    assert 0.5 < ceiling < 1

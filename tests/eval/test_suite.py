@@ -20,16 +20,17 @@ from silc.types import BadInput
 
 def test_an_encoder_that_reads_the_labels_is_always_right(root, oracle):
     evaluators = suite.tasks(EvalConfig(root=str(root), batch_size=5))
-    assert [task.name for task in evaluators] == ["shapes-zs", "pairs-retrieval", "stripes-zs-seg"]
+    assert [task.name for task in evaluators] == ["shapes-zs", "shapes-fewshot", "pairs-retrieval", "stripes-zs-seg"]
     records = [evaluation.record for evaluation in suite.run({"pretrained": oracle}, evaluators)]
     assert [record.task for record in records] == [
         "zeroshot_classification",
+        "fewshot_classification",
         "zeroshot_retrieval",
         "zeroshot_segmentation",
     ]
     for record in records:
-        assert set(record.metrics.values()) == {1.0}, record
-        assert set(record.metrics) <= set(record.chance)
+        assert {score for name, score in record.metrics.items() if name != "1shot_std"} == {1.0}, record
+        assert set(record.metrics) <= {*record.chance, "1shot_std"}
         assert (record.model, record.weights) == ("oracle", "pretrained")
 
 
@@ -48,7 +49,7 @@ def test_random_features_retrieve_at_chance(noise):
     blank = [Image.new("RGB", (24, 24))] * 400
     captions = [[f"w{i % 40}", f"w{(i + 7) % 40}"][: 1 + i % 2] for i in range(400)]
     noise.encode_image = lambda images: torch.randn(len(images), 41, generator=noise.generator)
-    noise.encode_text = noise.encode_image
+    noise.encode_text = lambda ids, normalize: noise.encode_image(ids)
     record = Retrieval("blank-retrieval", RetrievalSet("blank", blank, captions), EvalConfig(num_pictures=0))(
         noise
     ).record
@@ -151,19 +152,20 @@ def test_scores_have_the_fields_of_clip_benchmark_and_cost(root, oracle, noise, 
     suite.write_scores(tmp_path / "scores.json", [evaluation.record for evaluation in evaluations])
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert [(score["dataset"], score["weights"]) for score in scores] == [
-        (name, weights) for name in ("shapes", "pairs", "stripes") for weights in ("student", "teacher")
+        (name, weights) for name in ("shapes", "shapes", "pairs", "stripes") for weights in ("student", "teacher")
     ]
     for score in scores:
         assert set(score) == {
             *("dataset", "model", "pretrained", "task", "metrics", "language"),
-            *("weights", "chance", "protocol", "examples_seen", "train_flops"),
+            *("weights", "chance", "protocol", "examples_seen", "train_flops", "details"),
         }
         assert (score["examples_seen"], score["train_flops"], score["language"]) == (1000, 2e12, "en")
     assert list(scores[0]["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]
-    assert list(scores[2]["metrics"]) == [
+    assert list(scores[2]["metrics"]) == ["1shot_acc1", "1shot_std"]
+    assert list(scores[4]["metrics"]) == [
         f"{side}_retrieval_recall@{k}" for side in ("image", "text") for k in (1, 5, 10)
     ]
-    assert list(scores[4]["metrics"]) == ["miou", "pixel_acc"]
+    assert list(scores[6]["metrics"]) == ["miou", "pixel_acc"]
     assert ("shapes-zs", 12, 12) in heard
-    assert ("evaluated", 6, 6) in heard
+    assert ("evaluated", 8, 8) in heard
     assert suite.scalars(evaluations)["eval/teacher/stripes-zs-seg/miou"] == 1

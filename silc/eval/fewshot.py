@@ -1,0 +1,170 @@
+"""Few-shot classification: a linear classifier by regularised least squares on a handful of images per class.
+
+The algorithm is big_vision's (`evaluators/fewshot_lsr.py`, as in the ViT paper), in float64: whiten with the shots'
+own mean and deviation, append a large constant as bias, regress to -1 and +1 with a fixed l2 of 2^10, take the best
+class. Shots are drawn per class by a seeded permutation, so the one shot is among the five and the five among the
+ten. big_vision's draws follow TFDS's order of images, ours the sorted file names: the same protocol, other draws, so
+what is reported is the mean over three seeds and their standard deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from silc.eval import metrics
+from silc.eval.datasets import Lazy
+from silc.eval.embed import ALONE, Progress, image_features, silent
+from silc.types import BadInput, Evaluation, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.eval.config import EvalConfig
+    from silc.eval.datasets import ClassificationSet
+    from silc.preprocess import Preprocess
+    from silc.types import DualEncoder
+
+SEEDS = (0, 1, 2)
+L2 = 2.0**10
+BIAS = 100.0
+"""The appended constant: so large that the bias is hardly regularised."""
+
+
+@dataclass
+class FewShot:
+    """`<k>shot_acc1`, its mean over the seeds, and `<k>shot_std` on one data set."""
+
+    name: str
+    train: ClassificationSet
+    test: ClassificationSet
+    config: EvalConfig
+    progress: Progress = silent
+    world: World = ALONE
+
+    def __post_init__(self) -> None:
+        smallest = min(np.bincount(self.train.labels, minlength=len(self.train.classes)))
+        self.shots = [shots for shots in sorted(self.config.shots) if shots <= smallest]
+        if not self.shots:
+            raise BadInput(
+                f"{self.name}: eval.shots asks for {min(self.config.shots)} images of each class, the smallest class "
+                f"of {self.train.split} has {smallest}; ask for fewer or add images"
+            )
+
+    def protocol(self, model: DualEncoder) -> dict[str, Any]:
+        """Every choice that moves the number."""
+        preprocess = self._preprocess(model)
+        return {
+            "method": "big_vision fewshot_lsr",
+            "split": f"{self.train.split} -> {self.test.split}",
+            "num_images": len(self.test.labels),
+            "num_classes": len(self.test.classes),
+            "shots": self.shots,
+            "seeds": list(SEEDS),
+            "l2": L2,
+            "bias": BIAS,
+            "features": "pooled, before projection",
+            "image_size": preprocess.size,
+            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+        }
+
+    def __call__(self, model: DualEncoder) -> Evaluation:
+        """Score a model; only images that are drawn are embedded."""
+        classes = len(self.test.classes)
+        labels = np.asarray(self.train.labels)
+        draws = {seed: shuffled_by_class(labels, classes, seed) for seed in SEEDS}
+        most = max(self.shots)
+        used = np.unique([index for draw in draws.values() for own in draw for index in own[:most]])
+        row = {int(index): place for place, index in enumerate(used)}
+        shot_features = self._features(model, [int(index) for index in used], self.train)
+        test_features = self._features(model, range(len(self.test.labels)), self.test).double()
+        truth = torch.tensor(self.test.labels)
+        scores: dict[int, list[float]] = {shots: [] for shots in self.shots}
+        for shots in self.shots:
+            for draw in draws.values():
+                drawn = np.concatenate([own[:shots] for own in draw])
+                features = shot_features[[row[int(index)] for index in drawn]]
+                classifier = least_squares(features, torch.from_numpy(labels[drawn]), classes)
+                scores[shots].append(metrics.accuracy(classifier(test_features), truth)["acc1"])
+        found: dict[str, float] = {}
+        for shots, each in scores.items():
+            found |= {f"{shots}shot_acc1": float(np.mean(each)), f"{shots}shot_std": float(np.std(each, ddof=1))}
+        record = Record(
+            dataset=self.test.name,
+            task="fewshot_classification",
+            metrics=found,
+            chance={f"{shots}shot_acc1": 1 / classes for shots in self.shots},
+            protocol=self.protocol(model),
+            model=model.name,
+            details={"acc1_by_seed": {f"{shots}shot": each for shots, each in scores.items()}},
+        )
+        return Evaluation(record)
+
+    def _features(self, model: DualEncoder, indices: Sequence[int], data: ClassificationSet) -> Tensor:
+        return image_features(
+            model,
+            Lazy(indices, data.images.__getitem__),
+            self._preprocess(model),
+            self.config.batch_size,
+            self.progress,
+            pooled=True,
+            world=self.world,
+        )
+
+    def _preprocess(self, model: DualEncoder) -> Preprocess:
+        interpolation = self.config.interpolation or model.preprocess.interpolation
+        return replace(model.preprocess, resize="squash_crop", interpolation=interpolation)
+
+
+def shuffled_by_class(labels: NDArray[np.int64], num_classes: int, seed: int) -> list[NDArray[np.int64]]:
+    """The indices of each class in a random order, as big_vision draws it; the first k of each are the k shots."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(np.where(labels == label)[0]) for label in range(num_classes)]
+
+
+class LinearClassifier(NamedTuple):
+    """Scores of whitened features with a constant appended."""
+
+    mean: Tensor  # [1, D]
+    std: Tensor  # [1, D]
+    weights: Tensor  # [D + 1, C]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Scores [N, C] of features [N, D]."""
+        scores: Tensor = _with_bias((features - self.mean) / self.std) @ self.weights
+        return scores
+
+
+def least_squares(features: Tensor, labels: Tensor, num_classes: int, l2: float = L2) -> LinearClassifier:
+    """Fit (X'X + l2)^-1 X'Y, or X'(XX' + l2)^-1 Y where there are fewer rows than columns: the same, and smaller.
+
+    Args:
+        features: [N, D].
+        labels: int64 [N]; Y is +1 for the class and -1 elsewhere.
+    """
+    features = features.double()
+    mean = features.mean(dim=0, keepdim=True)
+    std = features.std(dim=0, keepdim=True, correction=0) + 1e-5
+    x = _with_bias((features - mean) / std)  # [N, D + 1]
+    y = 2 * F.one_hot(labels, num_classes).double() - 1  # [N, C]
+    weights = _inverse(x.T @ x, l2, x.T @ y) if len(x) >= x.shape[1] else x.T @ _inverse(x @ x.T, l2, y)
+    return LinearClassifier(mean, std, weights)
+
+
+def _inverse(gram: Tensor, l2: float, right: Tensor) -> Tensor:
+    """(gram + l2)^-1 @ right, by the eigenvectors of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(gram)
+    inverse: Tensor = vectors @ ((vectors.T @ right) / (values + l2)[:, None])
+    return inverse
+
+
+def _with_bias(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 1), value=BIAS)

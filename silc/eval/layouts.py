@@ -1,0 +1,430 @@
+"""Data sets in the layouts their authors publish, and every data set there is under a root.
+
+| data set        | where its authors' archives unpack to                                                            |
+| --------------- | ------------------------------------------------------------------------------------------------ |
+| `imagenet`      | `imagenet/{train,val}/<wnid>/*.JPEG`                                                             |
+| `cifar10`       | `cifar-10-batches-py/`                                                                           |
+| `cifar100`      | `cifar-100-python/`                                                                              |
+| `coco`          | `coco/dataset_coco.json` (Karpathy), `coco/val2014/`                                             |
+| `flickr30k`     | `flickr30k/dataset_flickr30k.json` (Karpathy), `flickr30k/flickr30k-images/`                     |
+| `ade150`        | `ADEChallengeData2016/{images,annotations}/validation/`                                          |
+| `pc59`          | `VOCdevkit/VOC2010/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext/val.txt}`  |
+| `voc20`         | `VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation/val.txt}`                |
+| `cityscapes`    | `cityscapes/leftImg8bit/val/`, `cityscapes/gtFine/val/*/*_gtFine_labelTrainIds.png`              |
+| `coco-stuff`    | `coco_stuff164k/images/val2017/`, `coco_stuff164k/annotations/val2017/`: stuffthingmaps' `*.png` |
+|                 | or mmsegmentation's `*_labelTrainIds.png`                                                        |
+| any other       | `classification/<set>`, `retrieval/<set>`, `segmentation/<set>`: folders as in `datasets.py`, or |
+|                 | CLIP_benchmark's WebDataset: `classnames.txt`, `{train,test}/{nshards.txt,0.tar,...}`            |
+
+Class lists are mmsegmentation's, which are TCL's.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from silc.eval.datasets import (
+    IGNORE,
+    ClassificationSet,
+    Lazy,
+    RetrievalSet,
+    SegmentationSet,
+    Source,
+    captioned,
+    class_folders,
+    folders,
+    images_in,
+    labelled,
+    lines_of,
+    read_label,
+    text_of,
+)
+from silc.eval.prompts import class_names
+from silc.images import BadImage, decode_rgb
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def discover(root: str | Path) -> list[Source[Any]]:
+    """The data sets found under a root folder: the official layouts, then folders by kind and name.
+
+    Raises:
+        BadInput: no root, nothing in it, or two data sets of one kind and name.
+    """
+    if not root:
+        raise BadInput(
+            "no data to evaluate on: give --root (eval.root in a recipe), a folder with data sets; `silc eval --list` shows the layouts"
+        )
+    found = [source for source in everything(Path(root)) if all(path.exists() for path in source.needs)]
+    if not found:
+        raise BadInput(
+            f"{root} holds no data set; needed are official layouts (`silc eval --list --root {root}`) or folders "
+            f"like {root}/classification/<set>, retrieval/<set>, ..."
+        )
+    seen: dict[tuple[str, str], Source[Any]] = {}
+    for source in found:
+        other = seen.setdefault((source.kind, source.name), source)
+        if other is not source:
+            raise BadInput(f"{other.needs[0]} and {source.needs[0]} are both called {source.name}; rename the folder")
+    return found
+
+
+def everything(root: Path) -> list[Source[Any]]:
+    """Every official data set, found under the root or not, and the folders that are there."""
+    return [*_official(root), *(_webdataset(source) or source for source in folders(root))]
+
+
+def _official(root: Path) -> list[Source[Any]]:
+    imagenet, cifar10, cifar100 = root / "imagenet", root / "cifar-10-batches-py", root / "cifar-100-python"
+    coco, flickr = root / "coco", root / "flickr30k"
+    ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
+    city, stuff = root / "cityscapes", root / "coco_stuff164k"
+    context_needs = ["ImageSets/SegmentationContext/val.txt", "JPEGImages", "SegmentationClassContext"]
+    voc_needs = ["ImageSets/Segmentation/val.txt", "JPEGImages", "SegmentationClass"]
+    return [
+        Source(
+            "classification",
+            "imagenet",
+            [imagenet / "val"],
+            partial(read_imagenet, imagenet, "val"),
+            partial(read_imagenet, imagenet, "train"),
+            [imagenet / "train"],
+        ),
+        _cifar(cifar10, "cifar10", [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label"),
+        _cifar(cifar100, "cifar100", ["train"], "test", "meta", "fine_label"),
+        Source(
+            "retrieval",
+            "coco",
+            [coco / "dataset_coco.json", coco / "val2014"],
+            partial(read_karpathy, "coco", coco / "dataset_coco.json", coco),
+        ),
+        Source(
+            "retrieval",
+            "flickr30k",
+            [flickr / "dataset_flickr30k.json", flickr / "flickr30k-images"],
+            partial(read_karpathy, "flickr30k", flickr / "dataset_flickr30k.json", flickr / "flickr30k-images"),
+        ),
+        Source(
+            "segmentation",
+            "ade150",
+            [ade / "images/validation", ade / "annotations/validation"],
+            partial(read_ade20k, ade),
+        ),
+        Source(
+            "segmentation",
+            "pc59",
+            [context / part for part in context_needs],
+            partial(read_voc, "pc59", "pascal_context_59", *(context / part for part in context_needs)),
+        ),
+        Source(
+            "segmentation",
+            "voc20",
+            [voc / part for part in voc_needs],
+            partial(read_voc, "voc20", "voc_20", *(voc / part for part in voc_needs)),
+        ),
+        Source(
+            "segmentation",
+            "cityscapes",
+            [city / "leftImg8bit/val", city / "gtFine/val"],
+            partial(read_cityscapes, city),
+        ),
+        Source(
+            "segmentation",
+            "coco-stuff",
+            [stuff / "images/val2017", stuff / "annotations/val2017"],
+            partial(read_coco_stuff, stuff),
+        ),
+    ]
+
+
+# --- ImageNet, CIFAR --------------------------------------------------------------------------------------------------
+
+
+def read_imagenet(folder: Path, split: str) -> ClassificationSet:
+    """ImageNet's 1000 folders, whose sorted order is that of CLIP's curated names.
+
+    Raises:
+        BadInput: there are not 1000 folders, or no images.
+    """
+    return class_folders(folder / split, "imagenet", split, class_names("imagenet_1000"))
+
+
+def _cifar(
+    folder: Path, name: str, train: Sequence[str], test: str, meta: str, label: str
+) -> Source[ClassificationSet]:
+    def read(split: str, parts: Sequence[str]) -> ClassificationSet:
+        return read_cifar(name, split, [folder / part for part in parts], folder / meta, label)
+
+    return Source(
+        "classification",
+        name,
+        [folder / part for part in (meta, test)],
+        partial(read, "test", [test]),
+        partial(read, "train", train),
+        [folder / part for part in train],
+    )
+
+
+def read_cifar(name: str, split: str, files: Sequence[Path], meta: Path, label: str) -> ClassificationSet:
+    """CIFAR's Python batches; `label` is the prefix of their keys, `fine_label` in CIFAR-100.
+
+    They are pickles, so they are read by `read_batch`, which can make nothing but numbers, texts and 8-bit arrays.
+
+    Raises:
+        BadInput: a file is missing or is no such batch.
+    """
+    classes = [str(name).replace("_", " ") for name in read_batch(meta)[f"{label}_names"]]
+    batches = [read_batch(file) for file in files]
+    try:
+        pixels = np.concatenate([batch["data"].values.reshape(-1, 3, 32, 32) for batch in batches])
+        labels = [int(one) for batch in batches for one in batch[f"{label}s"]]
+    except (KeyError, AttributeError, ValueError, TypeError) as error:
+        raise BadInput(f"{files[0].parent} holds no CIFAR batches: {error!r}; unpack the archive again") from error
+    if len(pixels) != len(labels) or min(labels) < 0 or max(labels) >= len(classes):
+        raise BadInput(f"{files[0].parent}: {len(pixels)} images, {len(labels)} labels of {len(classes)} classes")
+    images = Lazy(range(len(pixels)), lambda index: Image.fromarray(pixels[index].transpose(1, 2, 0)))
+    return ClassificationSet(name, split, classes, images, labels, files=[*files, meta])
+
+
+def read_batch(file: Path) -> dict[str, Any]:
+    """The dictionary in one of CIFAR's pickles; arrays come as `Pixels`.
+
+    Raises:
+        BadInput: it is missing, or asks for anything but plain values and arrays of bytes.
+    """
+    try:
+        with file.open("rb") as handle:
+            # Written by Python 2: its strings, bytes of pixels among them, are read as latin-1.
+            found = _PlainUnpickler(handle, encoding="latin1").load()
+    except FileNotFoundError:
+        raise BadInput(f"{file} is missing") from None
+    except Exception as error:
+        raise BadInput(f"{file} is no CIFAR batch: {error}; unpack the archive again") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{file} is no CIFAR batch: a {type(found).__name__} instead of a dictionary")
+    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in found.items()}
+
+
+class Pixels:
+    """Stands in for a numpy array in a pickle: unsigned bytes [shape]."""
+
+    def __init__(self, *_: object) -> None:
+        self.values: NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        if kind.name not in ("u1", "|u1") or fortran:
+            raise pickle.UnpicklingError(f"an array of {kind.name}, needed are bytes")
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        self.values = np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+class _Kind:
+    """Stands in for a numpy dtype in a pickle."""
+
+    def __init__(self, name: Any, *_: object) -> None:
+        self.name = name.decode() if isinstance(name, bytes) else str(name)
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and alignment do not matter to bytes."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds nothing but Python's plain values and the two stand-ins above, so a pickle cannot run anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {"_reconstruct": Pixels, "ndarray": Pixels, "dtype": _Kind}
+        if module.split(".")[0] == "numpy" and name in known:
+            return known[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+
+def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> RetrievalSet:
+    """One split of Karpathy's `dataset_*.json`, all captions as written.
+
+    Raises:
+        BadInput: the file is no such list, or names an image that is not there.
+    """
+    try:
+        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] == split]
+        pairs = [
+            (images / entry.get("filepath", "") / entry["filename"], [one["raw"].strip() for one in entry["sentences"]])
+            for entry in entries
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is not Karpathy's list of images with split and sentences: {error!r}") from error
+    if not pairs:
+        raise BadInput(f"{file} lists no image of the split '{split}'")
+    for path, captions in pairs:
+        if not captions:
+            raise BadInput(f"{file}: {path.name} has no caption")
+        if not path.is_file():
+            raise BadInput(f"{file} names {path}, which does not exist")
+    return captioned(name, pairs)
+
+
+# --- segmentation -----------------------------------------------------------------------------------------------------
+
+
+def read_ade20k(folder: Path) -> SegmentationSet:
+    """ADE20K's 150 classes; label 0 is everything else and not scored."""
+    images, labels = folder / "images/validation", folder / "annotations/validation"
+    pairs = [(path, labels / f"{path.stem}.png") for path in images_in(images)]
+    return labelled("ade150", class_names("ade_150"), pairs, background_ignored=True)
+
+
+def read_voc(name: str, classes: str, split: Path, images: Path, labels: Path) -> SegmentationSet:
+    """Pascal VOC or Pascal Context by the list of a split; label 0 is the background and not scored."""
+    pairs = [(images / f"{line}.jpg", labels / f"{line}.png") for line in lines_of(split)]
+    return labelled(name, class_names(classes), pairs, background_ignored=True)
+
+
+def read_cityscapes(folder: Path) -> SegmentationSet:
+    """Cityscapes' 19 training classes; 255 is not scored."""
+    images = folder / "leftImg8bit/val"
+    pairs = [
+        (path, folder / "gtFine/val" / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
+        for city in sorted(images.iterdir())
+        if city.is_dir()
+        for path in images_in(city)
+    ]
+    return labelled("cityscapes", class_names("cityscapes_19"), pairs, background_ignored=False)
+
+
+UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+
+
+def read_coco_stuff(folder: Path) -> SegmentationSet:
+    """COCO-Stuff's 171 classes, from stuffthingmaps or from mmsegmentation's conversion; 255 is not scored."""
+    labels = folder / "annotations/val2017"
+    images = images_in(folder / "images/val2017")
+    converted = bool(images) and (labels / f"{images[0].stem}_labelTrainIds.png").is_file()
+    pairs = [(path, labels / f"{path.stem}{'_labelTrainIds' if converted else ''}.png") for path in images]
+    read = read_label if converted else read_stuffthingmap
+    return labelled("coco-stuff", class_names("coco_stuff_171"), pairs, background_ignored=False, read=read)
+
+
+def read_stuffthingmap(path: Path) -> NDArray[Any]:
+    """Classes of 171 [H, W] from ids of 182."""
+    used = [number for number in range(182) if number not in UNUSED_IDS]
+    table = np.full(256, IGNORE, np.uint8)
+    table[used] = np.arange(len(used))
+    return np.asarray(table[read_label(path)])
+
+
+# --- CLIP_benchmark's WebDataset --------------------------------------------------------------------------------------
+
+
+def _webdataset(source: Source[Any]) -> Source[Any] | None:
+    """The reader of a folder that holds shards in CLIP_benchmark's layout; None of one that does not."""
+    folder = source.needs[0]
+    if not (folder / "test" / "nshards.txt").is_file():
+        return None
+    if source.kind == "retrieval":
+        return Source("retrieval", source.name, [folder], partial(read_wds_retrieval, folder))
+    read = partial(read_wds_classification, folder)
+    return Source("classification", source.name, [folder], read, partial(read, "train"), [folder / "train/nshards.txt"])
+
+
+class Member(NamedTuple):
+    """Where a tar file's member is."""
+
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        with self.shard.open("rb") as handle:
+            handle.seek(self.offset)
+            return handle.read(self.size)
+
+
+def read_wds_classification(folder: Path, split: str = "test") -> ClassificationSet:
+    """Samples of `.jpg`, `.png` or `.webp` with a `.cls`; templates are written with "{c}".
+
+    Raises:
+        BadInput: something is missing, or a label is outside the class list.
+    """
+    classes = lines_of(folder / "classnames.txt")
+    samples = _samples(folder / split)
+    prompts = folder / "zeroshot_classification_templates.txt"
+    templates = [line.replace("{c}", "{}") for line in lines_of(prompts)] if prompts.is_file() else []
+    images = [_image_of(sample, key) for key, sample in samples.items()]
+    labels = []
+    for key, sample in samples.items():
+        text = sample["cls"].read().decode(errors="replace").strip() if "cls" in sample else ""
+        if not text.isdecimal() or int(text) >= len(classes):
+            raise BadInput(f"{folder}: {key} has the label '{text}', needed is a number from 0 to {len(classes) - 1}")
+        labels.append(int(text))
+    shards = sorted({member.shard for member in images})
+    return ClassificationSet(folder.name, split, classes, Lazy(images, _decode), labels, templates, shards)
+
+
+def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
+    """Samples of an image with a `.txt` of one caption per line.
+
+    Raises:
+        BadInput: something is missing.
+    """
+    samples = _samples(folder / split)
+    images = [_image_of(sample, key) for key, sample in samples.items()]
+    captions = []
+    for key, sample in samples.items():
+        text = sample["txt"].read().decode(errors="replace") if "txt" in sample else ""
+        own = [line.strip() for line in text.splitlines() if line.strip()]
+        if not own:
+            raise BadInput(f"{folder}: {key} has no caption")
+        captions.append(own)
+    return RetrievalSet(folder.name, Lazy(images, _decode), captions, files=sorted({member.shard for member in images}))
+
+
+def _samples(folder: Path) -> dict[str, dict[str, Member]]:
+    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order; nothing is extracted."""
+    count = lines_of(folder / "nshards.txt")[0]
+    if not count.isdecimal():
+        raise BadInput(f"{folder / 'nshards.txt'} says '{count}', needed is a number")
+    samples: dict[str, dict[str, Member]] = {}
+    for shard in (folder / f"{number}.tar" for number in range(int(count))):
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for member in tar:
+                    key, _, extension = member.name.partition(".")
+                    if member.isreg():
+                        where = Member(shard, member.offset_data, member.size)
+                        samples.setdefault(f"{shard.stem}/{key}", {})[extension.lower()] = where
+        except (OSError, tarfile.TarError) as error:
+            raise BadInput(f"cannot read the shard {shard}: {error}") from error
+    if not samples:
+        raise BadInput(f"{folder} holds no samples")
+    return samples
+
+
+def _image_of(sample: dict[str, Member], key: str) -> Member:
+    found = [sample[extension] for extension in ("jpg", "jpeg", "png", "webp") if extension in sample]
+    if not found:
+        raise BadInput(f"{key} has no .jpg, .jpeg, .png or .webp, only {', '.join(sorted(sample))}")
+    return found[0]
+
+
+def _decode(member: Member) -> Image.Image:
+    try:
+        return decode_rgb(member.read())
+    except (OSError, BadImage) as error:
+        raise BadInput(f"cannot read an image of {member.shard} at byte {member.offset}: {error}") from error

@@ -1,0 +1,74 @@
+"""The published protocols by name: what is done to images, names and scores. Nothing else moves a number.
+
+The filter that resizes whole images is the model's own (`Preprocess.interpolation`): an imported big_vision model
+brings `tf_bilinear`, what was trained on Pillow's images is scored on them. `eval.interpolation` overrides it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from silc.preprocess import Interpolation, Resize
+
+Order = Literal["normalize, mean, normalize", "mean, normalize"]
+
+
+@dataclass(frozen=True)
+class WholeImageProtocol:
+    """How images and names enter classification and retrieval."""
+
+    templates: str
+    """A named prompt set; empty: the data set's own."""
+    canonicalize: bool
+    """Names and templates in lower case without punctuation, names cut at the first comma."""
+    classification_resize: Resize
+    retrieval_resize: Resize
+
+
+WHOLE_IMAGE = {
+    # big_vision evaluators/proj/image_text/discriminative_classifier.py, retrieval.py
+    "big_vision": WholeImageProtocol("clip80+1", True, "squash_crop", "squash"),
+    # CLIP's notebook and CLIP_benchmark: 80 templates for ImageNet, 18 for CIFAR, as published.
+    "clip": WholeImageProtocol("", False, "crop", "crop"),
+}
+OWN_TEMPLATES = {"cifar10": "cifar18", "cifar100": "cifar18"}
+"""Data sets with templates of their own in CLIP; the others take ImageNet's 80."""
+
+
+@dataclass(frozen=True)
+class SlidingWindowProtocol:
+    """How an image is cut, scored and put together in segmentation."""
+
+    templates: str
+    ensemble: Order
+    shorter: int
+    """Pixels the shorter side is scaled to."""
+    longer: int | None
+    """Most pixels of the longer side."""
+    rounding: Literal["nearest", "down"]
+    """How the other side becomes an integer: mmcv's rule, or torchvision's."""
+    interpolation: Interpolation
+    window: int
+    stride: int
+    fit: Literal["pad", "resize"]
+    """A window that the patch size does not divide gets zeros around it, or is enlarged (bicubic)."""
+    softmax: bool
+    """Whether each window's cosines go through a softmax over the classes, without temperature, before averaging."""
+
+
+SLIDING_WINDOW = {
+    # kakaobrain/tcl segmentation/evaluation/tcl_seg.py and configs/_base_; engine mmseg 0.27.
+    "tcl": SlidingWindowProtocol(
+        "tcl9", "mean, normalize", 448, 2048, "nearest", "cv2_bilinear", 448, 224, "pad", softmax=False
+    ),
+    # google-deepmind/tips pytorch/TIPS_zeroshot_segmentation.ipynb
+    "tips": SlidingWindowProtocol(
+        "tcl9", "normalize, mean, normalize", 448, None, "down", "bicubic", 448, 336, "resize", softmax=True
+    ),
+    # facebookresearch/dinov3 notebooks/dinotxt_segmentation_inference.ipynb
+    "dinov3": SlidingWindowProtocol(
+        "clip80", "normalize, mean, normalize", 512, None, "down", "bicubic", 384, 192, "resize", softmax=True
+    ),
+}
