@@ -155,7 +155,11 @@ def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Eva
 
 
 def write_results(run: Path, evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = "") -> Path:
-    """Write the records to `scores`, report.html and segmentations.png beside it, print the table; the report's path."""
+    """Write the records to `scores`, report.html and segmentations.png beside it; print the table.
+
+    Returns:
+        The report's path.
+    """
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")

@@ -111,7 +111,8 @@ def test_losses_keep_no_state() -> None:
 
 def test_one_writer_of_teacher_and_centre() -> None:
     """`update` and `update_centre` are called by the objective's after_step and when a run starts, nowhere else."""
-    callers = {path.relative_to(PACKAGE).as_posix() for path in modules() if re.search(r"teacher\.update", path.read_text())}
+    calling = [path for path in modules() if re.search(r"teacher\.update", path.read_text())]
+    callers = {path.relative_to(PACKAGE).as_posix() for path in calling}
     assert callers == {"objective.py", "run.py"}
     objective = (PACKAGE / "objective.py").read_text()
     assert objective.count("teacher.update(") == 1
