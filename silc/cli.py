@@ -1,7 +1,8 @@
 """The command line: reads what a person wrote, calls the composer, prints what came out.
 
     silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
-    silc eval RUN --root /data --tasks all --out scores.json
+    silc eval RUN [RUN ...] --root /data --tasks all --out scores.json
+    silc eval --list --root /data
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
     silc demo               what `make demo` runs
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -76,29 +77,57 @@ def _train(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class EvalCommand(EvalConfig):
-    """Score a run on the data sets under a root."""
+    """Score runs on the data sets under a root, side by side."""
 
-    run: tyro.conf.Positional[str] = field(kw_only=True)
-    """Directory of a run made by `silc train`."""
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Directories of runs made by `silc train`."""
     out: str = ""
-    """JSON file for the records; default scores.json in the run. A report.html is written beside it."""
+    """JSON file for the records; default scores.json in the first run. A report.html is written beside it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    cache: str = ""
+    """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
+    list: bool = False
+    """Show every task, what it needs under the root and whether it is there; score nothing."""
 
-    def protocol(self) -> EvalConfig:
+    def config(self) -> EvalConfig:
         """The part that shapes the numbers."""
         return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
 
 
 def _eval(args: list[str]) -> int:
     command = tyro.cli(EvalCommand, args=args, prog="silc eval")
+    if command.list:
+        return _list_tasks(command.root)
+    if not command.runs:
+        raise BadInput(
+            "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
+        )
     from silc import run
 
-    directory = Path(command.run)
-    scores = Path(command.out) if command.out else directory / "scores.json"
-    evaluations = run.evaluate(directory, command.protocol(), device=command.device)
-    page = run.write_results(directory, evaluations, scores, title=directory.name)
-    print(f"scores: {scores}\nreport: {page}")
+    runs = [Path(name) for name in command.runs]
+    scores = Path(command.out) if command.out else runs[0] / "scores.json"
+    cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
+    evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
+    if evaluations:  # the other ranks of torchrun have nothing to write
+        page = run.write_results(runs, evaluations, scores, title=", ".join(one.name for one in runs))
+        print(f"scores: {scores}\nreport: {page}")
+    return 0
+
+
+def _list_tasks(root: str) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from silc.eval import suite
+
+    table = Table("task", "there", "needs", title=f"Tasks under {root or 'the --root you give'}", title_justify="left")
+    for task in suite.listing(root):
+        missing = [path for path in task.needs if not path.exists()]
+        needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
+        table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
     return 0
 
 

@@ -9,7 +9,7 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +29,10 @@ from silc.data.pairs import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import report, suite
+from silc.eval.cache import Cache
 from silc.models.teacher import momentum_of
 from silc.objective import SilcObjective
-from silc.predict import encoders, load_run
+from silc.predict import encoders, load_run, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
@@ -131,30 +132,53 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     )
 
 
-def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Evaluation]:
-    """Score a run's newest checkpoint, student and/or teacher, on the tasks asked for.
+def evaluate(
+    run: Path | Sequence[Path], config: EvalConfig, *, device: str = "auto", cache: Path | None = None
+) -> list[Evaluation]:
+    """Score the newest checkpoint of one or more runs, student and/or teacher, on the tasks asked for.
+
+    Under torchrun the ranks share the images of every task; the scores are those of a single process.
+
+    Args:
+        cache: a folder that keeps results by weights, data and protocol; None computes all anew.
+
+    Returns:
+        One evaluation per run, weights and task on the main rank, nothing on the others.
 
     Raises:
         BadInput: no run there, or no such task or data.
     """
-    with join(device) as world, _progress_bar() as progress:
-        evaluators = suite.tasks(config, progress.within)
-        loaded = load_run(run, weights=config.weights, device=world.device)
-        return suite.run(
-            loaded.models,
-            evaluators,
-            progress,
-            examples_seen=loaded.examples_seen,
-            train_flops=loaded.train_flops,
-        )
+    runs = [run] if isinstance(run, Path) else run
+    for one in runs:
+        newest_checkpoint(one)  # before any work is done
+    evaluations: list[Evaluation] = []
+    with join(device) as world, _progress_bar(world.is_main) as progress:
+        evaluators = suite.tasks(config, progress.within, world)
+        for one in runs:
+            loaded = load_run(one, weights=config.weights, device=world.device)
+            evaluations += suite.run(
+                loaded.models,
+                evaluators,
+                progress,
+                examples_seen=loaded.examples_seen,
+                train_flops=loaded.train_flops,
+                cache=None if cache is None else Cache(cache),
+                checksum=loaded.checksum,
+                world=world,
+            )
+        return evaluations if world.is_main else []
 
 
-def write_results(run: Path, evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = "") -> Path:
+def write_results(
+    run: Path | Sequence[Path], evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = ""
+) -> Path:
     """Write the records to `scores` and a report.html beside it, print the table; returns the report's path."""
+    runs = [run] if isinstance(run, Path) else run
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")
-    report.write_report(page, title=title, summary=summary, evaluations=evaluations, history=history(run))
+    histories = {one.name: history(one) for one in runs}
+    report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     report.print_table(Console(), evaluations)
     return page
 
@@ -368,13 +392,13 @@ def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> Non
 class _Bar:
     """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.Progress`)."""
 
-    def __init__(self, bar: rich.progress.Progress) -> None:
-        self.bar = bar
+    def __init__(self, bar: rich.progress.Progress, speaks: bool) -> None:
+        self.bar, self.speaks = bar, speaks
         self.outer, self.inner = bar.add_task("evaluate"), bar.add_task("", visible=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         self.bar.update(self.outer, description=what, completed=done, total=total)
-        if not self.bar.console.is_terminal and done < total:
+        if self.speaks and not self.bar.console.is_terminal and done < total:
             print(f"evaluating {done + 1}/{total}: {what}", flush=True)
 
     def within(self, what: str, done: int, total: int) -> None:
@@ -382,10 +406,11 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[_Bar]:
+def _progress_bar(speaks: bool) -> Iterator[_Bar]:
+    """One that says nothing on ranks that do not speak."""
     console = Console()
-    with rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Bar(bar)
+    with rich.progress.Progress(console=console, transient=True, disable=not (speaks and console.is_terminal)) as bar:
+        yield _Bar(bar, speaks)
 
 
 def _evaluation(
