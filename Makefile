@@ -1,23 +1,42 @@
-# make demo   set up, train a small SILC on generated scenes, evaluate it, write out/demo/report.html
-# make test   set up, run the test suite
-# make check  set up, run the formatter's and linter's checks and the type checker
-# make lock   pin every dependency again (needs a package index)
+# make demo    set up, train a small SILC on generated scenes, leave out/demo/report.html (5 minutes on two slow cores)
+# make test    set up, run the tests (the slow ones: make test-slow)
+# make check   set up, run formatter, linter and type checker without changing anything
+# make lock    pin every dependency again
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test test-slow check lock clean
 
-setup: $(VENV)/.installed
+setup: .venv/.installed
 
-# The stamp is newer than everything it depends on, so a second `make` installs nothing.
-$(VENV)/.installed: requirements.lock pyproject.toml
+# The stamp is newer than what it depends on, so a second `make` installs nothing.
+.venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "silc needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=/path/to/python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	  || { echo "silc needs Python >= 3.11; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	$(BIN)/python -m ensurepip --version >/dev/null
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
+
+demo: setup
+	$(BIN)/silc demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv out

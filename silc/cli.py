@@ -139,7 +139,9 @@ def _show(args: list[str]) -> int:
     table = Table("field", "value", "meaning", title=config.recipe, title_justify="left")
     for path, value, meaning in configs.fields(config):
         table.add_row(path, repr(value), meaning)
-    Console().print(table)
+    console = Console()
+    # Whole names where nobody sees the edge of a window.
+    (console if console.is_terminal else Console(width=200)).print(table)
     return 0
 
 

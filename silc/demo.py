@@ -40,7 +40,7 @@ def main(out: Path, *, duration: str) -> None:
     config = recipes.get(RECIPE)
     _clear(out)
     config = replace(config, out=str(out), train=replace(config.train, duration=duration))
-    print(f"training {RECIPE} on generated scenes; about 4 minutes on two slow cores", flush=True)
+    print(f"training {RECIPE} for {duration} on generated scenes; about 4 minutes on two slow cores", flush=True)
     run.train(config)
     data = out / "data"
     scenes.write_sets(data, size=config.data.scenes.size, seed=config.train.seed)
@@ -78,7 +78,7 @@ class ColourHistogram:
     """A `DualEncoder` that learns nothing: how much of each named colour an image, or a patch of it, has."""
 
     preprocess: Preprocess
-    name: str = "colour histogram"
+    name: str = ""
     tokenizer: ColourWords = ColourWords()
     patch_size: int = 8
     readouts: tuple[str, ...] = ("histogram",)

@@ -30,6 +30,7 @@ from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
+from silc.eval.pictures import contact_sheet
 from silc.models.teacher import momentum_of
 from silc.objective import SilcObjective
 from silc.predict import encoders, load_run, newest_checkpoint
@@ -46,6 +47,7 @@ from silc.types import BadInput
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.data.pairs import Pairs
     from silc.eval.config import EvalConfig
     from silc.types import Evaluation, Evaluator
 
@@ -69,8 +71,12 @@ def train(config: Config) -> Path:
     out = Path(config.out)
     with join(config.train.device) as world:
         resumed = _claim(out, config)
+        initial = _initial(config.init) if config.init and resumed is None else None
         pairs = open_pairs(config.data, seed=config.train.seed)
-        tokenizer = _tokenizer(config, out, pairs, world)
+        if world.is_main and resumed is None:
+            _make_tokenizer(config, pairs).save(out / TOKENIZER)
+        world.barrier()
+        tokenizer = BPETokenizer.load(out / TOKENIZER, config.model.text.length)
         objective = build(config, tokenizer, world)
         optimizer = Optimizer(config.train.optim, objective)
         loader = _loader(config, pairs, tokenizer, world)
@@ -81,8 +87,8 @@ def train(config: Config) -> Path:
         progress = Progress()
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
-        elif config.init:
-            _initialise(objective, Path(config.init))
+        elif initial is not None:
+            _load_weights(objective, checkpoint.read(initial, only=("model", "head", "teacher")))
         world.barrier()
         if world.is_main:
             configs.save(replace(config, resume="never"), out / CONFIG)
@@ -172,14 +178,19 @@ def evaluate(
 def write_results(
     run: Path | Sequence[Path], evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = ""
 ) -> Path:
-    """Write the records to `scores` and a report.html beside it, print the table; returns the report's path."""
+    """Write the records to `scores`, report.html and segmentations.png beside it, print the table; the report's path."""
     runs = [run] if isinstance(run, Path) else run
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")
     histories = {one.name: history(one) for one in runs}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
-    report.print_table(Console(), evaluations)
+    overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
+    if overlays:
+        contact_sheet(overlays, columns=3).save(scores.with_name("segmentations.png"))
+    console = Console()
+    # A log has no edge: names are not cut there.
+    report.print_table(console if console.is_terminal else Console(width=120), evaluations)
     return page
 
 
@@ -240,22 +251,16 @@ def _free(path: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
-def _tokenizer(config: Config, out: Path, pairs: Any, world: World) -> BPETokenizer:
-    """The run's tokenizer: already there, or the given one, or that of the run it starts from, or a new one."""
-    folder, length = out / TOKENIZER, config.model.text.length
+def _make_tokenizer(config: Config, pairs: Pairs) -> BPETokenizer:
+    """The given tokenizer, or that of the run this one starts from, or one trained on the captions."""
+    length = config.model.text.length
     given = config.data.tokenizer or (str(Path(config.init) / TOKENIZER) if config.init else "")
-    if world.is_main and not folder.exists():
-        if given:
-            tokenizer = BPETokenizer.load(given, length)
-        else:
-            captions = pairs.captions(CAPTIONS_FOR_TOKENIZER)
-            tokenizer = BPETokenizer.train(captions, config.data.vocab_size, length)
-        tokenizer.save(folder)
-    world.barrier()
-    return BPETokenizer.load(folder, length)
+    if given:
+        return BPETokenizer.load(given, length)
+    return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
 
 
-def _loader(config: Config, pairs: Any, tokenizer: BPETokenizer, world: World) -> Loader:
+def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader:
     data, objective, size = config.data, config.objective, config.model.image.size
     drawn = replace(
         data.crops,
@@ -367,13 +372,12 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     return Progress(step=state["step"], skipped=state["skipped"], bad=bad)
 
 
-def _initialise(objective: SilcObjective, run: Path) -> None:
-    """Student, teacher, head and centre of another run; not its optimizer, nor its position."""
-    found = checkpoint.find(run / CHECKPOINTS)
+def _initial(run: str) -> Path:
+    """The newest checkpoint of the run to start from: student, teacher, head and centre, not its position."""
+    found = checkpoint.find(Path(run) / CHECKPOINTS)
     if not found:
         raise BadInput(f"--init {run} holds no checkpoint; give the directory of a run made by `silc train`")
-    saved = checkpoint.read(found[0], only=("model", "head", "teacher"))
-    _load_weights(objective, saved)
+    return found[0]
 
 
 def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> None:

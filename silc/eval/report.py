@@ -23,6 +23,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from silc.eval.suite import task_name
@@ -132,9 +133,11 @@ def percent(score: float | None) -> str:
 def print_table(console: Console, evaluations: Sequence[Evaluation]) -> None:
     """Print the score table; the best of a row is bold, what is no better than chance or a constant answer dim."""
     table = score_table(evaluations)
-    printed = Table(title="Scores in %", title_justify="left", header_style="bold")
-    printed.add_column("task")
-    printed.add_column("metric")
+    printed = Table(
+        title="Scores in %", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    printed.add_column("task", no_wrap=True)
+    printed.add_column("metric", no_wrap=True)
     for column in table.columns:
         printed.add_column(column, justify="right")
     printed.add_column("chance", justify="right", style="dim")
@@ -142,9 +145,16 @@ def print_table(console: Console, evaluations: Sequence[Evaluation]) -> None:
     for name, rows in itertools.groupby(table.rows, key=lambda row: task_name(row.task, row.dataset)):
         for i, row in enumerate(rows):
             cells = [_styled(row, column) for column in table.columns]
-            printed.add_row("" if i else name, row.metric, *cells, percent(row.chance), percent(row.constant))
+            printed.add_row("" if i else name, _brief(row.metric), *cells, percent(row.chance), percent(row.constant))
         printed.add_section()
     console.print(printed)
+
+
+def _brief(metric: str) -> str:
+    """The field's shorthand, which leaves room for the numbers on a terminal."""
+    for name, short in (("image_retrieval_recall", "T2I R"), ("text_retrieval_recall", "I2T R")):
+        metric = metric.replace(name, short)
+    return metric.replace("mean_per_class_recall", "class mean")
 
 
 def _styled(row: Row, column: str) -> str:

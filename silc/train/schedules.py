@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from silc.train.config import steps_of
-from silc.types import Hyper
+from silc.types import BadInput, Hyper
 
 if TYPE_CHECKING:
     from silc.train.config import OptimConfig
@@ -61,9 +61,20 @@ class Schedule:
         momentum: float,
         temperature: float,
     ) -> Schedule:
-        """Convert the durations of `optim` to steps, once."""
+        """Convert the durations of `optim` to steps, once.
+
+        Raises:
+            BadInput: warm-up and cool-down do not fit into the run.
+        """
         in_steps = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch, "total": total}
         warmup, cooldown = steps_of(optim.warmup, **in_steps), steps_of(optim.cooldown, **in_steps)
+        if optim.schedule == "cosine":
+            cooldown = 0  # it ends at 0 by itself
+        if warmup + cooldown > total:
+            raise BadInput(
+                f"a warm-up of {warmup:,} and a cool-down of {cooldown:,} steps do not fit into a run of {total:,}; "
+                "shorten them (--train.optim.warmup 10% --train.optim.cooldown 20%) or train longer"
+            )
         return cls(optim, total, warmup, cooldown, momentum, temperature)
 
     def at(self, step: int) -> Hyper:

@@ -357,7 +357,7 @@ def test_a_run_or_list_is_needed(capsys):
 
 
 def test_no_root():
-    with pytest.raises(BadInput, match=r"set eval\.root"):
+    with pytest.raises(BadInput, match="no data to evaluate on: give --root"):
         discover("")
 
 

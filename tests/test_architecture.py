@@ -1,0 +1,192 @@
+"""The house rules, kept by a program."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silc.config import Config
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "silc"
+
+# A module may import what stands to its left; names between two bars may not import each other, except that a
+# package imports itself. `config` modules of packages are torch-free (below) and follow their package.
+ORDER = (
+    "preprocess images | types | distributed checkpoint | data models losses | objective | train eval | openvocab"
+    " | config | recipes | interop | export predict curate | run | serve bench plan demo | cli | __main__"
+)
+LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
+TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")
+TORCH_FREE += ("train/config", "eval/config")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def top(path: Path) -> str:
+    """The name in ORDER a file belongs to."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path, *, run_time_only: bool = False) -> set[str]:
+    """Dotted names a file imports, relative ones resolved; `run_time_only` leaves out `if TYPE_CHECKING` blocks."""
+    tree = ast.parse(path.read_text())
+    package = ["silc", *path.relative_to(PACKAGE).parts[:-1]]
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if run_time_only and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if run_time_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_left(path: Path) -> None:
+    me = top(path)
+    assert me in LEVEL, f"{path.name} has no place in the order; give it one here and in docs/architecture.md"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "silc" or len(parts) < 2 or parts[1] == me:
+            continue
+        other = parts[1]
+        assert other in LEVEL, f"{path.name} imports silc.{other}, which has no place in the order"
+        assert LEVEL[other] < LEVEL[me], f"{path.relative_to(ROOT)} imports silc.{other}, which stands to its right"
+
+
+def test_the_order_is_the_documented_one() -> None:
+    assert ORDER in " ".join((ROOT / "docs" / "architecture.md").read_text().split())
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_help_needs_no_torch(name: str) -> None:
+    """What `silc train RECIPE --help` imports must not import torch, at any depth."""
+    seen: set[str] = set()
+
+    def closure(module: str) -> None:
+        path = PACKAGE / f"{module}.py"
+        if not path.is_file():
+            path = PACKAGE / module / "__init__.py"
+        if not path.is_file() or module in seen:
+            return
+        seen.add(module)
+        for imported in imports(path, run_time_only=True):
+            assert imported.split(".")[0] not in ("torch", "torchvision", "timm"), f"{module} imports {imported}"
+            parts = imported.split(".")
+            if parts[0] == "silc":
+                closure("/".join(parts[1:]))
+                closure("/".join(parts[1:-1]))
+
+    closure(name)
+    assert len(seen) >= 1
+
+
+def test_losses_keep_no_state() -> None:
+    """Losses are functions: no module, no parameter, no buffer, no global."""
+    for path in (PACKAGE / "losses").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Global | ast.Nonlocal)]
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in ("Module", "Parameter")]
+
+
+def test_one_writer_of_teacher_and_centre() -> None:
+    """`update` and `update_centre` are called by the objective's after_step and when a run starts, nowhere else."""
+    callers = {path.relative_to(PACKAGE).as_posix() for path in modules() if re.search(r"teacher\.update", path.read_text())}
+    assert callers == {"objective.py", "run.py"}
+    objective = (PACKAGE / "objective.py").read_text()
+    assert objective.count("teacher.update(") == 1
+    assert objective.index("def after_step") < objective.index("teacher.update(")
+
+
+def test_predict_knows_no_trainer() -> None:
+    assert not [name for name in imports(PACKAGE / "predict.py") if name.startswith("silc.train")]
+
+
+def test_no_attic() -> None:
+    assert not [p for p in PACKAGE.rglob("*.py") if p.stem in ("utils", "util", "helpers", "misc", "common")]
+
+
+def settings(cls: Any) -> list[tuple[str, str]]:
+    """(class, field) of every setting, nested ones too."""
+    found = []
+    hints = importlib.import_module("typing").get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            found += settings(hints[f.name])
+        found.append((cls.__name__, f.name))
+    return found
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """No dead option: each field's name is read as an attribute outside the file that declares it."""
+    reads: dict[str, set[str]] = {}
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                reads.setdefault(node.attr, set()).add(path.relative_to(PACKAGE).as_posix())
+    dead = []
+    for owner, name in settings(Config):
+        outside = {p for p in reads.get(name, set()) if not p.endswith("config.py")}
+        # scale_init is read through the property that gives its default.
+        if not outside and name != "scale_init":
+            dead.append(f"{owner}.{name}")
+    assert not dead
+
+
+def test_method_document_names_what_exists() -> None:
+    """docs/method.md sets every equation and constant beside `file.py:name`; each must exist."""
+    text = (ROOT / "docs" / "method.md").read_text()
+    references = re.findall(r"`(silc/[\w/]+\.py):([\w.]+)`", text)
+    assert len(references) > 30
+    for file, name in references:
+        path = ROOT / file
+        assert path.is_file(), file
+        names = {
+            node.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        names |= {
+            target.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        for part in name.split("."):
+            assert part in names, f"docs/method.md names {file}:{name}, {part} does not exist"
+
+
+def test_nothing_names_this_machine() -> None:
+    """No committed text holds a path of the machine it was written on or a package index."""
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.split():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".lock", ".sh", ".yaml", ".txt", ".json") and path.is_file():
+            text = path.read_text()
+            for needle in ("/" + "work/", "/" + "root/", "index" + "-url", "pypi" + ".org/simple"):
+                assert needle not in text, f"{name} contains {needle}"

@@ -1,0 +1,97 @@
+"""The format on disk: what is written comes back, what was changed since is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from silc import checkpoint
+from silc.types import BadInput
+
+
+def write(root: Path, step: int, keep: int = 3) -> Path:
+    parts = {
+        "model": {"w": torch.arange(6.0).view(2, 3), "b": torch.tensor([step])},
+        "rng": {"cpu": torch.get_rng_state()},
+    }
+    return checkpoint.write(root, step, parts, {"progress": {"step": step}}, keep=keep)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    saved = checkpoint.read(write(tmp_path, 7))
+    assert saved.state == {"progress": {"step": 7}}
+    assert torch.equal(saved.parts["model"]["w"], torch.arange(6.0).view(2, 3))
+    assert torch.equal(saved.parts["rng"]["cpu"], torch.get_rng_state())
+    assert checkpoint.read(saved.path, only=("rng",)).parts.keys() == {"rng"}
+
+
+def test_newest_first_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (5, 100, 20, 1000):
+        write(tmp_path, step, keep=2)
+    assert [p.name for p in checkpoint.find(tmp_path)] == ["step-00001000", "step-00000100"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000100", "step-00001000"]
+
+
+def test_a_partial_one_is_not_found(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / ".partial-step-00000002").mkdir()
+    (tmp_path / "step-00000003").mkdir()
+    assert [p.name for p in checkpoint.find(tmp_path)] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "rng.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "empty"])
+def test_every_kind_of_damage_is_noticed(name: str, harm: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    file = path / name
+    data = bytearray(file.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif harm == "cut":
+        file.write_bytes(data[:-1])
+    elif harm == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(b"")
+    with pytest.raises(BadInput, match=f"{name} is (missing|damaged)"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model.safetensors": 3}'])
+def test_damaged_manifest(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "manifest.json").write_text(text)
+    with pytest.raises(BadInput, match=r"manifest\.json is unreadable"):
+        checkpoint.read(path)
+
+
+def test_a_place_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / ".partial-step-00000002").write_text("a file where the folder would go")
+    with pytest.raises(BadInput, match="earlier checkpoints are intact"):
+        write(tmp_path, 2)
+    checkpoint.read(checkpoint.find(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"weight": torch.zeros(2, 3)}, "it lacks bias"),
+        ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "more": torch.zeros(1)}, "it has more, which"),
+        ({"weight": torch.zeros(2, 4), "bias": torch.zeros(2)}, r"weight is \[2, 4\] there and \[2, 3\] here"),
+    ],
+)
+def test_another_architecture(tensors: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(BadInput, match=f"another architecture: {message}"):
+        checkpoint.load_into(nn.Linear(3, 2), tensors, Path("model.safetensors"))
+
+
+def test_nothing_is_a_pickle(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    json.loads((path / "state.json").read_text())

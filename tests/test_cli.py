@@ -1,0 +1,244 @@
+"""The command line: no torch for help, one line and exit code 2 for every kind of bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from silc import config as configs
+from silc import run
+from silc.cli import main
+from silc.config import Config
+
+
+def jpeg(number: int = 0, size: tuple[int, int] = (24, 20)) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def shard(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples.items():
+            for suffix, data in members.items():
+                header = tarfile.TarInfo(f"{key}.{suffix}")
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def good(count: int) -> dict[str, dict[str, bytes]]:
+    return {f"{i:04d}": {"jpg": jpeg(i), "txt": f"a red thing number {i}".encode()} for i in range(count)}
+
+
+@pytest.fixture
+def trains(small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `silc train` on a shard; gives what it said on stderr after checking the exit code."""
+
+    def command(train: str, *args: str, code: int = 2) -> str:
+        base = small("silc_c", duration="2 steps", batch_size=8)
+        configs.save(base, tmp_path / "base.yaml")
+        fixed = ["--data.source", "shards", "--data.train", train, "--out", str(tmp_path / "out")]
+        assert main(["train", str(tmp_path / "base.yaml"), *fixed, *args]) == code
+        return capsys.readouterr().err
+
+    return command
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("silc: ")
+    assert text.count("\n") == 1, text
+    return text
+
+
+def test_importing_and_helping_load_no_torch() -> None:
+    code = (
+        "import sys, contextlib\n"
+        "import silc, silc.cli\n"
+        "assert silc.cli.main(['--help']) == 0\n"
+        "assert silc.cli.main(['show', 'silc_c']) == 0\n"
+        "assert silc.cli.main(['recipes']) == 0\n"
+        "for command in (['train', 'silc_c', '--help'], ['eval', '--help'], ['demo', '--help']):\n"
+        "    with contextlib.suppress(SystemExit): silc.cli.main(command)\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'open_clip', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--data.crops.num-local" in done.stdout
+    assert "tau_t, sharpens the targets" in done.stdout
+
+
+def test_python_m_silc() -> None:
+    done = subprocess.run([sys.executable, "-m", "silc", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown command 'nonsense'" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "silc_cc"], "unknown recipe 'silc_cc'; did you mean 'silc_c'?"),
+        (["show", "slic_c-b16"], "unknown recipe 'slic_c-b16'; did you mean 'silc_c-b16'?"),
+        (["train"], "silc train needs a recipe"),
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train", "silc_c"], "no output directory; give --out DIR"),
+        (["train", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["train", "silc_c", "--data.crops.local-size", "100"], "local_size 100 is not a multiple of model.image.patch 16; use 96 or 112"),
+        (["train", "silc_c", "--model.image.size", "250"], "model.image.size 250 is not a multiple of model.image.patch 16; use 240 or 256"),
+        (["train", "silc_c", "--data.crops.num-global", "0"], "the objective uses global views; use at least 1"),
+        (["eval", "nowhere", "--root", "/nonexistent"], "nowhere holds no run (no config.yaml)"),
+    ],
+)
+def test_one_line_and_two(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    assert message in one_line(capsys.readouterr().err)
+
+
+def test_unknown_field_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "silc_c", "--data.workrs", "3"])
+    assert stopped.value.code == 2
+    assert "--data.workers" in capsys.readouterr().err
+
+
+def test_show_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "silc_s-l16"]) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert all(path in shown for path, _, _ in configs.fields(configs.Config()))
+    assert "'sigmoid'" in shown
+
+
+def test_no_shard_matches(trains: Callable[..., str], tmp_path: Path) -> None:
+    assert "none*.tar' matches no file" in one_line(trains(str(tmp_path / "none*.tar")))
+    assert "does not exist" in one_line(trains(str(tmp_path / "{000..002}.tar")))
+
+
+def test_fewer_samples_than_a_batch(trains: Callable[..., str], tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", good(5))
+    assert "5 samples are fewer than one global batch of 8; lower the batch size" in one_line(trains(str(path)))
+
+
+def test_not_a_tar(trains: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"<html>404</html>" * 100)
+    assert str(path) in one_line(trains(str(path)))
+
+
+def test_a_shard_cut_short_is_used_up_to_the_cut(trains: Callable[..., str], tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", good(20))
+    path.write_bytes(path.read_bytes()[:-12_000])
+    trains(str(path), code=0)
+    assert (tmp_path / "out" / "metrics.jsonl").is_file()
+
+
+BAD = {
+    "no_image": {"jpg": b"<html>not found</html>", "txt": b"a red thing"},
+    "broken_image": {"jpg": jpeg(1, (64, 64))[:700], "txt": b"a red thing"},
+    "no_caption": {"jpg": jpeg(2)},
+    "empty_caption": {"jpg": jpeg(3), "txt": b"  \n"},
+    "too_large": {"png": png(Image.new("L", (3000, 3000)), compress_level=9), "txt": b"a bomb"},
+}
+
+
+@pytest.mark.parametrize("cause", BAD)
+def test_broken_samples_are_skipped_counted_and_reported(
+    cause: str, trains: Callable[..., str], tmp_path: Path
+) -> None:
+    path = shard(tmp_path / "a.tar", good(15) | {"zz": BAD[cause]})
+    trains(str(path), "--data.max-pixels", "4000000", code=0)
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last[f"bad/{cause}"] == 1  # 2 steps of 8 are one epoch of the 16
+
+
+def test_over_the_rate_the_run_stops_and_says_why(trains: Callable[..., str], tmp_path: Path) -> None:
+    bad = {f"bad{i}": BAD["no_image"] for i in range(8)}
+    path = shard(tmp_path / "a.tar", good(8) | bad)
+    said = one_line(trains(str(path), "--data.max-bad-rate", "0.2"))
+    assert "broken" in said
+    assert "no_image 8" in said
+    assert "raise data.max_bad_rate" in said
+
+
+def test_other_modes_are_converted(trains: Callable[..., str], tmp_path: Path) -> None:
+    """Grey, CMYK, 16-bit, palette, transparent and animated images train like any other."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(2)]
+    cmyk, animated = io.BytesIO(), io.BytesIO()
+    frames[0].convert("CMYK").save(cmyk, "JPEG")
+    frames[0].save(animated, "WEBP", save_all=True, append_images=frames[1:])
+    images = {
+        "grey": {"png": png(frames[0].convert("L"))},
+        "cmyk": {"jpg": cmyk.getvalue()},
+        "deep": {"png": png(Image.fromarray(rng.integers(0, 65_536, (20, 24)).astype(np.uint16)))},
+        "palette": {"png": png(frames[0].convert("P"))},
+        "alpha": {"png": png(frames[0].convert("RGBA"))},
+        "animated": {"webp": animated.getvalue()},
+    }
+    path = shard(tmp_path / "a.tar", good(10) | {k: v | {"txt": b"a red thing"} for k, v in images.items()})
+    trains(str(path), code=0)
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert not [key for key in last if key.startswith("bad/")]
+
+
+def test_eval_of_a_run_on_folders(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: train, write evaluation scenes, `silc eval`, records of student and teacher with chance beside."""
+    from silc.data.scenes import write_sets
+
+    run.train(small("silc_c", duration="2 steps", out=tmp_path / "run", eval_every="never"))
+    write_sets(tmp_path / "sets", size=24, seed=0, num_retrieval=6, num_segmentation=3, per_class=1)
+    scores = tmp_path / "scores.json"
+    args = ["eval", str(tmp_path / "run"), "--root", str(tmp_path / "sets"), "--out", str(scores), "--device", "cpu"]
+    assert main(args) == 0
+    records = json.loads(scores.read_text())
+    assert {(r["dataset"], r["weights"]) for r in records} == {
+        (dataset, weights)
+        for dataset in ("scenes", "scenes_seen", "scenes_heldout")
+        for weights in ("student", "teacher")
+    }
+    assert {r["task"] for r in records} == {
+        "zeroshot_classification",
+        "zeroshot_retrieval",
+        "zeroshot_segmentation",
+    }
+    for r in records:
+        assert r["chance"]
+        assert r["examples_seen"] == 32
+        assert r["train_flops"] > 0
+    assert "scenes-zs-seg" in capsys.readouterr().out
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert main([*args, "--tasks", "scenes-zs-sgg"]) == 2
+    assert "did you mean 'scenes-zs-seg'?" in one_line(capsys.readouterr().err)
+
+
+def test_evaluation_during_training(small: Callable[..., Config], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from silc.data.scenes import write_sets
+    from silc.eval.config import EvalConfig
+
+    write_sets(tmp_path / "sets", size=24, seed=0, num_retrieval=6, num_segmentation=3, per_class=1)
+    config = small("silc_c", duration="4 steps", out=tmp_path / "run", eval_every="50%")
+    run.train(replace(config, eval=EvalConfig(root=str(tmp_path / "sets"), tasks="scenes-retrieval,scenes-zs-seg")))
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scored = [r for r in records if "eval/teacher/scenes-zs-seg/miou" in r]
+    assert [r["step"] for r in scored] == [2, 4]
+    assert "eval/student/scenes-retrieval/text_retrieval_recall@1" in scored[0]

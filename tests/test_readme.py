@@ -1,0 +1,84 @@
+"""The README as a stranger reads it: its commands run, its Python runs, the paths it names exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`make demo` with a handful of steps, in a folder of its own; in full it runs in .ci/run."""
+    folder = tmp_path_factory.mktemp("readme")
+    silc("demo --duration '3 steps'", folder)
+    return folder
+
+
+def silc(arguments: str, cwd: Path) -> str:
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", f"silc {arguments}"], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_two_commands_are_there() -> None:
+    assert "make demo" in README
+    assert "make test" in README
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo: setup\n\t\$\(BIN\)/silc demo$", makefile, flags=re.MULTILINE)
+
+
+def test_the_demo_leaves_what_is_promised(demo: Path) -> None:
+    out = demo / "out" / "demo"
+    for name in ("metrics.jsonl", "scores.json", "report.html", "config.yaml"):
+        assert (out / name).stat().st_size > 100, name
+    assert list((out / "checkpoints").glob("step-*/model.safetensors"))
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    page = (out / "report.html").read_text()
+    # Self-contained: nothing in it is fetched (addresses of XML vocabularies are only names).
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*|@import|url\((?!#|data:)""", page)
+    assert "colour histogram" in page
+    assert "scenes_heldout" in page
+
+
+def test_the_python_runs(demo: Path) -> None:
+    (code,) = blocks("python")
+    assert len(code.strip().splitlines()) <= 12
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=demo, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensor" in done.stdout
+
+
+def test_every_shell_command_is_one_that_exists(demo: Path) -> None:
+    """`silc` lines are run: those that train get a handful of steps on shards that are there."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("silc ")]
+    assert len(lines) >= 3
+    for line in lines:
+        words = line.split()
+        if words[1] in ("show", "recipes", "--help"):
+            silc(" ".join(words[1:]), demo)
+        else:
+            silc(f"{words[1]} {words[2] if words[1] == 'train' else ''} --help", demo)
+
+
+def test_paths_exist() -> None:
+    for path in re.findall(r"`((?:docs|scripts|silc|tests|\.ci)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / path).exists(), path

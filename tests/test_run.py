@@ -1,0 +1,245 @@
+"""Whole runs: repeated, interrupted, continued, started from another, on two processes, and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from silc import checkpoint, run
+from silc import config as configs
+from silc.config import Config
+from silc.predict import load_run
+from silc.train.log import history
+from silc.types import BadInput
+
+CLOCK = {"samples_per_s", "data_wait"}
+"""What two runs may differ in."""
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    """Every logged number but those of the clock."""
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in history(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint."""
+    saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
+    return {f"{part}/{name}": t for part, tensors in saved.parts.items() for name, t in tensors.items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+@pytest.mark.parametrize("name", ["silc_c", "siglip"])
+def test_one_seed_gives_one_curve(small: Callable[..., Config], name: str, tmp_path: Path) -> None:
+    config = small(name, duration="5 steps")
+    for copy in ("a", "b"):
+        run.train(replace(config, out=str(tmp_path / copy)))
+    assert len(curve(tmp_path / "a")) == 5
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    other = replace(config, out=str(tmp_path / "c"), train=replace(config.train, seed=1))
+    run.train(other)
+    assert curve(tmp_path / "a") != curve(tmp_path / "c")
+
+
+def test_killed_and_resumed_equals_uninterrupted(small: Callable[..., Config], tmp_path: Path) -> None:
+    """kill -9 from outside after the first checkpoint; weights, moments, teacher, centre, RNG and curve are equal."""
+    config = small("silc_c", duration="12 steps", save_every="4 steps", out=tmp_path / "whole")
+    run.train(config)
+    interrupted = replace(config, out=str(tmp_path / "cut"))
+    configs.save(interrupted, tmp_path / "cut.yaml")
+    command = [sys.executable, "-m", "silc", "train", str(tmp_path / "cut.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    first = tmp_path / "cut" / "checkpoints" / "step-00000004" / "manifest.json"
+    deadline = time.monotonic() + 120
+    while not first.is_file() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.is_file()
+
+    done_before = history(tmp_path / "cut")[-1]["step"]
+    run.train(replace(interrupted, resume="auto"))
+    assert done_before >= 4
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("stop", [3, 6, 7])
+def test_resuming_inside_an_epoch_at_its_end_and_in_the_next(
+    small: Callable[..., Config], stop: int, tmp_path: Path
+) -> None:
+    """96 scenes in batches of 16 are 6 steps an epoch; the checkpoint at `stop` is made the newest, then continued."""
+    config = small("silc_s", duration="9 steps", save_every="1 steps", keep=9, out=tmp_path / "run")
+    run.train(config)
+    whole, records = weights(tmp_path / "run"), curve(tmp_path / "run")
+    for path in checkpoint.find(tmp_path / "run" / "checkpoints"):
+        if int(path.name.removeprefix("step-")) > stop:
+            (path / checkpoint.MANIFEST).unlink()
+    torch.manual_seed(99)
+    # Workers may change at a resume.
+    run.train(replace(config, resume="auto", data=replace(config.data, workers=1)))
+    assert curve(tmp_path / "run") == records
+    assert_same(weights(tmp_path / "run"), whole)
+
+
+def test_two_processes_equal_one(small: Callable[..., Config], tmp_path: Path) -> None:
+    """`torchrun ... -m silc train` on two ranks: same reduced losses as one process at the same global batch."""
+    config = small("silc_c", duration="4 steps", out=tmp_path / "one")
+    for name in ("silc_c", "silc_s"):
+        one = small(name, duration="4 steps", out=tmp_path / f"{name}-one")
+        run.train(one)
+        two = replace(one, out=str(tmp_path / f"{name}-two"))
+        configs.save(two, tmp_path / f"{name}.yaml")
+        torchrun(["train", str(tmp_path / f"{name}.yaml")])
+        ours, theirs = curve(tmp_path / f"{name}-one"), curve(tmp_path / f"{name}-two")
+        assert len(ours) == len(theirs) == 4
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.keys() == b.keys()
+            for key, value in a.items():
+                assert b[key] == pytest.approx(value, rel=2e-4, abs=1e-5), (name, a["step"], key)
+        a, b = (weights(tmp_path / f"{name}-{which}") for which in ("one", "two"))
+        for key in (k for k in a if k.startswith(("model/", "teacher/", "head/"))):
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
+    assert config.train.batch_size == 16
+
+
+def torchrun(args: list[str], ranks: int = 2) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "silc", *args],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_init_takes_weights_and_not_the_position(small: Callable[..., Config], tmp_path: Path) -> None:
+    first = small("silc_c", duration="3 steps", out=tmp_path / "first")
+    run.train(first)
+    second = small("silc_c_finetune", duration="2 steps", out=tmp_path / "second", save_every="1 steps")
+    # A learning rate of nothing shows what was taken over.
+    frozen = replace(second.train, optim=replace(second.train.optim, lr=0.0))
+    run.train(replace(second, init=str(tmp_path / "first"), train=frozen))
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    for key in before:
+        if key.startswith(("model/", "head/")):
+            assert torch.equal(before[key], after[key]), key
+    assert checkpoint.find(tmp_path / "second" / "checkpoints")[0].name == "step-00000002"
+    assert (tmp_path / "first/tokenizer/tokenizer.json").read_text() == (
+        tmp_path / "second/tokenizer/tokenizer.json"
+    ).read_text()
+    # The teacher and its centre went on from where they were, they did not start again at the student and 0.
+    assert not torch.equal(after["teacher/centre"], torch.zeros_like(after["teacher/centre"]))
+    assert any(
+        not torch.equal(after[k], after[k.replace("teacher/visual", "model/visual")])
+        for k in after
+        if k.startswith("teacher/visual")
+    )
+
+
+def test_a_clip_run_goes_on_as_silc(small: Callable[..., Config], tmp_path: Path) -> None:
+    """Late SILC: teacher := student, fresh head."""
+    run.train(small("clip", duration="2 steps", out=tmp_path / "clip"))
+    config = small("silc_c", duration="1 steps", out=tmp_path / "late")
+    config = replace(config, init=str(tmp_path / "clip"))
+    frozen = replace(config.train, optim=replace(config.train.optim, lr=0.0))
+    run.train(replace(config, train=frozen))
+    after = weights(tmp_path / "late")
+    assert all(torch.equal(after[k], after[f"model/{k[8:]}"]) for k in after if k.startswith("teacher/visual."))
+    assert all(torch.equal(after[k], after[f"head/{k[13:]}"]) for k in after if k.startswith("teacher/head."))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c, r"already holds a run; go on with --resume auto"),
+        (
+            lambda c: replace(c, resume="auto", train=replace(c.train, batch_size=8)),
+            r"train.batch_size is 16 there and 8",
+        ),
+        (lambda c: replace(c, resume="auto", train=replace(c.train, seed=5)), r"train.seed is 0 there and 5"),
+        (
+            lambda c: replace(c, resume="auto", objective=replace(c.objective, contrastive="sigmoid")),
+            r"another run: objective.contrastive is 'softmax' there and 'sigmoid' here; give another --out",
+        ),
+    ],
+)
+def test_a_directory_of_another_run_is_left_alone(
+    small: Callable[..., Config], change: Callable[[Config], Config], message: str, tmp_path: Path
+) -> None:
+    config = small("silc_c", duration="1 steps", out=tmp_path / "run")
+    run.train(config)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(BadInput, match=message):
+        run.train(change(config))
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_a_checkpoint_of_another_architecture(small: Callable[..., Config], tmp_path: Path) -> None:
+    run.train(small("silc_c", duration="1 steps", out=tmp_path / "first"))
+    config = small("silc_c", duration="1 steps", out=tmp_path / "second")
+    image = dataclasses.replace(config.model.image, depth=2)
+    config = replace(config, init=str(tmp_path / "first"), model=replace(config.model, image=image))
+    with pytest.raises(
+        BadInput, match=r"model\.safetensors is of another architecture: it lacks visual\.trunk\.blocks\.1"
+    ):
+        run.train(config)
+    with pytest.raises(BadInput, match="holds no checkpoint; give the directory of a run"):
+        run.train(replace(config, init=str(tmp_path / "nothing"), out=str(tmp_path / "third")))
+
+
+def test_a_changed_list_of_samples_is_noticed_at_resume(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("silc_c", duration="2 steps", save_every="1 steps", out=tmp_path / "run")
+    run.train(config)
+    state = checkpoint.find(tmp_path / "run" / "checkpoints")[0]
+    assert json.loads((state / "state.json").read_text())["loader"]["samples"] == 32
+    stored = configs.load(tmp_path / "run" / "config.yaml")
+    grown = replace(stored.data, scenes=replace(stored.data.scenes, num=200))
+    configs.save(replace(stored, data=grown), tmp_path / "run" / "config.yaml")
+    with pytest.raises(BadInput, match="fingerprint of the samples"):
+        run.train(replace(stored, data=grown, resume="auto"))
+
+
+def test_a_run_is_read_back(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("silc_c", duration="3 steps", out=tmp_path / "run")
+    run.train(config)
+    loaded = load_run(tmp_path / "run")
+    assert loaded.examples_seen == 48
+    assert loaded.train_flops == pytest.approx(history(tmp_path / "run")[-1]["train_flops"])
+    student, teacher = loaded.models["student"], loaded.models["teacher"]
+    assert student.model is teacher.model
+    image = torch.rand(2, 3, 16, 16)
+    assert not torch.equal(student.encode_image(image), teacher.encode_image(image))
+    for model in (student, teacher):
+        assert model.encode_image(image).norm(dim=-1) == pytest.approx([1, 1], abs=1e-5)
+        text = model.encode_text(model.tokenizer(["plain red", "a"]))
+        assert text.norm(dim=-1) == pytest.approx([1, 1], abs=1e-5)
+    with pytest.raises(BadInput, match="holds no run"):
+        load_run(tmp_path)
+
+
+def test_a_run_without_teacher_says_so(small: Callable[..., Config], tmp_path: Path) -> None:
+    run.train(small("clip", duration="1 steps", out=tmp_path / "run"))
+    assert load_run(tmp_path / "run").models.keys() == {"student"}
+    with pytest.raises(BadInput, match="has no teacher; use --weights student"):
+        load_run(tmp_path / "run", weights="teacher")
