@@ -3,6 +3,7 @@
     silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
     silc eval RUN [RUN ...] --root /data --tasks all --out scores.json
     silc eval --list --root /data
+    silc eval RUN [RUN ...] --table main
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
     silc demo               what `make demo` runs
@@ -87,6 +88,8 @@ class EvalCommand(EvalConfig):
     """Where to compute."""
     cache: str = ""
     """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
+    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
+    """Lay the runs' scores out beside the rows of this table of the paper (.md, .html, .json); score nothing."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
@@ -103,15 +106,27 @@ def _eval(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
+    runs = [Path(name) for name in command.runs]
+    if command.table:
+        return _paper_table(command.table, runs, command.out)
     from silc import run
 
-    runs = [Path(name) for name in command.runs]
     scores = Path(command.out) if command.out else runs[0] / "scores.json"
     cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
     evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
     if evaluations:  # the other ranks of torchrun have nothing to write
         page = run.write_results(runs, evaluations, scores, title=", ".join(one.name for one in runs))
         print(f"scores: {scores}\nreport: {page}")
+    return 0
+
+
+def _paper_table(name: str, runs: list[Path], out: str) -> int:
+    from silc.eval import tables
+
+    table = tables.paper_table(name, runs)
+    stem = Path(out).with_suffix("") if out else (runs[0].parent if runs[0].suffix else runs[0]) / f"table-{name}"
+    print(tables.to_markdown(table))
+    print("\n".join(f"table: {path}" for path in tables.write(table, stem)))
     return 0
 
 

@@ -178,7 +178,11 @@ def evaluate(
 def write_results(
     run: Path | Sequence[Path], evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = ""
 ) -> Path:
-    """Write the records to `scores`, report.html and segmentations.png beside it, print the table; the report's path."""
+    """Write the records to `scores`, report.html and segmentations.png beside it, print the table.
+
+    Returns:
+        The report's path.
+    """
     runs = [run] if isinstance(run, Path) else run
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])

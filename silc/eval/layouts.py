@@ -65,7 +65,8 @@ def discover(root: str | Path) -> list[Source[Any]]:
     """
     if not root:
         raise BadInput(
-            "no data to evaluate on: give --root (eval.root in a recipe), a folder with data sets; `silc eval --list` shows the layouts"
+            "no data to evaluate on: give --root (eval.root in a recipe), a folder with data sets; "
+            "`silc eval --list` shows the layouts"
         )
     found = [source for source in everything(Path(root)) if all(path.exists() for path in source.needs)]
     if not found:
