@@ -55,7 +55,7 @@ def write(
         BadInput: the disk is full or not writable; earlier checkpoints are untouched.
     """
     final = root / f"step-{step:08d}"
-    partial = root / f".partial-step-{step:08d}"
+    partial, replaced = root / f".partial-step-{step:08d}", root / f".replaced-step-{step:08d}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -68,9 +68,10 @@ def write(
             _flush(file)
         _flush(partial)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(replaced)
         partial.rename(final)
         _flush(root)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial, ignore_errors=True)
@@ -99,9 +100,11 @@ def verify(path: Path) -> None:
     for name, (digest, size) in entries.items():
         file = path / name
         if not file.is_file():
-            raise BadInput(f"{file} is missing; use an earlier checkpoint")
+            raise BadInput(f"{file} is missing; remove {path} to go on from the one before")
         if file.stat().st_size != size or _fingerprint(file)["sha256"] != digest:
-            raise BadInput(f"{file} is damaged (its checksum differs from the manifest's); use an earlier checkpoint")
+            raise BadInput(
+                f"{file} is damaged (its checksum is not the manifest's); remove {path} to go on from the one before"
+            )
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:

@@ -1,7 +1,9 @@
 """The command line: reads what a person wrote, calls the composer, prints what came out.
 
     silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
-    silc eval RUN --root /data --tasks all --out scores.json
+    silc eval RUN [RUN ...] --root /data --tasks all --out scores.json
+    silc eval --list --root /data
+    silc eval RUN [RUN ...] --table main
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
     silc demo               what `make demo` runs
@@ -11,10 +13,13 @@ Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -76,29 +81,72 @@ def _train(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class EvalCommand(EvalConfig):
-    """Score a run on the data sets under a root."""
+    """Score runs on the data sets under a root, side by side."""
 
-    run: tyro.conf.Positional[str] = field(kw_only=True)
-    """Directory of a run made by `silc train`."""
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Directories of runs made by `silc train`."""
     out: str = ""
-    """JSON file for the records; default scores.json in the run. A report.html is written beside it."""
+    """JSON file for the records; default scores.json in the first run. A report.html is written beside it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    cache: str = ""
+    """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
+    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
+    """Lay the runs' scores out beside the rows of this table of the paper (.md, .html, .json); score nothing."""
+    list: bool = False
+    """Show every task, what it needs under the root and whether it is there; score nothing."""
 
-    def protocol(self) -> EvalConfig:
+    def config(self) -> EvalConfig:
         """The part that shapes the numbers."""
         return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
 
 
 def _eval(args: list[str]) -> int:
-    command = tyro.cli(EvalCommand, args=args, prog="silc eval")
+    with _complaint_in_one_line():
+        command = tyro.cli(EvalCommand, args=args, prog="silc eval")
+    if command.list:
+        return _list_tasks(command.root)
+    if not command.runs:
+        raise BadInput(
+            "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
+        )
+    runs = [Path(name) for name in command.runs]
+    if command.table:
+        return _paper_table(command.table, runs, command.out)
     from silc import run
 
-    directory = Path(command.run)
-    scores = Path(command.out) if command.out else directory / "scores.json"
-    evaluations = run.evaluate(directory, command.protocol(), device=command.device)
-    page = run.write_results(directory, evaluations, scores, title=directory.name)
-    print(f"scores: {scores}\nreport: {page}")
+    scores = Path(command.out) if command.out else runs[0] / "scores.json"
+    cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
+    evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
+    if evaluations:  # the other ranks of torchrun have nothing to write
+        page = run.write_results(runs, evaluations, scores, title=", ".join(one.name for one in runs))
+        print(f"scores: {scores}\nreport: {page}")
+    return 0
+
+
+def _paper_table(name: str, runs: list[Path], out: str) -> int:
+    from silc.eval import tables
+
+    table = tables.paper_table(name, runs)
+    stem = Path(out).with_suffix("") if out else (runs[0].parent if runs[0].suffix else runs[0]) / f"table-{name}"
+    print(tables.to_markdown(table))
+    print("\n".join(f"table: {path}" for path in tables.write(table, stem)))
+    return 0
+
+
+def _list_tasks(root: str) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from silc.eval import suite
+
+    table = Table("task", "there", "needs", title=f"Tasks under {root or 'the --root you give'}", title_justify="left")
+    for task in suite.listing(root):
+        missing = [path for path in task.needs if not path.exists()]
+        needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
+        table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
     return 0
 
 
@@ -133,7 +181,8 @@ def _demo(args: list[str]) -> int:
         duration: str = recipes.get("silc_c-tiny").train.duration
         """How long to train."""
 
-    command = tyro.cli(Demo, args=args, prog="silc demo")
+    with _complaint_in_one_line():
+        command = tyro.cli(Demo, args=args, prog="silc demo")
     from silc import demo
 
     demo.main(Path(command.out), duration=command.duration)
@@ -151,5 +200,26 @@ def _configured(command: str, args: list[str]) -> Config:
             raise SystemExit(0)
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
     name = args[0]
+    known = {path for path, _, _ in configs.fields(configs.Config())}
+    for flag in (arg.split("=")[0] for arg in args[1:] if arg.startswith("--") and arg != "--help"):
+        path = flag.removeprefix("--").replace("-", "_")
+        switch = ".".join([*path.split(".")[:-1], path.split(".")[-1].removeprefix("no_")])
+        if path not in known and switch not in known:
+            raise BadInput(f"unknown field '{path}'{configs.nearest(path, known)} (`silc show {name}` lists them)")
     base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
-    return tyro.cli(configs.Config, default=base, args=args[1:], prog=f"silc {command} {name}")
+    with _complaint_in_one_line():
+        return tyro.cli(configs.Config, default=base, args=args[1:], prog=f"silc {command} {name}")
+
+
+@contextlib.contextmanager
+def _complaint_in_one_line() -> Iterator[None]:
+    """tyro's boxed complaint, on stderr before it exits, becomes a BadInput of one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            yield
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[\u2500-\u257f]+", " ", complaint.getvalue()).split()
+        raise BadInput(" ".join(words).partition(" For full helptext")[0]) from None

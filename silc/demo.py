@@ -6,6 +6,7 @@ that sees colours and nothing else, and a task whose words never occurred togeth
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,17 +29,21 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 RECIPE = "silc_c-tiny"
-SUMMARY = """A ViT of width 128 and 3 blocks, trained from scratch on rendered scenes on the CPU. Each scene has 2 to 4
-regions of one of 8 colours and 4 textures; its captions name them. "scenes_heldout" shows combinations of a colour and
-a texture that never occurred together in training, to be told among all 32. "colour histogram" is a baseline without
-learning: it matches the colour words of a text with the colours of the pixels, so what the model has beyond it, it
-learnt about textures."""
+MARKER = ".silc-demo"
+"""Says that a directory is a demo's, and may be replaced by the next."""
+SUMMARY = """\
+A ViT of width {width} and {depth} blocks, trained from scratch on rendered scenes. Each scene has 2 to 4
+regions, each of one of {colours} colours and {textures} textures; its captions name them. "scenes_heldout" shows
+combinations of a colour and a texture that never occurred together in training, to be told among all combinations.
+"colour histogram" is a baseline without learning: it matches the colour words of a text with the colours of the
+pixels, so what the model has beyond it, it learnt about textures."""
 
 
 def main(out: Path, *, duration: str) -> None:
     """Train, evaluate, report into `out`; an earlier demo there is replaced."""
     config = recipes.get(RECIPE)
     _clear(out)
+    (out / MARKER).touch()
     config = replace(config, out=str(out), train=replace(config.train, duration=duration))
     print(f"training {RECIPE} for {duration} on generated scenes; about 4 minutes on two slow cores", flush=True)
     run.train(config)
@@ -47,17 +52,21 @@ def main(out: Path, *, duration: str) -> None:
     tasks = EvalConfig(root=str(data))
     baseline = suite.run({"colour histogram": ColourHistogram(Preprocess(config.model.image.size))}, suite.tasks(tasks))
     evaluations = run.evaluate(out, tasks) + baseline
-    page = run.write_results(out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=SUMMARY)
+    tower = config.model.image
+    summary = SUMMARY.format(
+        width=tower.width, depth=tower.depth, colours=len(scenes.COLOURS), textures=len(scenes.TEXTURES)
+    )
+    page = run.write_results(out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary)
     print(f"report: {page}")
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo, and nothing else."""
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / "config.yaml").is_file() or RECIPE not in (out / "config.yaml").read_text():
-        raise BadInput(f"{out} holds something that is no demo; give another --out")
-    shutil.rmtree(out)
+    """Make an empty directory; an earlier demo there is removed, and nothing else."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise BadInput(f"{out} holds something that is no demo; give another --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,8 @@ class ColourWords:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """1 where the text has the colour word, else 0."""
-        return torch.tensor([[int(colour in text.lower()) for colour in scenes.COLOURS] for text in texts])
+        words = [set(re.findall(r"[a-z]+", text.lower())) for text in texts]
+        return torch.tensor([[int(colour in own) for colour in scenes.COLOURS] for own in words])
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,8 @@ class ColourHistogram:
 
     def _nearest(self, images: Tensor) -> Tensor:
         """One-hot maps [B, 8, H, W] of the nearest named colour; the dark ground of textures belongs to none."""
-        palette = torch.tensor([*scenes.COLOURS.values(), scenes.GROUND], dtype=torch.float32)[:, :, None, None]
-        palette = (palette / 255 - 0.5) / 0.5  # [9, 3, 1, 1]
+        palette = torch.tensor([*scenes.COLOURS.values(), scenes.GROUND])[:, :, None, None]
+        palette = self.preprocess.normalize(palette)  # [9, 3, 1, 1]
         distance = (images[:, None] - palette).square().sum(dim=2)  # [B, 9, H, W]
         nearest = distance.argmin(dim=1)
         return F.one_hot(nearest, len(palette)).permute(0, 3, 1, 2)[:, :-1].float()

@@ -10,16 +10,21 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 CPU = torch.device("cpu")
+PATIENCE = timedelta(minutes=30)
+"""Longest wait for the other ranks: the main one trains the tokenizer and writes checkpoints while they wait."""
 
 
 class _Gather(torch.autograd.Function):
@@ -34,7 +39,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd's own must stay as it is
         dist.all_reduce(total)
         return total[ctx.rank * ctx.rows :][: ctx.rows], None, None
 
@@ -102,8 +107,13 @@ def join(device: str = "auto") -> Iterator[World]:
 
     Args:
         device: `auto` takes this rank's GPU when there is one, else the CPU.
+
+    Raises:
+        BadInput: a GPU is asked for and there is none.
     """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -111,7 +121,8 @@ def join(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(device=place)
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, device_id=place if on_gpu else None)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), place)
     finally:

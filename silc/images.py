@@ -16,6 +16,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
 
 
+# Damaged metadata only makes Pillow warn, and our own pixel limit is the stricter one. Set once, because images are
+# decoded in threads and `warnings.catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
 class BadImage(Exception):
     """Bytes that make no image. `cause` is a short stable word to count by, the message says the rest."""
 
@@ -31,26 +37,23 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BadImage: cause `no_image` (not an image of an allowed format), `too_large` (more than `max_pixels`
             by its header; undecoded) or `broken_image` (cut or damaged).
     """
-    with warnings.catch_warnings():
-        # Damaged metadata only makes Pillow warn, and the pixel limit below is stricter than Pillow's own.
-        warnings.simplefilter("ignore")
-        image = _open(data)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadImage("too_large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
-        try:
-            return to_rgb(image)
-        except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError) as error:
-            raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage("too_large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
+    try:
+        return to_rgb(image)
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError, Warning) as error:
+        raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
 
 
 def _open(data: bytes) -> Image.Image:
     """Read the header; no pixel is decoded."""
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
         raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image") from error
 
 

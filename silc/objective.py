@@ -86,7 +86,7 @@ class SilcObjective(nn.Module):
         return self.losses(self.features(batch), hyper)
 
     def features(self, batch: Batch) -> Features:
-        """Run the towers: the text once per pair, all views of one size in one pass."""
+        """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
         views = batch.views.map(self.preprocess.normalize)
         text = self.student.text(batch.text)
         contrast, student_globals, student_locals, from_teacher = [], None, None, None

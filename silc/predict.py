@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from silc.types import Tokenizer
 
 Weights = Literal["student", "teacher", "both"]
+CONFIG, TOKENIZER, CHECKPOINTS = "config.yaml", "tokenizer", "checkpoints"
+"""What a run's directory holds."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class LoadedRun:
     """By the name of their weights: `student`, `teacher`."""
     examples_seen: int
     train_flops: float
+    checksum: str
+    """Of the checkpoint's manifest, and so of every file in it."""
 
 
 def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device | str = "cpu") -> LoadedRun:
@@ -40,14 +45,10 @@ def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device
         BadInput: no run there, a damaged checkpoint, or a teacher asked of a run that has none.
     """
     run = Path(run)
-    if not (run / "config.yaml").is_file():
-        raise BadInput(f"{run} holds no run (no config.yaml); give the --out directory of `silc train`")
-    config = configs.load(run / "config.yaml")
-    found = checkpoint.find(run / "checkpoints")
-    if not found:
-        raise BadInput(f"{run} holds no finished checkpoint yet; wait for one, or go on with --resume auto")
-    tokenizer = BPETokenizer.load(run / "tokenizer", config.model.text.length)
-    saved = checkpoint.read(found[0], only=("model", "teacher"))
+    newest = newest_checkpoint(run)
+    config = configs.load(run / CONFIG)
+    tokenizer = BPETokenizer.load(run / TOKENIZER, config.model.text.length)
+    saved = checkpoint.read(newest, only=("model", "teacher"))
     student = TwoTower(
         config.model,
         vocab_size=tokenizer.vocab_size,
@@ -71,7 +72,22 @@ def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device
         weights=weights,
     )
     cost = saved.state["cost"]
-    return LoadedRun(models, examples_seen=cost["examples_seen"], train_flops=cost["train_flops"])
+    checksum = hashlib.sha256((saved.path / checkpoint.MANIFEST).read_bytes()).hexdigest()
+    return LoadedRun(models, cost["examples_seen"], cost["train_flops"], checksum)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        BadInput: no run there, or no checkpoint yet.
+    """
+    if not (run / CONFIG).is_file():
+        raise BadInput(f"{run} holds no run (no config.yaml); give the --out directory of `silc train`")
+    found = checkpoint.find(run / CHECKPOINTS)
+    if not found:
+        raise BadInput(f"{run} holds no finished checkpoint yet; wait for one, or go on with --resume auto")
+    return found[0]
 
 
 def encoders(

@@ -91,7 +91,8 @@ def on_scenes(base: Config) -> Config:
 
     At this size w = 1 was no gain and w = 0.1 within noise of one (docs/log.md), so this recipe alone uses 0.1.
     """
-    crops = replace(base.data.crops, num_local=4)
+    crops, optim = replace(base.data.crops, num_local=4), base.train.optim
+    warmup = "10%" if optim.warmup == OptimConfig().warmup else optim.warmup
     return replace(
         base,
         data=DataConfig(source="scenes", scenes=ScenesConfig(num=20_000, size=64), crops=crops, vocab_size=512),
@@ -100,10 +101,10 @@ def on_scenes(base: Config) -> Config:
         train=TrainConfig(
             duration="36k examples",
             batch_size=128,
-            optim=OptimConfig(lr=1e-3, schedule="cosine", warmup="10%", cooldown="0 steps"),
+            optim=replace(optim, schedule="cosine", cooldown="0 steps", warmup=warmup),
+            device="cpu",
             log_every="5 steps",
             save_every="50%",
-            eval_every="never",
         ),
     )
 

@@ -9,7 +9,7 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,11 @@ from silc.data.pairs import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import report, suite
+from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
-from silc.models.teacher import momentum_of
+from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.predict import encoders, load_run
+from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
     from silc.eval.config import EvalConfig
     from silc.types import Evaluation, Evaluator
 
-CONFIG, TOKENIZER, CHECKPOINTS, ENVIRONMENT = "config.yaml", "tokenizer", "checkpoints", "env.json"
+ENVIRONMENT = "env.json"
 CAPTIONS_FOR_TOKENIZER = 1_000_000
-# Fields that may differ when a run goes on: they do not change what is learnt.
+# Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
+# same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "init", "resume", "eval", "data.workers", "data.max_bad_rate", "train.device"),
+    *("recipe", "out", "resume", "eval", "data.train", "data.workers", "data.max_bad_rate", "train.device"),
     *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
 )
 
@@ -70,7 +72,8 @@ def train(config: Config) -> Path:
     out = Path(config.out)
     with join(config.train.device) as world:
         resumed = _claim(out, config)
-        initial = _initial(config.init) if config.init and resumed is None else None
+        initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
+        evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs = open_pairs(config.data, seed=config.train.seed)
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs).save(out / TOKENIZER)
@@ -79,11 +82,10 @@ def train(config: Config) -> Path:
         objective = build(config, tokenizer, world)
         optimizer = Optimizer(config.train.optim, objective)
         loader = _loader(config, pairs, tokenizer, world)
-        total = steps_of(
-            config.train.duration, batch_size=config.train.batch_size, steps_per_epoch=loader.steps_per_epoch
-        )
-        schedule = _schedule(config, total, loader.steps_per_epoch)
-        progress = Progress()
+        schedule = _schedule(config, loader.steps_per_epoch)
+        pace = _pace(config, schedule.total, loader.steps_per_epoch)
+        # What was wrong with the shards themselves counts once, on the main rank.
+        progress = Progress(bad=Counter(pairs.faults) if world.is_main else Counter())
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
         elif initial is not None:
@@ -93,21 +95,20 @@ def train(config: Config) -> Path:
             configs.save(replace(config, resume="never"), out / CONFIG)
             (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
 
-        logging = Log(out, start=progress.step, total=total) if world.is_main else nullcontext()
+        logging = Log(out, start=progress.step, total=schedule.total) if world.is_main else nullcontext()
         with logging as log:
-            evaluators = suite.tasks(config.eval) if config.train.eval_every != "never" else []
-            evaluate = _evaluation(config, objective, tokenizer, evaluators, log, world)
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
+            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
             save = _saving(config, out, flops, objective, optimizer, loader, world)
             train_loop(
                 objective,
                 _forward(config, objective, world),
-                loader.batches(progress.step, total),
+                loader.batches(progress.step, schedule.total),
                 optimizer,
                 schedule,
                 progress,
                 world=world,
-                pace=_pace(config, total, loader.steps_per_epoch),
+                pace=pace,
                 batch_size=config.train.batch_size,
                 flops_per_example=flops,
                 autocast=config.train.precision == "bf16",
@@ -137,33 +138,59 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     )
 
 
-def evaluate(run: Path, config: EvalConfig, *, device: str = "auto") -> list[Evaluation]:
-    """Score a run's newest checkpoint, student and/or teacher, on the tasks asked for.
+def evaluate(
+    run: Path | Sequence[Path], config: EvalConfig, *, device: str = "auto", cache: Path | None = None
+) -> list[Evaluation]:
+    """Score the newest checkpoint of one or more runs, student and/or teacher, on the tasks asked for.
+
+    Without a root in `config` it is the one the first run was configured with. Under torchrun the ranks share the
+    images of every task; the scores are those of a single process.
+
+    Args:
+        cache: a folder that keeps results by weights, data and protocol; None computes all anew.
+
+    Returns:
+        One evaluation per run, weights and task on the main rank, nothing on the others.
 
     Raises:
         BadInput: no run there, or no such task or data.
     """
-    with join(device) as world, _progress_bar() as progress:
-        loaded = load_run(run, weights=config.weights, device=world.device)
-        return suite.run(
-            loaded.models,
-            suite.tasks(config, progress.within),
-            progress,
-            examples_seen=loaded.examples_seen,
-            train_flops=loaded.train_flops,
-        )
+    runs = [run] if isinstance(run, Path) else run
+    for one in runs:
+        newest_checkpoint(one)  # before any work is done
+    config = replace(config, root=config.root or configs.load(runs[0] / CONFIG).eval.root)
+    evaluations: list[Evaluation] = []
+    with join(device) as world, _progress_bar(world.is_main) as progress:
+        evaluators = suite.tasks(config, progress.within, world)
+        for one in runs:
+            loaded = load_run(one, weights=config.weights, device=world.device)
+            evaluations += suite.run(
+                loaded.models,
+                evaluators,
+                progress,
+                examples_seen=loaded.examples_seen,
+                train_flops=loaded.train_flops,
+                cache=None if cache is None else Cache(cache),
+                checksum=loaded.checksum,
+                world=world,
+            )
+        return evaluations if world.is_main else []
 
 
-def write_results(run: Path, evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = "") -> Path:
+def write_results(
+    run: Path | Sequence[Path], evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = ""
+) -> Path:
     """Write the records to `scores`, report.html and segmentations.png beside it; print the table.
 
     Returns:
         The report's path.
     """
+    runs = [run] if isinstance(run, Path) else run
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")
-    report.write_report(page, title=title, summary=summary, evaluations=evaluations, history=history(run))
+    histories = {one.name: history(one) for one in runs}
+    report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
     if overlays:
         contact_sheet(overlays, columns=3).save(scores.with_name("segmentations.png"))
@@ -208,7 +235,9 @@ def _claim(out: Path, config: Config) -> Path | None:
         raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
     theirs, ours = configs.to_dict(configs.load(out / CONFIG)), configs.to_dict(config)
     differing = [
-        f"{path} is {was!r} there and {now!r} here" for path, was, now in _differences(theirs, ours) if not _free(path)
+        f"{path} is {was!r} there and {now!r} here"
+        for path, was, now in _differences(theirs, ours)
+        if not _free(path) and not (path == "init" and found)
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
@@ -261,12 +290,17 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
     )
 
 
-def _schedule(config: Config, total: int, steps_per_epoch: int) -> Schedule:
+def _schedule(config: Config, steps_per_epoch: int) -> Schedule:
     batch_size, teacher = config.train.batch_size, config.model.teacher
+    total = steps_of(config.train.duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    if total < 1:
+        raise BadInput(f"train.duration {config.train.duration!r} is less than one step of {batch_size} pairs")
     if teacher.half_life == "auto":
-        half_life = min(330_000.0, 0.05 * total * batch_size)
+        half_life = half_life_of(total * batch_size)
     else:
         half_life = examples_of(teacher.half_life, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=total)
+        if half_life <= 0:
+            raise BadInput("model.teacher.half_life is 0: such a teacher is the student; give examples, or 'auto'")
     return Schedule.of(
         config.train.optim,
         total=total,
@@ -351,22 +385,16 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     return Progress(step=state["step"], skipped=state["skipped"], bad=bad)
 
 
-def _initial(run: str) -> Path:
-    """The newest checkpoint of the run to start from: student, teacher, head and centre, not its position."""
-    found = checkpoint.find(Path(run) / CHECKPOINTS)
-    if not found:
-        raise BadInput(f"--init {run} holds no checkpoint; give the directory of a run made by `silc train`")
-    return found[0]
-
-
 def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> None:
-    for name, module in (
-        ("model", objective.student),
-        ("head", objective.head),
-        ("teacher", objective.teacher),
-    ):
+    """Student, teacher, head and centre; what the saved run did not have starts fresh."""
+    for name, module in (("model", objective.student), ("head", objective.head), ("teacher", objective.teacher)):
         if module is not None and name in saved.parts:
-            checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
+            tensors = dict(saved.parts[name])
+            if name == "teacher" and (objective.head is None) != ("head" not in saved.parts):
+                # Rows of the ablation differ in the head alone: take over the averaged tower, keep the head as it is.
+                tower = {key: value for key, value in tensors.items() if key.startswith("visual.")}
+                tensors = module.state_dict() | tower
+            checkpoint.load_into(module, tensors, saved.path / f"{name}.safetensors")
     if objective.teacher is not None and "teacher" not in saved.parts:
         # A run without a teacher goes on as one with: the average starts at its student.
         objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
@@ -375,13 +403,13 @@ def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> Non
 class _Bar:
     """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.Progress`)."""
 
-    def __init__(self, bar: rich.progress.Progress) -> None:
-        self.bar = bar
+    def __init__(self, bar: rich.progress.Progress, speaks: bool) -> None:
+        self.bar, self.speaks = bar, speaks
         self.outer, self.inner = bar.add_task("evaluate"), bar.add_task("", visible=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         self.bar.update(self.outer, description=what, completed=done, total=total)
-        if not self.bar.console.is_terminal and done < total:
+        if self.speaks and not self.bar.console.is_terminal and done < total:
             print(f"evaluating {done + 1}/{total}: {what}", flush=True)
 
     def within(self, what: str, done: int, total: int) -> None:
@@ -389,14 +417,16 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[_Bar]:
+def _progress_bar(speaks: bool) -> Iterator[_Bar]:
+    """One that says nothing on ranks that do not speak."""
     console = Console()
-    with rich.progress.Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Bar(bar)
+    with rich.progress.Progress(console=console, transient=True, disable=not (speaks and console.is_terminal)) as bar:
+        yield _Bar(bar, speaks)
 
 
 def _evaluation(
     config: Config,
+    flops: float,
     objective: SilcObjective,
     tokenizer: BPETokenizer,
     evaluators: list[Evaluator],
@@ -404,15 +434,15 @@ def _evaluation(
     world: World,
 ) -> Callable[[Progress], None]:
     def run_evaluators(progress: Progress) -> None:
+        objective.eval()
+        models = encoders(
+            objective.student, objective.teacher, tokenizer, objective.preprocess, weights=config.eval.weights
+        )
+        results = suite.run(models, evaluators, world=world)
+        objective.train()
         if log is not None:
-            objective.eval()
-            models = encoders(
-                objective.student, objective.teacher, tokenizer, objective.preprocess, weights=config.eval.weights
-            )
-            results = suite.run(models, evaluators)
-            objective.train()
-            position = {"step": progress.step, "examples_seen": progress.step * config.train.batch_size}
-            log.record(position | suite.scalars(results))
-        world.barrier()
+            examples = progress.step * config.train.batch_size
+            cost = {"step": progress.step, "examples_seen": examples, "train_flops": examples * flops}
+            log.record(cost | suite.scalars(results))
 
     return run_evaluators

@@ -163,6 +163,19 @@ class Evaluator(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def sets(self) -> Sequence[Any]:
+        """The data sets it reads."""
+        ...
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures it makes for the report."""
+        ...
+
+    def protocol(self, model: DualEncoder) -> Mapping[str, Any]:
+        """Every choice that moves the number, for this model."""
+        ...
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model. Deterministic; leaves the model as it was."""

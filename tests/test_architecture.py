@@ -162,20 +162,11 @@ def test_method_document_names_what_exists() -> None:
     for file, name in references:
         path = ROOT / file
         assert path.is_file(), file
-        names = {
-            node.name
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        }
-        names |= {
-            target.id
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Assign | ast.AnnAssign)
-            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-            if isinstance(target, ast.Name)
-        }
+        inside: Any = ast.parse(path.read_text())
         for part in name.split("."):
-            assert part in names, f"docs/method.md names {file}:{name}, {part} does not exist"
+            found = [n for n in inside.body if getattr(n, "name", None) == part]
+            assert found, f"docs/method.md names {file}:{name}, {part} does not exist"
+            inside = found[0]
 
 
 def test_nothing_names_this_machine() -> None:

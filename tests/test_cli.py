@@ -111,11 +111,27 @@ def test_one_line_and_two(args: list[str], message: str, capsys: pytest.CaptureF
     assert message in one_line(capsys.readouterr().err)
 
 
-def test_unknown_field_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "silc_c", "--data.workrs", "3"])
-    assert stopped.value.code == 2
-    assert "--data.workers" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data.workrs", "3"], "unknown field 'data.workrs'; did you mean 'data.workers'?"),
+        (["--data.crops.no-flp"], "did you mean 'data.crops.flip'?"),
+        (["--train.batch-size", "many"], "invalid literal for int() with base 10: 'many'"),
+        (["--train.precision", "fp8"], "bf16"),
+        (["--train.log-every", "10"], "'10' is no duration; write '500 steps'"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_field_that_is_wrong(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "silc_c", *args]) == 2
+    assert message in one_line(capsys.readouterr().err)
+
+
+def test_flags_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "silc_c", "--data.crops.no-flip", "--data.crops.local-area", "0.1", "0.3"]) == 0
+    shown = capsys.readouterr().out
+    assert "(0.1, 0.3)" in shown
+    assert "False" in shown
 
 
 def test_show_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +161,8 @@ def test_a_shard_cut_short_is_used_up_to_the_cut(trains: Callable[..., str], tmp
     path = shard(tmp_path / "a.tar", good(20))
     path.write_bytes(path.read_bytes()[:-12_000])
     trains(str(path), code=0)
-    assert (tmp_path / "out" / "metrics.jsonl").is_file()
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["bad/cut_shard"] == 1
 
 
 BAD = {

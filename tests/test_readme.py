@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from silc.cli import _configured
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -65,16 +68,28 @@ def test_the_python_runs(demo: Path) -> None:
     assert "tensor" in done.stdout
 
 
-def test_every_shell_command_is_one_that_exists(demo: Path) -> None:
-    """`silc` lines are run: those that train get a handful of steps on shards that are there."""
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("silc ")]
-    assert len(lines) >= 3
-    for line in lines:
-        words = line.split()
-        if words[1] in ("show", "recipes", "--help"):
-            silc(" ".join(words[1:]), demo)
+def commands() -> list[list[str]]:
+    """Arguments of every `silc` and `torchrun ... -m silc` line of the README."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if "silc" in line]
+    found = [shlex.split(line, comments=True) for line in lines if not line.startswith("make")]
+    assert len(found) >= 6
+    return [words[words.index("silc") + 1 :] for words in found]
+
+
+def test_commands_are_understood(demo: Path) -> None:
+    """Every name and value of every command is accepted; those that are quick are run, evaluation on the demo."""
+    inline = [shlex.split(flags) for flags in re.findall(r"`(--[^`]+ [^`]+)`", README)]
+    assert inline
+    for words in commands():
+        if words[0] == "train":
+            for extra in ([], *inline):
+                assert _configured("train", [*words[1:], *extra]).out == "out/cc3m"
+        elif words[0] == "eval":
+            given = " ".join(shlex.quote(word) for word in words[2:])
+            given = given.replace("/data/eval", "out/demo/data").replace("voc2012-zs-seg", "scenes-zs-seg")
+            silc(f"eval out/demo {given.replace('out/cc3m', 'out/demo')}", demo)
         else:
-            silc(f"{words[1]} {words[2] if words[1] == 'train' else ''} --help", demo)
+            silc(" ".join(words), demo)
 
 
 def test_paths_exist() -> None:

@@ -74,6 +74,11 @@ def differences(a: Any, b: Any, prefix: str = "") -> set[str]:
             "silc_c_finetune",
             {"train.duration", "train.optim.lr", "train.optim.warmup", "train.optim.weight_decay"},
         ),
+        (
+            "silc_s-tiny",
+            "silc_s_finetune-tiny",
+            {"train.optim.lr", "train.optim.warmup", "train.optim.weight_decay"},
+        ),
     ],
 )
 def test_a_row_of_the_ablation_is_one_difference(one: str, other: str, fields: set[str]) -> None:

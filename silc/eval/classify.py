@@ -34,6 +34,16 @@ class ZeroShotClassification:
     progress: Progress = silent
     world: World = ALONE
 
+    @property
+    def sets(self) -> list[ClassificationSet]:
+        """The data set."""
+        return [self.data]
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures for the report."""
+        return 0
+
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
         preprocess = self._preprocess(model)

@@ -59,6 +59,16 @@ class FewShot:
                 f"of {self.train.split} has {smallest}; ask for fewer or add images"
             )
 
+    @property
+    def sets(self) -> list[ClassificationSet]:
+        """Where shots come from, and what is classified."""
+        return [self.train, self.test]
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures for the report."""
+        return 0
+
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
         preprocess = self._preprocess(model)

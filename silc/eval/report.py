@@ -29,7 +29,7 @@ from rich.table import Table
 from silc.eval.suite import task_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL import Image
     from rich.console import Console
@@ -175,15 +175,15 @@ def write_report(
     title: str,
     summary: str,
     evaluations: Sequence[Evaluation],
-    history: Sequence[Mapping[str, Any]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write a self-contained HTML page.
 
     Args:
         summary: what the run is, in plain sentences; an empty line starts a paragraph.
         evaluations: of any number of models and weights.
-        history: the records of metrics.jsonl; keys `eval/<weights>/<task>/<metric>` (`suite.scalars`) are drawn as
-            scores along training, other numbers as curves.
+        histories: the records of metrics.jsonl by run; keys `eval/<weights>/<task>/<metric>` (`suite.scalars`) are
+            drawn as scores along training, other numbers as curves.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["percent"] = percent
@@ -194,8 +194,11 @@ def write_report(
         table=table,
         sections=_by_task(table.rows),
         costs=_costs(evaluations),
-        curves=training_curves(history),
-        scores=score_curves(history, evaluations),
+        curves=training_curves(histories),
+        scores=score_curves(histories, evaluations),
+        by_cost=cost_curves(evaluations),
+        confused=_confused(evaluations),
+        class_tables=_class_tables(evaluations),
         galleries=_galleries(evaluations),
         protocols=_protocols(evaluations),
     )
@@ -258,6 +261,52 @@ def _protocols(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
     return protocols
 
 
+class Confused(NamedTuple):
+    """A class and what it is taken for."""
+
+    truth: str
+    taken_for: str
+    share: float
+
+
+def _confused(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str, list[Confused]]]]]:
+    """[(task, [(column, its most confused classes)])]."""
+    names = column_names([evaluation.record for evaluation in evaluations])
+    tasks: dict[str, list[tuple[str, list[Confused]]]] = defaultdict(list)
+    for name, record in zip(names, (evaluation.record for evaluation in evaluations), strict=True):
+        pairs = [Confused(p["truth"], p["taken_for"], p["share"]) for p in record.details.get("most_confused", ())]
+        if pairs:
+            tasks[task_name(record.task, record.dataset)].append((name, pairs))
+    return list(tasks.items())
+
+
+class ClassTable(NamedTuple):
+    """IoU of every class of one data set, by each model."""
+
+    task: str
+    columns: list[str]
+    rows: list[tuple[str, float, list[float | None]]]
+    """(class, its share of the scored pixels, IoU by each model)."""
+
+
+def _class_tables(evaluations: Sequence[Evaluation]) -> list[ClassTable]:
+    names = column_names([evaluation.record for evaluation in evaluations])
+    tasks: dict[str, list[tuple[str, Sequence[Mapping[str, Any]]]]] = defaultdict(list)
+    for name, record in zip(names, (evaluation.record for evaluation in evaluations), strict=True):
+        if "class_iou" in record.details:
+            tasks[task_name(record.task, record.dataset)].append((name, record.details["class_iou"]))
+    tables = []
+    for task, columns in tasks.items():
+        pixels = sum(row["pixels"] for row in columns[0][1])
+        by_class = [{row["class"]: row["iou"] for row in rows} for _, rows in columns]
+        rows = [
+            (row["class"], row["pixels"] / pixels, [column.get(row["class"]) for column in by_class])
+            for row in columns[0][1]
+        ]
+        tables.append(ClassTable(task, [name for name, _ in columns], rows))
+    return tables
+
+
 def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=85)
@@ -284,31 +333,36 @@ class Panel(NamedTuple):
     """A dashed horizontal line: chance."""
 
 
-def training_curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
-    """(section, SVG) of every number in the records, one small plot each."""
-    names = [name for name in _scalars(history) if not name.startswith("eval/") and name not in POSITIONS]
+def training_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, Markup]]:
+    """(section, SVG) of every number in the records, one small plot each with a line per run."""
+    names = [name for name in _scalars(histories) if not name.startswith("eval/") and name not in POSITIONS]
     sections: dict[str, list[Panel]] = {section: [] for section in CURVES}
     for name in names:
         section = next(section for section, pattern in CURVES.items() if re.fullmatch(pattern, name))
-        line = _line(name, history)
-        if len(set(line.y)) > 1 or section == "Losses":  # a constant needs no plot
-            sections[section].append(Panel(name, [line]))
+        lines = [line._replace(name=run) for run, history in histories.items() if (line := _line(name, history)).x]
+        if section == "Losses" or any(len(set(line.y)) > 1 for line in lines):  # a constant needs no plot
+            sections[section].append(Panel(name, lines))
     return [(section, _svg(panels, columns=4)) for section, panels in sections.items() if panels]
 
 
-def score_curves(history: Sequence[Mapping[str, Any]], evaluations: Sequence[Evaluation]) -> Markup | None:
-    """SVG of the headline metrics along training, teacher and student together; None when there are none."""
+def score_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], evaluations: Sequence[Evaluation]
+) -> Markup | None:
+    """SVG of the headline metrics along training, teacher and student of every run; None when there are none."""
     chance = {
         (task_name(e.record.task, e.record.dataset), metric): value
         for e in evaluations
         for metric, value in e.record.chance.items()
     }
     panels: dict[tuple[str, str], list[Line]] = defaultdict(list)
-    for key in _scalars(history):
+    for key in _scalars(histories):
         match = re.fullmatch(r"eval/([^/]+)/(.+)/([^/]+)", key)
         if match and match[3] in HEADLINES:
-            x, y = _line(key, history)[1:]
-            panels[match[2], match[3]].append(Line(match[1], x, [100 * value for value in y]))
+            for run, history in histories.items():
+                x, y = _line(key, history)[1:]
+                name = f"{run} {match[1]}" if len(histories) > 1 else match[1]
+                if x:
+                    panels[match[2], match[3]].append(Line(name, x, [100 * value for value in y]))
     drawn = []
     for (task, metric), lines in panels.items():
         level = chance.get((task, metric))
@@ -316,17 +370,44 @@ def score_curves(history: Sequence[Mapping[str, Any]], evaluations: Sequence[Eva
     return _svg(drawn, columns=3) if drawn else None
 
 
+COSTS = {"examples_seen": "examples seen", "train_flops": "training FLOPs"}
+
+
+def cost_curves(evaluations: Sequence[Evaluation]) -> list[tuple[str, Markup]]:
+    """(cost, SVG) of the headline metrics of every model against what it cost; empty for models of one cost."""
+    drawn = []
+    for cost, heading in COSTS.items():
+        points: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+        for record in (evaluation.record for evaluation in evaluations):
+            spent = getattr(record, cost)
+            for metric in set(HEADLINES) & set(record.metrics) if spent is not None else ():
+                task = task_name(record.task, record.dataset)
+                points[task, metric][record.weights].append((spent, 100 * record.metrics[metric]))
+        panels = [
+            Panel(f"{task}: {_short(metric)} in %", [Line(name, *_columns(sorted(p))) for name, p in lines.items()])
+            for (task, metric), lines in points.items()
+            if len({spent for line in lines.values() for spent, _ in line}) > 1
+        ]
+        if panels:
+            drawn.append((heading, _svg(panels, columns=3)))
+    return drawn
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def _short(metric: str) -> str:
     """A metric's name in a panel's title."""
     return metric.replace("_retrieval_recall", " R")
 
 
-def _scalars(history: Iterable[Mapping[str, Any]]) -> list[str]:
+def _scalars(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Names of the numbers in the records, in order of appearance."""
     return list(
         dict.fromkeys(
             name
-            for record in history
+            for record in itertools.chain.from_iterable(histories.values())
             for name, value in record.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         )

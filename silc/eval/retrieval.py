@@ -39,6 +39,16 @@ class Retrieval:
     progress: Progress = silent
     world: World = ALONE
 
+    @property
+    def sets(self) -> list[RetrievalSet]:
+        """The data set."""
+        return [self.data]
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures for the report."""
+        return self.config.num_pictures
+
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
         preprocess = self._preprocess(model)

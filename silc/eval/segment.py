@@ -79,6 +79,16 @@ class ZeroShotSegmentation:
     progress: Progress = silent
     world: World = ALONE
 
+    @property
+    def sets(self) -> list[SegmentationSet]:
+        """The data set."""
+        return [self.data]
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures for the report."""
+        return self.config.num_pictures
+
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
         config, rules, data = self.config, self._rules(model), self._data()

@@ -25,6 +25,7 @@ from silc.types import BadInput, Evaluation
 
 if TYPE_CHECKING:
     from silc.distributed import World
+    from silc.eval.cache import Cache
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import Source
     from silc.types import DualEncoder, Evaluator, Record
@@ -147,6 +148,9 @@ def run(
     *,
     examples_seen: int | None = None,
     train_flops: float | None = None,
+    cache: Cache | None = None,
+    checksum: str = "",
+    world: World = ALONE,
 ) -> list[Evaluation]:
     """Score every model on every task, task by task.
 
@@ -154,17 +158,36 @@ def run(
         models: by their weights: student, teacher, pretrained, or the name of a baseline.
         progress: hears of every task done.
         examples_seen, train_flops: what the weights cost; written into every record.
+        cache: where results are kept and taken from.
+        checksum: of the checkpoint; without it nothing is cached.
+        world: the ranks that evaluate together.
     """
     evaluations: list[Evaluation] = []
     total = len(models) * len(evaluators)
     for task in evaluators:
         for weights, model in models.items():
             progress(f"{task.name}, {weights}", len(evaluations), total)
-            evaluation = task(model)
+            evaluation = _cached(task, model, weights, cache, checksum, world)
             record = replace(evaluation.record, weights=weights, examples_seen=examples_seen, train_flops=train_flops)
             evaluations.append(replace(evaluation, record=record))
     progress("evaluated", total, total)
     return evaluations
+
+
+def _cached(
+    task: Evaluator, model: DualEncoder, weights: str, cache: Cache | None, checksum: str, world: World
+) -> Evaluation:
+    if cache is None:
+        return task(model)
+    key = cache.key(checksum, weights, task, model)
+    found = cache.get(key)
+    everyone_has_it = all(world.collect(found is not None))  # all ranks take it, or all compute
+    if found is not None and everyone_has_it:
+        return found
+    evaluation = task(model)
+    if world.is_main:
+        cache.put(key, evaluation)
+    return evaluation
 
 
 def scalars(evaluations: Iterable[Evaluation]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ from silc.models.image import READOUTS, ImageTower
 from silc.models.text import TextTower
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from torch import Tensor
 
     from silc.models.config import ModelConfig
@@ -53,8 +50,6 @@ class Encoder:
     tokenizer: Tokenizer
     preprocess: Preprocess
     name: str = ""
-    autocast: bool = False
-    """Run the towers in bfloat16 autocast; outputs are float32 all the same."""
 
     @property
     def patch_size(self) -> int:
@@ -68,30 +63,23 @@ class Encoder:
     def device(self) -> torch.device:
         return self.model.logit_scale.device
 
-    def _precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
-
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit-length image features [B, D] of normalised images [B, 3, H, W]."""
-        with self._precision():
-            return F.normalize(self.visual(images).float(), dim=-1)
+        return F.normalize(self.visual(images).float(), dim=-1)
 
     @torch.no_grad()
     def encode_pooled(self, images: Tensor) -> Tensor:
         """Image features [B, W] before projection and normalisation, of normalised images [B, 3, H, W]."""
-        with self._precision():
-            return self.visual.pooled(images).float()
+        return self.visual.pooled(images).float()
 
     @torch.no_grad()
     def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
         """Text features [B, D] of ids [B, T], of unit length unless `normalize` is off."""
-        with self._precision():
-            features = self.model.text(ids).float()
+        features = self.model.text(ids).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
         """Patch features [B, h, w, D], not normalised, of normalised images [B, 3, H, W]."""
-        with self._precision():
-            return self.visual.dense(images, readout).float()
+        return self.visual.dense(images, readout).float()

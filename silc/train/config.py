@@ -25,11 +25,8 @@ def steps_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: int
 
 def examples_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: int | None = None) -> float:
     """A duration in examples; arguments and errors as in `steps_of`. The only place where durations are converted."""
-    match = _DURATION.match(duration)
-    if match is None:
-        raise BadInput(f"'{duration}' is no duration; write '500 steps', '2.5M examples', '30 epochs' or '10%'")
-    amount = float(match[1]) * _FACTORS[match[2]]
-    match match[3].rstrip("s"):
+    amount, unit = _parsed(duration)
+    match unit:
         case "step":
             return amount * batch_size
         case "example":
@@ -40,6 +37,14 @@ def examples_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: 
             if total is None:
                 raise BadInput(f"'{duration}' is a share of the run and cannot say how long the run is")
             return amount / 100 * total * batch_size
+
+
+def _parsed(duration: str) -> tuple[float, str]:
+    """Amount and unit (step, example, epoch, %)."""
+    match = _DURATION.match(duration)
+    if match is None:
+        raise BadInput(f"'{duration}' is no duration; write '500 steps', '2.5M examples', '30 epochs' or '10%'")
+    return float(match[1]) * _FACTORS[match[2]], match[3].rstrip("s")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class OptimConfig:
     timescale: float = 10_000
     """Steps after which rsqrt has fallen to 1/sqrt(2)."""
 
+    def __post_init__(self) -> None:
+        _parsed(self.warmup)
+        _parsed(self.cooldown)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -85,7 +94,7 @@ class TrainConfig:
     log_every: str = "10 steps"
     """How often metrics are written."""
     save_every: str = "10%"
-    """How often a checkpoint is written; the end is always written."""
+    """How often a checkpoint is written, a duration or 'never'; the end is always written."""
     keep: int = 3
     """Newest checkpoints kept."""
     eval_every: str = "never"
@@ -96,5 +105,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.keep < 1 or self.max_skips < 1:
             raise BadInput("train.batch_size, train.keep and train.max_skips must be >= 1")
+        for name in ("duration", "log_every", "save_every", "eval_every"):
+            value = getattr(self, name)
+            if value != "never" or name == "duration":
+                _parsed(value)
         if self.seed < 0:
             raise BadInput("train.seed must be >= 0")

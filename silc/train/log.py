@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,17 @@ class Log:
 
     Args:
         out: the run's directory.
-        start, total: first step of this process and last step of the run; records at or after `start` that an
+        start, total: steps done before this process and steps of the whole run; records after `start` that an
             interrupted process left behind are dropped, since they will be made again.
     """
 
     def __init__(self, out: Path, *, start: int, total: int) -> None:
-        self.file = out / METRICS
-        keep = [record for record in history(out) if record["step"] <= start]
-        self.file.write_text("".join(json.dumps(record) + "\n" for record in keep))
-        self.jsonl = self.file.open("a")
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        kept = [record for record in history(out) if record["step"] <= start]
+        partial = out / f".partial-{METRICS}"
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        partial.replace(out / METRICS)
+        self.jsonl = (out / METRICS).open("a")
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         self.console = Console()
         self.total = total
         self.bar = Progress(
@@ -58,8 +60,9 @@ class Log:
         self.board.close()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one record to metrics.jsonl, its numbers to TensorBoard."""
-        self.jsonl.write(json.dumps(record) + "\n")
+        """Append one record to metrics.jsonl (not finite becomes null: JSON has no NaN) and to TensorBoard."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.jsonl.write(json.dumps(finite, allow_nan=False) + "\n")
         self.jsonl.flush()
         for name, value in record.items():
             if isinstance(value, int | float) and name != "step":

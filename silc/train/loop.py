@@ -106,11 +106,12 @@ def train(
                 record |= {"train_flops": examples * flops_per_example, "skipped": progress.skipped}
                 record |= {f"bad/{cause}": count for cause, count in sorted(bad.items())}
                 log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
+        # Saved first: what the evaluators stumble over must not cost the steps before.
+        if progress.step == schedule.total or due(progress.step, pace.save, schedule.total):
+            save(progress)
+            meter.restart()
         if due(progress.step, pace.evaluate, schedule.total):
             evaluate(progress)
-            meter.restart()
-        if due(progress.step, pace.save, schedule.total):
-            save(progress)
             meter.restart()
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from silc.types import BadInput
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -57,7 +59,14 @@ class Optimizer:
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a state made by `state`; names must match (checked by the checkpoint's reader)."""
+        """Take over a state made by `state`.
+
+        Raises:
+            BadInput: it is of other parameters.
+        """
+        known = {f"{name}/{key}" for name in self.parameters for key in ("exp_avg", "exp_avg_sq", "step")}
+        if odd := sorted(state.keys() ^ known):
+            raise BadInput(f"the optimizer's state is of another architecture: {odd[0]} is in only one of them")
         for entry, value in state.items():
             name, key = entry.rsplit("/", 1)
             parameter = self.parameters[name]

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from silc.train.config import OptimConfig
 
 
-def rsqrt(step: float, *, warmup: int, cooldown: int, total: int, timescale: float, shift: float = 0.0) -> float:
-    """Share of the peak learning rate at `step`, in [0, 1]  (big_vision's rsqrt).
+def rsqrt(step: float, *, warmup: int, cooldown: int, total: int, timescale: float) -> float:
+    """Share of the peak learning rate at `step`, in [0, 1]  (big_vision's rsqrt, its shift 0).
 
-    1/sqrt(1 + (max(step - warmup, 0) + shift)/timescale) * min(1, step/warmup) * min(1, (total - step)/cooldown)
+    1/sqrt(1 + max(step - warmup, 0)/timescale) * min(1, step/warmup) * min(1, (total - step)/cooldown)
 
     Without the max it is NaN during a warm-up longer than the timescale.
     """
-    value = 1 / math.sqrt(1 + (max(step - warmup, 0) + shift) / timescale)
+    value = 1 / math.sqrt(1 + max(step - warmup, 0) / timescale)
     if warmup:
         value *= min(1.0, step / warmup)
     if cooldown:

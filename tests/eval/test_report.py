@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -35,7 +36,9 @@ def history(evaluations: list[Evaluation]) -> list[dict]:
 def test_the_page_is_complete_and_loads_nothing(evaluations, tmp_path):
     page = tmp_path / "report.html"
     summary = "First <line>.\n\nSecond & last."
-    write_report(page, title="run <1>", summary=summary, evaluations=evaluations, history=history(evaluations))
+    write_report(
+        page, title="run <1>", summary=summary, evaluations=evaluations, histories={"run": history(evaluations)}
+    )
     html = page.read_text()
     assert "run &lt;1&gt;" in html
     assert "<p>First &lt;line&gt;.</p>" in html
@@ -50,7 +53,9 @@ def test_the_page_is_complete_and_loads_nothing(evaluations, tmp_path):
 
 
 def test_ids_that_drawings_refer_to_are_defined_once(evaluations, tmp_path):
-    write_report(tmp_path / "r.html", title="", summary="", evaluations=evaluations, history=history(evaluations))
+    write_report(
+        tmp_path / "r.html", title="", summary="", evaluations=evaluations, histories={"run": history(evaluations)}
+    )
     html = (tmp_path / "r.html").read_text()
     referred = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
     assert referred
@@ -59,15 +64,19 @@ def test_ids_that_drawings_refer_to_are_defined_once(evaluations, tmp_path):
 
 
 def test_a_page_without_history_or_scores(evaluations, tmp_path):
-    write_report(tmp_path / "a.html", title="a", summary="", evaluations=evaluations, history=[])
+    write_report(tmp_path / "a.html", title="a", summary="", evaluations=evaluations, histories={})
     assert "<h2>Training</h2>" not in (tmp_path / "a.html").read_text()
-    write_report(tmp_path / "b.html", title="b", summary="", evaluations=[], history=[{"step": 1, "loss": 2.0}])
+    write_report(
+        tmp_path / "b.html", title="b", summary="", evaluations=[], histories={"run": [{"step": 1, "loss": 2.0}]}
+    )
     assert "<h2>Scores</h2>" not in (tmp_path / "b.html").read_text()
 
 
 def test_the_same_run_gives_the_same_page(evaluations, tmp_path):
     for name in ("a", "b"):
-        write_report(tmp_path / name, title="t", summary="", evaluations=evaluations, history=history(evaluations))
+        write_report(
+            tmp_path / name, title="t", summary="", evaluations=evaluations, histories={"run": history(evaluations)}
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -131,3 +140,28 @@ def test_contact_sheet_holds_every_picture():
     assert sheet.height > 300
     red = {colour: count for count, colour in sheet.getcolors(maxcolors=10**6)}[255, 0, 0]
     assert red == sum(300 * (100 + i) for i in range(5))
+
+
+def test_runs_stand_side_by_side(evaluations, tmp_path):
+    """Scores against cost, confusions and class tables, when records have them."""
+    details = {
+        "most_confused": [{"truth": "cat", "taken_for": "dog", "count": 3, "share": 0.25}],
+        "class_iou": [{"class": "cat", "iou": 0.5, "pixels": 30}, {"class": "sky", "iou": None, "pixels": 10}],
+    }
+    segmented = [e for e in evaluations if e.record.task == "zeroshot_segmentation"]
+    runs = [
+        replace(e, record=replace(e.record, model=model, examples_seen=seen, train_flops=1e9 * seen, details=details))
+        for model, seen in (("early", 100), ("late", 400))
+        for e in segmented
+    ]
+    histories = {name: [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}] for name in ("early", "late")}
+    write_report(tmp_path / "r.html", title="t", summary="", evaluations=runs, histories=histories)
+    page = (tmp_path / "r.html").read_text()
+    assert "Against examples seen" in page
+    assert "Against training FLOPs" in page
+    assert '<td>cat</td><td>dog</td><td class="number">25.0</td>' in page
+    assert "IoU by class" in page
+    assert "early" in page
+    assert "late" in page
+    write_report(tmp_path / "r.html", title="t", summary="", evaluations=evaluations, histories={})
+    assert "Against examples seen" not in (tmp_path / "r.html").read_text()

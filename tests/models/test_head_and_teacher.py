@@ -11,7 +11,7 @@ import torch
 from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.head import DistillHead
 from silc.models.image import ImageTower
-from silc.models.teacher import Teacher, momentum_of
+from silc.models.teacher import Teacher, half_life_of, momentum_of
 
 
 def make() -> tuple[ImageTower, DistillHead]:
@@ -117,3 +117,8 @@ def test_half_life_rule(half_life: float, batch: int, expected: float) -> None:
     momentum = momentum_of(half_life, batch)
     assert momentum == pytest.approx(expected, abs=6e-4)
     assert momentum ** (half_life / batch) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("examples", "half_life"), [(20e9, 330_000), (6.6e6, 330_000), (50_000, 2_500)])
+def test_half_life_of_short_runs(examples: float, half_life: float) -> None:
+    assert half_life_of(examples) == pytest.approx(half_life)

@@ -1,0 +1,97 @@
+"""Results kept by what they depend on: weights, data and protocol, and the code that scores.
+
+A key is a checksum over all of these; nothing is ever looked up by name. Files count by path, size and time of change,
+since reading every pixel would cost as much as scoring it. Data that is not in files is not cached.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from silc.eval.datasets import Lazy
+from silc.types import Evaluation, Picture, Record
+
+if TYPE_CHECKING:
+    from silc.types import DualEncoder, Evaluator
+
+CODE = ("eval/*.py", "eval/*.json", "eval/classes/*.txt", "models/*.py", "preprocess.py", "images.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Evaluations in a folder, one JSON file each."""
+
+    folder: Path
+
+    def key(self, checksum: str, weights: str, task: Evaluator, model: DualEncoder) -> str:
+        """What the evaluation depends on; empty if it cannot be told.
+
+        Args:
+            checksum: of the checkpoint; empty for weights that have none.
+            weights: which of it: student, teacher.
+        """
+        described = [_described(data) for data in task.sets]
+        if not checksum or None in described:
+            return ""
+        parts = [checksum, weights, model.name, task.name, described, task.protocol(model), task.num_pictures, _code()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def get(self, key: str) -> Evaluation | None:
+        """The evaluation under a key, or None."""
+        file = self.folder / f"{key}.json"
+        if not key or not file.is_file():
+            return None
+        found = json.loads(file.read_text(encoding="utf-8"))
+        pictures = [
+            Picture(one["group"], one["caption"], Image.open(io.BytesIO(base64.b64decode(one["png"]))))
+            for one in found["pictures"]
+        ]
+        return Evaluation(Record(**found["record"]), pictures)
+
+    def put(self, key: str, evaluation: Evaluation) -> None:
+        """Keep an evaluation."""
+        if not key:
+            return
+        pictures = []
+        for picture in evaluation.pictures:
+            buffer = io.BytesIO()
+            picture.image.save(buffer, "PNG")
+            png = base64.b64encode(buffer.getvalue()).decode()
+            pictures.append({"group": picture.group, "caption": picture.caption, "png": png})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{key}.{os.getpid()}.partial"
+        partial.write_text(json.dumps({"record": dataclasses.asdict(evaluation.record), "pictures": pictures}))
+        partial.replace(self.folder / f"{key}.json")
+
+
+def _described(data: Any) -> list[Any] | None:
+    """A data set's lists and the state of its files; None if its images are not in files."""
+    if not data.files:
+        return None
+    lists = [
+        value
+        for field in dataclasses.fields(data)
+        if field.name not in ("images", "files") and not isinstance(value := getattr(data, field.name), Lazy)
+    ]
+    states = [(str(file), (state := file.stat()).st_size, state.st_mtime_ns) for file in data.files]
+    return [lists, states]
+
+
+@cache
+def _code() -> str:
+    """A checksum of everything between weights and scores, so that an old result never answers for new code."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in CODE for file in root.glob(pattern)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

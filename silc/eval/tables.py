@@ -1,0 +1,210 @@
+"""The paper's tables, runs laid out beside the published rows.
+
+`published.json` holds the numbers with their sources. A run's row comes from its scores.json, so scoring is done
+first, by `silc eval`. What a run was scored on beyond the paper's columns stands to their right.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from silc.eval.datasets import text_of
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
+HEADLINES = {
+    "zeroshot_classification": ("acc1",),
+    "fewshot_classification": ("1shot_acc1", "5shot_acc1", "10shot_acc1"),
+    "zeroshot_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
+    "zeroshot_segmentation": ("miou",),
+}
+"""What is shown of tasks that the paper has not."""
+SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 32px; color-scheme: light dark; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+tr.published td { color: #888; }"""
+
+
+class Column(NamedTuple):
+    """One score of one task."""
+
+    label: str
+    task: str
+    dataset: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published model, or a run with one kind of weights."""
+
+    name: str
+    published: bool
+    scores: Sequence[float | None]
+    """In percent, one per column; None where there is none."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper with rows of one's own."""
+
+    title: str
+    source: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    """What keeps a row from being compared."""
+
+
+def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
+    """Lay runs out in the columns of a published table.
+
+    Args:
+        name: one of `NAMES`.
+        runs: directories with a scores.json, or such files. Where the paper shows the teacher, so does the row of a
+            run that has one.
+
+    Raises:
+        BadInput: a run has no scores.
+    """
+    published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    table = published["tables"][name]
+    columns = [Column(**published["columns"][key]) for key in table["columns"]]
+    own = [(run, weights, records) for run in runs for weights, records in _scored(run, table["weights"]).items()]
+    columns += _others(columns, [record for _, _, records in own for record in records])
+    rows = [
+        Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * _extra(columns, table))
+        for row in table["rows"]
+    ]
+    rows += [
+        Row(f"{_name(run)}, {weights}", False, [_score(records, column) for column in columns])
+        for run, weights, records in own
+    ]
+    notes = [f"{_name(run)}, {weights}: {note}" for run, weights, records in own for note in _notes(records)]
+    return PaperTable(table["title"], table["source"], columns, rows, notes)
+
+
+def to_markdown(table: PaperTable) -> str:
+    """A Markdown table with title, source and notes."""
+    lines = [
+        f"**{table.title}**, in percent. Grey rows of the page, *slanted* here, are published: {table.source}.",
+        "",
+    ]
+    lines += ["| " + " | ".join(["", *(column.label for column in table.columns)]) + " |"]
+    lines += ["| --- |" + " ---: |" * len(table.columns)]
+    for row in table.rows:
+        name = f"*{row.name}*" if row.published else row.name
+        lines.append("| " + " | ".join([name, *map(_cell, row.scores)]) + " |")
+    lines += [""] * bool(table.notes) + [f"* {note}" for note in table.notes]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(table: PaperTable) -> str:
+    """The same as a page that loads nothing."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *(column.label for column in table.columns)))
+    body = "\n".join(
+        f'<tr class="{"published" if row.published else "own"}"><td>{html.escape(row.name)}</td>'
+        + "".join(f"<td>{_cell(score)}</td>" for score in row.scores)
+        + "</tr>"
+        for row in table.rows
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    title, source = html.escape(table.title), html.escape(table.source)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"</head>\n<body><h1>{title}</h1><p>In percent. Grey rows are published: {source}.</p>\n"
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>{notes}</body></html>\n"
+    )
+
+
+def to_json(table: PaperTable) -> str:
+    """The same for programs: rows of scores by column."""
+    labels = [column.label for column in table.columns]
+    rows = [
+        {"name": row.name, "published": row.published, "scores": dict(zip(labels, row.scores, strict=True))}
+        for row in table.rows
+    ]
+    content = {"title": table.title, "source": table.source, "rows": rows, "notes": list(table.notes)}
+    return json.dumps(content, indent=1) + "\n"
+
+
+def write(table: PaperTable, stem: Path) -> list[Path]:
+    """Write <stem>.md, .html and .json."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix, text in ((".md", to_markdown(table)), (".html", to_html(table)), (".json", to_json(table))):
+        path = stem.with_name(stem.name + suffix)
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _scored(run: Path, shown: str) -> dict[str, list[Mapping[str, Any]]]:
+    """A run's records by weights: all of them, or the teacher's where there is one."""
+    file = run if run.suffix == ".json" else run / "scores.json"
+    if not file.is_file():
+        raise BadInput(f"{run} has no scores yet; first `silc eval {run} --root DATA`")
+    try:
+        records = json.loads(text_of(file))
+        weights = list(dict.fromkeys(record["weights"] for record in records))
+        by_weights = {one: [record for record in records if record["weights"] == one] for one in weights}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
+    if shown == "teacher" and "teacher" in by_weights:
+        return {"teacher": by_weights["teacher"]}
+    return by_weights
+
+
+def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Columns for the headline scores that the table has not."""
+    there = {(column.task, column.dataset, column.metric) for column in columns}
+    found = {
+        (record["task"], record["dataset"], metric): None
+        for record in records
+        for metric in HEADLINES.get(record["task"], ())
+        if metric in record["metrics"] and (record["task"], record["dataset"], metric) not in there
+    }
+    return [
+        Column(f"{dataset} {SHORT.get(metric, metric.replace('shot_acc1', '-shot'))}", task, dataset, metric)
+        for task, dataset, metric in found
+    ]
+
+
+def _extra(columns: Sequence[Column], table: Mapping[str, Any]) -> int:
+    return len(columns) - len(table["columns"])
+
+
+def _score(records: Sequence[Mapping[str, Any]], column: Column) -> float | None:
+    for record in records:
+        if (record["task"], record["dataset"]) == (column.task, column.dataset) and column.metric in record["metrics"]:
+            return 100 * float(record["metrics"][column.metric])
+    return None
+
+
+def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the protocols of a row's records do that the paper's do not."""
+    notes = []
+    for record in records:
+        protocol = record["protocol"]
+        if protocol.get("refined"):
+            notes.append(f"{record['dataset']} is refined ({protocol['refined']})")
+        if protocol.get("tuned_on_labels"):
+            notes.append(f"{record['dataset']} uses numbers tuned on labels")
+    return notes
+
+
+def _name(run: Path) -> str:
+    return run.parent.name if run.suffix == ".json" else run.name
+
+
+def _cell(score: float | None) -> str:
+    return "" if score is None else f"{score:.1f}"
