@@ -38,8 +38,10 @@ class LoadedRun:
     """Of the checkpoint's manifest, and so of every file in it."""
 
 
-def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device | str = "cpu") -> LoadedRun:
-    """The models of a run's newest checkpoint, and what they cost.
+def load_run(
+    run: Path | str, *, weights: Weights = "both", device: torch.device | str = "cpu", name: str = ""
+) -> LoadedRun:
+    """The models of a run's newest checkpoint, and what they cost; `name` is the directory's unless given.
 
     Raises:
         BadInput: no run there, a damaged checkpoint, or a teacher asked of a run that has none.
@@ -68,7 +70,7 @@ def load_run(run: Path | str, *, weights: Weights = "both", device: torch.device
         teacher,
         tokenizer,
         Preprocess(config.model.image.size),
-        name=run.name,
+        name=name or run.name,
         weights=weights,
     )
     cost = saved.state["cost"]

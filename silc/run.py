@@ -31,6 +31,7 @@ from silc.distributed import World, join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
+from silc.eval.tables import distinct_names
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
@@ -162,8 +163,8 @@ def evaluate(
     evaluations: list[Evaluation] = []
     with join(device) as world, _progress_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
-        for one in runs:
-            loaded = load_run(one, weights=config.weights, device=world.device)
+        for one, name in zip(runs, distinct_names(runs), strict=True):
+            loaded = load_run(one, weights=config.weights, device=world.device, name=name)
             evaluations += suite.run(
                 loaded.models,
                 evaluators,
@@ -189,7 +190,7 @@ def write_results(
     scores.parent.mkdir(parents=True, exist_ok=True)
     suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
     page = scores.with_name("report.html")
-    histories = {one.name: history(one) for one in runs}
+    histories = {name: history(one) for one, name in zip(runs, distinct_names(runs), strict=True)}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
     if overlays:

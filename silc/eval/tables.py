@@ -79,18 +79,35 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     table = published["tables"][name]
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
-    own = [(run, weights, records) for run in runs for weights, records in _scored(run, table["weights"]).items()]
-    columns += _others(columns, [record for _, _, records in own for record in records])
+    names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
+    own = [
+        (f"{name}, {weights}", records)
+        for name, run in zip(names, runs, strict=True)
+        for weights, records in _scored(run, table["weights"]).items()
+    ]
+    columns += _others(columns, [record for _, records in own for record in records])
     rows = [
         Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * _extra(columns, table))
         for row in table["rows"]
     ]
-    rows += [
-        Row(f"{_name(run)}, {weights}", False, [_score(records, column) for column in columns])
-        for run, weights, records in own
-    ]
-    notes = [f"{_name(run)}, {weights}: {note}" for run, weights, records in own for note in _notes(records)]
+    rows += [Row(label, False, [_score(records, column) for column in columns]) for label, records in own]
+    notes = [f"{label}: {note}" for label, records in own for note in _notes(records)]
     return PaperTable(table["title"], table["source"], columns, rows, notes)
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as few as tell the runs apart.
+
+    >>> distinct_names([Path("out/clip/seed-0"), Path("out/silc_c/seed-0")]), distinct_names([Path("out/run")])
+    (['clip/seed-0', 'silc_c/seed-0'], ['run'])
+    """
+    paths = [run.absolute() for run in runs]
+    longest = max((len(path.parts) for path in paths), default=1)
+    for length in range(1, longest + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names if paths else []
 
 
 def to_markdown(table: PaperTable) -> str:
@@ -200,10 +217,6 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if protocol.get("tuned_on_labels"):
             notes.append(f"{record['dataset']} uses numbers tuned on labels")
     return notes
-
-
-def _name(run: Path) -> str:
-    return run.parent.name if run.suffix == ".json" else run.name
 
 
 def _cell(score: float | None) -> str:

@@ -87,7 +87,7 @@ def scored(tmp_path, monkeypatch, capsys):
         model = NameReader(NameTokenizer(list(names)))
         monkeypatch.setattr(run, "newest_checkpoint", lambda path: path)
         monkeypatch.setattr(
-            run, "load_run", lambda path, weights, device: predict.LoadedRun({"teacher": model}, 7, 8.0, "")
+            run, "load_run", lambda path, weights, device, name: predict.LoadedRun({"teacher": model}, 7, 8.0, "")
         )
         out = tmp_path / "scores.json"
         (tmp_path / "run").mkdir(exist_ok=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import doctest
+from pathlib import Path
 
 import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from silc.eval import metrics, pictures, prompts, report, segment, suite
+from silc.eval import metrics, pictures, prompts, report, segment, suite, tables
 
 
-@pytest.mark.parametrize("module", [metrics, pictures, prompts, report, segment, suite])
+@pytest.mark.parametrize("module", [metrics, pictures, prompts, report, segment, suite, tables])
 def test_worked_examples_of_the_docstrings(module):
-    outcome = doctest.testmod(module, extraglobs={"torch": torch})
+    outcome = doctest.testmod(module, extraglobs={"torch": torch, "Path": Path})
     assert outcome.failed == 0
     assert outcome.attempted > 0
 

@@ -1,0 +1,78 @@
+"""Mean, spread, and what may be said of a difference."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
+
+
+@pytest.fixture
+def ablation():
+    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ablation"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["ablation"]
+
+
+def scored(out, name, weights, values):
+    for seed, value in enumerate(values):
+        file = out / name / f"seed-{seed}" / "scores.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        records = json.loads(file.read_text()) if file.is_file() else []
+        record = {"dataset": "scenes", "weights": weights, "metrics": {"miou": value}, "chance": {"miou": 0.02}}
+        file.write_text(json.dumps([*records, record]))
+
+
+@pytest.fixture
+def out(tmp_path):
+    scored(tmp_path, "clip", "student", [0.10, 0.12, 0.14])
+    scored(tmp_path, "clip_views", "student", [0.13, 0.15, 0.17])
+    scored(tmp_path, "clip_views_ema", "student", [0.10, 0.10, 0.10])
+    scored(tmp_path, "clip_views_ema", "teacher", [0.20, 0.21, 0.22])
+    scored(tmp_path, "silc_c", "teacher", [0.30])
+    (tmp_path / "silc_c/seed-0/config.yaml").write_text("objective: {weight: 0.1}")
+    return tmp_path
+
+
+def test_mean_spread_and_differences(ablation, out):
+    scores, chance = ablation.collect(out)
+    assert scores["clip", "student", "mIoU"].mean == pytest.approx(12)
+    assert scores["clip", "student", "mIoU"].spread == pytest.approx(2)
+    assert chance == {"mIoU": 2}
+    lines = ablation.table(ablation.ROWS, scores, chance)
+    assert lines[2] == "| CLIP | student | 3 |  |  |  |  | 12.0 ± 2.0 |"
+    said = ablation.differences(scores)
+    assert said[0].endswith("against CLIP: mIoU +3.0 (inside the spread).")
+    assert said[1].endswith("student, against + additional views: mIoU -5.0 (outside the spread).")
+    assert said[3].endswith("against + EMA teacher: mIoU +9.0 (one seed says nothing).")
+    assert said[2].endswith("teacher, against + additional views: mIoU +6.0 (outside the spread).")
+
+
+def test_the_section_is_written_once_and_the_rest_is_kept(ablation, out, tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "results.md").write_text("# Results\n\nBefore.\n")
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "table", str(out), "--docs", str(docs)])
+    ablation.main()
+    first = (docs / "results.md").read_text()
+    (docs / "results.md").write_text(first + "After.\n")
+    ablation.main()
+    assert (docs / "results.md").read_text() == first + "After.\n"
+    assert first.startswith("# Results\n\nBefore.\n")
+    assert "| w = 0.1 | teacher | 1 |" in first
+    assert (docs / "ablation.svg").stat().st_size > 5000
+    assert (out / "ablation.md").is_file()
+
+
+def test_nothing_scored(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "table", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds no scored run"):
+        ablation.main()
