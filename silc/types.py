@@ -169,8 +169,8 @@ class Evaluator(Protocol):
         ...
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures it makes for the report."""
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures it makes for the report, and whether they show photographs."""
         ...
 
     def protocol(self, model: DualEncoder) -> Mapping[str, Any]:

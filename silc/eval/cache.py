@@ -43,7 +43,7 @@ class Cache:
         described = [_described(data) for data in task.sets]
         if not checksum or None in described:
             return ""
-        parts = [checksum, weights, model.name, task.name, described, task.protocol(model), task.num_pictures, _code()]
+        parts = [checksum, weights, model.name, task.name, described, task.protocol(model), task.drawn, _code()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def get(self, key: str) -> Evaluation | None:

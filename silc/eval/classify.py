@@ -40,9 +40,9 @@ class ZeroShotClassification:
         return [self.data]
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures for the report."""
-        return 0
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures for the report, and whether they show photographs."""
+        return 0, False
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""

@@ -46,6 +46,8 @@ class EvalConfig:
     """Captions per image in retrieval, the first ones; 0 keeps all (CLIP cuts to 5)."""
     batch_size: int = 64
     """Images, windows or texts per forward pass."""
+    photographs: bool = True
+    """Show photographs in the report; off draws label maps alone, for sets that may not be passed on."""
     num_pictures: int = 6
     """Example pictures per task in the report."""
 

@@ -31,21 +31,21 @@ LEGEND_SHARE = 0.005
 
 
 def segmentation_panel(
-    image: Image.Image, truth: NDArray[np.int64], prediction: NDArray[np.int64], classes: Sequence[str]
+    image: Image.Image | None, truth: NDArray[np.int64], prediction: NDArray[np.int64], classes: Sequence[str]
 ) -> Image.Image:
     """Image, truth and prediction side by side over a legend of the classes in them.
 
     Args:
+        image: None leaves it out and draws the labels on white.
         truth: [H, W] of the image's size; pixels of 255 are not scored and stay grey.
         prediction: [H, W].
     """
     unscored = truth == IGNORE
     prediction = np.where(unscored, IGNORE, prediction)
-    panels = {
-        "image": image,
-        "truth": colour_overlay(image, truth),
-        "prediction, where scored" if unscored.any() else "prediction": colour_overlay(image, prediction),
-    }
+    under = image or Image.new("RGB", truth.shape[::-1], BACKGROUND)
+    panels = {"image": image} if image else {}
+    panels["truth"] = colour_overlay(under, truth)
+    panels["prediction, where scored" if unscored.any() else "prediction"] = colour_overlay(under, prediction)
     shown = [_enlarged(panel) for panel in panels.values()]
     width = sum(panel.width for panel in shown) + GAP * (len(shown) - 1)
     legend = _legend(_present(truth, prediction), classes, width)

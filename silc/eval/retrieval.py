@@ -45,9 +45,9 @@ class Retrieval:
         return [self.data]
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures for the report."""
-        return self.config.num_pictures
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures for the report, and whether they show photographs."""
+        return (self.config.num_pictures if self.config.photographs else 0), True
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
@@ -98,7 +98,7 @@ class Retrieval:
     def _strips(self, images: Tensor, texts: Tensor, owner: Tensor) -> list[Picture]:
         """The first caption of some evenly spaced images, each with the images it finds; not chosen by success."""
         strips = []
-        for right in pictures.evenly_spaced(len(images), self.config.num_pictures):
+        for right in pictures.evenly_spaced(len(images), self.drawn[0]):
             scores = images @ texts[int((owner == right).nonzero()[0])]  # [N]
             found = scores.argsort(descending=True, stable=True).tolist()
             strip = pictures.retrieval_strip(

@@ -85,9 +85,9 @@ class ZeroShotSegmentation:
         return [self.data]
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures for the report."""
-        return self.config.num_pictures
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures for the report, and whether they show photographs."""
+        return self.config.num_pictures, self.config.photographs
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
@@ -147,7 +147,8 @@ class ZeroShotSegmentation:
         for index, image, truth, prediction in self._predictions(data, scorer, rules):
             counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
             if index in shown:
-                panel = pictures.segmentation_panel(image, truth.numpy(), prediction.numpy(), data.classes)
+                seen = image if config.photographs else None
+                panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
                 overlays[index] = Picture(self.name, str(data.ids[index]), panel)
             self.progress(index + 1, len(data))
         shares = self.world.collect((counts, overlays))
