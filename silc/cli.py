@@ -86,13 +86,13 @@ class EvalCommand(EvalConfig):
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train`."""
     out: str = ""
-    """JSON file for the records; default scores.json in the first run. A report.html is written beside it."""
+    """JSON file for all records; default each run's own scores.json. A report.html is written beside the first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     cache: str = ""
     """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
     table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
-    """Lay the runs' scores out beside the rows of this table of the paper (.md, .html, .json); score nothing."""
+    """Lay the runs out beside this table of the paper (.md, .html, .json); without --root from the scores there are."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
@@ -110,28 +110,35 @@ def _eval(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
-    runs = [Path(name) for name in command.runs]
-    if command.table:
-        return _paper_table(command.table, runs, command.out)
+    scored = [Path(name) for name in command.runs]
+    if command.root or not command.table:
+        scored = _score(scored, command)
+    if command.table and scored:
+        _paper_table(command.table, scored, Path(command.out or scored[0]))
+    return 0
+
+
+def _score(runs: list[Path], command: EvalCommand) -> list[Path]:
+    """Score runs and write what came out; the files of records on the main rank, nothing on torchrun's others."""
     from silc import run
 
-    scores = Path(command.out) if command.out else runs[0] / "scores.json"
     cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
     evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
-    if evaluations:  # the other ranks of torchrun have nothing to write
-        page = run.write_results(runs, evaluations, scores, title=", ".join(one.name for one in runs))
-        print(f"scores: {scores}\nreport: {page}")
-    return 0
+    if not evaluations:
+        return []
+    out = Path(command.out) if command.out else None
+    written, page = run.write_results(runs, evaluations, out, title=", ".join(one.name for one in runs))
+    print("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
+    return written
 
 
-def _paper_table(name: str, runs: list[Path], out: str) -> int:
+def _paper_table(name: str, scored: list[Path], beside: Path) -> None:
     from silc.eval import tables
 
-    table = tables.paper_table(name, runs)
-    stem = Path(out).with_suffix("") if out else (runs[0].parent if runs[0].suffix else runs[0]) / f"table-{name}"
+    table = tables.paper_table(name, scored)
+    stem = (beside.parent if beside.suffix else beside) / f"table-{name}"
     print(tables.to_markdown(table))
     print("\n".join(f"table: {path}" for path in tables.write(table, stem)))
-    return 0
 
 
 def _list_tasks(root: str) -> int:

@@ -56,7 +56,9 @@ def main(out: Path, *, duration: str) -> None:
     summary = SUMMARY.format(
         width=tower.width, depth=tower.depth, colours=len(scenes.COLOURS), textures=len(scenes.TEXTURES)
     )
-    page = run.write_results(out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary)
+    _, page = run.write_results(
+        out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary
+    )
     print(f"report: {page}")
 
 

@@ -35,7 +35,7 @@ class LoadedRun:
     examples_seen: int
     train_flops: float
     checksum: str
-    """Of the checkpoint's manifest, and so of every file in it."""
+    """Of all that makes the models: the checkpoint's manifest, configuration and tokenizer."""
 
 
 def load_run(
@@ -74,8 +74,14 @@ def load_run(
         weights=weights,
     )
     cost = saved.state["cost"]
-    checksum = hashlib.sha256((saved.path / checkpoint.MANIFEST).read_bytes()).hexdigest()
-    return LoadedRun(models, cost["examples_seen"], cost["train_flops"], checksum)
+    return LoadedRun(models, cost["examples_seen"], cost["train_flops"], _checksum(run, newest))
+
+
+def _checksum(run: Path, saved: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (saved / checkpoint.MANIFEST, run / "config.yaml", *sorted((run / "tokenizer").iterdir())):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def newest_checkpoint(run: Path) -> Path:

@@ -179,26 +179,42 @@ def evaluate(
 
 
 def write_results(
-    run: Path | Sequence[Path], evaluations: list[Evaluation], scores: Path, *, title: str, summary: str = ""
-) -> Path:
-    """Write the records to `scores`, report.html and segmentations.png beside it; print the table.
+    run: Path | Sequence[Path],
+    evaluations: list[Evaluation],
+    scores: Path | None = None,
+    *,
+    title: str,
+    summary: str = "",
+) -> tuple[list[Path], Path]:
+    """Write records, report.html and segmentations.png, and print the table.
+
+    Args:
+        scores: the file of all records; None gives each run its own in scores.json.
 
     Returns:
-        The report's path.
+        The files of records, and the report beside the first.
     """
     runs = [run] if isinstance(run, Path) else run
-    scores.parent.mkdir(parents=True, exist_ok=True)
-    suite.write_scores(scores, [evaluation.record for evaluation in evaluations])
-    page = scores.with_name("report.html")
-    histories = {name: history(one) for one, name in zip(runs, distinct_names(runs), strict=True)}
+    named = dict(zip(runs, distinct_names(runs), strict=True))
+    records = [evaluation.record for evaluation in evaluations]
+    if scores is not None:
+        files = {scores: records}
+    else:
+        files = {one / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
+    for file, own in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        suite.write_scores(file, own)
+    first = next(iter(files))
+    page = first.with_name("report.html")
+    histories = {name: history(one) for one, name in named.items()}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
     if overlays:
-        contact_sheet(overlays, columns=3).save(scores.with_name("segmentations.png"))
+        contact_sheet(overlays, columns=3).save(first.with_name("segmentations.png"))
     console = Console()
     # A log has no edge: names are not cut there.
     report.print_table(console if console.is_terminal else Console(width=120), evaluations)
-    return page
+    return list(files), page
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class FewShot:
         if not self.shots:
             raise BadInput(
                 f"{self.name}: eval.shots asks for {min(self.config.shots)} images of each class, the smallest class "
-                f"of {self.train.split} has {smallest}; ask for fewer or add images"
+                f"of {self.train.split} has {smallest}; ask for fewer, add images or leave the task out"
             )
 
     @property

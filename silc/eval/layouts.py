@@ -22,19 +22,16 @@ Class lists are mmsegmentation's, which are TCL's.
 from __future__ import annotations
 
 import json
-import pickle
-import tarfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from silc.eval.cifar import read_cifar
 from silc.eval.datasets import (
     IGNORE,
     ClassificationSet,
-    Lazy,
     RetrievalSet,
     SegmentationSet,
     Source,
@@ -48,7 +45,7 @@ from silc.eval.datasets import (
     text_of,
 )
 from silc.eval.prompts import class_names
-from silc.images import BadImage, decode_rgb
+from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -178,80 +175,6 @@ def _cifar(
     )
 
 
-def read_cifar(name: str, split: str, files: Sequence[Path], meta: Path, label: str) -> ClassificationSet:
-    """CIFAR's Python batches; `label` is the prefix of their keys, `fine_label` in CIFAR-100.
-
-    They are pickles, so they are read by `read_batch`, which can make nothing but numbers, texts and 8-bit arrays.
-
-    Raises:
-        BadInput: a file is missing or is no such batch.
-    """
-    classes = [str(name).replace("_", " ") for name in read_batch(meta)[f"{label}_names"]]
-    batches = [read_batch(file) for file in files]
-    try:
-        pixels = np.concatenate([batch["data"].values.reshape(-1, 3, 32, 32) for batch in batches])
-        labels = [int(one) for batch in batches for one in batch[f"{label}s"]]
-    except (KeyError, AttributeError, ValueError, TypeError) as error:
-        raise BadInput(f"{files[0].parent} holds no CIFAR batches: {error!r}; unpack the archive again") from error
-    if len(pixels) != len(labels) or min(labels) < 0 or max(labels) >= len(classes):
-        raise BadInput(f"{files[0].parent}: {len(pixels)} images, {len(labels)} labels of {len(classes)} classes")
-    images = Lazy(range(len(pixels)), lambda index: Image.fromarray(pixels[index].transpose(1, 2, 0)))
-    return ClassificationSet(name, split, classes, images, labels, files=[*files, meta])
-
-
-def read_batch(file: Path) -> dict[str, Any]:
-    """The dictionary in one of CIFAR's pickles; arrays come as `Pixels`.
-
-    Raises:
-        BadInput: it is missing, or asks for anything but plain values and arrays of bytes.
-    """
-    try:
-        with file.open("rb") as handle:
-            # Written by Python 2: its strings, bytes of pixels among them, are read as latin-1.
-            found = _PlainUnpickler(handle, encoding="latin1").load()
-    except FileNotFoundError:
-        raise BadInput(f"{file} is missing") from None
-    except Exception as error:
-        raise BadInput(f"{file} is no CIFAR batch: {error}; unpack the archive again") from error
-    if not isinstance(found, dict):
-        raise BadInput(f"{file} is no CIFAR batch: a {type(found).__name__} instead of a dictionary")
-    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in found.items()}
-
-
-class Pixels:
-    """Stands in for a numpy array in a pickle: unsigned bytes [shape]."""
-
-    def __init__(self, *_: object) -> None:
-        self.values: NDArray[np.uint8] = np.zeros(0, np.uint8)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, kind, fortran, data = state
-        if kind.name not in ("u1", "|u1") or fortran:
-            raise pickle.UnpicklingError(f"an array of {kind.name}, needed are bytes")
-        raw = data.encode("latin1") if isinstance(data, str) else data
-        self.values = np.frombuffer(raw, np.uint8).reshape(shape)
-
-
-class _Kind:
-    """Stands in for a numpy dtype in a pickle."""
-
-    def __init__(self, name: Any, *_: object) -> None:
-        self.name = name.decode() if isinstance(name, bytes) else str(name)
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment do not matter to bytes."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds nothing but Python's plain values and the two stand-ins above, so a pickle cannot run anything."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {"_reconstruct": Pixels, "ndarray": Pixels, "dtype": _Kind}
-        if module.split(".")[0] == "numpy" and name in known:
-            return known[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 # --- captions ---------------------------------------------------------------------------------------------------------
 
 
@@ -341,91 +264,3 @@ def _webdataset(source: Source[Any]) -> Source[Any] | None:
         return Source("retrieval", source.name, [folder], partial(read_wds_retrieval, folder))
     read = partial(read_wds_classification, folder)
     return Source("classification", source.name, [folder], read, partial(read, "train"), [folder / "train/nshards.txt"])
-
-
-class Member(NamedTuple):
-    """Where a tar file's member is."""
-
-    shard: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Its bytes."""
-        with self.shard.open("rb") as handle:
-            handle.seek(self.offset)
-            return handle.read(self.size)
-
-
-def read_wds_classification(folder: Path, split: str = "test") -> ClassificationSet:
-    """Samples of `.jpg`, `.png` or `.webp` with a `.cls`; templates are written with "{c}".
-
-    Raises:
-        BadInput: something is missing, or a label is outside the class list.
-    """
-    classes = lines_of(folder / "classnames.txt")
-    samples = _samples(folder / split)
-    prompts = folder / "zeroshot_classification_templates.txt"
-    templates = [line.replace("{c}", "{}") for line in lines_of(prompts)] if prompts.is_file() else []
-    images = [_image_of(sample, key) for key, sample in samples.items()]
-    labels = []
-    for key, sample in samples.items():
-        text = sample["cls"].read().decode(errors="replace").strip() if "cls" in sample else ""
-        if not text.isdecimal() or int(text) >= len(classes):
-            raise BadInput(f"{folder}: {key} has the label '{text}', needed is a number from 0 to {len(classes) - 1}")
-        labels.append(int(text))
-    shards = sorted({member.shard for member in images})
-    return ClassificationSet(folder.name, split, classes, Lazy(images, _decode), labels, templates, shards)
-
-
-def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
-    """Samples of an image with a `.txt` of one caption per line.
-
-    Raises:
-        BadInput: something is missing.
-    """
-    samples = _samples(folder / split)
-    images = [_image_of(sample, key) for key, sample in samples.items()]
-    captions = []
-    for key, sample in samples.items():
-        text = sample["txt"].read().decode(errors="replace") if "txt" in sample else ""
-        own = [line.strip() for line in text.splitlines() if line.strip()]
-        if not own:
-            raise BadInput(f"{folder}: {key} has no caption")
-        captions.append(own)
-    return RetrievalSet(folder.name, Lazy(images, _decode), captions, files=sorted({member.shard for member in images}))
-
-
-def _samples(folder: Path) -> dict[str, dict[str, Member]]:
-    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order; nothing is extracted."""
-    count = lines_of(folder / "nshards.txt")[0]
-    if not count.isdecimal():
-        raise BadInput(f"{folder / 'nshards.txt'} says '{count}', needed is a number")
-    samples: dict[str, dict[str, Member]] = {}
-    for shard in (folder / f"{number}.tar" for number in range(int(count))):
-        try:
-            with tarfile.open(shard, "r:") as tar:
-                for member in tar:
-                    key, _, extension = member.name.partition(".")
-                    if member.isreg():
-                        where = Member(shard, member.offset_data, member.size)
-                        samples.setdefault(f"{shard.stem}/{key}", {})[extension.lower()] = where
-        except (OSError, tarfile.TarError) as error:
-            raise BadInput(f"cannot read the shard {shard}: {error}") from error
-    if not samples:
-        raise BadInput(f"{folder} holds no samples")
-    return samples
-
-
-def _image_of(sample: dict[str, Member], key: str) -> Member:
-    found = [sample[extension] for extension in ("jpg", "jpeg", "png", "webp") if extension in sample]
-    if not found:
-        raise BadInput(f"{key} has no .jpg, .jpeg, .png or .webp, only {', '.join(sorted(sample))}")
-    return found[0]
-
-
-def _decode(member: Member) -> Image.Image:
-    try:
-        return decode_rgb(member.read())
-    except (OSError, BadImage) as error:
-        raise BadInput(f"cannot read an image of {member.shard} at byte {member.offset}: {error}") from error

@@ -42,7 +42,7 @@ TASKS = {
     "zeroshot_retrieval": "Image-text retrieval",
     "zeroshot_segmentation": "Zero-shot segmentation",
 }
-HEADLINES = ("acc1", "image_retrieval_recall@1", "text_retrieval_recall@1", "miou")
+HEADLINES = ("acc1", "1shot_acc1", "10shot_acc1", "image_retrieval_recall@1", "text_retrieval_recall@1", "miou")
 """Metrics plotted along training; the table has them all."""
 CURVES = {
     "Losses": r"loss.*",
@@ -76,7 +76,7 @@ class Row:
     @property
     def best(self) -> set[str]:
         """Columns with the highest score; none where there is nothing to compare."""
-        if len(self.scores) < 2:
+        if len(self.scores) < 2 or self.metric.endswith("_std"):
             return set()
         return {column for column, score in self.scores.items() if score == max(self.scores.values())}
 

@@ -13,6 +13,7 @@ of numbers that were tuned on labels. Records say so.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -121,30 +122,12 @@ class ZeroShotSegmentation:
         Raises:
             BadInput: a readout the model does not have; no labelled pixel; see also `SegmentationSet.example`.
         """
-        config, rules, data = self.config, self._rules(model), self._data()
-        names = data.classes[1:] if config.background else data.classes
-        scorer = Scorer(
-            model,
-            text_classifier(
-                model,
-                names,
-                templates(rules.templates),
-                rules.ensemble,
-                batch_size=config.batch_size,
-                world=self.world,
-            ).to(model.device),
-            _readout(model, config.readout),
-            fit=rules.fit,
-            softmax=rules.softmax,
-            refined=config.pamr,
-            mix=_readout(model, config.mix) if config.mix else "",
-            sigmoid=bool(config.mix or config.background),
-        )
+        data, absent = self._data(), self.config.absent_classes
         num_classes = len(data.classes)
-        shown = pictures.evenly_spaced(len(data), config.num_pictures)
+        shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         overlays: dict[int, Picture] = {}
-        for index, image, truth, prediction in self._predictions(data, scorer, rules):
+        for index, image, truth, prediction in self._predictions(data, self._scorer(model), self._rules(model)):
             counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
             if index in shown:
                 seen = image if config.photographs else None
@@ -156,23 +139,40 @@ class ZeroShotSegmentation:
         overlays = {index: picture for _, share in shares for index, picture in share.items()}
         if not counts.any():
             raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
-        iou = metrics.class_iou(counts, config.absent_classes)
         record = Record(
             dataset=data.name,
             task="zeroshot_segmentation",
-            metrics=metrics.segmentation_scores(counts, config.absent_classes),
-            chance=metrics.segmentation_chance(counts.sum(1), config.absent_classes),
+            metrics=metrics.segmentation_scores(counts, absent),
+            chance=metrics.segmentation_chance(counts.sum(1), absent),
             protocol=self.protocol(model),
             model=model.name,
             details={
-                "class_iou": [
-                    {"class": name, "iou": None if value != value else value, "pixels": int(pixels)}
-                    for name, value, pixels in zip(data.classes, iou.tolist(), counts.sum(1), strict=True)
-                ],
+                "class_iou": _by_class(counts, data.classes, absent),
                 "most_confused": metrics.most_confused(counts, data.classes),
             },
         )
         return Evaluation(record, [overlays[index] for index in sorted(overlays)])
+
+    def _scorer(self, model: DualEncoder) -> Scorer:
+        config, rules = self.config, self._rules(model)
+        classifier = text_classifier(
+            model,
+            self.data.classes,
+            templates(rules.templates),
+            rules.ensemble,
+            batch_size=config.batch_size,
+            world=self.world,
+        )
+        return Scorer(
+            model,
+            classifier.to(model.device),
+            _readout(model, config.readout),
+            fit=rules.fit,
+            softmax=rules.softmax,
+            refined=config.pamr,
+            mix=_readout(model, config.mix) if config.mix else "",
+            sigmoid=bool(config.mix or config.background),
+        )
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
@@ -219,6 +219,12 @@ class ZeroShotSegmentation:
                     stitch(maps, inside, canvas), truth.shape[0], truth.shape[1], self.config.background
                 )
                 yield index, image, torch.from_numpy(truth), prediction
+
+
+def _by_class(counts: Tensor, classes: Sequence[str], absent: metrics.Absent) -> list[dict[str, Any]]:
+    """IoU (None where it is not counted) and pixels of every class."""
+    columns = zip(classes, metrics.class_iou(counts, absent).tolist(), counts.sum(1).tolist(), strict=True)
+    return [{"class": name, "iou": None if math.isnan(iou) else iou, "pixels": pixels} for name, iou, pixels in columns]
 
 
 def rescale_size(

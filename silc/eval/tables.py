@@ -80,11 +80,7 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     table = published["tables"][name]
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
     names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
-    own = [
-        (f"{name}, {weights}", records)
-        for name, run in zip(names, runs, strict=True)
-        for weights, records in _scored(run, table["weights"]).items()
-    ]
+    own = [row for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])]
     columns += _others(columns, [record for _, records in own for record in records])
     rows = [
         Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * _extra(columns, table))
@@ -165,20 +161,23 @@ def write(table: PaperTable, stem: Path) -> list[Path]:
     return written
 
 
-def _scored(run: Path, shown: str) -> dict[str, list[Mapping[str, Any]]]:
-    """A run's records by weights: all of them, or the teacher's where there is one."""
+def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """(label, records) of each model and kind of weights in a run's scores; the teacher alone where it is shown."""
     file = run if run.suffix == ".json" else run / "scores.json"
     if not file.is_file():
         raise BadInput(f"{run} has no scores yet; first `silc eval {run} --root DATA`")
+    grouped: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     try:
-        records = json.loads(text_of(file))
-        weights = list(dict.fromkeys(record["weights"] for record in records))
-        by_weights = {one: [record for record in records if record["weights"] == one] for one in weights}
+        for record in json.loads(text_of(file)):
+            grouped.setdefault(record["model"], {}).setdefault(record["weights"], []).append(record)
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
-    if shown == "teacher" and "teacher" in by_weights:
-        return {"teacher": by_weights["teacher"]}
-    return by_weights
+    rows = []
+    for model, by_weights in grouped.items():
+        chosen = ["teacher"] if shown == "teacher" and "teacher" in by_weights else list(by_weights)
+        label = name if run.suffix != ".json" and len(grouped) == 1 else model
+        rows += [(", ".join(filter(None, (label, weights))), by_weights[weights]) for weights in chosen]
+    return rows
 
 
 def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:

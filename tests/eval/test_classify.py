@@ -10,8 +10,8 @@ import pytest
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet
-from silc.eval.layouts import read_wds_classification, read_wds_retrieval
 from silc.eval.retrieval import Retrieval
+from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
 from silc.types import BadInput
 
 

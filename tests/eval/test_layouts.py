@@ -19,7 +19,8 @@ from PIL import Image
 
 from silc import predict, run
 from silc.cli import main
-from silc.eval.layouts import UNUSED_IDS, discover, read_batch, read_cifar, read_stuffthingmap
+from silc.eval.cifar import read_batch, read_cifar
+from silc.eval.layouts import UNUSED_IDS, discover, read_stuffthingmap
 from silc.eval.prompts import canonicalize, class_names
 from silc.preprocess import Preprocess
 from silc.types import BadInput
@@ -289,6 +290,40 @@ def test_pascal(tmp_path, scored, year, labels, split, names, classes, task):
     listed.write_text("2007_000033\nmissing\n")
     with pytest.raises(BadInput, match=r"the image .*missing\.jpg is missing"):
         scored(tmp_path / "data", class_names(names))
+
+
+def voc(root, seen, stored):
+    folder = root / "VOCdevkit/VOC2012"
+    painted(folder / "JPEGImages/a.jpg", seen)
+    labelled(folder / "SegmentationClass/a.png", stored)
+    (folder / "ImageSets/Segmentation").mkdir(parents=True)
+    (folder / "ImageSets/Segmentation/val.txt").write_text("a\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "window", "stride"),
+    # DINOv3 scales the shorter side to 4/3 of the window: 18 px leave the image as it is.
+    [(["--segmentation", "tips"], 24, 18), (["--segmentation", "dinov3", "--window", "18"], 18, 9)],
+)
+def test_protocols_with_softmax(tmp_path, scored, args, window, stride):
+    seen, stored, miou = scene((2, 7), offset=1, zero=0)
+    voc(tmp_path / "data", seen, stored)
+    record = scored(tmp_path / "data", class_names("voc_20"), *args)["zeroshot_segmentation"]
+    assert record["metrics"]["miou"] == pytest.approx(miou)
+    assert (record["protocol"]["window"], record["protocol"]["stride"]) == (window, stride)
+    assert record["protocol"]["softmax"] is True
+
+
+def test_a_scored_background(tmp_path, scored):
+    """Row 0 is background in the truth, but classes are seen there: its IoU is 0 and theirs lose those pixels."""
+    seen, stored, _ = scene((2, 7), offset=1, zero=0)
+    voc(tmp_path / "data", seen, stored)
+    args = ("--background", "0.5", "--mix", "colour")
+    record = scored(tmp_path / "data", class_names("voc_20"), *args)["zeroshot_segmentation"]
+    first, second = 12 * 23 / (16 * 23 + 12), 16 * 23 / (20 * 23 + 20)
+    assert record["metrics"]["miou"] == pytest.approx((0 + first + second) / 3)
+    assert record["protocol"]["tuned_on_labels"] is True
+    assert record["details"]["class_iou"][0]["class"] == "background"
 
 
 def test_cityscapes(tmp_path, scored):

@@ -12,6 +12,7 @@ from silc.eval.tables import NAMES, paper_table, to_html, to_markdown
 
 def record(task, dataset, weights="teacher", protocol=None, **metrics):
     return {
+        "model": "mine",
         "task": task,
         "dataset": dataset,
         "weights": weights,
@@ -92,3 +93,27 @@ def test_a_run_without_scores(tmp_path, capsys):
     (tmp_path / "scores.json").write_text("[1]")
     assert main(["eval", str(tmp_path), "--table", "main"]) == 2
     assert "is no list of records" in capsys.readouterr().err
+
+
+def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
+    """Two runs: each gets its own records, both stand in one report and one table."""
+    from silc import run
+    from silc.data.scenes import write_sets
+
+    for seed in (0, 1):
+        run.train(small("silc_c", duration="1 steps", out=tmp_path / f"seed-{seed}/run", seed=seed))
+    write_sets(tmp_path / "sets", size=16, seed=0, num_retrieval=4, num_segmentation=2, per_class=1)
+    runs = [str(tmp_path / f"seed-{seed}/run") for seed in (0, 1)]
+    assert main(["eval", *runs, "--root", str(tmp_path / "sets"), "--device", "cpu", "--table", "teacher-student"]) == 0
+    printed = capsys.readouterr().out
+    for seed in (0, 1):
+        assert f"| seed-{seed}/run, student |" in printed
+        own = json.loads((tmp_path / f"seed-{seed}/run/scores.json").read_text())
+        assert {record["model"] for record in own} == {f"seed-{seed}/run"}
+    report = (tmp_path / "seed-0/run/report.html").read_text()
+    assert "seed-0/run teacher" in report
+    assert "seed-1/run teacher" in report
+    rows = json.loads((tmp_path / "seed-0/run/table-teacher-student.json").read_text())["rows"]
+    assert [row["name"] for row in rows if not row["published"]] == [
+        f"seed-{seed}/run, {weights}" for seed in (0, 1) for weights in ("student", "teacher")
+    ]
