@@ -130,7 +130,7 @@ class ZeroShotSegmentation:
         for index, image, truth, prediction in self._predictions(data, self._scorer(model), self._rules(model)):
             counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
             if index in shown:
-                seen = image if config.photographs else None
+                seen = image if self.config.photographs else None
                 panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
                 overlays[index] = Picture(self.name, str(data.ids[index]), panel)
             self.progress(index + 1, len(data))
