@@ -9,13 +9,12 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich.progress
 import torch
 from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +30,7 @@ from silc.distributed import World, join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
+from silc.eval.progress import evaluation_bar
 from silc.eval.tables import distinct_names
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
@@ -161,7 +161,7 @@ def evaluate(
         newest_checkpoint(one)  # before any work is done
     config = replace(config, root=config.root or configs.load(runs[0] / CONFIG).eval.root)
     evaluations: list[Evaluation] = []
-    with join(device) as world, _progress_bar(world.is_main) as progress:
+    with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
         for one, name in zip(runs, distinct_names(runs), strict=True):
             loaded = load_run(one, weights=config.weights, device=world.device, name=name)
@@ -415,30 +415,6 @@ def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> Non
     if objective.teacher is not None and "teacher" not in saved.parts:
         # A run without a teacher goes on as one with: the average starts at its student.
         objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
-
-
-class _Bar:
-    """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.Progress`)."""
-
-    def __init__(self, bar: rich.progress.Progress, speaks: bool) -> None:
-        self.bar, self.speaks = bar, speaks
-        self.outer, self.inner = bar.add_task("evaluate"), bar.add_task("", visible=False)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        self.bar.update(self.outer, description=what, completed=done, total=total)
-        if self.speaks and not self.bar.console.is_terminal and done < total:
-            print(f"evaluating {done + 1}/{total}: {what}", flush=True)
-
-    def within(self, what: str, done: int, total: int) -> None:
-        self.bar.update(self.inner, description=what, completed=done, total=total, visible=True)
-
-
-@contextmanager
-def _progress_bar(speaks: bool) -> Iterator[_Bar]:
-    """One that says nothing on ranks that do not speak."""
-    console = Console()
-    with rich.progress.Progress(console=console, transient=True, disable=not (speaks and console.is_terminal)) as bar:
-        yield _Bar(bar, speaks)
 
 
 def _evaluation(
