@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/ablation}
 size=${SIZE:-tiny}
-duration=${DURATION:-36k examples}
+duration=${DURATION:-30k examples}
 seeds=${SEEDS:-0 1 2}
 silc=${SILC:-silc}
 python=${PYTHON:-python}

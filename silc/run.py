@@ -208,13 +208,26 @@ def write_results(
     page = first.with_name("report.html")
     histories = {name: history(one) for one, name in named.items()}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
-    overlays = [p for e in evaluations if e.record.task == "zeroshot_segmentation" for p in e.pictures]
-    if overlays:
-        contact_sheet(overlays, columns=3).save(first.with_name("segmentations.png"))
+    _write_segmentations(evaluations, first.with_name("segmentations.png"))
     console = Console()
     # A log has no edge: names are not cut there.
     report.print_table(console if console.is_terminal else Console(width=120), evaluations)
     return list(files), page
+
+
+def _write_segmentations(evaluations: list[Evaluation], file: Path) -> None:
+    """A contact sheet with an image a row and a model a column; none where nothing was segmented."""
+    models = report.column_names([evaluation.record for evaluation in evaluations])
+    overlays = [
+        replace(picture, caption=f"{picture.caption}: {model}")
+        for model, evaluation in zip(models, evaluations, strict=True)
+        if evaluation.record.task == "zeroshot_segmentation"
+        for picture in evaluation.pictures
+    ]
+    if overlays:
+        # A stable sort keeps the models in order within an image.
+        rows = sorted(overlays, key=lambda picture: (picture.group, picture.caption.partition(": ")[0]))
+        contact_sheet(rows, columns=len(set(models))).save(file)
 
 
 def environment(world: World) -> dict[str, Any]:

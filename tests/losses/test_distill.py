@@ -44,11 +44,11 @@ def loop(teacher: Tensor, student: Tensor, centre: Tensor, *, globals_: Tensor |
     return total / pairs
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("with_globals", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "with_globals"),
+    [(shape, False) for shape in SHAPES] + [(shape, True) for shape in SHAPES if shape[0] > 1],
+)
 def test_equals_the_loop_over_pairs(shape: tuple[int, int, int, int], with_globals: bool) -> None:
-    if with_globals and shape[0] < 2:
-        pytest.skip("one global view has no other to be set against")
     teacher, student, student_globals, centre = logits(*shape)
     given = student_globals if with_globals else None
     targets = ((teacher - centre) / TAU_T).softmax(-1)
