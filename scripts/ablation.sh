@@ -3,7 +3,8 @@
 # and student scored; then SILC-C with w in {0.03, 0.1, 0.3, 1}. Writes OUT/ablation.md and ablation.svg: mean and
 # spread over the seeds, and which differences lie outside it. With DOCS=docs also docs/results.md and its plot.
 #
-# Cost: 27 runs (w = 0.1 is the recipe's own), about an hour and a half on 2 CPU cores at the default size. It can be stopped and started again:
+# Cost: 27 runs (w = 0.1 is the recipe's own), about an hour and a half on 2 CPU cores at the default size. It can be stopped
+# and started again:
 # what has scores is kept.
 #   scripts/ablation.sh [OUT]
 #   SIZE=s16 DURATION="2M examples" scripts/ablation.sh out/large      # on a GPU
@@ -11,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/ablation}
 size=${SIZE:-tiny}
-duration=${DURATION:-30k examples}
+duration=${DURATION:-25k examples}
 seeds=${SEEDS:-0 1 2}
 silc=${SILC:-silc}
 python=${PYTHON:-python}

@@ -99,7 +99,7 @@ def on_scenes(base: Config) -> Config:
         model=replace(base.model, head=HeadConfig(256, 64, 512), teacher=TeacherConfig(half_life="3k examples")),
         objective=replace(base.objective, weight=0.1),
         train=TrainConfig(
-            duration="30k examples",
+            duration="25k examples",
             batch_size=128,
             optim=replace(optim, schedule="cosine", cooldown="0 steps", warmup=warmup),
             device="cpu",

@@ -85,9 +85,8 @@ def test_commands_are_understood(demo: Path) -> None:
             for extra in ([], *inline):
                 assert _configured("train", [*words[1:], *extra]).out == "out/cc3m"
         elif words[0] == "eval":
-            given = " ".join(shlex.quote(word) for word in words[2:])
-            given = given.replace("/data/eval", "out/demo/data").replace("voc2012-zs-seg", "scenes-zs-seg")
-            silc(f"eval out/demo {given.replace('out/cc3m', 'out/demo')}", demo)
+            given = " ".join(shlex.quote(word) for word in words).replace("out/cc3m", "out/demo")
+            silc(given.replace("/data/eval", "out/demo/data").replace("voc2012-zs-seg", "scenes-zs-seg"), demo)
         else:
             silc(" ".join(words), demo)
 
