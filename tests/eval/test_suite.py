@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,3 +170,15 @@ def test_scores_have_the_fields_of_clip_benchmark_and_cost(root, oracle, noise, 
     assert ("shapes-zs", 12, 12) in heard
     assert ("evaluated", 8, 8) in heard
     assert suite.scalars(evaluations)["eval/teacher/stripes-zs-seg/miou"] == 1
+
+
+def test_without_photographs_no_picture_shows_one(root, oracle):
+    """Label maps are drawn all the same; what a photograph's pixels are does not reach them."""
+    config = EvalConfig(root=str(root), templates="plain", photographs=False)
+    evaluations = {e.record.task: e for e in suite.run({"student": oracle}, suite.tasks(config))}
+    assert not evaluations["zeroshot_retrieval"].pictures
+    maps = evaluations["zeroshot_segmentation"].pictures
+    shown = suite.run({"student": oracle}, suite.tasks(replace(config, photographs=True)))
+    (with_photographs,) = (e.pictures for e in shown if e.record.task == "zeroshot_segmentation")
+    assert len(maps) == len(with_photographs) > 0
+    assert all(plain.image.width < full.image.width for plain, full in zip(maps, with_photographs, strict=True))
