@@ -74,8 +74,7 @@ def _train(args: list[str]) -> int:
     config = _configured("train", args)
     from silc import run
 
-    out = run.train(config)
-    print(f"done: {out}   next: silc eval {out} --root DATA --out {out}/scores.json")
+    run.train(config)
     return 0
 
 

@@ -117,6 +117,8 @@ def train(config: Config) -> Path:
                 save=save,
                 evaluate=evaluate,
             )
+            if log is not None:
+                log.say(f"done: {out}   next: silc eval {out} --root DATA")
     return out
 
 
@@ -356,7 +358,7 @@ def _forward(config: Config, objective: SilcObjective, world: World) -> Callable
     forward: Any = objective
     if world.size > 1:
         devices = [world.device.index] if world.device.type == "cuda" else None
-        forward = DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
+        forward = DistributedDataParallel(forward, device_ids=devices)
     return torch.compile(forward) if config.train.compile else forward
 
 

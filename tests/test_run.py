@@ -131,6 +131,9 @@ def torchrun(args: list[str], ranks: int = 2) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    # One rank speaks.
+    assert done.stdout.count("done: ") <= 1
 
 
 def test_init_takes_weights_and_not_the_position(small: Callable[..., Config], tmp_path: Path) -> None:
