@@ -32,6 +32,8 @@ from silc.models.variants import LOCAL_SIZE
 from silc.types import BadInput
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from silc.config import Config
 
 COMMANDS = ("train", "eval", "show", "recipes", "demo")
@@ -141,7 +143,6 @@ def _paper_table(name: str, scored: list[Path], beside: Path) -> None:
 
 
 def _list_tasks(root: str) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from silc.eval import suite
@@ -151,23 +152,27 @@ def _list_tasks(root: str) -> int:
         missing = [path for path in task.needs if not path.exists()]
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    _print(table)
     return 0
 
 
 def _show(args: list[str]) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     config = _configured("show", args)
     table = Table("field", "value", "meaning", title=config.recipe, title_justify="left")
     for path, value, meaning in configs.fields(config):
         table.add_row(path, repr(value), meaning)
-    console = Console()
-    # Whole names where nobody sees the edge of a window.
-    (console if console.is_terminal else Console(width=200)).print(table)
+    _print(table)
     return 0
+
+
+def _print(table: Table) -> None:
+    """Show a table, with whole names where nobody sees the edge of a window."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def _recipes() -> int:

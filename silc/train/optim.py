@@ -65,7 +65,8 @@ class Optimizer:
             BadInput: it is of other parameters.
         """
         known = {f"{name}/{key}" for name in self.parameters for key in ("exp_avg", "exp_avg_sq", "step")}
-        if odd := sorted(state.keys() ^ known):
+        # Where every step so far was skipped there are no moments yet.
+        if state and (odd := sorted(state.keys() ^ known)):
             raise BadInput(f"the optimizer's state is of another architecture: {odd[0]} is in only one of them")
         for entry, value in state.items():
             name, key = entry.rsplit("/", 1)

@@ -79,16 +79,11 @@ class Schedule:
 
     def at(self, step: int) -> Hyper:
         """Settings of one step, 0 <= step < total."""
+        at = step + 1 if step < self.warmup else step
         if self.optim.schedule == "cosine":
-            share = cosine(
-                min(step + 1, self.warmup) if step < self.warmup else step, warmup=self.warmup, total=self.total
-            )
+            share = cosine(at, warmup=self.warmup, total=self.total)
         else:
             share = rsqrt(
-                step + 1 if step < self.warmup else step,
-                warmup=self.warmup,
-                cooldown=self.cooldown,
-                total=self.total,
-                timescale=self.optim.timescale,
+                at, warmup=self.warmup, cooldown=self.cooldown, total=self.total, timescale=self.optim.timescale
             )
         return Hyper(lr=self.optim.lr * share, momentum=self.momentum, temperature=self.temperature)

@@ -164,4 +164,7 @@ def test_optimizer_state_goes_round(small: Callable[..., Config], tmp_path: Path
     optimizer = Optimizer(config.train.optim, objective)
     optimizer.load(state)
     assert optimizer.state().keys() == state.keys()
+    with pytest.raises(BadInput, match=r"of another architecture: head\.prototypes/exp_avg is in only one"):
+        optimizer.load({k: v for k, v in state.items() if k != "head.prototypes/exp_avg"})
+    Optimizer(config.train.optim, objective).load({})  # saved before any step was accepted
     assert all(torch.equal(v, state[k]) for k, v in optimizer.state().items())
