@@ -11,6 +11,7 @@ import difflib
 import inspect
 import itertools
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from silc.models.config import ModelConfig
 from silc.train.config import TrainConfig
 from silc.types import BadInput
 
+InitWeights = Literal["all", "student", "teacher"]
+
 
 @dataclass(frozen=True)
 class Config:
@@ -35,7 +38,9 @@ class Config:
     out: str = ""
     """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
     init: str = ""
-    """A run whose student, teacher, head and centre this one starts from (not its optimizer, nor its position)."""
+    """A run whose weights this one starts from (not its optimizer, nor its position)."""
+    init_weights: InitWeights = "all"
+    """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -61,6 +66,8 @@ class Config:
             raise BadInput("data.crops.num_global is 0, but the objective uses global views; use at least 1")
         if self.objective.distill and crops.num_local < 1:
             raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
+        if (self.objective.distill or self.objective.patches != "off") and "image" in self.train.optim.freeze:
+            raise BadInput("train.optim.freeze names the image tower, which the teacher is to teach; leave it out")
         if self.objective.student_globals and crops.num_global < 2:
             raise BadInput("objective.student_globals needs data.crops.num_global >= 2: no view is set against itself")
 
@@ -110,6 +117,28 @@ def load(file: Path) -> Config:
     if not isinstance(values, dict):
         raise BadInput(f"{file} holds no run configuration; see `silc show silc_c`")
     return from_dict(values)
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
+
+    Raises:
+        BadInput: no such field, several that end so, or a value of the wrong type.
+    """
+    changed = to_dict(config)
+    known = [path for path, _, _ in fields(config)]
+    for name, value in values.items():
+        found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
+        if not found:
+            raise BadInput(f"unknown field '{name}'{nearest(name, known)}")
+        if len(found) > 1:
+            raise BadInput(f"'{name}' could be {' or '.join(found)}; write one of these")
+        *sections, leaf = found[0].split(".")
+        inside = changed
+        for section in sections:
+            inside = inside[section]
+        inside[leaf] = value
+    return from_dict(changed)
 
 
 def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:

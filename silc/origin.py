@@ -1,0 +1,119 @@
+"""What a run starts from when it does not start from nothing: the towers' shape, tokenizer and weights of its source.
+
+Two moments: `find` tells shape and tokenizer without reading a weight, so that a configuration can be made of them;
+`take_over` fills an objective when the run begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from silc import checkpoint
+from silc import config as configs
+from silc.models.image import ImageTower
+from silc.predict import CONFIG, TOKENIZER, newest_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from silc.config import InitWeights
+    from silc.models.config import ModelConfig
+    from silc.objective import SilcObjective
+
+POSITIONS = "visual.trunk.pos_embed"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model to go on from."""
+
+    path: Path
+    model: ModelConfig
+    """Shape of the towers, and of the head where it has one."""
+    contrastive: Literal["softmax", "sigmoid"]
+    """The image-text loss it was trained with; its scale and bias mean nothing to the other."""
+    tokenizer: Path
+    """Directory of the tokenizer its text tower knows."""
+    has_head: bool
+    """Whether it brings a trained distillation head and centre."""
+    read: Callable[[], Mapping[str, Mapping[str, Tensor]]]
+    """Its weights: `model`, and where it has them `teacher`, `head`, `patch_head`, `patch_teacher`."""
+
+
+def find(source: str) -> Origin:
+    """The model called `source`: a directory made by `silc train` or `silc finetune`.
+
+    Raises:
+        BadInput: there is none, or it has no checkpoint yet.
+    """
+    run = Path(source)
+    newest = newest_checkpoint(run)
+    config = configs.load(run / CONFIG)
+
+    def read() -> Mapping[str, Mapping[str, Tensor]]:
+        parts = ("model", "teacher", "head", "patch_head", "patch_teacher")
+        return checkpoint.read(newest, only=parts).parts
+
+    return Origin(newest, config.model, config.objective.contrastive, run / TOKENIZER, config.objective.distill, read)
+
+
+def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
+    """Fill an objective with the weights of `origin`; what it does not have starts fresh, the teacher at the student.
+
+    Args:
+        size: side of the images from now on; at another one than the origin's its position embedding is resampled.
+        what: `all` of the origin, or the towers alone, its student's or its teacher's.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        BadInput: the weights are of another architecture.
+    """
+    parts = origin.read()
+    model, teacher = dict(parts["model"]), dict(parts.get("teacher", {}))
+    said = f"starting from {origin.path}: {'student' if what == 'all' else what}"
+    if what == "teacher":
+        model |= {name: value for name, value in teacher.items() if name.startswith("visual.")}
+    if size != origin.model.image.size:
+        for tensors in (model, teacher):
+            if POSITIONS in tensors:
+                tensors[POSITIONS] = resampled(tensors[POSITIONS], origin.model, size)
+        said += f"; position embedding resampled from {origin.model.image.size} to {size} px"
+    checkpoint.load_into(objective.student, model, origin.path / "model.safetensors")
+    for name in ("head", "patch_head", "patch_teacher") if what == "all" else ():
+        module = getattr(objective, name)
+        if module is not None and name in parts:
+            checkpoint.load_into(module, parts[name], origin.path / f"{name}.safetensors")
+            said += f", {name.replace('_', ' ')}"
+    if objective.teacher is None:
+        return said
+    objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
+    if what != "all" or not teacher:
+        return f"{said}; teacher := student"
+    own = objective.teacher.state_dict()
+    if (objective.head is None) != ("head" not in parts):
+        # Rows of the ablation differ in the head alone: take over the averaged tower, keep the head as it is.
+        teacher = {name: value for name, value in teacher.items() if name.startswith("visual.")}
+    taken = {name: value for name, value in teacher.items() if name in own}
+    checkpoint.load_into(objective.teacher, own | taken, origin.path / "teacher.safetensors")
+    return f"{said}, teacher"
+
+
+@torch.no_grad()
+def resampled(positions: Tensor, source: ModelConfig, size: int) -> Tensor:
+    """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
+
+    The tower then computes at that size what it computed there before, and its embedding can learn at that size.
+    """
+    trunk: Any = ImageTower(source.image, source.embed_dim).trunk
+    trunk.pos_embed.copy_(positions)
+    side, prefix = size // source.image.patch, trunk.num_prefix_tokens
+    moved: Tensor = trunk._pos_embed(torch.zeros(1, side, side, source.image.width))
+    return torch.cat([positions[:, :prefix], moved[:, prefix:]], dim=1)
