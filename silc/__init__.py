@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "train": "silc.run",
-    "finetune": "silc.finetune",
+    "finetune": "silc.continuation",
     "evaluate": "silc.run",
     "load_run": "silc.predict",
     "recipe": "silc.recipes",

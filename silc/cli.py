@@ -99,10 +99,12 @@ def _finetune(args: list[str]) -> int:
             print(FINETUNE.format(modes=_first_lines(recipes.MODES)))
             return 0
         raise BadInput("silc finetune needs a model to go on from: --init RUN (silc finetune --help)")
-    from silc import finetune, run
+    from silc import continuation, run
 
     _check_fields(rest, "silc_c")
-    config = finetune.configured(chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune"))
+    config = continuation.configured(
+        chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
+    )
     run.train(config)
     return 0
 

@@ -122,6 +122,8 @@ def load(file: Path) -> Config:
 def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
 
+    Where several paths end so, training's is meant ("batch_size").
+
     Raises:
         BadInput: no such field, several that end so, or a value of the wrong type.
     """
@@ -130,7 +132,9 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     for name, value in values.items():
         found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
         if not found:
-            raise BadInput(f"unknown field '{name}'{nearest(name, known)}")
+            raise BadInput(f"unknown field '{name}'{nearest(name, [*known, *(path.split('.')[-1] for path in known)])}")
+        if len(found) > 1:
+            found = [path for path in found if path.startswith("train.")] or found
         if len(found) > 1:
             raise BadInput(f"'{name}' could be {' or '.join(found)}; write one of these")
         *sections, leaf = found[0].split(".")

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "silc"
 ORDER = (
     "preprocess images | types | distributed checkpoint | data models losses | objective | train eval | openvocab"
     " | config | recipes | interop | export predict curate | origin | run"
-    " | finetune serve bench plan demo | cli | __main__"
+    " | continuation serve bench plan demo | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")
