@@ -86,6 +86,10 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
             if POSITIONS in tensors:
                 tensors[POSITIONS] = resampled(tensors[POSITIONS], origin.model, size)
         said += f"; position embedding resampled from {origin.model.image.size} to {size} px"
+    if objective.config.contrastive != origin.contrastive:
+        fresh = objective.student.state_dict()
+        model |= {name: fresh[name] for name in ("logit_scale", "logit_bias")}
+        said += f"; scale and bias fresh, as the loss was {origin.contrastive}"
     checkpoint.load_into(objective.student, model, origin.path / "model.safetensors")
     for name in ("head", "patch_head", "patch_teacher") if what == "all" else ():
         module = getattr(objective, name)

@@ -130,7 +130,9 @@ def continued(init: str, model: ModelConfig, loss: Literal["softmax", "sigmoid"]
     train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, save_every="50%")
     base = Config(recipe=f"finetune-{mode}", init=init, model=model, train=train)
     base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
-    return MODES[mode](replace(base, objective=ObjectiveConfig(contrastive=loss)))
+    # SigLIP clamps nothing, and trained ones stand above CLIP's 100: the first step must not pull them down to it.
+    limit = ObjectiveConfig().scale_max if loss == "softmax" else 1000.0
+    return MODES[mode](replace(base, objective=ObjectiveConfig(contrastive=loss, scale_max=limit)))
 
 
 def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config:

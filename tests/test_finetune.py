@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +181,16 @@ def test_from_the_teachers_tower(source: Callable[[str], Path]) -> None:
     assert torch.equal(objective.student.text.ln_final.weight, trained["model/text.ln_final.weight"])
 
 
+def test_scale_and_bias_are_kept_unless_the_loss_changes(source: Callable[[str], Path]) -> None:
+    init = source("clip")
+    trained = weights(init)
+    kept, changed = begun(configured(init)), begun(configured(init, contrastive="sigmoid"))
+    assert torch.equal(kept.student.logit_scale, trained["model/logit_scale"])
+    assert not torch.equal(changed.student.logit_scale, trained["model/logit_scale"])
+    assert changed.student.logit_scale.exp().item() == pytest.approx(10)
+    assert changed.student.logit_bias.item() == -10
+
+
 @pytest.mark.parametrize("pool", ["map", "cls"])
 def test_at_another_size_it_computes_what_it_did_there(small: Callable[..., Config], pool: Any, tmp_path: Path) -> None:
     """The tower takes any size; with its position embedding resampled it gives the same, and is trained there."""
@@ -315,6 +328,35 @@ def test_original_tokenizer_held_out_pairs_and_verdict(
     assert state["loader"]["fingerprint"].endswith("-9")
     # 96 - 9 pairs are 5 steps of 16.
     assert state["loader"]["epoch"] == 1
+
+
+def test_a_siglip_above_clips_limit_is_not_pulled_down(source: Callable[[str], Path]) -> None:
+    config = configured(source("siglip"))
+    objective = begun(config)
+    with torch.no_grad():
+        objective.student.logit_scale.fill_(4.77)  # 118
+    objective.after_step(objective(batch_of(config), HYPER), HYPER)
+    assert objective.student.logit_scale.item() == pytest.approx(4.77)
+
+
+def test_two_processes_equal_one(source: Callable[[str], Path], tmp_path: Path) -> None:
+    """Late SILC with masked patches and a frozen tower under torchrun: the losses and the held-out scores of one."""
+    init = source("clip")
+    flags = [f"--{name}={value}" for name, value in (QUICK | {"objective.patches": "masked"}).items()]
+    given = ["finetune", "--init", str(init), *flags, "--train.optim.freeze", "text"]
+    assert main([*given, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "silc"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *given, "--out", str(tmp_path / "two")], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    assert done.stdout.count("held out of this run") == 1
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert len(one) == len(two) == 7
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"samples_per_s", "data_wait"}:
+            assert b[key] == pytest.approx(a[key], rel=5e-4, abs=1e-5), (a["step"], key)
 
 
 def test_head_only_runs_are_read_back_without_a_teacher(source: Callable[[str], Path], tmp_path: Path) -> None:
