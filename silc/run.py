@@ -36,6 +36,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
 from silc.preprocess import Preprocess
+from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
 from silc.train.log import Log, history
@@ -72,7 +73,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device) as world:
-        resumed = _claim(out, config)
+        resumed = _claim(out, config, world)
         initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs = open_pairs(config.data, seed=config.train.seed)
@@ -114,6 +115,9 @@ def train(config: Config) -> Path:
                 flops_per_example=flops,
                 autocast=config.train.precision == "bf16",
                 log=log,
+                alarm=CollapseAlarm(
+                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                ),
                 save=save,
                 evaluate=evaluate,
             )
@@ -257,7 +261,7 @@ def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> Si
     )
 
 
-def _claim(out: Path, config: Config) -> Path | None:
+def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
     if not (out / CONFIG).is_file():
@@ -273,7 +277,23 @@ def _claim(out: Path, config: Config) -> Path | None:
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
-    return found[0] if found else None
+    # One rank looks, so that all go on from the same one.
+    newest: Path | None = world.collect(_newest_intact(out / CHECKPOINTS) if world.is_main else None)[0]
+    return newest
+
+
+def _newest_intact(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
+    newest, damaged = checkpoint.newest_intact(root)
+    if newest is None and damaged:
+        raise BadInput(
+            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
+            "restore one, or start again with another --out"
+        )
+    for path, complaint in damaged.items():
+        print(f"silc: {complaint.partition(';')[0]}; set aside, going on from {newest}", file=sys.stderr)
+        checkpoint.set_aside(path)
+    return newest
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
