@@ -26,6 +26,21 @@ from silc.models.config import ModelConfig
 from silc.train.config import TrainConfig
 from silc.types import BadInput
 
+
+@dataclass(frozen=True)
+class PixelsConfig:
+    """How pixels become the towers' input. A model that is gone on from keeps its own."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from red, green and blue in [0, 1]."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """What is left is divided by this."""
+    resize: Literal["squash", "squash_crop", "crop"] = "squash"
+    """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
+    interpolation: Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = "bicubic"
+    """Filter for whole images."""
+
+
 InitWeights = Literal["all", "student", "teacher"]
 
 
@@ -45,6 +60,8 @@ class Config:
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs and views."""
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
+    """From 8 bits to the towers' input."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Towers, head, teacher."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -42,7 +42,9 @@ def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Conf
         adjust: puts what the user said onto defaults; called twice, as some defaults depend on the data it names.
     """
     source = origin.find(init)
-    base = recipes.continued(init, source.model, source.contrastive, mode)
+    given = source.preprocess
+    pixels = configs.PixelsConfig(given.mean, given.std, given.resize, given.interpolation)
+    base = recipes.continued(init, source.model, pixels, source.contrastive, mode)
     asked = adjust(base)
     pairs = open_pairs(asked.data, seed=asked.train.seed)
     return adjust(recipes.fitted(base, size=asked.model.image.size, num_pairs=len(pairs), has_head=source.has_head))

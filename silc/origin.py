@@ -6,7 +6,7 @@ Two moments: `find` tells shape and tokenizer without reading a weight, so that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +14,11 @@ import torch
 
 from silc import checkpoint
 from silc import config as configs
+from silc.data.tokenizer import BPETokenizer
 from silc.models.image import ImageTower
 from silc.predict import CONFIG, TOKENIZER, newest_checkpoint
+from silc.preprocess import Preprocess
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,8 +41,10 @@ class Origin:
     """Shape of the towers, and of the head where it has one."""
     contrastive: Literal["softmax", "sigmoid"]
     """The image-text loss it was trained with; its scale and bias mean nothing to the other."""
-    tokenizer: Path
-    """Directory of the tokenizer its text tower knows."""
+    tokenizer: BPETokenizer
+    """The one its text tower knows."""
+    preprocess: Preprocess
+    """What its image tower expects of pixels."""
     has_head: bool
     """Whether it brings a trained distillation head and centre."""
     read: Callable[[], Mapping[str, Mapping[str, Tensor]]]
@@ -60,7 +65,15 @@ def find(source: str) -> Origin:
         parts = ("model", "teacher", "head", "patch_head", "patch_teacher")
         return checkpoint.read(newest, only=parts).parts
 
-    return Origin(newest, config.model, config.objective.contrastive, run / TOKENIZER, config.objective.distill, read)
+    return Origin(
+        newest,
+        config.model,
+        config.objective.contrastive,
+        BPETokenizer.load(run / TOKENIZER, config.model.text.length),
+        Preprocess(config.model.image.size, **asdict(config.pixels)),
+        has_head=config.objective.distill,
+        read=read,
+    )
 
 
 def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
@@ -74,8 +87,14 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
         What was done, for people.
 
     Raises:
-        BadInput: the weights are of another architecture.
+        BadInput: the weights are of another architecture, or were trained on pixels prepared otherwise.
     """
+    expected = replace(origin.preprocess, size=size)
+    if objective.preprocess != expected:
+        raise BadInput(
+            f"{origin.path} expects pixels as {expected}, this run gives {objective.preprocess}; "
+            "set pixels alike, or use `silc finetune`, which takes over the model's"
+        )
     parts = origin.read()
     model, teacher = dict(parts["model"]), dict(parts.get("teacher", {}))
     said = f"starting from {origin.path}: {'student' if what == 'all' else what}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -69,7 +69,7 @@ def load_run(
         student.to(device).eval(),
         teacher,
         tokenizer,
-        Preprocess(config.model.image.size),
+        Preprocess(config.model.image.size, **asdict(config.pixels)),
         name=name or run.name,
         weights=weights,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from silc.config import Config, nearest
+from silc.config import Config, PixelsConfig, nearest
 from silc.data.config import CropConfig, DataConfig, ScenesConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
@@ -114,8 +114,10 @@ def late(base: Config) -> Config:
 MODES: dict[str, Callable[[Config], Config]] = {"late": late, "silc": silc, "contrastive": contrastive}
 
 
-def continued(init: str, model: ModelConfig, loss: Literal["softmax", "sigmoid"], mode: str) -> Config:
-    """How `silc finetune` goes on from a model: towers and loss its own, and rates that do not destroy it.
+def continued(
+    init: str, model: ModelConfig, pixels: PixelsConfig, loss: Literal["softmax", "sigmoid"], mode: str
+) -> Config:
+    """How `silc finetune` goes on from a model: towers, pixels and loss its own, and rates that do not destroy it.
 
     Our choice, for some thousand pairs on a small GPU or a CPU: five passes in batches of 128, cosine to a peak of
     3e-5 after a tenth of the run, weight decay a tenth of pre-training's. (The paper's second stage, 1e-4 on 100 M
@@ -128,7 +130,7 @@ def continued(init: str, model: ModelConfig, loss: Literal["softmax", "sigmoid"]
         raise BadInput(f"unknown mode '{mode}'{nearest(mode, MODES)}; there are: {', '.join(MODES)}")
     optim = OptimConfig(lr=3e-5, weight_decay=0.01, schedule="cosine", warmup="10%", cooldown="0 steps")
     train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, save_every="50%")
-    base = Config(recipe=f"finetune-{mode}", init=init, model=model, train=train)
+    base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
     base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
     # SigLIP clamps nothing, and trained ones stand above CLIP's 100: the first step must not pull them down to it.
     limit = ObjectiveConfig().scale_max if loss == "softmax" else 1000.0

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
 from silc.preprocess import Preprocess
+from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
 from silc.train.log import Log, history
@@ -77,7 +78,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device) as world:
-        resumed = _claim(out, config)
+        resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs, held_out_task = _split(config, open_pairs(config.data, seed=config.train.seed), world)
@@ -125,6 +126,9 @@ def train(config: Config) -> Path:
                 flops_per_example=flops,
                 autocast=config.train.precision == "bf16",
                 log=log,
+                alarm=CollapseAlarm(
+                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                ),
                 save=save,
                 evaluate=evaluate,
             )
@@ -267,13 +271,17 @@ def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> Si
     objective = SilcObjective(
         config.model,
         config.objective,
-        preprocess=Preprocess(config.model.image.size),
+        preprocess=_preprocess(config),
         world=world,
         vocab_size=vocab_size,
         eos_id=eos_id,
     )
     freeze(objective, config.train.optim.freeze)
     return objective
+
+
+def _preprocess(config: Config) -> Preprocess:
+    return Preprocess(config.model.image.size, **asdict(config.pixels))
 
 
 def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Evaluator]]:
@@ -286,7 +294,7 @@ def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Eval
     return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world=world)]
 
 
-def _claim(out: Path, config: Config) -> Path | None:
+def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
     if not (out / CONFIG).is_file():
@@ -302,7 +310,23 @@ def _claim(out: Path, config: Config) -> Path | None:
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
-    return found[0] if found else None
+    # One rank looks, so that all go on from the same one.
+    newest: Path | None = world.collect(_newest_intact(out / CHECKPOINTS) if world.is_main else None)[0]
+    return newest
+
+
+def _newest_intact(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
+    newest, damaged = checkpoint.newest_intact(root)
+    if newest is None and damaged:
+        raise BadInput(
+            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
+            "restore one, or start again with another --out"
+        )
+    for path, complaint in damaged.items():
+        print(f"silc: {complaint.partition(';')[0]}; set aside, going on from {newest}", file=sys.stderr)
+        checkpoint.set_aside(path)
+    return newest
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -323,9 +347,10 @@ def _free(path: str) -> bool:
 def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None) -> BPETokenizer:
     """The given tokenizer, or that of the run this one starts from, or one trained on the captions."""
     length = config.model.text.length
-    given = config.data.tokenizer or (origin.tokenizer if origin is not None else "")
-    if given:
-        return BPETokenizer.load(given, length)
+    if config.data.tokenizer:
+        return BPETokenizer.load(config.data.tokenizer, length)
+    if origin is not None:
+        return origin.tokenizer
     return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
 
 
@@ -338,7 +363,7 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
     )
     return Loader(
         pairs,
-        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=Preprocess(size)),
+        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=_preprocess(config)),
         tokenizer,
         batch_size=config.train.batch_size,
         seed=config.train.seed,

@@ -18,11 +18,11 @@ from silc import checkpoint, continuation, origin, recipes, run
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
-from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.predict import load_run
+from silc.preprocess import Preprocess
 from silc.train.log import history
 from silc.types import BadInput, Batch, Hyper, Views
 
@@ -62,8 +62,7 @@ def configured(init: Path, mode: str = "late", **fields: Any) -> Config:
 def begun(config: Config) -> SilcObjective:
     """The objective of a continued run before its first step."""
     source = origin.find(config.init)
-    tokenizer = BPETokenizer.load(source.tokenizer, config.model.text.length)
-    objective = run.build(config, tokenizer, World())
+    objective = run.build(config, source.tokenizer, World())
     origin.take_over(objective, source, config.model.image.size, config.init_weights)
     return objective
 
@@ -189,6 +188,18 @@ def test_scale_and_bias_are_kept_unless_the_loss_changes(source: Callable[[str],
     assert not torch.equal(changed.student.logit_scale, trained["model/logit_scale"])
     assert changed.student.logit_scale.exp().item() == pytest.approx(10)
     assert changed.student.logit_bias.item() == -10
+
+
+def test_pixels_stay_those_of_the_model(small: Callable[..., Config], tmp_path: Path) -> None:
+    """CLIP's mean and std, its crop and filter go on through a continued run and into what reads it."""
+    pixels = configs.PixelsConfig((0.48, 0.46, 0.41), (0.27, 0.26, 0.28), "crop", "bilinear")
+    run.train(replace(small("clip", duration="1 steps", out=tmp_path / "clip"), pixels=pixels))
+    config = replace(configured(tmp_path / "clip"), out=str(tmp_path / "late"))
+    run.train(config)
+    expected = Preprocess(16, pixels.mean, pixels.std, "crop", "bilinear")
+    assert load_run(tmp_path / "late").models["teacher"].preprocess == expected
+    with pytest.raises(BadInput, match=r"expects pixels as Preprocess\(size=16, mean=\(0.48"):
+        run.train(replace(config, pixels=configs.PixelsConfig(), out=str(tmp_path / "other")))
 
 
 @pytest.mark.parametrize("pool", ["map", "cls"])
@@ -376,7 +387,7 @@ def test_head_only_runs_are_read_back_without_a_teacher(source: Callable[[str], 
     [(96, 1024, 9), (5_000, 1024, 500), (50_000, 4096, 500), (500_000, 16_384, 500), (2_000_000, 65_536, 500)],
 )
 def test_defaults_follow_the_data(pairs: int, prototypes: int, held_out: int) -> None:
-    base = recipes.continued("x", recipes.get("clip").model, "softmax", "late")
+    base = recipes.continued("x", recipes.get("clip").model, configs.PixelsConfig(), "softmax", "late")
     fitted = recipes.fitted(base, size=384, num_pairs=pairs, has_head=False)
     assert fitted.model.head.prototypes == prototypes
     assert fitted.train.held_out == held_out

@@ -28,6 +28,7 @@ class Log:
     """
 
     def __init__(self, out: Path, *, start: int, total: int) -> None:
+        self.out = out
         kept = [record for record in history(out) if record["step"] <= start]
         partial = out / f".partial-{METRICS}"
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -78,6 +79,12 @@ class Log:
         if not self.console.is_terminal:
             left = f"{int(eta_seconds) // 60}m{int(eta_seconds) % 60:02d}s left"
             print(f"step {record['step']}/{self.total}  {losses}  lr {record['lr']:.2e}  {rate}  {left}", flush=True)
+
+    def keep(self, name: str, value: Any) -> Path:
+        """Write a JSON file beside the metrics; its path."""
+        file = self.out / name
+        file.write_text(json.dumps(value, indent=1))
+        return file
 
     def say(self, line: str) -> None:
         """One line for people, above the progress bar."""
