@@ -463,9 +463,10 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
-        torch.set_rng_state(rng["cpu"][world.rank])
+        # Copied: torch reads a state as aligned memory, and a row of a file may lie anywhere.
+        torch.set_rng_state(rng["cpu"][world.rank].clone())
         if "cuda" in rng and world.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"][world.rank], world.device)
+            torch.cuda.set_rng_state(rng["cuda"][world.rank].clone(), world.device)
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()

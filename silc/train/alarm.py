@@ -1,10 +1,10 @@
 """Says when self-distillation has collapsed, from the statistics of the teacher's targets.
 
-| sign                                                                   | heeded                |
-| ---------------------------------------------------------------------- | --------------------- |
-| batch-marginal perplexity below 2 % of min(K, targets in a batch)      | at once               |
-| mean entropy of a target above 98 % of ln K (every target is uniform)  | after five half-lives |
-| mean entropy of a target below 2 % of ln K (every target is certain)   | after five half-lives |
+| sign                                                                    | heeded                |
+| ----------------------------------------------------------------------- | --------------------- |
+| batch-marginal perplexity below 1 % of K and 5 % of the batch's targets | at once               |
+| mean entropy of a target above 98 % of ln K (every target is uniform)   | after five half-lives |
+| mean entropy of a target below 2 % of ln K (every target is certain)    | after five half-lives |
 
 A healthy run may start near ln K, because the teacher is young; it never starts on a few prototypes. The figures
 behind the thresholds are in docs/reliability.md.
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LOW_PERPLEXITY = 0.02
+LOW_OF_PROTOTYPES, LOW_OF_TARGETS = 0.01, 0.05
 LEAST_PERPLEXITY = 1.5
-"""The threshold of small batches, where 2 % would be less than the one prototype that is always used."""
+"""The threshold where those shares would be less than the one prototype that is always used."""
 UNIFORM, CERTAIN = 0.98, 0.02
 HALF_LIVES = 5
 
@@ -54,7 +54,8 @@ class CollapseAlarm:
 
     def _sign(self, step: int, metrics: Mapping[str, float], momentum: float) -> str:
         perplexity, share = metrics["teacher/perplexity"], metrics["teacher/entropy"] / math.log(self.num_prototypes)
-        least = max(LEAST_PERPLEXITY, LOW_PERPLEXITY * min(self.num_prototypes, self.num_targets))
+        least = min(LOW_OF_PROTOTYPES * self.num_prototypes, LOW_OF_TARGETS * self.num_targets)
+        least = max(LEAST_PERPLEXITY, least)
         if perplexity < least:
             return (
                 f"narrow collapse: the batch shares {perplexity:.1f} of {self.num_prototypes} prototypes (alarm below "

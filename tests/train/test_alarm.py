@@ -21,10 +21,10 @@ def metrics(perplexity: float, share: float) -> dict[str, float]:
     [
         (1, 5.0, 0.3, "narrow collapse: the batch shares 5.0 of 512 prototypes (alarm below 5.1)"),
         (1, 5.2, 0.3, ""),
-        (50, 500, 0.99, ""),  # a young teacher knows nothing yet
+        (49, 500, 0.99, ""),  # a young teacher knows nothing yet
         (51, 500, 0.99, "uniform collapse"),
         (51, 500, 0.97, ""),
-        (50, 100, 0.01, ""),
+        (49, 100, 0.01, ""),
         (51, 100, 0.01, "certain collapse"),
         (51, 100, 0.03, ""),
     ],
@@ -37,7 +37,8 @@ def test_signs(step: int, perplexity: float, share: float, heard: str) -> None:
 
 def test_the_threshold_follows_the_smaller_of_prototypes_and_targets() -> None:
     """256 targets cannot use 1 % of 65,536 prototypes once they are sharp."""
-    assert not CollapseAlarm(65_536, num_targets=256).check(1, metrics(5.2, 0.3), MOMENTUM)
+    assert not CollapseAlarm(65_536, num_targets=256).check(1, metrics(13, 0.3), MOMENTUM)
+    assert CollapseAlarm(65_536, num_targets=256).check(1, metrics(12, 0.3), MOMENTUM)
     assert CollapseAlarm(65_536, num_targets=32_768).check(1, metrics(600, 0.3), MOMENTUM)
     assert CollapseAlarm(24, num_targets=8).check(1, metrics(1.4, 0.3), MOMENTUM)
     assert not CollapseAlarm(24, num_targets=8).check(1, metrics(1.6, 0.3), MOMENTUM)
