@@ -160,8 +160,19 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
         BadInput: it is damaged or incomplete.
     """
     files = [path / name for name in verify(path) if name.endswith(".safetensors")]
-    parts = {f.stem: load_file(f) for f in files if only is None or f.stem in only}
-    return Checkpoint(path, parts, json.loads((path / STATE).read_text()))
+    parts = {f.stem: _tensors(f) for f in files if only is None or f.stem in only}
+    try:
+        return Checkpoint(path, parts, json.loads((path / STATE).read_text()))
+    except ValueError as error:
+        raise BadInput(f"{path / STATE} is no JSON: {error}; it was not written by silc") from error
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    # A manifest proves that a file is what somebody wrote, not who that was.
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise BadInput(f"{file} is no safetensors file: {error}; it was not written by silc") from error
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

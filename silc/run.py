@@ -47,6 +47,7 @@ from silc.train.loop import Pace, Progress, state_of
 from silc.train.loop import train as train_loop
 from silc.train.optim import Optimizer, freeze
 from silc.train.schedules import Schedule
+from silc.train.trackers import Tracker
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -64,7 +65,15 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "data.train", "data.workers", "data.max_bad_rate", "train.device"),
-    *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
+    *(
+        "train.compile",
+        "train.log_every",
+        "train.save_every",
+        "train.keep",
+        "train.eval_every",
+        "train.max_skips",
+        "train.trackers",
+    ),
 )
 
 
@@ -102,8 +111,7 @@ def train(config: Config) -> Path:
             configs.save(replace(config, resume="never"), out / CONFIG)
             (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
 
-        logging = Log(out, start=progress.step, total=schedule.total) if world.is_main else nullcontext()
-        with logging as log:
+        with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
             both = replace(config, eval=replace(config.eval, weights="both"))
@@ -406,6 +414,11 @@ def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:
 
     t = config.train
     return Pace(steps(t.log_every), steps(t.save_every), steps(t.eval_every), t.max_skips)
+
+
+def _log(config: Config, out: Path, start: int, total: int) -> Log:
+    values = configs.to_dict(config)
+    return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
 
 
 def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:

@@ -12,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from silc.train.trackers import Tracker
 
 METRICS = "metrics.jsonl"
 
@@ -25,9 +27,11 @@ class Log:
         out: the run's directory.
         start, total: steps done before this process and steps of the whole run; records after `start` that an
             interrupted process left behind are dropped, since they will be made again.
+        trackers: told every record as well.
     """
 
-    def __init__(self, out: Path, *, start: int, total: int) -> None:
+    def __init__(self, out: Path, *, start: int, total: int, trackers: Sequence[Tracker] = ()) -> None:
+        self.trackers = trackers
         self.out = out
         kept = [record for record in history(out) if record["step"] <= start]
         partial = out / f".partial-{METRICS}"
@@ -59,6 +63,8 @@ class Log:
         self.bar.stop()
         self.jsonl.close()
         self.board.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one record to metrics.jsonl (not finite becomes null: JSON has no NaN) and to TensorBoard."""
@@ -68,6 +74,8 @@ class Log:
         for name, value in record.items():
             if isinstance(value, int | float) and name != "step":
                 self.board.add_scalar(name, value, record["step"])
+        for tracker in self.trackers:
+            tracker.record(record)
 
     def step(self, record: Mapping[str, Any], *, eta_seconds: float) -> None:
         """Record a training step and show it."""
