@@ -4,8 +4,9 @@
 # same batches, steps and rates with the contrastive loss alone. Three seeds each; teacher and student scored on every
 # data set of $SILC_DATA. Writes OUT/continue.md: mean and spread. With DOCS=docs also docs/results.md.
 #
-# Cost: on one core of an AMD EPYC about 10 minutes for the run to start from, unless BASE names it, and about 45 for
-# the six runs and their scores. It can be stopped and started again: what has scores is kept.
+# Cost: on one core of an AMD EPYC about 10 minutes for the run to start from, unless BASE names it, 25 minutes for the
+# six runs where nothing else runs (56 on a busy day, and 17 more on that day for their scores). It can be stopped and
+# started again: what has scores is kept. Numbers: docs/results.md.
 #   SILC_DATA=... scripts/continue_real.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
