@@ -57,7 +57,8 @@ CAPTIONS_FOR_TOKENIZER = 1_000_000
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "data.train", "data.workers", "data.max_bad_rate", "train.device"),
+    *("recipe", "out", "resume", "eval", "train.device"),
+    *("data.train", "data.workers", "data.max_bad_rate", "data.accept_changed_shards"),
     *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
 )
 
@@ -316,6 +317,7 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
         shuffle_shards=data.shuffle_shards,
         workers=data.workers,
         max_bad_rate=data.max_bad_rate,
+        accept_changed_shards=data.accept_changed_shards,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",

@@ -72,6 +72,10 @@ class DataConfig:
     """Loader processes per rank; 0 loads in the training process. The order of samples does not depend on it."""
     shuffle_shards: int = 64
     """Shards that are mixed with one another at a time; larger mixes better, smaller reads more sequentially."""
+    accept_changed_shards: bool = False
+    """Resume though the shards are not those of the checkpoint. The position in samples is kept: a run that has read n
+    samples goes on with number n of the new list's order, in the epoch that number falls in there. What of the new list
+    was read before may so come again, or come later; durations in epochs are counted in epochs of the new list."""
     max_pixels: int = 64_000_000
     """Images above this are refused from their header, undecoded."""
     max_bad_rate: float = 0.1

@@ -6,6 +6,7 @@ slices, so neither their number changes what is trained on.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from silc.data.pairs import Pair, Pairs
     from silc.types import Tokenizer
 
+log = logging.getLogger(__name__)
+
 MAX_CONSECUTIVE_BAD = 100
 """A replacement is looked for among this many samples."""
 MIN_READS = 200
@@ -55,6 +58,7 @@ class Loader:
         shuffle_shards: int,
         workers: int,
         max_bad_rate: float,
+        accept_changed_shards: bool = False,
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
@@ -77,6 +81,8 @@ class Loader:
         self.fingerprint = pairs.fingerprint
         self.workers = workers
         self.max_bad_rate = max_bad_rate
+        self.accept_changed_shards = accept_changed_shards
+        self.speaks = rank == 0
         self.pin_memory = pin_memory
         self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
         self.num_samples = len(pairs)
@@ -116,16 +122,25 @@ class Loader:
         """Make sure that a saved position means the same samples here.
 
         Raises:
-            BadInput: seed, batch size, shuffling or the source differ.
+            BadInput: seed, batch size or shuffling differ, or the source does and that was not allowed.
         """
         here = self.state(0)
-        for name in ("seed", "batch_size", "shuffle_shards", "fingerprint"):
+        for name in ("seed", "batch_size", "shuffle_shards"):
             if state.get(name) != here[name]:
-                what = "fingerprint of the samples" if name == "fingerprint" else f"data's {name}"
                 raise BadInput(
-                    f"the checkpoint's {what} is {state.get(name)}, this run's is {here[name]}; resume with the same "
-                    "shards, seed and batch size, or start another run from it with --init"
+                    f"the checkpoint's data's {name} is {state.get(name)}, this run's is {here[name]}; resume with "
+                    "the same, or start another run from it with --init"
                 )
+        there, ours = state.get("fingerprint"), self.fingerprint
+        if there == ours:
+            return
+        if not self.accept_changed_shards:
+            raise BadInput(
+                f"the checkpoint's fingerprint of the samples is {there}, this run's is {ours}; resume with the same "
+                "shards, go on with what is there by --data.accept-changed-shards, or start another run with --init"
+            )
+        if self.speaks:
+            log.warning("other shards than before: going on after %d samples in the new list's order", state["samples"])
 
     def _made(self, start: int, stop: int) -> Iterator[_Parts | BadInput]:
         with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -72,15 +73,35 @@ def test_workers_change_nothing(
     assert capfd.readouterr().err == ""  # the tokenizers library prints its warnings
 
 
-def test_ranks_change_nothing(shards: list[Path]) -> None:
+def fingerprints(batch: Batch) -> list[tuple[str, str]]:
+    """(id, hash of every view and token) of each sample."""
+    return [
+        (key, hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest())
+        for key, *parts in zip(batch.keys, *tensors(batch), strict=True)
+    ]
+
+
+GRID = [(world_size, workers) for world_size in (1, 2, 4) for workers in (0, 1, 3)]
+
+
+@pytest.mark.parametrize("before", GRID)
+def test_ranks_and_workers_change_nothing_not_even_at_a_resume(shards: list[Path], before: tuple[int, int]) -> None:
+    """Ids in order, views and tokens of 9 global batches, in 3 epochs; others take over in the middle of the second."""
     pairs = ShardPairs(shards)
-    alone = list(loader(pairs).batches(2, 7))
-    for world_size in (2, 4):
-        ranks = [loader(pairs, rank=rank, world_size=world_size).batches(2, 7) for rank in range(world_size)]
-        for batch, *parts in zip(alone, *ranks, strict=True):
-            assert [key for part in parts for key in part.keys] == list(batch.keys)
-            for whole, *pieces in zip(tensors(batch), *map(tensors, parts), strict=True):
-                assert torch.equal(torch.cat(pieces), whole)
+
+    def global_batches(setting: tuple[int, int], start: int, stop: int) -> list[list[tuple[str, str]]]:
+        world_size, workers = setting
+        ranks = [
+            loader(pairs, rank=rank, world_size=world_size, workers=workers).batches(start, stop)
+            for rank in range(world_size)
+        ]
+        return [[sample for part in parts for sample in fingerprints(part)] for parts in zip(*ranks, strict=True)]
+
+    alone = global_batches((1, 0), 0, 9)
+    after = GRID[(GRID.index(before) + 5) % len(GRID)]  # 5 and 9 have no common factor: both numbers change
+    assert before[0] != after[0]
+    assert global_batches(before, 0, 6) + global_batches(after, 6, 9) == alone
+    assert len({visit for batch in alone for _, visit in batch}) == 9 * 8  # no two visits look alike
 
 
 def test_starting_late_changes_nothing(shards: list[Path]) -> None:
@@ -240,3 +261,15 @@ def test_a_saved_position_is_checked() -> None:
             other.check(state)
         assert str(state[name]) in str(caught.value)
         assert str(other.state(0)[name]) in str(caught.value)
+
+
+def test_other_samples_are_accepted_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """The position in samples is kept; the order and the epoch are the new list's."""
+    state = loader(ScenePairs(20, 16, 0)).state(5)
+    grown = loader(ScenePairs(48, 16, 0), accept_changed_shards=True)
+    grown.check(state)
+    assert "after 40 samples" in caplog.text
+    assert grown.state(5)["epoch"] == 0
+    for name in ("seed", "batch_size", "shuffle_shards"):
+        with pytest.raises(BadInput, match=name):
+            grown.check(state | {name: 99})
