@@ -25,6 +25,7 @@ from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import open_pairs
+from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import report, suite
@@ -87,7 +88,7 @@ def train(config: Config) -> Path:
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         # What was wrong with the shards themselves counts once, on the main rank.
-        progress = Progress(bad=Counter(pairs.faults) if world.is_main else Counter())
+        progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
         elif initial is not None:
@@ -101,11 +102,12 @@ def train(config: Config) -> Path:
         with logging as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
-            save = _saving(config, out, flops, objective, optimizer, loader, world)
+            quarantine = _quarantine(config, out, pairs, progress, world)
+            save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
             train_loop(
                 objective,
                 _forward(config, objective, world),
-                loader.batches(progress.step, schedule.total),
+                quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
                 optimizer,
                 schedule,
                 progress,
@@ -316,11 +318,22 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
         seed=config.train.seed,
         shuffle_shards=data.shuffle_shards,
         workers=data.workers,
-        max_bad_rate=data.max_bad_rate,
         accept_changed_shards=data.accept_changed_shards,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
+    )
+
+
+def _quarantine(config: Config, out: Path, pairs: Pairs, progress: Progress, world: World) -> Quarantine:
+    return Quarantine(
+        out / QUARANTINE,
+        pairs.faults,
+        max_bad_rate=config.data.max_bad_rate,
+        batch_size=config.train.batch_size,
+        num_samples=len(pairs),
+        met=world.total(progress.bad),
+        world=world,
     )
 
 
@@ -381,9 +394,11 @@ def _saving(
     objective: SilcObjective,
     optimizer: Optimizer,
     loader: Loader,
+    quarantine: Quarantine,
     world: World,
 ) -> Callable[[Progress], None]:
     def save(progress: Progress) -> None:
+        quarantine.settle()
         rng = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
         if world.device.type == "cuda":
             rng["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))

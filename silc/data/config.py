@@ -79,7 +79,7 @@ class DataConfig:
     max_pixels: int = 64_000_000
     """Images above this are refused from their header, undecoded."""
     max_bad_rate: float = 0.1
-    """The run stops once more than this share of the samples read is broken."""
+    """The run stops once more than this share of the samples read, by all ranks, is broken."""
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.shuffle_shards < 1 or self.vocab_size < 260:

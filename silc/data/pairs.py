@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-from collections import Counter
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -16,32 +14,33 @@ import numpy as np
 
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_rgb
-from silc.types import BadInput
+from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from PIL import Image
 
     from silc.data.config import DataConfig
 
-log = logging.getLogger(__name__)
+FAULTS = ("broken_shard", "cut_shard", "ignored_member")
+"""What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
 
 
 class BadSample(Exception):
     """One pair that cannot be used; the loader counts it by cause and takes another.
 
-    Causes: `no_image` (missing, or no image format), `broken_image`, `too_large`, `no_caption`, `empty_caption`,
-    `broken_caption` (no UTF-8, no JSON), `unreadable` (the file system refused).
+    Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
+    `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON), `duplicate_key` (its shard has an earlier
+    sample of this key), `unreadable` (the file system refused).
     """
 
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(cause, detail)
-        self.cause = cause
-        self.detail = detail
+    def __init__(self, broken: Broken) -> None:
+        super().__init__(broken)
+        self.broken = broken
 
     def __str__(self) -> str:
-        return f"{self.cause}: {self.detail}"
+        return f"{self.broken.cause}: {self.broken.shard}: {self.broken.key!r} {self.broken.detail}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class Pairs(Protocol):
     """Int64 [S], samples per shard; a shard's samples have consecutive numbers."""
     fingerprint: str
     """Hex digest that changes when a number would mean another sample. Identity of the list, not of the content."""
-    faults: Mapping[str, int]
-    """What was wrong when the source was opened, by cause (`cut_shard`, `ignored_member`); empty if nothing."""
+    faults: Sequence[Broken]
+    """What was wrong when the source was opened, by the causes of `FAULTS`."""
 
     def __len__(self) -> int: ...
 
@@ -138,21 +137,10 @@ class ShardPairs:
     """Pairs of WebDataset or img2dataset tar shards, read by random access."""
 
     def __init__(self, paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> None:
-        self.shards = [index_shard(Path(path)) for path in paths]
+        self.shards, self.faults = _index(paths)
         self.max_pixels = max_pixels
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
-        faults: Counter[str] = Counter()
-        for shard in self.shards:
-            if shard.num_ignored:
-                faults["ignored_member"] += shard.num_ignored
-                log.warning("%s: %d links, devices or unsafe names ignored", shard.path, shard.num_ignored)
-            if shard.damage:
-                faults["cut_shard"] += 1
-                log.warning(
-                    "%s: %s; its %d whole samples are used, fetch it again", shard.path, shard.damage, len(shard)
-                )
-        self.faults: Mapping[str, int] = faults
         self._ends = np.cumsum(self.blocks)
         self._files = Files()
 
@@ -161,14 +149,18 @@ class ShardPairs:
 
     def __getitem__(self, index: int) -> Pair:
         shard, row = self._locate(index)
+        if shard.samples[row]["duplicate"]:
+            raise _bad("duplicate_key", shard, row, "is the key of an earlier sample of this shard")
         captions = self._captions(shard, row)
         if not shard.samples[row]["image"]["offset"]:
-            raise BadSample("no_image", f"{_name(shard, row)} has a caption but no image")
+            raise _bad("no_image", shard, row, "has a caption but no image")
         data = self._read(shard, row, "image")
+        if not data:
+            raise _bad("empty_image", shard, row, "has an image of no bytes")
         try:
             image = decode_rgb(data, max_pixels=self.max_pixels)
         except BadImage as error:
-            raise BadSample(error.cause, f"{_name(shard, row)}: {error}") from error
+            raise _bad(error.cause, shard, row, str(error)) from error
         return Pair(shard.key(row), image, captions)
 
     def captions(self, limit: int) -> Iterator[str]:
@@ -190,11 +182,11 @@ class ShardPairs:
     def _read(self, shard: ShardIndex, row: int, part: str) -> bytes:
         offset, size = shard.samples[row][part].item()
         if size > MAX_MEMBER_BYTES:
-            raise BadSample("too_large", f"{_name(shard, row)}.{part} has {size:,} bytes")
+            raise _bad("too_large", shard, row, f"has {size:,} bytes of {part}")
         try:
             return self._files.read(shard.path, offset, size)
         except OSError as error:
-            raise BadSample("unreadable", f"{_name(shard, row)}: {error}") from error
+            raise _bad("unreadable", shard, row, str(error)) from error
 
     def _captions(self, shard: ShardIndex, row: int) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
@@ -206,14 +198,39 @@ class ShardPairs:
             if not found and sample["txt"]["offset"]:
                 found = [self._read(shard, row, "txt").decode()]
         except (ValueError, RecursionError) as error:
-            raise BadSample("broken_caption", f"{_name(shard, row)}: {error}") from error
+            raise _bad("broken_caption", shard, row, f"has a caption that cannot be read: {error}") from error
         if not found:
-            raise BadSample("no_caption", f"{_name(shard, row)} has no caption")
+            raise _bad("no_caption", shard, row, "has no caption")
         # JSON may escape half a surrogate pair, which is no text.
         captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
         if not captions:
-            raise BadSample("empty_caption", f"{_name(shard, row)} has only empty captions")
+            raise _bad("empty_caption", shard, row, "has only empty captions")
         return captions
+
+
+def _index(paths: Sequence[Path]) -> tuple[list[ShardIndex], Sequence[Broken]]:
+    """The shards that hold samples, and what is wrong with any.
+
+    Raises:
+        BadInput: no shard is left.
+    """
+    shards: list[ShardIndex] = []
+    faults: list[Broken] = []
+    for path in map(Path, paths):
+        try:
+            shard = index_shard(path)
+        except BadInput as error:
+            faults.append(Broken(str(path), "", "broken_shard", str(error)))
+            continue
+        shards.append(shard)
+        why = "is a link, a device or a sparse file, or has an unsafe name"
+        faults += [Broken(str(path), name, "ignored_member", why) for name in shard.ignored]
+        if shard.damage:
+            detail = f"{shard.damage}; its {len(shard)} whole samples are used, fetch it again"
+            faults.append(Broken(str(path), "", "cut_shard", detail))
+    if not shards:
+        raise BadInput(faults[0].detail)
+    return shards, faults
 
 
 def captions_of_json(data: bytes) -> list[str]:
@@ -231,8 +248,8 @@ def captions_of_json(data: bytes) -> list[str]:
     return [caption for caption in captions if isinstance(caption, str)]
 
 
-def _name(shard: ShardIndex, row: int) -> str:
-    return f"{shard.path}: {shard.key(row)!r}"
+def _bad(cause: str, shard: ShardIndex, row: int, detail: str) -> BadSample:
+    return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:

@@ -27,7 +27,7 @@ def test_every_member_is_where_tarfile_finds_it(tmp_path: Path, format: int, fol
 
     assert len(index) == 5
     assert not index.damage
-    assert not index.num_ignored
+    assert not index.ignored
     for row in range(5):
         assert index.key(row) == f"{folder}{row:05d}"
         for part, (_, data) in zip(("image", "json"), members[2 * row : 2 * row + 2], strict=True):
@@ -71,7 +71,7 @@ def test_links_devices_and_unsafe_names_are_ignored_and_counted(tmp_path: Path) 
     index = index_shard(path)
     assert len(index) == 1
     assert index.key(0) == "00000"
-    assert index.num_ignored == 8
+    assert len(index.ignored) == 8
     assert not index.damage
 
 
