@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,19 +32,6 @@ def sample(number: int) -> list[tuple[str, bytes]]:
     """A whole sample of two captions."""
     captions = {"captions": [f"photo {number}", f"picture number {number}"]}
     return [(f"{number:05d}.jpg", encoded(photo(number))), (f"{number:05d}.json", json.dumps(captions).encode())]
-
-
-@functools.cache
-def bomb(side: int = 13_000) -> bytes:
-    """A PNG of `side` squared black pixels, one bit each: 169 megapixels in 21 kB."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    packer, row = zlib.compressobj(9), bytes(1 + -(-side // 8))
-    pixels = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def write_tar(path: Path, members: Members, format: int = tarfile.USTAR_FORMAT) -> Path:

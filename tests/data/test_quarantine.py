@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from scripts.fuzz_images import png_bomb
 from silc import config as configs
 from silc import run
 from silc.config import Config
@@ -22,7 +23,7 @@ from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.distributed import World
 from silc.train.log import history
 from silc.types import BadInput, Batch, Broken, Views
-from tests.data.conftest import bomb, sample, write_tar
+from tests.data.conftest import sample, write_tar
 from tests.data.test_loader import GRID, loader
 from tests.test_run import torchrun
 
@@ -51,7 +52,7 @@ def planted(kind: str, number: int) -> list[tuple[str, bytes]]:
         case "zero bytes":
             return [(image_name, b""), (text_name, b"a photo")]
         case "bomb":
-            return [(f"{number:05d}.png", bomb()), (text_name, b"a photo")]
+            return [(f"{number:05d}.png", png_bomb()), (text_name, b"a photo")]
         case "no caption":
             return [(image_name, image)]
         case "empty caption":
