@@ -112,7 +112,8 @@ def _whole_members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tarfile.Tar
     """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends."""
     length = os.fstat(file.fileno()).st_size
     for member in tar:
-        if not 0 <= member.size <= length - member.offset_data:
+        # What is no plain file has no bytes of its own here, whatever size it states.
+        if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:
             raise tarfile.ReadError(f"cut short at byte {length:,}, within {member.name!r}")
         yield member
     # tarfile takes a broken header, or none at all, silently for the end; the end is a block of zeros.
