@@ -57,9 +57,11 @@ class DataConfig:
     """Where pairs come from and how they are read."""
 
     source: Literal["shards", "scenes"] = "shards"
-    """`shards`: WebDataset/img2dataset tar files named by `train`. `scenes`: rendered on the fly from the seed."""
+    """`shards`: what `train` names. `scenes`: rendered on the fly from the seed."""
     train: str = ""
-    """Tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'); join several with '::'."""
+    """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
+    by '::'. Or a folder of images with captions.jsonl or captions.csv, one image (file_name, image, filepath) and its
+    caption (caption, captions, text, title) a row."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)

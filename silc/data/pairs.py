@@ -1,4 +1,5 @@
-"""Image-caption pairs by number, wherever they come from: tar shards here, generated scenes in `scenes`."""
+"""Image-caption pairs by number, wherever they come from: tar shards here, a folder with a table of captions in
+`folder`, generated scenes in `scenes`."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from silc.images import MAX_PIXELS, BadImage, decode_rgb
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
 
@@ -32,7 +33,7 @@ class BadSample(Exception):
 
     Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
     `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON), `duplicate_key` (its shard has an earlier
-    sample of this key), `unreadable` (the file system refused).
+    sample of this key), `unsafe_path` (an image outside its folder), `unreadable` (the file system refused).
     """
 
     def __init__(self, broken: Broken) -> None:
@@ -84,7 +85,14 @@ def open_pairs(config: DataConfig, *, seed: int) -> Pairs:
 
         return ScenePairs(config.scenes.num, config.scenes.size, seed)
     if not config.train:
-        raise BadInput("data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar'")
+        raise BadInput(
+            "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
+            "with captions.jsonl or captions.csv"
+        )
+    from silc.data.folder import FolderPairs, table_of  # as above
+
+    if table := table_of(Path(config.train).expanduser()):
+        return FolderPairs(table, max_pixels=config.max_pixels)
     return ShardPairs(expand(config.train), max_pixels=config.max_pixels)
 
 
@@ -124,7 +132,10 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        raise BadInput(f"shard {name!r} is a directory; name its files, for example '{name.rstrip('/')}/*.tar'")
+        raise BadInput(
+            f"shard {name!r} is a directory without captions.jsonl or captions.csv; name the tar "
+            f"files in it, for example '{name.rstrip('/')}/*.tar'"
+        )
     if not has_magic(name):
         raise BadInput(f"shard {name!r} (of {pattern!r}) does not exist; check the path and the range in braces")
     found = sorted(path for path in map(Path, glob(str(path))) if path.is_file())
@@ -165,13 +176,7 @@ class ShardPairs:
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        num_visits = min(limit, len(self))
-        for visit in range(num_visits):
-            try:
-                captions = self._captions(*self._locate(visit * len(self) // num_visits))
-            except BadSample:
-                continue  # the loader will count it
-            yield from captions[: limit // num_visits]
+        return spread_captions(len(self), limit, lambda index: self._captions(*self._locate(index)))
 
     def _locate(self, index: int) -> tuple[ShardIndex, int]:
         if not 0 <= index < len(self):
@@ -201,8 +206,7 @@ class ShardPairs:
             raise _bad("broken_caption", shard, row, f"has a caption that cannot be read: {error}") from error
         if not found:
             raise _bad("no_caption", shard, row, "has no caption")
-        # JSON may escape half a surrogate pair, which is no text.
-        captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
+        captions = clean_captions(found)
         if not captions:
             raise _bad("empty_caption", shard, row, "has only empty captions")
         return captions
@@ -231,6 +235,22 @@ def _index(paths: Sequence[Path]) -> tuple[list[ShardIndex], Sequence[Broken]]:
     if not shards:
         raise BadInput(faults[0].detail)
     return shards, faults
+
+
+def clean_captions(found: Sequence[str]) -> tuple[str, ...]:
+    """Captions without the space around them, nor the empty ones; JSON may escape half a surrogate pair: no text."""
+    return tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
+
+
+def spread_captions(num_pairs: int, limit: int, captions_of: Callable[[int], Sequence[str]]) -> Iterator[str]:
+    """At most `limit` captions, the same number from pairs at equal distances; pairs that have none are passed over."""
+    num_visits = min(limit, num_pairs)
+    for visit in range(num_visits):
+        try:
+            captions = captions_of(visit * num_pairs // num_visits)
+        except BadSample:
+            continue  # the loader will count it
+        yield from captions[: limit // num_visits]
 
 
 def captions_of_json(data: bytes) -> list[str]:

@@ -54,7 +54,7 @@ def test_patterns(folder: Path, pattern: str, names: list[str]) -> None:
         ("c*.tar", "c*.tar"),  # no match
         ("c.tar", "c.tar"),
         ("{9..8}.tar", "9..8"),  # a range that is empty
-        ("empty", "*.tar"),  # a directory
+        ("empty", "captions.jsonl"),  # a directory
         ("a.tar::s3://bucket/0.tar", "s3://bucket/0.tar"),
     ],
 )
