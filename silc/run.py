@@ -59,7 +59,7 @@ CAPTIONS_FOR_TOKENIZER = 1_000_000
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "train.device"),
-    *("data.train", "data.workers", "data.max_bad_rate", "data.accept_changed_shards"),
+    *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
     *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
 )
 
@@ -77,7 +77,7 @@ def train(config: Config) -> Path:
         resumed = _claim(out, config)
         initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
-        pairs = open_pairs(config.data, seed=config.train.seed)
+        pairs = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs).save(out / TOKENIZER)
         world.barrier()

@@ -74,6 +74,9 @@ class DataConfig:
     """Loader processes per rank; 0 loads in the training process. The order of samples does not depend on it."""
     shuffle_shards: int = 64
     """Shards that are mixed with one another at a time; larger mixes better, smaller reads more sequentially."""
+    index_cache: str = ""
+    """Folder that keeps where the samples of each shard are, so that a shard is walked once and not at each start.
+    Empty: silc/index in your cache folder ($XDG_CACHE_HOME, else ~/.cache). `off`: nothing is kept."""
     accept_changed_shards: bool = False
     """Resume though the shards are not those of the checkpoint. The position in samples is kept: a run that has read n
     samples goes on with number n of the new list's order, in the epoch that number falls in there. What of the new list

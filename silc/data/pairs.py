@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 from dataclasses import dataclass
 from glob import glob, has_magic
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from silc.data.index_cache import IndexCache, cache_folder
+from silc.data.progress import track
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_rgb
 from silc.types import BadInput, Broken
@@ -74,8 +77,11 @@ class Pairs(Protocol):
         ...
 
 
-def open_pairs(config: DataConfig, *, seed: int) -> Pairs:
+def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     """The source a run is configured for.
+
+    Args:
+        show: show on a terminal how far the opening has come, and say what slows it down.
 
     Raises:
         BadInput: no shard is named or matches, or one cannot be used.
@@ -93,7 +99,13 @@ def open_pairs(config: DataConfig, *, seed: int) -> Pairs:
 
     if table := table_of(Path(config.train).expanduser()):
         return FolderPairs(table, max_pixels=config.max_pixels)
-    return ShardPairs(expand(config.train), max_pixels=config.max_pixels)
+    cache = cache_folder(config.index_cache)
+    return ShardPairs(
+        expand(config.train),
+        max_pixels=config.max_pixels,
+        index=IndexCache(cache, speaks=show) if cache else index_shard,
+        show=show,
+    )
 
 
 def expand(pattern: str) -> list[Path]:
@@ -147,8 +159,20 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
 class ShardPairs:
     """Pairs of WebDataset or img2dataset tar shards, read by random access."""
 
-    def __init__(self, paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> None:
-        self.shards, self.faults = _index(paths)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        index: Callable[[Path], ShardIndex] = index_shard,
+        show: bool = False,
+    ) -> None:
+        """`index` finds a shard's samples; `show` shows on a terminal how far that has come.
+
+        Raises:
+            BadInput: no shard holds a sample.
+        """
+        self.shards, self.faults = _index([Path(path) for path in paths], index, show)
         self.max_pixels = max_pixels
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
@@ -212,19 +236,27 @@ class ShardPairs:
         return captions
 
 
-def _index(paths: Sequence[Path]) -> tuple[list[ShardIndex], Sequence[Broken]]:
+def _index(
+    paths: Sequence[Path], index: Callable[[Path], ShardIndex], show: bool
+) -> tuple[list[ShardIndex], Sequence[Broken]]:
     """The shards that hold samples, and what is wrong with any.
 
     Raises:
         BadInput: no shard is left.
     """
+    found: dict[int, ShardIndex | BadInput] = {}
+    # In any order: processes that start together and share a cache so share the work.
+    for place in track(random.sample(range(len(paths)), len(paths)), "indexing shards", show):
+        try:
+            found[place] = index(paths[place])
+        except BadInput as error:
+            found[place] = error
     shards: list[ShardIndex] = []
     faults: list[Broken] = []
-    for path in map(Path, paths):
-        try:
-            shard = index_shard(path)
-        except BadInput as error:
-            faults.append(Broken(str(path), "", "broken_shard", str(error)))
+    for place, path in enumerate(paths):
+        shard = found[place]
+        if isinstance(shard, BadInput):
+            faults.append(Broken(str(path), "", "broken_shard", str(shard)))
             continue
         shards.append(shard)
         why = "is a link, a device or a sparse file, or has an unsafe name"
