@@ -312,7 +312,13 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
     )
     return Loader(
         pairs,
-        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=Preprocess(size)),
+        MultiCrop(
+            drawn,
+            size=size,
+            original=objective.needs_original,
+            preprocess=Preprocess(size),
+            photometric=data.photometric,
+        ),
         tokenizer,
         batch_size=config.train.batch_size,
         seed=config.train.seed,

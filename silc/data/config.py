@@ -39,6 +39,38 @@ class CropConfig:
 
 
 @dataclass(frozen=True)
+class PhotometricConfig:
+    """What is done to the colours of global and local views, never to the whole image; DINO's constants
+    (`main_dino.py:DataAugmentationDINO`). Off in SILC, whose captions name colours.
+    """
+
+    on: bool = False
+    """Change the colours of views."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """Largest change of brightness, contrast and saturation, as a share, and of hue, in turns of the circle."""
+    jitter_prob: float = 0.8
+    """Probability that a view is jittered; the four changes come in random order."""
+    grey_prob: float = 0.2
+    """Probability that a view loses its colours."""
+    blur_prob: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of blur for the first global view (and every other one after it), the second, and local views."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of the view, drawn uniformly."""
+    solarise_prob: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Probability that values from 128 on are inverted; for views as in blur_prob."""
+
+    def __post_init__(self) -> None:
+        for name in ("jitter_prob", "grey_prob", "blur_prob", "solarise_prob"):
+            value = getattr(self, name)
+            if not all(0 <= share <= 1 for share in (value if isinstance(value, tuple) else (value,))):
+                raise BadInput(f"photometric.{name} is {value}; needed probabilities between 0 and 1")
+        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise BadInput(f"photometric.jitter is {self.jitter}; needed numbers >= 0, the hue's at most 0.5")
+        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
+            raise BadInput(f"photometric.blur_radius is {self.blur_radius}; needed 0 <= low <= high")
+
+
+@dataclass(frozen=True)
 class ScenesConfig:
     """Generated scenes: regions of colour and texture with captions and pixel labels."""
 
@@ -66,6 +98,8 @@ class DataConfig:
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Views drawn of each image."""
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    """Colours of the views."""
     tokenizer: str = ""
     """A tokenizer.json, or a directory that holds one. Empty: a byte-level BPE is trained on the captions."""
     vocab_size: int = 32_000
