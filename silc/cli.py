@@ -6,6 +6,7 @@
     silc eval RUN [RUN ...] --table main
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
+    silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
     silc demo               what `make demo` runs
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from silc.config import Config
 
-COMMANDS = ("train", "eval", "show", "recipes", "demo")
+COMMANDS = ("train", "eval", "show", "recipes", "data", "demo")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -66,6 +68,8 @@ def _dispatch(args: list[str]) -> int:
             return _show(rest)
         case "recipes":
             return _recipes()
+        case "data":
+            return _data(rest)
         case "demo":
             return _demo(rest)
         case _:
@@ -179,6 +183,48 @@ def _recipes() -> int:
     for name, function in recipes.BASES.items():
         print(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}")
     print(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    return 0
+
+
+def _data(args: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Check:
+        """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
+
+        data: tyro.conf.Positional[str]
+        """What data.train takes: tar shards ('/data/{00000..00331}.tar'), or a folder with a table of captions."""
+        out: str = "data-check"
+        """Folder for what comes out."""
+        samples: int = 0
+        """Look at this many, evenly spread; 0 is all."""
+        workers: int = min(8, os.cpu_count() or 1)
+        """Processes that read; 0 reads in this one."""
+        pictures: int = 24
+        """Pictures on the page."""
+
+    if args[:1] != ["check"]:
+        if args and args[0] not in ("-h", "--help"):
+            raise BadInput(f"unknown command 'data {args[0]}'; there is `silc data check SHARDS`")
+        args = ["check", "--help"]
+    with _complaint_in_one_line():
+        command = tyro.cli(Check, args=args[1:], prog="silc data check")
+    if min(command.samples, command.workers, command.pictures) < 0:
+        raise BadInput("--samples, --workers and --pictures must be >= 0")
+    from silc.data import check
+    from silc.data.config import DataConfig
+    from silc.data.pairs import open_pairs
+
+    pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
+    print(
+        check.run(
+            pairs,
+            Path(command.out),
+            title=command.data,
+            limit=command.samples,
+            workers=command.workers,
+            num_pictures=command.pictures,
+        )
+    )
     return 0
 
 

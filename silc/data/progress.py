@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 Item = TypeVar("Item")
 
 
-def track(items: Sequence[Item] | Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
     """The items, with a bar on a terminal that goes away at the end; nothing elsewhere, or without `show`."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
