@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,17 @@ def test_jitter_is_distributed_as_torchvisions() -> None:
             / num
         )
         assert distance < 0.07  # by chance 1e-4
+
+
+def test_the_four_changes_come_in_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[int]] = []
+    monkeypatch.setattr("silc.data.photometric._jittered", lambda view, which, amount: orders[-1].append(which) or view)
+    for index in range(1200):
+        orders.append([])
+        photometric(smooth(0), replace(NEVER, jitter_prob=1.0), "local", (0, 0, index, 0))
+    counts = Counter(map(tuple, orders))
+    assert set(counts) == set(itertools.permutations(range(4)))
+    assert max(counts.values()) < 90  # 50 on average, with a standard deviation of 7
 
 
 def views(photometric: PhotometricConfig | None, **crops: Any) -> list[torch.Tensor]:
