@@ -37,6 +37,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
 from silc.preprocess import Preprocess
+from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
 from silc.train.log import Log, history
@@ -44,6 +45,7 @@ from silc.train.loop import Pace, Progress, state_of
 from silc.train.loop import train as train_loop
 from silc.train.optim import Optimizer
 from silc.train.schedules import Schedule
+from silc.train.trackers import Tracker
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -58,9 +60,9 @@ CAPTIONS_FOR_TOKENIZER = 1_000_000
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "train.device"),
+    *("recipe", "out", "resume", "eval", "train.device", "train.compile", "train.max_skips", "train.trackers"),
+    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
-    *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
 )
 
 
@@ -74,7 +76,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device) as world:
-        resumed = _claim(out, config)
+        resumed = _claim(out, config, world)
         initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
@@ -98,8 +100,7 @@ def train(config: Config) -> Path:
             configs.save(replace(config, resume="never"), out / CONFIG)
             (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
 
-        logging = Log(out, start=progress.step, total=schedule.total) if world.is_main else nullcontext()
-        with logging as log:
+        with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
             quarantine = _quarantine(config, out, pairs, progress, world)
@@ -117,6 +118,9 @@ def train(config: Config) -> Path:
                 flops_per_example=flops,
                 autocast=config.train.precision == "bf16",
                 log=log,
+                alarm=CollapseAlarm(
+                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                ),
                 save=save,
                 evaluate=evaluate,
             )
@@ -260,7 +264,7 @@ def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> Si
     )
 
 
-def _claim(out: Path, config: Config) -> Path | None:
+def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
     if not (out / CONFIG).is_file():
@@ -276,7 +280,23 @@ def _claim(out: Path, config: Config) -> Path | None:
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
-    return found[0] if found else None
+    # One rank looks, so that all go on from the same one.
+    newest: Path | None = world.collect(_newest_intact(out / CHECKPOINTS) if world.is_main else None)[0]
+    return newest
+
+
+def _newest_intact(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
+    newest, damaged = checkpoint.newest_intact(root)
+    if newest is None and damaged:
+        raise BadInput(
+            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
+            "restore one, or start again with another --out"
+        )
+    for path, complaint in damaged.items():
+        print(f"silc: {complaint.partition(';')[0]}; set aside, going on from {newest}", file=sys.stderr)
+        checkpoint.set_aside(path)
+    return newest
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -375,6 +395,11 @@ def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:
     return Pace(steps(t.log_every), steps(t.save_every), steps(t.eval_every), t.max_skips)
 
 
+def _log(config: Config, out: Path, start: int, total: int) -> Log:
+    values = configs.to_dict(config)
+    return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
+
+
 def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
     forward: Any = objective
     if world.size > 1:
@@ -431,9 +456,10 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
-        torch.set_rng_state(rng["cpu"][world.rank])
+        # Copied: torch reads a state as aligned memory, and a row of a file may lie anywhere.
+        torch.set_rng_state(rng["cpu"][world.rank].clone())
         if "cuda" in rng and world.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"][world.rank], world.device)
+            torch.cuda.set_rng_state(rng["cuda"][world.rank].clone(), world.device)
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()
