@@ -15,7 +15,7 @@ def test_its_proofs_exist() -> None:
     for file, name in nodes:
         assert (ROOT / file).is_file(), file
         assert not name or f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
-    for script in re.findall(r"scripts/\w+\.py", TEXT):
+    for script in re.findall(r"(?<!tests/)scripts/\w+\.py", TEXT):
         assert (ROOT / script).is_file(), script
 
 
