@@ -213,7 +213,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
         BadInput: no such file, not an archive of arrays, or one with objects in it.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             prefix = "opt/params/" if any(name.startswith("opt/params/") for name in archive.files) else "params/"
             names = [name for name in archive.files if name.startswith(prefix)]
             if not names:

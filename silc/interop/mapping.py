@@ -107,7 +107,7 @@ def bring(
     Raises:
         BadInput: a tensor is missing, left over, of another shape, or not finite; names the first.
     """
-    shapes = {name: tensor.shape for name, tensor in _empty(model).state_dict().items()}
+    shapes = shapes_of(model)
     left, ours, report = dict(theirs), {}, []
     for one in rules:
         for name in one.theirs:
@@ -163,8 +163,9 @@ def _split(parts: Sequence[Tensor], one: Rule, shapes: Mapping[str, torch.Size],
     yield from whole.split(lengths)
 
 
-def _empty(model: ModelConfig) -> TwoTower:
-    """The towers without memory, for names and shapes."""
+def shapes_of(model: ModelConfig) -> dict[str, torch.Size]:
+    """Names and shapes of the towers' state dict, which takes no memory."""
     assert model.text.vocab_size, "an imported tower knows its vocabulary"
     with torch.device("meta"):
-        return TwoTower(model, vocab_size=model.text.vocab_size, eos_id=0, scale_init=1.0, bias_init=0.0)
+        towers = TwoTower(model, vocab_size=model.text.vocab_size, eos_id=0, scale_init=1.0, bias_init=0.0)
+    return {name: tensor.shape for name, tensor in towers.state_dict().items()}

@@ -33,6 +33,7 @@ from silc.interop.mapping import (
     both,
     bring,
     rule,
+    shapes_of,
 )
 from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import clip_bpe, load_tokenizer
@@ -190,8 +191,7 @@ def _native_rules(model: ModelConfig) -> list[Rule]:
 
 def _timm_rules(model: ModelConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
     """timm's names are ours; but a projection may be timm's own classifier."""
-    names = [name for name in tensors if name.startswith("visual.trunk.") and ".trunk.head." not in name]
-    found = [rule(name, name) for name in names]
+    found = [rule(name, name) for name in shapes_of(model) if name.startswith("visual.trunk.")]
     if model.image.projects:
         head = "visual.head.proj" if "visual.head.proj.weight" in tensors else "visual.trunk.head"
         parts = ("weight", "bias") if model.image.projection == "linear+bias" else ("weight",)
@@ -263,8 +263,8 @@ def _oddities(trunk: Any, vision: Mapping[str, Any]) -> str:
     plain = (first.ls1, first.attn.q_norm, trunk.fc_norm, trunk.patch_embed.norm)
     if trunk.reg_token is not None or not all(isinstance(layer, nn.Identity) for layer in plain):
         return "register tokens, layer scale or further norms"
-    if trunk.no_embed_class and trunk.cls_token is not None:
-        return "a class token without a position"
+    if (trunk.cls_token is None) == (trunk.global_pool == "token") or trunk.no_embed_class:
+        return "a class token that is not pooled, or has no position"
     if vision.get("timm_proj", "linear") == "mlp":
         return "an MLP as its projection"
     return ""

@@ -1,0 +1,193 @@
+"""open_clip's models: native CLIP and timm towers, from directories, names and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from silc.data.tokenizer import BPETokenizer
+from silc.interop import open_clip as interop
+from silc.types import BadInput
+
+Draw = Callable[[nn.Module], nn.Module]
+
+NATIVE = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "mlp_ratio": 3.0},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+SIGLIP = {
+    "embed_dim": 192,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        **{
+            "image_size": 256,
+            "timm_model_name": "vit_base_patch32_siglip_256",
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+    },
+    "text_cfg": {
+        **{"context_length": 16, "vocab_size": 320, "hf_tokenizer_name": "here", "width": 64, "heads": 2, "layers": 2},
+        **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    },
+}
+TOKEN = {"image_size": 224, "timm_model_name": "vit_base_patch32_224", "timm_pool": "token"}
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's models by their names, but narrow and of two blocks."""
+    create = timm.create_model
+    small = {"depth": 2, "embed_dim": 192, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **{**given, **small}))
+
+
+def changed(config: dict[str, Any], vision: dict[str, Any] | None = None, text: Any = None, **top: Any) -> Any:
+    """A configuration with some of its fields replaced."""
+    return {
+        **{**config, **top},
+        "vision_cfg": {**config["vision_cfg"], **(vision or {})},
+        "text_cfg": {**config["text_cfg"], **(text or {})},
+    }
+
+
+def make(config: dict[str, Any]) -> Any:
+    """open_clip's own model of a configuration."""
+    config = {key: value for key, value in config.items() if key != "custom_text" or value}
+    custom = config.pop("custom_text", False) or "timm_model_name" in config["vision_cfg"]
+    text = {**config["text_cfg"]}
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**{**config, "text_cfg": text})
+
+
+def saved(model: Any, config: dict[str, Any], directory: Path, **pixels: Any) -> Path:
+    """The directory that `local-dir:` opens."""
+    directory.mkdir(exist_ok=True)
+    save_file({name: x.contiguous() for name, x in model.state_dict().items()}, directory / interop.WEIGHTS)
+    (directory / interop.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": pixels}))
+    return directory
+
+
+def check(config: dict[str, Any], directory: Path, drawn: Draw, tokenizer: BPETokenizer, **sizes: int) -> Any:
+    """Pooled and text outputs, and the logits of both."""
+    model: Any = drawn(make(config))
+    pretrained = interop.read(str(saved(model, config, directory)), tokenizer)
+    towers = pretrained.build()
+    vocab, length = config["text_cfg"]["vocab_size"], config["text_cfg"]["context_length"]
+    ids = torch.randint(1, vocab - 2, (3, length))
+    ids[:, 7], ids[:, 9:] = vocab - 1, 0
+    size, batch = pretrained.model.image.size, sizes.get("batch", 2)
+    images = torch.randn(batch, 3, size, size)
+    with torch.no_grad():
+        image, text = model.encode_image(images), model.encode_text(ids)
+        close(towers.visual(images), image)
+        close(towers.text(ids), text)
+        theirs = model.get_logits(images, ids)[0]
+        ours = (
+            nn.functional.normalize(towers.visual(images), dim=-1) @ nn.functional.normalize(towers.text(ids), dim=-1).T
+        )
+        close(ours * towers.logit_scale.exp() + towers.logit_bias, theirs)
+    return model, pretrained, towers
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        NATIVE,
+        changed(NATIVE, quick_gelu=True),
+        changed(NATIVE, {"norm_kwargs": {"eps": 1e-3}}, {"act_kwargs": {"approximate": "tanh"}}),
+        changed(NATIVE, custom_text=True),
+        changed(NATIVE, text={"pool_type": "eos", "eos_id": 49407}),
+        changed(NATIVE, text={"proj_bias": True, "pool_type": "last", "no_causal_mask": True}),
+    ],
+    ids=["clip", "quick_gelu", "eps and tanh", "custom text", "eos", "last"],
+)
+def test_native_parity(config: Any, tmp_path: Path, drawn: Draw) -> None:
+    clip = interop.clip_bpe(16)
+    model, _, towers = check(config, tmp_path, drawn, clip)
+    # Patches in the text's space: the final norm and the projection, of every token.
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        out = model.forward_intermediates(
+            image=images, image_indices=1, normalize_intermediates=True, image_output_fmt="NLC"
+        )
+        close(towers.visual.dense(images, "tokens").flatten(1, 2), out["image_intermediates"][0] @ model.visual.proj)
+
+
+def test_native_parity_at_another_size(tmp_path: Path, drawn: Draw) -> None:
+    """open_clip resamples positions when it loads, bicubic and antialiased; our tower does at every size."""
+    _, pretrained, towers = check(NATIVE, tmp_path, drawn, interop.clip_bpe(16))
+    config = changed(NATIVE, {"image_size": 96})
+    theirs: Any = make(config)
+    state = load_file(tmp_path / interop.WEIGHTS)
+    open_clip.model.resize_pos_embed(state, theirs)
+    theirs.load_state_dict(state)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        close(towers.visual(images), theirs.eval().encode_image(images))
+        close(pretrained.at(96).build().visual(images), theirs.encode_image(images))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SIGLIP,
+        changed(SIGLIP, text={"act_kwargs": {"approximate": "tanh"}}),
+        changed(SIGLIP, {"timm_proj": "linear"}),
+        changed(SIGLIP, {"timm_proj": "linear", "timm_proj_bias": True}, embed_dim=24),
+        changed(SIGLIP, {**TOKEN, "timm_proj": ""}, embed_dim=24),
+        changed(
+            SIGLIP,
+            {**TOKEN, "timm_model_name": "vit_base_patch32_clip_quickgelu_224", "timm_proj": "linear"},
+            {"proj_type": "none"},
+            embed_dim=64,
+        ),
+    ],
+    ids=["siglip", "tanh text", "projected", "projected with bias", "timm's classifier", "clip by timm"],
+)
+@pytest.mark.usefixtures("shallow")
+def test_timm_parity(config: Any, tmp_path: Path, drawn: Draw, tokenizer: BPETokenizer) -> None:
+    model, _, towers = check(config, tmp_path, drawn, tokenizer)
+    size = config["vision_cfg"]["image_size"]
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        tokens = model.visual.trunk.forward_features(images)
+        if config["vision_cfg"]["timm_pool"] == "map":
+            each = model.visual.trunk.attn_pool(tokens.flatten(0, 1)[:, None])
+            close(towers.visual.dense(images, "map_value").flatten(1, 2)[0], model.visual.head(each))
+        else:
+            project = model.visual.trunk.head if config["vision_cfg"]["timm_proj"] == "" else model.visual.head
+            close(towers.visual.dense(images, "tokens").flatten(1, 2), project(tokens[:, 1:]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP-256", "ViT-B-16-quickgelu", "ViT-B-16-SigLIP2-256"])
+def test_parity_of_published_architectures(name: str, tmp_path: Path, drawn: Draw) -> None:
+    """ViT-B by name with a local file, at batch 1; the text tower's vocabulary cut, its rows are all alike."""
+    config = open_clip.get_model_config(name)
+    model: Any = drawn(make(config))
+    file = tmp_path / "w.safetensors"
+    save_file({key: x.contiguous() for key, x in model.state_dict().items()}, file)
+    pretrained = interop.read(f"{name}/{file}", interop.clip_bpe(config["text_cfg"].get("context_length", 77)))
+    towers = pretrained.build()
+    ids = torch.randint(1, 30000, (2, pretrained.model.text.length))
+    images = torch.randn(1, 3, pretrained.model.image.size, pretrained.model.image.size)
+    with torch.no_grad():
+        close(towers.visual(images), model.encode_image(images))
+        close(towers.text(ids), model.encode_text(ids))
