@@ -85,9 +85,11 @@ class EvalCommand(EvalConfig):
     """Score runs on the data sets under a root, side by side."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Directories of runs made by `silc train`."""
+    """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
     """JSON file for all records; default each run's own scores.json. A report.html is written beside the first."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, for models that are no runs; a .npz has none of its own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     cache: str = ""
@@ -111,24 +113,28 @@ def _eval(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
-    scored = [Path(name) for name in command.runs]
-    if command.root or not command.table:
-        scored = _score(scored, command)
-    if command.table and scored:
-        _paper_table(command.table, scored, Path(command.out or scored[0]))
+    files = _score(command.runs, command) if command.root or not command.table else [Path(n) for n in command.runs]
+    if command.table and files:
+        _paper_table(command.table, files, Path(command.out or files[0]))
     return 0
 
 
-def _score(runs: list[Path], command: EvalCommand) -> list[Path]:
-    """Score runs and write what came out; the files of records on the main rank, nothing on torchrun's others."""
+def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
+    """Score models and write what came out; the files of records on the main rank, nothing on torchrun's others."""
     from silc import run
 
-    cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
-    evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
+    beside = next((Path(model) for model in models if Path(model).is_dir()), None)
+    if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
+        raise BadInput("none of these models is in a directory that could keep its scores; give --out FILE.json")
+    default = beside or Path(command.out).parent
+    cache = None if command.cache == "off" else Path(command.cache or default / "eval-cache")
+    tokenizer = Path(command.tokenizer) if command.tokenizer else None
+    evaluations = run.evaluate(models, command.config(), device=command.device, cache=cache, tokenizer=tokenizer)
     if not evaluations:
         return []
     out = Path(command.out) if command.out else None
-    written, page = run.write_results(runs, evaluations, out, title=", ".join(one.name for one in runs))
+    title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
+    written, page = run.write_results(models, evaluations, out, title=title)
     print("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return written
 

@@ -112,18 +112,28 @@ def join(device: str = "auto") -> Iterator[World]:
         BadInput: a GPU is asked for and there is none.
     """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    mine = place(device, local_rank)
+    on_gpu = mine.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(mine)
+    if size == 1:
+        yield World(device=mine)
+        return
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE, device_id=mine if on_gpu else None)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), mine)
+    finally:
+        dist.destroy_process_group()
+
+
+def place(device: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device a name means: `auto` is the GPU of this rank when there is one, else the CPU.
+
+    Raises:
+        BadInput: a GPU is asked for and there is none.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(place)
-    if size == 1:
-        yield World(device=place)
-        return
-    backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=place if on_gpu else None)
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), place)
-    finally:
-        dist.destroy_process_group()
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")

@@ -22,14 +22,13 @@ import torch
 
 from silc.interop.mapping import IMAGE_BLOCK, SAME, TEXT_BLOCK, TRANSPOSED, BlockNames, Op, Rule, bring, rule
 from silc.interop.pretrained import Pretrained
+from silc.interop.tokenizers import load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from silc.data.tokenizer import BPETokenizer
 
 TextPool = Literal["last", "first", "mean", "max"]
 
@@ -51,23 +50,24 @@ WITH_CLASS = Op(lambda x: torch.cat([torch.zeros_like(x[:, :1]), x], dim=1), _on
 ATTENTION = "MultiHeadDotProductAttention_0"
 
 
-def read(file: Path, tokenizer: BPETokenizer, *, text_pool: TextPool = "last", source: str = "") -> Pretrained:
+def read(file: Path, tokenizer: Path, *, text_pool: TextPool = "last") -> Pretrained:
     """A model from a .npz file.
 
     Args:
+        tokenizer: a tokenizer.json, a spiece.model, or a directory with one. Texts are put in lower case first.
         text_pool: which position is the text's embedding, where the text tower has no attention pooling.
 
     Raises:
         BadInput: no such file, pickled objects, no two-tower tree, or parts that silc's towers do not have.
     """
-    source = source or str(file)
+    source = str(file)
     tree = _unstacked(_parameters(file))
     model = model_config(tree, text_pool, source)
     weights, mapped = bring(rules(model, tree), tree, model, source)
     return Pretrained(
         model=model,
         weights=weights,
-        tokenizer=tokenizer,
+        tokenizer=load_tokenizer(tokenizer, model.text.length, "lower case"),
         preprocess=Preprocess(model.image.size, interpolation="tf_bilinear"),
         contrastive="sigmoid" if "b" in tree else "softmax",
         source=source,

@@ -27,7 +27,7 @@ def download(repo: str, patterns: Sequence[str], *, spec: str) -> Path:
         raise no_network(repo, error, instead) from error
 
 
-def no_network(what: str, error: Exception, instead: str) -> BadInput:
+def no_network(what: str, error: BaseException, instead: str) -> BadInput:
     """The line for something that could not be fetched."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return BadInput(f"cannot fetch {what} ({reason}); without a network {instead}")

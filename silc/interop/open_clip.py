@@ -63,11 +63,11 @@ TEXT_PLAIN |= {"qk_norm": False, "scaled_cosine_attn": False, "scale_heads": Fal
 TEXT_PLAIN |= {"scale_attn": False, "scale_fc": False}
 
 
-def read(source: str, tokenizer: BPETokenizer | None = None) -> Pretrained:
+def read(source: str, tokenizer: Path | None = None) -> Pretrained:
     """A model from NAME/PRETRAINED or a directory (see above).
 
     Args:
-        tokenizer: instead of the one that belongs to the model.
+        tokenizer: file or directory, instead of the one that belongs to the model; texts are cleaned as for that one.
 
     Raises:
         BadInput: no such name, tag or file, no network, pickles, another architecture, or weights that do not fit.
@@ -92,7 +92,7 @@ def read(source: str, tokenizer: BPETokenizer | None = None) -> Pretrained:
     return Pretrained(
         model=model,
         weights=ours,
-        tokenizer=tokenizer or _tokenizer(config["text_cfg"], directory),
+        tokenizer=_tokenizer(config["text_cfg"], tokenizer or directory, given=tokenizer is not None),
         preprocess=preprocess(model.image.size, pixels),
         contrastive="sigmoid" if "logit_bias" in tensors else "softmax",
         source=source,
@@ -315,22 +315,23 @@ def _side(size: Any) -> int:
     return int(height)
 
 
-def _tokenizer(text: Mapping[str, Any], directory: Path | None) -> BPETokenizer:
-    """The one a `text_cfg` asks for."""
+def _tokenizer(text: Mapping[str, Any], directory: Path | None, *, given: bool) -> BPETokenizer:
+    """The one a `text_cfg` asks for, from the model's directory or (`given`) from another place."""
     length, settings = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
-    repo = text.get("hf_tokenizer_name")
+    repo = text.get("hf_tokenizer_name") or ""
     clean = settings.pop("clean", "whitespace" if repo else "lower")
     if settings or text.get("tokenizer_mode"):
         raise BadInput(f"text_cfg: tokenizer settings {settings or text['tokenizer_mode']} are not supported")
-    if not repo:
+    if not repo and not given:
         return clip_bpe(length, clean)
     if directory is None:
         try:
             directory = download(repo, ("tokenizer*", "special_tokens_map.json", "spiece.model"), spec="open_clip:")
         except BadInput as error:
-            raise BadInput(
-                f"the model's tokenizer, {repo}, is not here ({error.__cause__ or error}); give a local one with "
-                "tokenizer=DIR (--tokenizer DIR)"
+            raise no_network(
+                f"the tokenizer {repo}",
+                error.__cause__ or error,
+                "give a local one with tokenizer=DIR (--tokenizer DIR)",
             ) from error
     return load_tokenizer(directory, length, clean)
 

@@ -8,6 +8,7 @@ source, and the directory it is saved in:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,6 +64,16 @@ class Pretrained:
         )
         checkpoint.load_into(towers, self.weights, Path(self.source))
         return towers.eval()
+
+    @property
+    def checksum(self) -> str:
+        """Of all that makes its numbers: weights, settings and tokenizer."""
+        digest = hashlib.sha256(repr((self.model, self.preprocess)).encode())
+        digest.update(self.tokenizer.tokenizer.to_str().encode())
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            digest.update(self.weights[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def at(self, size: int) -> Pretrained:
         """The same model made for images of another size: its position embedding is resampled by its source's rule."""
@@ -126,8 +137,8 @@ def save(pretrained: Pretrained, out: Path) -> None:
         raise BadInput(f"cannot write {out}: {error}") from error
 
 
-def read(directory: Path) -> Pretrained:
-    """Open a directory that `save` wrote.
+def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
+    """Open a directory that `save` wrote; `tokenizer` is a file or directory instead of its own.
 
     Raises:
         BadInput: a file is missing, damaged or of another format.
@@ -142,7 +153,7 @@ def read(directory: Path) -> Pretrained:
     return Pretrained(
         model=settings.model,
         weights=read_safetensors(directory / WEIGHTS),
-        tokenizer=BPETokenizer.load(directory / TOKENIZER, settings.model.text.length),
+        tokenizer=BPETokenizer.load(tokenizer or directory / TOKENIZER, settings.model.text.length),
         preprocess=preprocess,
         contrastive=settings.contrastive,
         source=str(directory),

@@ -31,15 +31,13 @@ from silc.interop.mapping import (
     rule,
 )
 from silc.interop.pretrained import Pretrained
-from silc.interop.tokenizers import find_tokenizer
+from silc.interop.tokenizers import find_tokenizer, load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from silc.data.tokenizer import BPETokenizer
 
 FILES = ("*.json", "*.safetensors", "spiece.model", "*.txt")
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
@@ -78,11 +76,11 @@ LEGACY_EOS = 2
 """The end token old CLIP configurations name; their models pool the highest id instead."""
 
 
-def read(source: str, tokenizer: BPETokenizer | None = None) -> Pretrained:
+def read(source: str, tokenizer: Path | None = None) -> Pretrained:
     """A model from a directory, or ORG/NAME on the hub.
 
     Args:
-        tokenizer: instead of the one in the directory.
+        tokenizer: file or directory, instead of the one in the directory.
 
     Raises:
         BadInput: nothing there, no network, remote code, pickles, another architecture, or weights that do not fit.
@@ -99,14 +97,15 @@ def read(source: str, tokenizer: BPETokenizer | None = None) -> Pretrained:
     model = model_config(config)
     tensors = {name: x for name, x in _tensors(directory).items() if not name.endswith("embeddings.position_ids")}
     weights, mapped = bring(rules(kind, model), tensors, model, str(directory))
-    tokenizer = tokenizer or find_tokenizer(directory, model.text.length)
+    length = model.text.length
+    words = load_tokenizer(tokenizer, length) if tokenizer else find_tokenizer(directory, length)
     eos = _part(config, "text_config").get("eos_token_id")
-    if model.text.pooling == "eos" and eos != tokenizer.eos_id:
-        raise BadInput(f"{directory}: config.json's eos_token_id is {eos}, the tokenizer's {tokenizer.eos_id}")
+    if model.text.pooling == "eos" and eos != words.eos_id:
+        raise BadInput(f"{directory}: config.json's eos_token_id is {eos}, the tokenizer's {words.eos_id}")
     return Pretrained(
         model=model,
         weights=weights,
-        tokenizer=tokenizer,
+        tokenizer=words,
         preprocess=preprocess(directory, model),
         contrastive="softmax" if kind == "clip" else "sigmoid",
         source=source,

@@ -112,6 +112,10 @@ class ImageTower(nn.Module):
         """Pooled features [B, C] before the projection, of images [B, 3, H, W]."""
         return self.trunk.forward_head(self.trunk.forward_features(images))
 
+    def patches(self, images: Tensor) -> Tensor:
+        """Patch tokens [B, h, w, C] after the final norm, of images [B, 3, H, W]: the tower's own features."""
+        return self._grid(self.trunk.forward_features(images)[:, self.trunk.num_prefix_tokens :], images)
+
     def dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned patch features [B, h, w, D], not normalised, of images [B, 3, H, W].
 
@@ -128,9 +132,11 @@ class ImageTower(nn.Module):
             tokens = self.trunk.forward_features(images)
         tokens = tokens[:, self.trunk.num_prefix_tokens :]  # [B, T, C]
         z = self.head(self._map_value(tokens) if self.pool == "map" else tokens)
-        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
-        dense: Tensor = z.unflatten(1, grid)
-        return dense
+        return self._grid(z, images)
+
+    def _grid(self, tokens: Tensor, images: Tensor) -> Tensor:
+        grid: Tensor = tokens.unflatten(1, (images.shape[-2] // self.patch, images.shape[-1] // self.patch))
+        return grid
 
     def _map_value(self, tokens: Tensor) -> Tensor:
         """The MAP head of each token alone: attention over one token is its value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ CAPTIONS = ["a photo of a cat", "two dogs on the beach", "the red car", "people 
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> BPETokenizer:
-    """Ours, of 300 entries or so and 16 tokens a text."""
-    return BPETokenizer.train(CAPTIONS, vocab_size=300, context_length=16)
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tokenizer of ours, of 300 entries or so."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    BPETokenizer.train(CAPTIONS, vocab_size=300, context_length=16).save(directory)
+    return directory
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from silc.data.tokenizer import BPETokenizer
 from silc.interop import big_vision
 from silc.types import BadInput
 
@@ -176,7 +175,7 @@ def write(file: Path, tree: Tree, prefix: str = "params/") -> Path:
     return file
 
 
-def check(file: Path, tree: Tree, tokenizer: BPETokenizer, pool: Any = "last") -> Any:
+def check(file: Path, tree: Tree, tokenizer: Path, pool: Any = "last") -> Any:
     """The imported model's pooled, text and token outputs equal the numpy forward pass's."""
     pretrained = big_vision.read(file, tokenizer, text_pool=pool)
     towers = pretrained.build()
@@ -198,7 +197,7 @@ def close(ours: Any, theirs: Any) -> None:
     torch.testing.assert_close(ours, torch.from_numpy(np.asarray(theirs)).float(), rtol=1e-5, atol=1e-5)
 
 
-def test_big_visions_own_file_gives_its_recorded_outputs(silc_data: Path, tokenizer: BPETokenizer) -> None:
+def test_big_visions_own_file_gives_its_recorded_outputs(silc_data: Path, tokenizer: Path) -> None:
     pretrained = big_vision.read(silc_data / "big_vision" / "clip_tok.npz", tokenizer)
     towers, expected = pretrained.build(), np.load(silc_data / "big_vision" / "clip_tok.expect.npz")
     assert pretrained.contrastive == "softmax"
@@ -216,9 +215,7 @@ def test_big_visions_own_file_gives_its_recorded_outputs(silc_data: Path, tokeni
 
 
 @pytest.mark.parametrize("title", ["MAP-pooled image tower", "mean-pooled image tower, scan=True"])
-def test_the_other_configurations_of_names_txt(
-    title: str, silc_data: Path, tmp_path: Path, tokenizer: BPETokenizer
-) -> None:
+def test_the_other_configurations_of_names_txt(title: str, silc_data: Path, tmp_path: Path, tokenizer: Path) -> None:
     """Names as big_vision's code made them, values drawn here."""
     sections = (silc_data / "big_vision" / "names.txt").read_text().split("# ")
     section = next(text for text in sections if text.startswith(title))
@@ -234,15 +231,13 @@ def test_the_other_configurations_of_names_txt(
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize(("pool", "out"), [("map", None), ("map", 24), ("tok", 24), ("tok", None), ("gap", 24)])
 @pytest.mark.parametrize("prefix", ["params/", "opt/params/"])
-def test_every_form(
-    pool: str, out: int | None, stacked: bool, prefix: str, tmp_path: Path, tokenizer: BPETokenizer
-) -> None:
+def test_every_form(pool: str, out: int | None, stacked: bool, prefix: str, tmp_path: Path, tokenizer: Path) -> None:
     tree = draw(tower_shapes(pool, stacked=stacked, out=out, width=32, heads=2, depth=2, mlp=48))
     check(write(tmp_path / "w.npz", tree, prefix), tree, tokenizer)
 
 
 @pytest.mark.parametrize("pool", ["last", "first", "mean", "max"])
-def test_text_pooling_is_what_it_is_said_to_be(pool: str, tmp_path: Path, tokenizer: BPETokenizer) -> None:
+def test_text_pooling_is_what_it_is_said_to_be(pool: str, tmp_path: Path, tokenizer: Path) -> None:
     tree = draw(tower_shapes("map", stacked=False, out=None, width=32, heads=2, depth=1, mlp=48))
     check(write(tmp_path / "w.npz", tree), tree, tokenizer, pool)
 
@@ -250,14 +245,14 @@ def test_text_pooling_is_what_it_is_said_to_be(pool: str, tmp_path: Path, tokeni
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "heads", "mlp", "depth"), [(768, 12, 3072, 12), (1152, 16, 4304, 4)])
 def test_the_sizes_silc_was_released_in(
-    width: int, heads: int, mlp: int, depth: int, tmp_path: Path, tokenizer: BPETokenizer
+    width: int, heads: int, mlp: int, depth: int, tmp_path: Path, tokenizer: Path
 ) -> None:
     """ViT-B, and So400m's widths at a seventh of its depth."""
     tree = draw(tower_shapes("map", stacked=True, out=None, width=width, heads=heads, depth=depth, mlp=mlp))
     check(write(tmp_path / "w.npz", tree), tree, tokenizer)
 
 
-def test_positions_are_resampled_as_big_vision_does(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+def test_positions_are_resampled_as_big_vision_does(tmp_path: Path, tokenizer: Path) -> None:
     """Its own rule is scipy's zoom of order 1; at the new size the towers then compute the numpy forward pass."""
     import scipy.ndimage
 
@@ -273,7 +268,7 @@ def test_positions_are_resampled_as_big_vision_does(tmp_path: Path, tokenizer: B
         close(dynamic.visual(pixels), image_tower(tree, images)[0])
 
 
-def test_bfloat16_arrays(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+def test_bfloat16_arrays(tmp_path: Path, tokenizer: Path) -> None:
     """numpy has no bfloat16 and keeps it as two bytes without a type."""
     tree = draw(tower_shapes("gap", stacked=False, out=24, width=32, heads=2, depth=1, mlp=48))
     kernel = torch.from_numpy(tree["img/head/kernel"]).bfloat16()
@@ -305,7 +300,7 @@ def small() -> Tree:
     ],
 )
 def test_what_does_not_fit_is_refused(
-    change: Callable[[Tree], Any], message: str, tmp_path: Path, tokenizer: BPETokenizer
+    change: Callable[[Tree], Any], message: str, tmp_path: Path, tokenizer: Path
 ) -> None:
     tree = small()
     change(tree)
@@ -313,7 +308,7 @@ def test_what_does_not_fit_is_refused(
         big_vision.read(write(tmp_path / "w.npz", tree), tokenizer)
 
 
-def test_other_files_are_refused(tmp_path: Path, tokenizer: BPETokenizer) -> None:
+def test_other_files_are_refused(tmp_path: Path, tokenizer: Path) -> None:
     class Bomb:
         def __reduce__(self) -> Any:
             return (pytest.fail, ("a pickle was run",))
