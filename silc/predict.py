@@ -23,9 +23,10 @@ from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import place
 from silc.eval.config import EvalConfig
+from silc.eval.datasets import read_image
 from silc.eval.pictures import colour_overlay
 from silc.eval.segment import label_map, score_maps, scorer_of, window_rules
-from silc.images import BadImage, decode_rgb, to_rgb
+from silc.images import to_rgb
 from silc.interop import sources
 from silc.interop.big_vision import TextPool
 from silc.models.head import DistillHead
@@ -227,14 +228,7 @@ def open_image(image: Picture) -> Image.Image:
     Raises:
         BadInput: no such file, or no image in it.
     """
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    try:
-        return decode_rgb(Path(image).read_bytes())
-    except OSError as error:
-        raise BadInput(f"cannot read {image}: {error.strerror}") from error
-    except BadImage as error:
-        raise BadInput(f"{image}: {error}") from error
+    return to_rgb(image) if isinstance(image, Image.Image) else read_image(Path(image))
 
 
 def load_run(

@@ -228,7 +228,7 @@ def preprocess(directory: Path, model: ModelConfig) -> Preprocess:
         size=model.image.size,
         mean=_three(settings["image_mean"], file),
         std=_three(settings["image_std"], file),
-        resize="crop" if crop else "squash",
+        resize="crop_floor" if crop else "squash",
         interpolation="bilinear" if filters[resample] == "bilinear" else "bicubic",
     )
 

@@ -87,6 +87,7 @@ def scored(tmp_path, monkeypatch, capsys):
     def score(root, names, *args):
         model = NameReader(NameTokenizer(list(names)))
         loaded = predict.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
+        monkeypatch.setattr(run, "kind_of", lambda path: path)
         monkeypatch.setattr(run, "load_any", lambda *_, **__: loaded)
         out = tmp_path / "scores.json"
         (tmp_path / "run").mkdir(exist_ok=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import timm
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import silc
 from silc.interop import open_clip as interop
 from silc.types import BadInput
 
@@ -189,3 +192,109 @@ def test_parity_of_published_architectures(name: str, tmp_path: Path, drawn: Dra
     with torch.no_grad():
         close(towers.visual(images), model.encode_image(images))
         close(towers.text(ids), model.encode_text(ids))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("shape", [(64, 64), (100, 70), (50, 131), (640, 427)])
+def test_pixels_equal_open_clips(mode: str, shape: tuple[int, int]) -> None:
+    theirs = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(size=64, resize_mode=mode), is_train=False
+    )
+    ours = interop.preprocess(64, {"resize_mode": mode})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    close(ours.normalize(ours(image)), theirs(image))
+
+
+@pytest.mark.parametrize("config", [NATIVE, changed(SIGLIP, init_logit_scale=2.0)], ids=["clip", "siglip"])
+@pytest.mark.usefixtures("shallow")
+def test_probabilities_of_a_photograph(
+    config: Any, tmp_path: Path, drawn: Draw, tokenizer: Path, silc_data: Path
+) -> None:
+    """open_clip opens the same directory by itself: weights, pixels and words."""
+    model: Any = drawn(make(config))
+    pixels: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"} if config != NATIVE else {}
+    shutil.copytree(tokenizer, tmp_path, dirs_exist_ok=True)
+    saved(model, config, tmp_path, **pixels)
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    words = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    photographs = sorted((silc_data / "retrieval").rglob("*.jpg"))[:3]
+    texts = ["a photo of a cat", "two dogs on the beach", "The Red Car!"]
+    batch = torch.stack([transform(Image.open(file).convert("RGB")) for file in photographs])
+    ours = silc.load(f"local-dir:{tmp_path}", device="cpu")
+    assert ours.contrastive == ("softmax" if config == NATIVE else "sigmoid")
+    with torch.no_grad():
+        logits = theirs.eval().get_logits(batch, words(texts))[0]
+    expected = logits.softmax(-1) if config == NATIVE else logits.sigmoid()
+    close(ours.probs(ours.encode_image(photographs), ours.encode_text(texts)), expected)
+
+
+def test_logit_scale_is_the_checkpoints(tmp_path: Path, drawn: Draw) -> None:
+    """open_clip starts SigLIP's scale at ln(1/0.07), not ln 10; an import takes what is in the file, with or without
+    a dimension."""
+    for shape in ((), (1,)):
+        model: Any = make(NATIVE)
+        model.logit_scale = nn.Parameter(torch.full(shape, 1.25))
+        towers = interop.read(str(saved(model, NATIVE, tmp_path))).build()
+        assert towers.logit_scale.tolist() == [1.25]
+        assert towers.logit_bias.tolist() == [0.0]
+
+
+def test_a_tags_activation_is_checked() -> None:
+    """OpenAI's weights in a GELU tower load and are wrong; open_clip only warns."""
+    with pytest.raises(BadInput, match="another activation than ViT-B-16 has; use open_clip:ViT-B-16-quickgelu/openai"):
+        interop.read("ViT-B-16/openai")
+
+
+def test_the_preprocessing_of_a_file_is_that_of_its_architectures_tags() -> None:
+    assert interop.preprocess(256, interop._pixels("ViT-B-16-SigLIP-256", "w.safetensors")).resize == "squash"
+    assert interop.preprocess(224, interop._pixels("ViT-B-16", "openai")).mean[0] == 0.48145466
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed(NATIVE, {"layers": [3, 4, 6, 3]}), "ResNet"),
+        (changed(NATIVE, {"ls_init_value": 0.1}), "ls_init_value is 0.1"),
+        (changed(NATIVE, {"attentional_pool": True}), "attentional_pool is True"),
+        (changed(NATIVE, {"image_size": [64, 96]}), "not square"),
+        (changed(NATIVE, text={"hf_model_name": "roberta-base"}), "hf_model_name is 'roberta-base'"),
+        (changed(NATIVE, text={"embed_cls": True}), "embed_cls is True"),
+        (changed(NATIVE, text={"pool_type": "mean"}), "pool_type 'mean'"),
+        (changed(NATIVE, {"timm_model_name": "no_such_vit", "timm_pool": "map"}), "timm cannot make 'no_such_vit'"),
+        (changed(NATIVE, {"timm_model_name": "convnext_tiny", "timm_pool": "avg"}), "the class ConvNeXt"),
+        (changed(NATIVE, {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map"}), "a class token that is not"),
+        (changed(NATIVE, {"timm_model_name": "deit3_small_patch16_224", "timm_pool": "token"}), "layer scale"),
+        (changed(NATIVE, {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg"}), "pooled by 'avg'|has"),
+    ],
+)
+def test_other_architectures_are_refused(config: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        interop.model_config(config)
+
+
+def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    saved(make(NATIVE), NATIVE, tmp_path / "bin")
+    (tmp_path / "bin" / interop.WEIGHTS).rename(tmp_path / "bin" / "open_clip_pytorch_model.bin")
+    siglip = tmp_path / "w.safetensors"
+    save_file({"logit_scale": torch.zeros(())}, siglip)
+    for source, message in {
+        "ViT-Q-7": "no architecture 'ViT-Q-7'",
+        "ViT-B-16": "needs weights",
+        "ViT-B-16/no_such_tag": "a tag of its list: openai",
+        "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch .*; without a network bring the weights here",
+        "ViT-B-16/w.pt": "does not exist",
+        f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",
+        str(tmp_path / "bin"): "may be a pickle",
+    }.items():
+        with pytest.raises(BadInput, match=message) as refusal:
+            interop.read(source)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_tokenizer_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BadInput, match=r"cannot fetch the tokenizer timm/none .* give a local one with tokenizer=DIR"):
+        interop._tokenizer({"hf_tokenizer_name": "timm/none"}, None, given=False)
