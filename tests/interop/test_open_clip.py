@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.layers import Format
 from torch import Tensor, nn
 
 import silc
@@ -117,16 +118,19 @@ def close(ours: Tensor, theirs: Tensor) -> None:
         changed(NATIVE, custom_text=True),
         changed(NATIVE, text={"pool_type": "eos", "eos_id": 49407}),
         changed(NATIVE, text={"proj_bias": True, "pool_type": "last", "no_causal_mask": True}),
+        changed(NATIVE, {"layers": 12, "width": 192, "head_width": 64}, {"layers": 12}),
+        changed(NATIVE, {"layers": 12, "width": 384, "head_width": 64}, {"layers": 12}, quick_gelu=True),
     ],
-    ids=["clip", "quick_gelu", "eps and tanh", "custom text", "eos", "last"],
+    ids=["clip", "quick_gelu", "eps and tanh", "custom text", "eos", "last", "Ti", "S"],
 )
 def test_native_parity(config: Any, tmp_path: Path, drawn: Draw) -> None:
     model, _, towers = check(config, tmp_path, drawn, None)
     # Patches in the text's space: the final norm and the projection, of every token.
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
+        last = config["vision_cfg"]["layers"] - 1
         out = model.forward_intermediates(
-            image=images, image_indices=1, normalize_intermediates=True, image_output_fmt="NLC"
+            image=images, image_indices=[last], normalize_intermediates=True, image_output_fmt="NLC"
         )
         close(towers.visual.dense(images, "tokens").flatten(1, 2), out["image_intermediates"][0] @ model.visual.proj)
 
@@ -175,6 +179,12 @@ def test_timm_parity(config: Any, tmp_path: Path, drawn: Draw, tokenizer: Path |
         else:
             project = model.visual.trunk.head if config["vision_cfg"]["timm_proj"] == "" else model.visual.head
             close(towers.visual.dense(images, "tokens").flatten(1, 2), project(tokens[:, 1:]))
+        # Other sizes, which open_clip refuses until timm is told to take them.
+        trunk = model.visual.trunk
+        trunk.dynamic_img_size, trunk.patch_embed.strict_img_size, trunk.patch_embed.flatten = True, False, False
+        trunk.patch_embed.output_fmt = Format.NHWC
+        smaller = torch.randn(2, 3, 96, 64)
+        close(towers.visual(smaller), model.encode_image(smaller))
 
 
 @pytest.mark.slow
