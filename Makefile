@@ -1,12 +1,14 @@
 # make demo    set up, train a small SILC on generated scenes, leave out/demo/report.html (5 minutes on two slow cores)
 # make test    set up, run the tests (the slow ones: make test-slow)
 # make check   set up, run formatter, linter and type checker without changing anything
+# make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (an hour or two)
+# make audit   look every pinned dependency up in PyPI's advisories (needs the network)
 # make lock    pin every dependency again
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow check lock clean
+.PHONY: setup demo test test-slow check drill audit lock clean
 
 setup: .venv/.installed
 
@@ -33,6 +35,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+drill: setup
+	$(BIN)/python scripts/drill.py
+
+# --strict: a dependency that could not be looked up is a failure, not a pass.
+audit: setup
+	$(BIN)/uv tool run pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \

@@ -8,9 +8,11 @@
         rng.safetensors        generator states, one row per rank
         state.json             step, loader position and what else its writer put there
         manifest.json          sha256 and size of every file above; written last
+    checkpoints/latest         a link to the newest
 
 A checkpoint is made under a temporary name, flushed to disk and then renamed, so a directory named `step-*` is whole.
-The manifest lets a reader prove that nothing changed since.
+The manifest lets a reader prove that nothing changed since. Only then `latest` moves, and only then older ones go.
+One process at a time writes below one root.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-MANIFEST, STATE = "manifest.json", "state.json"
+MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ def write(
     Raises:
         BadInput: the disk is full or not writable; earlier checkpoints are untouched.
     """
-    final = root / f"step-{step:08d}"
-    partial, replaced = root / f".partial-step-{step:08d}", root / f".replaced-step-{step:08d}"
+    final, partial = root / f"step-{step:08d}", root / f".partial-step-{step:08d}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        partial.mkdir()
         for name, tensors in parts.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / f"{name}.safetensors")
         (partial / STATE).write_text(json.dumps(dict(state), indent=1))
@@ -68,16 +70,16 @@ def write(
             _flush(file)
         _flush(partial)
         if final.exists():
-            final.rename(replaced)
+            _remove(final)  # a damaged one: a run goes on from the newest that is not
         partial.rename(final)
         _flush(root)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _point_latest(root, final)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial, ignore_errors=True)
         raise BadInput(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact") from error
     for old in find(root)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
@@ -86,8 +88,52 @@ def find(root: Path) -> list[Path]:
     return sorted((p for p in root.glob("step-*") if (p / MANIFEST).is_file()), reverse=True)
 
 
-def verify(path: Path) -> None:
-    """Compare every file with the manifest.
+def newest_intact(root: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint that is what was written, or None, and what is wrong with each newer one."""
+    damaged = {}
+    for path in sorted(root.glob("step-*"), reverse=True):
+        try:
+            verify(path)
+        except BadInput as error:
+            damaged[path] = str(error)
+        else:
+            return path, damaged
+    return None, damaged
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to `damaged-*`: kept for whoever looks into it, counted and found no more."""
+    target = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    path.rename(target)
+
+
+def _point_latest(root: Path, final: Path) -> None:
+    """Move the link in one step, so that it always leads to a whole checkpoint."""
+    link = root / f".partial-{LATEST}"
+    link.symlink_to(final.name)
+    link.replace(root / LATEST)
+    _flush(root)
+
+
+def _sweep(root: Path) -> None:
+    """Delete what a killed writer left behind."""
+    for leftover in root.glob(".partial-*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint such that no half of it can be found in between."""
+    hidden = path.with_name(f".partial-removed-{path.name}")
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def verify(path: Path) -> list[str]:
+    """Compare every file with the manifest; the names of the files it lists.
 
     Raises:
         BadInput: a file is missing, or is not what was written.
@@ -97,14 +143,14 @@ def verify(path: Path) -> None:
         entries = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path / MANIFEST} is unreadable ({error}); this is no complete checkpoint") from error
-    for name, (digest, size) in entries.items():
+    for name in {STATE, *entries}:
         file = path / name
-        if not file.is_file():
-            raise BadInput(f"{file} is missing; remove {path} to go on from the one before")
+        if name not in entries or not file.is_file():
+            raise BadInput(f"{file} is missing; this is no complete checkpoint, go on from the one before")
+        digest, size = entries[name]
         if file.stat().st_size != size or _fingerprint(file)["sha256"] != digest:
-            raise BadInput(
-                f"{file} is damaged (its checksum is not the manifest's); remove {path} to go on from the one before"
-            )
+            raise BadInput(f"{file} is damaged (its checksum is not the manifest's); go on from the one before")
+    return list(entries)
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
@@ -113,10 +159,20 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
     Raises:
         BadInput: it is damaged or incomplete.
     """
-    verify(path)
-    files = sorted(path.glob("*.safetensors"))
-    parts = {f.stem: load_file(f) for f in files if only is None or f.stem in only}
-    return Checkpoint(path, parts, json.loads((path / STATE).read_text()))
+    files = [path / name for name in verify(path) if name.endswith(".safetensors")]
+    parts = {f.stem: _tensors(f) for f in files if only is None or f.stem in only}
+    try:
+        return Checkpoint(path, parts, json.loads((path / STATE).read_text()))
+    except ValueError as error:
+        raise BadInput(f"{path / STATE} is no JSON: {error}; it was not written by silc") from error
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    # A manifest proves that a file is what somebody wrote, not who that was.
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise BadInput(f"{file} is no safetensors file: {error}; it was not written by silc") from error
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import re
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from silc.config import Config
 
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 COMMANDS = ("train", "eval", "import", "predict", "doctor", "show", "recipes", "demo")
 
 
@@ -49,6 +51,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except BadInput as error:
         print(f"silc: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL_OR_LOCKED:
+            raise
+        print(
+            f"silc: {error.filename or 'the output'} cannot be written: {error.strerror}; "
+            "what was finished before is intact",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("silc: interrupted; `--resume auto` goes on from the last checkpoint", file=sys.stderr)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from silc.types import BadInput
 
@@ -120,7 +122,15 @@ def join(device: str = "auto") -> Iterator[World]:
         yield World(device=mine)
         return
     backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=mine if on_gpu else None)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        backend,
+        store=PrefixStore(_attempt(), store),
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
+        device_id=mine if on_gpu else None,
+    )
     try:
         yield World(dist.get_rank(), dist.get_world_size(), mine)
     finally:
@@ -137,3 +147,13 @@ def place(device: str = "auto", local_rank: int = 0) -> torch.device:
         raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+
+
+def _attempt() -> str:
+    """What sets this start apart from earlier ones of the same `torchrun`, whose addresses its store still holds.
+
+    Without it a restarted rank may wait for the dead ones (pytorch/pytorch#135712; seen with torch 2.15). The count is
+    each node's own, so it tells attempts apart on a single node only.
+    """
+    single_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if single_node else "attempt"

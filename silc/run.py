@@ -37,6 +37,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
 from silc.preprocess import Preprocess
+from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
 from silc.train.flops import training_flops
 from silc.train.log import Log, history
@@ -44,6 +45,7 @@ from silc.train.loop import Pace, Progress, state_of
 from silc.train.loop import train as train_loop
 from silc.train.optim import Optimizer
 from silc.train.schedules import Schedule
+from silc.train.trackers import Tracker
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -59,7 +61,15 @@ CAPTIONS_FOR_TOKENIZER = 1_000_000
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "data.train", "data.workers", "data.max_bad_rate", "train.device"),
-    *("train.compile", "train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.max_skips"),
+    *(
+        "train.compile",
+        "train.log_every",
+        "train.save_every",
+        "train.keep",
+        "train.eval_every",
+        "train.max_skips",
+        "train.trackers",
+    ),
 )
 
 
@@ -73,7 +83,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device) as world:
-        resumed = _claim(out, config)
+        resumed = _claim(out, config, world)
         initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs = open_pairs(config.data, seed=config.train.seed)
@@ -97,8 +107,7 @@ def train(config: Config) -> Path:
             configs.save(replace(config, resume="never"), out / CONFIG)
             (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
 
-        logging = Log(out, start=progress.step, total=schedule.total) if world.is_main else nullcontext()
-        with logging as log:
+        with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
             save = _saving(config, out, flops, objective, optimizer, loader, world)
@@ -115,6 +124,9 @@ def train(config: Config) -> Path:
                 flops_per_example=flops,
                 autocast=config.train.precision == "bf16",
                 log=log,
+                alarm=CollapseAlarm(
+                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                ),
                 save=save,
                 evaluate=evaluate,
             )
@@ -279,7 +291,7 @@ def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> Si
     )
 
 
-def _claim(out: Path, config: Config) -> Path | None:
+def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
     if not (out / CONFIG).is_file():
@@ -295,7 +307,23 @@ def _claim(out: Path, config: Config) -> Path | None:
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
-    return found[0] if found else None
+    # One rank looks, so that all go on from the same one.
+    newest: Path | None = world.collect(_newest_intact(out / CHECKPOINTS) if world.is_main else None)[0]
+    return newest
+
+
+def _newest_intact(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
+    newest, damaged = checkpoint.newest_intact(root)
+    if newest is None and damaged:
+        raise BadInput(
+            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
+            "restore one, or start again with another --out"
+        )
+    for path, complaint in damaged.items():
+        print(f"silc: {complaint.partition(';')[0]}; set aside, going on from {newest}", file=sys.stderr)
+        checkpoint.set_aside(path)
+    return newest
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -376,6 +404,11 @@ def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:
     return Pace(steps(t.log_every), steps(t.save_every), steps(t.eval_every), t.max_skips)
 
 
+def _log(config: Config, out: Path, start: int, total: int) -> Log:
+    values = configs.to_dict(config)
+    return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
+
+
 def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
     forward: Any = objective
     if world.size > 1:
@@ -430,9 +463,10 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
-        torch.set_rng_state(rng["cpu"][world.rank])
+        # Copied: torch reads a state as aligned memory, and a row of a file may lie anywhere.
+        torch.set_rng_state(rng["cpu"][world.rank].clone())
         if "cuda" in rng and world.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"][world.rank], world.device)
+            torch.cuda.set_rng_state(rng["cuda"][world.rank].clone(), world.device)
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,55 @@ def test_newest_first_and_old_ones_go(tmp_path: Path) -> None:
     for step in (5, 100, 20, 1000):
         write(tmp_path, step, keep=2)
     assert [p.name for p in checkpoint.find(tmp_path)] == ["step-00001000", "step-00000100"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000100", "step-00001000"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000100", "step-00001000"]
+
+
+def test_latest_leads_to_the_last_one_written(tmp_path: Path) -> None:
+    for step in (3, 4):
+        path = write(tmp_path, step)
+        assert (tmp_path / "latest").resolve() == path.resolve()
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / ".partial-step-00000002").mkdir()
+    (tmp_path / ".partial-latest").symlink_to("nowhere")
+    write(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000001", "step-00000003"]
+
+
+def test_a_damaged_one_is_passed_over_and_set_aside(tmp_path: Path) -> None:
+    """Set aside, it no longer counts among the newest that are kept."""
+    write(tmp_path, 1)
+    (write(tmp_path, 2) / "model.safetensors").write_bytes(b"")
+    (write(tmp_path, 3) / "manifest.json").unlink()
+    newest, damaged = checkpoint.newest_intact(tmp_path)
+    assert newest == tmp_path / "step-00000001"
+    assert [path.name for path in damaged] == ["step-00000003", "step-00000002"]
+    assert "manifest.json is unreadable" in damaged[tmp_path / "step-00000003"]
+    assert "model.safetensors is damaged" in damaged[tmp_path / "step-00000002"]
+    for path in damaged:
+        checkpoint.set_aside(path)
+    write(tmp_path, 2, keep=1)
+    assert checkpoint.newest_intact(tmp_path) == (tmp_path / "step-00000002", {})
+    assert (tmp_path / "damaged-step-00000003").is_dir()
+
+
+def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
+    file = write(tmp_path, 1) / "manifest.json"
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        with pytest.raises(BadInput):
+            checkpoint.verify(file.parent)
+
+
+def test_a_file_the_manifest_does_not_list_is_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "extra.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    assert checkpoint.read(path).parts.keys() == {"model", "rng"}
 
 
 def test_a_partial_one_is_not_found(tmp_path: Path) -> None:
@@ -70,11 +119,15 @@ def test_damaged_manifest(text: str, tmp_path: Path) -> None:
         checkpoint.read(path)
 
 
-def test_a_place_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    (tmp_path / ".partial-step-00000002").write_text("a file where the folder would go")
-    with pytest.raises(BadInput, match="earlier checkpoints are intact"):
-        write(tmp_path, 2)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(BadInput, match="earlier checkpoints are intact"):
+            write(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     checkpoint.read(checkpoint.find(tmp_path)[0])
 
 

@@ -91,6 +91,8 @@ class TrainConfig:
     """Weights, order, crops, captions: everything random follows from it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU when there is one."""
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Experiment trackers that get every record too; metrics.jsonl and TensorBoard are always written."""
     log_every: str = "10 steps"
     """How often metrics are written."""
     save_every: str = "10%"

@@ -12,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard.writer import SummaryWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from silc.train.trackers import Tracker
 
 METRICS = "metrics.jsonl"
 
@@ -25,9 +27,12 @@ class Log:
         out: the run's directory.
         start, total: steps done before this process and steps of the whole run; records after `start` that an
             interrupted process left behind are dropped, since they will be made again.
+        trackers: told every record as well.
     """
 
-    def __init__(self, out: Path, *, start: int, total: int) -> None:
+    def __init__(self, out: Path, *, start: int, total: int, trackers: Sequence[Tracker] = ()) -> None:
+        self.trackers = trackers
+        self.out = out
         kept = [record for record in history(out) if record["step"] <= start]
         partial = out / f".partial-{METRICS}"
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
@@ -58,6 +63,8 @@ class Log:
         self.bar.stop()
         self.jsonl.close()
         self.board.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one record to metrics.jsonl (not finite becomes null: JSON has no NaN) and to TensorBoard."""
@@ -67,6 +74,8 @@ class Log:
         for name, value in record.items():
             if isinstance(value, int | float) and name != "step":
                 self.board.add_scalar(name, value, record["step"])
+        for tracker in self.trackers:
+            tracker.record(record)
 
     def step(self, record: Mapping[str, Any], *, eta_seconds: float) -> None:
         """Record a training step and show it."""
@@ -78,6 +87,12 @@ class Log:
         if not self.console.is_terminal:
             left = f"{int(eta_seconds) // 60}m{int(eta_seconds) % 60:02d}s left"
             print(f"step {record['step']}/{self.total}  {losses}  lr {record['lr']:.2e}  {rate}  {left}", flush=True)
+
+    def keep(self, name: str, value: Any) -> Path:
+        """Write a JSON file beside the metrics; its path."""
+        file = self.out / name
+        file.write_text(json.dumps(value, indent=1))
+        return file
 
     def say(self, line: str) -> None:
         """One line for people, above the progress bar."""

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.objective import SilcObjective
+    from silc.train.alarm import CollapseAlarm
     from silc.train.log import Log
     from silc.train.optim import Optimizer
     from silc.train.schedules import Schedule
     from silc.types import Batch, Hyper, StepOutput
+
+NOT_FINITE = "not-finite.json"
+"""The file in a run's directory that names the batch it stopped at."""
 
 
 @dataclass
@@ -59,6 +63,7 @@ def train(
     flops_per_example: float,
     autocast: bool,
     log: Log | None,
+    alarm: CollapseAlarm,
     save: Callable[[Progress], None],
     evaluate: Callable[[Progress], None],
 ) -> None:
@@ -69,6 +74,7 @@ def train(
         forward: the objective, or what DDP or a compiler made of it.
         batches: this rank's batches, from `progress.step` on.
         log: None on all ranks but the main one.
+        alarm: judges what is logged.
         save, evaluate: called on every rank when due, after the step was counted.
 
     Raises:
@@ -95,7 +101,7 @@ def train(
         progress.bad.update(batch.bad)
         meter.count()
         if skips_in_a_row:
-            _report_skip(log, progress, batch, skips_in_a_row, pace.max_skips)
+            _report_skip(world, log, progress, batch, skips_in_a_row, pace.max_skips)
         if due(progress.step, pace.log, schedule.total):
             metrics = _reduced(world, dict(out.metrics) | {"grad_norm": grad_norm})
             bad = world.total(progress.bad)
@@ -106,6 +112,8 @@ def train(
                 record |= {"train_flops": examples * flops_per_example, "skipped": progress.skipped}
                 record |= {f"bad/{cause}": count for cause, count in sorted(bad.items())}
                 log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
+                if warning := alarm.check(progress.step, metrics, hyper.momentum):
+                    log.say(f"step {progress.step}: {warning}")
         # Saved first: what the evaluators stumble over must not cost the steps before.
         if progress.step == schedule.total or due(progress.step, pace.save, schedule.total):
             save(progress)
@@ -162,14 +170,20 @@ def _reduced(world: World, metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, values.tolist(), strict=True))
 
 
-def _report_skip(log: Log | None, progress: Progress, batch: Batch, in_a_row: int, limit: int) -> None:
+def _report_skip(world: World, log: Log | None, progress: Progress, batch: Batch, in_a_row: int, limit: int) -> None:
+    """Say that a step was skipped; after `limit` of them keep the names of the batch and stop, on every rank."""
     if log is not None:
         log.say(f"step {progress.step}: loss or gradient is not finite; skipped on every rank ({in_a_row} in a row)")
-    if in_a_row >= limit:
-        raise BadInput(
-            f"{in_a_row} steps in a row were not finite at step {progress.step}; lower train.optim.lr or set "
-            f"train.precision to float32. The last batch began with {list(batch.keys)[:4]}"
-        )
+    if in_a_row < limit:
+        return
+    keys = world.collect(list(batch.keys))
+    kept = (
+        "" if log is None else f"; its samples, by rank: {log.keep(NOT_FINITE, {'step': progress.step, 'keys': keys})}"
+    )
+    raise BadInput(
+        f"{in_a_row} steps in a row were not finite at step {progress.step}; lower train.optim.lr or set "
+        f"train.precision to float32{kept}"
+    )
 
 
 def state_of(progress: Progress) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
+from silc.train.alarm import CollapseAlarm
 from silc.train.loop import Pace, Progress, due, train
 from silc.train.optim import Optimizer
 from silc.train.schedules import Schedule
@@ -32,6 +33,10 @@ class Recorder:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+    def keep(self, name: str, value: object) -> str:
+        self.kept = {name: value}
+        return name
 
 
 def state_of(objective: SilcObjective, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -87,6 +92,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
         flops_per_example=10.0,
         autocast=False,
         log=log,
+        alarm=CollapseAlarm(config.model.head.prototypes, num_targets=8),
         save=lambda _: None,
         evaluate=lambda _: None,
     )
@@ -110,7 +116,7 @@ def test_a_step_that_is_not_finite_changes_no_byte(small: Callable[..., Config],
 
 
 def test_several_in_a_row_stop_the_run_and_name_the_batch(small: Callable[..., Config]) -> None:
-    with pytest.raises(BadInput, match=r"3 steps in a row were not finite at step 5.*key0"):
+    with pytest.raises(BadInput, match=r"3 steps in a row were not finite at step 5.*not-finite\.json"):
         run(small("silc_c"), {2: "loss", 3: "gradient", 4: "loss"}, steps=8)
 
 

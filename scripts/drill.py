@@ -1,0 +1,467 @@
+"""Failure drill: real `silc train` processes, hurt from outside, and what survived.
+
+    make drill                                   every scenario in full (about two hours on two slow cores)
+    python scripts/drill.py --short              a few tries of each (minutes)
+    python scripts/drill.py --only resume,saves  some of them
+
+Nothing is raised inside the trained processes: they are killed, their files are damaged, their disk is filled, and
+numbers are overwritten in their memory (Linux, as root). Prints a table (scenario, tries, survived, lost) and writes
+OUT/drill.json; exit code 1 when anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from silc import checkpoint
+from silc.train.log import history
+from silc.types import BadInput
+
+SMALL = [
+    *("--model.image.size=16", "--model.image.patch=8", "--model.image.width=32", "--model.image.depth=1"),
+    *("--model.image.heads=2", "--model.image.mlp=64", "--model.embed-dim=32", "--model.text.length=12"),
+    *("--model.text.width=32", "--model.text.depth=1", "--model.text.heads=2", "--model.text.mlp=64"),
+    *("--model.head.hidden=32", "--model.head.bottleneck=16", "--model.head.prototypes=24"),
+    *("--data.scenes.num=96", "--data.scenes.size=24", "--data.crops.local-size=8", "--data.vocab-size=300"),
+    *("--train.batch-size=16", "--train.precision=float32", "--train.device=cpu"),
+]
+"""A silc_c that makes tens of steps a second: six steps an epoch."""
+PATIENCE = 180.0
+"""Seconds to wait for something that must happen."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    scenario: str
+    tries: int
+    survived: int
+    figure: str
+
+    @property
+    def lost(self) -> int:
+        return self.tries - self.survived
+
+
+class Run:
+    """`silc train` in a process group of its own: alone, or under torchrun."""
+
+    def __init__(self, out: Path, *fields: str, recipe: str = "silc_c-tiny", ranks: int = 1, restarts: int = 0) -> None:
+        launcher = [sys.executable, "-m"]
+        if ranks > 1 or restarts:
+            launcher += ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "--monitor-interval=0.1"]
+            launcher += [f"--max-restarts={restarts}", "-m"]
+        self.out = out
+        command = [*launcher, "silc", "train", recipe, "--out", str(out), "--resume", "auto", *fields]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.log = out.with_suffix(".log")
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """kill -9 of everything it started, loader workers and launcher included."""
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> int:
+        """Wait for its end; the exit code."""
+        return self.process.wait(timeout=20 * PATIENCE)
+
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks, in rank order; the launcher's children."""
+        return [pid for pid, parent in processes() if parent == self.process.pid]
+
+    def wait_for(self, what: Callable[[], bool]) -> bool:
+        """Wait until something holds, as long as it runs."""
+        deadline = time.monotonic() + PATIENCE
+        while not what():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+
+def processes() -> Iterator[tuple[int, int]]:
+    """(process, its parent), oldest first."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid", "--sort=start_time"], capture_output=True, text=True, check=True)
+    for line in listing.stdout.splitlines()[1:]:
+        pid, parent = line.split()
+        yield int(pid), int(parent)
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children, and so on."""
+    family, pairs = [pid], list(processes())
+    for member in family:
+        family += [child for child, parent in pairs if parent == member]
+    return family[1:]
+
+
+def steps_done(out: Path) -> int:
+    """Last logged step of a run."""
+    records = history(out)
+    return records[-1]["step"] if records else 0
+
+
+def everything(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Tensors and state of the newest checkpoint."""
+    saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
+    return {f"{part}/{name}": t for part, tensors in saved.parts.items() for name, t in tensors.items()}, saved.state
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether weights, moments, teacher, centre, generators, position and counts are equal, bit for bit."""
+    (tensors, state), (others, other_state) = everything(a), everything(b)
+    return (
+        state == other_state
+        and tensors.keys() == others.keys()
+        and all(torch.equal(value, others[name]) for name, value in tensors.items())
+    )
+
+
+# The scenarios. Each takes the folder it may use and whether to make it short.
+
+
+def resume(folder: Path, short: bool) -> Iterator[Row]:
+    """Killed at random points and resumed, by ranks and workers: equal to the uninterrupted run, bit for bit."""
+    draw = random.Random(0)
+    steps = 40
+    fields = [
+        *SMALL,
+        "--train.duration",
+        f"{steps} steps",
+        "--train.save-every",
+        "3 steps",
+        "--train.log-every",
+        "1 steps",
+    ]
+    wholes = {}
+    for ranks in (1,) if short else (1, 2):
+        wholes[ranks] = Run(folder / f"whole-{ranks}", *fields, "--data.workers", "0", ranks=ranks)
+        wholes[ranks].finish()
+    kills = survived = tries = 0
+    points: list[int] = []
+    for ranks in wholes:
+        for workers in (1,) if short else (0, 1, 2):
+            out = folder / f"killed-{ranks}-{workers}"
+            for _ in range(2 if short else 4):
+                run = Run(out, *fields, "--data.workers", str(draw.choice((0, 1, 2))), ranks=ranks)
+                start = steps_done(out)
+                target = draw.randint(start, min(start + 12, steps - 2))
+                if not run.wait_for(lambda out=out, target=target: steps_done(out) > target):  # type: ignore[misc]
+                    break
+                time.sleep(draw.uniform(0, 0.08))
+                run.kill()
+                kills += 1
+                points.append(steps_done(out))
+            Run(out, *fields, "--data.workers", str(workers), ranks=ranks).finish()
+            tries += 1
+            survived += same(out, folder / f"whole-{ranks}")
+    epochs = sorted({point // 6 for point in points})
+    yield Row("killed and resumed", tries, survived, f"{kills} kills, in epochs {epochs}; bitwise equal")
+    if short:
+        return
+    out = folder / "changed-ranks"
+    run = Run(out, *fields, ranks=2)
+    run.wait_for(lambda: steps_done(out) > 20)
+    run.kill()
+    Run(out, *fields, ranks=1).finish()
+    ours, theirs = history(out), history(folder / "whole-1")
+    apart = max(
+        abs(a["loss/total"] - b["loss/total"]) / abs(b["loss/total"]) for a, b in zip(ours, theirs, strict=True)
+    )
+    yield Row("2 ranks, then 1", 1, int(apart <= 1e-5), f"loss of every step within {apart:.0e} relative of 1 rank's")
+
+
+def saves(folder: Path, short: bool) -> Iterator[Row]:
+    """kill -9 of the ranks of one torchrun at random moments around saving, which it restarts every time."""
+    draw = random.Random(1)
+    tries, survived, amid, newest = 3 if short else 200, 0, 0, 0
+    out = folder / "saves"
+    fields = [*SMALL, "--train.duration", "100000 steps", "--train.save-every", "1 steps", "--train.keep", "2"]
+    run = Run(out, *fields, "--train.log-every", "1000 steps", ranks=2, restarts=tries + 1)
+    root = out / "checkpoints"
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in range(tries):
+            if not run.wait_for(lambda: _step_of(root) > newest):  # noqa: B023
+                break
+            time.sleep(draw.uniform(0, 0.25))
+            for pid in run.ranks():
+                for victim in (pid, *descendants(pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+            amid += any(root.glob(".partial-*"))
+            before, newest = newest, _step_of(root)
+            survived += newest > before and _whole(root)
+    run.kill()
+    yield Row("kill -9 around saving", tries, survived, f"{amid} of them left half a checkpoint; {newest} steps saved")
+
+
+def _step_of(root: Path) -> int:
+    found = checkpoint.find(root)
+    return int(found[0].name.removeprefix("step-")) if found else 0
+
+
+def _whole(root: Path) -> bool:
+    """The newest checkpoint loads, none is damaged, and `latest` leads to a whole one."""
+    newest, damaged = checkpoint.newest_intact(root)
+    if newest is None or damaged:
+        return False
+    checkpoint.read(newest)
+    checkpoint.read((root / checkpoint.LATEST).resolve(strict=True))
+    return True
+
+
+def corruption(folder: Path, short: bool) -> Iterator[Row]:
+    """Each file of the newest checkpoint flipped, cut, removed or emptied: noticed, and the one before is used."""
+    draw = random.Random(2)
+    fields = [*SMALL, "--train.duration", "4 steps", "--train.save-every", "2 steps", "--train.log-every", "1 steps"]
+    whole = folder / "whole"
+    Run(whole, *fields).finish()
+    names = sorted(file.name for file in (whole / "checkpoints/step-00000004").iterdir())
+    harms = [(name, harm) for name in names for harm in ("flip", "cut", "remove", "empty")]
+    tries = survived = 0
+    for name, harm in draw.sample(harms, 2) if short else harms:
+        out = folder / f"{harm}-{name}"
+        shutil.copytree(whole, out, symlinks=True)
+        damage(out / "checkpoints/step-00000004" / name, harm, draw)
+        run = Run(out, *fields)
+        tries += 1
+        said = "set aside, going on from"
+        survived += run.finish() == 0 and run.log.read_text().count(said) == 1 and same(out, whole)
+    yield Row("damaged checkpoint", tries, survived, f"{len(names)} files, 4 kinds of damage; the end bitwise equal")
+
+
+def damage(file: Path, harm: str, draw: random.Random) -> None:
+    """Flip one bit, cut one byte off, remove or empty a file."""
+    data = bytearray(file.read_bytes())
+    match harm:
+        case "flip":
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+            file.write_bytes(data)
+        case "cut":
+            file.write_bytes(data[:-1])
+        case "remove":
+            file.unlink()
+        case "empty":
+            file.write_bytes(b"")
+
+
+def disk(folder: Path, short: bool) -> Iterator[Row]:
+    """A disk fills up, or a folder becomes read-only, in the middle of a run: one line, earlier checkpoints intact."""
+    for what, keep in (("disk full", "1000"), ("folder read-only", "2")):
+        place = folder / what.replace(" ", "-")
+        place.mkdir(parents=True)
+        if what == "disk full":
+            hurt, mend = [], ["umount", "--lazy", str(place)]
+            ready = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "drill", str(place)], check=False)
+        else:
+            # Not even root writes into an immutable folder.
+            hurt, mend = (["chattr", sign, str(place / "run/checkpoints")] for sign in ("+i", "-i"))
+            ready = subprocess.run(["chattr", "=", str(place)], check=False)
+        if ready.returncode:
+            yield Row(what, 0, 0, "not run: it needs root and a file system that takes it")
+            continue
+        fields = [*SMALL, "--train.duration", "100000 steps", "--train.save-every", "1 steps", "--train.keep", keep]
+        try:
+            run = Run(place / "run", *fields)
+            run.wait_for(lambda root=place / "run/checkpoints": _step_of(root) > 2)  # type: ignore[misc]
+            if hurt:
+                subprocess.run(hurt, check=True)
+            code = run.finish()
+            lines = [line for line in run.log.read_text().splitlines() if line.startswith("silc: ")]
+            intact = checkpoint.newest_intact(place / "run/checkpoints")[0] is not None
+            said = lines[-1].replace(str(place), "OUT") if lines else "nothing said"
+            yield Row(what, 1, int(code == 2 and len(lines) == 1 and intact), said)
+        finally:
+            subprocess.run(mend, check=True)
+
+
+def numbers(folder: Path, short: bool) -> Iterator[Row]:
+    """One weight of one rank's teacher becomes NaN in memory: every rank skips; put back, training goes on."""
+    fields = [
+        *SMALL,
+        "--train.duration",
+        "100000 steps",
+        "--train.save-every",
+        "1 steps",
+        "--train.log-every",
+        "1 steps",
+    ]
+    tries, survived, skipped = 1 if short else 5, 0, 0
+    for attempt in range(tries):
+        out = folder / f"nan-{attempt}"
+        run = Run(out, *fields, "--train.keep", "100000", "--train.max-skips", "100000", ranks=2)
+        run.wait_for(lambda out=out: _step_of(out / "checkpoints") > 2)  # type: ignore[misc]
+        places = poison(run, out)
+        run.wait_for(lambda out=out: history(out)[-1]["skipped"] > 3)  # type: ignore[misc]
+        for pid, address, value in places:
+            write_memory(pid, address, value)
+        at = history(out)[-1]
+        run.wait_for(lambda out=out, at=at: _step_of(out / "checkpoints") > at["step"] + 20)  # type: ignore[misc]
+        run.kill()
+        survived += bool(places) and _nothing_changed_while_skipping(out)
+        skipped += history(out)[-1]["skipped"]
+    yield Row("NaN on one of 2 ranks", tries, survived, f"{skipped} steps skipped on both; no byte changed in them")
+    out = folder / "nan-for-good"
+    run = Run(out, *fields, "--train.max-skips", "5", ranks=2)
+    run.wait_for(lambda: _step_of(out / "checkpoints") > 2)
+    poison(run, out)
+    stopped = run.finish() != 0 and (out / "not-finite.json").is_file()
+    keys = json.loads((out / "not-finite.json").read_text())["keys"] if stopped else []
+    named = [len(of_rank) for of_rank in keys]
+    yield Row("NaN that stays", 1, int(named == [8, 8]), f"stopped after 5; names of the batch by rank: {named}")
+
+
+def poison(run: Run, out: Path) -> list[tuple[int, int, bytes]]:
+    """Overwrite the first weight of rank 1's teacher with NaN; (process, address, what was there) of each place."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        ranks = run.ranks()
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            # Between a save and the next update the memory holds what was saved.
+            newest = checkpoint.read(checkpoint.find(out / "checkpoints")[0], only=("teacher",))
+            pattern = newest.parts["teacher"]["visual.trunk.blocks.0.mlp.fc1.weight"].numpy().tobytes()[:256]
+            places = [(ranks[1], address, pattern[:4]) for address in find_in_memory(ranks[1], pattern)]
+            for pid, address, _ in places:
+                write_memory(pid, address, struct.pack("<f", float("nan")))
+        except (BadInput, IndexError, OSError):
+            places = []
+        finally:
+            for pid in ranks:
+                os.kill(pid, signal.SIGCONT)
+        if places:
+            return places
+        time.sleep(0.05)
+    return []
+
+
+def find_in_memory(pid: int, pattern: bytes) -> list[int]:
+    """Addresses in a process's own writable memory where a pattern lies."""
+    found = []
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if match is None or line.rstrip().endswith(("[vvar]", "[vsyscall]")):
+                continue
+            start, end = (int(part, 16) for part in match.groups())
+            try:
+                memory.seek(start)
+                data = memory.read(end - start)
+            except (OSError, OverflowError):
+                continue
+            at = data.find(pattern)
+            while at >= 0:
+                found.append(start + at)
+                at = data.find(pattern, at + 1)
+    return found
+
+
+def write_memory(pid: int, address: int, value: bytes) -> None:
+    """Overwrite bytes in another process."""
+    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(value)
+
+
+def _nothing_changed_while_skipping(out: Path) -> bool:
+    """Checkpoints of skipped steps equal the one before them in every tensor; those after them move on, finite."""
+    records = {record["step"]: record for record in history(out)}
+    steps = sorted(int(path.name.removeprefix("step-")) for path in checkpoint.find(out / "checkpoints"))
+    moved_on = False
+    for before, after in itertools.pairwise(steps):
+        if before not in records or after not in records:
+            continue
+        a, b = (checkpoint.read(out / f"checkpoints/step-{step:08d}").parts for step in (before, after))
+        equal = all(torch.equal(a[part][name], b[part][name]) for part in a for name in a[part])
+        skipped = records[after]["skipped"] > records[before]["skipped"]
+        if equal != skipped:
+            return False
+        moved_on = not skipped and all(torch.isfinite(t).all() for t in b["model"].values())
+    return moved_on
+
+
+def collapse(folder: Path, short: bool) -> Iterator[Row]:
+    """Without centring the alarm sounds within 200 steps; three healthy runs are silent."""
+    # Batches of 128 like the recipe's own, of smaller scenes' views.
+    fields = ["--train.duration", "40 steps" if short else "200 steps", "--train.log-every", "5 steps"]
+    fields += ["--train.batch-size", "32" if short else "128", "--train.device", "cpu"]
+    out = folder / "no-centring"
+    run = Run(out, *fields, "--model.teacher.centre-momentum", "1.0")
+    run.finish()
+    heard = re.search(r"step (\d+): narrow collapse", run.log.read_text())
+    yield Row("collapse, no centring", 1, int(bool(heard)), f"heard at step {heard[1]}" if heard else "not heard")
+    healthy = 1 if short else 3
+    runs = []
+    for seed in range(healthy):
+        runs.append(Run(folder / f"healthy-{seed}", *fields, "--train.seed", str(seed)))
+        runs[-1].finish()
+    silent = sum("collapse" not in run.log.read_text() for run in runs)
+    lowest = min(record["teacher/perplexity"] for run in runs for record in history(run.out))
+    yield Row("collapse, healthy", healthy, silent, f"lowest batch-marginal perplexity {lowest:.0f} of 512")
+
+
+SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (resume, saves, corruption, disk, numbers, collapse)
+
+
+def drill(out: Path, *, short: bool, only: str = "") -> list[Row]:
+    """Run scenarios and write OUT/drill.json."""
+    wanted = only.split(",") if only else [scenario.__name__ for scenario in SCENARIOS]
+    unknown = set(wanted) - {scenario.__name__ for scenario in SCENARIOS}
+    if unknown:
+        raise SystemExit(f"no scenario {sorted(unknown)[0]}; there are {', '.join(s.__name__ for s in SCENARIOS)}")
+    shutil.rmtree(out, ignore_errors=True)
+    rows: list[Row] = []
+    for scenario in SCENARIOS:
+        if scenario.__name__ in wanted:
+            start = time.monotonic()
+            for row in scenario(out / scenario.__name__, short):
+                rows.append(row)
+                print(f"{row.scenario}: {row.survived} of {row.tries}; {row.figure}", flush=True)
+            print(f"  ({scenario.__name__}: {time.monotonic() - start:.0f} s)", flush=True)
+    (out / "drill.json").write_text(json.dumps([asdict(row) | {"lost": row.lost} for row in rows], indent=1))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/drill"))
+    parser.add_argument("--short", action="store_true", help="a few tries of each scenario")
+    parser.add_argument("--only", default="", help="names of scenarios, joined by commas")
+    args = parser.parse_args()
+    rows = drill(args.out, short=args.short, only=args.only)
+    table = Table("scenario", "tries", "survived", "lost", "figure", title="Failure drill", title_justify="left")
+    for row in rows:
+        table.add_row(row.scenario, str(row.tries), str(row.survived), str(row.lost), row.figure)
+    Console(width=150).print(table)
+    return int(any(row.lost for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
