@@ -372,12 +372,16 @@ def _fetched(name: str, tag: str) -> Path:
     if bool(published.get("quick_gelu")) != bool(config.get("quick_gelu")):
         other = name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{name}-quickgelu"
         raise BadInput(f"{tag} was trained with another activation than {name} has; use open_clip:{other}/{tag}")
-    try:
-        return Path(open_clip.download_pretrained(published))
-    except Exception as error:  # urllib, huggingface_hub and the file system each have their own
-        raise no_network(
-            f"{name}/{tag}", error, f"bring the weights here and give open_clip:{name}/FILE.safetensors"
-        ) from error
+    # ORG/NAME/FILE, and without a file the usual one; of pickles, the safetensors that lie beside most of them.
+    repo, _, file = published.get("hf_hub", "").rpartition("/")
+    file = file if file.endswith(".safetensors") else WEIGHTS
+    found = download(repo, (file,), spec="open_clip:") / file if repo else Path(published.get("url", ""))
+    if not found.is_file():
+        raise BadInput(
+            f"{name}/{tag} is published as a pickle alone ({repo or found}), which can run code when it is read; "
+            f"convert it where you trust it and give open_clip:{name}/FILE.safetensors"
+        )
+    return found
 
 
 def _package() -> Any:

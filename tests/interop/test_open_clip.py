@@ -293,7 +293,8 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ViT-Q-7": "no architecture 'ViT-Q-7'",
         "ViT-B-16": "needs weights",
         "ViT-B-16/no_such_tag": "a tag of its list: openai",
-        "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch .*; without a network bring the weights here",
+        "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch laion/.*; without a network bring .* and give open_clip:DIR",
+        "ViT-B-16/laion400m_e31": "|".join(("published as a pickle alone", "cannot fetch")),
         "ViT-B-16/w.pt": "does not exist",
         f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",
         str(tmp_path / "bin"): "may be a pickle",
@@ -308,3 +309,20 @@ def test_a_tokenizer_that_is_not_here(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(BadInput, match=r"cannot fetch the tokenizer timm/none .* give a local one with tokenizer=DIR"):
         interop._tokenizer({"hf_tokenizer_name": "timm/none"}, None, given=False)
+
+
+def test_published_weights_are_fetched_as_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's file of a tag, and a word where there are only pickles."""
+    asked = []
+
+    def download(repo: str, patterns: Any, *, spec: str) -> Path:
+        asked.append((repo, patterns))
+        return tmp_path
+
+    monkeypatch.setattr(interop, "download", download)
+    with pytest.raises(BadInput, match="published as a pickle alone"):
+        interop.read("ViT-B-16/datacomp_xl_s13b_b90k")
+    assert asked == [("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", (interop.WEIGHTS,))]
+    save_file({"logit_scale": torch.zeros(())}, tmp_path / interop.WEIGHTS)
+    with pytest.raises(BadInput, match=r"lacks token_embedding\.weight"):
+        interop.read("ViT-B-16/datacomp_xl_s13b_b90k")

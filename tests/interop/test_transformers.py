@@ -209,6 +209,17 @@ def test_pixels_equal_transformers(kind: str, shape: tuple[int, int], tmp_path: 
     close(ours.normalize(ours(image)), expected.float())
 
 
+def test_siglip_2s_pixels_of_a_square_image(tmp_path: Path, tokenizer: Path) -> None:
+    """NaFlex cuts an image that fills its patches into the same pixels, row by row."""
+    processor: Any = hf.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
+    ours = interop.read(str(saved(make("siglip2"), tokenizer, tmp_path, processor))).preprocess
+    assert (ours.size, ours.resize, ours.interpolation) == (64, "squash", "bilinear")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    theirs = processor(image, return_tensors="pt")
+    assert theirs["spatial_shapes"].tolist() == [[4, 4]]
+    close(vision_inputs("siglip2", ours.normalize(ours(image))[None], 16)["pixel_values"], theirs["pixel_values"])
+
+
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
 def test_probabilities_of_a_photograph(
     kind: str, tmp_path: Path, tokenizer: Path, drawn: Draw, silc_data: Path
