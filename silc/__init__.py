@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "train": "silc.run",
     "evaluate": "silc.run",
+    "load": "silc.predict",
     "load_run": "silc.predict",
     "recipe": "silc.recipes",
     "Config": "silc.config",

@@ -33,9 +33,10 @@ from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.tables import distinct_names
+from silc.interop.sources import kind_of
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
+from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
@@ -149,31 +150,41 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
 
 
 def evaluate(
-    run: Path | Sequence[Path], config: EvalConfig, *, device: str = "auto", cache: Path | None = None
+    source: str | Path | Sequence[str | Path],
+    config: EvalConfig,
+    *,
+    device: str = "auto",
+    cache: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> list[Evaluation]:
-    """Score the newest checkpoint of one or more runs, student and/or teacher, on the tasks asked for.
+    """Score one or more models on the tasks asked for: runs (their newest checkpoint, student and/or teacher), imports
+    and other people's checkpoints, named as for `silc.load`.
 
     Without a root in `config` it is the one the first run was configured with. Under torchrun the ranks share the
     images of every task; the scores are those of a single process.
 
     Args:
         cache: a folder that keeps results by weights, data and protocol; None computes all anew.
+        tokenizer: for every model that is no run, instead of its own; big_vision's have none.
 
     Returns:
-        One evaluation per run, weights and task on the main rank, nothing on the others.
+        One evaluation per model, weights and task on the main rank, nothing on the others.
 
     Raises:
-        BadInput: no run there, or no such task or data.
+        BadInput: no such model, task or data.
     """
-    runs = [run] if isinstance(run, Path) else run
-    for one in runs:
-        newest_checkpoint(one)  # before any work is done
-    config = replace(config, root=config.root or configs.load(runs[0] / CONFIG).eval.root)
+    models = _several(source)
+    runs = [Path(one) for one in models if is_run(one)]
+    for one in models:  # before any work is done
+        newest_checkpoint(Path(one)) if is_run(one) else kind_of(one)
+    if not config.root and runs:
+        config = replace(config, root=configs.load(runs[0] / CONFIG).eval.root)
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
-        for one, name in zip(runs, distinct_names(runs), strict=True):
-            loaded = load_run(one, weights=config.weights, device=world.device, name=name)
+        for one, name in zip(models, distinct_names(models), strict=True):
+            given = None if is_run(one) else tokenizer
+            loaded = load_any(one, weights=config.weights, tokenizer=given, device=world.device, name=name)
             evaluations += suite.run(
                 loaded.models,
                 evaluators,
@@ -187,8 +198,12 @@ def evaluate(
         return evaluations if world.is_main else []
 
 
+def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [source] if isinstance(source, str | Path) else list(source)
+
+
 def write_results(
-    run: Path | Sequence[Path],
+    source: str | Path | Sequence[str | Path],
     evaluations: list[Evaluation],
     scores: Path | None = None,
     *,
@@ -198,24 +213,31 @@ def write_results(
     """Write records, report.html and segmentations.png, and print the table.
 
     Args:
-        scores: the file of all records; None gives each run its own in scores.json.
+        source: the models, as they were given to `evaluate`.
+        scores: the file of all records; None gives each model its own, scores.json in its directory.
 
     Returns:
         The files of records, and the report beside the first.
+
+    Raises:
+        BadInput: no file is named and a model is in no directory.
     """
-    runs = [run] if isinstance(run, Path) else run
-    named = dict(zip(runs, distinct_names(runs), strict=True))
+    models = _several(source)
+    named = dict(zip(models, distinct_names(models), strict=True))
     records = [evaluation.record for evaluation in evaluations]
     if scores is not None:
         files = {scores: records}
     else:
-        files = {one / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
+        for one in models:
+            if not Path(one).is_dir():
+                raise BadInput(f"{one} is in no directory that could keep its scores; give --out FILE.json")
+        files = {Path(one) / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
     for file, own in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         suite.write_scores(file, own)
     first = next(iter(files))
     page = first.with_name("report.html")
-    histories = {name: history(one) for one, name in named.items()}
+    histories = {name: history(Path(one)) for one, name in named.items()}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     _write_segmentations(evaluations, first.with_name("segmentations.png"))
     console = Console()

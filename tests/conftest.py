@@ -40,7 +40,7 @@ def silc_data() -> Path:
     return SILC_DATA
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Callable[..., Config]:
     """A recipe cut down until a run takes seconds: `small("silc_c", out=..., **train_fields)`."""
 
