@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from spread import Key, Scores, collect, differences, into, table
 
 from silc import recipes
 from silc.config import Config
@@ -40,44 +38,9 @@ COLUMNS = {
     ("scenes_heldout", "acc1"): "held-out acc1",
     ("scenes", "miou"): "mIoU",
 }
+TITLES = list(COLUMNS.values())
 START, END = "<!-- ablation: written by scripts/ablation.sh -->", "<!-- ablation: end -->"
 COLOURS = {"student": "#3b82f6", "teacher": "#f97316"}
-
-
-class Scores(NamedTuple):
-    """One metric of one recipe and one kind of weights over the seeds, in percent."""
-
-    values: Sequence[float]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the seeds."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.spread:.1f}"
-
-
-Key = tuple[str, str, str]  # recipe, weights, column
-
-
-def collect(out: Path) -> tuple[dict[Key, Scores], dict[str, float]]:
-    """Scores of every finished run, and what chance scores, both in percent."""
-    found: dict[Key, list[float]] = defaultdict(list)
-    chance: dict[str, float] = {}
-    for name in [*ROWS, *WEIGHTS]:
-        for file in sorted(_folder(out, name).glob("seed-*/scores.json")):
-            for record in json.loads(file.read_text()):
-                for metric, value in record["metrics"].items():
-                    column = COLUMNS.get((record["dataset"], metric))
-                    if column:
-                        found[name, record["weights"], column].append(100 * value)
-                        chance[column] = 100 * record["chance"][metric]
-    return {key: Scores(values) for key, values in found.items()}, chance
 
 
 def _folder(out: Path, name: str) -> Path:
@@ -90,45 +53,6 @@ def _folder(out: Path, name: str) -> Path:
     return folder
 
 
-def table(rows: Mapping[str, str], scores: Mapping[Key, Scores], chance: Mapping[str, float]) -> list[str]:
-    """Markdown: a row per recipe and weights, mean and standard deviation over the seeds."""
-    columns = list(COLUMNS.values())
-    lines = ["| | weights | seeds | " + " | ".join(columns) + " |", "| --- | --- | ---: |" + " ---: |" * len(columns)]
-    for name, label in rows.items():
-        for weights in ("student", "teacher"):
-            own = [scores.get((name, weights, column)) for column in columns]
-            if any(own):
-                seeds = max(len(one.values) for one in own if one)
-                cells = " | ".join(str(one) if one else "" for one in own)
-                lines.append(f"| {label} | {weights} | {seeds} | {cells} |")
-    level = " | ".join(f"{chance[column]:.1f}" if column in chance else "" for column in columns)
-    return [*lines, f"| chance | | | {level} |"]
-
-
-def differences(scores: Mapping[Key, Scores]) -> list[str]:
-    """What each row changes, and whether every seed of the one beats every seed of the other."""
-    lines = []
-    for name, before in BEFORE.items():
-        for weights in ("student", "teacher"):
-            said = []
-            for column in COLUMNS.values():
-                # A row before the teacher exists stands for both.
-                new, old = scores.get((name, weights, column)), scores.get((before, weights, column))
-                old = old or scores.get((before, "student", column))
-                if new and old:
-                    said.append(f"{column} {new.mean - old.mean:+.1f} ({_verdict(new, old)})")
-            if said:
-                lines.append(f"* {ROWS[name]}, {weights}, against {ROWS[before]}: {', '.join(said)}.")
-    return lines
-
-
-def _verdict(new: Scores, old: Scores) -> str:
-    if min(len(new.values), len(old.values)) < 2:
-        return "one seed says nothing"
-    apart = min(new.values) > max(old.values) or max(new.values) < min(old.values)
-    return f"{'outside' if apart else 'inside'} the spread"
-
-
 def report(scores: Mapping[Key, Scores], chance: Mapping[str, float], plot: str) -> str:
     """The section of docs/results.md."""
     return "\n".join(
@@ -138,13 +62,13 @@ def report(scores: Mapping[Key, Scores], chance: Mapping[str, float], plot: str)
             "Scores in percent, mean and standard deviation over the seeds, at equal examples. A difference counts as",
             "outside the spread where every seed of one row beats every seed of the other; nothing else is claimed.",
             "",
-            *table(ROWS, scores, chance),
+            *table(ROWS, TITLES, scores, chance),
             "",
-            *differences(scores),
+            *differences(ROWS, BEFORE, TITLES, scores),
             "",
             "The weight w of self-distillation in SILC-C:",
             "",
-            *table(WEIGHTS, scores, chance),
+            *table(WEIGHTS, TITLES, scores, chance),
             "",
             f"![Scores of every seed]({plot})",
             "",
@@ -173,15 +97,6 @@ def draw(scores: Mapping[Key, Scores], chance: Mapping[str, float], path: Path) 
     handles = [figure.axes[0].plot([], [], "o", color=colour, label=weights)[0] for weights, colour in COLOURS.items()]
     figure.axes[0].legend(handles=handles, frameon=False, fontsize=9)
     FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
-
-
-def into(document: str, section: str) -> str:
-    """A document with the section in its place, at the end where it has none."""
-    marked = f"{START}\n{section}{END}\n"
-    if START not in document:
-        return f"{document.rstrip()}\n\n{marked}".lstrip()
-    before, rest = document.split(START, 1)
-    return before + marked + rest.split(END, 1)[1].lstrip("\n")
 
 
 def write_data(folder: Path, size: str, **counts: Any) -> None:
@@ -219,7 +134,7 @@ def main() -> None:
     if command == "weight":
         print(f"{recipe(args['size']).objective.weight:g}")
         return
-    scores, chance = collect(args["out"])
+    scores, chance = collect({name: _folder(args["out"], name) for name in [*ROWS, *WEIGHTS]}, COLUMNS)
     if not scores:
         raise SystemExit(f"{args['out']} holds no scored run; scripts/ablation.sh makes them")
     section = report(scores, chance, "ablation.svg")
@@ -227,7 +142,7 @@ def main() -> None:
     draw(scores, chance, args["out"] / "ablation.svg")
     if args["docs"]:
         results = args["docs"] / "results.md"
-        results.write_text(into(results.read_text() if results.is_file() else "", section))
+        results.write_text(into(results.read_text() if results.is_file() else "", section, START, END))
         draw(scores, chance, args["docs"] / "ablation.svg")
     print(section)
 

@@ -4,6 +4,7 @@
 #
 # Cost: about half an hour on 2 cores of an AMD EPYC with bf16 instructions. Numbers: docs/results.md.
 #   scripts/real_photographs.sh [OUT]
+#   RECIPES=clip scripts/real_photographs.sh      # only what scripts/continue_real.sh starts from
 set -euo pipefail
 out=${1:-out/real}
 data=${SILC_DATA:?set SILC_DATA to the folder with train/, retrieval/, classification/ and segmentation/}
@@ -18,7 +19,7 @@ common=(
   --train.batch-size 128 --train.duration "15 epochs" --train.log-every "13 steps" --train.save-every "50%"
   --train.optim.schedule cosine --train.optim.warmup "10%" --train.optim.cooldown "0 steps"
 )
-for recipe in clip silc_c; do
+for recipe in ${RECIPES:-clip silc_c}; do
   "$silc" train "$recipe" "${common[@]}" --out "$out/$recipe"
   "$silc" eval "$out/$recipe" --root "$data" --out "$out/$recipe/scores.json"
 done

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "train": "silc.run",
+    "finetune": "silc.continuation",
     "evaluate": "silc.run",
     "load": "silc.predict",
     "load_run": "silc.predict",

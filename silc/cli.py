@@ -1,6 +1,7 @@
 """The command line: reads what a person wrote, calls the composer, prints what came out.
 
     silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
+    silc finetune --init MODEL --data.train '/data/{000..009}.tar' --out out/mine   go on from a run, hf:, open_clip:
     silc eval RUN [RUN ...] --root /data --tasks all --out scores.json
     silc eval --list --root /data
     silc eval RUN [RUN ...] --table main
@@ -24,7 +25,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from silc.config import Config
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-COMMANDS = ("train", "eval", "import", "predict", "doctor", "show", "recipes", "data", "demo")
+COMMANDS = ("train", "finetune", "eval", "import", "predict", "doctor", "show", "recipes", "data", "demo")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -76,6 +77,8 @@ def _dispatch(args: list[str]) -> int:
     match command:
         case "train":
             return _train(rest)
+        case "finetune":
+            return _finetune(rest)
         case "eval":
             return _eval(rest)
         case "import":
@@ -102,6 +105,44 @@ def _train(args: list[str]) -> int:
 
     run.train(config)
     return 0
+
+
+FINETUNE = """usage: silc finetune --init MODEL [--mode MODE] --data.train SHARDS --out DIR [--field value ...]
+
+Goes on from a model with its own towers, tokenizer and image-text loss. MODE is one of
+
+{modes}
+
+`silc finetune --init MODEL --help` lists the fields and their defaults for this model."""
+
+
+def _finetune(args: list[str]) -> int:
+    chosen, rest = _taken(args, ("init", "mode"))
+    if not chosen.get("init"):
+        if {"-h", "--help"} & set(args):
+            print(FINETUNE.format(modes=_first_lines(recipes.MODES)))
+            return 0
+        raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
+    from silc import continuation, run
+
+    _check_fields(rest, "silc_c")
+    config = continuation.configured(
+        chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
+    )
+    run.train(config)
+    return 0
+
+
+def _taken(args: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Values of `--name value` and `--name=value` for these names, and the arguments that are left."""
+    found, left, words = {}, [], iter(args)
+    for word in words:
+        name, given, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in names:
+            found[name] = value if given else next(words, "")
+        else:
+            left.append(word)
+    return found, left
 
 
 @dataclass(frozen=True)
@@ -310,8 +351,7 @@ def _print(table: Table) -> None:
 
 
 def _recipes() -> int:
-    for name, function in recipes.BASES.items():
-        print(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}")
+    print(_first_lines(recipes.BASES))
     print(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
     return 0
 
@@ -358,6 +398,11 @@ def _data(args: list[str]) -> int:
     return 0
 
 
+def _first_lines(functions: Mapping[str, Callable[..., Config]]) -> str:
+    """A line per recipe: its name and the first line of its docstring."""
+    return "\n".join(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}" for name, function in functions.items())
+
+
 def _demo(args: list[str]) -> int:
     @dataclass(frozen=True)
     class Demo:
@@ -387,15 +432,25 @@ def _configured(command: str, args: list[str]) -> Config:
             raise SystemExit(0)
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
     name = args[0]
+    _check_fields(args[1:], name)
+    base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
+    return _over(base, args[1:], f"{command} {name}")
+
+
+def _check_fields(args: list[str], name: str) -> None:
+    """Refuse a flag that is no field, with the nearest one; `name` is whose fields can be listed."""
     known = {path for path, _, _ in configs.fields(configs.Config())}
-    for flag in (arg.split("=")[0] for arg in args[1:] if arg.startswith("--") and arg != "--help"):
+    for flag in (arg.split("=")[0] for arg in args if arg.startswith("--") and arg != "--help"):
         path = flag.removeprefix("--").replace("-", "_")
         switch = ".".join([*path.split(".")[:-1], path.split(".")[-1].removeprefix("no_")])
         if path not in known and switch not in known:
             raise BadInput(f"unknown field '{path}'{configs.nearest(path, known)} (`silc show {name}` lists them)")
-    base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
+
+
+def _over(base: Config, args: list[str], command: str) -> Config:
+    """A configuration with the fields given as flags."""
     with _complaint_in_one_line():
-        return tyro.cli(configs.Config, default=base, args=args[1:], prog=f"silc {command} {name}")
+        return tyro.cli(configs.Config, default=base, args=args, prog=f"silc {command}")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import itertools
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,23 @@ from silc.types import BadInput
 
 
 @dataclass(frozen=True)
+class PixelsConfig:
+    """How pixels become the towers' input. A model that is gone on from keeps its own."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from red, green and blue in [0, 1]."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """What is left is divided by this."""
+    resize: Literal["squash", "squash_crop", "crop", "crop_floor"] = "squash"
+    """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
+    interpolation: Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = "bicubic"
+    """Filter for whole images."""
+
+
+InitWeights = Literal["all", "student", "teacher"]
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, whole."""
 
@@ -35,11 +53,15 @@ class Config:
     out: str = ""
     """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
     init: str = ""
-    """A run whose student, teacher, head and centre this one starts from (not its optimizer, nor its position)."""
+    """A run, or what else `silc.load` takes, whose weights this one starts from (not its optimizer, nor its position)."""
+    init_weights: InitWeights = "all"
+    """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs and views."""
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
+    """From 8 bits to the towers' input."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Towers, head, teacher."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -61,6 +83,8 @@ class Config:
             raise BadInput("data.crops.num_global is 0, but the objective uses global views; use at least 1")
         if self.objective.distill and crops.num_local < 1:
             raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
+        if (self.objective.distill or self.objective.patches != "off") and "image" in self.train.optim.freeze:
+            raise BadInput("train.optim.freeze names the image tower, which the teacher is to teach; leave it out")
         if self.objective.student_globals and crops.num_global < 2:
             raise BadInput("objective.student_globals needs data.crops.num_global >= 2: no view is set against itself")
 
@@ -110,6 +134,32 @@ def load(file: Path) -> Config:
     if not isinstance(values, dict):
         raise BadInput(f"{file} holds no run configuration; see `silc show silc_c`")
     return from_dict(values)
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
+
+    Where several paths end so, training's is meant ("batch_size").
+
+    Raises:
+        BadInput: no such field, several that end so, or a value of the wrong type.
+    """
+    changed = to_dict(config)
+    known = [path for path, _, _ in fields(config)]
+    for name, value in values.items():
+        found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
+        if not found:
+            raise BadInput(f"unknown field '{name}'{nearest(name, [*known, *(path.split('.')[-1] for path in known)])}")
+        if len(found) > 1:
+            found = [path for path in found if path.startswith("train.")] or found
+        if len(found) > 1:
+            raise BadInput(f"'{name}' could be {' or '.join(found)}; write one of these")
+        *sections, leaf = found[0].split(".")
+        inside = changed
+        for section in sections:
+            inside = inside[section]
+        inside[leaf] = value
+    return from_dict(changed)
 
 
 def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:

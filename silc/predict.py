@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -255,14 +255,14 @@ def load_run(
     teacher = None
     if config.objective.teacher:
         head = DistillHead(config.model.head, config.model.embed_dim) if config.objective.distill else None
-        teacher = Teacher(student.visual, head)
+        teacher = Teacher(None if config.objective.head_only_ema else student.visual, head)
         checkpoint.load_into(teacher, saved.parts["teacher"], saved.path / "teacher.safetensors")
         teacher.to(device).eval()
     models = encoders(
         student.to(device).eval(),
         teacher,
         tokenizer,
-        Preprocess(config.model.image.size),
+        Preprocess(config.model.image.size, **asdict(config.pixels)),
         name=name or run.name,
         weights=weights,
     )
@@ -309,7 +309,7 @@ def encoders(
     models = {}
     if weights in ("student", "both"):
         models["student"] = Encoder(student, student.visual, tokenizer, preprocess, name)
-    if weights in ("teacher", "both") and teacher is not None:
+    if weights in ("teacher", "both") and teacher is not None and teacher.visual is not None:
         models["teacher"] = Encoder(student, teacher.visual, tokenizer, preprocess, name)
     if not models:
         raise BadInput(f"{name or 'this run'} has no teacher; use --weights student")

@@ -4,18 +4,19 @@
     silc_c-s16      the same with other towers: tiny ti16 s16 b16 b8 l16 so400m14
     silc_c-tiny     a model for generated scenes and two slow cores (5 minutes)
 
-`silc show NAME` prints every field.
+`silc show NAME` prints every field. `MODES` are the ways `silc finetune` goes on from a model there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
-from silc.config import Config, nearest
-from silc.data.config import DataConfig, ScenesConfig
+from silc.config import Config, PixelsConfig, nearest
+from silc.data.config import CropConfig, DataConfig, ScenesConfig
 from silc.losses.config import ObjectiveConfig
-from silc.models.config import HeadConfig, TeacherConfig
+from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
 from silc.train.config import OptimConfig, TrainConfig
 from silc.types import BadInput
@@ -76,6 +77,91 @@ def silc_c_finetune() -> Config:
 def silc_s_finetune() -> Config:
     """Fine-tuning stage of SILC-S; give the pre-trained run with --init."""
     return finetune(silc_s())
+
+
+def contrastive(base: Config) -> Config:
+    """The image-text loss alone, on the whole image: the model's own training, CLIP's or SigLIP's, carried on."""
+    return replace(
+        base,
+        init_weights="student",
+        objective=replace(base.objective, contrastive_views="original", teacher=False, distill=False),
+    )
+
+
+def silc(base: Config) -> Config:
+    """SILC from the first step on: 2 + 8 views, w = 1 (paper); goes on with the head and the teacher there are."""
+    return replace(
+        base, objective=replace(base.objective, contrastive_views="globals", teacher=True, distill=True, weight=1.0)
+    )
+
+
+def late(base: Config) -> Config:
+    """Late SILC (SigLIP 2, whose last 20 % of training are so): teacher := student and a fresh head at the first step.
+
+    1 global and 8 local views; the image-text loss on the original image alone; w = 0.25, its value at B. Where
+    objective.patches is on, its weight is the 0.0625 of the same table.
+    """
+    return replace(
+        base,
+        init_weights="student",
+        data=replace(base.data, crops=replace(base.data.crops, num_global=1, num_local=8)),
+        objective=replace(
+            base.objective, contrastive_views="original", teacher=True, distill=True, weight=0.25, patch_weight=0.0625
+        ),
+    )
+
+
+MODES: dict[str, Callable[[Config], Config]] = {"late": late, "silc": silc, "contrastive": contrastive}
+
+
+def continued(
+    init: str, model: ModelConfig, pixels: PixelsConfig, loss: Literal["softmax", "sigmoid"], mode: str
+) -> Config:
+    """How `silc finetune` goes on from a model: towers, pixels and loss its own, and rates that do not destroy it.
+
+    Our choice, for some thousand pairs on a small GPU or a CPU: five passes in batches of 128, cosine to a peak of
+    3e-5 after a tenth of the run, weight decay a tenth of pre-training's. (The paper's second stage, 1e-4 on 100 M
+    pairs, is `silc_c_finetune`.)
+
+    Raises:
+        BadInput: no such mode.
+    """
+    if mode not in MODES:
+        raise BadInput(f"unknown mode '{mode}'{nearest(mode, MODES)}; there are: {', '.join(MODES)}")
+    optim = OptimConfig(lr=3e-5, weight_decay=0.01, schedule="cosine", warmup="10%", cooldown="0 steps")
+    train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, save_every="50%")
+    base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
+    base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
+    # SigLIP clamps nothing, and trained ones stand above CLIP's 100: the first step must not pull them down to it.
+    limit = ObjectiveConfig().scale_max if loss == "softmax" else 1000.0
+    return MODES[mode](replace(base, objective=ObjectiveConfig(contrastive=loss, scale_max=limit)))
+
+
+def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config:
+    """A continued run's defaults that depend on what the user gave: image size and number of pairs.
+
+    Prototypes by data size, at most 4,096 below 100,000 pairs and 65,536 from a million on (others' experience with
+    DINO-type heads); a trained head keeps its own. A tenth of the pairs, at most 500, are held out.
+    """
+    crops = replace(base.data.crops, local_size=local_size(size, base.model.image.patch))
+    prototypes = next(k for limit, k in PROTOTYPES if num_pairs < limit)
+    keeps_head = has_head and base.init_weights == "all"
+    head = base.model.head if keeps_head else replace(base.model.head, prototypes=prototypes)
+    return replace(
+        base,
+        data=replace(base.data, crops=crops),
+        model=replace(base.model, head=head),
+        train=replace(base.train, held_out=min(500, num_pairs // 10)),
+    )
+
+
+PROTOTYPES = ((10_000, 1024), (100_000, 4096), (1_000_000, 16_384), (float("inf"), 65_536))
+"""K below so many pairs."""
+
+
+def local_size(size: int, patch: int) -> int:
+    """Side of local views for images of a size: 96 for 256 as in the paper, a multiple of the patch."""
+    return max(1, round(size * 96 / 256 / patch)) * patch
 
 
 def sized(base: Config, size: str) -> Config:

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +21,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from silc import checkpoint
 from silc import config as configs
+from silc import origin as origins
 from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import open_pairs
 from silc.data.quarantine import QUARANTINE, Quarantine
+from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
-from silc.eval import report, suite
+from silc.eval import held_out, report, suite
 from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
+from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
 from silc.interop.sources import kind_of
 from silc.models.teacher import half_life_of, momentum_of
@@ -44,7 +47,7 @@ from silc.train.flops import training_flops
 from silc.train.log import Log, history
 from silc.train.loop import Pace, Progress, state_of
 from silc.train.loop import train as train_loop
-from silc.train.optim import Optimizer
+from silc.train.optim import Optimizer, freeze
 from silc.train.schedules import Schedule
 from silc.train.trackers import Tracker
 from silc.types import BadInput
@@ -58,6 +61,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "env.json"
 CAPTIONS_FOR_TOKENIZER = 1_000_000
+HEADS = ("head", "teacher", "patch_head", "patch_teacher")
+"""Parts of an objective that a checkpoint holds where the recipe has them."""
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
@@ -78,11 +83,13 @@ def train(config: Config) -> Path:
     out = Path(config.out)
     with join(config.train.device) as world:
         resumed = _claim(out, config, world)
-        initial = newest_checkpoint(Path(config.init)) if config.init and resumed is None else None
+        origin = origins.find(config.init) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
-        pairs = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
+        pairs, held_out_task = _split(
+            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), world
+        )
         if world.is_main and resumed is None:
-            _make_tokenizer(config, pairs).save(out / TOKENIZER)
+            _make_tokenizer(config, pairs, origin).save(out / TOKENIZER)
         world.barrier()
         tokenizer = BPETokenizer.load(out / TOKENIZER, config.model.text.length)
         objective = build(config, tokenizer, world)
@@ -91,11 +98,11 @@ def train(config: Config) -> Path:
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         # What was wrong with the shards themselves counts once, on the main rank.
-        progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
+        progress, began = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main)), ""
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
-        elif initial is not None:
-            _load_weights(objective, checkpoint.read(initial, only=("model", "head", "teacher")))
+        elif origin is not None:
+            began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
         world.barrier()
         if world.is_main:
             configs.save(replace(config, resume="never"), out / CONFIG)
@@ -104,6 +111,12 @@ def train(config: Config) -> Path:
         with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
+            both = replace(config, eval=replace(config.eval, weights="both"))
+            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, world)
+            if log is not None and began:
+                log.say(began)
+            if held_out_task and progress.step == 0:
+                compare(progress)
             quarantine = _quarantine(config, out, pairs, progress, world)
             save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
             train_loop(
@@ -125,6 +138,10 @@ def train(config: Config) -> Path:
                 save=save,
                 evaluate=evaluate,
             )
+            if held_out_task:
+                compare(progress)
+            if log is not None and held_out_task:
+                log.say(held_out.report(history(out), len(held_out_task[0].sets[0].images)))
             if log is not None:
                 log.say(f"done: {out}   next: silc eval {out} --root DATA")
     return out
@@ -138,6 +155,8 @@ def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
 
 def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     """Training FLOPs per example of a recipe, by counting."""
+    # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
+    config = replace(config, objective=replace(config.objective, head_only_ema=False))
     with torch.device("meta"):
         objective = _objective(config, vocab_size, eos_id, World())
     crops = config.data.crops
@@ -276,14 +295,30 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
-    return SilcObjective(
+    objective = SilcObjective(
         config.model,
         config.objective,
-        preprocess=Preprocess(config.model.image.size),
+        preprocess=_preprocess(config),
         world=world,
         vocab_size=vocab_size,
         eos_id=eos_id,
     )
+    freeze(objective, config.train.optim.freeze)
+    return objective
+
+
+def _preprocess(config: Config) -> Preprocess:
+    return Preprocess(config.model.image.size, **asdict(config.pixels))
+
+
+def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Evaluator]]:
+    """The pairs to train on, and retrieval on those held out of them, if any are."""
+    if not config.train.held_out:
+        return pairs, []
+    numbers = draw_held_out(pairs, config.train.held_out)
+    data = held_out.held_out_set(pairs, numbers)
+    quiet = replace(config.eval, num_pictures=0)
+    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world=world)]
 
 
 def _claim(out: Path, config: Config, world: World) -> Path | None:
@@ -336,12 +371,13 @@ def _free(path: str) -> bool:
     return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
-def _make_tokenizer(config: Config, pairs: Pairs) -> BPETokenizer:
+def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None) -> BPETokenizer:
     """The given tokenizer, or that of the run this one starts from, or one trained on the captions."""
     length = config.model.text.length
-    given = config.data.tokenizer or (str(Path(config.init) / TOKENIZER) if config.init else "")
-    if given:
-        return BPETokenizer.load(given, length)
+    if config.data.tokenizer:
+        return BPETokenizer.load(config.data.tokenizer, length)
+    if origin is not None:
+        return origin.tokenizer
     return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
 
 
@@ -358,7 +394,7 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
             drawn,
             size=size,
             original=objective.needs_original,
-            preprocess=Preprocess(size),
+            preprocess=_preprocess(config),
             photometric=data.photometric,
         ),
         tokenizer,
@@ -433,10 +469,9 @@ def _forward(config: Config, objective: SilcObjective, world: World) -> Callable
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
     """The owned parts of a checkpoint, by file."""
     parts = {"model": objective.student.state_dict(), "optimizer": optimizer.state()}
-    if objective.head is not None:
-        parts["head"] = objective.head.state_dict()
-    if objective.teacher is not None:
-        parts["teacher"] = objective.teacher.state_dict()
+    for name in HEADS:
+        if (module := getattr(objective, name)) is not None:
+            parts[name] = module.state_dict()
     return parts
 
 
@@ -474,7 +509,9 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     """Everything as it was when the checkpoint was written."""
     saved = checkpoint.read(path)
     loader.check(saved.state["loader"])
-    _load_weights(objective, saved)
+    for name, module in (("model", objective.student), *((name, getattr(objective, name)) for name in HEADS)):
+        if module is not None:
+            checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
@@ -486,21 +523,6 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()
     return Progress(step=state["step"], skipped=state["skipped"], bad=bad)
-
-
-def _load_weights(objective: SilcObjective, saved: checkpoint.Checkpoint) -> None:
-    """Student, teacher, head and centre; what the saved run did not have starts fresh."""
-    for name, module in (("model", objective.student), ("head", objective.head), ("teacher", objective.teacher)):
-        if module is not None and name in saved.parts:
-            tensors = dict(saved.parts[name])
-            if name == "teacher" and (objective.head is None) != ("head" not in saved.parts):
-                # Rows of the ablation differ in the head alone: take over the averaged tower, keep the head as it is.
-                tower = {key: value for key, value in tensors.items() if key.startswith("visual.")}
-                tensors = module.state_dict() | tower
-            checkpoint.load_into(module, tensors, saved.path / f"{name}.safetensors")
-    if objective.teacher is not None and "teacher" not in saved.parts:
-        # A run without a teacher goes on as one with: the average starts at its student.
-        objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
 
 
 def _evaluation(

@@ -80,6 +80,7 @@ class StepOutput:
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
     teacher_mean: Tensor | None = None  # [K] mean of the teacher's logits over this rank's global views
+    patch_mean: Tensor | None = None  # [K] the same of its patch head, over the predicted patches
 
 
 class Tokenizer(Protocol):

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images | types | distributed checkpoint | data models losses | objective | train eval | openvocab"
-    " | config | recipes | interop | export predict curate | run folders | serve bench plan demo doctor | cli"
-    " | __main__"
+    " | config | recipes | interop | export predict curate | origin | run folders"
+    " | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")
@@ -114,7 +114,7 @@ def test_one_writer_of_teacher_and_centre() -> None:
     """`update` and `update_centre` are called by the objective's after_step and when a run starts, nowhere else."""
     calling = [path for path in modules() if re.search(r"teacher\.update", path.read_text())]
     callers = {path.relative_to(PACKAGE).as_posix() for path in calling}
-    assert callers == {"objective.py", "run.py"}
+    assert callers == {"objective.py", "origin.py"}
     objective = (PACKAGE / "objective.py").read_text()
     assert objective.count("teacher.update(") == 1
     assert objective.index("def after_step") < objective.index("teacher.update(")

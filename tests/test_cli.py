@@ -74,7 +74,7 @@ def test_importing_and_helping_load_no_torch() -> None:
         "assert silc.cli.main(['--help']) == 0\n"
         "assert silc.cli.main(['show', 'silc_c']) == 0\n"
         "assert silc.cli.main(['recipes']) == 0\n"
-        "for command in ('train silc_c', 'eval', 'data check', 'demo'):\n"
+        "for command in ('train silc_c', 'finetune', 'eval', 'data check', 'demo'):\n"
         "    with contextlib.suppress(SystemExit): silc.cli.main([*command.split(), '--help'])\n"
         "heavy = {'torch', 'torchvision', 'timm', 'open_clip', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

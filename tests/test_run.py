@@ -294,7 +294,7 @@ def test_a_checkpoint_of_another_architecture(small: Callable[..., Config], tmp_
         BadInput, match=r"model\.safetensors is of another architecture: it lacks visual\.trunk\.blocks\.1"
     ):
         run.train(config)
-    with pytest.raises(BadInput, match="holds no run"):
+    with pytest.raises(BadInput, match="is no model: neither a run of"):
         run.train(replace(config, init=str(tmp_path / "nothing"), out=str(tmp_path / "third")))
 
 

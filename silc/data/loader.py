@@ -222,7 +222,8 @@ class _Steps(Dataset["_Parts | BadInput"]):
             yield int(starts[block] + (place + step) % sizes[block])
         for step in range(1, min(len(sizes), MAX_CONSECUTIVE_BAD)):
             other = (block + step) % len(sizes)
-            yield int(starts[other] + place % sizes[other])
+            if sizes[other]:  # all of a small one may be held out
+                yield int(starts[other] + place % sizes[other])
 
 
 def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from timm.layers.pos_embed import resample_abs_pos_embed
 
 from silc import checkpoint
 from silc.data.tokenizer import BPETokenizer
 from silc.interop.files import read_json, read_safetensors
 from silc.models.config import ModelConfig
-from silc.models.image import RESAMPLE
+from silc.models.image import POSITIONS, resample_positions
 from silc.models.silc import TwoTower
 from silc.preprocess import Interpolation, Preprocess, Resize
 from silc.types import BadInput
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SETTINGS, WEIGHTS, TOKENIZER = "silc.json", "silc.safetensors", "tokenizer"
-POSITIONS = "visual.trunk.pos_embed"
 
 
 @dataclass(frozen=True)
@@ -79,19 +77,11 @@ class Pretrained:
         """The same model made for images of another size: its position embedding is resampled by its source's rule."""
         if size == self.model.image.size:
             return self
-        image = replace(self.model.image, size=size)
-        old, new = self.model.image.size // image.patch, size // image.patch
-        positions = resample_abs_pos_embed(
-            self.weights[POSITIONS],
-            new_size=[new, new],
-            old_size=[old, old],
-            num_prefix_tokens=int(image.pool == "cls"),
-            **RESAMPLE[image.position_resample],
-        )
+        positions = resample_positions(self.weights[POSITIONS], self.model.image, size)
         return replace(
             self,
-            model=replace(self.model, image=image),
-            weights={**self.weights, POSITIONS: positions.contiguous()},
+            model=replace(self.model, image=replace(self.model.image, size=size)),
+            weights={**self.weights, POSITIONS: positions},
             preprocess=replace(self.preprocess, size=size),
         )
 

@@ -18,12 +18,20 @@ class ObjectiveConfig:
     """Image views that enter the image-text loss, averaged. SILC: every global view does; local views never do."""
     teacher: bool = True
     """Keep an EMA teacher. Without self-distillation it is only evaluated (ablation row '+ EMA')."""
+    head_only_ema: bool = False
+    """The teacher's tower is the student's own, without gradient; only its heads are averaged (TIPSv2)."""
     distill: bool = True
     """Local-to-global self-distillation; needs the teacher."""
     weight: float = 1.0
     """w. The paper's plain sum; small data may want less (MaskCLIP: 0.05)."""
     student_temperature: float = 0.1
     """tau_s."""
+    patches: Literal["off", "masked", "all"] = "off"
+    """Masked-patch prediction on the global views: of the hidden patches (iBOT), or of all (iBOT++, TIPSv2)."""
+    patch_weight: float = 0.0625
+    """Its weight: SigLIP 2's at B, a quarter of its 0.25 for self-distillation."""
+    patch_share: float = 0.5
+    """Share of the patches that is hidden from the student (SigLIP 2)."""
     student_globals: bool = False
     """DINO's pairs: the student also sees the global views, never against the same view (18 pairs instead of 16)."""
     scale_init: float | None = None
@@ -36,6 +44,14 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if self.distill and not self.teacher:
             raise BadInput("objective.distill needs objective.teacher: the targets come from it")
+        if self.patches != "off" and not self.teacher:
+            raise BadInput("objective.patches needs objective.teacher: the targets come from it")
+        if self.head_only_ema and not (self.distill or self.patches != "off"):
+            raise BadInput(
+                "objective.head_only_ema needs objective.distill or objective.patches: there is no head else"
+            )
+        if not 0 < self.patch_share < 1:
+            raise BadInput(f"objective.patch_share is {self.patch_share}; needed a share between 0 and 1")
 
     @property
     def initial_scale(self) -> float:
@@ -47,7 +63,7 @@ class ObjectiveConfig:
     @property
     def needs_globals(self) -> bool:
         """Whether any term uses the global views."""
-        return self.distill or self.contrastive_views != "original"
+        return self.distill or self.patches != "off" or self.contrastive_views != "original"
 
     @property
     def needs_original(self) -> bool:

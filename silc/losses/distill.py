@@ -41,18 +41,18 @@ def distill_loss(
     with no_autocast(student):
         targets = targets.detach().float()
         total = targets.sum(dim=0)  # [B, K]
-        loss = num_global * num_local * _cross_entropy(student, total / num_global, temperature)
+        loss = num_global * num_local * cross_entropy(student, total / num_global, temperature)
         num_pairs = num_global * num_local
         if student_globals is not None:
             others = (total - targets) / (num_global - 1)  # [G, B, K]: for each view the mean of the other ones
-            loss = loss + num_global * (num_global - 1) * _cross_entropy(student_globals, others, temperature)
+            loss = loss + num_global * (num_global - 1) * cross_entropy(student_globals, others, temperature)
             num_pairs += num_global * (num_global - 1)
         return loss / num_pairs
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Mean over views and images of -sum_k q log softmax(s/tau) = logsumexp(s/tau) - q.(s/tau), as sum q = 1."""
-    scaled = logits.float() / temperature  # [V, B, K]
+def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Mean over all but the last axis of -sum_k q log softmax(s/tau) = logsumexp(s/tau) - q.(s/tau), as sum q = 1."""
+    scaled = logits.float() / temperature  # [..., K]
     return (scaled.logsumexp(dim=-1) - torch.einsum("...k,...k->...", scaled, targets.expand_as(scaled))).mean()
 
 

@@ -38,6 +38,8 @@ READOUTS = {
     "mean": ("tokens", "value_block"),
 }
 TIMM_POOL: dict[str, Literal["map", "token", "avg"]] = {"map": "map", "cls": "token", "mean": "avg"}
+POSITIONS = "visual.trunk.pos_embed"
+"""Name of the position embedding in a two-tower model."""
 RESAMPLE: dict[str, dict[str, Any]] = {
     "bicubic_antialias": {"interpolation": "bicubic", "antialias": True},
     "bicubic": {"interpolation": "bicubic", "antialias": False},
@@ -45,6 +47,22 @@ RESAMPLE: dict[str, dict[str, Any]] = {
     # scipy.ndimage.zoom of order 1, big_vision's way, puts the corners on the corners.
     "bilinear_corners": {"interpolation": "bilinear", "antialias": False, "align_corners": True},
 }
+
+
+def resample_positions(positions: Tensor, image: ImageTowerConfig, size: int) -> Tensor:
+    """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
+
+    The tower then computes at that size what it computed there before, and its embedding can learn at that size.
+    """
+    old, new = image.size // image.patch, size // image.patch
+    moved: Tensor = resample_abs_pos_embed(
+        positions,
+        new_size=[new, new],
+        old_size=[old, old],
+        num_prefix_tokens=int(image.pool == "cls"),
+        **RESAMPLE[image.position_resample],
+    )
+    return moved.contiguous()
 
 
 class Trunk(VisionTransformer):

@@ -1,4 +1,4 @@
-"""The EMA teacher: image tower, head and centre. Nothing else in the project writes them.
+"""The EMA teacher: image tower, heads and centres. Nothing else in the project writes them.
 
     F_T <- lambda F_T + (1 - lambda) F_S          every step, lambda fixed
     c   <- m c + (1 - m) mean over the batch of p_t
@@ -21,19 +21,17 @@ if TYPE_CHECKING:
     from silc.models.image import ImageTower
 
 
-class Teacher(nn.Module):
-    """An average of a student's image tower and (when it distils) head.
+class AveragedHead(nn.Module):
+    """An average of a student's head, and the centre of its logits: what turns features into targets.
 
     Args:
-        visual: the student's image tower; copied, never aliased.
-        head: the student's head, or None when the teacher is only evaluated.
+        head: the student's; copied, never aliased. None for a teacher that is only evaluated.
     """
 
     centre: Tensor
 
-    def __init__(self, visual: ImageTower, head: DistillHead | None) -> None:
+    def __init__(self, head: DistillHead | None) -> None:
         super().__init__()
-        self.visual = copy.deepcopy(visual)
         self.head = copy.deepcopy(head)
         self.requires_grad_(False)
         num_prototypes = 0 if head is None else len(head.prototypes)
@@ -45,19 +43,43 @@ class Teacher(nn.Module):
         return ((logits.float() - self.centre) / temperature).softmax(dim=-1)
 
     @torch.no_grad()
-    def update(self, visual: ImageTower, head: DistillHead | None, momentum: float) -> None:
-        """One EMA step towards the student, in the teacher's own (float32) precision."""
-        averages: list[Tensor] = list(self.visual.parameters())
-        values: list[Tensor] = list(visual.parameters())
+    def update_head(self, head: DistillHead | None, momentum: float) -> None:
+        """One EMA step towards the student's head."""
         if self.head is not None and head is not None:
-            averages += list(self.head.parameters())
-            values += list(head.parameters())
-        torch._foreach_lerp_(averages, values, 1 - momentum)
+            _average(self.head, head, momentum)
 
     @torch.no_grad()
     def update_centre(self, batch_mean: Tensor, momentum: float) -> None:
         """Move the centre towards `batch_mean` [K], the mean of p_t over the global batch."""
         self.centre.lerp_(batch_mean.float(), 1 - momentum)
+
+
+class Teacher(AveragedHead):
+    """An average of a student's image tower and (when it distils) head.
+
+    Args:
+        visual: the student's image tower; copied, never aliased. None for head-only EMA (TIPSv2): the teacher's tower
+            is the student's own.
+        head: the student's head, or None when the teacher is only evaluated.
+    """
+
+    def __init__(self, visual: ImageTower | None, head: DistillHead | None) -> None:
+        super().__init__(head)
+        self.visual = copy.deepcopy(visual)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, visual: ImageTower, head: DistillHead | None, momentum: float) -> None:
+        """One EMA step towards the student, in the teacher's own (float32) precision."""
+        if self.visual is not None:
+            _average(self.visual, visual, momentum)
+        self.update_head(head, momentum)
+
+
+def _average(average: nn.Module, student: nn.Module, momentum: float) -> None:
+    """average <- momentum average + (1 - momentum) student; at momentum 0 the student's bits."""
+    averages: list[Tensor] = list(average.parameters())
+    torch._foreach_lerp_(averages, list(student.parameters()), 1 - momentum)
 
 
 def half_life_of(num_examples: float) -> float:

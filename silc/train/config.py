@@ -55,6 +55,10 @@ class OptimConfig:
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates."""
+    layer_decay: float = 1.0
+    """Below 1 each block learns slower than the one above by this factor, embeddings slowest (BEiT, MAE: 0.65-0.75)."""
+    freeze: tuple[Literal["image", "text"], ...] = ()
+    """Towers that stay as they are: LiT trains against a frozen image tower; a small set may leave the text alone."""
     weight_decay: float = 0.1
     """torch's, which multiplies by the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
     clip_norm: float = 1.0
@@ -71,6 +75,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _parsed(self.warmup)
         _parsed(self.cooldown)
+        if not 0 < self.layer_decay <= 1:
+            raise BadInput(f"train.optim.layer_decay is {self.layer_decay}; needed a factor in (0, 1], 1 for none")
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class TrainConfig:
     """Newest checkpoints kept."""
     eval_every: str = "never"
     """How often the evaluators run during training: a duration or 'never'. They always run where they are asked for."""
+    held_out: int = 0
+    """Pairs kept out of training, the same ones for every seed; retrieval on them is measured before and after."""
     max_skips: int = 10
     """The run stops after this many steps in a row whose loss or gradient is not finite."""
 
@@ -111,5 +119,5 @@ class TrainConfig:
             value = getattr(self, name)
             if value != "never" or name == "duration":
                 _parsed(value)
-        if self.seed < 0:
-            raise BadInput("train.seed must be >= 0")
+        if self.seed < 0 or self.held_out < 0:
+            raise BadInput("train.seed and train.held_out must be >= 0")

@@ -81,7 +81,7 @@ class Log:
         """Record a training step and show it."""
         self.record(record)
         rate = f"{record['samples_per_s']:.0f} pairs/s"
-        terms = {"contrastive": "loss/contrastive", "distill": "loss/distill"}
+        terms = {"contrastive": "loss/contrastive", "distill": "loss/distill", "patches": "loss/patches"}
         losses = "  ".join(f"{short} {record[name]:.3f}" for short, name in terms.items() if name in record)
         self.bar.update(self.task, completed=record["step"], rate=rate, losses=losses)
         if not self.console.is_terminal:

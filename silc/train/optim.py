@@ -1,7 +1,8 @@
-"""AdamW over two groups: matrices decay, everything else does not."""
+"""AdamW: matrices decay, everything else does not; layers may learn at different rates, towers may stand still."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +11,18 @@ from torch import nn
 from silc.types import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from silc.train.config import OptimConfig
     from silc.types import Hyper
+
+TOWERS = {"image": "student.visual.", "text": "student.text."}
+BLOCK = re.compile(r"student\.(visual|text)\..*blocks\.(\d+)\.")
+EMBEDDING = re.compile(
+    r"student\.(visual|text)\.(trunk\.)?(patch_embed|pos_embed|cls_token|norm_pre|token_embedding|positional_embedding)\b"
+)
 
 
 class Optimizer:
@@ -27,10 +36,16 @@ class Optimizer:
     def __init__(self, config: OptimConfig, module: nn.Module) -> None:
         self.config = config
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        decayed = [p for p in self.parameters.values() if decays(p)]
-        others = [p for p in self.parameters.values() if not decays(p)]
+        factors = layer_factors(self.parameters, config.layer_decay)
+        groups: dict[tuple[bool, float], list[Tensor]] = {}
+        # Those that decay come first, then the top layers.
+        for name, p in sorted(self.parameters.items(), key=lambda item: (not decays(item[1]), -factors[item[0]])):
+            groups.setdefault((decays(p), factors[name]), []).append(p)
         self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": own, "weight_decay": config.weight_decay if decay else 0.0, "factor": factor}
+                for (decay, factor), own in groups.items()
+            ],
             lr=config.lr,
             betas=config.betas,
             fused=True,
@@ -43,7 +58,7 @@ class Optimizer:
     def step(self, hyper: Hyper) -> None:
         """One update at this step's learning rate."""
         for group in self.adamw.param_groups:
-            group["lr"] = hyper.lr
+            group["lr"] = hyper.lr * group["factor"]
         self.adamw.step()
 
     def zero_grad(self) -> None:
@@ -73,6 +88,34 @@ class Optimizer:
             parameter = self.parameters[name]
             # AdamW keeps its step count on the CPU unless fused on a GPU; follow the parameter in either case.
             self.adamw.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def freeze(module: nn.Module, towers: Iterable[str]) -> None:
+    """Let towers of an objective ("image", "text") stay as they are: no gradient, no moments, no weight decay."""
+    for name, parameter in module.named_parameters():
+        if name.startswith(tuple(TOWERS[tower] for tower in towers)):
+            parameter.requires_grad_(False)
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
+
+    Embeddings are layer 0 of their tower, its blocks 1 to depth, and what is above, its head and the scale with it,
+    depth + 1, which learns at the full rate.
+    """
+    names = list(names)
+    blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
+    depth = {tower: 1 + max(number for own, number in blocks.values() if own == tower) for tower, _ in blocks.values()}
+
+    def factor(name: str) -> float:
+        if name in blocks:
+            tower, number = blocks[name]
+            return decay ** (depth[tower] - number)
+        if embedding := EMBEDDING.match(name):
+            return decay ** (depth[embedding[1]] + 1)
+        return 1.0
+
+    return {name: factor(name) for name in names}
 
 
 def decays(parameter: Tensor) -> bool:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
-def ablation():
-    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ablation"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["ablation"]
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("ablation")
 
 
 def scored(out, name, weights, values):
@@ -43,13 +39,14 @@ def out(tmp_path):
 
 
 def test_mean_spread_and_differences(ablation, out):
-    scores, chance = ablation.collect(out)
+    folders = {name: ablation._folder(out, name) for name in [*ablation.ROWS, *ablation.WEIGHTS]}
+    scores, chance = ablation.collect(folders, ablation.COLUMNS)
     assert scores["clip", "student", "mIoU"].mean == pytest.approx(12)
     assert scores["clip", "student", "mIoU"].spread == pytest.approx(2)
     assert chance == {"mIoU": 2}
-    lines = ablation.table(ablation.ROWS, scores, chance)
+    lines = ablation.table(ablation.ROWS, ablation.TITLES, scores, chance)
     assert lines[2] == "| CLIP | student | 3 |  |  |  |  | 12.0 ± 2.0 |"
-    said = ablation.differences(scores)
+    said = ablation.differences(ablation.ROWS, ablation.BEFORE, ablation.TITLES, scores)
     assert said[0].endswith("against CLIP: mIoU +3.0 (inside the spread).")
     assert said[1].endswith("student, against + additional views: mIoU -5.0 (outside the spread).")
     assert said[3].endswith("against + EMA teacher: mIoU +9.0 (one seed says nothing).")

@@ -1,0 +1,50 @@
+"""Going on from a model there is: its towers, tokenizer and loss, the user's pairs, and defaults that do no harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc import config as configs
+from silc import origin, recipes, run
+from silc.data.pairs import open_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from silc.config import Config
+
+
+def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late", **fields: Any) -> Path:
+    """Continue a model on image-text pairs; prints retrieval on held-out pairs before and after.
+
+    Args:
+        init: the model: a run's directory, or whatever else `silc.load` takes (hf:ORG/NAME, open_clip:NAME/TAG, ...).
+        data: tar shards, as in `data.train`.
+        out: directory of the new run.
+        mode: late (SILC as in SigLIP 2's last stage), silc (the paper's, from the first step on), contrastive.
+        fields: any setting by its name, or its path: lr=1e-5, duration="500 steps", **{"model.image.size": 384}.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        BadInput: the model, the data or a setting cannot be used.
+    """
+    given = {"data.train": data, "out": str(out)} | fields
+    return run.train(configured(str(init), mode, lambda base: configs.override(base, given)))
+
+
+def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Config:
+    """The configuration of a continued run.
+
+    Args:
+        adjust: puts what the user said onto defaults; called twice, as some defaults depend on the data it names.
+    """
+    source = origin.find(init)
+    given = source.preprocess
+    pixels = configs.PixelsConfig(given.mean, given.std, given.resize, given.interpolation)
+    base = recipes.continued(init, source.model, pixels, source.contrastive, mode)
+    asked = adjust(base)
+    pairs = open_pairs(asked.data, seed=asked.train.seed)
+    return adjust(recipes.fitted(base, size=asked.model.image.size, num_pairs=len(pairs), has_head=source.has_head))

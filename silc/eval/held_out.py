@@ -1,0 +1,105 @@
+"""What a continued run did to its model: retrieval on held-out pairs, before and after, and one line of verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from silc.data.pairs import BadSample
+from silc.eval.datasets import RetrievalSet
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from PIL import Image
+
+    from silc.data.pairs import Pairs
+
+NAME = "held_out"
+TASK = f"{NAME}-retrieval"
+JUDGED = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+"""The verdict is on their mean."""
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of some pairs, decoded when asked for."""
+
+    pairs: Pairs
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Image.Image:
+        return self.pairs[self.numbers[index]].image
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self[index] for index in range(len(self)))
+
+
+def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
+    """A retrieval set of the pairs with these numbers; what is broken among them is left out.
+
+    Raises:
+        BadInput: all are broken.
+    """
+    numbers, captions = [], []
+    for number in held_out.tolist():
+        try:
+            captions.append(pairs[number].captions)
+        except BadSample:
+            continue
+        numbers.append(number)
+    if not numbers:
+        raise BadInput(f"all {len(held_out)} pairs held out are broken; mend the shards")
+    return RetrievalSet(NAME, _Images(pairs, numbers), captions)  # type: ignore[arg-type]
+
+
+def before_and_after(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """By weights (student, teacher): the first and the last metrics among a run's records."""
+    found = {}
+    for weights in ("student", "teacher"):
+        prefix = f"eval/{weights}/{TASK}/"
+        each = [{k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)} for record in records]
+        metrics = [one for one in each if one]
+        if metrics:
+            found[weights] = [metrics[0], metrics[-1]]
+    return found
+
+
+def report(records: Sequence[Mapping[str, Any]], num_pairs: int) -> str:
+    """Recall before and after in percent, as lines of text, and the verdict, from a run's records."""
+    measured = before_and_after(records)
+    student = measured["student"]
+    lines = [f"retrieval among {num_pairs} pairs held out of this run, recall in %"]
+    lines.append(f"{'':<18}{'before':>8}" + "".join(f"{weights:>9}" for weights in measured))
+    for metric in student[0]:
+        asked, _, k = metric.partition("_retrieval_recall")
+        way = "image by text" if asked == "image" else "text by image"
+        values = [student[0][metric], *(last[metric] for _, last in measured.values())]
+        lines.append(f"{way + ' ' + k:<18}{100 * values[0]:>8.1f}" + "".join(f"{100 * v:>9.1f}" for v in values[1:]))
+    return "\n".join([*lines, verdict(measured, num_pairs)])
+
+
+def verdict(measured: Mapping[str, Sequence[Mapping[str, float]]], num_pairs: int) -> str:
+    """One line: better, worse, or no more than so few pairs can tell apart.
+
+    R@1 of the student, both ways averaged. The bound is two standard errors of the difference of two shares of
+    `num_pairs`, as if they were independent; they are of the same pairs, so it is a careful one.
+    """
+    before, after = (_mean_recall(metrics) for metrics in measured["student"])
+    blur = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / num_pairs)
+    change = f"R@1 {100 * before:.1f} % -> {100 * after:.1f} %"
+    if after - before > blur:
+        return f"{change}: better, by more than {num_pairs} pairs blur (± {100 * blur:.1f})"
+    if before - after > blur:
+        return f"{change}: WORSE; keep what you had, then lower --train.optim.lr or shorten --train.duration"
+    return f"{change}: no more of a change than {num_pairs} pairs can tell (± {100 * blur:.1f})"
+
+
+def _mean_recall(metrics: Mapping[str, float]) -> float:
+    return sum(metrics[name] for name in JUDGED) / len(JUDGED)

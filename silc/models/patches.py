@@ -1,0 +1,67 @@
+"""Masked-patch prediction (iBOT): the student sees a view with patches hidden and predicts the teacher's patches.
+
+The mask token lives here and not in the tower, so that a tower trained with it is a tower like any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from silc.models.head import DistillHead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.config import HeadConfig
+    from silc.models.image import ImageTower
+
+
+class PatchHead(nn.Module):
+    """The mask token and a head of its own on the image tower's final-norm tokens (before the pooling).
+
+    Args:
+        config: hidden width, bottleneck, K; those of the distillation head.
+        width: C, of the image tower.
+    """
+
+    def __init__(self, config: HeadConfig, width: int) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.head = DistillHead(config, width)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def masked_tokens(self, tower: ImageTower, images: Tensor, hidden: Tensor) -> Tensor:
+        """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `hidden` (int64 [N, M]) are the mask token."""
+        trunk: Any = tower.trunk
+        patches = trunk.patch_embed(images)  # [N, h, w, C]
+        masked = torch.zeros(
+            patches.shape[0], patches.shape[1] * patches.shape[2], dtype=torch.bool, device=images.device
+        )
+        masked = masked.scatter(1, hidden, True).view(*patches.shape[:3], 1)
+        x = torch.where(masked, self.mask_token.to(patches.dtype), patches)
+        return patches_of(tower, trunk.norm(trunk.blocks(trunk.norm_pre(trunk._pos_embed(x)))))
+
+
+def embedding_and_patches(tower: ImageTower, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Joint embedding [N, D] and patch tokens [N, T, C] of images [N, 3, H, W] in one pass."""
+    tokens = tower.trunk.forward_features(images)
+    return tower.head(tower.trunk.forward_head(tokens)), patches_of(tower, tokens)
+
+
+def patches_of(tower: ImageTower, tokens: Tensor) -> Tensor:
+    """The patch tokens [N, T, C] among all tokens."""
+    return tokens[:, tower.trunk.num_prefix_tokens :]
+
+
+def draw_hidden(shape: tuple[int, ...], num_patches: int, share: float, device: torch.device) -> Tensor:
+    """Which patches to hide: int64 [*shape, M] places out of `num_patches`, M the same for every image, at least 1."""
+    num_hidden = max(1, round(share * num_patches))
+    return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_hidden]
+
+
+def at(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens [N, M, C] at places [N, M] of tokens [N, T, C]."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

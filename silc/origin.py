@@ -1,0 +1,144 @@
+"""What a run starts from when it does not start from nothing: the towers' shape, tokenizer and weights of its source.
+
+Two moments: `find` tells shape and tokenizer without reading a weight, so that a configuration can be made of them;
+`take_over` fills an objective when the run begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from silc import checkpoint
+from silc import config as configs
+from silc.data.tokenizer import BPETokenizer
+from silc.interop import sources
+from silc.models.image import POSITIONS, resample_positions
+from silc.predict import CONFIG, TOKENIZER, is_run, newest_checkpoint
+from silc.preprocess import Preprocess
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from silc.config import InitWeights
+    from silc.models.config import ModelConfig
+    from silc.objective import SilcObjective
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model to go on from."""
+
+    path: Path
+    model: ModelConfig
+    """Shape of the towers, and of the head where it has one."""
+    contrastive: Literal["softmax", "sigmoid"]
+    """The image-text loss it was trained with; its scale and bias mean nothing to the other."""
+    tokenizer: BPETokenizer
+    """The one its text tower knows."""
+    preprocess: Preprocess
+    """What its image tower expects of pixels."""
+    has_head: bool
+    """Whether it brings a trained distillation head and centre."""
+    read: Callable[[], Mapping[str, Mapping[str, Tensor]]]
+    """Its weights: `model`, and where it has them `teacher`, `head`, `patch_head`, `patch_teacher`."""
+
+
+def find(source: str) -> Origin:
+    """The model called `source`: a run of `silc train` or `silc finetune`, or what `silc.load` takes.
+
+    Raises:
+        BadInput: there is none, it has no checkpoint yet, or no tokenizer.
+    """
+    return _of_run(Path(source)) if is_run(source) else _imported(source)
+
+
+def _imported(source: str) -> Origin:
+    if source.endswith(".npz"):
+        raise BadInput(f"{source} holds no tokenizer; `silc import {source} OUT --tokenizer FILE`, then go on from OUT")
+    theirs = sources.read(source)
+    return Origin(
+        Path(source),
+        theirs.model,
+        theirs.contrastive,
+        theirs.tokenizer,
+        theirs.preprocess,
+        has_head=False,
+        read=lambda: {"model": theirs.weights},
+    )
+
+
+def _of_run(run: Path) -> Origin:
+    newest = newest_checkpoint(run)
+    config = configs.load(run / CONFIG)
+
+    def read() -> Mapping[str, Mapping[str, Tensor]]:
+        parts = ("model", "teacher", "head", "patch_head", "patch_teacher")
+        return checkpoint.read(newest, only=parts).parts
+
+    return Origin(
+        newest,
+        config.model,
+        config.objective.contrastive,
+        BPETokenizer.load(run / TOKENIZER, config.model.text.length),
+        Preprocess(config.model.image.size, **asdict(config.pixels)),
+        has_head=config.objective.distill,
+        read=read,
+    )
+
+
+def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
+    """Fill an objective with the weights of `origin`; what it does not have starts fresh, the teacher at the student.
+
+    Args:
+        size: side of the images from now on; at another one than the origin's its position embedding is resampled.
+        what: `all` of the origin, or the towers alone, its student's or its teacher's.
+
+    Returns:
+        What was done, for people.
+
+    Raises:
+        BadInput: the weights are of another architecture, or were trained on pixels prepared otherwise.
+    """
+    expected = replace(origin.preprocess, size=size)
+    if objective.preprocess != expected:
+        raise BadInput(
+            f"{origin.path} expects pixels as {expected}, this run gives {objective.preprocess}; "
+            "set pixels alike, or use `silc finetune`, which takes over the model's"
+        )
+    parts = origin.read()
+    model, teacher = dict(parts["model"]), dict(parts.get("teacher", {}))
+    said = f"starting from {origin.path}: {'student' if what == 'all' else what}"
+    if what == "teacher":
+        model |= {name: value for name, value in teacher.items() if name.startswith("visual.")}
+    if size != origin.model.image.size:
+        for tensors in (model, teacher):
+            if POSITIONS in tensors:
+                tensors[POSITIONS] = resample_positions(tensors[POSITIONS], origin.model.image, size)
+        said += f"; position embedding resampled from {origin.model.image.size} to {size} px"
+    if objective.config.contrastive != origin.contrastive:
+        fresh = objective.student.state_dict()
+        model |= {name: fresh[name] for name in ("logit_scale", "logit_bias")}
+        said += f"; scale and bias fresh, as the loss was {origin.contrastive}"
+    checkpoint.load_into(objective.student, model, origin.path / "model.safetensors")
+    for name in ("head", "patch_head", "patch_teacher") if what == "all" else ():
+        module = getattr(objective, name)
+        if module is not None and name in parts:
+            checkpoint.load_into(module, parts[name], origin.path / f"{name}.safetensors")
+            said += f", {name.replace('_', ' ')}"
+    if objective.teacher is None:
+        return said
+    objective.teacher.update(objective.student.visual, objective.head, momentum=0.0)
+    if what != "all" or not teacher:
+        return f"{said}; teacher := student"
+    own = objective.teacher.state_dict()
+    if (objective.head is None) != ("head" not in parts):
+        # Rows of the ablation differ in the head alone: take over the averaged tower, keep the head as it is.
+        teacher = {name: value for name, value in teacher.items() if name.startswith("visual.")}
+    taken = {name: value for name, value in teacher.items() if name in own}
+    checkpoint.load_into(objective.teacher, own | taken, origin.path / "teacher.safetensors")
+    return f"{said}, teacher"

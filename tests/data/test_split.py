@@ -1,0 +1,55 @@
+"""Pairs held out: a fixed draw, and a source that has all the others and none of these."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silc.data.split import Without, draw_held_out
+from silc.types import BadInput
+
+
+class Numbers:
+    """`Pairs` that are their own numbers, in uneven blocks."""
+
+    def __init__(self, blocks: list[int]) -> None:
+        self.blocks, self.fingerprint, self.faults = np.array(blocks), "abc", Counter({"cut_shard": 1})
+
+    def __len__(self) -> int:
+        return int(self.blocks.sum())
+
+    def __getitem__(self, index: int) -> Any:
+        return index
+
+    def captions(self, limit: int) -> Any:
+        return iter(["a"])
+
+
+@pytest.mark.parametrize("held_out", [[], [0], [0, 1, 2, 3], [4, 9], [3, 4, 5, 6, 7, 8, 9]])
+def test_without_has_all_the_others_in_order(held_out: list[int]) -> None:
+    """Blocks 4, 0, 3 and 3, also where one of them is lost as a whole."""
+    pairs = Numbers([4, 0, 3, 3])
+    left = Without(pairs, np.array(held_out, dtype=np.int64))
+    others = [number for number in range(10) if number not in held_out]
+    assert [left[index] for index in range(len(left))] == others
+    ends = np.cumsum(left.blocks)
+    shard = lambda number: int(np.searchsorted(np.cumsum(pairs.blocks), number, side="right"))  # noqa: E731
+    assert [int(np.searchsorted(ends, index, side="right")) for index in range(len(left))] == [*map(shard, others)]
+    assert left.blocks.sum() == len(left) == 10 - len(held_out)
+    assert left.fingerprint != Without(pairs, np.array([0, 1])).fingerprint or len(held_out) == 2
+    with pytest.raises(IndexError):
+        left[len(left)]
+
+
+def test_draw_is_fixed_sorted_and_spread() -> None:
+    pairs: Any = Numbers([1000, 9000])
+    numbers = draw_held_out(pairs, 500)
+    assert np.array_equal(numbers, draw_held_out(pairs, 500))
+    assert len(set(numbers.tolist())) == 500
+    assert np.all(np.diff(numbers) > 0)
+    assert 30 < (numbers < 1000).sum() < 70
+    with pytest.raises(BadInput, match="held_out is 10000 of 10000 pairs"):
+        draw_held_out(pairs, 10_000)

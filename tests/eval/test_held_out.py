@@ -1,0 +1,71 @@
+"""Before and after: which records are compared, and when a change is called one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from silc.data.pairs import BadSample, Pair
+from silc.eval.held_out import before_and_after, held_out_set, report, verdict
+from silc.types import BadInput
+
+
+def recall(value: float) -> dict[str, float]:
+    return {f"{way}_retrieval_recall@{k}": value for way in ("image", "text") for k in (1, 5, 10)}
+
+
+def records(**values: list[float]) -> list[dict[str, float]]:
+    """Those of a run: measured a few times by weights, with others between."""
+    found: list[dict[str, float]] = [{"loss/total": 1.0}]
+    for own in zip(*values.values(), strict=True):
+        measured = zip(values, map(recall, own), strict=True)
+        found.append({f"eval/{w}/held_out-retrieval/{k}": v for w, metrics in measured for k, v in metrics.items()})
+    return [*found, {"eval/student/other/acc1": 0.5}]
+
+
+def test_first_and_last_records_count() -> None:
+    found = before_and_after(records(student=[0.1, 0.5, 0.2], teacher=[0.1, 0.3, 0.4]))
+    assert found == {"student": [recall(0.1), recall(0.2)], "teacher": [recall(0.1), recall(0.4)]}
+    assert before_and_after([{"loss/total": 1.0}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "num", "word"),
+    [
+        (0.2, 0.3, 500, "better, by more than 500 pairs blur"),
+        (0.2, 0.24, 500, "no more of a change than 500 pairs can tell (± 5.2)"),
+        (0.2, 0.16, 500, "no more of a change"),
+        (0.3, 0.2, 500, "WORSE; keep what you had"),
+        (0.2, 0.24, 5000, "better"),
+        (0.0, 0.0, 10, "no more of a change"),
+    ],
+)
+def test_a_verdict_claims_nothing_inside_the_noise(before: float, after: float, num: int, word: str) -> None:
+    line = verdict({"student": [recall(before), recall(after)]}, num)
+    assert word in line
+    assert "\n" not in line
+    assert line.startswith(f"R@1 {100 * before:.1f} % -> {100 * after:.1f} %")
+
+
+def test_report_is_readable() -> None:
+    lines = report(records(student=[0.1, 0.2], teacher=[0.1, 0.4]), 50).splitlines()
+    assert lines[0] == "retrieval among 50 pairs held out of this run, recall in %"
+    assert lines[1].split() == ["before", "student", "teacher"]
+    assert lines[2].split() == ["image", "by", "text", "@1", "10.0", "20.0", "40.0"]
+    assert len(lines) == 9
+
+
+def test_broken_pairs_are_left_out() -> None:
+    class Pairs:
+        def __getitem__(self, index: int) -> Pair:
+            if index % 2:
+                raise BadSample("broken_image", "half")
+            return Pair(str(index), Image.new("RGB", (8, 8), (index, 0, 0)), (f"number {index}",))
+
+    data = held_out_set(Pairs(), np.array([1, 2, 4, 7]))
+    assert data.captions == [("number 2",), ("number 4",)]
+    assert [image.getpixel((0, 0))[0] for image in data.images] == [2, 4]
+    assert len(data.images) == 2
+    with pytest.raises(BadInput, match="all 1 pairs held out are broken"):
+        held_out_set(Pairs(), np.array([3]))
