@@ -53,7 +53,7 @@ class Config:
     out: str = ""
     """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
     init: str = ""
-    """A run, or what else `silc.load` takes, whose weights this one starts from (not its optimizer, nor its position)."""
+    """A run, or what else `silc.load` takes, whose weights this one starts from (no optimizer state, no position)."""
     init_weights: InitWeights = "all"
     """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"
