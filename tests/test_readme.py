@@ -88,6 +88,8 @@ def test_commands_are_understood(demo: Path) -> None:
         elif words[0] == "eval":
             given = " ".join(shlex.quote(word) for word in words).replace("out/cc3m", "out/demo")
             silc(given.replace("/data/eval", "out/demo/data").replace("voc2012-zs-seg", "scenes-zs-seg"), demo)
+        elif words[0] == "finetune":
+            silc(" ".join(words).replace("hf:google/siglip2-base-patch16-256", "out/demo") + " --help", demo)
         elif words[0] == "data":
             given = " ".join(shlex.quote(word) for word in words)
             shard = write_tar(demo / "00000.tar", sample(0))
