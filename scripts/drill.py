@@ -204,28 +204,36 @@ def resume(folder: Path, short: bool) -> Iterator[Row]:
 
 
 def saves(folder: Path, short: bool) -> Iterator[Row]:
-    """kill -9 of the ranks of one torchrun at random moments around saving, which it restarts every time."""
-    draw = random.Random(1)
+    """kill -9 of one torchrun's rank at random moments around saving; torchrun starts it again every time."""
+    yield from _killed_while_saving(folder, ranks=1, tries=3 if short else 150)
+
+
+def saves_of_two(folder: Path, short: bool) -> Iterator[Row]:
+    """The same with two ranks."""
+    yield from _killed_while_saving(folder, ranks=2, tries=3 if short else 50)
+
+
+def _killed_while_saving(folder: Path, ranks: int, tries: int) -> Iterator[Row]:
+    draw = random.Random(ranks)
+    survived, amid, newest = 0, 0, 0
+    out = folder / "run"
     fields = [*SMALL, "--train.duration", "100000 steps", "--train.save-every", "1 steps", "--train.keep", "2"]
-    for ranks, tries in ((2, 3),) if short else ((1, 150), (2, 50)):
-        survived, amid, newest = 0, 0, 0
-        out = folder / f"saves-{ranks}"
-        run = Run(out, *fields, "--train.log-every", "1000 steps", ranks=ranks, restarts=tries + 1)
-        root = out / "checkpoints"
-        for _ in range(tries):
-            if not run.wait_for(lambda root=root, newest=newest: _step_of(root) > newest):  # type: ignore[misc]
-                break
-            time.sleep(draw.uniform(0, 0.25))
-            for pid in run.ranks():
-                for victim in (pid, *descendants(pid)):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(victim, signal.SIGKILL)
-            amid += any(root.glob(".partial-*"))
-            before, newest = newest, _step_of(root)
-            survived += newest > before and _whole(root)
-        run.kill()
-        figure = f"{amid} of them left half a checkpoint behind; {newest} steps saved in all"
-        yield Row(f"kill -9 around saving, ranks: {ranks}", tries, survived, figure)
+    run = Run(out, *fields, "--train.log-every", "1000 steps", ranks=ranks, restarts=tries + 1)
+    root = out / "checkpoints"
+    for _ in range(tries):
+        if not run.wait_for(lambda: _step_of(root) > newest):  # noqa: B023
+            break
+        time.sleep(draw.uniform(0, 0.25))
+        for pid in run.ranks():
+            for victim in (pid, *descendants(pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+        amid += any(root.glob(".partial-*"))
+        before, newest = newest, _step_of(root)
+        survived += newest > before and _whole(root)
+    run.kill()
+    figure = f"{amid} of them left half a checkpoint behind; {newest} steps saved in all"
+    yield Row(f"kill -9 around saving, {ranks} rank{'s' * (ranks > 1)}", tries, survived, figure)
 
 
 def _step_of(root: Path) -> int:
@@ -495,7 +503,7 @@ def images(folder: Path, short: bool) -> Iterator[Row]:
 
 
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
-    *(resume, saves, corruption, disk, numbers, collapse, images, overhead),
+    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead),
 )
 
 
