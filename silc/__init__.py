@@ -14,6 +14,7 @@ _WHERE = {
     "train": "silc.run",
     "finetune": "silc.continuation",
     "evaluate": "silc.run",
+    "load": "silc.predict",
     "load_run": "silc.predict",
     "recipe": "silc.recipes",
     "Config": "silc.config",

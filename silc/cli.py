@@ -1,12 +1,16 @@
 """The command line: reads what a person wrote, calls the composer, prints what came out.
 
     silc train RECIPE --data.train '/data/{00000..00331}.tar' --out out/run
-    silc finetune --init RUN --data.train '/data/{000..009}.tar' --out out/mine     go on from a model
+    silc finetune --init MODEL --data.train '/data/{000..009}.tar' --out out/mine   go on from a run, hf:, open_clip:
     silc eval RUN [RUN ...] --root /data --tasks all --out scores.json
     silc eval --list --root /data
     silc eval RUN [RUN ...] --table main
+    silc import SOURCE OUT  open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz or a directory, into silc's own form
+    silc predict classify|embed|segment MODEL IMAGES... --out OUT
+    silc doctor             what is installed, device, precision, data
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
+    silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
     silc demo               what `make demo` runs
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
@@ -18,6 +22,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     from silc.config import Config
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-COMMANDS = ("train", "finetune", "eval", "show", "recipes", "demo")
+COMMANDS = ("train", "finetune", "eval", "import", "predict", "doctor", "show", "recipes", "data", "demo")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -76,10 +81,18 @@ def _dispatch(args: list[str]) -> int:
             return _finetune(rest)
         case "eval":
             return _eval(rest)
+        case "import":
+            return _import(rest)
+        case "predict":
+            return _predict(rest)
+        case "doctor":
+            return _doctor(rest)
         case "show":
             return _show(rest)
         case "recipes":
             return _recipes()
+        case "data":
+            return _data(rest)
         case "demo":
             return _demo(rest)
         case _:
@@ -94,13 +107,13 @@ def _train(args: list[str]) -> int:
     return 0
 
 
-FINETUNE = """usage: silc finetune --init RUN [--mode MODE] --data.train SHARDS --out DIR [--field value ...]
+FINETUNE = """usage: silc finetune --init MODEL [--mode MODE] --data.train SHARDS --out DIR [--field value ...]
 
 Goes on from a model with its own towers, tokenizer and image-text loss. MODE is one of
 
 {modes}
 
-`silc finetune --init RUN --help` lists the fields and their defaults for this model."""
+`silc finetune --init MODEL --help` lists the fields and their defaults for this model."""
 
 
 def _finetune(args: list[str]) -> int:
@@ -109,7 +122,7 @@ def _finetune(args: list[str]) -> int:
         if {"-h", "--help"} & set(args):
             print(FINETUNE.format(modes=_first_lines(recipes.MODES)))
             return 0
-        raise BadInput("silc finetune needs a model to go on from: --init RUN (silc finetune --help)")
+        raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
     from silc import continuation, run
 
     _check_fields(rest, "silc_c")
@@ -137,9 +150,11 @@ class EvalCommand(EvalConfig):
     """Score runs on the data sets under a root, side by side."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Directories of runs made by `silc train`."""
+    """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
     """JSON file for all records; default each run's own scores.json. A report.html is written beside the first."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, for models that are no runs; a .npz has none of its own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     cache: str = ""
@@ -163,24 +178,28 @@ def _eval(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
-    scored = [Path(name) for name in command.runs]
-    if command.root or not command.table:
-        scored = _score(scored, command)
-    if command.table and scored:
-        _paper_table(command.table, scored, Path(command.out or scored[0]))
+    files = _score(command.runs, command) if command.root or not command.table else [Path(n) for n in command.runs]
+    if command.table and files:
+        _paper_table(command.table, files, Path(command.out or files[0]))
     return 0
 
 
-def _score(runs: list[Path], command: EvalCommand) -> list[Path]:
-    """Score runs and write what came out; the files of records on the main rank, nothing on torchrun's others."""
+def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
+    """Score models and write what came out; the files of records on the main rank, nothing on torchrun's others."""
     from silc import run
 
-    cache = None if command.cache == "off" else Path(command.cache or runs[0] / "eval-cache")
-    evaluations = run.evaluate(runs, command.config(), device=command.device, cache=cache)
+    beside = next((Path(model) for model in models if Path(model).is_dir()), None)
+    if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
+        raise BadInput("none of these models is in a directory that could keep its scores; give --out FILE.json")
+    default = beside or Path(command.out).parent
+    cache = None if command.cache == "off" else Path(command.cache or default / "eval-cache")
+    tokenizer = Path(command.tokenizer) if command.tokenizer else None
+    evaluations = run.evaluate(models, command.config(), device=command.device, cache=cache, tokenizer=tokenizer)
     if not evaluations:
         return []
     out = Path(command.out) if command.out else None
-    written, page = run.write_results(runs, evaluations, out, title=", ".join(one.name for one in runs))
+    title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
+    written, page = run.write_results(models, evaluations, out, title=title)
     print("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return written
 
@@ -208,6 +227,110 @@ def _list_tasks(root: str) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class ImportCommand:
+    """Read a model of another library, check every tensor, and write it in silc's own form."""
+
+    source: tyro.conf.Positional[str]
+    """open_clip:NAME/PRETRAINED, hf:ORG/NAME, a big_vision .npz, or a directory of open_clip or transformers."""
+    out: tyro.conf.Positional[str]
+    """Directory to write."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
+    size: int = 0
+    """Side of the images it is to be made for; its position embedding is resampled. 0: the model's own."""
+    text_pool: Literal["last", "first", "mean", "max"] = "last"
+    """Where a big_vision text tower takes its embedding; its file does not tell."""
+
+
+def _import(args: list[str]) -> int:
+    with _complaint_in_one_line():
+        command = tyro.cli(ImportCommand, args=args, prog="silc import")
+    from silc.interop import pretrained, sources
+
+    tokenizer = Path(command.tokenizer) if command.tokenizer else None
+    model = sources.read(command.source, tokenizer=tokenizer, size=command.size or None, text_pool=command.text_pool)
+    pretrained.save(model, Path(command.out))
+    print("\n".join(model.mapped))
+    print(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
+    return 0
+
+
+@dataclass(frozen=True)
+class PredictCommand:
+    """Use a model on images: a run, an import, or whatever `silc import` takes."""
+
+    task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
+    """Probabilities of names as JSON, features as .npy, or overlays and label maps in a folder."""
+    model: tyro.conf.Positional[str]
+    """A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, or folders of them."""
+    out: str = ""
+    """Where it goes: FILE.json to classify, FILE.npy to embed, a folder to segment."""
+    names: str = ""
+    """Classes to tell apart, separated by commas, or a .txt file with one a line."""
+    templates: str = "clip7"
+    """Prompts around the names when classifying: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain."""
+    weights: Literal["auto", "student", "teacher"] = "auto"
+    """Of a run; `auto` is the teacher where there is one."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
+    segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
+    """Sliding windows when segmenting, as for `silc eval`."""
+    batch_size: int = 32
+    """Images (windows, texts) per forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+
+def _predict(args: list[str]) -> int:
+    with _complaint_in_one_line():
+        command = tyro.cli(PredictCommand, args=args, prog="silc predict")
+    if not command.out:
+        raise BadInput(f"silc predict {command.task} needs a place for what comes out; give --out")
+    from silc import folders
+    from silc.predict import load
+
+    names = folders.names_of(command.names) if command.task != "embed" else []
+    images = folders.images_of(command.images, command.task)
+    config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
+    model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
+    out = Path(command.out)
+    match command.task:
+        case "classify":
+            folders.classify(model, images, names, out, command.templates, command.batch_size)
+        case "embed":
+            folders.embed(model, images, out, command.batch_size)
+        case "segment":
+            folders.segment(model, images, names, out, config)
+    if images.unreadable:
+        print(f"silc: {len(images.unreadable)} files are no images; the JSON names them", file=sys.stderr)
+    print(f"{command.task}: {len(images.files) - len(images.unreadable)} images: {out}")
+    return 0
+
+
+def _doctor(args: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Doctor:
+        """Say what is installed, on what it would compute, in which precision, and what data is found."""
+
+        root: str = ""
+        """A folder of evaluation data."""
+
+    with _complaint_in_one_line():
+        command = tyro.cli(Doctor, args=args, prog="silc doctor")
+    from rich.table import Table
+
+    from silc import doctor
+
+    table = Table("what", "found", "to do", title="silc doctor", title_justify="left")
+    for row in doctor.findings(command.root):
+        table.add_row(*row)
+    _print(table)
+    return 0
+
+
 def _show(args: list[str]) -> int:
     from rich.table import Table
 
@@ -230,6 +353,48 @@ def _print(table: Table) -> None:
 def _recipes() -> int:
     print(_first_lines(recipes.BASES))
     print(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    return 0
+
+
+def _data(args: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Check:
+        """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
+
+        data: tyro.conf.Positional[str]
+        """What data.train takes: tar shards ('/data/{00000..00331}.tar'), or a folder with a table of captions."""
+        out: str = "data-check"
+        """Folder for what comes out."""
+        samples: int = 0
+        """Look at this many, evenly spread; 0 is all."""
+        workers: int = min(8, os.cpu_count() or 1)
+        """Processes that read; 0 reads in this one."""
+        pictures: int = 24
+        """Pictures on the page."""
+
+    if args[:1] != ["check"]:
+        if args and args[0] not in ("-h", "--help"):
+            raise BadInput(f"unknown command 'data {args[0]}'; there is `silc data check SHARDS`")
+        args = ["check", "--help"]
+    with _complaint_in_one_line():
+        command = tyro.cli(Check, args=args[1:], prog="silc data check")
+    if min(command.samples, command.workers, command.pictures) < 0:
+        raise BadInput("--samples, --workers and --pictures must be >= 0")
+    from silc.data import check
+    from silc.data.config import DataConfig
+    from silc.data.pairs import open_pairs
+
+    pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
+    print(
+        check.run(
+            pairs,
+            Path(command.out),
+            title=command.data,
+            limit=command.samples,
+            workers=command.workers,
+            num_pictures=command.pictures,
+        )
+    )
     return 0
 
 

@@ -35,7 +35,7 @@ class PixelsConfig:
     """Subtracted from red, green and blue in [0, 1]."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """What is left is divided by this."""
-    resize: Literal["squash", "squash_crop", "crop"] = "squash"
+    resize: Literal["squash", "squash_crop", "crop", "crop_floor"] = "squash"
     """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
     interpolation: Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = "bicubic"
     """Filter for whole images."""
@@ -53,7 +53,7 @@ class Config:
     out: str = ""
     """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
     init: str = ""
-    """A run whose weights this one starts from (not its optimizer, nor its position)."""
+    """A run, or what else `silc.load` takes, whose weights this one starts from (no optimizer state, no position)."""
     init_weights: InitWeights = "all"
     """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"

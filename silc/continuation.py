@@ -19,7 +19,7 @@ def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late"
     """Continue a model on image-text pairs; prints retrieval on held-out pairs before and after.
 
     Args:
-        init: the model, a directory made by `silc train` or `silc finetune`.
+        init: the model: a run's directory, or whatever else `silc.load` takes (hf:ORG/NAME, open_clip:NAME/TAG, ...).
         data: tar shards, as in `data.train`.
         out: directory of the new run.
         mode: late (SILC as in SigLIP 2's last stage), silc (the paper's, from the first step on), contrastive.

@@ -114,14 +114,12 @@ def join(device: str = "auto") -> Iterator[World]:
         BadInput: a GPU is asked for and there is none.
     """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    mine = place(device, local_rank)
+    on_gpu = mine.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(place)
+        torch.cuda.set_device(mine)
     if size == 1:
-        yield World(device=place)
+        yield World(device=mine)
         return
     backend = "nccl" if on_gpu else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
@@ -131,12 +129,24 @@ def join(device: str = "auto") -> Iterator[World]:
         rank=rank,
         world_size=size,
         timeout=PATIENCE,
-        device_id=place if on_gpu else None,
+        device_id=mine if on_gpu else None,
     )
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), place)
+        yield World(dist.get_rank(), dist.get_world_size(), mine)
     finally:
         dist.destroy_process_group()
+
+
+def place(device: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device a name means: `auto` is the GPU of this rank when there is one, else the CPU.
+
+    Raises:
+        BadInput: a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
 def _attempt() -> str:

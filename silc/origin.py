@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
-from silc.models.image import ImageTower
-from silc.predict import CONFIG, TOKENIZER, newest_checkpoint
+from silc.interop import sources
+from silc.models.image import POSITIONS, resample_positions
+from silc.predict import CONFIG, TOKENIZER, is_run, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from silc.config import InitWeights
     from silc.models.config import ModelConfig
     from silc.objective import SilcObjective
-
-POSITIONS = "visual.trunk.pos_embed"
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,30 @@ class Origin:
 
 
 def find(source: str) -> Origin:
-    """The model called `source`: a directory made by `silc train` or `silc finetune`.
+    """The model called `source`: a run of `silc train` or `silc finetune`, or what `silc.load` takes.
 
     Raises:
-        BadInput: there is none, or it has no checkpoint yet.
+        BadInput: there is none, it has no checkpoint yet, or no tokenizer.
     """
-    run = Path(source)
+    return _of_run(Path(source)) if is_run(source) else _imported(source)
+
+
+def _imported(source: str) -> Origin:
+    if source.endswith(".npz"):
+        raise BadInput(f"{source} holds no tokenizer; `silc import {source} OUT --tokenizer FILE`, then go on from OUT")
+    theirs = sources.read(source)
+    return Origin(
+        Path(source),
+        theirs.model,
+        theirs.contrastive,
+        theirs.tokenizer,
+        theirs.preprocess,
+        has_head=False,
+        read=lambda: {"model": theirs.weights},
+    )
+
+
+def _of_run(run: Path) -> Origin:
     newest = newest_checkpoint(run)
     config = configs.load(run / CONFIG)
 
@@ -103,7 +118,7 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
     if size != origin.model.image.size:
         for tensors in (model, teacher):
             if POSITIONS in tensors:
-                tensors[POSITIONS] = resampled(tensors[POSITIONS], origin.model, size)
+                tensors[POSITIONS] = resample_positions(tensors[POSITIONS], origin.model.image, size)
         said += f"; position embedding resampled from {origin.model.image.size} to {size} px"
     if objective.config.contrastive != origin.contrastive:
         fresh = objective.student.state_dict()
@@ -127,16 +142,3 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
     taken = {name: value for name, value in teacher.items() if name in own}
     checkpoint.load_into(objective.teacher, own | taken, origin.path / "teacher.safetensors")
     return f"{said}, teacher"
-
-
-@torch.no_grad()
-def resampled(positions: Tensor, source: ModelConfig, size: int) -> Tensor:
-    """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
-
-    The tower then computes at that size what it computed there before, and its embedding can learn at that size.
-    """
-    trunk: Any = ImageTower(source.image, source.embed_dim).trunk
-    trunk.pos_embed.copy_(positions)
-    side, prefix = size // source.image.patch, trunk.num_prefix_tokens
-    moved: Tensor = trunk._pos_embed(torch.zeros(1, side, side, source.image.width))
-    return torch.cat([positions[:, :prefix], moved[:, prefix:]], dim=1)

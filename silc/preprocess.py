@@ -6,6 +6,7 @@ evaluation and export.
 | `squash`      | the whole image, aspect ratio lost                    | big_vision's retrieval      |
 | `squash_crop` | squashed to int(size / 0.875), the centre cut out     | big_vision's classification |
 | `crop`        | shorter side to size, aspect kept, the centre cut out | CLIP's and torchvision's    |
+| `crop_floor`  | the same, odd margins rounded down                    | transformers' CLIP          |
 
 | interpolation  | filter, on 8-bit values                                                                      |
 | -------------- | -------------------------------------------------------------------------------------------- |
@@ -28,7 +29,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
 
-Resize = Literal["squash", "squash_crop", "crop"]
+Resize = Literal["squash", "squash_crop", "crop", "crop_floor"]
 Interpolation = Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -59,7 +60,7 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Tensor:
         """An RGB image as uint8 [3, size, size]."""
         width, height = self._scaled(*image.size)
-        # torchvision rounds the margin (half to even), big_vision cuts it.
+        # torchvision rounds the margin (half to even), the others cut it.
         margin = (lambda rest: round(rest / 2)) if self.resize == "crop" else (lambda rest: rest // 2)
         top, left = margin(height - self.size), margin(width - self.size)
         pixels = resample(image, width, height, self.interpolation)
@@ -72,7 +73,7 @@ class Preprocess:
                 return self.size, self.size
             case "squash_crop":
                 return int(self.size / 0.875), int(self.size / 0.875)
-            case "crop":
+            case "crop" | "crop_floor":
                 shorter = min(width, height)
                 return self.size * width // shorter, self.size * height // shorter
 

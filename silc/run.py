@@ -26,6 +26,7 @@ from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import open_pairs
+from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
@@ -35,9 +36,10 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
+from silc.interop.sources import kind_of
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, load_run, newest_checkpoint
+from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.train.alarm import CollapseAlarm
 from silc.train.config import examples_of, steps_of
@@ -64,16 +66,9 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "data.train", "data.workers", "data.max_bad_rate", "train.device"),
-    *(
-        "train.compile",
-        "train.log_every",
-        "train.save_every",
-        "train.keep",
-        "train.eval_every",
-        "train.max_skips",
-        "train.trackers",
-    ),
+    *("recipe", "out", "resume", "eval", "train.device", "train.compile", "train.max_skips", "train.trackers"),
+    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
+    *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
 )
 
 
@@ -90,7 +85,9 @@ def train(config: Config) -> Path:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
-        pairs, held_out_task = _split(config, open_pairs(config.data, seed=config.train.seed), world)
+        pairs, held_out_task = _split(
+            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), world
+        )
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs, origin).save(out / TOKENIZER)
         world.barrier()
@@ -101,7 +98,7 @@ def train(config: Config) -> Path:
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         # What was wrong with the shards themselves counts once, on the main rank.
-        progress, began = Progress(bad=Counter(pairs.faults) if world.is_main else Counter()), ""
+        progress, began = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main)), ""
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
         elif origin is not None:
@@ -120,11 +117,12 @@ def train(config: Config) -> Path:
                 log.say(began)
             if held_out_task and progress.step == 0:
                 compare(progress)
-            save = _saving(config, out, flops, objective, optimizer, loader, world)
+            quarantine = _quarantine(config, out, pairs, progress, world)
+            save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
             train_loop(
                 objective,
                 _forward(config, objective, world),
-                loader.batches(progress.step, schedule.total),
+                quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
                 optimizer,
                 schedule,
                 progress,
@@ -171,31 +169,41 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
 
 
 def evaluate(
-    run: Path | Sequence[Path], config: EvalConfig, *, device: str = "auto", cache: Path | None = None
+    source: str | Path | Sequence[str | Path],
+    config: EvalConfig,
+    *,
+    device: str = "auto",
+    cache: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> list[Evaluation]:
-    """Score the newest checkpoint of one or more runs, student and/or teacher, on the tasks asked for.
+    """Score one or more models on the tasks asked for: runs (their newest checkpoint, student and/or teacher), imports
+    and other people's checkpoints, named as for `silc.load`.
 
     Without a root in `config` it is the one the first run was configured with. Under torchrun the ranks share the
     images of every task; the scores are those of a single process.
 
     Args:
         cache: a folder that keeps results by weights, data and protocol; None computes all anew.
+        tokenizer: for every model that is no run, instead of its own; big_vision's have none.
 
     Returns:
-        One evaluation per run, weights and task on the main rank, nothing on the others.
+        One evaluation per model, weights and task on the main rank, nothing on the others.
 
     Raises:
-        BadInput: no run there, or no such task or data.
+        BadInput: no such model, task or data.
     """
-    runs = [run] if isinstance(run, Path) else run
-    for one in runs:
-        newest_checkpoint(one)  # before any work is done
-    config = replace(config, root=config.root or configs.load(runs[0] / CONFIG).eval.root)
+    models = _several(source)
+    runs = [Path(one) for one in models if is_run(one)]
+    for one in models:  # before any work is done
+        newest_checkpoint(Path(one)) if is_run(one) else kind_of(one)
+    if not config.root and runs:
+        config = replace(config, root=configs.load(runs[0] / CONFIG).eval.root)
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
-        for one, name in zip(runs, distinct_names(runs), strict=True):
-            loaded = load_run(one, weights=config.weights, device=world.device, name=name)
+        for one, name in zip(models, distinct_names(models), strict=True):
+            given = None if is_run(one) else tokenizer
+            loaded = load_any(one, weights=config.weights, tokenizer=given, device=world.device, name=name)
             evaluations += suite.run(
                 loaded.models,
                 evaluators,
@@ -209,8 +217,12 @@ def evaluate(
         return evaluations if world.is_main else []
 
 
+def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [source] if isinstance(source, str | Path) else list(source)
+
+
 def write_results(
-    run: Path | Sequence[Path],
+    source: str | Path | Sequence[str | Path],
     evaluations: list[Evaluation],
     scores: Path | None = None,
     *,
@@ -220,24 +232,31 @@ def write_results(
     """Write records, report.html and segmentations.png, and print the table.
 
     Args:
-        scores: the file of all records; None gives each run its own in scores.json.
+        source: the models, as they were given to `evaluate`.
+        scores: the file of all records; None gives each model its own, scores.json in its directory.
 
     Returns:
         The files of records, and the report beside the first.
+
+    Raises:
+        BadInput: no file is named and a model is in no directory.
     """
-    runs = [run] if isinstance(run, Path) else run
-    named = dict(zip(runs, distinct_names(runs), strict=True))
+    models = _several(source)
+    named = dict(zip(models, distinct_names(models), strict=True))
     records = [evaluation.record for evaluation in evaluations]
     if scores is not None:
         files = {scores: records}
     else:
-        files = {one / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
+        for one in models:
+            if not Path(one).is_dir():
+                raise BadInput(f"{one} is in no directory that could keep its scores; give --out FILE.json")
+        files = {Path(one) / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
     for file, own in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         suite.write_scores(file, own)
     first = next(iter(files))
     page = first.with_name("report.html")
-    histories = {name: history(one) for one, name in named.items()}
+    histories = {name: history(Path(one)) for one, name in named.items()}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     _write_segmentations(evaluations, first.with_name("segmentations.png"))
     console = Console()
@@ -371,16 +390,34 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
     )
     return Loader(
         pairs,
-        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=_preprocess(config)),
+        MultiCrop(
+            drawn,
+            size=size,
+            original=objective.needs_original,
+            preprocess=_preprocess(config),
+            photometric=data.photometric,
+        ),
         tokenizer,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle_shards=data.shuffle_shards,
         workers=data.workers,
-        max_bad_rate=data.max_bad_rate,
+        accept_changed_shards=data.accept_changed_shards,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
+    )
+
+
+def _quarantine(config: Config, out: Path, pairs: Pairs, progress: Progress, world: World) -> Quarantine:
+    return Quarantine(
+        out / QUARANTINE,
+        pairs.faults,
+        max_bad_rate=config.data.max_bad_rate,
+        batch_size=config.train.batch_size,
+        num_samples=len(pairs),
+        met=world.total(progress.bad),
+        world=world,
     )
 
 
@@ -445,9 +482,11 @@ def _saving(
     objective: SilcObjective,
     optimizer: Optimizer,
     loader: Loader,
+    quarantine: Quarantine,
     world: World,
 ) -> Callable[[Progress], None]:
     def save(progress: Progress) -> None:
+        quarantine.settle()
         rng = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
         if world.device.type == "cuda":
             rng["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))

@@ -6,8 +6,9 @@ R global size and r local size in pixels, T text tokens, D joint embedding, K pr
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,15 @@ class Views:
         return Views(apply(self.original), apply(self.globals), apply(self.locals))
 
 
+class Broken(NamedTuple):
+    """A sample that cannot be used, or what is wrong with a shard; where to find it and why."""
+
+    shard: str
+    key: str  # empty where it is the shard itself
+    cause: str  # a short stable word to count by
+    detail: str  # the rest, for people
+
+
 @dataclass(frozen=True)
 class Batch:
     """One rank's share of one global batch."""
@@ -49,13 +59,18 @@ class Batch:
     views: Views
     text: Tensor  # int64 [B, T]
     keys: Sequence[str]  # B sample names, for reports
-    bad: Mapping[str, int] = field(default_factory=dict)
-    """Broken samples met (and replaced) while this batch was made, by cause."""
+    broken: Sequence[Broken] = ()
+    """Samples met (and replaced) while this batch was made, in the batch's order."""
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """Their number by cause."""
+        return Counter(broken.cause for broken in self.broken)
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy views and text to a device."""
         move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
-        return Batch(self.views.map(move), move(self.text), self.keys, self.bad)
+        return Batch(self.views.map(move), move(self.text), self.keys, self.broken)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images | types | distributed checkpoint | data models losses | objective | train eval | openvocab"
-    " | config | recipes | interop | export predict curate | origin | run"
-    " | continuation serve bench plan demo | cli | __main__"
+    " | config | recipes | interop | export predict curate | origin | run folders"
+    " | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")

@@ -438,8 +438,8 @@ def test_batch_size_means_trainings(small: Callable[..., Config]) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["finetune"], "silc finetune needs a model to go on from: --init RUN"),
-        (["finetune", "--init", "nowhere"], "nowhere holds no run (no config.yaml)"),
+        (["finetune"], "silc finetune needs a model to go on from: --init MODEL"),
+        (["finetune", "--init", "nowhere"], "nowhere is no model: neither a run of"),
         (["finetune", "--init={source}", "--mode", "lat"], "unknown mode 'lat'; did you mean 'late'?"),
         (["finetune", "--init", "{source}", "--data.trian", "x"], "unknown field 'data.trian'; did you mean"),
         (["finetune", "--init", "{source}", "--out", "x"], "data.train is empty; name tar shards"),

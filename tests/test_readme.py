@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from silc.cli import _configured
+from tests.data.conftest import sample, write_tar
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,6 +88,12 @@ def test_commands_are_understood(demo: Path) -> None:
         elif words[0] == "eval":
             given = " ".join(shlex.quote(word) for word in words).replace("out/cc3m", "out/demo")
             silc(given.replace("/data/eval", "out/demo/data").replace("voc2012-zs-seg", "scenes-zs-seg"), demo)
+        elif words[0] == "finetune":
+            silc(" ".join(words).replace("hf:google/siglip2-base-patch16-256", "out/demo") + " --help", demo)
+        elif words[0] == "data":
+            given = " ".join(shlex.quote(word) for word in words)
+            shard = write_tar(demo / "00000.tar", sample(0))
+            silc(given.replace("/data/cc3m/{00000..00331}.tar", str(shard)), demo)
         else:
             silc(" ".join(words), demo)
 

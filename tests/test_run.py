@@ -19,10 +19,12 @@ import torch
 
 from silc import checkpoint, run
 from silc import config as configs
+from silc.cli import main
 from silc.config import Config
 from silc.predict import load_run
 from silc.train.log import history
 from silc.types import BadInput
+from tests.data.conftest import sample, write_tar
 
 CLOCK = {"samples_per_s", "data_wait"}
 """What two runs may differ in."""
@@ -230,6 +232,33 @@ def test_shards_may_move_between_two_halves_of_a_run(
         run.train(other)
 
 
+def test_a_changed_list_of_shards_is_refused_or_accepted_by_its_flag(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        members = [member for i in range(20 * number, 20 * number + 20) for member in sample(i)]
+        write_tar(tmp_path / f"{number}.tar", members)
+    config = small("clip", duration="4 steps", save_every="1 steps", keep=4, out=tmp_path / "run")
+    configs.save(replace(config, data=replace(config.data, source="shards")), tmp_path / "base.yaml")
+
+    def train(shards: str, *flags: str) -> int:
+        return main(["train", str(tmp_path / "base.yaml"), "--data.train", str(tmp_path / shards), *flags])
+
+    assert train("{0..1}.tar") == 0  # 40 samples, 2 batches an epoch
+    before = curve(tmp_path / "run")
+    for path in checkpoint.find(tmp_path / "run" / "checkpoints")[:2]:
+        (path / checkpoint.MANIFEST).unlink()  # as if stopped after step 2
+    capsys.readouterr()
+    assert train("{0..2}.tar", "--resume", "auto") == 2
+    assert "go on with what is there by --data.accept-changed-shards" in capsys.readouterr().err
+    assert train("{0..2}.tar", "--resume", "auto", "--data.accept-changed-shards") == 0
+    assert curve(tmp_path / "run")[:2] == before[:2]
+    assert [record["step"] for record in curve(tmp_path / "run")] == [1, 2, 3, 4]
+    saved = json.loads((checkpoint.find(tmp_path / "run" / "checkpoints")[0] / "state.json").read_text())["loader"]
+    assert (saved["samples"], saved["epoch"]) == (64, 1)  # 60 samples are 3 batches an epoch
+    assert train("{0..2}.tar", "--resume", "auto") == 0  # it is the list of this run now
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -265,7 +294,7 @@ def test_a_checkpoint_of_another_architecture(small: Callable[..., Config], tmp_
         BadInput, match=r"model\.safetensors is of another architecture: it lacks visual\.trunk\.blocks\.1"
     ):
         run.train(config)
-    with pytest.raises(BadInput, match="holds no run"):
+    with pytest.raises(BadInput, match="is no model: neither a run of"):
         run.train(replace(config, init=str(tmp_path / "nothing"), out=str(tmp_path / "third")))
 
 

@@ -39,6 +39,38 @@ class CropConfig:
 
 
 @dataclass(frozen=True)
+class PhotometricConfig:
+    """What is done to the colours of global and local views, never to the whole image; DINO's constants
+    (`main_dino.py:DataAugmentationDINO`). Off in SILC, whose captions name colours.
+    """
+
+    on: bool = False
+    """Change the colours of views."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """Largest change of brightness, contrast and saturation, as a share, and of hue, in turns of the circle."""
+    jitter_prob: float = 0.8
+    """Probability that a view is jittered; the four changes come in random order."""
+    grey_prob: float = 0.2
+    """Probability that a view loses its colours."""
+    blur_prob: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of blur for the first global view (and every other one after it), the second, and local views."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of the view, drawn uniformly."""
+    solarise_prob: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    """Probability that values from 128 on are inverted; for views as in blur_prob."""
+
+    def __post_init__(self) -> None:
+        for name in ("jitter_prob", "grey_prob", "blur_prob", "solarise_prob"):
+            value = getattr(self, name)
+            if not all(0 <= share <= 1 for share in (value if isinstance(value, tuple) else (value,))):
+                raise BadInput(f"photometric.{name} is {value}; needed probabilities between 0 and 1")
+        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise BadInput(f"photometric.jitter is {self.jitter}; needed numbers >= 0, the hue's at most 0.5")
+        if not 0 <= self.blur_radius[0] <= self.blur_radius[1]:
+            raise BadInput(f"photometric.blur_radius is {self.blur_radius}; needed 0 <= low <= high")
+
+
+@dataclass(frozen=True)
 class ScenesConfig:
     """Generated scenes: regions of colour and texture with captions and pixel labels."""
 
@@ -57,13 +89,17 @@ class DataConfig:
     """Where pairs come from and how they are read."""
 
     source: Literal["shards", "scenes"] = "shards"
-    """`shards`: WebDataset/img2dataset tar files named by `train`. `scenes`: rendered on the fly from the seed."""
+    """`shards`: what `train` names. `scenes`: rendered on the fly from the seed."""
     train: str = ""
-    """Tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'); join several with '::'."""
+    """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
+    by '::'. Or a folder of images with captions.jsonl or captions.csv, one image (file_name, image, filepath) and its
+    caption (caption, captions, text, title) a row."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Views drawn of each image."""
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    """Colours of the views."""
     tokenizer: str = ""
     """A tokenizer.json, or a directory that holds one. Empty: a byte-level BPE is trained on the captions."""
     vocab_size: int = 32_000
@@ -72,10 +108,17 @@ class DataConfig:
     """Loader processes per rank; 0 loads in the training process. The order of samples does not depend on it."""
     shuffle_shards: int = 64
     """Shards that are mixed with one another at a time; larger mixes better, smaller reads more sequentially."""
+    index_cache: str = ""
+    """Folder that keeps where the samples of each shard are, so that a shard is walked once and not at each start.
+    Empty: silc/index in your cache folder ($XDG_CACHE_HOME, else ~/.cache). `off`: nothing is kept."""
+    accept_changed_shards: bool = False
+    """Resume though the shards are not those of the checkpoint. The position in samples is kept: a run that has read n
+    samples goes on with number n of the new list's order, in the epoch that number falls in there. What of the new list
+    was read before may so come again, or come later; durations in epochs are counted in epochs of the new list."""
     max_pixels: int = 64_000_000
     """Images above this are refused from their header, undecoded."""
     max_bad_rate: float = 0.1
-    """The run stops once more than this share of the samples read is broken."""
+    """The run stops once more than this share of the samples read, by all ranks, is broken."""
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.shuffle_shards < 1 or self.vocab_size < 260:

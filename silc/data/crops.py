@@ -9,24 +9,34 @@ import numpy as np
 import torch
 from PIL import Image
 
+from silc.data.photometric import photometric
 from silc.data.streams import stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.data.config import CropConfig
+    from silc.data.config import CropConfig, PhotometricConfig
     from silc.preprocess import Preprocess
 
 
 class MultiCrop:
-    """Crops as SILC draws them: bicubic, antialiased, mirrored at random; no photometric change."""
+    """Crops as SILC draws them: bicubic, antialiased, mirrored at random; photometric changes where asked for."""
 
-    def __init__(self, config: CropConfig, *, size: int, original: bool, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        config: CropConfig,
+        *,
+        size: int,
+        original: bool,
+        preprocess: Preprocess,
+        photometric: PhotometricConfig | None = None,
+    ) -> None:
         """`size` is the side R of global views; `original` adds the whole image as `preprocess` gives it."""
         self.config = config
         self.size = size
         self.original = original
         self.preprocess = preprocess
+        self.photometric = photometric if photometric and photometric.on else None
 
     def __call__(self, image: Image.Image, seed: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Views of one RGB image: original uint8 [3, R, R], globals [G, 3, R, R], locals [L, 3, r, r] or None each.
@@ -58,6 +68,8 @@ class MultiCrop:
             crop = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
             if rng.random() < 0.5 and self.config.flip:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            if self.photometric:
+                crop = photometric(crop, self.photometric, name, (*seed, view))
             pixels[view] = np.asarray(crop)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 

@@ -6,12 +6,13 @@ slices, so neither their number changes what is trained on.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import warnings
-from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
     from silc.data.crops import MultiCrop
     from silc.data.pairs import Pair, Pairs
-    from silc.types import Tokenizer
+    from silc.types import Broken, Tokenizer
+
+log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_BAD = 100
-"""A replacement is looked for among this many samples."""
-MIN_READS = 200
-"""Samples read before their share of broken ones is judged."""
+"""A replacement is looked for among this many samples of the shard, and then in as many shards."""
 
 # What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
-_Parts = tuple["Tensor | None", "Tensor | None", "Tensor | None", "Tensor", list[str], dict[str, int]]
+_Parts = tuple["Tensor | None", "Tensor | None", "Tensor | None", "Tensor", list[str], list["Broken"]]
 
 
 class Loader:
@@ -54,7 +55,7 @@ class Loader:
         seed: int,
         shuffle_shards: int,
         workers: int,
-        max_bad_rate: float,
+        accept_changed_shards: bool = False,
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
@@ -76,14 +77,11 @@ class Loader:
         self.shuffle_shards = shuffle_shards
         self.fingerprint = pairs.fingerprint
         self.workers = workers
-        self.max_bad_rate = max_bad_rate
+        self.accept_changed_shards = accept_changed_shards
+        self.speaks = rank == 0
         self.pin_memory = pin_memory
         self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
         self.num_samples = len(pairs)
-        self.bad: Counter[str] = Counter()
-        """Broken samples in the batches handed out so far on this rank, by cause."""
-        self.seen = 0
-        """Samples in those batches."""
         order = Order(pairs.blocks, seed, shuffle_shards)
         self._steps = _Steps(pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size)
 
@@ -91,14 +89,13 @@ class Loader:
         """This rank's share of the batches of steps [start, stop).
 
         Raises:
-            BadInput: too many samples are broken.
+            BadInput: no sample is found in place of a broken one.
         """
         for made in self._made(start, stop):
             if isinstance(made, BadInput):
                 raise made
-            original, global_views, local_views, text, keys, bad = made
-            self._count(len(keys), bad)
-            yield Batch(Views(original, global_views, local_views), text, keys, bad)
+            original, global_views, local_views, text, keys, broken = made
+            yield Batch(Views(original, global_views, local_views), text, keys, broken)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the data stands before `step`, for a checkpoint (JSON)."""
@@ -116,16 +113,25 @@ class Loader:
         """Make sure that a saved position means the same samples here.
 
         Raises:
-            BadInput: seed, batch size, shuffling or the source differ.
+            BadInput: seed, batch size or shuffling differ, or the source does and that was not allowed.
         """
         here = self.state(0)
-        for name in ("seed", "batch_size", "shuffle_shards", "fingerprint"):
+        for name in ("seed", "batch_size", "shuffle_shards"):
             if state.get(name) != here[name]:
-                what = "fingerprint of the samples" if name == "fingerprint" else f"data's {name}"
                 raise BadInput(
-                    f"the checkpoint's {what} is {state.get(name)}, this run's is {here[name]}; resume with the same "
-                    "shards, seed and batch size, or start another run from it with --init"
+                    f"the checkpoint's data's {name} is {state.get(name)}, this run's is {here[name]}; resume with "
+                    "the same, or start another run from it with --init"
                 )
+        there, ours = state.get("fingerprint"), self.fingerprint
+        if there == ours:
+            return
+        if not self.accept_changed_shards:
+            raise BadInput(
+                f"the checkpoint's fingerprint of the samples is {there}, this run's is {ours}; resume with the same "
+                "shards, go on with what is there by --data.accept-changed-shards, or start another run with --init"
+            )
+        if self.speaks:
+            log.warning("other shards than before: going on after %d samples in the new list's order", state["samples"])
 
     def _made(self, start: int, stop: int) -> Iterator[_Parts | BadInput]:
         with warnings.catch_warnings():
@@ -144,17 +150,6 @@ class Loader:
                     # Forked workers share the index instead of each getting a copy.
                     multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
                 )
-            )
-
-    def _count(self, num_samples: int, bad: Mapping[str, int]) -> None:
-        self.seen += num_samples
-        self.bad.update(bad)
-        num_bad = self.bad.total()
-        if self.seen >= min(MIN_READS, self.num_samples) and num_bad > self.max_bad_rate * self.seen:
-            causes = ", ".join(f"{cause} {count}" for cause, count in self.bad.most_common())
-            raise BadInput(
-                f"{num_bad} of {self.seen} samples read are broken ({num_bad / self.seen:.1%}; {causes}), the limit is "
-                f"{self.max_bad_rate:.1%}; mend the shards or raise data.max_bad_rate"
             )
 
 
@@ -188,10 +183,10 @@ class _Steps(Dataset["_Parts | BadInput"]):
         share = self.batch_size // self.world_size
         start = step_of_epoch * self.batch_size + self.rank * share
         keys, captions, images = [], [], []
-        bad: Counter[str] = Counter()
+        broken: list[Broken] = []
         for index in self.order.indices(epoch, start, start + share).tolist():
             turn = (self.order.seed, epoch, index)
-            pair = self._read(index, bad)
+            pair = self._read(index, broken)
             keys.append(pair.key)
             captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
             images.append(self.views(pair.image, turn))
@@ -202,28 +197,33 @@ class _Steps(Dataset["_Parts | BadInput"]):
             _stack(local_views, dim=1),
             self.tokenizer(captions),
             keys,
-            dict(bad),
+            broken,
         )
 
-    def _read(self, index: int, bad: Counter[str]) -> Pair:
-        """The pair, or in its place the next good one of its shard; counts the broken one that was asked for."""
-        try:
-            return self.pairs[index]
-        except BadSample as error:
-            bad[error.cause] += 1
-            last = error
-        ends = np.cumsum(self.pairs.blocks)
-        block = int(np.searchsorted(ends, index, side="right"))
-        size = int(self.pairs.blocks[block])
-        first = int(ends[block]) - size
-        for step in range(1, min(size, MAX_CONSECUTIVE_BAD)):
+    def _read(self, index: int, broken: list[Broken]) -> Pair:
+        """The pair, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""
+        tried, last = 0, None
+        for candidate in chain([index], self._stand_ins(index)):
             try:
-                return self.pairs[first + (index - first + step) % size]
+                return self.pairs[candidate]
             except BadSample as error:
-                last = error
-        raise BadInput(
-            f"{min(size, MAX_CONSECUTIVE_BAD)} samples in a row are broken, the last: {last}; mend or drop this shard"
-        )
+                tried, last = tried + 1, error
+                if candidate == index:
+                    broken.append(error.broken)
+        raise BadInput(f"{tried} samples in a row are broken, the last: {last}; mend or drop these shards")
+
+    def _stand_ins(self, index: int) -> Iterator[int]:
+        """The samples after one in its shard, round to the one before it; then one each of the shards that follow."""
+        sizes = self.pairs.blocks
+        starts = np.cumsum(sizes) - sizes
+        block = int(np.searchsorted(starts, index, side="right")) - 1
+        place = index - int(starts[block])
+        for step in range(1, min(int(sizes[block]), MAX_CONSECUTIVE_BAD)):
+            yield int(starts[block] + (place + step) % sizes[block])
+        for step in range(1, min(len(sizes), MAX_CONSECUTIVE_BAD)):
+            other = (block + step) % len(sizes)
+            if sizes[other]:  # all of a small one may be held out
+                yield int(starts[other] + place % sizes[other])
 
 
 def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:

@@ -1,12 +1,12 @@
-"""Image-caption pairs by number, wherever they come from: tar shards here, generated scenes in `scenes`."""
+"""Image-caption pairs by number, wherever they come from: tar shards here, a folder with a table of captions in
+`folder`, generated scenes in `scenes`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
+import random
 import re
-from collections import Counter
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -14,34 +14,37 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from silc.data.index_cache import IndexCache, cache_folder
+from silc.data.progress import track
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_rgb
-from silc.types import BadInput
+from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL import Image
 
     from silc.data.config import DataConfig
 
-log = logging.getLogger(__name__)
+FAULTS = ("broken_shard", "cut_shard", "ignored_member")
+"""What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
 
 
 class BadSample(Exception):
     """One pair that cannot be used; the loader counts it by cause and takes another.
 
-    Causes: `no_image` (missing, or no image format), `broken_image`, `too_large`, `no_caption`, `empty_caption`,
-    `broken_caption` (no UTF-8, no JSON), `unreadable` (the file system refused).
+    Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
+    `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON), `duplicate_key` (its shard has an earlier
+    sample of this key), `unsafe_path` (an image outside its folder), `unreadable` (the file system refused).
     """
 
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(cause, detail)
-        self.cause = cause
-        self.detail = detail
+    def __init__(self, broken: Broken) -> None:
+        super().__init__(broken)
+        self.broken = broken
 
     def __str__(self) -> str:
-        return f"{self.cause}: {self.detail}"
+        return f"{self.broken.cause}: {self.broken.shard}: {self.broken.key!r} {self.broken.detail}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Pairs(Protocol):
     """Int64 [S], samples per shard; a shard's samples have consecutive numbers."""
     fingerprint: str
     """Hex digest that changes when a number would mean another sample. Identity of the list, not of the content."""
-    faults: Mapping[str, int]
-    """What was wrong when the source was opened, by cause (`cut_shard`, `ignored_member`); empty if nothing."""
+    faults: Sequence[Broken]
+    """What was wrong when the source was opened, by the causes of `FAULTS`."""
 
     def __len__(self) -> int: ...
 
@@ -74,8 +77,11 @@ class Pairs(Protocol):
         ...
 
 
-def open_pairs(config: DataConfig, *, seed: int) -> Pairs:
+def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     """The source a run is configured for.
+
+    Args:
+        show: show on a terminal how far the opening has come, and say what slows it down.
 
     Raises:
         BadInput: no shard is named or matches, or one cannot be used.
@@ -85,8 +91,21 @@ def open_pairs(config: DataConfig, *, seed: int) -> Pairs:
 
         return ScenePairs(config.scenes.num, config.scenes.size, seed)
     if not config.train:
-        raise BadInput("data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar'")
-    return ShardPairs(expand(config.train), max_pixels=config.max_pixels)
+        raise BadInput(
+            "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
+            "with captions.jsonl or captions.csv"
+        )
+    from silc.data.folder import FolderPairs, table_of  # as above
+
+    if table := table_of(Path(config.train).expanduser()):
+        return FolderPairs(table, max_pixels=config.max_pixels)
+    cache = cache_folder(config.index_cache)
+    return ShardPairs(
+        expand(config.train),
+        max_pixels=config.max_pixels,
+        index=IndexCache(cache, speaks=show) if cache else index_shard,
+        show=show,
+    )
 
 
 def expand(pattern: str) -> list[Path]:
@@ -125,7 +144,10 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        raise BadInput(f"shard {name!r} is a directory; name its files, for example '{name.rstrip('/')}/*.tar'")
+        raise BadInput(
+            f"shard {name!r} is a directory without captions.jsonl or captions.csv; name the tar "
+            f"files in it, for example '{name.rstrip('/')}/*.tar'"
+        )
     if not has_magic(name):
         raise BadInput(f"shard {name!r} (of {pattern!r}) does not exist; check the path and the range in braces")
     found = sorted(path for path in map(Path, glob(str(path))) if path.is_file())
@@ -137,22 +159,23 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
 class ShardPairs:
     """Pairs of WebDataset or img2dataset tar shards, read by random access."""
 
-    def __init__(self, paths: Sequence[Path], *, max_pixels: int = MAX_PIXELS) -> None:
-        self.shards = [index_shard(Path(path)) for path in paths]
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        index: Callable[[Path], ShardIndex] = index_shard,
+        show: bool = False,
+    ) -> None:
+        """`index` finds a shard's samples; `show` shows on a terminal how far that has come.
+
+        Raises:
+            BadInput: no shard holds a sample.
+        """
+        self.shards, self.faults = _index([Path(path) for path in paths], index, show)
         self.max_pixels = max_pixels
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
-        faults: Counter[str] = Counter()
-        for shard in self.shards:
-            if shard.num_ignored:
-                faults["ignored_member"] += shard.num_ignored
-                log.warning("%s: %d links, devices or unsafe names ignored", shard.path, shard.num_ignored)
-            if shard.damage:
-                faults["cut_shard"] += 1
-                log.warning(
-                    "%s: %s; its %d whole samples are used, fetch it again", shard.path, shard.damage, len(shard)
-                )
-        self.faults: Mapping[str, int] = faults
         self._ends = np.cumsum(self.blocks)
         self._files = Files()
 
@@ -161,25 +184,23 @@ class ShardPairs:
 
     def __getitem__(self, index: int) -> Pair:
         shard, row = self._locate(index)
+        if shard.samples[row]["duplicate"]:
+            raise _bad("duplicate_key", shard, row, "is the key of an earlier sample of this shard")
         captions = self._captions(shard, row)
         if not shard.samples[row]["image"]["offset"]:
-            raise BadSample("no_image", f"{_name(shard, row)} has a caption but no image")
+            raise _bad("no_image", shard, row, "has a caption but no image")
         data = self._read(shard, row, "image")
+        if not data:
+            raise _bad("empty_image", shard, row, "has an image of no bytes")
         try:
             image = decode_rgb(data, max_pixels=self.max_pixels)
         except BadImage as error:
-            raise BadSample(error.cause, f"{_name(shard, row)}: {error}") from error
+            raise _bad(error.cause, shard, row, str(error)) from error
         return Pair(shard.key(row), image, captions)
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        num_visits = min(limit, len(self))
-        for visit in range(num_visits):
-            try:
-                captions = self._captions(*self._locate(visit * len(self) // num_visits))
-            except BadSample:
-                continue  # the loader will count it
-            yield from captions[: limit // num_visits]
+        return spread_captions(len(self), limit, lambda index: self._captions(*self._locate(index)))
 
     def _locate(self, index: int) -> tuple[ShardIndex, int]:
         if not 0 <= index < len(self):
@@ -190,11 +211,11 @@ class ShardPairs:
     def _read(self, shard: ShardIndex, row: int, part: str) -> bytes:
         offset, size = shard.samples[row][part].item()
         if size > MAX_MEMBER_BYTES:
-            raise BadSample("too_large", f"{_name(shard, row)}.{part} has {size:,} bytes")
+            raise _bad("too_large", shard, row, f"has {size:,} bytes of {part}")
         try:
             return self._files.read(shard.path, offset, size)
         except OSError as error:
-            raise BadSample("unreadable", f"{_name(shard, row)}: {error}") from error
+            raise _bad("unreadable", shard, row, str(error)) from error
 
     def _captions(self, shard: ShardIndex, row: int) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
@@ -206,14 +227,62 @@ class ShardPairs:
             if not found and sample["txt"]["offset"]:
                 found = [self._read(shard, row, "txt").decode()]
         except (ValueError, RecursionError) as error:
-            raise BadSample("broken_caption", f"{_name(shard, row)}: {error}") from error
+            raise _bad("broken_caption", shard, row, f"has a caption that cannot be read: {error}") from error
         if not found:
-            raise BadSample("no_caption", f"{_name(shard, row)} has no caption")
-        # JSON may escape half a surrogate pair, which is no text.
-        captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
+            raise _bad("no_caption", shard, row, "has no caption")
+        captions = clean_captions(found)
         if not captions:
-            raise BadSample("empty_caption", f"{_name(shard, row)} has only empty captions")
+            raise _bad("empty_caption", shard, row, "has only empty captions")
         return captions
+
+
+def _index(
+    paths: Sequence[Path], index: Callable[[Path], ShardIndex], show: bool
+) -> tuple[list[ShardIndex], Sequence[Broken]]:
+    """The shards that hold samples, and what is wrong with any.
+
+    Raises:
+        BadInput: no shard is left.
+    """
+    found: dict[int, ShardIndex | BadInput] = {}
+    # In any order: processes that start together and share a cache so share the work.
+    for place in track(random.sample(range(len(paths)), len(paths)), "indexing shards", show):
+        try:
+            found[place] = index(paths[place])
+        except BadInput as error:
+            found[place] = error
+    shards: list[ShardIndex] = []
+    faults: list[Broken] = []
+    for place, path in enumerate(paths):
+        shard = found[place]
+        if isinstance(shard, BadInput):
+            faults.append(Broken(str(path), "", "broken_shard", str(shard)))
+            continue
+        shards.append(shard)
+        why = "is a link, a device or a sparse file, or has an unsafe name"
+        faults += [Broken(str(path), name, "ignored_member", why) for name in shard.ignored]
+        if shard.damage:
+            detail = f"{shard.damage}; its {len(shard)} whole samples are used, fetch it again"
+            faults.append(Broken(str(path), "", "cut_shard", detail))
+    if not shards:
+        raise BadInput(faults[0].detail)
+    return shards, faults
+
+
+def clean_captions(found: Sequence[str]) -> tuple[str, ...]:
+    """Captions without the space around them, nor the empty ones; JSON may escape half a surrogate pair: no text."""
+    return tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
+
+
+def spread_captions(num_pairs: int, limit: int, captions_of: Callable[[int], Sequence[str]]) -> Iterator[str]:
+    """At most `limit` captions, the same number from pairs at equal distances; pairs that have none are passed over."""
+    num_visits = min(limit, num_pairs)
+    for visit in range(num_visits):
+        try:
+            captions = captions_of(visit * num_pairs // num_visits)
+        except BadSample:
+            continue  # the loader will count it
+        yield from captions[: limit // num_visits]
 
 
 def captions_of_json(data: bytes) -> list[str]:
@@ -231,8 +300,8 @@ def captions_of_json(data: bytes) -> list[str]:
     return [caption for caption in captions if isinstance(caption, str)]
 
 
-def _name(shard: ShardIndex, row: int) -> str:
-    return f"{shard.path}: {shard.key(row)!r}"
+def _bad(cause: str, shard: ShardIndex, row: int, detail: str) -> BadSample:
+    return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from silc.types import Broken
+
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (215, 35, 40),
     "orange": (245, 140, 25),
@@ -165,7 +167,7 @@ class ScenePairs:
         self.num, self.size, self.seed = num, size, seed
         self.blocks = np.array([num], dtype=np.int64)
         self.fingerprint = hashlib.sha256(f"scenes {num} {size} {seed}".encode()).hexdigest()
-        self.faults: Mapping[str, int] = {}
+        self.faults: Sequence[Broken] = ()
 
     def __len__(self) -> int:
         return self.num

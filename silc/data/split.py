@@ -10,7 +10,7 @@ from silc.data.streams import stream
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from silc.data.pairs import Pair, Pairs
 
@@ -36,7 +36,7 @@ class Without:
         lost = np.bincount(np.searchsorted(ends, held_out, side="right"), minlength=len(ends))
         self.blocks = pairs.blocks - lost
         self.fingerprint = f"{pairs.fingerprint}-{len(held_out)}"
-        self.faults: Mapping[str, int] = pairs.faults
+        self.faults = pairs.faults
         # How many pairs stand before each that is held out.
         self._before = held_out - np.arange(len(held_out))
 

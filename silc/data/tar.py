@@ -2,7 +2,8 @@
 
 A sample is the run of members with one key; the key is the path up to the first dot of its last part (WebDataset's
 rule). Its image is the `.jpg`, `.jpeg`, `.png` or `.webp` member, its captions are in the `.txt` or `.json` one
-(img2dataset's layout). Only regular files with a relative name without `..` count.
+(img2dataset's layout). A key that comes again later, or begins anew after a whole sample, is a duplicate. Only regular
+files with a relative name without `..` count.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ if TYPE_CHECKING:
 PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json"}
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
 """Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
-SAMPLE = np.dtype([("image", MEMBER), ("txt", MEMBER), ("json", MEMBER)])
+SAMPLE = np.dtype([("image", MEMBER), ("txt", MEMBER), ("json", MEMBER), ("duplicate", "?")])
+"""A sample's members, and whether its shard has an earlier one of the same key."""
 MAX_MEMBER_BYTES = 1 << 28
 BLOCK = 512
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of one shard are: 36 bytes a sample and its key."""
+    """Where the samples of one shard are: 37 bytes a sample and its key."""
 
     path: Path
     samples: np.ndarray  # SAMPLE [N]
     names: bytes  # the N keys, one after the other
     name_ends: np.ndarray  # uint32 [N]
-    num_ignored: int
-    """Members that are links, devices, or have absolute or `..` names."""
+    ignored: tuple[str, ...]
+    """Names of members that are links, devices or sparse files, or that are absolute or have `..`."""
     damage: str
     """What is wrong with the file, empty if nothing is; the samples before the damage are there."""
 
@@ -57,21 +59,26 @@ def index_shard(path: Path) -> ShardIndex:
         BadInput: the file cannot be read, is no uncompressed tar, or holds no image with a caption.
     """
     samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
-    num_ignored, damage = 0, ""
+    extensions: set[str] = set()  # of the last sample
+    ignored: list[str] = []
+    damage = ""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in _whole_members(tar, file):
                 if not _is_plain_file(member):
-                    num_ignored += not member.isdir()
+                    ignored += [member.name] if not member.isdir() else []
                     continue
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
-                part = PARTS.get(extension.lower())
+                extension = extension.lower()
+                part = PARTS.get(extension)
                 if part is None:
                     continue
                 key = folder + slash + stem
-                if not samples or samples[-1][0] != key:
+                if not samples or samples[-1][0] != key or (extension in extensions and _is_usable(samples[-1][1])):
                     samples.append((key, {}))
+                    extensions.clear()
+                extensions.add(extension)
                 samples[-1][1].setdefault(part, (member.offset_data, member.size))
     except (tarfile.TarError, ValueError, EOFError) as error:
         damage = str(error)
@@ -87,12 +94,16 @@ def index_shard(path: Path) -> ShardIndex:
             "{key}.jpg|jpeg|png|webp with {key}.txt or {key}.json"
         )
     keys = [key.encode(errors="replace") for key, _ in samples]
+    rows, seen = [], set()
+    for key, parts in samples:
+        rows.append((*(parts.get(part, (0, 0)) for part in ("image", "txt", "json")), key in seen))
+        seen.add(key)
     return ShardIndex(
         path,
-        np.array([tuple(parts.get(part, (0, 0)) for part in SAMPLE.names or ()) for _, parts in samples], dtype=SAMPLE),
+        np.array(rows, dtype=SAMPLE),
         b"".join(keys),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),
-        num_ignored,
+        tuple(ignored),
         damage,
     )
 
@@ -101,7 +112,8 @@ def _whole_members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tarfile.Tar
     """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends."""
     length = os.fstat(file.fileno()).st_size
     for member in tar:
-        if not 0 <= member.size <= length - member.offset_data:
+        # What is no plain file has no bytes of its own here, whatever size it states.
+        if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:
             raise tarfile.ReadError(f"cut short at byte {length:,}, within {member.name!r}")
         yield member
     # tarfile takes a broken header, or none at all, silently for the end; the end is a block of zeros.

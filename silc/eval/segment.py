@@ -92,7 +92,7 @@ class ZeroShotSegmentation:
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
-        config, rules, data = self.config, self._rules(model), self._data()
+        config, rules, data = self.config, window_rules(model, self.config), self._data()
         longer = "" if rules.longer is None else f", longer at most {rules.longer}"
         return {
             "protocol": config.segmentation,
@@ -127,7 +127,9 @@ class ZeroShotSegmentation:
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         overlays: dict[int, Picture] = {}
-        for index, image, truth, prediction in self._predictions(data, self._scorer(model), self._rules(model)):
+        rules = window_rules(model, self.config)
+        classifier = scorer_of(model, self.data.classes, self.config, self.world)
+        for index, image, truth, prediction in self._predictions(data, classifier, rules):
             counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
             if index in shown:
                 seen = image if self.config.photographs else None
@@ -153,27 +155,6 @@ class ZeroShotSegmentation:
         )
         return Evaluation(record, [overlays[index] for index in sorted(overlays)])
 
-    def _scorer(self, model: DualEncoder) -> Scorer:
-        config, rules = self.config, self._rules(model)
-        classifier = text_classifier(
-            model,
-            self.data.classes,
-            templates(rules.templates),
-            rules.ensemble,
-            batch_size=config.batch_size,
-            world=self.world,
-        )
-        return Scorer(
-            model,
-            classifier.to(model.device),
-            _readout(model, config.readout),
-            fit=rules.fit,
-            softmax=rules.softmax,
-            refined=config.pamr,
-            mix=_readout(model, config.mix) if config.mix else "",
-            sigmoid=bool(config.mix or config.background),
-        )
-
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
         if not self.config.background:
@@ -182,22 +163,6 @@ class ZeroShotSegmentation:
             raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")
         return replace(self.data, classes=["background", *self.data.classes], background_ignored=False)
 
-    def _rules(self, model: DualEncoder) -> SlidingWindowProtocol:
-        """The protocol by name with what the configuration overrides, in proportion to the window."""
-        config = self.config
-        rules = SLIDING_WINDOW[config.segmentation]
-        window = config.window or min(rules.window, model.preprocess.size)
-        own = rules.interpolation if window == rules.window else model.preprocess.interpolation
-        return replace(
-            rules,
-            templates=config.templates or rules.templates,
-            ensemble=config.ensemble or rules.ensemble,
-            shorter=rules.shorter * window // rules.window,
-            interpolation=config.interpolation or own,
-            window=window,
-            stride=max(1, rules.stride * window // rules.window),
-        )
-
     def _predictions(
         self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
     ) -> Iterator[tuple[int, Image.Image, Tensor, Tensor]]:
@@ -205,20 +170,60 @@ class ZeroShotSegmentation:
         # Most images give two windows, so this many fill about one forward pass.
         for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
             examples = [data.example(index) for index in group]
-            scaled = [_scaled(image, rules) for image, _ in examples]
-            boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in scaled]
-            crops = [
-                pixels[:, y1:y2, x1:x2]
-                for pixels, inside in zip(scaled, boxes, strict=True)
-                for y1, x1, y2, x2 in inside
-            ]
-            maps = class_maps(scorer, crops, self.config.batch_size)
-            for index, (image, truth), pixels, inside in zip(group, examples, scaled, boxes, strict=True):
-                canvas = scorer.classifier.new_zeros(len(scorer.classifier), *pixels.shape[1:])
-                prediction = label_map(
-                    stitch(maps, inside, canvas), truth.shape[0], truth.shape[1], self.config.background
-                )
+            maps = score_maps([image for image, _ in examples], scorer, rules, self.config.batch_size)
+            for index, (image, truth), scores in zip(group, examples, maps, strict=True):
+                prediction = label_map(scores, truth.shape[0], truth.shape[1], self.config.background)
                 yield index, image, torch.from_numpy(truth), prediction
+
+
+def window_rules(model: DualEncoder, config: EvalConfig) -> SlidingWindowProtocol:
+    """The protocol by name with what the configuration overrides, in proportion to the window."""
+    rules = SLIDING_WINDOW[config.segmentation]
+    window = config.window or min(rules.window, model.preprocess.size)
+    own = rules.interpolation if window == rules.window else model.preprocess.interpolation
+    return replace(
+        rules,
+        templates=config.templates or rules.templates,
+        ensemble=config.ensemble or rules.ensemble,
+        shorter=rules.shorter * window // rules.window,
+        interpolation=config.interpolation or own,
+        window=window,
+        stride=max(1, rules.stride * window // rules.window),
+    )
+
+
+def scorer_of(model: DualEncoder, names: Sequence[str], config: EvalConfig, world: World = ALONE) -> Scorer:
+    """What gives windows their scores for classes of these names.
+
+    Raises:
+        BadInput: a readout the model does not have.
+    """
+    rules = window_rules(model, config)
+    classifier = text_classifier(
+        model, names, templates(rules.templates), rules.ensemble, batch_size=config.batch_size, world=world
+    )
+    return Scorer(
+        model,
+        classifier.to(model.device),
+        _readout(model, config.readout),
+        fit=rules.fit,
+        softmax=rules.softmax,
+        refined=config.pamr,
+        mix=_readout(model, config.mix) if config.mix else "",
+        sigmoid=bool(config.mix or config.background),
+    )
+
+
+def score_maps(
+    images: Sequence[Image.Image], scorer: Scorer, rules: SlidingWindowProtocol, batch_size: int
+) -> Iterator[Tensor]:
+    """Class scores [C, h, w] of each image at the size the protocol scales it to; windows overlap, scores are means."""
+    scaled = [_scaled(image, rules) for image in images]
+    boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in scaled]
+    crops = [pixels[:, y1:y2, x1:x2] for pixels, inside in zip(scaled, boxes, strict=True) for y1, x1, y2, x2 in inside]
+    maps = class_maps(scorer, crops, batch_size)
+    for pixels, inside in zip(scaled, boxes, strict=True):
+        yield stitch(maps, inside, scorer.classifier.new_zeros(len(scorer.classifier), *pixels.shape[1:]))
 
 
 def _by_class(counts: Tensor, classes: Sequence[str], absent: metrics.Absent) -> list[dict[str, Any]]:

@@ -91,19 +91,19 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     return PaperTable(table["title"], table["source"], columns, rows, notes)
 
 
-def distinct_names(runs: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as tell the runs apart.
+def distinct_names(runs: Sequence[str | Path]) -> list[str]:
+    """The last parts of each path, as few as tell the runs apart; `open_clip:...` and its like stay whole.
 
     >>> distinct_names([Path("out/clip/seed-0"), Path("out/silc_c/seed-0")]), distinct_names([Path("out/run")])
     (['clip/seed-0', 'silc_c/seed-0'], ['run'])
     """
-    paths = [run.absolute() for run in runs]
-    longest = max((len(path.parts) for path in paths), default=1)
+    paths = [Path(run).absolute() for run in runs]
+    longest, names = max((len(path.parts) for path in paths), default=1), []
     for length in range(1, longest + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(set(paths)):
             break
-    return names if paths else []
+    return [str(run) if ":" in str(run) else name for run, name in zip(runs, names, strict=True)]
 
 
 def to_markdown(table: PaperTable) -> str:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from silc.types import BadInput
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+"""Exact GELU (timm, LAION's CLIP), its tanh approximation (big_vision, SigLIP), x sigmoid(1.702 x) (OpenAI's CLIP)."""
+
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
@@ -26,6 +29,24 @@ class ImageTowerConfig:
     """Hidden width of the MLPs."""
     pool: Literal["map", "cls", "mean"] = "map"
     """How tokens become one embedding: attention pooling (SigLIP), class token (CLIP), mean of the patches."""
+    projection: Literal["auto", "none", "linear", "linear+bias"] = "auto"
+    """Into the joint space, after pooling; `auto` is none after attention pooling, linear after the others."""
+    activation: Activation = "gelu"
+    """Of the MLPs."""
+    pre_norm: bool = False
+    """A norm before the first block and no bias in the patch embedding (CLIP)."""
+    norm_eps: float = 1e-6
+    """Epsilon of the norms: 1e-6 in big_vision and SigLIP, 1e-5 in CLIP."""
+    position_resample: Literal["bicubic_antialias", "bicubic", "bilinear_antialias", "bilinear_corners"] = (
+        "bicubic_antialias"
+    )
+    """Position embedding at other sizes, as its source does it: timm and open_clip, transformers' SigLIP and CLIP,
+    transformers' SigLIP 2, big_vision."""
+
+    @property
+    def projects(self) -> bool:
+        """Whether a linear layer follows the pooling."""
+        return self.projection.startswith("linear") or (self.projection == "auto" and self.pool != "map")
 
     def __post_init__(self) -> None:
         if self.size % self.patch:
@@ -35,6 +56,8 @@ class ImageTowerConfig:
             )
         if self.width % self.heads:
             raise BadInput(f"model.image.width {self.width} is not a multiple of model.image.heads {self.heads}")
+        if self.norm_eps <= 0:
+            raise BadInput(f"model.image.norm_eps is {self.norm_eps}; give a small positive number, e.g. 1e-6")
 
 
 @dataclass(frozen=True)
@@ -52,11 +75,33 @@ class TextTowerConfig:
     mlp: int = 3072
     """Hidden width of the MLPs."""
     causal: bool = False
-    """False: bidirectional, last position pooled (SigLIP). True: causal, end token pooled (CLIP)."""
+    """Whether a token sees only those before it (CLIP), or all of them, padding included (SigLIP)."""
+    pool: Literal["auto", "last", "first", "eos", "argmax", "mean", "max", "map"] = "auto"
+    """Position or average that becomes the embedding; `eos` is the first end token, `argmax` the highest id (CLIP's
+    way to find it), `map` attention pooling. `auto` is `eos` where the tower is causal, else `last`."""
+    projection: Literal["none", "linear", "linear+bias"] = "linear+bias"
+    """Into the joint space, after pooling."""
+    activation: Activation = "gelu"
+    """Of the MLPs."""
+    norm_eps: float = 1e-5
+    """Epsilon of the norms."""
+    vocab_size: int = 0
+    """Rows of the token embedding; 0: as many as the tokenizer has entries, an imported tower may have more."""
+
+    @property
+    def pooling(self) -> str:
+        """What `pool` means here."""
+        return self.pool if self.pool != "auto" else "eos" if self.causal else "last"
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise BadInput(f"model.text.width {self.width} is not a multiple of model.text.heads {self.heads}")
+        if self.causal and self.pool == "first":
+            raise BadInput("model.text.pool is first in a causal tower, where the first token sees no other; use eos")
+        if self.norm_eps <= 0:
+            raise BadInput(f"model.text.norm_eps is {self.norm_eps}; give a small positive number, e.g. 1e-5")
+        if self.vocab_size < 0:
+            raise BadInput(f"model.text.vocab_size is {self.vocab_size}; use 0 for as many as the tokenizer has")
 
 
 @dataclass(frozen=True)
@@ -92,15 +137,20 @@ class ModelConfig:
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     """Text tower G."""
     embed_dim: int = 768
-    """D, width of the joint space; with MAP pooling it is the image tower's width, no projection follows."""
+    """D, width of the joint space; where no projection follows (MAP pooling) it is the tower's width."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Distillation head on top of the joint image embedding."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """EMA teacher."""
 
     def __post_init__(self) -> None:
-        if self.image.pool == "map" and self.embed_dim != self.image.width:
+        if not self.image.projects and self.embed_dim != self.image.width:
             raise BadInput(
-                f"model.embed_dim is {self.embed_dim} but MAP pooling gives model.image.width {self.image.width}; "
-                "set both alike, or use pool=cls or mean, which project"
+                f"model.embed_dim is {self.embed_dim} but without a projection {self.image.pool} pooling gives "
+                f"model.image.width {self.image.width}; set both alike, or model.image.projection=linear"
+            )
+        if self.text.projection == "none" and self.embed_dim != self.text.width:
+            raise BadInput(
+                f"model.embed_dim is {self.embed_dim} but without a projection the text tower gives model.text.width "
+                f"{self.text.width}; set both alike, or model.text.projection=linear"
             )

@@ -16,8 +16,12 @@ Anything else is refused: MAP tokens are not in the joint space before the atten
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from timm.layers.norm import LayerNorm
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -34,6 +38,51 @@ READOUTS = {
     "mean": ("tokens", "value_block"),
 }
 TIMM_POOL: dict[str, Literal["map", "token", "avg"]] = {"map": "map", "cls": "token", "mean": "avg"}
+POSITIONS = "visual.trunk.pos_embed"
+"""Name of the position embedding in a two-tower model."""
+RESAMPLE: dict[str, dict[str, Any]] = {
+    "bicubic_antialias": {"interpolation": "bicubic", "antialias": True},
+    "bicubic": {"interpolation": "bicubic", "antialias": False},
+    "bilinear_antialias": {"interpolation": "bilinear", "antialias": True},
+    # scipy.ndimage.zoom of order 1, big_vision's way, puts the corners on the corners.
+    "bilinear_corners": {"interpolation": "bilinear", "antialias": False, "align_corners": True},
+}
+
+
+def resample_positions(positions: Tensor, image: ImageTowerConfig, size: int) -> Tensor:
+    """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
+
+    The tower then computes at that size what it computed there before, and its embedding can learn at that size.
+    """
+    old, new = image.size // image.patch, size // image.patch
+    moved: Tensor = resample_abs_pos_embed(
+        positions,
+        new_size=[new, new],
+        old_size=[old, old],
+        num_prefix_tokens=int(image.pool == "cls"),
+        **RESAMPLE[image.position_resample],
+    )
+    return moved.contiguous()
+
+
+class Trunk(VisionTransformer):
+    """timm's ViT, its position embedding resampled as the weights' source does it."""
+
+    resample: str
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Tokens [B, prefix + T, C], positions added, of patches [B, h, w, C]."""
+        positions: Tensor = resample_abs_pos_embed(
+            self.pos_embed,
+            new_size=list(x.shape[1:3]),
+            old_size=self.patch_embed.grid_size,
+            num_prefix_tokens=self.num_prefix_tokens,
+            **RESAMPLE[self.resample],
+        )
+        x = x.flatten(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        return x + positions
 
 
 class ImageTower(nn.Module):
@@ -48,7 +97,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.pool = config.pool
         self.patch = config.patch
-        self.trunk = VisionTransformer(
+        self.trunk = Trunk(
             img_size=config.size,
             patch_size=config.patch,
             embed_dim=config.width,
@@ -61,10 +110,14 @@ class ImageTower(nn.Module):
             fc_norm=False,
             num_classes=0,
             dynamic_img_size=True,
+            pre_norm=config.pre_norm,
+            act_layer=config.activation,
+            norm_layer=partial(LayerNorm, eps=config.norm_eps),
         )
-        self.head = nn.Sequential()  # MAP gives the joint embedding itself, as in SigLIP
-        if config.pool != "map":
-            proj = nn.Linear(config.width, embed_dim, bias=False)
+        self.trunk.resample = config.position_resample
+        self.head = nn.Sequential()  # SigLIP's MAP gives the joint embedding itself
+        if config.projects:
+            proj = nn.Linear(config.width, embed_dim, bias=config.projection == "linear+bias")
             nn.init.normal_(proj.weight, std=config.width**-0.5)
             self.head.add_module("proj", proj)
 
@@ -76,6 +129,10 @@ class ImageTower(nn.Module):
     def pooled(self, images: Tensor) -> Tensor:
         """Pooled features [B, C] before the projection, of images [B, 3, H, W]."""
         return self.trunk.forward_head(self.trunk.forward_features(images))
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Patch tokens [B, h, w, C] after the final norm, of images [B, 3, H, W]: the tower's own features."""
+        return self._grid(self.trunk.forward_features(images)[:, self.trunk.num_prefix_tokens :], images)
 
     def dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned patch features [B, h, w, D], not normalised, of images [B, 3, H, W].
@@ -92,10 +149,12 @@ class ImageTower(nn.Module):
         else:
             tokens = self.trunk.forward_features(images)
         tokens = tokens[:, self.trunk.num_prefix_tokens :]  # [B, T, C]
-        z = self._map_value(tokens) if self.pool == "map" else self.head(tokens)
-        grid = (images.shape[-2] // self.patch, images.shape[-1] // self.patch)
-        dense: Tensor = z.unflatten(1, grid)
-        return dense
+        z = self.head(self._map_value(tokens) if self.pool == "map" else tokens)
+        return self._grid(z, images)
+
+    def _grid(self, tokens: Tensor, images: Tensor) -> Tensor:
+        grid: Tensor = tokens.unflatten(1, (images.shape[-2] // self.patch, images.shape[-1] // self.patch))
+        return grid
 
     def _map_value(self, tokens: Tensor) -> Tensor:
         """The MAP head of each token alone: attention over one token is its value."""

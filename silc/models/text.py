@@ -2,18 +2,24 @@
 
 Parameter names and shapes are open_clip's `TextTransformer` (`resblocks.N.attn.in_proj_weight`, ...), so its
 checkpoints load without a table; the computation is checked against it in the tests.
-Two forms: bidirectional over all positions, padding included, with the last position pooled (SigLIP), and causal
-with the end token pooled (CLIP).
+Two common forms: bidirectional over all positions, padding included, with the last position pooled (SigLIP), and
+causal with the end token pooled (CLIP).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.layers.create_act import get_act_layer
+from timm.layers.norm import LayerNorm
 from torch import nn
+
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,13 +47,15 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and a residual."""
 
-    def __init__(self, width: int, heads: int, mlp: int) -> None:
+    def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
+        width, mlp = config.width, config.mlp
+        activation: Any = get_act_layer(config.activation)
+        self.ln_1 = nn.LayerNorm(width, config.norm_eps)
+        self.attn = Attention(width, config.heads)
+        self.ln_2 = nn.LayerNorm(width, config.norm_eps)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, mlp), gelu=nn.GELU(), c_proj=nn.Linear(mlp, width)),
+            OrderedDict(c_fc=nn.Linear(width, mlp), gelu=activation(), c_proj=nn.Linear(mlp, width)),
         )
 
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
@@ -60,7 +68,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(config.width, config.heads, config.mlp) for _ in range(config.depth))
+        self.resblocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
         for block in self.resblocks:
@@ -74,18 +82,37 @@ class TextTower(nn.Module):
     Args:
         config: sizes and form.
         embed_dim: D, width of the joint space.
-        vocab_size: entries of the token embedding.
-        eos_id: id of the end token, pooled by the causal form.
+        vocab_size: entries of the tokenizer.
+        eos_id: id of the end token, for the tower that pools it.
+
+    Raises:
+        BadInput: the tokenizer has more entries than an imported token embedding has rows.
     """
 
     def __init__(self, config: TextTowerConfig, embed_dim: int, *, vocab_size: int, eos_id: int) -> None:
         super().__init__()
-        self.causal, self.eos_id = config.causal, eos_id
-        self.token_embedding = nn.Embedding(vocab_size, config.width)
+        if config.vocab_size and config.vocab_size < vocab_size:
+            raise BadInput(
+                f"the tokenizer has {vocab_size} entries, the text tower {config.vocab_size} (model.text.vocab_size); "
+                "give the tokenizer the weights were trained with"
+            )
+        self.causal, self.pooling, self.eos_id = config.causal, config.pooling, eos_id
+        self.token_embedding = nn.Embedding(config.vocab_size or vocab_size, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.length, config.width))
         self.transformer = Transformer(config)
-        self.ln_final = nn.LayerNorm(config.width)
-        self.text_projection = nn.Linear(config.width, embed_dim)
+        self.ln_final = nn.LayerNorm(config.width, config.norm_eps)
+        if config.pooling == "map":
+            norm: Any = partial(LayerNorm, eps=config.norm_eps)
+            self.attn_pool = AttentionPoolLatent(
+                config.width,
+                num_heads=config.heads,
+                mlp_ratio=config.mlp / config.width,
+                norm_layer=norm,
+                act_layer=get_act_layer(config.activation),
+            )
+        self.text_projection: nn.Module = nn.Identity()
+        if config.projection != "none":
+            self.text_projection = nn.Linear(config.width, embed_dim, bias=config.projection == "linear+bias")
         self.init_weights(config)
 
     def init_weights(self, config: TextTowerConfig) -> None:
@@ -101,16 +128,32 @@ class TextTower(nn.Module):
             nn.init.normal_(block.mlp.c_proj.weight, std=into_residual)
             for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.text_projection.weight, std=config.width**-0.5)
-        nn.init.zeros_(self.text_projection.bias)
+        if isinstance(self.text_projection, nn.Linear):
+            nn.init.normal_(self.text_projection.weight, std=config.width**-0.5)
+            if self.text_projection.bias is not None:
+                nn.init.zeros_(self.text_projection.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Joint text embedding [B, D], not normalised, of ids [B, T]; T may be at most `length`."""
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
         x = self.ln_final(self.transformer(x, causal=self.causal))  # [B, T, C]
-        if self.causal:
-            end = (ids == self.eos_id).int().argmax(dim=1)  # first end token
-            pooled = x[torch.arange(len(x), device=x.device), end]
-        else:
-            pooled = x[:, -1]
-        return self.text_projection(pooled)  # type: ignore[no-any-return]
+        return self.text_projection(self._pool(x, ids))  # type: ignore[no-any-return]
+
+    def _pool(self, x: Tensor, ids: Tensor) -> Tensor:
+        """One vector [B, C] of the tokens [B, T, C]."""
+        match self.pooling:
+            case "last":
+                return x[:, -1]
+            case "first":
+                return x[:, 0]
+            case "mean":
+                return x.mean(dim=1)
+            case "max":
+                return x.amax(dim=1)
+            case "map":
+                return self.attn_pool(x)  # type: ignore[no-any-return]
+            case "eos":
+                end = (ids == self.eos_id).int().argmax(dim=1)  # the first
+            case _:
+                end = ids.argmax(dim=1)
+        return x[torch.arange(len(x), device=x.device), end]

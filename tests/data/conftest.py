@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scripts.fuzz_images import png_bomb
+
 Members = Sequence[tuple[str, bytes]]
 
 
@@ -71,3 +73,61 @@ def real_shards() -> list[Path]:
     if not (root / "train").is_dir():
         pytest.skip(f"no real data: {root}/train does not exist (set SILC_DATA)")
     return sorted((root / "train").glob("*.tar"))
+
+
+PLANTED = {
+    "html": "no_image",
+    "more html": "no_image",
+    "zero bytes": "empty_image",
+    "bomb": "too_large",
+    "no caption": "no_caption",
+    "empty caption": "empty_caption",
+    "broken utf-8": "broken_caption",
+    "duplicate": "duplicate_key",
+}
+
+
+def planted(kind: str, number: int) -> list[tuple[str, bytes]]:
+    """A sample broken in one way."""
+    (image_name, image), (_, captions) = sample(number)
+    text_name = f"{number:05d}.txt"
+    match kind:
+        case "html" | "more html":
+            return [(image_name, b"<html>404</html>"), (text_name, b"a photo")]
+        case "zero bytes":
+            return [(image_name, b""), (text_name, b"a photo")]
+        case "bomb":
+            return [(f"{number:05d}.png", png_bomb()), (text_name, b"a photo")]
+        case "no caption":
+            return [(image_name, image)]
+        case "empty caption":
+            return [(image_name, image), (text_name, b" \n")]
+        case "broken utf-8":
+            return [(image_name, image), (text_name, b"a caf\xe9")]
+        case _:  # the first key of its shard once more
+            first = f"{number // 40 * 40:05d}"
+            return [(f"{first}.jpg", image), (f"{first}.json", captions)]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], set[tuple[str, str, str]]]:
+    """160 samples in 4 shards, 8 of them broken (5 %), the last shard cut; and the truth (shard, key, cause)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    paths, truth, kinds = [], set(), iter(PLANTED)
+    for shard in range(4):
+        path = folder / f"{shard}.tar"
+        members = []
+        for number in range(40 * shard, 40 * shard + 40):
+            if number % 20 == 13:
+                kind = next(kinds)
+                members += planted(kind, number)
+                key = members[-1][0].split(".")[0]
+                truth.add((str(path), key, PLANTED[kind]))
+            else:
+                members += sample(number)
+        paths.append(write_tar(path, members + sample(999) * (shard == 3)))
+    with tarfile.open(paths[3]) as tar:
+        last = tar.getmember("00999.jpg")
+    paths[3].write_bytes(paths[3].read_bytes()[: last.offset_data + last.size // 2])
+    truth.add((str(paths[3]), "", "cut_shard"))
+    return paths, truth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import shutil
 import struct
@@ -55,7 +54,7 @@ def test_patterns(folder: Path, pattern: str, names: list[str]) -> None:
         ("c*.tar", "c*.tar"),  # no match
         ("c.tar", "c.tar"),
         ("{9..8}.tar", "9..8"),  # a range that is empty
-        ("empty", "*.tar"),  # a directory
+        ("empty", "captions.jsonl"),  # a directory
         ("a.tar::s3://bucket/0.tar", "s3://bucket/0.tar"),
     ],
 )
@@ -77,7 +76,7 @@ def test_indices_run_through_the_shards(shards: list[Path]) -> None:
     pairs = ShardPairs(shards)
     assert pairs.blocks.tolist() == [7, 3, 9, 5, 11]
     assert len(pairs) == 35
-    assert pairs.faults == {}
+    assert not pairs.faults
     for index in range(35):
         pair = pairs[index]
         assert pair.key == f"{index:05d}"
@@ -123,7 +122,7 @@ def png_header(width: int, height: int) -> bytes:
     ("image", "text", "cause"),
     [
         (("jpg", b"<html>gone</html>"), ("txt", b"a"), "no_image"),
-        (("jpg", b""), ("txt", b"a"), "no_image"),
+        (("jpg", b""), ("txt", b"a"), "empty_image"),
         (("jpg", JPEG[:-300]), ("txt", b"a"), "broken_image"),
         (("png", png_header(30, 30)), ("txt", b"a"), "broken_image"),
         # Over the limit it is refused for its size, so it was not decoded: its pixels are missing as well.
@@ -147,9 +146,10 @@ def test_a_broken_pair_tells_its_cause_and_place(
     pairs = ShardPairs([shard(members)], max_pixels=4_000_000)
     with pytest.raises(BadSample) as caught:
         pairs[0]
-    assert caught.value.cause == cause
-    assert "00000.tar" in caught.value.detail
-    assert "'bad'" in caught.value.detail
+    shard_name, key, found, detail = caught.value.broken
+    assert (Path(shard_name).name, key, found) == ("00000.tar", "bad", cause)
+    assert detail
+    assert str(caught.value).startswith(f"{cause}: {shard_name}: 'bad' ")
     assert pairs[1].key == "00001"
 
 
@@ -182,18 +182,45 @@ def test_other_kinds_of_images_become_rgb(shard: Callable[..., Path]) -> None:
     assert np.array_equal(np.asarray(images["animated"]), np.asarray(frames[0]))
 
 
-def test_a_cut_shard_is_used_reported_and_counted(
-    shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cut_shard_is_used_and_reported(shards: list[Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar"
     cut.write_bytes(shards[2].read_bytes()[: shards[2].stat().st_size // 2])
-    with caplog.at_level(logging.WARNING):
-        pairs = ShardPairs([shards[0], cut])
+    pairs = ShardPairs([shards[0], cut])
     assert 0 < pairs.blocks[1] < 9
     assert pairs[7].key == "00010"
-    assert pairs.faults == {"cut_shard": 1}
-    assert "cut.tar" in caplog.text
-    assert f"its {pairs.blocks[1]} whole samples" in caplog.text
+    assert [fault[:3] for fault in pairs.faults] == [(str(cut), "", "cut_shard")]
+    assert f"its {pairs.blocks[1]} whole samples" in pairs.faults[0].detail
+
+
+def test_a_shard_that_holds_nothing_is_left_out_and_reported(shards: list[Path], tmp_path: Path) -> None:
+    empty, html = tmp_path / "empty.tar", tmp_path / "html.tar"
+    empty.touch()
+    html.write_bytes(b"<html>404 not found</html>" * 100)
+    pairs = ShardPairs([empty, shards[0], html])
+    assert pairs.blocks.tolist() == [7]
+    assert [(fault.shard, fault.cause) for fault in pairs.faults] == [
+        (str(empty), "broken_shard"),
+        (str(html), "broken_shard"),
+    ]
+    assert pairs.fingerprint == ShardPairs(shards[:1]).fingerprint
+    with pytest.raises(BadInput, match=r"empty\.tar holds no sample"):
+        ShardPairs([empty, html])
+
+
+def test_a_key_that_comes_twice_in_a_shard_is_a_duplicate(shard: Callable[..., Path]) -> None:
+    (image, text), (_, other) = sample(0), sample(7)
+    again = [image, (text[0], other[1])]
+    # Apart, one after the other; a second image format is one sample's; another folder's is another key.
+    png = ("00001.png", encoded(photo(1), "PNG"))
+    members = [image, text, image, text, *sample(1)[:1], sample(1)[1], png, *again]
+    members += [("folder/" + name, data) for name, data in sample(0)]
+    pairs = ShardPairs([shard(members)])
+    assert len(pairs) == 5
+    assert [pairs[index].key for index in (0, 2, 4)] == ["00000", "00001", "folder/00000"]
+    for index in (1, 3):
+        with pytest.raises(BadSample) as caught:
+            pairs[index]
+        assert caught.value.broken[1:3] == ("00000", "duplicate_key")
 
 
 def test_the_fingerprint_is_of_the_list_and_not_of_its_folder(shards: list[Path], tmp_path: Path) -> None:
@@ -221,7 +248,7 @@ def test_captions_are_spread_over_the_shards(shards: list[Path]) -> None:
 def test_real_shards(real_shards: list[Path]) -> None:
     pairs = ShardPairs(real_shards)
     assert len(real_shards) == 6
-    assert pairs.faults == {}
+    assert not pairs.faults
     assert len(pairs) == 5015
     assert sum(1 for _ in pairs.captions(1_000_000)) == 22_682
     last = pairs[len(pairs) - 1]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -27,7 +30,7 @@ def test_every_member_is_where_tarfile_finds_it(tmp_path: Path, format: int, fol
 
     assert len(index) == 5
     assert not index.damage
-    assert not index.num_ignored
+    assert not index.ignored
     for row in range(5):
         assert index.key(row) == f"{folder}{row:05d}"
         for part, (_, data) in zip(("image", "json"), members[2 * row : 2 * row + 2], strict=True):
@@ -71,8 +74,109 @@ def test_links_devices_and_unsafe_names_are_ignored_and_counted(tmp_path: Path) 
     index = index_shard(path)
     assert len(index) == 1
     assert index.key(0) == "00000"
-    assert index.num_ignored == 8
+    assert len(index.ignored) == 8
     assert not index.damage
+
+
+def hostile(path: Path, canary: Path) -> dict[str, int]:
+    """A tar whose extraction, or import, would make the canary; its members other than one good sample, by kind."""
+    code = f"open({str(canary)!r}, 'w')".encode()
+    reach = "../" * 12 + str(canary).lstrip("/")
+    files = {
+        "parent": [reach + ".jpg", "a/../../x.txt", "..", "pax/../../../y.json"],
+        "absolute": [str(canary) + ".jpg", "//" + str(canary).lstrip("/") + ".txt"],
+        "code": ["evil.pyd", "evil.so", "evil.py", "evil.pth", "silc/__init__.py", "sitecustomize.py", "x.pkl", "x.pt"],
+    }
+    links = [
+        ("out", tarfile.SYMTYPE, str(canary.parent)),
+        ("link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        ("link.txt", tarfile.SYMTYPE, "../../../etc/passwd"),
+        ("hard.jpg", tarfile.LNKTYPE, str(canary)),
+        ("char.jpg", tarfile.CHRTYPE, ""),
+        ("block.txt", tarfile.BLKTYPE, ""),
+        ("fifo.json", tarfile.FIFOTYPE, ""),
+        ("old.jpg", tarfile.GNUTYPE_SPARSE, ""),
+    ]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name: str, data: bytes = b"", **fields: object) -> None:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            for field, value in fields.items():
+                setattr(header, field, value)
+            tar.addfile(header, io.BytesIO(data))
+
+        for name in (name for names in files.values() for name in names):
+            add(name, code)
+        for name, kind, target in links:
+            add(name, type=kind, linkname=target)
+        add("out/canary.jpg", code)  # through the link above, if it were made
+        # The name that counts is the extended one; a sparse file's bytes are elsewhere than its size says.
+        add("innocent.jpg", code, pax_headers={"path": "../" + canary.name + ".jpg"})
+        add("sparse.jpg", code, pax_headers={"GNU.sparse.map": "0,4", "GNU.sparse.size": str(1 << 40)})
+        for name, data in sample(0):
+            add(name, data)
+    ignored = len(files["parent"]) + len(files["absolute"]) + len(links) + 2
+    return {"ignored": ignored, "code": len(files["code"])}
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from silc.data.pairs import BadSample, ShardPairs
+from PIL import Image
+Image.init()
+
+def watch(event, arguments):
+    writes = event == "open" and (set(str(arguments[1])) & set("wax+") or arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    makes = event in ("os.mkdir", "os.symlink", "os.link", "os.rename", "os.chmod", "os.remove", "os.exec", "os.system")
+    if writes or makes or event in ("subprocess.Popen", "pickle.find_class"):
+        print("did", event, arguments)
+
+import os
+pairs = ShardPairs([Path(sys.argv[1])])
+sys.addaudithook(watch)
+pairs = ShardPairs([Path(sys.argv[1])])
+keys = []
+for index in range(len(pairs)):
+    try:
+        keys.append(pairs[index].key)
+    except BadSample as error:
+        keys.append(error.broken.cause)
+print(keys, len(pairs.faults), list(pairs.captions(9)))
+"""
+
+
+def test_nothing_a_tar_holds_is_ever_made_or_run(tmp_path: Path) -> None:
+    """An audit hook watches a process that reads every member; nothing is opened for writing, made, linked or run."""
+    inside = tmp_path / "deep" / "data"
+    inside.mkdir(parents=True)
+    canary = tmp_path / "canary"
+    expected = hostile(inside / "a.tar", canary)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", READ_ALL, "a.tar"],
+        cwd=inside,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # "out/canary" is a plain file in a folder, as far as a reader in place is concerned: its bytes are no image.
+    assert done.stdout == f"['no_caption', '00000'] {expected['ignored']} ['photo 0', 'picture number 0']\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert not list(tmp_path.rglob("canary*"))
+
+
+def test_the_canary_would_be_made_by_one_who_extracts(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    hostile(tmp_path / "deep" / "a.tar", tmp_path / "canary")
+    with tarfile.open(tmp_path / "deep" / "a.tar") as tar:
+        member = next(member for member in tar if member.name.startswith("/"))
+        assert Path(member.name).is_relative_to(tmp_path)
+        tar.extract(member, filter="fully_trusted")
+    assert list(tmp_path.rglob("canary*"))
 
 
 def test_a_cut_shard_keeps_the_samples_before_the_cut(tmp_path: Path) -> None:

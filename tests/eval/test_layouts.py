@@ -86,10 +86,9 @@ def scored(tmp_path, monkeypatch, capsys):
 
     def score(root, names, *args):
         model = NameReader(NameTokenizer(list(names)))
-        monkeypatch.setattr(run, "newest_checkpoint", lambda path: path)
-        monkeypatch.setattr(
-            run, "load_run", lambda path, weights, device, name: predict.LoadedRun({"teacher": model}, 7, 8.0, "")
-        )
+        loaded = predict.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
+        monkeypatch.setattr(run, "kind_of", lambda path: path)
+        monkeypatch.setattr(run, "load_any", lambda *_, **__: loaded)
         out = tmp_path / "scores.json"
         (tmp_path / "run").mkdir(exist_ok=True)
         command = ["eval", str(tmp_path / "run"), "--root", str(root), "--out", str(out), "--device", "cpu", *args]

@@ -22,7 +22,7 @@ def drill():
     del sys.modules["drill"]
 
 
-@pytest.mark.parametrize("scenario", ["resume", "saves", pytest.param("corruption", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenario", ["resume", "saves_of_two", pytest.param("corruption", marks=pytest.mark.slow)])
 def test_nothing_is_lost(drill, scenario, tmp_path):
     rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
     assert rows

@@ -1,0 +1,348 @@
+"""A look at data before training on it: what can be used, what cannot and why, sizes, captions, duplicates, pictures.
+
+Writes report.html (self-contained, no script), check.json with the same numbers, and quarantine.jsonl with a line for
+each broken sample, as a training run does.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import multiprocessing
+import signal
+import sys
+from array import array
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from silc.data.pairs import BadSample
+from silc.data.progress import track
+from silc.data.quarantine import QUARANTINE
+from silc.types import BadInput, Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from silc.data.pairs import Pair, Pairs
+
+REPORT, SUMMARY = "report.html", "check.json"
+SHOWN = 100
+"""Broken samples that the page lists; quarantine.jsonl has them all."""
+EXAMPLES = 8
+"""Duplicates of each kind that are named."""
+THUMBNAIL = 220
+"""Longer side of a picture on the sheet, in pixels."""
+MEANINGS = {
+    "no_image": "missing, or in no format that is read (JPEG, PNG, WebP, GIF, BMP)",
+    "empty_image": "an image of no bytes",
+    "broken_image": "cut or damaged",
+    "too_large": "more pixels than data.max_pixels by its header; not decoded",
+    "no_caption": "no caption field or file",
+    "empty_caption": "nothing but space",
+    "broken_caption": "no UTF-8, or no JSON",
+    "duplicate_key": "an earlier sample of the same shard has this key",
+    "unsafe_path": "outside the folder of its table; not read",
+    "unreadable": "the file system refused",
+    "broken_shard": "a shard that holds nothing to read; left out",
+    "cut_shard": "a shard that ends early; the samples before the cut are used",
+    "ignored_member": "a link, a device, a sparse file or an unsafe name in a shard; not read",
+}
+INK, BAR = "#0a0b0c", "#3b82f6"  # the first stands for the page's own text colour, dark or light
+
+
+class Look(NamedTuple):
+    """What is kept of one sample: why it is broken, or its traits."""
+
+    broken: Broken | None
+    key: str = ""
+    size: tuple[int, int] = (0, 0)
+    pixels: bytes = b""  # a hash
+    captions: tuple[str, ...] = ()
+
+
+class Repeats:
+    """Things that come more than once, told by a hash; names are kept for those alone that do."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, str] = {}
+        self._names: defaultdict[bytes, list[str]] = defaultdict(list)
+        self._counts: Counter[bytes] = Counter()
+
+    def add(self, content: bytes, name: str) -> None:
+        """Meet a thing."""
+        mark = hashlib.blake2b(content, digest_size=8).digest()
+        self._counts[mark] += 1
+        if self._counts[mark] == 1:
+            self._first[mark] = name
+        elif len(self._names[mark]) < EXAMPLES:
+            self._names[mark].append(name)
+
+    @property
+    def num_surplus(self) -> int:
+        """Things beyond the first of their kind."""
+        return self._counts.total() - len(self._counts)
+
+    def examples(self) -> list[tuple[int, list[str]]]:
+        """(how often, a few names) of what is repeated most."""
+        return [
+            (count, [self._first[mark], *self._names[mark]][:EXAMPLES])
+            for mark, count in self._counts.most_common(EXAMPLES)
+            if count > 1
+        ]
+
+
+@dataclass
+class Check:
+    """What a pass over the samples found."""
+
+    num_samples: int
+    """Samples the source has."""
+    faults: Sequence[Broken]
+    """What is wrong with shards."""
+    broken: list[Broken] = field(default_factory=list)
+    """Samples that cannot be used."""
+    num_checked: int = 0
+    widths: array[int] = field(default_factory=lambda: array("i"))
+    heights: array[int] = field(default_factory=lambda: array("i"))
+    words: array[int] = field(default_factory=lambda: array("i"))
+    """Of each caption."""
+    captions_per_image: array[int] = field(default_factory=lambda: array("i"))
+    images: Repeats = field(default_factory=Repeats)
+    captions: Repeats = field(default_factory=Repeats)
+    keys: Repeats = field(default_factory=Repeats)
+
+    @property
+    def num_good(self) -> int:
+        """Samples that can be used."""
+        return len(self.widths)
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """What is wrong with samples and shards, by cause, the most frequent first."""
+        return dict(Counter(entry.cause for entry in [*self.faults, *self.broken]).most_common())
+
+    def add(self, look: Look) -> None:
+        """Count one sample."""
+        self.num_checked += 1
+        if look.broken:
+            self.broken.append(look.broken)
+            return
+        self.widths.append(look.size[0])
+        self.heights.append(look.size[1])
+        self.captions_per_image.append(len(look.captions))
+        self.words.extend(len(caption.split()) for caption in look.captions)
+        self.keys.add(look.key.encode(errors="replace"), look.key)
+        self.images.add(look.pixels, look.key)
+        for caption in look.captions:
+            self.captions.add(caption.encode(), caption)
+
+
+def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False) -> Check:
+    """Read and decode samples as training does, and count.
+
+    Args:
+        limit: look at this many, evenly spread; 0 is all.
+        workers: processes; 0 reads in this one.
+    """
+    found = Check(len(pairs), pairs.faults)
+    num = min(limit or len(pairs), len(pairs))
+    with _reading(pairs, workers) as look:
+        indices = (place * len(pairs) // num for place in range(num))
+        for seen in track(look(indices), "checking samples", show, total=num):
+            found.add(seen)
+    return found
+
+
+def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: int) -> Path:
+    """Write the page, the numbers and the list of broken samples into a folder; the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = summary(found)
+    (out / SUMMARY).write_text(json.dumps({"data": title} | numbers, indent=1) + "\n")
+    with (out / QUARANTINE).open("w", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(entry._asdict()) + "\n" for entry in [*found.faults, *found.broken])
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    page = environment.get_template("check.html.j2").render(
+        title=title,
+        found=found,
+        numbers=numbers,
+        blocks=len(pairs.blocks),
+        causes=found.causes,
+        meanings=MEANINGS,
+        broken=[*found.faults, *found.broken][:SHOWN],
+        histograms=_histograms(found) if found.num_good else None,
+        repeats=[
+            ("Keys", "names that come again, in another shard", found.keys),
+            ("Images", "images whose pixels come again", found.images),
+            ("Captions", "captions that come again, word for word", found.captions),
+        ],
+        pictures=[(pair.key, pair.captions, pair.image.size, _thumbnail(pair)) for pair in _spread(pairs, num_pictures)]
+        if found.num_good
+        else [],
+        list_name=QUARANTINE,
+    )
+    (out / REPORT).write_text(page, encoding="utf-8", errors="replace")
+    return out / REPORT
+
+
+def summary(found: Check) -> dict[str, Any]:
+    """The numbers, for programs."""
+    widths, heights = np.array(found.widths), np.array(found.heights)
+    return {
+        "samples": found.num_samples,
+        "checked": found.num_checked,
+        "usable": found.num_good,
+        "broken": len(found.broken),
+        "causes": found.causes,
+        "shorter_side": _quantiles(np.minimum(widths, heights)),
+        "aspect": _quantiles(widths / np.maximum(heights, 1)),
+        "captions": len(found.words),
+        "captions_per_image": _quantiles(np.array(found.captions_per_image)),
+        "words_per_caption": _quantiles(np.array(found.words)),
+        "duplicates": {
+            "keys": found.keys.num_surplus,
+            "images": found.images.num_surplus,
+            "captions": found.captions.num_surplus,
+        },
+    }
+
+
+def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pictures: int) -> str:
+    """Check, write, and say in a few lines what was found.
+
+    Raises:
+        BadInput: nothing can be used; the page is written all the same.
+    """
+    found = check(pairs, limit=limit, workers=workers, show=True)
+    page = write(found, pairs, out, title=title, num_pictures=num_pictures)
+    if not found.num_good:
+        raise BadInput(
+            f"none of {found.num_checked:,} samples can be used ({_listed(found.causes)}); mend the data, see {page}"
+        )
+    lines = [f"{found.num_good:,} of {found.num_checked:,} samples can be used"]
+    lines += [f"broken: {_listed(found.causes)}   listed in {out / QUARANTINE}"] if found.causes else []
+    repeated = {"images": found.images.num_surplus, "captions": found.captions.num_surplus}
+    lines.append(f"duplicates: {_listed(repeated | {'keys': found.keys.num_surplus})}")
+    return "\n".join([*lines, f"report: {page}"])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(pairs: Pairs, workers: int) -> Iterator[Callable[[Iterable[int]], Iterator[Look]]]:
+    """A function of indices that looks at samples, in order, here or in other processes."""
+    if not workers:
+        yield lambda indices: (_look(pairs, index) for index in indices)
+        return
+    # Forked processes share the index instead of each getting a copy; made before any thread is.
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with context.Pool(workers, initializer=_settle, initargs=(pairs,)) as pool:
+        yield lambda indices: pool.imap(_look_there, indices, chunksize=16)
+
+
+_pairs: Pairs | None = None
+"""A worker's own."""
+
+
+def _settle(pairs: Pairs) -> None:
+    global _pairs
+    _pairs = pairs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
+
+
+def _look_there(index: int) -> Look:
+    assert _pairs is not None
+    return _look(_pairs, index)
+
+
+def _look(pairs: Pairs, index: int) -> Look:
+    try:
+        pair = pairs[index]
+    except BadSample as error:
+        return Look(error.broken)
+    pixels = hashlib.blake2b(repr(pair.image.size).encode() + pair.image.tobytes(), digest_size=8).digest()
+    return Look(None, pair.key, pair.image.size, pixels, pair.captions)
+
+
+def _spread(pairs: Pairs, num: int) -> Iterator[Pair]:
+    """Good pairs at equal distances; in the place of a broken one the next that is good, if it is near."""
+    for place in range(min(num, len(pairs))):
+        start = place * len(pairs) // min(num, len(pairs))
+        for index in range(start, min(start + 20, len(pairs))):
+            try:
+                yield pairs[index]
+                break
+            except BadSample:
+                continue
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    """Least, 5 %, median, 95 %, greatest and mean; empty for no values."""
+    if not len(values):
+        return {}
+    names = ("min", "p5", "median", "p95", "max")
+    cuts = np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist()
+    return {name: round(cut, 3) for name, cut in zip(names, cuts, strict=True)} | {"mean": round(values.mean(), 3)}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _thumbnail(pair: Pair) -> str:
+    """A data URI."""
+    small = pair.image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _histograms(found: Check) -> Markup:
+    """Sizes, aspects and captions, as an SVG element in the page's own colours."""
+    widths, heights = np.array(found.widths), np.array(found.heights)
+    words, captions = np.array(found.words), np.array(found.captions_per_image)
+    sides = np.minimum(widths, heights)
+    num_bars = min(40, int(np.ptp(sides)) + 1)
+    panels: dict[str, tuple[np.ndarray, np.ndarray]] = {
+        "shorter side in pixels": (sides, np.linspace(sides.min() - 0.5, sides.max() + 0.5, num_bars + 1)),
+        "width / height": (np.clip(widths / heights, 0.25, 4), np.geomspace(0.25, 4, 41)),
+        "words in a caption": (np.minimum(words, 60), np.arange(min(words.max(), 60) + 2) - 0.5),
+        "captions of an image": (np.minimum(captions, 12), np.arange(min(captions.max(), 12) + 2) - 0.5),
+    }
+    colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "silc", "font.size": 9, "axes.linewidth": 0.6}
+    with rc_context(style | colours):
+        figure = Figure(figsize=(11.5, 2.1), layout="constrained")
+        figure.patch.set_alpha(0)
+        for axes, (title, (values, bins)) in zip(figure.subplots(1, len(panels)).flat, panels.items(), strict=True):
+            axes.hist(values, bins=bins, color=BAR, rwidth=0.9)
+            axes.set_title(title, fontsize=9, loc="left")
+            axes.patch.set_alpha(0)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.5)
+            if num_bars < 5 and title.startswith("shorter"):
+                axes.set_xticks(range(sides.min(), sides.max() + 1))
+            if title.startswith("width"):
+                axes.set_xscale("log")
+                axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1:4", "1:2", "1:1", "2:1", "4:1"])
+                axes.minorticks_off()
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))

@@ -1,0 +1,115 @@
+"""Where the samples of each shard are, kept between runs, so that a shard is walked once.
+
+A file per shard, named by the shard's path and valid for its size and time of change. It carries a checksum over all
+it says, and appears whole by a rename: what is damaged, torn or of another version is walked again. No pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from silc.data.tar import SAMPLE, ShardIndex, index_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Counted up when `index_shard` finds other samples in the same file."""
+
+
+def cache_folder(setting: str) -> Path | None:
+    """The folder a configuration asks for: a path, the user's own cache for an empty setting, None for `off`."""
+    if setting == "off":
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(setting).expanduser() if setting else Path(base) / "silc" / "index"
+
+
+class IndexCache:
+    """`index_shard` with a memory. Any number of processes may use one folder at a time."""
+
+    def __init__(self, folder: Path, *, speaks: bool = False) -> None:
+        """`speaks`: say so when the folder cannot be written, which costs time at each start and nothing else."""
+        self.folder = folder
+        self.speaks = speaks
+
+    def __call__(self, path: Path) -> ShardIndex:
+        """The index of a shard; what `index_shard` raises is raised, and not kept."""
+        path = path.absolute()
+        file = self.folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.npz"
+        try:
+            status = path.stat()
+        except OSError:
+            return index_shard(path)  # which has words for it
+        about = {"version": VERSION, "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        found = _load(file, about)
+        if found is None:
+            found = index_shard(path)
+            self._save(file, found, about)
+        return found
+
+    def _save(self, file: Path, index: ShardIndex, about: Mapping[str, Any]) -> None:
+        about = {**about, "ignored": index.ignored, "damage": index.damage}
+        arrays = {
+            "samples": index.samples.view(np.uint8),
+            "names": np.frombuffer(index.names, dtype=np.uint8),
+            "name_ends": index.name_ends,
+            "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".partial-", delete=False) as partial:
+                try:
+                    np.savez(partial, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]
+                    partial.close()
+                    os.replace(partial.name, file)
+                except BaseException:
+                    with suppress(OSError):
+                        os.unlink(partial.name)
+                    raise
+        except OSError as error:
+            if self.speaks:
+                log.warning("shards are walked at each start: %s cannot be written (%s)", self.folder, error.strerror)
+            self.speaks = False
+
+
+def _load(file: Path, about: Mapping[str, Any]) -> ShardIndex | None:
+    """What a file holds, if it is whole and about this very shard."""
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("samples", "names", "name_ends", "about")}
+            if not np.array_equal(stored["checksum"], _checksum(arrays)):
+                return None
+        theirs = json.loads(arrays["about"].tobytes())
+        if any(theirs[name] != value for name, value in about.items()):
+            return None
+        return ShardIndex(
+            Path(about["path"]),
+            arrays["samples"].view(SAMPLE),
+            arrays["names"].tobytes(),
+            arrays["name_ends"],
+            tuple(theirs["ignored"]),
+            theirs["damage"],
+        )
+    except Exception:  # whatever a damaged archive makes its readers raise: it is not there, or not whole
+        return None
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """SHA-256 of names, types and bytes, uint8 [32]."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)

@@ -1,0 +1,21 @@
+"""How long reading still takes, for the person who waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
+    """The items, with a bar on a terminal that goes away at the end; nothing elsewhere, or without `show`."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+        yield from bar.track(items, total=total, description=what)

@@ -1,0 +1,123 @@
+"""What could not be used: judged over all ranks, and written down once.
+
+Each rank meets the broken samples of its own slices. What they met is put together after steps 1, 2, 4, ... 64 and
+every 64 steps from then on, and at every checkpoint: what is counted, written and decided is then the same for every
+number of ranks and workers, and the steps between pay nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from silc.data.pairs import FAULTS
+from silc.types import BadInput, Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from silc.distributed import World
+    from silc.types import Batch
+
+log = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine.jsonl"
+MIN_READS = 200
+"""Samples read before their share of broken ones is judged (one epoch, where that is less)."""
+EVERY = 64
+"""Steps between two looks at what all ranks met."""
+
+
+class Quarantine:
+    """The broken samples of one run.
+
+    The file has a line of shard, key, cause and detail for each broken sample, in the order they were first met: a
+    list of what to mend, so a sample stands there once, however many epochs, or runs of the same directory, meet it.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        faults: Sequence[Broken],
+        *,
+        max_bad_rate: float,
+        batch_size: int,
+        num_samples: int,
+        met: Mapping[str, int],
+        world: World,
+    ) -> None:
+        """`faults` are the source's own; `met` is what was met before this process, over all ranks, by cause."""
+        self.file = file
+        self.max_bad_rate = max_bad_rate
+        self.batch_size = batch_size
+        self.num_samples = num_samples
+        self.world = world
+        self.met = Counter({cause: count for cause, count in met.items() if cause not in FAULTS})
+        """Broken samples met by all ranks, by cause, as of the last look."""
+        self._fresh: list[tuple[int, Broken]] = []
+        # Hashes, for a run over a billion pairs may meet millions.
+        self._written = {hash(entry[:3]) for entry in _entries(file)} if world.is_main else set()
+        if world.is_main:
+            self._write(faults)
+            for (shard, cause), count in Counter((fault.shard, fault.cause) for fault in faults).items():
+                detail = next(fault.detail for fault in faults if (fault.shard, fault.cause) == (shard, cause))
+                log.warning("%s: %s: %s%s", shard, cause, detail, f" (and {count - 1} more)" if count > 1 else "")
+
+    def watch(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        """The same batches, from step `start` on; every rank takes one a step.
+
+        Raises:
+            BadInput: over `max_bad_rate` of the samples read are broken; on every rank at the same step.
+        """
+        for step, batch in enumerate(batches, start=start):
+            self._fresh += [(step, broken) for broken in batch.broken]
+            done = step + 1
+            if done % EVERY == 0 or (done < EVERY and done & (done - 1) == 0):
+                self.settle()
+                self._judge(done * self.batch_size)
+            yield batch
+
+    def settle(self) -> None:
+        """Put together what all ranks met since the last time, and write it down; every rank calls it."""
+        everyone = [entry for share in self.world.collect(self._fresh) for entry in share]
+        # A rank's slice of a batch is contiguous, so a stable sort by step gives the order of the global batches.
+        broken = [entry for _, entry in sorted(everyone, key=lambda entry: entry[0])]
+        self._fresh = []
+        self.met.update(entry.cause for entry in broken)
+        if self.world.is_main:
+            self._write(broken)
+
+    def _judge(self, seen: int) -> None:
+        num_bad = self.met.total()
+        if seen >= min(MIN_READS, self.num_samples) and num_bad > self.max_bad_rate * seen:
+            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.met.items()))
+            raise BadInput(
+                f"{num_bad} of {seen} samples read are broken ({num_bad / seen:.1%}; {causes}), the limit is "
+                f"{self.max_bad_rate:.1%}; {self.file} lists them: mend the shards or raise data.max_bad_rate"
+            )
+
+    def _write(self, broken: Sequence[Broken]) -> None:
+        lines = []
+        for entry in broken:
+            if hash(entry[:3]) not in self._written:
+                self._written.add(hash(entry[:3]))
+                lines.append(json.dumps(entry._asdict()) + "\n")
+        if lines:
+            with self.file.open("a", encoding="utf-8") as handle:
+                handle.writelines(lines)
+
+
+def _entries(file: Path) -> list[Broken]:
+    """What an earlier process wrote down; a last line that a crash cut is taken away."""
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        partial = file.with_name(f".partial-{file.name}")
+        partial.write_text(whole, encoding="utf-8")
+        partial.replace(file)
+    return [Broken(**json.loads(line)) for line in whole.splitlines()]

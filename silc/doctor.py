@@ -1,0 +1,62 @@
+"""What is here: libraries, device, precision, data. For bug reports, and before a long run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+import silc
+from silc.eval import suite
+
+LIBRARIES = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "tokenizers", "safetensors", "numpy", "pillow"), ""),
+    **dict.fromkeys(("open_clip_torch", "transformers", "sentencepiece", "protobuf"), "silc[interop]"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "silc[export]"),
+    **{"torchao": "silc[quant]", "wandb": "silc[log]", "trackio": "silc[log]"},
+}
+"""What is used, by the extra it comes with; empty: silc's own dependencies."""
+
+
+def findings(root: str = "") -> list[tuple[str, str, str]]:
+    """(what, how it is, what to do about it or nothing), in the order in which they matter.
+
+    Args:
+        root: a folder of evaluation data; empty leaves data out.
+    """
+    found = [("silc", silc.__version__, "")]
+    found += [("python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores", "")]
+    found += [("device", *_device()), ("precision", *_precision())]
+    found += [(name, *_version(name, extra)) for name, extra in LIBRARIES.items()]
+    if root:
+        there = [task.name for task in suite.listing(root) if task.found] if Path(root).is_dir() else []
+        advice = "" if there else f"`silc eval --list --root {root}` shows what each task needs"
+        found.append(("data", ", ".join(there) or f"no task's data under {root}", advice))
+    return found
+
+
+def _device() -> tuple[str, str]:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in names), ""
+    without = torch.version.cuda is None
+    advice = (
+        "torch was built without CUDA" if without else "no GPU is seen; look at the driver and CUDA_VISIBLE_DEVICES"
+    )
+    return f"cpu, {torch.get_num_threads()} threads", advice
+
+
+def _precision() -> tuple[str, str]:
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return "bf16 or float32", ""
+    return "float32", "bf16 (train.precision) is for GPUs of 2020 and later; elsewhere it is slower"
+
+
+def _version(name: str, extra: str) -> tuple[str, str]:
+    try:
+        return importlib.metadata.version(name), ""
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed", f"`pip install '{extra}'`" if extra else "silc needs it; install silc again"

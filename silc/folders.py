@@ -1,0 +1,142 @@
+"""Images and folders in; JSON, arrays and overlays out: what `silc predict` does.
+
+A file that holds no image does not stop the others: it is named in the JSON, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from silc.eval.datasets import SUFFIXES, lines_of
+from silc.eval.pictures import colour
+from silc.eval.prompts import templates, text_classifier
+from silc.predict import open_image
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.eval.config import EvalConfig
+    from silc.predict import Model
+
+
+@dataclass
+class Images:
+    """Image files of what was given, read a batch at a time with a progress bar."""
+
+    files: Sequence[Path]
+    what: str
+    """Said by the bar."""
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+
+    def batches(self, size: int) -> Iterator[list[tuple[Path, Image.Image]]]:
+        """Pairs of file and RGB image.
+
+        Raises:
+            BadInput: not one of the files was an image.
+        """
+        with Progress(console=Console(stderr=True)) as bar:
+            for start in bar.track(range(0, len(self.files), size), description=self.what):
+                batch = []
+                for file in self.files[start : start + size]:
+                    try:
+                        batch.append((file, open_image(file)))
+                    except BadInput as error:
+                        self.unreadable.append({"file": str(file), "why": str(error)})
+                if batch:
+                    yield batch
+        if len(self.unreadable) == len(self.files):
+            raise BadInput(self.unreadable[0]["why"])
+
+
+def images_of(paths: Sequence[str | Path], what: str) -> Images:
+    """The files given, and all images below the folders given, in order.
+
+    Raises:
+        BadInput: something is not there, or there is no image.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise BadInput(f"{path} does not exist; give images or folders of images")
+    if not files:
+        raise BadInput(f"there is no image in {', '.join(map(str, paths)) or 'nothing'}; give images or folders")
+    return Images(files, what)
+
+
+def names_of(given: str) -> list[str]:
+    """Class names of a comma-separated list, or of a file with one a line.
+
+    Raises:
+        BadInput: there is none.
+    """
+    names = lines_of(Path(given)) if given.endswith(".txt") else [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise BadInput("class names are needed: --names 'road, car, sky', or a .txt file with one a line")
+    return names
+
+
+def classify(model: Model, images: Images, names: Sequence[str], out: Path, prompts: str, batch_size: int) -> None:
+    """Write each image's probability of each name, best first, as JSON."""
+    features = text_classifier(model, names, templates(prompts), batch_size=batch_size).to(model.device)
+    found = []
+    for batch in images.batches(batch_size):
+        probabilities = model.probs(model.encode_image([image for _, image in batch]), features).cpu()
+        for (file, _), row in zip(batch, probabilities, strict=True):
+            ranked = sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1])
+            found.append({"file": str(file), "probabilities": dict(ranked)})
+    _write(out, {"model": model.name, "prompts": prompts, "images": found}, images)
+
+
+def embed(model: Model, images: Images, out: Path, batch_size: int) -> None:
+    """Write features of unit length [N, D] as .npy, and the N files' names as .json beside it."""
+    if out.suffix != ".npy":
+        raise BadInput(f"--out {out} is where features go; give a name that ends in .npy")
+    rows, files = [], []
+    for batch in images.batches(batch_size):
+        rows.append(model.encode_image([image for _, image in batch]).cpu())
+        files += [str(file) for file, _ in batch]
+    _write(out.with_suffix(".json"), {"model": model.name, "files": files}, images)
+    np.save(out, torch.cat(rows).numpy())
+
+
+def segment(model: Model, images: Images, names: Sequence[str], out: Path, config: EvalConfig) -> None:
+    """Write into a folder, for each image, an overlay and a label map (a PNG whose values index the names)."""
+    segmenter = model.segmenter(names, config)
+    found: list[dict[str, Any]] = []
+    for batch in images.batches(1):
+        (file, image), number = batch[0], len(found)
+        result = segmenter(image)
+        stem = f"{number:05d}-{file.stem}"
+        out.mkdir(parents=True, exist_ok=True)
+        result.overlay().save(out / f"{stem}.overlay.png")
+        _palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
+        shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
+        found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})
+    _write(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images)
+
+
+def _palette_image(labels: Any, num_classes: int) -> Image.Image:
+    """Label values as pixels, in the overlay's colours where a palette holds them."""
+    if num_classes > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([value for index in range(num_classes) for value in colour(index)])
+    return picture
+
+
+def _write(file: Path, content: dict[str, Any], images: Images) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**content, "unreadable": images.unreadable}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,49 @@
+"""A stranger's files: JSON and safetensors, or one line that says why not. Nothing here can run code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+        BadInput: there is none.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read {file}: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{file} holds no JSON object")
+    return value
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file. Pickles are refused: reading one runs whatever its author wrote.
+
+    Raises:
+        BadInput: no such file, a pickle, or a damaged file.
+    """
+    if not file.is_file():
+        raise BadInput(f"{file} does not exist")
+    if file.suffix != ".safetensors":
+        raise BadInput(
+            f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; where you "
+            "trust it, convert it once: `safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)`"
+        )
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file} is damaged or no safetensors file: {error}") from error

@@ -1,0 +1,150 @@
+"""A model as it came in: towers' shapes, weights under our names, tokenizer and preprocessing. One value for every
+source, and the directory it is saved in:
+
+    silc.json           towers, preprocessing, loss, where it is from
+    silc.safetensors    weights under our names
+    tokenizer/          tokenizer.json and its settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from silc import checkpoint
+from silc.data.tokenizer import BPETokenizer
+from silc.interop.files import read_json, read_safetensors
+from silc.models.config import ModelConfig
+from silc.models.image import POSITIONS, resample_positions
+from silc.models.silc import TwoTower
+from silc.preprocess import Interpolation, Preprocess, Resize
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SETTINGS, WEIGHTS, TOKENIZER = "silc.json", "silc.safetensors", "tokenizer"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Everything that makes a two-tower model, whoever trained it."""
+
+    model: ModelConfig
+    """Towers; `text.vocab_size` is told. Head and teacher are what a run that goes on from here would make anew."""
+    weights: Mapping[str, Tensor]
+    """State dict of a `TwoTower`, float32."""
+    tokenizer: BPETokenizer
+    preprocess: Preprocess
+    contrastive: Literal["softmax", "sigmoid"]
+    """The loss it was trained with: how similarities become probabilities."""
+    source: str
+    """Where it is from, as it was asked for."""
+    mapped: Sequence[str] = ()
+    """A line for each tensor: what became what."""
+
+    def build(self) -> TwoTower:
+        """The towers with these weights, strictly loaded."""
+        towers = TwoTower(
+            self.model,
+            vocab_size=self.tokenizer.vocab_size,
+            eos_id=self.tokenizer.eos_id,
+            scale_init=1.0,
+            bias_init=0.0,
+        )
+        checkpoint.load_into(towers, self.weights, Path(self.source))
+        return towers.eval()
+
+    @property
+    def checksum(self) -> str:
+        """Of all that makes its numbers: weights, settings and tokenizer."""
+        digest = hashlib.sha256(repr((self.model, self.preprocess)).encode())
+        digest.update(self.tokenizer.tokenizer.to_str().encode())
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            digest.update(self.weights[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def at(self, size: int) -> Pretrained:
+        """The same model made for images of another size: its position embedding is resampled by its source's rule."""
+        if size == self.model.image.size:
+            return self
+        positions = resample_positions(self.weights[POSITIONS], self.model.image, size)
+        return replace(
+            self,
+            model=replace(self.model, image=replace(self.model.image, size=size)),
+            weights={**self.weights, POSITIONS: positions},
+            preprocess=replace(self.preprocess, size=size),
+        )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """silc.json."""
+
+    model: ModelConfig
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Resize
+    interpolation: Interpolation
+    contrastive: Literal["softmax", "sigmoid"]
+    source: str
+
+
+_SCHEMA: TypeAdapter[_Settings] = TypeAdapter(_Settings)
+
+
+def save(pretrained: Pretrained, out: Path) -> None:
+    """Write the directory that `read` opens.
+
+    Raises:
+        BadInput: it cannot be written, or holds something already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise BadInput(f"{out} is not empty; give another directory")
+    settings = _Settings(
+        model=pretrained.model,
+        **asdict(pretrained.preprocess),
+        contrastive=pretrained.contrastive,
+        source=pretrained.source,
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        pretrained.tokenizer.save(out / TOKENIZER)
+        save_file({name: tensor.contiguous() for name, tensor in pretrained.weights.items()}, out / WEIGHTS)
+        # Last, so that a directory with settings is whole.
+        (out / SETTINGS).write_text(json.dumps(_SCHEMA.dump_python(settings, mode="json"), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"cannot write {out}: {error}") from error
+
+
+def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
+    """Open a directory that `save` wrote; `tokenizer` is a file or directory instead of its own.
+
+    Raises:
+        BadInput: a file is missing, damaged or of another format.
+    """
+    try:
+        settings = _SCHEMA.validate_python(read_json(directory / SETTINGS))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{directory / SETTINGS}: field '{where}': {first['msg']}; import the model again") from error
+    preprocess = Preprocess(settings.size, settings.mean, settings.std, settings.resize, settings.interpolation)
+    return Pretrained(
+        model=settings.model,
+        weights=read_safetensors(directory / WEIGHTS),
+        tokenizer=BPETokenizer.load(tokenizer or directory / TOKENIZER, settings.model.text.length),
+        preprocess=preprocess,
+        contrastive=settings.contrastive,
+        source=str(directory),
+    )

@@ -1,0 +1,76 @@
+"""Which source a name means.
+
+open_clip:NAME/PRETRAINED   a tag of open_clip's list, or a .safetensors file
+open_clip:DIR, local-dir:DIR
+hf:ORG/NAME, hf:DIR         SiglipModel, Siglip2Model, CLIPModel
+FILE.npz                    big_vision's two towers; the tokenizer is given apart
+DIR                         what `silc import` wrote, or one of the above by the files in it
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from silc.interop import big_vision, open_clip, pretrained, transformers
+from silc.interop.big_vision import TextPool
+from silc.interop.pretrained import Pretrained
+from silc.types import BadInput
+
+
+def read(
+    source: str | Path, *, tokenizer: Path | None = None, size: int | None = None, text_pool: TextPool = "last"
+) -> Pretrained:
+    """A model from any of the above.
+
+    Args:
+        tokenizer: a tokenizer.json, a spiece.model or a directory with one, instead of the model's own.
+        size: side of the images it is to be made for; its position embedding is resampled by its source's rule.
+        text_pool: where a big_vision text tower takes its embedding, which its file does not tell.
+
+    Raises:
+        BadInput: nothing there, nothing known, or what the reader of that source refuses.
+    """
+    found = _read(str(source), tokenizer, text_pool)
+    return found if size is None else found.at(size)
+
+
+def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
+    """Whose reader a source is for; nothing is read, and nothing fetched.
+
+    Raises:
+        BadInput: it is nobody's.
+    """
+    prefix, path = str(source).partition(":")[0], Path(source)
+    if prefix in ("open_clip", "local-dir"):
+        return "open_clip"
+    if prefix == "hf":
+        return "hf"
+    if path.suffix == ".npz":
+        return "npz"
+    if (path / pretrained.SETTINGS).is_file():  # an export holds the other formats too
+        return "saved"
+    if (path / open_clip.CONFIG).is_file():
+        return "open_clip"
+    if (path / "config.json").is_file():
+        return "hf"
+    raise BadInput(
+        f"{source} is no model: neither a run of `silc train`, a directory of `silc import`, open_clip or "
+        "transformers, a .npz file, nor open_clip:NAME/PRETRAINED or hf:ORG/NAME"
+    )
+
+
+def _read(source: str, tokenizer: Path | None, text_pool: TextPool) -> Pretrained:
+    match kind_of(source):
+        case "saved":
+            return pretrained.read(Path(source), tokenizer)
+        case "open_clip":
+            return open_clip.read(source.removeprefix("open_clip:"), tokenizer)
+        case "hf":
+            return transformers.read(source.removeprefix("hf:"), tokenizer)
+    if tokenizer is None:
+        raise BadInput(
+            f"{source} holds no tokenizer, as none of big_vision's files does; give it with tokenizer=FILE "
+            "(--tokenizer FILE), a tokenizer.json or spiece.model"
+        )
+    return big_vision.read(Path(source), tokenizer, text_pool=text_pool)

@@ -1,0 +1,250 @@
+"""A folder with a table of captions: both tables, the field's names, and every way a row can be broken."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silc import config as configs
+from silc.cli import main
+from silc.config import Config
+from silc.data.config import DataConfig
+from silc.data.folder import FolderPairs, table_of
+from silc.data.pairs import BadSample, open_pairs
+from silc.data.quarantine import QUARANTINE
+from silc.train.log import history
+from silc.types import BadInput
+from tests.data.conftest import encoded, photo
+from tests.data.test_loader import assert_equal, loader
+
+Rows = list[dict[str, object]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images in a folder of their own, a secret one outside."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "data" / "images" / f"{number}.jpg").write_bytes(encoded(photo(number)))
+    (tmp_path / "secret.jpg").write_bytes(encoded(photo(99)))
+    return tmp_path / "data"
+
+
+def write_jsonl(folder: Path, rows: Rows) -> Path:
+    file = folder / "captions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def write_csv(folder: Path, header: list[str], rows: list[list[str]], delimiter: str = ",") -> Path:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([header, *rows])
+    (folder / "captions.csv").write_bytes(text.getvalue().encode())
+    return folder / "captions.csv"
+
+
+def listed(pairs: FolderPairs) -> list[tuple[str, tuple[str, ...]]]:
+    return [(pair.key, pair.captions) for pair in (pairs[index] for index in range(len(pairs)))]
+
+
+@pytest.mark.parametrize("image", ["file_name", "image", "filepath"])
+@pytest.mark.parametrize("caption", ["caption", "captions", "text", "title"])
+def test_the_fields_usual_names(folder: Path, image: str, caption: str) -> None:
+    names = [f"images/{number}.jpg" for number in range(3)]
+    table = write_csv(folder, ["id", caption, image], [[str(i), f"photo {i}", name] for i, name in enumerate(names)])
+    expected = [(name, (f"photo {i}",)) for i, name in enumerate(names)]
+    assert listed(FolderPairs(table)) == expected
+    rows: Rows = [{"id": i, caption: f"photo {i}", image: name} for i, name in enumerate(names)]
+    assert listed(FolderPairs(write_jsonl(folder, rows))) == expected
+    assert np.array_equal(
+        np.asarray(FolderPairs(table)[2].image), np.asarray(pickle.loads(pickle.dumps(FolderPairs(table)))[2].image)
+    )
+
+
+def test_several_captions_of_one_image(folder: Path) -> None:
+    """A list, several rows (Flickr8k's own captions.txt), or several columns."""
+    expected = [("images/0.jpg", ("one", "two", "three")), ("images/1.jpg", ("four",))]
+    rows: Rows = [
+        {"file_name": "images/0.jpg", "captions": ["one", " two "]},
+        {"file_name": "images/1.jpg", "caption": "four"},
+        {"file_name": "images/0.jpg", "caption": "three"},
+    ]
+    assert listed(FolderPairs(write_jsonl(folder, rows))) == expected
+    lines = [["images/0.jpg", "one"], ["images/0.jpg", "two"], ["images/1.jpg", "four"], ["images/0.jpg", "three"]]
+    assert listed(FolderPairs(write_csv(folder, ["image", "caption"], lines))) == expected
+    lines = [["images/0.jpg", "one", "two"], ["images/1.jpg", "four", ""], ["images/0.jpg", "three", ""]]
+    assert listed(FolderPairs(write_csv(folder, ["image", "caption", "title"], lines))) == expected
+
+
+def test_what_spreadsheets_write(folder: Path) -> None:
+    """A byte order mark, tabs, quotes, lines within a field, CRLF."""
+    table = write_csv(folder, ["filepath", "title"], [["images/0.jpg", 'a "dog",\nrunning']], delimiter="\t")
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert b"\r\n" in table.read_bytes()
+    assert listed(FolderPairs(table)) == [("images/0.jpg", ('a "dog",\nrunning',))]
+
+
+def test_the_table_is_found(folder: Path) -> None:
+    assert table_of(folder) is None
+    with pytest.raises(BadInput, match=r"without captions\.jsonl or captions\.csv"):
+        open_pairs(DataConfig(train=str(folder)), seed=0)
+    by_csv = write_csv(folder, ["image", "caption"], [["images/0.jpg", "a"]])
+    assert table_of(folder) == table_of(by_csv) == by_csv
+    by_jsonl = write_jsonl(folder, [{"image": "images/0.jpg", "caption": "a"}, {"image": "images/1.jpg", "text": "b"}])
+    assert table_of(folder) == by_jsonl
+    assert len(open_pairs(DataConfig(train=str(folder)), seed=0)) == 2
+    assert len(open_pairs(DataConfig(train=str(by_csv)), seed=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("captions.csv", b"", "columns"),
+        ("captions.csv", b"image,label\n1.jpg,dog\n", "'label'"),
+        ("captions.csv", b"image,caption\n", "no row"),
+        ("captions.jsonl", b"\n \n", "no row"),
+    ],
+)
+def test_a_table_without_pairs_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(BadInput, match=message) as caught:
+        open_pairs(DataConfig(train=str(folder)), seed=0)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def hostile(folder: Path) -> dict[str, str]:
+    """Names of images that must not, or cannot, be read, by what becomes of them."""
+    (folder / "out.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder / "up").symlink_to(folder.parent)
+    (folder / "in.jpg").symlink_to("images/3.jpg")
+    os.mkfifo(folder / "pipe.jpg")  # would wait forever for someone who writes
+    (folder / "html.jpg").write_text("<html>")
+    (folder / "zero.jpg").touch()
+    (folder / "cut.jpg").write_bytes(encoded(photo(0))[:-300])
+    return {
+        "../secret.jpg": "unsafe_path",
+        "images/../../secret.jpg": "unsafe_path",
+        str(folder.parent / "secret.jpg"): "unsafe_path",
+        "out.jpg": "unsafe_path",
+        "up/secret.jpg": "unsafe_path",
+        "/dev/zero": "unsafe_path",
+        "pipe.jpg": "no_image",
+        "images": "no_image",
+        "nowhere.jpg": "no_image",
+        "html.jpg": "no_image",
+        "zero.jpg": "empty_image",
+        "cut.jpg": "broken_image",
+        "nul\0.jpg": "unreadable",
+        "x" * 300 + ".jpg": "no_image",
+    }
+
+
+@pytest.mark.timeout(60)
+def test_nothing_outside_the_folder_is_read(folder: Path) -> None:
+    expected = hostile(folder)
+    table = write_jsonl(folder, [{"file_name": name, "caption": "a"} for name in [*expected, "in.jpg"]])
+    pairs, found = FolderPairs(table), {}
+    for index in range(len(expected)):
+        with pytest.raises(BadSample) as caught:
+            pairs[index]
+        shard, key, cause, _ = caught.value.broken
+        assert shard == str(table)
+        found[key] = cause
+    assert found == expected
+    assert pairs[len(expected)].key == "in.jpg"
+
+
+def test_a_folder_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
+    write_jsonl(folder, [{"file_name": "images/0.jpg", "caption": "a"}])
+    (tmp_path / "link").symlink_to(folder)
+    assert FolderPairs(tmp_path / "link" / "captions.jsonl")[0].captions == ("a",)
+
+
+BROKEN_ROWS = {
+    b'{"file_name": "images/1.jpg"}': ("images/1.jpg", "no_caption"),
+    b'{"file_name": "images/2.jpg", "caption": "  "}': ("images/2.jpg", "empty_caption"),
+    b'{"file_name": "images/3.jpg", "caption": "caf\xe9"}': ("images/3.jpg", "broken_caption"),
+    b'{"file_name": "images/4.jpg", "captions": ["a", 3]}': ("images/4.jpg", "broken_caption"),
+    b'{"file_name": "images/5.jpg", "capt': ("line 6", "broken_caption"),
+    b"[1, 2]": ("line 7", "broken_caption"),
+    b"[" * 100_000: ("line 8", "broken_caption"),
+    b'{"caption": "a photo of nothing"}': ("line 9", "no_image"),
+    b'{"file_name": 7, "caption": "a"}': ("line 10", "no_image"),
+}
+
+
+def test_broken_rows_are_samples_of_their_own(folder: Path) -> None:
+    table = folder / "captions.jsonl"
+    good = b'{"file_name": "images/0.jpg", "caption": "half \\ud800 pair"}'
+    table.write_bytes(b"\n".join([good, *BROKEN_ROWS]))
+    pairs = FolderPairs(table)
+    assert pairs[0].captions == ("half ? pair",)
+    assert len(pairs) == 1 + len(BROKEN_ROWS)
+    for index, expected in enumerate(BROKEN_ROWS.values(), start=1):
+        with pytest.raises(BadSample) as caught:
+            pairs[index]
+        assert caught.value.broken[1:3] == expected
+    assert list(pairs.captions(100)) == ["half ? pair", "a photo of nothing", "a"]
+
+
+def test_broken_lines_of_csv(folder: Path) -> None:
+    table = folder / "captions.csv"
+    huge = b"x" * 200_000  # over the csv module's limit of a field
+    table.write_bytes(
+        b"image,caption\nimages/0.jpg,good\nimages/1.jpg\n,lost\nimages/2.jpg,caf\xe9\nimages/3.jpg," + huge
+    )
+    found = {}
+    pairs = FolderPairs(table)
+    for index in range(1, len(pairs)):
+        with pytest.raises(BadSample) as caught:
+            pairs[index]
+        found[caught.value.broken.key] = caught.value.broken.cause
+    assert found == {
+        "images/1.jpg": "no_caption",
+        "line 4": "no_image",
+        "images/2.jpg": "broken_caption",
+        "line 6": "broken_caption",
+    }
+
+
+def test_order_and_fingerprint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of rows are blocks, as shards are; the same list elsewhere is the same data."""
+    monkeypatch.setattr("silc.data.folder.BLOCK", 5)
+    rows: Rows = [{"image": f"images/{number}.jpg", "caption": f"photo {number}"} for number in range(12)]
+    pairs = FolderPairs(write_jsonl(folder, rows))
+    assert pairs.blocks.tolist() == [5, 5, 2]
+    folder.rename(folder.with_name("moved"))
+    moved = FolderPairs(folder.with_name("moved") / "captions.jsonl")
+    assert moved.fingerprint == pairs.fingerprint
+    other = FolderPairs(write_jsonl(folder.with_name("moved"), rows[::-1]))
+    assert other.fingerprint != pairs.fingerprint
+    assert len({key for batch in loader(moved).batches(0, 1) for key in batch.keys}) == 8
+    assert_equal(list(loader(moved, workers=2).batches(0, 3)), list(loader(moved).batches(0, 3)))
+
+
+def test_silc_train_reads_a_folder(small: Callable[..., Config], folder: Path, tmp_path: Path) -> None:
+    rows: Rows = [{"image": f"images/{number}.jpg", "caption": f"photo {number}"} for number in range(12)]
+    bad: Rows = [{"image": "../secret.jpg", "caption": "x"}, {"image": "images/0.jpg", "text": " and more"}]
+    write_jsonl(folder, rows + bad + [{"image": "gone.jpg", "caption": "y"}, {"image": "images/1.jpg"}])
+    base = small("silc_c", duration="2 steps", batch_size=7)
+    configs.save(replace(base, data=replace(base.data, source="shards")), tmp_path / "base.yaml")
+    args = ["--data.train", str(folder), "--out", str(tmp_path / "out"), "--data.max-bad-rate", "0.2"]
+    assert main(["train", str(tmp_path / "base.yaml"), *args]) == 0
+    last = history(tmp_path / "out")[-1]
+    assert {k: v for k, v in last.items() if k.startswith("bad/")} == {"bad/no_image": 1, "bad/unsafe_path": 1}
+    listed = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
+    assert Counter((entry["key"], entry["cause"]) for entry in listed) == {
+        ("../secret.jpg", "unsafe_path"): 1,
+        ("gone.jpg", "no_image"): 1,
+    }

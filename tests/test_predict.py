@@ -1,0 +1,244 @@
+"""Models in a user's hands: files and words in, features, probabilities and masks out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import silc
+from silc import config as configs
+from silc import run
+from silc.cli import main
+from silc.config import Config
+from silc.data.scenes import write_sets
+from silc.eval.config import EvalConfig
+from silc.eval.suite import tasks
+from silc.interop import pretrained
+from silc.interop.pretrained import Pretrained
+from silc.predict import Model
+from silc.types import BadInput
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Config]) -> Path:
+    """A run of two steps."""
+    return run.train(small("silc_c", tmp_path_factory.mktemp("predict") / "run", duration="2 steps"))
+
+
+@pytest.fixture
+def model(trained: Path) -> Model:
+    return silc.load(trained, device="cpu")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """Red on the left, blue on the right, wider than high."""
+    values = np.zeros((30, 50, 3), np.uint8)
+    values[:, :25, 0], values[:, 25:, 2] = 250, 250
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_a_run_is_its_teacher_unless_asked(trained: Path, photo: Path) -> None:
+    both = silc.load_run(trained).models
+    pixels = silc.load(trained, device="cpu").pixels(photo)
+    for weights, name in (("auto", "teacher"), ("teacher", "teacher"), ("student", "student")):
+        loaded = silc.load(trained, weights=weights, device="cpu")
+        assert torch.equal(loaded.encode_image(photo), both[name].encode_image(pixels))
+    with pytest.raises(BadInput, match="is a run, whose tokenizer and size"):
+        silc.load(trained, size=32)
+
+
+def test_features(model: Model, photo: Path) -> None:
+    """What each is: the pooled embedding, the tower's tokens, and the readout evaluation uses."""
+    f = model.features(photo)
+    pixels = model.pixels([photo])
+    assert f.pooled.shape == (1, 32)
+    assert f.patches.shape == f.aligned.shape == (1, 2, 2, 32)
+    assert torch.equal(f.pooled, model.encode_image(pixels))
+    expected = model.encode_dense(pixels, model.readouts[0])
+    assert torch.equal(f.aligned, F.normalize(expected, dim=-1))
+    tokens = model.visual.trunk.forward_features(pixels)
+    assert torch.equal(f.patches.flatten(1, 2), tokens)
+
+
+def test_images_come_as_files_images_and_pixels(model: Model, photo: Path) -> None:
+    with Image.open(photo) as opened:
+        image = opened.convert("RGB")
+    pixels = model.pixels(image)
+    features = model.encode_image(pixels)
+    for given in (photo, str(photo), image, [photo], [image]):
+        assert torch.equal(model.encode_image(given), features)
+    assert model.encode_image([photo, image]).shape == (2, 32)
+    assert torch.equal(model.encode_text("a cat"), model.encode_text(model.tokenizer(["a cat"])))
+
+
+@pytest.mark.parametrize("contrastive", ["softmax", "sigmoid"])
+def test_probabilities(contrastive: str, model: Model) -> None:
+    model.contrastive = contrastive  # type: ignore[assignment]
+    model.model.logit_bias.data.fill_(-0.5)
+    images, texts = F.normalize(torch.randn(3, 32), dim=-1), F.normalize(torch.randn(4, 32), dim=-1)
+    logits = (images.double() @ texts.double().T) * model.model.logit_scale.exp().double() - 0.5
+    odds = logits.exp()
+    expected = odds / odds.sum(1, keepdim=True) if contrastive == "softmax" else odds / (1 + odds)
+    torch.testing.assert_close(model.probs(images, texts).double(), expected, rtol=1e-4, atol=1e-6)
+    assert not model.probs(images, texts).requires_grad
+
+
+def test_segmentation_is_evaluations(model: Model, tmp_path: Path) -> None:
+    """The labels that `segment` gives are those that the evaluator compares with the truth."""
+    write_sets(tmp_path, size=40, seed=0)
+    (task,) = tasks(EvalConfig(root=str(tmp_path), tasks="*-zs-seg", batch_size=4))
+    data = task.sets[0]
+    image, truth = data.example(0)
+    result = model.segment(image, data.classes)
+    found = {}
+    inner = type(task)._predictions
+
+    def spy(self, data, scorer, rules):  # type: ignore[no-untyped-def]
+        for index, image, truth, prediction in inner(self, data, scorer, rules):
+            found[index] = prediction
+            yield index, image, truth, prediction
+
+    type(task)._predictions = spy
+    try:
+        task(model)
+    finally:
+        type(task)._predictions = inner
+    assert torch.equal(result.labels, found[0])
+    assert result.labels.shape == truth.shape == image.size[::-1]
+    assert result.scores.shape[0] == len(data.classes)
+    assert result.overlay().size == image.size
+    assert len(result.labels.unique()) > 1
+
+
+def test_bad_images_and_names(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    for file, message in ((tmp_path / "none.png", "cannot read the image"), (tmp_path / "text.png", "are no JPEG")):
+        with pytest.raises(BadInput, match=message):
+            model.features(file)
+    for names in ([], "road"):
+        with pytest.raises(BadInput, match="names must be a list"):
+            model.segment(Image.new("RGB", (20, 20)), names)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images below a folder, and a file that is none."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name, colour in (("a.png", (255, 0, 0)), ("deep/b.jpg", (0, 0, 255))):
+        Image.new("RGB", (40, 24), colour).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "c.png").write_text("no image")
+    return tmp_path / "in"
+
+
+def predict(*args: str | Path) -> int:
+    return main(["predict", *map(str, args), "--device", "cpu"])
+
+
+def test_classify(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "c.json"
+    assert predict("classify", trained, folder, "--names", "red, blue", "--templates", "plain", "--out", out) == 0
+    found = json.loads(out.read_text())
+    assert [Path(one["file"]).name for one in found["images"]] == ["a.png", "b.jpg"]
+    assert [Path(one["file"]).name for one in found["unreadable"]] == ["c.png"]
+    expected = model.probs(model.encode_image(folder / "a.png"), model.encode_text(["red", "blue"]))[0]
+    given = found["images"][0]["probabilities"]
+    assert [given["red"], given["blue"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert list(given.values()) == sorted(given.values(), reverse=True)
+
+
+def test_embed(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.npy"
+    assert predict("embed", trained, folder, folder / "a.png", "--out", out, "--batch-size", "2") == 0
+    files = [Path(name).name for name in json.loads(out.with_suffix(".json").read_text())["files"]]
+    assert files == ["a.png", "b.jpg", "a.png"]
+    expected = model.encode_image([folder / "a.png", folder / "deep" / "b.jpg", folder / "a.png"])
+    np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-6)
+
+
+def test_segment(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    assert predict("segment", trained, folder, "--names", "red, green, blue", "--out", out) == 0
+    found = json.loads((out / "segments.json").read_text())
+    assert [one["stem"] for one in found["images"]] == ["00000-a", "00001-b"]
+    with Image.open(out / "00001-b.labels.png") as opened:
+        labels = np.asarray(opened)
+    expected = model.segment(folder / "deep" / "b.jpg", ["red", "green", "blue"]).labels.numpy()
+    assert (labels == expected).all()
+    assert found["images"][1]["shares"]["red"] == pytest.approx((expected == 0).mean())
+    with Image.open(out / "00001-b.overlay.png") as opened:
+        assert opened.size == (40, 24)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["classify", "RUN", "IN", "--names", "a,b"], "needs a place for what comes out; give --out"),
+        (["classify", "RUN", "IN", "--out", "x.json"], "class names are needed"),
+        (["segment", "RUN", "nowhere", "--names", "a,b", "--out", "x"], "nowhere does not exist"),
+        (["embed", "RUN", "IN", "--out", "x.json"], "ends in .npy"),
+        (["embed", "RUN", "IN/c.png", "--out", "x.npy"], "are no JPEG"),
+        (["embed", "nowhere", "IN", "--out", "x.npy"], "is no model"),
+        (["classify", "RUN", "EMPTY", "--names", "a", "--out", "x.json"], "there is no image"),
+        (["paint", "RUN", "IN", "--out", "x"], "invalid choice"),
+    ],
+)
+def test_bad_commands(
+    args: list[str], message: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": str(trained), "IN": str(folder), "EMPTY": str(tmp_path / "empty")}
+    named = [
+        str(Path(places[arg.split("/")[0]], *arg.split("/")[1:])) if arg.split("/")[0] in places else arg
+        for arg in args
+    ]
+    assert predict(*named) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in last
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_an_import_is_evaluated_like_the_run_it_came_from(trained: Path, model: Model, tmp_path: Path) -> None:
+    """One run, its teacher saved as an import: the same scores, cached under another key, weights named."""
+    data = tmp_path / "data"
+    write_sets(data, size=24, seed=0)
+    towers = {**model.model.state_dict(), **{f"visual.{k}": x for k, x in model.visual.state_dict().items()}}
+    config = configs.load(trained / "config.yaml").model
+    text = replace(config.text, vocab_size=model.tokenizer.vocab_size)
+    imported = Pretrained(replace(config, text=text), towers, model.tokenizer, model.preprocess, "softmax", "here")
+    pretrained.save(imported, tmp_path / "m")
+    out = tmp_path / "scores.json"
+    args = ["--root", str(data), "--weights", "teacher", "--out", str(out), "--device", "cpu"]
+    assert main(["eval", str(trained), str(tmp_path / "m"), *args]) == 0
+    records = json.loads(out.read_text())
+    theirs = {r["task"]: r["metrics"] for r in records if r["weights"] == "teacher"}
+    ours = {r["task"]: r["metrics"] for r in records if r["weights"] == "pretrained"}
+    assert len(ours) >= 3
+    assert ours == theirs
+
+
+def test_doctor_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sets(tmp_path, size=24, seed=0)
+    assert main(["doctor", "--root", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for needed in (
+        "torch",
+        torch.__version__.partition("+")[0],
+        "timm",
+        "open_clip_torch",
+        "device",
+        "precision",
+        "scenes",
+    ):
+        assert needed in out
+    assert main(["doctor", "--root", str(tmp_path / "none")]) == 0
+    assert "no task's data under" in capsys.readouterr().out
