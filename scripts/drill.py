@@ -37,9 +37,9 @@ from silc.distributed import World
 from silc.losses.distill import perplexity, target_stats
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.train.alarm import CollapseAlarm
-from silc.train.log import Log, history
-from silc.train.optim import Optimizer
+from silc.training.alarm import CollapseAlarm
+from silc.training.log import Log, history
+from silc.training.optim import Optimizer
 from silc.types import BadInput, Batch, Hyper, Views
 
 SMALL = [

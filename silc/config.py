@@ -23,7 +23,7 @@ from silc.data.config import DataConfig
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig
-from silc.train.config import TrainConfig
+from silc.training.config import TrainConfig
 from silc.types import BadInput
 
 

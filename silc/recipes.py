@@ -18,7 +18,7 @@ from silc.data.config import CropConfig, DataConfig, ScenesConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
-from silc.train.config import OptimConfig, TrainConfig
+from silc.training.config import OptimConfig, TrainConfig
 from silc.types import BadInput
 
 

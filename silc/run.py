@@ -41,15 +41,15 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
 from silc.preprocess import Preprocess
-from silc.train.alarm import CollapseAlarm
-from silc.train.config import examples_of, steps_of
-from silc.train.flops import training_flops
-from silc.train.log import Log, history
-from silc.train.loop import Pace, Progress, state_of
-from silc.train.loop import train as train_loop
-from silc.train.optim import Optimizer, freeze
-from silc.train.schedules import Schedule
-from silc.train.trackers import Tracker
+from silc.training.alarm import CollapseAlarm
+from silc.training.config import examples_of, steps_of
+from silc.training.flops import training_flops
+from silc.training.log import Log, history
+from silc.training.loop import Pace, Progress, state_of
+from silc.training.loop import train as train_loop
+from silc.training.optim import Optimizer, freeze
+from silc.training.schedules import Schedule
+from silc.training.trackers import Tracker
 from silc.types import BadInput
 
 if TYPE_CHECKING:

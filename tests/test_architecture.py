@@ -19,13 +19,13 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images | types | distributed checkpoint | data models losses | objective | train eval | openvocab"
+    "preprocess images | types | distributed checkpoint | data models losses | objective | training eval | openvocab"
     " | config | recipes | interop | export predict curate | origin | run folders"
     " | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")
-TORCH_FREE += ("train/config", "eval/config")
+TORCH_FREE += ("training/config", "eval/config")
 
 
 def modules() -> list[Path]:
@@ -121,7 +121,7 @@ def test_one_writer_of_teacher_and_centre() -> None:
 
 
 def test_predict_knows_no_trainer() -> None:
-    assert not [name for name in imports(PACKAGE / "predict.py") if name.startswith("silc.train")]
+    assert not [name for name in imports(PACKAGE / "predict.py") if name.startswith("silc.training")]
 
 
 def test_no_attic() -> None:
@@ -183,3 +183,10 @@ def test_nothing_names_this_machine() -> None:
             text = path.read_text()
             for needle in ("/" + "work/", "/" + "root/", "index" + "-url", "pypi" + ".org/simple"):
                 assert needle not in text, f"{name} contains {needle}"
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """Importing `silc.train` as a module would put it in the place of the function `silc.train`."""
+    import silc
+
+    assert not {path.stem if path.suffix else path.name for path in PACKAGE.iterdir()} & set(silc.__all__)

@@ -23,7 +23,7 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.predict import load_run
 from silc.preprocess import Preprocess
-from silc.train.log import history
+from silc.training.log import history
 from silc.types import BadInput, Batch, Hyper, Views
 
 QUICK = {

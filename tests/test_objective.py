@@ -16,7 +16,7 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.losses.distill import distill_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.train.optim import Optimizer
+from silc.training.optim import Optimizer
 from silc.types import Batch, Hyper, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)

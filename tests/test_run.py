@@ -22,7 +22,7 @@ from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.predict import load_run
-from silc.train.log import history
+from silc.training.log import history
 from silc.types import BadInput
 from tests.data.conftest import sample, write_tar
 

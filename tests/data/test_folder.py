@@ -22,7 +22,7 @@ from silc.data.config import DataConfig
 from silc.data.folder import FolderPairs, table_of
 from silc.data.pairs import BadSample, open_pairs
 from silc.data.quarantine import QUARANTINE
-from silc.train.log import history
+from silc.training.log import history
 from silc.types import BadInput
 from tests.data.conftest import encoded, photo
 from tests.data.test_loader import assert_equal, loader

@@ -19,7 +19,7 @@ from silc.config import Config
 from silc.data.pairs import ShardPairs
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.distributed import World
-from silc.train.log import history
+from silc.training.log import history
 from silc.types import BadInput, Batch, Broken, Views
 from tests.data.test_loader import GRID, loader
 from tests.test_run import torchrun

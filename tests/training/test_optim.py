@@ -12,7 +12,7 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.train.optim import Optimizer, freeze, layer_factors
+from silc.training.optim import Optimizer, freeze, layer_factors
 from silc.types import BadInput, Hyper
 
 

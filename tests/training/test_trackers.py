@@ -13,7 +13,7 @@ import pytest
 
 from silc import run
 from silc.config import Config
-from silc.train.log import history
+from silc.training.log import history
 from silc.types import BadInput
 
 

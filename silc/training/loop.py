@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.objective import SilcObjective
-    from silc.train.alarm import CollapseAlarm
-    from silc.train.log import Log
-    from silc.train.optim import Optimizer
-    from silc.train.schedules import Schedule
+    from silc.training.alarm import CollapseAlarm
+    from silc.training.log import Log
+    from silc.training.optim import Optimizer
+    from silc.training.schedules import Schedule
     from silc.types import Batch, Hyper, StepOutput
 
 NOT_FINITE = "not-finite.json"

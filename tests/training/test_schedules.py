@@ -7,8 +7,8 @@ import math
 import pytest
 
 from silc import recipes
-from silc.train.config import OptimConfig, examples_of, steps_of
-from silc.train.schedules import Schedule, cosine, rsqrt
+from silc.training.config import OptimConfig, examples_of, steps_of
+from silc.training.schedules import Schedule, cosine, rsqrt
 from silc.types import BadInput
 
 

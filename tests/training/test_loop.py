@@ -14,10 +14,10 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.train.alarm import CollapseAlarm
-from silc.train.loop import Pace, Progress, due, train
-from silc.train.optim import Optimizer
-from silc.train.schedules import Schedule
+from silc.training.alarm import CollapseAlarm
+from silc.training.loop import Pace, Progress, due, train
+from silc.training.optim import Optimizer
+from silc.training.schedules import Schedule
 from silc.types import BadInput, Batch, StepOutput, Views
 
 

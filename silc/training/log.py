@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from silc.train.trackers import Tracker
+    from silc.training.trackers import Tracker
 
 METRICS = "metrics.jsonl"
 

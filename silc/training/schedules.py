@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from silc.train.config import steps_of
+from silc.training.config import steps_of
 from silc.types import BadInput, Hyper
 
 if TYPE_CHECKING:
-    from silc.train.config import OptimConfig
+    from silc.training.config import OptimConfig
 
 
 def rsqrt(step: float, *, warmup: int, cooldown: int, total: int, timescale: float) -> float:

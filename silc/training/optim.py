@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from silc.train.config import OptimConfig
+    from silc.training.config import OptimConfig
     from silc.types import Hyper
 
 TOWERS = {"image": "student.visual.", "text": "student.text."}
