@@ -74,12 +74,12 @@ def write(
         partial.rename(final)
         _flush(root)
         _point_latest(root, final)
+        for old in find(root)[keep:]:
+            _remove(old)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial, ignore_errors=True)
         raise BadInput(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact") from error
-    for old in find(root)[keep:]:
-        _remove(old)
     return final
 
 

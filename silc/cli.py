@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from silc.config import Config
 
-FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 COMMANDS = ("train", "finetune", "eval", "import", "predict", "doctor", "show", "recipes", "data", "demo")
 
 
