@@ -6,6 +6,8 @@ Importing this package imports no torch; the names below load what they need whe
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -15,6 +17,7 @@ _WHERE = {
     "evaluate": "silc.run",
     "load": "silc.predict",
     "load_run": "silc.predict",
+    "export": "silc.export.directory",
     "recipe": "silc.recipes",
     "Config": "silc.config",
     "BadInput": "silc.types",
@@ -30,3 +33,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Packages called as their function are, `silc.train` and `silc.export`, would take its name once imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
