@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
@@ -131,12 +133,14 @@ def _model(
     words = encoder.tokenizer
     assert isinstance(words, BPETokenizer)
     rows = encoder.model.text.token_embedding.num_embeddings
+    tensors = encoder.model.state_dict()
+    tensors |= {f"visual.{key}": value for key, value in encoder.visual.state_dict().items()}
+    if loaded.contrastive == "softmax":
+        # That loss sees no bias, so the run's is the one it was made with; CLIPModel has no place for it.
+        tensors["logit_bias"] = torch.zeros(1)
     model = Pretrained(
         model=replace(config.model, text=replace(config.model.text, vocab_size=rows)),
-        weights={
-            **encoder.model.state_dict(),
-            **{f"visual.{key}": value for key, value in encoder.visual.state_dict().items()},
-        },
+        weights=tensors,
         tokenizer=words,
         preprocess=encoder.preprocess,
         contrastive=loaded.contrastive,

@@ -74,7 +74,7 @@ def kind_of(model: Pretrained) -> Kind:
         }
     missing = [what for what, there in wanted.items() if not there]
     if missing:
-        raise BadInput(f"{NAME}: its {CLASSES[kind]}Model has no {' and no '.join(missing)}, as this model does")
+        raise BadInput(f"{NAME}: this model has {' and '.join(missing)}, which a {CLASSES[kind]}Model never has")
     return kind
 
 
@@ -86,6 +86,7 @@ def model_config(model: Pretrained, kind: Kind) -> dict[str, Any]:
         **_shape(text),
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.length,
+        "bos_token_id": None,  # of the defaults; out of a small vocabulary
         "eos_token_id": LEGACY_EOS if text.pooling == "argmax" else model.tokenizer.eos_id,
         "pad_token_id": model.tokenizer.pad_id,
     }
