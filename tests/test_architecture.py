@@ -183,3 +183,13 @@ def test_nothing_names_this_machine() -> None:
             text = path.read_text()
             for needle in ("/" + "work/", "/" + "root/", "index" + "-url", "pypi" + ".org/simple"):
                 assert needle not in text, f"{name} contains {needle}"
+
+
+def test_functions_keep_their_names() -> None:
+    """`silc.train` and `silc.export` are also packages; importing those must not take the functions' names."""
+    import silc
+
+    for name in ("train", "export"):
+        importlib.import_module(f"silc.{name}.config" if name == "train" else "silc.export.directory")
+        for _ in range(2):
+            assert callable(getattr(silc, name)), name

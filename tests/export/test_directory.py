@@ -289,7 +289,7 @@ def changed(image: dict[str, Any] | None = None, text: dict[str, Any] | None = N
         ("open_clip", changed({"pool": "mean", "pre_norm": False}), "pooled embedding is the mean of its tokens"),
         ("open_clip", changed({"activation": "quick_gelu"}), "quick_gelu is one switch there"),
         ("open_clip", changed(text={"pool": "max"}), "no text tower with max pooling"),
-        ("transformers", changed({"projection": "linear"}, clip=False), "a projection after attention pooling, which a S"),
+        ("transformers", changed({"projection": "linear"}, clip=False), "a projection after attention pooling, which"),
         ("transformers", changed(text={"causal": True}, clip=False), "a causal text tower, which a SiglipModel"),
         ("transformers", changed({"pre_norm": False}), "no norm before the first block, which a CLIPModel"),
         ("transformers", changed(text={"pool": "last"}), "this model has last pooling of texts, which a CLIP"),
