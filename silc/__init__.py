@@ -16,6 +16,7 @@ _WHERE = {
     "evaluate": "silc.run",
     "load": "silc.predict",
     "load_run": "silc.predict",
+    "export": "silc.exports.directory",
     "recipe": "silc.recipes",
     "Config": "silc.config",
     "BadInput": "silc.types",

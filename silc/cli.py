@@ -6,6 +6,7 @@
     silc eval --list --root /data
     silc eval RUN [RUN ...] --table main
     silc import SOURCE OUT  open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz or a directory, into silc's own form
+    silc export MODEL OUT   for open_clip, transformers, onnx, torch_export, int8, each checked before it is there
     silc predict classify|embed|segment MODEL IMAGES... --out OUT
     silc doctor             what is installed, device, precision, data
     silc show RECIPE        every field with its value and meaning
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from silc.config import Config
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-COMMANDS = ("train", "finetune", "eval", "import", "predict", "doctor", "show", "recipes", "data", "demo")
+COMMANDS = ("train", "finetune", "eval", "import", "export", "predict", "doctor", "show", "recipes", "data", "demo")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -83,6 +84,8 @@ def _dispatch(args: list[str]) -> int:
             return _eval(rest)
         case "import":
             return _import(rest)
+        case "export":
+            return _export(rest)
         case "predict":
             return _predict(rest)
         case "doctor":
@@ -254,6 +257,49 @@ def _import(args: list[str]) -> int:
     print("\n".join(model.mapped))
     print(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
     return 0
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a model for other libraries, all formats or none; each is read back and compared before it is there."""
+
+    model: tyro.conf.Positional[str]
+    """A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
+    out: tyro.conf.Positional[str]
+    """Directory to write."""
+    formats: str = "open_clip,transformers"
+    """Of open_clip, transformers, onnx, torch_export, int8, separated by commas; silc's own is always written."""
+    weights: Literal["auto", "student", "teacher"] = "auto"
+    """Of a run; `auto` is the teacher where there is one."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
+    license: str = "unknown"
+    """For the model card, in the hub's words, e.g. apache-2.0."""
+    datasets: str = ""
+    """For the model card, ORG/NAME separated by commas."""
+
+
+def _export(args: list[str]) -> int:
+    with _complaint_in_one_line():
+        command = tyro.cli(ExportCommand, args=args, prog="silc export")
+    from silc.exports.directory import export
+
+    checks = export(
+        command.model,
+        command.out,
+        _listed(command.formats),
+        weights=command.weights,
+        tokenizer=command.tokenizer or None,
+        license=command.license,
+        datasets=_listed(command.datasets),
+    )
+    print("\n".join(map(str, checks)))
+    print(f"exported: {command.out}   what to know of it: {Path(command.out) / 'README.md'}")
+    return 0
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)

@@ -47,3 +47,12 @@ def test_the_floors_that_matter_are_asked_for() -> None:
     names = {requirement.name.lower() for requirement in asked_for()}
     assert {"torch", "transformers", "pillow"} <= names
     assert {"torch", "transformers", "pillow"} <= pinned().keys()
+
+
+def test_what_would_be_resolved_to_something_old() -> None:
+    """Pitfalls: open_clip's training extra pins webdataset, and beside a newer one the resolver takes an open_clip of
+    years ago; no optimum-onnx goes with transformers 5; CLIP_benchmark stops on numpy 2.4."""
+    asked = {requirement.name.lower(): requirement for requirement in asked_for()}
+    assert not asked["open_clip_torch"].extras
+    assert not asked["open_clip_torch"].specifier.contains("2.26.1")
+    assert not {"optimum", "optimum-onnx", "clip-benchmark", "img2dataset"} & asked.keys()

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Config]
     return folder
 
 
+@pytest.fixture(scope="module")
+def exportable(place: Path, small: Callable[..., Config]) -> Path:
+    """The same folder, with a run whose towers both other libraries have."""
+    config = small("silc_s", place / "out" / "run", duration="2 steps")
+    image = replace(config.model.image, pool="cls", projection="linear", pre_norm=True)
+    text = replace(config.model.text, causal=True, projection="linear")
+    objective = replace(config.objective, contrastive="softmax")
+    run.train(replace(config, model=replace(config.model, image=image, text=text), objective=objective))
+    return place
+
+
 def shell(command: list[str], cwd: Path) -> str:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -76,3 +88,17 @@ def test_use_on_the_command_line(place: Path) -> None:
         shell([sys.executable, "-m", *words], place)
     for made in ("out/siglip2/silc.json", "out/classes.json", "out/features.npy", "out/masks", "out/scores.json"):
         assert (place / made).exists(), made
+
+
+def test_export(exportable: Path) -> None:
+    export, go_on = (block.splitlines() for block in blocks("export.md", "sh"))
+    for line in (*export, *go_on):
+        words = shlex.split(line)
+        assert words[0] == "silc"
+        shell([sys.executable, "-m", *words], exportable)
+    assert (exportable / "out/on/config.yaml").is_file()
+    code = "\n".join(blocks("export.md", "python"))
+    said = shell([sys.executable, "-c", code], exportable)
+    assert "torch_export  patch_embeds of 3 x 3 x" in said
+    assert "torch.Size([4, 32]) torch.Size([4, 2, 4, 32])" in said
+    assert said.count("torch.Size([1, 32])") == 3

@@ -108,7 +108,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
     quick = bool(config.get("quick_gelu", False))
-    image = _timm_tower(vision) if vision.get("timm_model_name") else _native_tower(vision, quick)
+    image = timm_tower(vision) if vision.get("timm_model_name") else _native_tower(vision, quick)
     _plain(text, TEXT_PLAIN, "text_cfg")
     width, heads = text.get("width", 512), text.get("heads", 8)
     return ModelConfig(
@@ -219,7 +219,7 @@ def _native_tower(vision: Mapping[str, Any], quick: bool) -> ImageTowerConfig:
     )
 
 
-def _timm_tower(vision: Mapping[str, Any]) -> ImageTowerConfig:
+def timm_tower(vision: Mapping[str, Any]) -> ImageTowerConfig:
     """What timm's own definition of a ViT by that name says."""
     name = vision["timm_model_name"]
     pool = {"map": "map", "token": "cls"}.get(vision.get("timm_pool", "avg"))

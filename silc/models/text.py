@@ -156,4 +156,4 @@ class TextTower(nn.Module):
                 end = (ids == self.eos_id).int().argmax(dim=1)  # the first
             case _:
                 end = ids.argmax(dim=1)
-        return x[torch.arange(len(x), device=x.device), end]
+        return x[torch.arange(x.shape[0], device=x.device), end]

@@ -1,0 +1,181 @@
+"""One directory of a model, in several formats, each proven before anything is there.
+
+    silc.json, silc.safetensors, tokenizer/     silc.load
+    open_clip_config.json, open_clip_model.safetensors
+    config.json, preprocessor_config.json, model.safetensors
+    tokenizer.json, tokenizer_config.json       for both
+    onnx/ torch_export/ int8/                   image and text
+    continue/                                   of a run: student, head, teacher, teacher's head and centre
+    README.md                                   model card
+
+`continue/` is a run without an optimizer: `silc.load` opens it, and `--init` starts from it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from silc import checkpoint
+from silc import config as configs
+from silc.data.tokenizer import BPETokenizer
+from silc.exports import graphs, open_clip, transformers
+from silc.exports.card import Facts, card, scores_of
+from silc.exports.verify import Check, Probe, compare
+from silc.interop import pretrained, sources
+from silc.interop.pretrained import Pretrained
+from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, is_run, load_run, newest_checkpoint
+from silc.types import BadInput
+
+CONTINUE = "continue"
+CONTINUED = ("model", "head", "teacher", "patch_head", "patch_teacher")
+"""Parts of a checkpoint that another run can start from; those that are there are kept."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way out."""
+
+    write: Callable[[Path, Probe], None]
+    verify: Callable[[Path, Probe], list[Check]]
+    notes: Callable[[Pretrained], list[str]] = lambda model: []
+
+
+FORMATS = {
+    open_clip.NAME: Format(open_clip.write, open_clip.verify, open_clip.notes),
+    transformers.NAME: Format(transformers.write, transformers.verify, transformers.notes),
+    graphs.ONNX: Format(graphs.write_onnx, graphs.verify_onnx),
+    graphs.TORCH: Format(graphs.write_torch, graphs.verify_torch),
+    graphs.INT8: Format(graphs.write_int8, graphs.verify_int8),
+}
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    formats: Sequence[str] = (open_clip.NAME, transformers.NAME),
+    *,
+    weights: Literal["auto", "student", "teacher"] = "auto",
+    tokenizer: str | Path | None = None,
+    license: str = "unknown",
+    datasets: Sequence[str] = (),
+) -> list[Check]:
+    """Write a model for others, all formats or none.
+
+    Args:
+        source: whatever `silc.load` takes.
+        out: a directory that is not there yet, or empty.
+        formats: of open_clip, transformers, onnx, torch_export, int8; silc's own is always written.
+        weights: of a run; `auto` is the teacher where there is one.
+        tokenizer: as for `silc.load`.
+        license, datasets: for the model card, in the hub's words (`apache-2.0`; `ORG/NAME`).
+
+    Returns:
+        How far each format, read back, is from the model.
+
+    Raises:
+        BadInput: no such model or format, a format that has no such towers, a library that is not installed, or a
+            format that did not give the model's numbers back. Nothing is left behind.
+    """
+    out = Path(out)
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise BadInput(f"no format '{', '.join(unknown)}'; there are: {', '.join(FORMATS)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is not empty; give another directory")
+    model, facts = _model(source, weights, tokenizer, license, datasets)
+    probe = Probe(model)
+    chosen = {name: FORMATS[name] for name in FORMATS if name in formats}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".partial-{out.name}-") as folder:
+        partial = Path(folder) / out.name
+        pretrained.save(model, partial)
+        model.tokenizer.save(partial)
+        notes, checks = {}, _verify_ours(partial, probe)
+        for name, one in chosen.items():
+            one.write(partial, probe)
+            checks += one.verify(partial, probe)
+            notes[name] = one.notes(model)
+        if is_run(source):
+            _keep_going(Path(source), partial / CONTINUE)
+        (partial / "README.md").write_text(card(model, facts, notes, checks))
+        if out.is_dir():
+            out.rmdir()
+        shutil.move(partial, out)
+    return checks
+
+
+def _model(
+    source: str | Path,
+    weights: Literal["auto", "student", "teacher"],
+    tokenizer: str | Path | None,
+    license: str,
+    datasets: Sequence[str],
+) -> tuple[Pretrained, Facts]:
+    """A model as a value, and what is known of it."""
+    name = Path(source).name if Path(source).exists() else str(source)
+    if not is_run(source):
+        model = replace(sources.read(source, tokenizer=Path(tokenizer) if tokenizer else None), source=name)
+        scores = scores_of(Path(source), "pretrained")
+        return model, Facts(name, license, datasets, "pretrained", None, None, scores)
+    if tokenizer:
+        raise BadInput(f"{source} is a run, whose tokenizer is the one it was trained with; leave it out")
+    run = Path(source)
+    loaded = load_run(run, weights="both" if weights == "auto" else weights)
+    whose = "teacher" if "teacher" in loaded.models else "student"
+    encoder, config = loaded.models[whose], configs.load(run / CONFIG)
+    words = encoder.tokenizer
+    assert isinstance(words, BPETokenizer)
+    rows = encoder.model.text.token_embedding.num_embeddings
+    tensors = encoder.model.state_dict()
+    tensors |= {f"visual.{key}": value for key, value in encoder.visual.state_dict().items()}
+    if loaded.contrastive == "softmax":
+        # That loss sees no bias, so the run's is the one it was made with; CLIPModel has no place for it.
+        tensors["logit_bias"] = torch.zeros(1)
+    model = Pretrained(
+        model=replace(config.model, text=replace(config.model.text, vocab_size=rows)),
+        weights=tensors,
+        tokenizer=words,
+        preprocess=encoder.preprocess,
+        contrastive=loaded.contrastive,
+        source=name,
+    )
+    return model, Facts(name, license, datasets, whose, config, loaded.examples_seen, scores_of(run, whose))
+
+
+def _verify_ours(directory: Path, probe: Probe) -> list[Check]:
+    """silc's own files, read back."""
+    again = Probe(pretrained.read(directory))
+    return [
+        compare("silc", what, theirs, ours, tolerance=0.0)
+        for what, theirs, ours in (
+            ("token ids", again.ids, probe.ids),
+            ("image features", again.image, probe.image),
+            ("text features", again.text, probe.text),
+        )
+    ]
+
+
+def _keep_going(run: Path, out: Path) -> None:
+    """The run again, without its optimizer, and without the paths of the machine it was made on."""
+    config = configs.load(run / CONFIG)
+    saved = checkpoint.read(newest_checkpoint(run), only=CONTINUED)
+    out.mkdir()
+    shutil.copytree(run / TOKENIZER, out / TOKENIZER)
+    step = int(saved.path.name.partition("-")[2])
+    state = {"cost": saved.state["cost"]}
+    checkpoint.write(out / CHECKPOINTS, step, saved.parts, state, keep=1)
+    placeless = replace(
+        config,
+        out="",
+        init="",
+        data=replace(config.data, train="", tokenizer=""),
+        eval=replace(config.eval, root=""),
+    )
+    configs.save(placeless, out / CONFIG)

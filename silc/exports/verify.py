@@ -1,0 +1,161 @@
+"""What was written, read back and set against the model it was written from."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from silc.models.silc import Encoder
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.interop.pretrained import Pretrained
+
+FLOAT = 1e-5
+"""Unit-length features and cosines in float32: the same sums in another order; deep towers stay below 3e-6."""
+COSINE = 1e-3
+"""1 - cosine of int8 features: a weight keeps 8 bits, its error averages out over a row; ViT-B has 1e-4."""
+Compare = Callable[[str, str, "Tensor", "Tensor"], "Check"]
+"""(format, what, theirs, ours): raises where they differ by too much."""
+TEXTS = ("a photo of a cat", "Two dogs, on the beach", "state-of-the-art: a street at night", "a", "red car " * 60)
+"""Plain ones, one with punctuation, the shortest, and one that is cut."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far something that was read back is from the model in memory."""
+
+    format: str
+    what: str
+    difference: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        return f"{self.format:<14}{self.what:<34}{self.difference:.1e} (at most {self.tolerance:.0e})"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The model in memory, with random pixels and some texts; the same ones for every format."""
+
+    pretrained: Pretrained
+
+    @cached_property
+    def model(self) -> Encoder:
+        """The towers as silc computes them."""
+        towers, known = self.pretrained.build(), self.pretrained
+        return Encoder(towers, towers.visual, known.tokenizer, known.preprocess, known.source)
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """Noise whose sides are 2 and 3 times the model's: all ways to cut its centre agree."""
+        size, noise = self.model.preprocess.size, np.random.default_rng(0)
+        return Image.fromarray(noise.integers(0, 256, (2 * size, 3 * size, 3), dtype=np.uint8))
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The picture [3, S, S] as the model wants it."""
+        return self.model.preprocess.normalize(self.model.preprocess(self.picture))
+
+    def images(self, batch: int = 2, height: int = 0, width: int = 0) -> Tensor:
+        """Random normalised images [batch, 3, height, width], of the model's size unless given."""
+        size = self.model.preprocess.size
+        shape = (batch, 3, height or size, width or size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """Token ids [N, T] of `TEXTS`."""
+        return self.model.tokenizer(TEXTS)
+
+    @cached_property
+    def image(self) -> Tensor:
+        """Unit-length features [2, D] of `images()`."""
+        return self.model.encode_image(self.images())
+
+    @cached_property
+    def text(self) -> Tensor:
+        """Unit-length features [N, D] of `ids`."""
+        return self.model.encode_text(self.ids)
+
+    @torch.no_grad()
+    def checks(
+        self, name: str, *, ids: Tensor, pixels: Tensor | None, image: Tensor, text: Tensor, logits: Tensor
+    ) -> list[Check]:
+        """A library's token ids of `TEXTS`, pixels of `picture` (None: known to differ), features [., D], and logits of
+        `images()` and `ids` against ours.
+
+        Raises:
+            BadInput: something is not what it should be.
+        """
+        towers = self.model.model
+        scale = towers.logit_scale.exp()
+        ours = self.image @ self.text.T * scale + towers.logit_bias
+        found = [compare(name, "token ids", ids, self.ids, 0.0)]
+        if pixels is not None:
+            # Libraries scale 8-bit values with their own rounding: one step of 255.
+            step = 1.01 / 255 / min(self.model.preprocess.std)
+            found.append(compare(name, "pixels", pixels, self.pixels, step))
+        return [
+            *found,
+            compare(name, "image features", F.normalize(image, dim=-1), self.image, FLOAT),
+            compare(name, "text features", F.normalize(text, dim=-1), self.text, FLOAT),
+            compare(name, "logits", logits, ours, FLOAT * max(1.0, float(scale))),
+        ]
+
+
+def compare(name: str, what: str, theirs: Tensor, ours: Tensor, tolerance: float = FLOAT) -> Check:
+    """The largest difference of two tensors.
+
+    Raises:
+        BadInput: another shape, not finite, or a difference beyond the tolerance.
+    """
+    if theirs.shape != ours.shape:
+        raise BadInput(
+            f"{name}: {what} read back are {list(theirs.shape)}, the model's {list(ours.shape)}; nothing was written"
+        )
+    difference = float((theirs.double() - ours.double()).abs().max())
+    return _within(Check(name, what, difference, tolerance))
+
+
+def compare_directions(name: str, what: str, theirs: Tensor, ours: Tensor) -> Check:
+    """The largest 1 - cosine of two sets of features [..., D].
+
+    Raises:
+        BadInput: it is beyond `COSINE`.
+    """
+    cosine = F.cosine_similarity(theirs.double(), ours.double(), dim=-1)
+    return _within(Check(name, what, float((1 - cosine).max()), COSINE))
+
+
+def _within(check: Check) -> Check:
+    if not check.difference <= check.tolerance:  # NaN too
+        raise BadInput(
+            f"{check.format}: {check.what} read back differ from the model's by {check.difference:.2g}, more than "
+            f"{check.tolerance:.0e}; nothing was written"
+        )
+    return check
+
+
+def needs(name: str, package: str, extra: str) -> Any:
+    """A library, or the line that says how to get it.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise BadInput(
+            f"{name} needs {package}, which also proves what is written: `pip install 'silc[{extra}]'` ({error})"
+        ) from error
