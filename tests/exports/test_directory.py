@@ -217,7 +217,7 @@ def test_a_run_goes_out(weights: Any, trained: Path, tmp_path: Path) -> None:
     texts = again.encode_text(TEXTS)
     assert torch.equal(texts, model.encode_text(TEXTS))
     # The softmax loss sees no bias, so a run's is the one it began with and does not go out.
-    assert (float(again.model.logit_bias), float(model.model.logit_bias)) == (0.0, -10.0)
+    assert (again.model.logit_bias.item(), model.model.logit_bias.item()) == (0.0, -10.0)
     close(again.probs(again.encode_image(images), texts), model.probs(model.encode_image(images), texts))
     other = silc.load(trained, weights="student" if weights == "auto" else "teacher", device="cpu")
     assert not torch.equal(again.encode_image(images), other.encode_image(images))
