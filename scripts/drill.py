@@ -1,6 +1,6 @@
 """Failure drill: real `silc train` processes, hurt from outside, and what survived.
 
-    make drill                                   every scenario in full (about two hours on two slow cores)
+    make drill                                   every scenario in full (about an hour on two slow cores)
     python scripts/drill.py --short              a few tries of each (minutes)
     python scripts/drill.py --only resume,saves  some of them
 
