@@ -421,7 +421,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),
         ({"objective.teacher": False}, "distill needs objective.teacher"),
-        ({"model.image.width": 64}, "MAP pooling gives"),
+        ({"model.image.width": 64}, "map pooling gives"),
     ],
 )
 def test_what_is_refused(source: Callable[[str], Path], fields: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 
 from silc.data.split import Without, draw_held_out
-from silc.types import BadInput
+from silc.types import BadInput, Broken
 
 
 class Numbers:
     """`Pairs` that are their own numbers, in uneven blocks."""
 
     def __init__(self, blocks: list[int]) -> None:
-        self.blocks, self.fingerprint, self.faults = np.array(blocks), "abc", Counter({"cut_shard": 1})
+        self.blocks, self.fingerprint, self.faults = (
+            np.array(blocks),
+            "abc",
+            [Broken("shard.tar", "", "cut_shard", "cut")],
+        )
 
     def __len__(self) -> int:
         return int(self.blocks.sum())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from silc.data.pairs import BadSample, Pair
 from silc.eval.held_out import before_and_after, held_out_set, report, verdict
-from silc.types import BadInput
+from silc.types import BadInput, Broken
 
 
 def recall(value: float) -> dict[str, float]:
@@ -60,7 +60,7 @@ def test_broken_pairs_are_left_out() -> None:
     class Pairs:
         def __getitem__(self, index: int) -> Pair:
             if index % 2:
-                raise BadSample("broken_image", "half")
+                raise BadSample(Broken("shard.tar", str(index), "broken_image", "half"))
             return Pair(str(index), Image.new("RGB", (8, 8), (index, 0, 0)), (f"number {index}",))
 
     data = held_out_set(Pairs(), np.array([1, 2, 4, 7]))
