@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
+from silc.exports.directory import CONTINUE
 from silc.interop import sources
 from silc.models.image import POSITIONS, resample_positions
 from silc.predict import CONFIG, TOKENIZER, is_run, newest_checkpoint
@@ -49,12 +50,14 @@ class Origin:
 
 
 def find(source: str) -> Origin:
-    """The model called `source`: a run of `silc train` or `silc finetune`, or what `silc.load` takes.
+    """The model called `source`: a run of `silc train` or `silc finetune`, an export of one, or what `silc.load` takes.
 
     Raises:
         BadInput: there is none, it has no checkpoint yet, or no tokenizer.
     """
-    return _of_run(Path(source)) if is_run(source) else _imported(source)
+    kept = Path(source) / CONTINUE
+    run = kept if is_run(kept) else Path(source)
+    return _of_run(run) if is_run(run) else _imported(source)
 
 
 def _imported(source: str) -> Origin:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained
 
 FLOAT = 1e-5
-"""Unit-length features and cosines in float32: the same sums in another order; deep towers stay below 3e-6."""
+"""Unit-length features and cosines in float32: the same sums in another order (two-block towers differed by 1e-6)."""
 COSINE = 1e-3
-"""1 - cosine of int8 features: a weight keeps 8 bits, its error averages out over a row; ViT-B has 1e-4."""
+"""1 - cosine of int8 features: a weight keeps 8 bits, its error averages out over a row (two-block towers had 5e-5)."""
 Compare = Callable[[str, str, "Tensor", "Tensor"], "Check"]
 """(format, what, theirs, ours): raises where they differ by too much."""
 TEXTS = ("a photo of a cat", "Two dogs, on the beach", "state-of-the-art: a street at night", "a", "red car " * 60)
