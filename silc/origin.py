@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
-from silc.exports.directory import CONTINUE
 from silc.interop import sources
 from silc.models.image import POSITIONS, resample_positions
-from silc.predict import CONFIG, TOKENIZER, is_run, newest_checkpoint
+from silc.predict import CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 

@@ -44,6 +44,8 @@ Picture = Image.Image | str | Path
 Weights = Literal["student", "teacher", "both"]
 CONFIG, TOKENIZER, CHECKPOINTS = "config.yaml", "tokenizer", "checkpoints"
 """What a run's directory holds."""
+CONTINUE = "continue"
+"""The run that an export of one holds."""
 
 
 @dataclass(frozen=True)

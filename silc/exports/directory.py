@@ -30,10 +30,9 @@ from silc.exports.card import Facts, card, scores_of
 from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
-from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, is_run, load_run, newest_checkpoint
+from silc.predict import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, load_run, newest_checkpoint
 from silc.types import BadInput
 
-CONTINUE = "continue"
 CONTINUED = ("model", "head", "teacher", "patch_head", "patch_teacher")
 """Parts of a checkpoint that another run can start from; those that are there are kept."""
 
