@@ -1,0 +1,1 @@
+"""How fast, against the fastest code a competent user would write otherwise."""

@@ -1,0 +1,95 @@
+"""What a benchmark is made of: a row of the table, and ratios taken side by side.
+
+Absolute times on a shared machine are noise. What is compared is run in turns within one process, and a ratio is the
+median over the turns of the ratio within a turn.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Sense = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a row's value."""
+
+    sense: Sense
+    bound: float
+
+    def met(self, value: float) -> bool:
+        """Whether a value keeps it."""
+        return value >= self.bound if self.sense == "at least" else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.sense == 'at least' else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a value, its target, and what it was computed from."""
+
+    number: int
+    """Of the target in docs/performance.md."""
+    what: str
+    value: float
+    """What the target speaks of: a ratio, a share, or megabytes."""
+    unit: str
+    target: Target | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Measured numbers behind the value, by name with their unit; JSON's types."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None where there is none."""
+        return None if self.target is None else self.target.met(self.value)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Seconds of each contender in each turn."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Median seconds of a contender."""
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, over: str, under: str) -> float:
+        """Median over the turns of seconds[over] / seconds[under]."""
+        pairs = zip(self.seconds[over], self.seconds[under], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[], Any]],
+    *,
+    turns: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], Any] = lambda: None,
+) -> Turns:
+    """Run each contender once unmeasured, then all of them in turns, every other turn in reverse.
+
+    Args:
+        clock: `time.process_time` where everything happens in this process on few cores, which other work on the
+            machine disturbs less.
+        settle: called before each reading of the clock: `torch.cuda.synchronize` on a GPU.
+    """
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(turns):
+        for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            settle()
+            start = clock()
+            contenders[name]()
+            settle()
+            seconds[name].append(clock() - start)
+    return Turns(seconds)
