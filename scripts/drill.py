@@ -251,6 +251,49 @@ def _whole(root: Path) -> bool:
     return True
 
 
+def preempt(folder: Path, short: bool) -> Iterator[Row]:
+    """Asked to stop at random points, alone or by rank or as a group, then resumed: the uninterrupted run's bits."""
+    draw = random.Random(3)
+    fields = [*SMALL, "--train.duration", "60 steps", "--train.save-every", "7 steps", "--train.log-every", "1 steps"]
+    Run(folder / "whole", *fields, ranks=2).finish()
+    tries = survived = 0
+    slowest = 0.0
+    for ranks, whom in [(2, "group")] if short else [(1, "group"), (2, "group"), (2, "launcher"), (2, "rank")] * 5:
+        out = folder / f"asked-{tries}"
+        run = Run(out, *fields, "--data.workers", "1", ranks=ranks)
+        after = draw.randint(0, 40)
+        run.wait_for(lambda out=out, after=after: steps_done(out) > after)  # type: ignore[misc]
+        time.sleep(draw.uniform(0, 0.08))
+        asked = time.monotonic()
+        match whom:
+            case "group":  # loader workers included
+                os.killpg(run.process.pid, signal.SIGTERM)
+            case "launcher":
+                run.process.send_signal(signal.SIGTERM)
+            case "rank":
+                os.kill(draw.choice(run.ranks()), signal.SIGUSR1)
+        code = run.finish()
+        slowest = max(slowest, time.monotonic() - asked)
+        said = re.findall(r"asked to stop: saved step (\d+) of 60", run.log.read_text())
+        # Nothing was trained beyond what is saved, so nothing is trained twice.
+        kept = len(said) == 1 and _step_of(out / "checkpoints") == steps_done(out) == int(said[0])
+        # A launcher reports its ranks' exit codes in words.
+        kept &= code == 143 if ranks == 1 else "exitcode: 143" in run.log.read_text() or whom != "rank"
+        Run(out, *fields, ranks=2).finish()
+        tries += 1
+        survived += kept and (same(out, folder / "whole") if ranks == 2 else _alike(out, folder / "whole"))
+    figure = f"slowest {slowest:.1f} s; 2 ranks' ends bitwise equal, 1 rank's within 1e-5 of 2's"
+    yield Row("asked to stop", tries, survived, figure)
+
+
+def _alike(a: Path, b: Path) -> bool:
+    """Whether every step was trained once, its loss within 1e-5 relative."""
+    ours, theirs = history(a), history(b)
+    return [record["step"] for record in ours] == [record["step"] for record in theirs] and all(
+        abs(x["loss/total"] - y["loss/total"]) <= 1e-5 * abs(y["loss/total"]) for x, y in zip(ours, theirs, strict=True)
+    )
+
+
 def corruption(folder: Path, short: bool) -> Iterator[Row]:
     """Each file of the newest checkpoint flipped, cut, removed or emptied: noticed, and the one before is used."""
     draw = random.Random(2)
@@ -469,7 +512,7 @@ def overhead(folder: Path, short: bool) -> Iterator[Row]:
             out.loss.backward()
             norm = optimizer.clip()
             between = time.process_time()
-            World().all_true(torch.isfinite(out.loss) & torch.isfinite(norm))
+            World().all_true(torch.stack([torch.isfinite(out.loss) & torch.isfinite(norm)]))
             guarded = time.process_time() - between
             between = time.process_time()
             optimizer.step(hyper)
@@ -503,7 +546,7 @@ def images(folder: Path, short: bool) -> Iterator[Row]:
 
 
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
-    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead),
+    *(resume, saves, saves_of_two, preempt, corruption, disk, numbers, collapse, images, overhead),
 )
 
 

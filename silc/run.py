@@ -48,9 +48,10 @@ from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
 from silc.training.optim import Optimizer, freeze
+from silc.training.preemption import Interruptible, Preemption
 from silc.training.schedules import Schedule
 from silc.training.trackers import Tracker
-from silc.types import BadInput
+from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +78,7 @@ def train(config: Config) -> Path:
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
     if not config.out:
         raise BadInput("no output directory; give --out DIR")
@@ -84,9 +86,11 @@ def train(config: Config) -> Path:
     with join(config.train.device) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
-        evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
+        preemption = Preemption()
+        in_evaluation = Interruptible(world.rank, world.size, world.device, preemption.asked)
+        evaluators = _evaluators(config, in_evaluation)
         pairs, held_out_task = _split(
-            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), world
+            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation
         )
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs, origin).save(out / TOKENIZER)
@@ -110,36 +114,44 @@ def train(config: Config) -> Path:
 
         with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
-            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
+            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, in_evaluation)
             both = replace(config, eval=replace(config.eval, weights="both"))
-            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, world)
+            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, in_evaluation)
             if log is not None and began:
                 log.say(began)
-            if held_out_task and progress.step == 0:
-                compare(progress)
             quarantine = _quarantine(config, out, pairs, progress, world)
             save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
-            train_loop(
-                objective,
-                _forward(config, objective, world),
-                quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
-                optimizer,
-                schedule,
-                progress,
-                world=world,
-                pace=pace,
-                batch_size=config.train.batch_size,
-                flops_per_example=flops,
-                autocast=config.train.precision == "bf16",
-                log=log,
-                alarm=CollapseAlarm(
-                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
-                ),
-                save=save,
-                evaluate=evaluate,
-            )
-            if held_out_task:
-                compare(progress)
+            with preemption:
+                try:
+                    if held_out_task and progress.step == 0:
+                        compare(progress)
+                    train_loop(
+                        objective,
+                        _forward(config, objective, world),
+                        quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
+                        optimizer,
+                        schedule,
+                        progress,
+                        world=world,
+                        pace=pace,
+                        batch_size=config.train.batch_size,
+                        flops_per_example=flops,
+                        autocast=config.train.precision == "bf16",
+                        log=log,
+                        alarm=CollapseAlarm(
+                            config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                        ),
+                        save=save,
+                        evaluate=evaluate,
+                        stop=preemption.asked,
+                    )
+                    if held_out_task:
+                        compare(progress)
+                except Preempted:
+                    save(progress)
+                    said = f"{preemption.name or 'another rank'} asked to stop: saved step {progress.step} of "
+                    said += f"{schedule.total}; `--resume auto` goes on from there"
+                    raise Preempted(said if world.is_main else "") from None
             if log is not None and held_out_task:
                 log.say(held_out.report(history(out), len(held_out_task[0].sets[0].images)))
             if log is not None:
@@ -311,14 +323,21 @@ def _preprocess(config: Config) -> Preprocess:
     return Preprocess(config.model.image.size, **asdict(config.pixels))
 
 
-def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Evaluator]]:
+def _evaluators(config: Config, world: Interruptible) -> list[Evaluator]:
+    """What scores the model along the way."""
+    if config.train.eval_every == "never":
+        return []
+    return suite.tasks(config.eval, world.heed, world)
+
+
+def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, list[Evaluator]]:
     """The pairs to train on, and retrieval on those held out of them, if any are."""
     if not config.train.held_out:
         return pairs, []
     numbers = draw_held_out(pairs, config.train.held_out)
     data = held_out.held_out_set(pairs, numbers)
     quiet = replace(config.eval, num_pictures=0)
-    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world=world)]
+    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
 
 
 def _claim(out: Path, config: Config, world: World) -> Path | None:
@@ -532,7 +551,7 @@ def _evaluation(
     tokenizer: BPETokenizer,
     evaluators: list[Evaluator],
     log: Log | None,
-    world: World,
+    world: Interruptible,
 ) -> Callable[[Progress], None]:
     def run_evaluators(progress: Progress) -> None:
         objective.eval()
@@ -540,6 +559,7 @@ def _evaluation(
             objective.student, objective.teacher, tokenizer, objective.preprocess, weights=config.eval.weights
         )
         results = suite.run(models, evaluators, world=world)
+        world.collect(None)  # the one to come for whoever heeds in the last batch
         objective.train()
         if log is not None:
             examples = progress.step * config.train.batch_size
