@@ -1,7 +1,8 @@
-"""Checkpoints written while training goes on: a snapshot in the main rank's memory, which a thread makes durable.
+"""Checkpoints written while training goes on: a snapshot in host memory, which a thread makes durable.
 
-Training waits for the copy alone. The thread knows no other rank and takes part in no collective, so nothing that it
-does can stop one; writing, hashing and flushing leave the interpreter to training.
+Training waits for the copy alone; writing, hashing and flushing leave the interpreter to it. Where tensors are sharded
+each rank copies its own share, and the threads bring the shares to the main rank over a group of their own: training
+and they never wait in each other's collectives.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from silc import checkpoint
-from silc.training.sharding import whole
+from silc.distributed import PATIENCE
+from silc.training.sharding import is_sharded, local
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -25,22 +28,25 @@ if TYPE_CHECKING:
 
 
 class Saver:
-    """Writes checkpoints below a folder, one at a time.
+    """Writes checkpoints below a folder, one at a time; every rank calls each of its methods but `failed`.
 
     Args:
         root, keep: as `checkpoint.write` takes them.
-        world: whose main rank writes; tensors are whole or sharded over it.
+        world: whose main rank writes; tensors are whole, or sharded over it by rows.
     """
 
     def __init__(self, root: Path, keep: int, world: World) -> None:
         self.root, self.keep, self.world = root, keep, world
+        self.group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # an exit of the process waits for it
-        self.pending: Future[Path] | None = None
-        self.snapshot: dict[str, dict[str, Tensor]] = {}
+        self.pending: Future[None] | None = None
         self.step = -1
+        self.snapshot: dict[str, dict[str, Tensor]] = {}
+        self.shares: list[Tensor] = []
+        """Of the snapshot: what lacks the other ranks' shares on the main rank, and is one on the others."""
 
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Copy everything, and leave the rest to the thread once it is done with the one before; every rank calls it.
+        """Copy everything, and leave the rest to the thread, which is waited for where it still has the one before.
 
         A step that was saved already is not saved again.
 
@@ -48,18 +54,17 @@ class Saver:
             BadInput: on every rank, where the one before could not be written.
         """
         self.finish()
-        if step == self.step:
-            return
-        self.snapshot, self.step = self._copied(parts), step
-        if self.world.is_main:
-            self.pending = self.thread.submit(checkpoint.write, self.root, step, self.snapshot, state, keep=self.keep)
+        if step != self.step:
+            self.step = step
+            self._copy(parts)
+            self.pending = self.thread.submit(self._write, step, state)
 
     def failed(self) -> bool:
         """Whether the last one is known not to have been written; `finish` says why."""
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
 
     def finish(self) -> None:
-        """Wait until what was saved is durable; every rank calls it.
+        """Wait until what was saved is durable.
 
         Raises:
             BadInput: on every rank, where it could not be written.
@@ -73,19 +78,37 @@ class Saver:
         if complaint := self.world.collect(complaint)[0]:
             raise BadInput(complaint)
 
-    def _copied(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """The tensors, whole, in the main rank's memory; in that of the snapshot before, where there was one."""
-        copies: dict[str, dict[str, Tensor]] = {}
+    def _copy(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take a snapshot of what this rank has to give, in the memory of the one before."""
+        before, self.snapshot, self.shares = self.snapshot, {}, []
         for part, tensors in parts.items():
-            own = copies.setdefault(part, {})
-            buffers = self.snapshot.get(part, {})
+            self.snapshot[part] = {}
             for name, tensor in tensors.items():
-                value = whole(tensor.detach())
-                if self.world.is_main:
-                    buffer = buffers.get(name)
-                    if buffer is None:
-                        buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-                    own[name] = buffer.copy_(value, non_blocking=True)
+                own, sharded = local(tensor.detach()), is_sharded(tensor)
+                if not (self.world.is_main or sharded):
+                    continue
+                buffer = before.get(part, {}).get(name)
+                if buffer is None:
+                    shape = tensor.shape if self.world.is_main else own.shape
+                    buffer = torch.empty(shape, dtype=own.dtype, pin_memory=own.is_cuda)
+                mine = self._by_rank(buffer)[0] if sharded and self.world.is_main else buffer
+                mine.copy_(own, non_blocking=True)
+                self.snapshot[part][name] = buffer
+                self.shares += [buffer] * sharded
         if self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)
-        return copies
+
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
+        """What the thread does."""
+        for share in self.shares:
+            if self.world.is_main:
+                for rank, rows in enumerate(self._by_rank(share)[1:], start=1):
+                    dist.recv(rows, rank, self.group)
+            elif share.numel():
+                dist.send(share, 0, self.group)
+        if self.world.is_main:
+            checkpoint.write(self.root, step, self.snapshot, state, keep=self.keep)
+
+    def _by_rank(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """The rows of each rank, as FSDP2 deals them; the last ranks may have none."""
+        return whole.chunk(self.world.size)

@@ -41,6 +41,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor that a sharded one is a share of, on every rank; every rank calls it. Any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
