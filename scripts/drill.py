@@ -260,7 +260,7 @@ def preempt(folder: Path, short: bool) -> Iterator[Row]:
     Run(folder / "whole", *fields, ranks=2).finish()
     tries = survived = 0
     slowest = 0.0
-    for ranks, whom in [(2, "group")] if short else [(1, "group"), (2, "group"), (2, "launcher"), (2, "rank")] * 5:
+    for ranks, whom in [(2, "group")] if short else [(1, "group"), (2, "group"), (2, "launcher"), (2, "rank")] * 3:
         out = folder / f"asked-{tries}"
         run = Run(out, *fields, "--data.workers", "1", ranks=ranks)
         after = draw.randint(0, 40)

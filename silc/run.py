@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from silc import checkpoint
 from silc import config as configs
 from silc import origin as origins
-from silc.checkpoint import Checkpoint
 from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
@@ -104,19 +103,13 @@ def train(config: Config) -> Path:
         loader = _loader(config, pairs, tokenizer, world)
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
-        # What was wrong with the shards themselves counts once, on the main rank.
-        progress, began = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main)), ""
-        saved = None
         if resumed is not None:
-            saved = checkpoint.read(resumed)
-            loader.check(saved.state["loader"])
-            _load(saved, objective)
-        elif origin is not None:
-            began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
-        forward = _spread(config, objective, world)
-        optimizer = Optimizer(config.train.optim, objective)
-        if saved is not None:
-            progress = _go_on(saved, optimizer, world)
+            forward, optimizer, progress = _resume(config, resumed, objective, loader, world)
+            began = ""
+        else:
+            forward, optimizer, began = _begin(config, origin, objective, world)
+            # What was wrong with the shards themselves counts once, on the main rank.
+            progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
         world.barrier()
         if world.is_main:
             configs.save(replace(config, resume="never"), out / CONFIG)
@@ -549,15 +542,27 @@ def _saving(
     return save
 
 
-def _load(saved: Checkpoint, objective: SilcObjective) -> None:
-    """The weights as they were."""
+def _begin(
+    config: Config, origin: origins.Origin | None, objective: SilcObjective, world: World
+) -> tuple[Callable[..., Any], Optimizer, str]:
+    """A run's beginning: what the loop calls, its optimizer, and what was taken over, in words."""
+    said = "" if origin is None else origins.take_over(objective, origin, config.model.image.size, config.init_weights)
+    forward = _spread(config, objective, world)
+    return forward, Optimizer(config.train.optim, objective), said
+
+
+def _resume(
+    config: Config, path: Path, objective: SilcObjective, loader: Loader, world: World
+) -> tuple[Callable[..., Any], Optimizer, Progress]:
+    """Everything as it was when the checkpoint was written, in whatever layout the ranks have now."""
+    saved = checkpoint.read(path)
+    loader.check(saved.state["loader"])
     for name, module in (("model", objective.student), *((name, getattr(objective, name)) for name in HEADS)):
         if module is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
-
-
-def _go_on(saved: Checkpoint, optimizer: Optimizer, world: World) -> Progress:
-    """Moments, generators and counts as they were."""
+    # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
+    forward = _spread(config, objective, world)
+    optimizer = Optimizer(config.train.optim, objective)
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
@@ -568,7 +573,7 @@ def _go_on(saved: Checkpoint, optimizer: Optimizer, world: World) -> Progress:
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()
-    return Progress(step=state["step"], skipped=state["skipped"], bad=bad)
+    return forward, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad)
 
 
 def _evaluation(

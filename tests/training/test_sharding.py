@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 
 from silc import checkpoint, run
 from silc.config import Config
+from silc.data.pairs import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.objective import SilcObjective
@@ -160,11 +161,10 @@ def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Si
     """What a run of this layout makes of a checkpoint before its first step."""
     config = replace(config, train=replace(config.train, sharding=sharding))
     tokenizer = BPETokenizer.load(Path(config.out) / "tokenizer", config.model.text.length)
-    objective, saved = run.build(config, tokenizer, world), checkpoint.read(path)
-    run._load(saved, objective)
-    run._spread(config, objective, world)
-    optimizer = Optimizer(config.train.optim, objective)
-    assert run._go_on(saved, optimizer, world) == Progress(step=5)
+    objective = run.build(config, tokenizer, world)
+    loader = run._loader(config, open_pairs(config.data, seed=0), tokenizer, world)
+    _, optimizer, progress = run._resume(config, path, objective, loader, world)
+    assert progress == Progress(step=5)
     assert is_sharded(objective.student.logit_scale) == (sharding == "full" and world.size > 1)
     return objective, optimizer
 
