@@ -29,23 +29,6 @@ PATIENCE = timedelta(minutes=30)
 """Longest wait for the other ranks: the main one trains the tokenizer and writes checkpoints while they wait."""
 
 
-class _Gather(torch.autograd.Function):
-    """All-gather with gradient. torch's own moved between modules from 2.11 to 2.15 and warns in one of them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rank: int, size: int) -> Tensor:
-        ctx.rank, ctx.rows = rank, len(x)
-        parts = [torch.empty_like(x) for _ in range(size)]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd's own must stay as it is
-        dist.all_reduce(total)
-        return total[ctx.rank * ctx.rows :][: ctx.rows], None, None
-
-
 @dataclass(frozen=True)
 class World:
     """This process's place among the ranks (the `Collectives` of types.py)."""
@@ -59,16 +42,26 @@ class World:
         """Whether this rank writes files and speaks."""
         return self.rank == 0
 
-    def gather(self, x: Tensor) -> Tensor:
-        """[B, ...] on each rank -> [B * size, ...] in rank order.
-
-        Its gradient is the sum of what every rank's loss says about this rank's rows. DDP divides by `size`
-        afterwards, so a loss that is a mean over a rank's own rows gets the gradient of the global mean.
-        """
+    def shift(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Hand tensors to the next rank of the ring and take the previous one's, of the same shapes; no gradient."""
         if self.size == 1:
-            return x
-        gathered: Tensor = _Gather.apply(x.contiguous(), self.rank, self.size)
-        return gathered
+            return tensors
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        taken = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
+        # Between two ranks messages arrive in the order they were sent, so they need no names.
+        moves = [dist.P2POp(dist.isend, x.contiguous(), after) for x in tensors]
+        moves += [dist.P2POp(dist.irecv, x, before) for x in taken]
+        for move in dist.batch_isend_irecv(moves):
+            move.wait()
+        return taken
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[B, ...] on each rank -> [B * size, ...] in rank order, without gradient."""
+        if self.size == 1:
+            return x.detach()
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x.detach().contiguous())
+        return torch.cat(parts)
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the ranks, without gradient; every rank gets the same bits."""

@@ -54,7 +54,7 @@ class SilcObjective(nn.Module):
         model_config: towers, head, teacher.
         config: which terms, on which views.
         preprocess: how 8-bit views become the towers' input.
-        world: rank, size, gather, mean.
+        world: rank, size, shift, mean.
         vocab_size, eos_id: of the tokenizer.
     """
 
@@ -199,17 +199,11 @@ class SilcObjective(nn.Module):
 
     def contrastive_loss(self, features: Features) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
-        text = F.normalize(features.text.float(), dim=-1)
-        scale, gather, rank = self.student.logit_scale.exp(), self.world.gather, self.world.rank
-        losses = []
-        for embedding in features.contrast:
-            image = F.normalize(embedding.float(), dim=-1)
-            if self.config.contrastive == "softmax":
-                losses.append(softmax_loss(image, text, scale, gather=gather, rank=rank))
-            else:
-                bias = self.student.logit_bias
-                losses.append(sigmoid_loss(image, text, scale, bias, gather=gather, rank=rank))
-        return torch.stack(losses).mean()
+        image, text = (F.normalize(x.float(), dim=-1) for x in (features.contrast, features.text))
+        scale = self.student.logit_scale.exp()
+        if self.config.contrastive == "softmax":
+            return softmax_loss(image, text, scale, self.world)
+        return sigmoid_loss(image, text, scale, self.student.logit_bias, self.world)
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:

@@ -213,17 +213,22 @@ class Hyper:
     """tau_t of the teacher's targets."""
 
 
-class Collectives(Protocol):
-    """What the objective asks of the other ranks; passed in, so that losses look nothing up."""
+class Ring(Protocol):
+    """Ranks in a circle, each of which passes on to the next; passed in, so that losses look nothing up."""
 
-    @property
-    def rank(self) -> int: ...
     @property
     def size(self) -> int: ...
 
-    def gather(self, x: Tensor) -> Tensor:
-        """[B, ...] on each rank -> [B * size, ...] in rank order, with gradient."""
+    def shift(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Hand tensors to the next rank and take the previous one's, of the same shapes; without gradient."""
         ...
+
+
+class Collectives(Ring, Protocol):
+    """What the objective asks of the other ranks."""
+
+    @property
+    def rank(self) -> int: ...
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the ranks, without gradient."""

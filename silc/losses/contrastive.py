@@ -1,71 +1,204 @@
-"""Image-text losses: softmax (CLIP, InfoNCE) and sigmoid (SigLIP).
+"""Image-text losses: softmax (CLIP, InfoNCE) and sigmoid (SigLIP), of any global batch in the memory of a few blocks.
 
-Each is a mean over this rank's rows against the columns of all ranks, and `gather` carries gradient; averaged over
-the ranks, as DDP does, value and gradient are those of one process that holds the global batch.
+Each is a mean over this rank's rows against the columns of all ranks; averaged over the ranks, as DDP does, value and
+gradient are those of one process that holds the global batch.
 
-Legend: B rows on this rank, N = B * ranks, D joint width. Everything is computed in float32.
+The ranks stand in a ring. A text block visits every rank and comes home with what it was owed there, so a rank holds
+one visitor at a time however many ranks there are. Logits are made block by block and never kept: the gradient is
+formed in the forward pass, where everything it needs is at hand, and what stays for the backward pass is as large as
+the features.
+
+Legend: V image views, B rows on this rank, N = B * ranks, D joint width. Everything is computed in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from silc.losses.precision import no_autocast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Gather = Callable[["Tensor"], "Tensor"]
+    from silc.types import Ring
+
+SIDE = 1024
+"""Rows and columns of a block of logits: 4 MB in float32, of which at most three are alive."""
 
 
-def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, *, gather: Gather, rank: int = 0) -> Tensor:
-    """Symmetric InfoNCE (CLIP; SILC paper, L_image_text of SILC-C).
+def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tensor:
+    """Symmetric InfoNCE (CLIP; SILC paper, L_image_text of SILC-C), mean over the views.
 
         1/2 [ -1/B sum_i log softmax_j(s x_i.y_j)_i   -1/B sum_i log softmax_j(s y_i.x_j)_i ]
 
     Args:
-        image: x, unit length [B, D].
+        image: x, unit length [..., B, D]; views stand in front.
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
-        gather: [B, D] -> [N, D] over the ranks, with gradient.
-        rank: whose rows these are.
+        ring: number of ranks, and how to pass on to the next.
 
     Returns:
-        The loss [].
+        The loss [], differentiable once.
     """
     with no_autocast(image):
-        image, text, scale = image.float(), text.float(), scale.float()
-        labels = rank * len(image) + torch.arange(len(image), device=image.device)
-        from_image = F.cross_entropy(scale * image @ gather(text).T, labels)
-        from_text = F.cross_entropy(scale * text @ gather(image).T, labels)
-        return (from_image + from_text) / 2
+        return _softmax(_views(image), text.float(), scale.float(), ring)
 
 
-def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, *, gather: Gather, rank: int = 0) -> Tensor:
-    """Pairwise sigmoid loss (SigLIP, eq. 1; L_image_text of SILC-S).
+def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring: Ring) -> Tensor:
+    """Pairwise sigmoid loss (SigLIP, eq. 1; L_image_text of SILC-S), mean over the views.
 
         -1/B sum_i sum_j log sigmoid(z_ij (s x_i.y_j + b)),   z_ij = +1 on own pairs, -1 elsewhere
 
     Args:
-        image: x, unit length [B, D].
+        image: x, unit length [..., B, D]; views stand in front.
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
         bias: b, [1].
-        gather: [B, D] -> [N, D] over the ranks, with gradient.
-        rank: whose rows these are.
+        ring: number of ranks, and how to pass on to the next.
 
     Returns:
-        The loss [].
+        The loss [], differentiable once.
     """
     with no_autocast(image):
-        image, text, scale, bias = image.float(), text.float(), scale.float(), bias.float()
-        logits = scale * image @ gather(text).T + bias  # [B, N]
-        own = rank * len(image) + torch.arange(len(image), device=image.device)
-        # log sigmoid(z l) summed over j: every pair as a negative, then the own pair turned around,
-        # log sigmoid(l) - log sigmoid(-l) = l.
-        as_negatives = F.logsigmoid(-logits).sum(dim=1)
-        return -(as_negatives + logits.gather(1, own[:, None])[:, 0]).mean()
+        return _sigmoid(_views(image), text.float(), scale.float(), bias.float(), ring)
+
+
+class _FormedForward(torch.autograd.Function):
+    """A loss whose forward pass forms the gradients of its inputs, all but the last of which are tensors."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # In place, for they are as large as the features; autograd refuses a second pass over what was changed.
+        return *(formed.mul_(gradient) for formed in ctx.saved_tensors), None
+
+
+class _Sigmoid(_FormedForward):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring: Ring) -> Tensor:
+        loss, for_bias, for_image = torch.zeros_like(bias), torch.zeros_like(bias), torch.zeros_like(image)
+        visitor, owed = text, torch.zeros_like(text)
+        for hop in range(ring.size):
+            for view, rows, columns in _blocks(image):
+                x, y = image[view, rows], visitor[columns]
+                block_loss, push = _pairwise(torch.addmm(bias, scale * x, y.T), own=hop == 0 and rows == columns)
+                loss += block_loss
+                for_bias += push.sum()
+                for_image[view, rows].addmm_(push, y)
+                owed[columns].addmm_(push.T, x)
+            visitor, owed = ring.shift(visitor, owed)
+        num = image.shape[:2].numel()
+        ctx.save_for_backward(*_gradients(image, scale, for_image, owed, num), for_bias / num)
+        return loss[0] / num
+
+
+def _pairwise(logits: Tensor, *, own: bool) -> tuple[Tensor, Tensor]:
+    """Sum of -log sigmoid(z l) = softplus(-z l) over a block, and its derivative -z sigmoid(-z l) in place of l."""
+    if own:
+        logits.diagonal().neg_()
+    loss = F.softplus(logits).sum()
+    logits.sigmoid_()
+    if own:
+        logits.diagonal().neg_()
+    return loss, logits
+
+
+class _Softmax(_FormedForward):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tensor:
+        over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with its texts
+        own_logits, visitor = image.new_empty(image.shape[:2]), text
+        for hop in range(ring.size):
+            for view, rows, columns in _blocks(image):
+                logits = (scale * image[view, rows]) @ visitor[columns].T
+                over_texts.at(view, rows).add(logits, dim=1)
+                over_images.at(view, columns).add(logits, dim=0)
+                if hop == 0 and rows == columns:
+                    own_logits[view, rows] = logits.diagonal()
+                del logits  # before the next one is made
+            visitor, *travelled = ring.shift(visitor, *over_images)
+            over_images = _Denominator(*travelled)
+
+        for_image, owed = torch.zeros_like(image), torch.zeros_like(text)
+        for hop in range(ring.size):
+            for view, rows, columns in _blocks(image):
+                x, y = image[view, rows], visitor[columns]
+                logits = (scale * x) @ y.T
+                push = over_texts.at(view, rows).share_(logits.clone(), dim=1)
+                push += over_images.at(view, columns).share_(logits, dim=0)
+                if hop == 0 and rows == columns:
+                    push.diagonal().sub_(2)
+                for_image[view, rows].addmm_(push, y)
+                owed[columns].addmm_(push.T, x)
+                del logits, push
+            visitor, owed, *travelled = ring.shift(visitor, owed, *over_images)
+            over_images = _Denominator(*travelled)
+        num = 2 * image.shape[:2].numel()
+        ctx.save_for_backward(*_gradients(image, scale, for_image, owed, num))
+        return (over_texts.surplus(own_logits) + over_images.surplus(own_logits)).sum() / num
+
+
+# A compiler would unroll the blocks, and cannot follow what is sent between ranks.
+_sigmoid: Callable[..., Tensor] = torch.compiler.disable(_Sigmoid.apply)
+_softmax: Callable[..., Tensor] = torch.compiler.disable(_Softmax.apply)
+
+
+class _Denominator(NamedTuple):
+    """Sums of exp(logit), kept as exp(top) * total: none overflows, and the largest summand loses no digit."""
+
+    top: Tensor  # [V, B] the largest logit so far
+    total: Tensor  # [V, B]
+
+    @classmethod
+    def of(cls, image: Tensor) -> _Denominator:
+        """Empty sums for features [V, B, D]."""
+        return cls(image.new_full(image.shape[:2], -torch.inf), image.new_zeros(image.shape[:2]))
+
+    def at(self, view: int, items: slice) -> _Denominator:
+        """The part of these items; what is added to it is added to the whole."""
+        return _Denominator(self.top[view, items], self.total[view, items])
+
+    def add(self, logits: Tensor, dim: int) -> None:
+        """Sum a block over one of its axes."""
+        top = torch.maximum(self.top, logits.amax(dim))
+        self.total.mul_((self.top - top).exp_()).add_((logits - top.unsqueeze(dim)).exp_().sum(dim))
+        self.top.copy_(top)
+
+    def share_(self, logits: Tensor, dim: int) -> Tensor:
+        """Softmax of a block over one of its axes, in place, once the sums are those of all blocks."""
+        return logits.sub_(self.top.unsqueeze(dim)).exp_().div_(self.total.unsqueeze(dim))
+
+    def surplus(self, logits: Tensor) -> Tensor:
+        """-log softmax of one logit [V, B] of each sum."""
+        return self.top - logits + self.total.log()
+
+
+def _views(image: Tensor) -> Tensor:
+    """Float32 [V, B, D] of [..., B, D]."""
+    return image.float().reshape(-1, *image.shape[-2:])
+
+
+def _blocks(image: Tensor) -> Iterator[tuple[int, slice, slice]]:
+    """View, rows and columns of every block of the logits [V, B, B] of one visitor."""
+    num_views, num, _ = image.shape
+    parts = [slice(start, min(start + SIDE, num)) for start in range(0, num, SIDE)]
+    return ((view, rows, columns) for view in range(num_views) for rows in parts for columns in parts)
+
+
+def _gradients(
+    image: Tensor, scale: Tensor, for_image: Tensor, for_text: Tensor, num: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of image, text and scale, where P [V, B, N] is `num` times the gradient of the logits.
+
+    Args:
+        for_image: P y [V, B, D]; overwritten.
+        for_text: P^T x [B, D]; overwritten.
+    """
+    # sum_ij P_ij x_i.y_j
+    for_scale = torch.einsum("vbd,vbd->vb", image, for_image).sum().expand_as(scale) / num
+    return for_image.mul_(scale / num), for_text.mul_(scale / num), for_scale
