@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
 from silc.training.optim import Optimizer, freeze
+from silc.training.parts import Gradients
 from silc.training.schedules import Schedule
 from silc.training.trackers import Tracker
 from silc.types import BadInput
@@ -66,8 +68,18 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "train.device", "train.compile", "train.max_skips", "train.trackers"),
-    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
+    *(
+        "recipe",
+        "out",
+        "resume",
+        "eval",
+        "train.device",
+        "train.compile",
+        "train.micro_batch",
+        "train.max_skips",
+        "train.trackers",
+    ),
+    *("train.micro_batch", "train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
 )
 
@@ -121,7 +133,7 @@ def train(config: Config) -> Path:
             save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
             train_loop(
                 objective,
-                _forward(config, objective, world),
+                _gradients(config, objective, world),
                 quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
                 optimizer,
                 schedule,
@@ -130,7 +142,6 @@ def train(config: Config) -> Path:
                 pace=pace,
                 batch_size=config.train.batch_size,
                 flops_per_example=flops,
-                autocast=config.train.precision == "bf16",
                 log=log,
                 alarm=CollapseAlarm(
                     config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
@@ -458,12 +469,21 @@ def _log(config: Config, out: Path, start: int, total: int) -> Log:
     return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
 
 
-def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
+def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradients:
+    share, part = config.train.batch_size // world.size, config.train.micro_batch
+    if part and share % part:
+        raise BadInput(
+            f"train.micro_batch is {part}, which does not divide a rank's {share} pairs; give a divisor or 0"
+        )
     forward: Any = objective
+    unsynced: Any = nullcontext
     if world.size > 1:
         devices = [world.device.index] if world.device.type == "cuda" else None
         forward = DistributedDataParallel(forward, device_ids=devices)
-    return torch.compile(forward) if config.train.compile else forward
+        unsynced = forward.no_sync
+    forward = torch.compile(forward) if config.train.compile else forward
+    half = partial(torch.autocast, world.device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+    return Gradients(objective, forward, part, half, unsynced)
 
 
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
