@@ -84,10 +84,10 @@ class Batch:
 
 
 class Projection(NamedTuple):
-    """Logits on prototypes that were not multiplied out: bottleneck @ prototypes.T."""
+    """Logits on prototypes that were not multiplied out: the cosines of bottleneck and prototypes."""
 
     bottleneck: Tensor  # [..., C] unit length
-    prototypes: Tensor  # [K, C] unit length
+    prototypes: Tensor  # [K, C] of any length, only their direction counts
 
 
 class Targets(NamedTuple):

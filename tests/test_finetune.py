@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from silc import checkpoint, continuation, origin, recipes, run
 from silc import config as configs
@@ -24,7 +25,7 @@ from silc.objective import SilcObjective
 from silc.predict import load_run
 from silc.preprocess import Preprocess
 from silc.training.log import history
-from silc.types import BadInput, Batch, Hyper, Views
+from silc.types import BadInput, Batch, Hyper, Projection, Views
 
 QUICK = {
     "data.source": "scenes",
@@ -43,6 +44,11 @@ HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 
 
 @pytest.fixture
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
+
+
 def source(small: Callable[..., Config], tmp_path: Path) -> Callable[[str], Path]:
     """A trained run of a recipe, at images of 32 px."""
 
@@ -296,9 +302,9 @@ def test_patches_are_predicted_where_they_should_be(source: Callable[[str], Path
     for image in range(4):
         for place in hidden[image] if patches == "masked" else range(16):
             q = (
-                F.linear(*objective.patch_teacher.head(teacher[image, place][None])) - objective.patch_teacher.centre
+                cosines(objective.patch_teacher.head(teacher[image, place][None])) - objective.patch_teacher.centre
             ) / 0.04
-            s = F.linear(*objective.patch_head.head(student[image, place][None])) / 0.1
+            s = cosines(objective.patch_head.head(student[image, place][None])) / 0.1
             total, count = total - (q.softmax(-1) * s.log_softmax(-1)).sum(), count + 1
     torch.testing.assert_close(out.metrics["loss/patches"], (total / count).detach(), rtol=1e-4, atol=1e-5)
     assert out.patches.logits.shape == objective.patch_teacher.centre.shape

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from silc import recipes
 from silc.bench.baselines.dino import double_loop
@@ -17,9 +18,14 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.training.optim import Optimizer
-from silc.types import Batch, Hyper, Views
+from silc.types import Batch, Hyper, Projection, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
+
+
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 
 
 def build(config: Config, vocab_size: int = 60) -> SilcObjective:
@@ -66,8 +72,8 @@ def test_every_recipe_on_every_choice_of_views(small: Callable[..., Config], nam
     total = contrastive
     if config.objective.distill:
         teacher = objective.teacher
-        targets = torch.stack([F.linear(*teacher.head(teacher.visual(g))) for g in normal.globals])
-        logits = torch.stack([F.linear(*objective.head(student.visual(v))) for v in normal.locals])
+        targets = torch.stack([cosines(teacher.head(teacher.visual(g))) for g in normal.globals])
+        logits = torch.stack([cosines(objective.head(student.visual(v))) for v in normal.locals])
         distill = double_loop(logits, targets, teacher.centre, config.objective.student_temperature, 0.04)
         torch.testing.assert_close(out.metrics["loss/distill"], distill.detach(), rtol=1e-4, atol=1e-5)
         total = contrastive + config.objective.weight * distill

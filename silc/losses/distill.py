@@ -4,8 +4,9 @@ Legend: V views of the student, G of the teacher, B images, K prototypes, C widt
 
 Logits [V, B, K] are never made as a whole. At K = 65,536 they are what fills the memory, and they are cheap to make: a
 bottleneck times the prototypes. So the loss takes these two and goes over the prototypes in blocks, twice: once for
-the normalisers, once for probabilities, loss and gradients. Everything is computed in float32; on a GPU under autocast
-the products take bfloat16 and sum in float32.
+the normalisers, once for probabilities, loss and gradients. The length of the prototypes is taken off in passing: a
+normalised copy and its gradient would cost more memory, and in small batches more time, than the loss itself.
+Everything is computed in float32; on a GPU under autocast the products take bfloat16 and sum in float32.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from silc.losses.precision import no_autocast
 from silc.types import Distilled
@@ -23,10 +25,9 @@ if TYPE_CHECKING:
 
     from silc.types import Projection, Targets
 
-BLOCK = {"cpu": 2**19, "cuda": 2**23}
-"""Logits at a time: what stays in a CPU's cache, and in a GPU's at a size that outweighs the launch of its kernels."""
-LEAST_WIDTH = 256
-"""Prototypes in a block, at least: below, products are slow."""
+BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
+"""Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's cache
+holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
 
 
 def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> Distilled:
@@ -103,15 +104,20 @@ class _Distill(torch.autograd.Function):
         y = teacher.flatten(0, 1) / temperatures[1]  # [G B, C]
         c = centre / temperatures[1]
         blocks = _blocks(len(prototypes), len(x), x.device.type)
-        w, w_teacher = prototypes.to(precision), teacher_prototypes.to(precision)
 
         def product(a: Tensor, b: Tensor) -> Tensor:
             if precision is torch.float32:
                 return a @ b
             return torch.mm(a.to(precision), b.to(precision), out_dtype=torch.float32)
 
-        log_z = _log_normaliser(product(x, w[block].T) for block in blocks)  # [V B, 1]
-        log_z_teacher = _log_normaliser(product(y, w_teacher[block].T).sub_(c[block]) for block in blocks)
+        def student_logits(w: Tensor) -> Tensor:
+            return product(x, w.T)
+
+        def teacher_logits(block: slice) -> Tensor:
+            return product(y, F.normalize(teacher_prototypes[block], dim=-1).T).sub_(c[block])
+
+        log_z = _log_normaliser(student_logits(F.normalize(prototypes[block], dim=-1)) for block in blocks)  # [V B, 1]
+        log_z_teacher = _log_normaliser(teacher_logits(block) for block in blocks)
 
         # d loss / d logits of view v = (share_v p - sum_g pairs_vg q_g) / B, where share_v = sum_g pairs_vg.
         share = (pairs.sum(dim=1) / num).repeat_interleave(num)[:, None]  # [V B, 1]
@@ -122,20 +128,25 @@ class _Distill(torch.autograd.Function):
         mean_target = torch.empty_like(centre)
         by_prototypes = torch.empty_like(prototypes) if any(ctx.needs_input_grad) else None
         for block in blocks:
-            log_q = product(y, w_teacher[block].T).sub_(c[block]).sub_(log_z_teacher)
+            length = prototypes[block].norm(dim=1, keepdim=True).clamp_(min=1e-12)
+            w = prototypes[block] / length  # [k, C]
+            log_q = teacher_logits(block).sub_(log_z_teacher)
             q = log_q.exp()  # [G B, k]
             entropy -= log_q.mul_(q).sum(dim=1, keepdim=True)
             mean_target[block] = q.mean(dim=0)
-            m += product(q, w[block])
+            m += product(q, w)
             if by_prototypes is not None:
-                p = product(x, w[block].T).sub_(log_z).exp_()  # [V B, k]
-                pushed += product(p, w[block])
-                by_prototypes[block] = product(p.T, weighted).sub_(product(q.T, towards))
+                p = student_logits(w).sub_(log_z).exp_()  # [V B, k]
+                pushed += product(p, w)
+                by_w = product(p.T, weighted).sub_(product(q.T, towards))
+                along = torch.linalg.vecdot(by_w, w)[:, None]  # lengthening a prototype changes nothing
+                torch.div(by_w.addcmul_(along, w, value=-1), length, out=by_prototypes[block])
         loss = (share * log_z).sum() - (towards * m).sum()
         pulled = torch.einsum("vg,gbc->vbc", pairs / num, m.unflatten(0, (num_targets, num))).flatten(0, 1)
         ctx.by_student = pushed.mul_(share).sub_(pulled).div_(temperatures[0]).view_as(student)
         ctx.by_prototypes = by_prototypes
-        mean_logits = teacher_prototypes @ teacher.mean(dim=(0, 1))
+        lengths = teacher_prototypes.norm(dim=1).clamp_(min=1e-12)
+        mean_logits = (teacher_prototypes @ teacher.mean(dim=(0, 1))).div_(lengths)
         mean_entropy = entropy.mean()
         ctx.mark_non_differentiable(mean_entropy, mean_target, mean_logits)
         return loss, mean_entropy, mean_target, mean_logits
@@ -150,7 +161,8 @@ class _Distill(torch.autograd.Function):
 
 def _blocks(num_prototypes: int, num_rows: int, device: str) -> list[slice]:
     """Prototypes in blocks whose logits are few enough at a time."""
-    width = max(LEAST_WIDTH, BLOCK.get(device, 2**23) // max(1, num_rows))
+    least, most, logits = BLOCKS.get(device, BLOCKS["cuda"])
+    width = min(most, max(least, logits // max(1, num_rows)))
     return [slice(start, start + width) for start in range(0, num_prototypes, width)]
 
 

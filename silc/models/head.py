@@ -51,5 +51,5 @@ class DistillHead(nn.Module):
         nn.init.normal_(self.prototypes, std=self.prototypes.shape[1] ** -0.5)
 
     def forward(self, x: Tensor) -> Projection:
-        """Bottleneck [..., C] and prototypes [K, C], of unit length, of joint image embeddings [..., D]."""
-        return Projection(F.normalize(self.mlp(x).float(), dim=-1), F.normalize(self.prototypes, dim=-1))
+        """Bottleneck [..., C], of unit length, of joint image embeddings [..., D], and the prototypes [K, C]."""
+        return Projection(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)

@@ -145,26 +145,25 @@ def test_blocks_equal_the_double_loop_on_all_logits(
     """Loss, gradients by bottleneck and prototypes, and what the targets look like, whatever the blocks."""
     num_global, num_local, num, k, c = shape
     unit = lambda *sizes: F.normalize(torch.randn(*sizes), dim=-1)  # noqa: E731
-    x, w = unit(num_local, num, c).requires_grad_(), unit(k, c).requires_grad_()
-    y, v, centre = unit(num_global, num, c), unit(k, c), torch.randn(k) * 0.1
-    expected = naive(x @ w.T, y @ v.T, centre, TAU_S, TAU_T)  # type: ignore[operator]
+    x, w = unit(num_local, num, c).requires_grad_(), torch.randn(k, c, requires_grad=True)
+    y, v, centre = unit(num_global, num, c), torch.randn(k, c), torch.randn(k) * 0.1
+    of_teacher = y @ F.normalize(v, dim=-1).T
+    expected = naive(x @ F.normalize(w, dim=-1).T, of_teacher, centre, TAU_S, TAU_T)  # type: ignore[operator]
     by_x, by_w = torch.autograd.grad(3 * expected, (x, w))
-    monkeypatch.setattr(distill, "BLOCK", {"cpu": 0})
-    monkeypatch.setattr(distill, "LEAST_WIDTH", width)
+    monkeypatch.setitem(distill.BLOCKS, "cpu", (width, width, 0))
     out = distill_loss(Projection(x, w), Targets(Projection(y, v), centre, TAU_T), TAU_S)
     got = torch.autograd.grad(3 * out.loss, (x, w))
     torch.testing.assert_close(out.loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got, (by_x, by_w), rtol=1e-5, atol=1e-5)
-    q = ((y @ v.T - centre) / TAU_T).softmax(-1)
+    q = ((of_teacher - centre) / TAU_T).softmax(-1)
     torch.testing.assert_close(out.entropy, torch.special.entr(q).sum(-1).mean(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(out.targets, q.mean(dim=(0, 1)), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(out.logits, (y @ v.T).mean(dim=(0, 1)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.logits, of_teacher.mean(dim=(0, 1)), rtol=1e-5, atol=1e-6)
 
 
 def test_sharp_temperatures_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     """exp(1 / 0.002) is no float32: the highest logit is taken off first, over all blocks."""
-    monkeypatch.setattr(distill, "LEAST_WIDTH", 3)
-    monkeypatch.setattr(distill, "BLOCK", {"cpu": 0})
+    monkeypatch.setitem(distill.BLOCKS, "cpu", (3, 3, 0))
     teacher, student, _, centre = logits(2, 2, 3, 11)
     student.requires_grad_()
     out = distill_loss(outright(student), Targets(outright(teacher), centre, 0.002), 0.002)

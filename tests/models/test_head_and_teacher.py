@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.head import DistillHead
 from silc.models.image import ImageTower
 from silc.models.teacher import Teacher, half_life_of, momentum_of
+from silc.types import Projection
 
 
 def make() -> tuple[ImageTower, DistillHead]:
@@ -20,9 +22,14 @@ def make() -> tuple[ImageTower, DistillHead]:
     return tower, DistillHead(HeadConfig(hidden=20, bottleneck=6, prototypes=15), 12)
 
 
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
+
+
 def logits(head: DistillHead, x: torch.Tensor) -> torch.Tensor:
     """[..., K]"""
-    return F.linear(*head(x)).detach()
+    return cosines(head(x)).detach()
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -101,7 +108,7 @@ def test_targets_are_of_the_teachers_head_and_centre() -> None:
     teacher.centre.copy_(torch.linspace(-0.2, 0.2, 15))
     x = torch.randn(2, 3, 12)
     targets = teacher.targets(x, 0.04)
-    torch.testing.assert_close(F.linear(*targets.projection), logits(head, x))
+    torch.testing.assert_close(cosines(targets.projection), logits(head, x))
     assert not targets.projection.prototypes.requires_grad
     assert torch.equal(targets.centre, teacher.centre)
     assert targets.temperature == 0.04
