@@ -38,6 +38,7 @@ from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
 from silc.interop.sources import kind_of
+from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
@@ -161,7 +162,9 @@ def train(config: Config) -> Path:
 def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
     """The objective with its initial weights, the same on every rank, on this rank's device."""
     torch.manual_seed(config.train.seed)
-    return _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world).to(world.device)
+    objective = _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world).to(world.device)
+    choose_attention(objective, world.device, half=config.train.precision == "bf16")
+    return objective
 
 
 def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:

@@ -19,6 +19,7 @@ from silc import recipes
 from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
+from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.run import flops_per_example
@@ -77,8 +78,9 @@ def rows(config: BenchConfig) -> list[Row]:
         found += [share_of_peak(setting, 10, 0.4, compile=True)]
     else:
         what = "H100, B/16, bf16, compiled: share of the bf16 peak"
+        found += side_by_side(replace(setting, half=True))
         found += [not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)]
-        found += [share_of_peak(replace(setting, half=half, turns=2), 12, 0.6) for half in (False, True)]
+        found += [share_of_peak(replace(setting, half=half), 12, 0.6) for half in (False, True)]
     if config.profile:
         profile(setting, Path(config.profile))
     return found
@@ -108,10 +110,11 @@ def side_by_side(setting: Setting) -> list[Row]:
         steps["naive silc"] = partial(naive, floats[1].globals, floats[1].locals, views.text)
     timed = setting.timed(steps)
     memory = {name: extra_memory(step, setting.kind) for name, step in steps.items()}
-    flops = flops_of(silc) / flops_of(clip)
+    flops, precision = flops_of(silc) / flops_of(clip), "bf16" if setting.half else "float32"
     kept = figures(setting, timed) | {"memory MB": memory, "FLOPs of SILC over CLIP": flops}
 
     def row(number: int, what: str, value: Callable[[], float], sense: Sense, bound: float, *, theirs: bool) -> Row:
+        what = f"{what}, {precision}"
         if theirs and missing:
             return not_measured(number, what, Target(sense, bound), missing)
         return Row(number, what, value(), "x", Target(sense, bound), kept)
@@ -188,6 +191,7 @@ class OurStep:
             vocab_size=VOCABULARY,
             eos_id=EOS,
         ).to(device)
+        choose_attention(self.objective, torch.device(device), half=config.train.precision == "bf16")
         self.optimizer = Optimizer(config.train.optim, self.objective)
         forward: Any = torch.compile(self.objective) if compile else self.objective
         half = autocast_of(device, config.train.precision == "bf16")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from silc.types import Projection, Targets
 
 BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
-"""Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's cache
-holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
+"""Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's
+cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
 
 
 def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> Distilled:
