@@ -13,6 +13,7 @@
     silc recipes            the names of the recipes
     silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
     silc demo               what `make demo` runs
+    silc bench [PART ...]   how fast, against what one would use otherwise: loader step losses eval start all
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted, 143 asked to stop (SIGTERM, SIGUSR1) and saved.
 """
@@ -45,7 +46,20 @@ if TYPE_CHECKING:
     from silc.config import Config
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-COMMANDS = ("train", "finetune", "eval", "import", "export", "predict", "doctor", "show", "recipes", "data", "demo")
+COMMANDS = (
+    "train",
+    "finetune",
+    "eval",
+    "import",
+    "export",
+    "predict",
+    "doctor",
+    "show",
+    "recipes",
+    "data",
+    "demo",
+    "bench",
+)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -102,6 +116,8 @@ def _dispatch(args: list[str]) -> int:
             return _data(rest)
         case "demo":
             return _demo(rest)
+        case "bench":
+            return _bench(rest)
         case _:
             raise BadInput(f"unknown command '{command}'{configs.nearest(command, COMMANDS)} (silc --help lists them)")
 
@@ -468,6 +484,19 @@ def _demo(args: list[str]) -> int:
     from silc import demo
 
     demo.main(Path(command.out), duration=command.duration)
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    from silc.bench import suite
+
+    with _complaint_in_one_line():
+        config = tyro.cli(suite.BenchConfig, args=args, prog="silc bench")
+    rows = suite.run(config)
+    _print(suite.table(rows))
+    if config.out:
+        suite.write(rows, suite.environment(config), Path(config.out))
+        print(f"benchmark: {config.out}")
     return 0
 
 

@@ -3,7 +3,8 @@
     L = L_image_text + w * L_self_dist  (+ w_p * L_patches, successors' masked-patch prediction, off in SILC)
 
 Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses.
-Neither changes any state; `after_step` alone writes the teacher, after an update was accepted.
+Neither changes any state; `after_step` alone writes the teacher, after an update was accepted. The image-text loss
+looks across the batch, all else at one image at a time, so a batch can go through in parts (training/parts.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
-from silc.losses.distill import distill_loss, perplexity, target_stats
+from silc.losses.distill import distill_loss, other_views, perplexity
 from silc.losses.patches import patch_loss
 from silc.models.head import DistillHead
 from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
-from silc.types import StepOutput
+from silc.types import Pairs, StepOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +32,15 @@ if TYPE_CHECKING:
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.types import Batch, Collectives, Hyper
+    from silc.types import Batch, Collectives, Distilled, Hyper, Part, Views
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the towers make of a batch: joint embeddings, not normalised. V views enter the image-text loss."""
+    """What the towers make of a batch: joint embeddings, not normalised."""
 
-    text: Tensor  # [B, D]
-    contrast: Tensor  # [V, B, D] student, original and/or global views
-    globals: Tensor | None = None  # [G, B, D] student, the part of `contrast` that is global views
+    pairs: Pairs  # what enters the image-text loss
+    globals: Tensor | None = None  # [G, B, D] student
     locals: Tensor | None = None  # [L, B, D] student
     teacher: Tensor | None = None  # [G, B, D] teacher, no gradient
     patches: Tensor | None = None  # [G, B, M, C] student, tokens of the masked global views that are predicted
@@ -89,32 +89,55 @@ class SilcObjective(nn.Module):
         self.patch_head = PatchHead(model_config.head, model_config.image.width) if with_patches else None
         self.patch_teacher = AveragedHead(self.patch_head.head) if self.patch_head is not None else None
 
-    def forward(self, batch: Batch, hyper: Hyper) -> StepOutput:
-        """Loss and metrics of this rank's share of a global batch."""
-        return self.losses(self.features(batch), hyper)
+    def forward(self, batch: Batch, hyper: Hyper, part: Part | None = None) -> StepOutput:
+        """Loss and metrics of this rank's share of a global batch.
 
-    def features(self, batch: Batch) -> Features:
-        """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
+        Of a part of that: a loss whose gradients add up over the parts to those of the whole, and no metrics.
+        """
+        if part is None:
+            return self.losses(self.features(batch), hyper)
+        features = self.features(batch, part.hidden)
+        distilled, patches = self.self_supervision(features, hyper)
+        loss = part.share * self._weighted(distilled, patches)
+        for pull, value in zip(part.pull, features.pairs, strict=True):
+            loss = loss + (pull.float() * value.float()).sum()
+        return StepOutput(loss, {}, distilled, patches)
+
+    def features(self, batch: Batch, hidden: Tensor | None = None) -> Features:
+        """Run the towers: the text once per pair, the global views in one pass, the local views in another.
+
+        Args:
+            hidden: patches to hide, where they were drawn already.
+        """
         views = batch.views.map(self.preprocess.normalize)
-        text = self.student.text(batch.text)
-        contrast, student_globals, student_locals, hidden, patches = [], None, None, None, None
-        if self.config.needs_original:
-            contrast.append(self.student.visual(views.original)[None])
-        if self.config.contrastive_views != "original" or self.config.student_globals:
+        pairs, student_globals = self._pairs(views, batch.text)
+        student_locals, patches = None, None
+        if self.config.student_globals and student_globals is None:
             student_globals = _per_view(self.student.visual, views.globals)
-        if self.config.contrastive_views != "original":
-            contrast.append(student_globals)
         if self.config.distill:
             student_locals = _per_view(self.student.visual, views.locals)
-        if self.patch_head is not None and views.globals is not None:
-            hidden = self._draw_hidden(views.globals)  # [G, B, M]
+        hidden = self.draw_hidden(views.globals) if hidden is None else hidden
+        if self.patch_head is not None and hidden is not None and views.globals is not None:
             images = views.globals.flatten(0, 1)
             masked = self.patch_head.masked_tokens(self.student.visual, images, hidden.flatten(0, 1))
             patches = self._predicted(masked, hidden)
         from_teacher, teacher_patches = self._teacher_features(views.globals, hidden)
-        return Features(
-            text, torch.cat(contrast), student_globals, student_locals, from_teacher, patches, teacher_patches
-        )
+        return Features(pairs, student_globals, student_locals, from_teacher, patches, teacher_patches)
+
+    def pairs(self, batch: Batch) -> Pairs:
+        """The part of `features` that enters the image-text loss."""
+        return self._pairs(batch.views.map(self.preprocess.normalize), batch.text)[0]
+
+    def _pairs(self, views: Views, text: Tensor) -> tuple[Pairs, Tensor | None]:
+        """And the global views [G, B, D] among them."""
+        embeddings, student_globals = [], None
+        if self.config.needs_original:
+            embeddings.append(self.student.visual(views.original)[None])
+        if self.config.contrastive_views != "original":
+            student_globals = _per_view(self.student.visual, views.globals)
+            embeddings.append(student_globals)
+        scale, bias = self.student.logit_scale.exp(), self.student.logit_bias
+        return Pairs(torch.cat(embeddings), self.student.text(text), scale, bias), student_globals
 
     @torch.no_grad()
     def _teacher_features(self, views: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -129,8 +152,10 @@ class SilcObjective(nn.Module):
         embedding, tokens = embedding_and_patches(tower, views.flatten(0, 1))
         return embedding.unflatten(0, views.shape[:2]), None if hidden is None else self._predicted(tokens, hidden)
 
-    def _draw_hidden(self, views: Tensor) -> Tensor:
+    def draw_hidden(self, views: Tensor | None) -> Tensor | None:
         """This rank's part [G, B, M] of what is hidden in the global batch: ranks draw alike, and change nothing."""
+        if self.patch_head is None or views is None:
+            return None
         num_views, num, rank = *views.shape[:2], self.world.rank
         num_patches = (views.shape[-2] // self.student.visual.patch) * (views.shape[-1] // self.student.visual.patch)
         everyone = (num_views, num * self.world.size)
@@ -143,67 +168,62 @@ class SilcObjective(nn.Module):
 
     def losses(self, features: Features, hyper: Hyper) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
-        contrastive = self.contrastive_loss(features)
-        metrics = {"loss/contrastive": contrastive, "logit_scale": self.student.logit_scale.exp()[0]}
-        if self.config.contrastive == "sigmoid":
-            metrics["logit_bias"] = self.student.logit_bias[0]
-        total, teacher_mean, patch_mean = contrastive, None, None
-        if self.config.distill:
-            distill, teacher_mean, measured = self._distillation(features, hyper)
-            total, metrics = total + self.config.weight * distill, metrics | measured
-        if self.patch_head is not None:
-            patches, patch_mean, measured = self._patch_prediction(features, hyper)
-            total, metrics = total + self.config.patch_weight * patches, metrics | measured
-        return StepOutput(total, _detached(metrics | {"loss/total": total}), teacher_mean, patch_mean)
-
-    def _distillation(self, features: Features, hyper: Hyper) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """L_self_dist, the mean of the teacher's logits [K], and what a collapse would show in."""
-        assert self.teacher is not None
-        with torch.no_grad():
-            teacher_logits = _per_view(self.teacher.head, features.teacher)  # [G, B, K]
-            targets = self.teacher.targets(teacher_logits, hyper.temperature)
-            stats = target_stats(targets)
-        student_globals = None
-        if self.config.student_globals:
-            student_globals = _per_view(self.head, features.globals)
-        distill = distill_loss(
-            _per_view(self.head, features.locals),
-            targets,
-            self.config.student_temperature,
-            student_globals=student_globals,
+        return self.output(
+            self.contrastive_loss(features.pairs), *self.self_supervision(features, hyper), features.pairs
         )
-        metrics = {
-            "loss/distill": distill,
-            "teacher/entropy": stats.entropy,
-            "teacher/perplexity": perplexity(self.world.mean(stats.mean)),
-            "teacher/kl": distill - stats.entropy,
-            "teacher/centre_norm": self.teacher.centre.norm(),
-        }
-        return distill, teacher_logits.float().mean(dim=(0, 1)), metrics
 
-    def _patch_prediction(self, features: Features, hyper: Hyper) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """L_patches, the mean of the teacher's patch logits [K], and what a collapse would show in."""
-        assert self.patch_head is not None
-        assert self.patch_teacher is not None
-        with torch.no_grad():
-            teacher_logits = _per_view(self.patch_teacher.head, features.teacher_patches)  # [G, B, M, K]
-            targets = self.patch_teacher.targets(teacher_logits, hyper.temperature)
-            stats = target_stats(targets.flatten(1, 2))
-        loss = patch_loss(_per_view(self.patch_head.head, features.patches), targets, self.config.student_temperature)
-        metrics = {
-            "loss/patches": loss,
-            "patches/entropy": stats.entropy,
-            "patches/perplexity": perplexity(self.world.mean(stats.mean)),
-        }
-        return loss, teacher_logits.float().mean(dim=(0, 1, 2)), metrics
-
-    def contrastive_loss(self, features: Features) -> Tensor:
+    def contrastive_loss(self, pairs: Pairs) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
-        image, text = (F.normalize(x.float(), dim=-1) for x in (features.contrast, features.text))
-        scale = self.student.logit_scale.exp()
+        image, text = (F.normalize(x.float(), dim=-1) for x in (pairs.images, pairs.text))
         if self.config.contrastive == "softmax":
-            return softmax_loss(image, text, scale, self.world)
-        return sigmoid_loss(image, text, scale, self.student.logit_bias, self.world)
+            return softmax_loss(image, text, pairs.scale, self.world)
+        return sigmoid_loss(image, text, pairs.scale, pairs.bias, self.world)
+
+    def self_supervision(self, features: Features, hyper: Hyper) -> tuple[Distilled | None, Distilled | None]:
+        """L_self_dist and L_patches, means over images, where they are on."""
+        return self._distillation(features, hyper), self._patch_prediction(features, hyper)
+
+    def _distillation(self, features: Features, hyper: Hyper) -> Distilled | None:
+        if self.teacher is None or self.head is None or features.teacher is None or features.locals is None:
+            return None
+        targets, views, shares = self.teacher.targets(features.teacher, hyper.temperature), features.locals, None
+        if self.config.student_globals and features.globals is not None:
+            shares = other_views(len(views), len(features.globals), views.device)
+            views = torch.cat([views, features.globals])
+        return distill_loss(self.head(views), targets, self.config.student_temperature, shares)
+
+    def _patch_prediction(self, features: Features, hyper: Hyper) -> Distilled | None:
+        if self.patch_head is None or self.patch_teacher is None or features.teacher_patches is None:
+            return None
+        targets = self.patch_teacher.targets(features.teacher_patches, hyper.temperature)
+        return patch_loss(self.patch_head.head(features.patches), targets, self.config.student_temperature)
+
+    def _weighted(self, distilled: Distilled | None, patches: Distilled | None) -> Tensor:
+        terms = ((self.config.weight, distilled), (self.config.patch_weight, patches))
+        none = self.student.logit_scale.new_zeros(())
+        return sum((weight * term.loss for weight, term in terms if term is not None), start=none)
+
+    def output(
+        self, contrastive: Tensor, distilled: Distilled | None, patches: Distilled | None, pairs: Pairs
+    ) -> StepOutput:
+        """The whole loss, and what is logged of its terms."""
+        metrics = {"loss/contrastive": contrastive, "logit_scale": pairs.scale[0]}
+        if self.config.contrastive == "sigmoid":
+            metrics["logit_bias"] = pairs.bias[0]
+        if distilled is not None:
+            assert self.teacher is not None
+            metrics["loss/distill"] = distilled.loss
+            metrics["teacher/entropy"] = distilled.entropy
+            metrics["teacher/perplexity"] = perplexity(self.world.mean(distilled.targets))
+            metrics["teacher/kl"] = distilled.loss - distilled.entropy
+            metrics["teacher/centre_norm"] = self.teacher.centre.norm()
+        if patches is not None:
+            metrics["loss/patches"] = patches.loss
+            metrics["patches/entropy"] = patches.entropy
+            metrics["patches/perplexity"] = perplexity(self.world.mean(patches.targets))
+        total = contrastive + self._weighted(distilled, patches)
+        metrics["loss/total"] = total
+        return StepOutput(total, {name: value.detach() for name, value in metrics.items()}, distilled, patches)
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
@@ -212,18 +232,14 @@ class SilcObjective(nn.Module):
         if self.teacher is None:
             return
         self.teacher.update(self.student.visual, self.head, hyper.momentum)
-        if out.teacher_mean is not None:
-            self.teacher.update_centre(self.world.mean(out.teacher_mean), self.centre_momentum)
-        if self.patch_head is not None and self.patch_teacher is not None and out.patch_mean is not None:
+        if out.distilled is not None:
+            self.teacher.update_centre(self.world.mean(out.distilled.logits), self.centre_momentum)
+        if self.patch_head is not None and self.patch_teacher is not None and out.patches is not None:
             self.patch_teacher.update_head(self.patch_head.head, hyper.momentum)
-            self.patch_teacher.update_centre(self.world.mean(out.patch_mean), self.centre_momentum)
+            self.patch_teacher.update_centre(self.world.mean(out.patches.logits), self.centre_momentum)
 
 
 def _per_view(module: Any, views: Any) -> Tensor:
     """Apply a module to views [V, B, ...] of one shape in one pass."""
     out: Tensor = module(views.flatten(0, 1)).unflatten(0, views.shape[:2])
     return out
-
-
-def _detached(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in metrics.items()}

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
 from silc.interop.sources import kind_of
+from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
@@ -48,6 +50,7 @@ from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
 from silc.training.optim import Optimizer, freeze
+from silc.training.parts import Gradients
 from silc.training.preemption import Interruptible, Preemption
 from silc.training.saver import Saver
 from silc.training.schedules import Schedule
@@ -70,7 +73,7 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
-    *("train.max_skips", "train.trackers"),
+    *("train.micro_batch", "train.max_skips", "train.trackers"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
 )
@@ -104,10 +107,10 @@ def train(config: Config) -> Path:
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         if resumed is not None:
-            forward, optimizer, progress = _resume(config, resumed, objective, loader, world)
+            gradients, optimizer, progress = _resume(config, resumed, objective, loader, world)
             began = ""
         else:
-            forward, optimizer, began = _begin(config, origin, objective, world)
+            gradients, optimizer, began = _begin(config, origin, objective, world)
             # What was wrong with the shards themselves counts once, on the main rank.
             progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
         world.barrier()
@@ -131,7 +134,7 @@ def train(config: Config) -> Path:
                         compare(progress)
                     train_loop(
                         objective,
-                        forward,
+                        gradients,
                         quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
                         optimizer,
                         schedule,
@@ -140,7 +143,6 @@ def train(config: Config) -> Path:
                         pace=pace,
                         batch_size=config.train.batch_size,
                         flops_per_example=flops,
-                        autocast=config.train.precision == "bf16",
                         log=log,
                         alarm=CollapseAlarm(
                             config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
@@ -483,17 +485,28 @@ def _log(config: Config, out: Path, start: int, total: int) -> Log:
     return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
 
 
-def _spread(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
+def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradients:
     """Move the objective to the ranks' devices, whole or in shares; what the loop calls in its place."""
+    share, part = config.train.batch_size // world.size, config.train.micro_batch
+    if part and share % part:
+        raise BadInput(
+            f"train.micro_batch is {part}, which does not divide a rank's {share} pairs; give a divisor or 0"
+        )
+    half = config.train.precision == "bf16"
+    choose_attention(objective, world.device, half=half)
     forward: Any = objective
+    unsynced: Any = nullcontext
     if world.size > 1 and config.train.sharding == "full":
-        shard(objective, world)
+        unsynced = shard(objective, world)
     else:
         objective.to(world.device)
         if world.size > 1:
             devices = [world.device.index] if world.device.type == "cuda" else None
             forward = DistributedDataParallel(forward, device_ids=devices)
-    return torch.compile(forward) if config.train.compile else forward
+            unsynced = forward.no_sync
+    forward = torch.compile(forward) if config.train.compile else forward
+    autocast = partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
+    return Gradients(objective, forward, part, autocast, unsynced)
 
 
 def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokenizer) -> SilcObjective:
@@ -544,16 +557,16 @@ def _saving(
 
 def _begin(
     config: Config, origin: origins.Origin | None, objective: SilcObjective, world: World
-) -> tuple[Callable[..., Any], Optimizer, str]:
+) -> tuple[Gradients, Optimizer, str]:
     """A run's beginning: what the loop calls, its optimizer, and what was taken over, in words."""
     said = "" if origin is None else origins.take_over(objective, origin, config.model.image.size, config.init_weights)
-    forward = _spread(config, objective, world)
-    return forward, Optimizer(config.train.optim, objective), said
+    gradients = _gradients(config, objective, world)
+    return gradients, Optimizer(config.train.optim, objective), said
 
 
 def _resume(
     config: Config, path: Path, objective: SilcObjective, loader: Loader, world: World
-) -> tuple[Callable[..., Any], Optimizer, Progress]:
+) -> tuple[Gradients, Optimizer, Progress]:
     """Everything as it was when the checkpoint was written, in whatever layout the ranks have now."""
     saved = checkpoint.read(path)
     loader.check(saved.state["loader"])
@@ -561,7 +574,7 @@ def _resume(
         if module is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
     # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
-    forward = _spread(config, objective, world)
+    gradients = _gradients(config, objective, world)
     optimizer = Optimizer(config.train.optim, objective)
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
@@ -573,7 +586,7 @@ def _resume(
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()
-    return forward, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad)
+    return gradients, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad)
 
 
 def _evaluation(

@@ -71,10 +71,68 @@ class Batch:
         """Their number by cause."""
         return Counter(broken.cause for broken in self.broken)
 
+    def part(self, rows: slice) -> Batch:
+        """Some of its pairs."""
+        v = self.views
+        views = Views(
+            None if v.original is None else v.original[rows],
+            None if v.globals is None else v.globals[:, rows],
+            None if v.locals is None else v.locals[:, rows],
+        )
+        return Batch(views, self.text[rows], self.keys[rows])
+
     def to(self, device: torch.device | str) -> Batch:
         """Copy views and text to a device."""
         move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
         return Batch(self.views.map(move), move(self.text), self.keys, self.broken)
+
+
+class Projection(NamedTuple):
+    """Logits on prototypes that were not multiplied out: the cosines of bottleneck and prototypes."""
+
+    bottleneck: Tensor  # [..., C] unit length
+    prototypes: Tensor  # [K, C] of any length, only their direction counts
+
+
+class Targets(NamedTuple):
+    """A teacher's targets q = softmax((y.w - c) / tau_t) that were not computed yet."""
+
+    projection: Projection  # y and the teacher's prototypes w
+    centre: Tensor  # c [K]
+    temperature: float  # tau_t
+
+
+class Distilled(NamedTuple):
+    """A distillation loss, and what the teacher's targets look like; how a collapse is seen early."""
+
+    loss: Tensor  # [] with gradient
+    entropy: Tensor
+    """[] Mean entropy of a target in nats, 0 to ln K. Near ln K: uniform collapse (or a very young teacher)."""
+    targets: Tensor
+    """[K] Mean target; the exponential of its entropy over the global batch is the batch-marginal perplexity."""
+    logits: Tensor
+    """[K] Mean of the teacher's logits, towards which its centre moves."""
+
+
+class Pairs(NamedTuple):
+    """All that the image-text loss reads: embeddings, not normalised, of the V views that enter it and of the text."""
+
+    images: Tensor  # [V, B, D] student: original and/or global views
+    text: Tensor  # [B, D]
+    scale: Tensor  # [1]
+    bias: Tensor  # [1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one pass over a part of a batch is told about the whole."""
+
+    share: float
+    """Of the batch that the part is."""
+    pull: Pairs
+    """The gradient of the whole batch's image-text loss by this part's embeddings; by scale and bias, its share."""
+    hidden: Tensor | None
+    """Patches hidden from the student, int64 [G, B, M]; drawn for all parts at once."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +141,8 @@ class StepOutput:
 
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
-    teacher_mean: Tensor | None = None  # [K] mean of the teacher's logits over this rank's global views
-    patch_mean: Tensor | None = None  # [K] the same of its patch head, over the predicted patches
+    distilled: Distilled | None = None  # of this rank's views
+    patches: Distilled | None = None  # of their predicted patches
 
 
 class Tokenizer(Protocol):

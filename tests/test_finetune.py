@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from silc import checkpoint, continuation, origin, recipes, run
 from silc import config as configs
@@ -24,7 +25,7 @@ from silc.objective import SilcObjective
 from silc.predict import load_run
 from silc.preprocess import Preprocess
 from silc.training.log import history
-from silc.types import BadInput, Batch, Hyper, Views
+from silc.types import BadInput, Batch, Hyper, Projection, Views
 
 QUICK = {
     "data.source": "scenes",
@@ -43,6 +44,11 @@ HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 
 
 @pytest.fixture
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
+
+
 def source(small: Callable[..., Config], tmp_path: Path) -> Callable[[str], Path]:
     """A trained run of a recipe, at images of 32 px."""
 
@@ -295,26 +301,28 @@ def test_patches_are_predicted_where_they_should_be(source: Callable[[str], Path
     total, count = torch.zeros(()), 0
     for image in range(4):
         for place in hidden[image] if patches == "masked" else range(16):
-            q = (objective.patch_teacher.head(teacher[image, place][None]) - objective.patch_teacher.centre) / 0.04
-            s = objective.patch_head.head(student[image, place][None]) / 0.1
+            q = (
+                cosines(objective.patch_teacher.head(teacher[image, place][None])) - objective.patch_teacher.centre
+            ) / 0.04
+            s = cosines(objective.patch_head.head(student[image, place][None])) / 0.1
             total, count = total - (q.softmax(-1) * s.log_softmax(-1)).sum(), count + 1
     torch.testing.assert_close(out.metrics["loss/patches"], (total / count).detach(), rtol=1e-4, atol=1e-5)
-    assert out.patch_mean.shape == objective.patch_teacher.centre.shape
+    assert out.patches.logits.shape == objective.patch_teacher.centre.shape
     before = objective.patch_teacher.centre.clone()
     objective.after_step(out, HYPER)
-    torch.testing.assert_close(objective.patch_teacher.centre, 0.9 * before + 0.1 * out.patch_mean)
+    torch.testing.assert_close(objective.patch_teacher.centre, 0.9 * before + 0.1 * out.patches.logits)
 
 
 def test_ranks_hide_what_one_process_would(source: Callable[[str], Path]) -> None:
     config = configured(source("clip"), objective__patches="masked")
     objective, views = begun(config), torch.zeros(2, 4, 3, 32, 32)
     torch.manual_seed(5)
-    whole = objective._draw_hidden(views)
+    whole = objective.draw_hidden(views)
     shares = []
     for rank in range(2):
         objective.world = World(rank, 2)
         torch.manual_seed(5)
-        shares.append(objective._draw_hidden(views[:, :2]))
+        shares.append(objective.draw_hidden(views[:, :2]))
     assert torch.equal(torch.cat(shares, dim=1), whole)
 
 

@@ -8,18 +8,24 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from silc import recipes
+from silc.bench.baselines.dino import double_loop
 from silc.config import Config
 from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
-from silc.losses.distill import distill_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.training.optim import Optimizer
-from silc.types import Batch, Hyper, Views
+from silc.types import Batch, Hyper, Projection, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
+
+
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 
 
 def build(config: Config, vocab_size: int = 60) -> SilcObjective:
@@ -66,9 +72,9 @@ def test_every_recipe_on_every_choice_of_views(small: Callable[..., Config], nam
     total = contrastive
     if config.objective.distill:
         teacher = objective.teacher
-        targets = torch.stack([teacher.targets(teacher.head(teacher.visual(g)), 0.04) for g in normal.globals])
-        logits = torch.stack([objective.head(student.visual(v)) for v in normal.locals])
-        distill = distill_loss(logits, targets, config.objective.student_temperature)
+        targets = torch.stack([cosines(teacher.head(teacher.visual(g))) for g in normal.globals])
+        logits = torch.stack([cosines(objective.head(student.visual(v))) for v in normal.locals])
+        distill = double_loop(logits, targets, teacher.centre, config.objective.student_temperature, 0.04)
         torch.testing.assert_close(out.metrics["loss/distill"], distill.detach(), rtol=1e-4, atol=1e-5)
         total = contrastive + config.objective.weight * distill
     torch.testing.assert_close(out.loss, total, rtol=1e-4, atol=1e-5)
@@ -109,7 +115,7 @@ def test_after_step_writes_teacher_centre_and_clamps_the_scale(small: Callable[.
     students |= {f"head.{n}": p for n, p in objective.head.named_parameters()}
     for name, p in objective.teacher.named_parameters():
         torch.testing.assert_close(p.data, 0.9 * before[name] + 0.1 * students[name].data, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(objective.teacher.centre, 0.1 * out.teacher_mean, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(objective.teacher.centre, 0.1 * out.distilled.logits, rtol=1e-5, atol=1e-7)
     assert objective.student.logit_scale.exp().item() == pytest.approx(100, rel=1e-5)
 
 

@@ -6,9 +6,12 @@ median over the turns of the ratio within a turn.
 
 from __future__ import annotations
 
+import ctypes
 import statistics
+import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -45,11 +48,18 @@ class Row:
     target: Target | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Measured numbers behind the value, by name with their unit; JSON's types."""
+    missing: str = ""
+    """Why there is no value: a library or a device that is not here."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
-        return None if self.target is None else self.target.met(self.value)
+        """Whether the target is met; None where there is no target or no value."""
+        return None if self.target is None or self.missing else self.target.met(self.value)
+
+
+def not_measured(number: int, what: str, target: Target, missing: str) -> Row:
+    """A row that says why it is empty."""
+    return Row(number, what, 0.0, "", target, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -93,3 +103,45 @@ def in_turns(
             settle()
             seconds[name].append(clock() - start)
     return Turns(seconds)
+
+
+MEGABYTE = 1e6
+
+
+def extra_memory(run: Callable[[], Any], device: str) -> float:
+    """Megabytes that a run holds at its highest, beyond what was held before it.
+
+    On a GPU torch's allocator tells. On a CPU it is resident memory, which Linux tells, so everything counts that the
+    process touches; what malloc keeps from before is given back first.
+    """
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before, highest, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            highest.append(_resident())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return (max(highest) - before) / MEGABYTE
+
+
+def _resident() -> int:
+    """Bytes of this process in memory (Linux)."""
+    import resource
+
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

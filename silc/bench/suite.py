@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
 from rich.table import Table
 
 from silc.types import BadInput
@@ -18,18 +24,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What to measure, and on what."""
+    """Measure side by side, in one run, against the fastest code one would otherwise write."""
 
-    parts: tuple[str, ...] = ("all",)
-    device: str = "auto"
+    parts: tyro.conf.Positional[tuple[str, ...]] = ("all",)
+    """loader, step, losses, eval, start or all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
     images: str = ""
     """Tar shards of photographs for the loader; without them it makes JPEGs of its own."""
     out: str = ""
     """File for the JSON; nothing is written without one."""
+    threads: int = 0
+    """Of torch on a CPU; 0: as many as there are cores."""
+    profile: str = ""
+    """File for torch's profile of one training step; none is made without one."""
+
+    @property
+    def kind(self) -> str:
+        """cpu or cuda."""
+        import torch
+
+        return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-PARTS: dict[str, Callable[[BenchConfig], list[Row]]] = {}
-"""Parts by name. Each imports what it needs when it runs."""
+PARTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "start": (("start", "rows"),),
+    "losses": (("losses", "rows"), ("contrastive", "contrastive")),
+    "step": (("step", "rows"),),
+    "eval": (("evaluation", "rows"),),
+    "loader": (("loader", "rows"),),
+}
+"""What each part runs: functions of modules of this package, imported when it is its turn."""
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -44,7 +69,66 @@ def chosen(names: Sequence[str]) -> list[str]:
     return list(PARTS) if "all" in names else list(names)
 
 
-def write(rows: Sequence[Row], environment: dict[str, object], file: Path) -> None:
+def run(config: BenchConfig) -> list[Row]:
+    """Measure the parts asked for, in turn, saying which; rows by number.
+
+    Raises:
+        BadInput: no such part, or a GPU is asked for and there is none.
+    """
+    parts = chosen(config.parts)
+    import torch
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    rows: list[Row] = []
+    for part in parts:
+        for row in _measured(part, config):
+            rows.append(row)
+            value = row.missing or f"{row.value:.3g} {row.unit}"
+            print(f"bench {part}: {row.number} {row.what}: {value}", file=sys.stderr, flush=True)
+    return sorted(rows, key=lambda row: row.number)
+
+
+def _measured(part: str, config: BenchConfig) -> Iterator[Row]:
+    start = time.perf_counter()
+    for module, function in PARTS[part]:
+        print(f"bench {part}: {module} ...", file=sys.stderr, flush=True)
+        try:
+            found = import_module(f"silc.bench.{module}")
+        except ModuleNotFoundError as error:
+            if error.name != f"silc.bench.{module}":
+                raise
+            print(f"bench {part}: {module} is not in this version", file=sys.stderr)
+            continue
+        yield from getattr(found, function)(config)
+    print(f"bench {part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def environment(config: BenchConfig) -> dict[str, Any]:
+    """What a number needs beside it to be repeated."""
+    import torch
+
+    return {
+        "command": sys.argv[1:],
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if config.kind == "cuda" else "",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
+def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:
     """Keep rows and what they were measured on."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [asdict(row) | {"met": row.met} for row in rows]
@@ -56,5 +140,6 @@ def table(rows: Sequence[Row]) -> Table:
     lines = Table("#", "what", "value", "target", "met")
     for row in rows:
         met = "" if row.met is None else ("yes" if row.met else "no")
-        lines.add_row(str(row.number), row.what, f"{row.value:.3g} {row.unit}".strip(), str(row.target or ""), met)
+        value = row.missing or ("" if math.isnan(row.value) else f"{row.value:.3g} {row.unit}".strip())
+        lines.add_row(str(row.number), row.what, value, str(row.target or ""), met)
     return lines

@@ -1,75 +1,185 @@
 """Local-to-global self-distillation: the student's local views against the teacher's global ones.
 
-Legend: G global views, L local views, B images, K prototypes. Everything is computed in float32.
+Legend: V views of the student, G of the teacher, B images, K prototypes, C width of the bottleneck.
+
+Logits [V, B, K] are never made as a whole. At K = 65,536 they are what fills the memory, and they are cheap to make: a
+bottleneck times the prototypes. So the loss takes these two and goes over the prototypes in blocks, twice: once for
+the normalisers, once for probabilities, loss and gradients. The length of the prototypes is taken off in passing: a
+normalised copy and its gradient would cost more memory, and in small batches more time, than the loss itself.
+Everything is computed in float32; on a GPU under autocast the products take bfloat16 and sum in float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from silc.losses.precision import no_autocast
+from silc.types import Distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.types import Projection, Targets
 
-def distill_loss(
-    student: Tensor, targets: Tensor, temperature: float, *, student_globals: Tensor | None = None
-) -> Tensor:
-    """Mean cross-entropy over the G x L pairs of views (SILC paper, L_self_dist).
+BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
+"""Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's
+cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
 
-        for g in globals: for l in locals:                       # 2 x 8 = 16 pairs
-            loss += -mean_b sum_k q[g, b, k] log softmax(s[l, b] / tau_s)[k]
-        loss /= G * L
 
-    The cross-entropy is linear in q, so the pairs collapse: the sum over g enters once, as the mean target.
+def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> Distilled:
+    """Mean cross-entropy over the G x V pairs of views (SILC paper, L_self_dist), and what its targets look like.
+
+        for g in globals: for v in views:                        # 2 x 8 = 16 pairs
+            loss += -mean_b sum_k q[g, b, k] log softmax(s[v, b] / tau_s)[k]
+        loss /= G * V
+
+    With s = x.w the term of q is linear in x, so the targets never meet the student's logits:
+
+        sum_k q_k log softmax(x.w / tau_s)_k = x.m / tau_s - logsumexp(x.w / tau_s),   m = sum_k q_k w_k
+
+    Gradients are formed in the forward pass, block by block; there is no second derivative.
 
     Args:
-        student: s, logits of the local views [L, B, K].
-        targets: q, the teacher's probabilities of the global views [G, B, K]; no gradient flows into them.
+        student: x [V, B, C] and the student's prototypes w [K, C].
+        targets: the teacher's; no gradient flows into them.
         temperature: tau_s.
-        student_globals: logits of the student's own global views [G, B, K]; with them the pairs are DINO's, where
-            a view is never set against itself: G L + G (G - 1) pairs.
-
-    Returns:
-        The loss [].
+        pairs: share of each pair [V, G] in the loss, summing to 1; None is 1 / (V G) for all.
     """
-    num_global, num_local = len(targets), len(student)
-    with no_autocast(student):
-        targets = targets.detach().float()
-        total = targets.sum(dim=0)  # [B, K]
-        loss = num_global * num_local * cross_entropy(student, total / num_global, temperature)
-        num_pairs = num_global * num_local
-        if student_globals is not None:
-            others = (total - targets) / (num_global - 1)  # [G, B, K]: for each view the mean of the other ones
-            loss = loss + num_global * (num_global - 1) * cross_entropy(student_globals, others, temperature)
-            num_pairs += num_global * (num_global - 1)
-        return loss / num_pairs
+    x, y = student.bottleneck, targets.projection.bottleneck
+    if pairs is None:
+        pairs = torch.full((len(x), len(y)), 1 / (len(x) * len(y)), device=x.device)
+    precision = _precision(x)
+    with no_autocast(x):
+        out = _Distill.apply(
+            x.float(),
+            student.prototypes.float(),
+            y.detach().float(),
+            targets.projection.prototypes.detach().float(),
+            targets.centre.float(),
+            pairs,
+            (temperature, targets.temperature),
+            precision,
+        )
+    return Distilled(*out)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Mean over all but the last axis of -sum_k q log softmax(s/tau) = logsumexp(s/tau) - q.(s/tau), as sum q = 1."""
-    scaled = logits.float() / temperature  # [..., K]
-    return (scaled.logsumexp(dim=-1) - torch.einsum("...k,...k->...", scaled, targets.expand_as(scaled))).mean()
+def _precision(x: Tensor) -> torch.dtype:
+    """What products take: float32, and under a GPU's autocast what that casts to."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind == "cuda" and torch.is_autocast_enabled(kind) else torch.float32
 
 
-@dataclass(frozen=True)
-class TargetStats:
-    """What the teacher's targets look like; how a collapse is seen early."""
+def other_views(num_local: int, num_global: int, device: torch.device) -> Tensor:
+    """Shares [L + G, G] of DINO's pairs: local and the student's own global views, none against the same view.
 
-    entropy: Tensor
-    """Mean entropy of a target in nats, 0 to ln K. Near ln K: uniform collapse (or a very young teacher)."""
-    mean: Tensor
-    """Mean target [K]; the exponential of its entropy over the global batch is the batch-marginal perplexity."""
+    >>> other_views(1, 2, torch.device("cpu")) * 4
+    tensor([[1., 1.],
+            [0., 1.],
+            [1., 0.]])
+    """
+    same = torch.eye(num_global, device=device)
+    shares = torch.cat([torch.ones(num_local, num_global, device=device), 1 - same])
+    return shares / shares.sum()
 
 
-def target_stats(targets: Tensor) -> TargetStats:
-    """Entropy and mean of the teacher's probabilities [G, B, K]."""
-    entropy = torch.special.entr(targets.float()).sum(dim=-1).mean()
-    return TargetStats(entropy, targets.float().mean(dim=(0, 1)))
+class _Distill(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        prototypes: Tensor,
+        teacher: Tensor,
+        teacher_prototypes: Tensor,
+        centre: Tensor,
+        pairs: Tensor,
+        temperatures: tuple[float, float],
+        precision: torch.dtype,
+    ) -> tuple[Tensor, ...]:
+        (num_views, num, _), num_targets = student.shape, len(teacher)
+        x = student.flatten(0, 1) / temperatures[0]  # [V B, C]
+        y = teacher.flatten(0, 1) / temperatures[1]  # [G B, C]
+        c = centre / temperatures[1]
+        blocks = _blocks(len(prototypes), len(x), x.device.type)
+
+        def product(a: Tensor, b: Tensor) -> Tensor:
+            if precision is torch.float32:
+                return a @ b
+            return torch.mm(a.to(precision), b.to(precision), out_dtype=torch.float32)
+
+        def student_logits(w: Tensor) -> Tensor:
+            return product(x, w.T)
+
+        def teacher_logits(block: slice) -> Tensor:
+            return product(y, F.normalize(teacher_prototypes[block], dim=-1).T).sub_(c[block])
+
+        log_z = _log_normaliser(student_logits(F.normalize(prototypes[block], dim=-1)) for block in blocks)  # [V B, 1]
+        log_z_teacher = _log_normaliser(teacher_logits(block) for block in blocks)
+
+        # d loss / d logits of view v = (share_v p - sum_g pairs_vg q_g) / B, where share_v = sum_g pairs_vg.
+        share = (pairs.sum(dim=1) / num).repeat_interleave(num)[:, None]  # [V B, 1]
+        weighted = share * x
+        towards = torch.einsum("vg,vbc->gbc", pairs / num, x.unflatten(0, (num_views, num))).flatten(0, 1)  # [G B, C]
+        m, pushed = torch.zeros_like(y), torch.zeros_like(x)  # sum_k q_k w_k and sum_k p_k w_k
+        entropy = torch.zeros_like(log_z_teacher)
+        mean_target = torch.empty_like(centre)
+        by_prototypes = torch.empty_like(prototypes) if any(ctx.needs_input_grad) else None
+        for block in blocks:
+            length = prototypes[block].norm(dim=1, keepdim=True).clamp_(min=1e-12)
+            w = prototypes[block] / length  # [k, C]
+            log_q = teacher_logits(block).sub_(log_z_teacher)
+            q = log_q.exp()  # [G B, k]
+            entropy -= log_q.mul_(q).sum(dim=1, keepdim=True)
+            mean_target[block] = q.mean(dim=0)
+            m += product(q, w)
+            if by_prototypes is not None:
+                p = student_logits(w).sub_(log_z).exp_()  # [V B, k]
+                pushed += product(p, w)
+                by_w = product(p.T, weighted).sub_(product(q.T, towards))
+                along = torch.linalg.vecdot(by_w, w)[:, None]  # lengthening a prototype changes nothing
+                torch.div(by_w.addcmul_(along, w, value=-1), length, out=by_prototypes[block])
+        loss = (share * log_z).sum() - (towards * m).sum()
+        pulled = torch.einsum("vg,gbc->vbc", pairs / num, m.unflatten(0, (num_targets, num))).flatten(0, 1)
+        ctx.by_student = pushed.mul_(share).sub_(pulled).div_(temperatures[0]).view_as(student)
+        ctx.by_prototypes = by_prototypes
+        lengths = teacher_prototypes.norm(dim=1).clamp_(min=1e-12)
+        mean_logits = (teacher_prototypes @ teacher.mean(dim=(0, 1))).div_(lengths)
+        mean_entropy = entropy.mean()
+        ctx.mark_non_differentiable(mean_entropy, mean_target, mean_logits)
+        return loss, mean_entropy, mean_target, mean_logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled in place: at K = 65,536 another copy would be most of the memory this takes.
+        by_student, by_prototypes = ctx.by_student.mul_(gradients[0]), ctx.by_prototypes.mul_(gradients[0])
+        ctx.by_student = ctx.by_prototypes = None
+        return by_student, by_prototypes, None, None, None, None, None, None
+
+
+def _blocks(num_prototypes: int, num_rows: int, device: str) -> list[slice]:
+    """Prototypes in blocks whose logits are few enough at a time."""
+    least, most, logits = BLOCKS.get(device, BLOCKS["cuda"])
+    width = min(most, max(least, logits // max(1, num_rows)))
+    return [slice(start, start + width) for start in range(0, num_prototypes, width)]
+
+
+def _log_normaliser(blocks: Iterator[Tensor]) -> Tensor:
+    """logsumexp [N, 1] over the columns of logits that come in blocks [N, k], which are overwritten."""
+    highest = total = None
+    for z in blocks:
+        top = z.amax(dim=1, keepdim=True)
+        if highest is None or total is None:
+            highest, total = top, z.sub_(top).exp_().sum(dim=1, keepdim=True)
+        else:
+            new = torch.maximum(highest, top)
+            total.mul_(highest.sub_(new).exp_()).add_(z.sub_(new).exp_().sum(dim=1, keepdim=True))
+            highest = new
+    assert highest is not None
+    assert total is not None
+    return highest + total.log()
 
 
 def perplexity(distribution: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes)."""
+"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes).
+
+The last product is left to the loss, which needs no logits as a whole.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from silc.types import Projection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +50,6 @@ class DistillHead(nn.Module):
         # Only the direction of a prototype counts; a normal draw is uniform over directions.
         nn.init.normal_(self.prototypes, std=self.prototypes.shape[1] ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of joint image embeddings [N, D]."""
-        bottleneck = F.normalize(self.mlp(x).float(), dim=-1)
-        return F.linear(bottleneck, F.normalize(self.prototypes, dim=-1))
+    def forward(self, x: Tensor) -> Projection:
+        """Bottleneck [..., C], of unit length, of joint image embeddings [..., D], and the prototypes [K, C]."""
+        return Projection(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)

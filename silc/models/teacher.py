@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from silc.types import Targets
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,9 +40,10 @@ class AveragedHead(nn.Module):
         self.register_buffer("centre", torch.zeros(num_prototypes, dtype=torch.float32))
 
     @torch.no_grad()
-    def targets(self, logits: Tensor, temperature: float) -> Tensor:
-        """softmax((p_t - c) / tau_t) [N, K] in float32; mutates nothing."""
-        return ((logits.float() - self.centre) / temperature).softmax(dim=-1)
+    def targets(self, features: Tensor, temperature: float) -> Targets:
+        """softmax((p_t - c) / tau_t) of features [..., D]; mutates nothing."""
+        assert self.head is not None
+        return Targets(self.head(features), self.centre, temperature)
 
     @torch.no_grad()
     def update_head(self, head: DistillHead | None, momentum: float) -> None:

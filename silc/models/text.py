@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class Attention(nn.Module):
     """Multi-head self-attention [B, T, C] -> [B, T, C]."""
 
+    fused_attn = True
+    """Whether torch's fused kernel is taken (attention.py); timm's name for it."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -40,7 +43,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x [B, heads, T, C/heads]
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        if self.fused_attn:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        else:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, heads, T, T]
+            if causal:
+                scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
+            out = scores.softmax(dim=-1) @ v
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

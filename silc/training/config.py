@@ -87,6 +87,8 @@ class TrainConfig:
     """How long to train: '500 steps', '5B examples', '30 epochs'."""
     batch_size: int = 16_384
     """Pairs per step over all ranks."""
+    micro_batch: int = 0
+    """Pairs of a rank that go through the towers at a time, with the gradient of the whole batch; 0: all at once."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     precision: Literal["bf16", "float32"] = "bf16"
@@ -121,5 +123,5 @@ class TrainConfig:
             value = getattr(self, name)
             if value != "never" or name == "duration":
                 _parsed(value)
-        if self.seed < 0 or self.held_out < 0:
-            raise BadInput("train.seed and train.held_out must be >= 0")
+        if self.seed < 0 or self.held_out < 0 or self.micro_batch < 0:
+            raise BadInput("train.seed, train.held_out and train.micro_batch must be >= 0")

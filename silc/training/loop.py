@@ -51,7 +51,7 @@ class Pace:
 
 def train(
     objective: SilcObjective,
-    forward: Callable[[Batch, Hyper], StepOutput],
+    gradients: Callable[[Batch, Hyper], StepOutput],
     batches: Iterator[Batch],
     optimizer: Optimizer,
     schedule: Schedule,
@@ -61,7 +61,6 @@ def train(
     pace: Pace,
     batch_size: int,
     flops_per_example: float,
-    autocast: bool,
     log: Log | None,
     alarm: CollapseAlarm,
     save: Callable[[Progress], None],
@@ -72,7 +71,7 @@ def train(
 
     Args:
         objective: student, teacher and losses; its `after_step` is called once per accepted update.
-        forward: the objective, or what DDP or a compiler made of it.
+        gradients: adds the gradients of a batch to the parameters (parts.py).
         batches: this rank's batches, from `progress.step` on.
         log: None on all ranks but the main one.
         alarm: judges what is logged.
@@ -88,9 +87,7 @@ def train(
         hyper = schedule.at(step)
         with meter.waiting():
             batch = next(batches).to(world.device)
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=autocast):
-            out = forward(batch, hyper)
-        out.loss.backward()
+        out = gradients(batch, hyper)
         grad_norm = optimizer.clip()
         # Every rank decides alike, and before any state changes.
         finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)

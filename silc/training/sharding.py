@@ -7,11 +7,13 @@ student, so its average is taken share by share.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 if TYPE_CHECKING:
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
     from silc.objective import SilcObjective
 
 
-def shard(objective: SilcObjective, world: World) -> None:
+def shard(objective: SilcObjective, world: World) -> Callable[[], AbstractContextManager[None]]:
     """Spread an objective over the ranks, on their devices; gradients become means over the ranks, as DDP's.
 
-    Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding.
+    Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding. Returns
+    what makes a context in which gradients stay on their rank, as DDP's `no_sync`.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, teacher = objective.student, objective.teacher
@@ -33,7 +36,16 @@ def shard(objective: SilcObjective, world: World) -> None:
     )
     for block in chain(student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers)):
         fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
+    sharded = fully_shard(objective, mesh=mesh)
+    register_fsdp_forward_method(objective, "pairs")
+
+    @contextmanager
+    def unsynced() -> Iterator[None]:
+        sharded.set_requires_gradient_sync(False)
+        yield
+        sharded.set_requires_gradient_sync(True)
+
+    return unsynced
 
 
 def is_sharded(tensor: Tensor) -> bool:

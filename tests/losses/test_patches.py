@@ -9,6 +9,7 @@ from lightly.loss import IBOTPatchLoss
 from torch import Tensor
 
 from silc.losses.patches import patch_loss
+from silc.types import Projection, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
 SHAPES = [(1, 3, 4, 7), (2, 2, 9, 16), (2, 5, 1, 33)]  # V, B, M, K
@@ -19,6 +20,12 @@ def logits(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(shape[-1])
     draw = lambda *sizes: torch.rand(*sizes, generator=generator, dtype=torch.float64) * 2 - 1  # noqa: E731
     return draw(*shape), draw(*shape), draw(shape[-1]) * 0.1
+
+
+def loss_of(student: Tensor, teacher: Tensor, centre: Tensor) -> Tensor:
+    """The loss of logits, as products with prototypes that are the axes."""
+    axes = torch.eye(len(centre), dtype=centre.dtype)
+    return patch_loss(Projection(student, axes), Targets(Projection(teacher, axes), centre, TAU_T), TAU_S).loss
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -35,7 +42,7 @@ def test_equals_the_loop_over_patches(shape: tuple[int, ...]) -> None:
         total += -(q * np.log(p)).sum() / count
         gradient[place] = (p - q) / TAU_S / count
     student.requires_grad_()
-    value = patch_loss(student, ((teacher - centre) / TAU_T).softmax(-1), TAU_S)
+    value = loss_of(student, teacher, centre)
     value.backward()
     assert value.item() == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(student.grad.numpy(), gradient, rtol=1e-4, atol=1e-7)
@@ -53,16 +60,16 @@ def test_equals_lightly(shape: tuple[int, ...]) -> None:
     student.requires_grad_()
     expected = ibot(teacher.reshape(-1, k), student.reshape(-1, k), mask)
     (reference,) = torch.autograd.grad(expected, student)
-    value = patch_loss(student, ((teacher - centre) / TAU_T).softmax(-1), TAU_S)
+    value = loss_of(student, teacher, centre)
     (gradient,) = torch.autograd.grad(value, student)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-7)
 
 
 def test_targets_take_no_gradient() -> None:
-    teacher, student, _ = logits((1, 2, 3, 8))
+    teacher, student, centre = logits((1, 2, 3, 8))
     teacher.requires_grad_()
     student.requires_grad_()
-    patch_loss(student, teacher.softmax(-1), TAU_S).backward()
+    loss_of(student, teacher, centre).backward()
     assert teacher.grad is None
     assert student.grad is not None

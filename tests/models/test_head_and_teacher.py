@@ -7,16 +7,29 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.head import DistillHead
 from silc.models.image import ImageTower
 from silc.models.teacher import Teacher, half_life_of, momentum_of
+from silc.types import Projection
 
 
 def make() -> tuple[ImageTower, DistillHead]:
     tower = ImageTower(ImageTowerConfig(size=16, patch=8, width=12, depth=1, heads=2, mlp=24), 12)
     return tower, DistillHead(HeadConfig(hidden=20, bottleneck=6, prototypes=15), 12)
+
+
+def cosines(projection: Projection) -> Tensor:
+    """The logits [..., K], multiplied out."""
+    return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
+
+
+def logits(head: DistillHead, x: torch.Tensor) -> torch.Tensor:
+    """[..., K]"""
+    return cosines(head(x)).detach()
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -37,17 +50,17 @@ def test_head_equals_the_loop(num: int) -> None:
     for n in range(num):
         for k in range(15):
             expected[n, k] = h[n] @ prototypes[k] / np.linalg.norm(h[n]) / np.linalg.norm(prototypes[k])
-    np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(logits(head, x).numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_logits_are_cosines_whatever_the_prototypes_length() -> None:
     """Weight norm with its gain fixed at 1: scaling the weights changes nothing."""
     _, head = make()
     x = torch.randn(4, 12)
-    before = head(x).detach()
+    before = logits(head, x)
     with torch.no_grad():
         head.prototypes.mul_(torch.rand(15, 1) * 9 + 0.5)
-    torch.testing.assert_close(head(x), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits(head, x), before, rtol=1e-5, atol=1e-6)
     assert before.abs().max() <= 1 + 1e-6
 
 
@@ -69,9 +82,9 @@ def test_ema_and_centre_equal_the_loop_over_several_steps() -> None:
         with torch.no_grad():
             for p in [*tower.parameters(), *head.parameters()]:
                 p.add_(torch.randn_like(p) * 0.1)
-        logits = torch.randn(2, 4, 15)
+        drawn = torch.randn(2, 4, 15)
         teacher.update(tower, head, momentum)
-        teacher.update_centre(logits.mean(dim=(0, 1)), centre_momentum)
+        teacher.update_centre(drawn.mean(dim=(0, 1)), centre_momentum)
         students = {f"visual.{n}": p for n, p in tower.named_parameters()}
         students |= {f"head.{n}": p for n, p in head.named_parameters()}
         assert students.keys() == averages.keys()
@@ -80,7 +93,7 @@ def test_ema_and_centre_equal_the_loop_over_several_steps() -> None:
         total = np.zeros(15)
         for g in range(2):
             for b in range(4):
-                total += logits[g, b].double().numpy()
+                total += drawn[g, b].double().numpy()
         centre = centre_momentum * centre + (1 - centre_momentum) * total / 8
         for name, parameter in teacher.named_parameters():
             torch.testing.assert_close(
@@ -89,15 +102,16 @@ def test_ema_and_centre_equal_the_loop_over_several_steps() -> None:
         np.testing.assert_allclose(teacher.centre.numpy(), centre, rtol=1e-4, atol=1e-6)
 
 
-def test_targets_are_centred_and_sharpened() -> None:
+def test_targets_are_of_the_teachers_head_and_centre() -> None:
     tower, head = make()
     teacher = Teacher(tower, head)
     teacher.centre.copy_(torch.linspace(-0.2, 0.2, 15))
-    logits = torch.rand(2, 3, 15) * 2 - 1
-    x = (logits.double().numpy() - teacher.centre.double().numpy()) / 0.04
-    expected = np.exp(x - x.max(-1, keepdims=True))
-    expected /= expected.sum(-1, keepdims=True)
-    np.testing.assert_allclose(teacher.targets(logits, 0.04).numpy(), expected, rtol=1e-4, atol=1e-7)
+    x = torch.randn(2, 3, 12)
+    targets = teacher.targets(x, 0.04)
+    torch.testing.assert_close(cosines(targets.projection), logits(head, x))
+    assert not targets.projection.prototypes.requires_grad
+    assert torch.equal(targets.centre, teacher.centre)
+    assert targets.temperature == 0.04
 
 
 def test_teacher_owns_its_tensors() -> None:

@@ -17,6 +17,7 @@ from silc.preprocess import Preprocess
 from silc.training.alarm import CollapseAlarm
 from silc.training.loop import Pace, Progress, due, train
 from silc.training.optim import Optimizer
+from silc.training.parts import Gradients
 from silc.training.schedules import Schedule
 from silc.types import BadInput, Batch, StepOutput, Views
 
@@ -81,7 +82,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     log, progress = Recorder(), Progress()
     train(
         objective,
-        forward,
+        Gradients(objective, forward),
         batches(),
         optimizer,
         schedule,
@@ -90,7 +91,6 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
         pace=Pace(log=1, save=0, evaluate=0, max_skips=max_skips),
         batch_size=4,
         flops_per_example=10.0,
-        autocast=False,
         log=log,
         alarm=CollapseAlarm(config.model.head.prototypes, num_targets=8),
         save=lambda _: None,

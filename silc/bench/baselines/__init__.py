@@ -1,0 +1,1 @@
+"""What a user would otherwise write, kept runnable and as fast as its means allow."""
