@@ -37,6 +37,7 @@ from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
 from silc.interop.sources import kind_of
+from silc.models import lora
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders, is_run, load_any, newest_checkpoint
@@ -84,6 +85,8 @@ def train(config: Config) -> Path:
     with join(config.train.device) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
+        if config.train.optim.lora and origin is None and resumed is None:
+            raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
         pairs, held_out_task = _split(
             config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), world
@@ -93,16 +96,19 @@ def train(config: Config) -> Path:
         world.barrier()
         tokenizer = BPETokenizer.load(out / TOKENIZER, config.model.text.length)
         objective = build(config, tokenizer, world)
+        began = ""
+        if origin is not None:
+            began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
+        if config.train.optim.lora:
+            began += _adapt(objective, config)
         optimizer = Optimizer(config.train.optim, objective)
         loader = _loader(config, pairs, tokenizer, world)
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         # What was wrong with the shards themselves counts once, on the main rank.
-        progress, began = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main)), ""
+        progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
         if resumed is not None:
             progress = _resume(resumed, objective, optimizer, loader, world)
-        elif origin is not None:
-            began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
         world.barrier()
         if world.is_main:
             configs.save(replace(config, resume="never"), out / CONFIG)
@@ -466,9 +472,21 @@ def _forward(config: Config, objective: SilcObjective, world: World) -> Callable
     return torch.compile(forward) if config.train.compile else forward
 
 
+def _adapt(objective: SilcObjective, config: Config) -> str:
+    """Leave the towers as they are, but for low-rank changes; says how much that is."""
+    student = objective.student
+    whole = sum(p.numel() for p in student.parameters())
+    for tower in (student.visual, student.text):
+        lora.adapt(tower, config.train.optim.lora)
+    learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return f"; LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
+
+
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
     """The owned parts of a checkpoint, by file."""
-    parts = {"model": objective.student.state_dict(), "optimizer": optimizer.state()}
+    parts = {"model": lora.merged(objective.student), "optimizer": optimizer.state()}
+    if beside := lora.added(objective.student):
+        parts["lora"] = beside
     for name in HEADS:
         if (module := getattr(objective, name)) is not None:
             parts[name] = module.state_dict()
@@ -509,8 +527,10 @@ def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: 
     """Everything as it was when the checkpoint was written."""
     saved = checkpoint.read(path)
     loader.check(saved.state["loader"])
-    for name, module in (("model", objective.student), *((name, getattr(objective, name)) for name in HEADS)):
-        if module is not None:
+    student = lora.unmerged(objective.student, saved.parts["model"], saved.parts.get("lora", {}))
+    checkpoint.load_into(objective.student, student, saved.path / "model.safetensors")
+    for name in HEADS:
+        if (module := getattr(objective, name)) is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]

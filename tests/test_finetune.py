@@ -94,6 +94,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "late, text frozen": ("late", {"train__optim__freeze": ["text"]}),
     "contrastive, image frozen": ("contrastive", {"train__optim__freeze": ["image"]}),
     "late, layer decay": ("late", {"train__optim__layer_decay": 0.7}),
+    "late, LoRA": ("late", {"train__optim__lora": 2}),
+    "silc, LoRA, text frozen": ("silc", {"train__optim__lora": 2, "train__optim__freeze": ["text"]}),
     "late, larger": ("late", {"model__image__size": 48}),
 }
 
@@ -232,6 +234,34 @@ def test_a_frozen_tower_stays_bit_for_bit(source: Callable[[str], Path], tower: 
     others = [name for name in after if name.startswith("model/") and name not in frozen and name in before]
     assert sum(not torch.equal(after[name], before[name]) for name in others) > 10
     assert not [name for name in after if name.startswith(f"optimizer/student.{prefix}")]
+
+
+def test_lora_moves_the_blocks_matrices_by_a_low_rank_and_nothing_else(
+    source: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """And leaves a model with the towers' plain names, which every reader of models opens."""
+    init = source("siglip")
+    run.train(configured(init, train__optim__lora=2, out=str(tmp_path / "run"), lr=1e-2, train__save_every="never"))
+    before, after = weights(init), weights(tmp_path / "run")
+    towers = [name for name in before if name.startswith(("model/visual.", "model/text."))]
+    assert {name for name in after if name.startswith(("model/visual.", "model/text."))} == set(towers)
+    moved = [name for name in towers if not torch.equal(after[name], before[name])]
+    assert sorted(moved) == sorted(name for name in towers if "blocks." in name and before[name].ndim == 2)
+    assert len(moved) >= 8
+    for name in moved:
+        change = (after[name] - before[name]).double()
+        sizes = torch.linalg.svdvals(change)
+        assert sizes[1] > 1e-4, name
+        assert sizes[2] < 1e-5 * sizes[0] + 1e-6, name
+    # The average of the sums, not of the thin matrices.
+    teacher = [name for name in after if name.startswith("teacher/visual.")]
+    assert all("parametrizations" not in name for name in teacher)
+    changed = [name for name in teacher if not torch.equal(after[name], before[name.replace("teacher", "model")])]
+    assert len(changed) >= 4
+    loaded = load_run(tmp_path / "run").models["student"]
+    assert torch.equal(
+        loaded.visual.trunk.blocks[0].attn.qkv.weight, after["model/visual.trunk.blocks.0.attn.qkv.weight"]
+    )
 
 
 def test_a_teacher_of_the_heads_alone_equals_one_that_forgets_at_once(source: Callable[[str], Path]) -> None:
@@ -420,6 +450,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
         ({"duration": 5}, "field 'train.duration'"),
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),
+        ({"train.optim.lora": -1}, "lora is -1; needed a rank"),
         ({"objective.teacher": False}, "distill needs objective.teacher"),
         ({"model.image.width": 64}, "map pooling gives"),
     ],
