@@ -263,6 +263,30 @@ def test_scale_and_bias_have_the_shapes_of_each_library(saved: Saved, tmp_path: 
             assert float(file.get_tensor("logit_scale")) == 1.75
 
 
+@pytest.mark.parametrize("resample", ["bicubic", "bicubic_antialias"])
+def test_other_sizes_are_each_librarys_own(resample: Any, saved: Saved, tmp_path: Path) -> None:
+    """Pitfalls: open_clip's towers take their own size alone; transformers wants it asked for, at every call, and
+    resamples positions without antialias, whatever the weights were trained with. silc keeps the rule."""
+    image = replace(CLIP_IMAGE, position_resample=resample)
+    source = saved(image, CLIP_TEXT, embed_dim=24, contrastive="softmax")
+    silc.export(source, tmp_path / "out", ["open_clip", "transformers"])
+    smaller = torch.randn(2, 3, 16, 24)
+    expected = silc.load(source, device="cpu").encode_image(smaller)
+    assert torch.equal(silc.load(tmp_path / "out", device="cpu").encode_image(smaller), expected)
+    theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    with pytest.raises(RuntimeError, match="size"), torch.no_grad():
+        theirs.encode_image(smaller)
+    model: Any = hf.AutoModel.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="size"), torch.no_grad():
+        model.get_image_features(pixel_values=smaller)
+    with torch.no_grad():
+        out = model.get_image_features(pixel_values=smaller, interpolate_pos_encoding=True).pooler_output
+    difference = (torch.nn.functional.normalize(out, dim=-1) - expected).abs().max()
+    assert difference < 1e-5 if resample == "bicubic" else difference > 1e-3
+    said = "resamples positions in its own way (bicubic, not antialiased)" in (tmp_path / "out/README.md").read_text()
+    assert said == (resample != "bicubic")
+
+
 def test_image_features_are_no_tensor_in_transformers_5(saved: Saved, tmp_path: Path) -> None:
     """Pitfall: `get_image_features` changed what it returns; the embedding in it is ours."""
     silc.export(saved(), tmp_path / "out", ["transformers"])

@@ -105,6 +105,17 @@ def check(config: dict[str, Any], directory: Path, drawn: Draw, tokenizer: Path 
     return model, pretrained, towers
 
 
+def each_to_itself(block: Any, forward: Callable[[], Any]) -> Tensor:
+    """What a library's own last block [B, T, C] makes of its input where a mask lets each token see itself alone."""
+    seen: list[Tensor] = []
+    hook = block.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    forward()
+    hook.remove()
+    (x,) = seen
+    alone = torch.full((x.shape[1], x.shape[1]), -torch.inf).fill_diagonal_(0.0)
+    return block(x, attn_mask=alone)  # type: ignore[no-any-return]
+
+
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -133,6 +144,9 @@ def test_native_parity(config: Any, tmp_path: Path, drawn: Draw) -> None:
             image=images, image_indices=[last], normalize_intermediates=True, image_output_fmt="NLC"
         )
         close(towers.visual.dense(images, "tokens").flatten(1, 2), out["image_intermediates"][0] @ model.visual.proj)
+        tower = model.visual
+        alone = tower.ln_post(each_to_itself(tower.transformer.resblocks[-1], lambda: tower(images)))
+        close(towers.visual.dense(images, "value_block").flatten(1, 2), alone[:, 1:] @ tower.proj)
 
 
 def test_native_parity_at_another_size(tmp_path: Path, drawn: Draw) -> None:
@@ -173,12 +187,16 @@ def test_timm_parity(config: Any, tmp_path: Path, drawn: Draw, tokenizer: Path |
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         tokens = model.visual.trunk.forward_features(images)
+        tower = model.visual.trunk
+        alone = tower.norm(each_to_itself(tower.blocks[-1], lambda: tower.forward_features(images)))
         if config["vision_cfg"]["timm_pool"] == "map":
-            each = model.visual.trunk.attn_pool(tokens.flatten(0, 1)[:, None])
-            close(towers.visual.dense(images, "map_value").flatten(1, 2)[0], model.visual.head(each))
+            for readout, of in (("map_value", tokens), ("value_block+map_value", alone)):
+                each = model.visual.trunk.attn_pool(of.flatten(0, 1)[:, None])
+                close(towers.visual.dense(images, readout).flatten(1, 2)[0], model.visual.head(each))
         else:
             project = model.visual.trunk.head if config["vision_cfg"]["timm_proj"] == "" else model.visual.head
             close(towers.visual.dense(images, "tokens").flatten(1, 2), project(tokens[:, 1:]))
+            close(towers.visual.dense(images, "value_block").flatten(1, 2), project(alone[:, 1:]))
         # Other sizes, which open_clip refuses until timm is told to take them.
         trunk = model.visual.trunk
         trunk.dynamic_img_size, trunk.patch_embed.strict_img_size, trunk.patch_embed.flatten = True, False, False
