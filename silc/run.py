@@ -36,6 +36,7 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
+from silc.interop.pretrained import SETTINGS
 from silc.interop.sources import kind_of
 from silc.models import lora
 from silc.models.teacher import half_life_of, momentum_of
@@ -330,6 +331,12 @@ def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Eval
 def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
+    weights_alone = bool(found) and not (found[0] / "optimizer.safetensors").is_file()
+    if (out / SETTINGS).is_file() or weights_alone:
+        raise BadInput(
+            f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
+            f"use --init {out} and give another --out"
+        )
     if not (out / CONFIG).is_file():
         out.mkdir(parents=True, exist_ok=True)
         return None

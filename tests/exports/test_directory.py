@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -246,7 +247,21 @@ def test_an_export_can_be_continued(trained: Path, small: Callable[..., Config],
     (checkpoint,) = (out / "continue/checkpoints").glob("step-*")
     assert {file.stem for file in checkpoint.glob("*.safetensors")} == {"model", "head", "teacher"}
     assert "centre" in load_file(checkpoint / "teacher.safetensors")
-    run.train(replace(small("silc_c", tmp_path / "on", duration="1 steps"), init=str(out)))
+    begun = replace(small("silc_c", tmp_path / "on", duration="2 steps", save_every="1 steps"), init=str(out))
+    run.train(begun)
+    # That run is one like any other, and is resumed; the export is not a run, and says so.
+    (newest, _) = sorted((tmp_path / "on/checkpoints").glob("step-*"), reverse=True)
+    before = load_file(newest / "model.safetensors")
+    shutil.rmtree(newest)
+    run.train(replace(begun, resume="auto"))
+    again = load_file(newest / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in before.items())
+    for folder in (out, out / "continue"):
+        files = sorted(out.rglob("*"))
+        for resume in ("auto", "never"):
+            with pytest.raises(BadInput, match=rf"holds a model to start from.*use --init {folder} and give another"):
+                run.train(replace(begun, out=str(folder), resume=resume))
+        assert sorted(out.rglob("*")) == files
 
 
 def test_scale_and_bias_have_the_shapes_of_each_library(saved: Saved, tmp_path: Path) -> None:

@@ -305,6 +305,9 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     saved(make(NATIVE), NATIVE, tmp_path / "bin")
     (tmp_path / "bin" / interop.WEIGHTS).rename(tmp_path / "bin" / "open_clip_pytorch_model.bin")
+    damaged: Any = make(NATIVE)
+    nn.init.constant_(damaged.visual.ln_post.bias, torch.nan)
+    saved(damaged, NATIVE, tmp_path / "nan")
     siglip = tmp_path / "w.safetensors"
     save_file({"logit_scale": torch.zeros(())}, siglip)
     for source, message in {
@@ -316,6 +319,7 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ViT-B-16/w.pt": "does not exist",
         f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",
         str(tmp_path / "bin"): "may be a pickle",
+        str(tmp_path / "nan"): "visual.ln_post.bias hold NaN or infinity; these weights are damaged",
     }.items():
         with pytest.raises(BadInput, match=message) as refusal:
             interop.read(source)
