@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from silc.cli import main
 from silc.config import Config
 from silc.exports import open_clip as out_open_clip
 from silc.exports import transformers as out_transformers
+from silc.exports.directory import FORMATS
 from silc.models.config import ImageTowerConfig, ModelConfig
 from silc.predict import load_run
 from silc.types import BadInput
@@ -348,6 +351,28 @@ def test_the_nearest_of_timms_is_named() -> None:
     tanh = ModelConfig(image=replace(image, activation="gelu_tanh"), text=TEXT, embed_dim=768)
     with pytest.raises(BadInput, match=r"nearest is timm's vit_base_patch16_siglip_256, .* gelu_tanh, not gelu$"):
         out_open_clip.vision_config(tanh)
+
+
+@pytest.mark.slow
+def test_every_format_at_b(saved: Saved, tmp_path: Path) -> None:
+    """SigLIP's ViT-B/16 in every format at once: within the tolerances of small towers, and in the memory of a few
+    copies of the model. A process of its own, whose memory can be read."""
+    tower: Any = {"width": 768, "heads": 12, "depth": 12, "mlp": 3072}
+    source = saved(replace(IMAGE, size=256, patch=16, **tower), replace(TEXT, **tower), embed_dim=768)
+    script = (
+        "import resource, sys, silc\n"
+        "print(*silc.export(*sys.argv[1:3], sys.argv[3:]), sep='\\n')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out"), *FORMATS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    files = {name: (tmp_path / "out" / name).stat().st_size / 2**20 for name in ("silc.safetensors", "onnx/image.onnx")}
+    assert int(done.stdout.split()[-1]) < 1500 + 6 * files["silc.safetensors"]
+    assert (tmp_path / "out/int8/image.pt2").stat().st_size / 2**20 < 0.3 * files["onnx/image.onnx"]
+    checked = {line.split()[0] for line in done.stdout.splitlines()[:-1]}
+    assert checked == {"silc", *FORMATS}
 
 
 def test_what_does_not_match_is_not_written(
