@@ -16,6 +16,8 @@ out=${1:-out/elsewhere}
 read -ra silc <<<"${SILC:-silc}"
 python=${PYTHON:-python}
 uv=${UV:-uv}
+# Towers so small are as quick on one thread, and two wait for each other where something else runs too.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$out"
 rm -rf "$out"/{pairs,scenes,run,export,scored} # of an earlier time; the environment stays
 

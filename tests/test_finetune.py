@@ -380,11 +380,13 @@ def test_a_siglip_above_clips_limit_is_not_pulled_down(source: Callable[[str], P
     assert objective.student.logit_scale.item() == pytest.approx(4.77)
 
 
-def test_two_processes_equal_one(source: Callable[[str], Path], tmp_path: Path) -> None:
-    """Late SILC with masked patches and a frozen tower under torchrun: the losses and the held-out scores of one."""
+@pytest.mark.parametrize("learns", [("freeze", "text"), ("lora", "2")])
+def test_two_processes_equal_one(learns: tuple[str, str], source: Callable[[str], Path], tmp_path: Path) -> None:
+    """Late SILC with masked patches and towers that stand still, in part, under torchrun: the losses and the held-out
+    scores of one."""
     init = source("clip")
     flags = [f"--{name}={value}" for name, value in (QUICK | {"objective.patches": "masked"}).items()]
-    given = ["finetune", "--init", str(init), *flags, "--train.optim.freeze", "text"]
+    given = ["finetune", "--init", str(init), *flags, f"--train.optim.{learns[0]}", learns[1]]
     assert main([*given, "--out", str(tmp_path / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "silc"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
