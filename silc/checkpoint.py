@@ -2,6 +2,7 @@
 
     checkpoints/step-00001200/
         model.safetensors      student towers, scale, bias
+        lora.safetensors       what the model was before low-rank changes, and these  (when it learns such)
         head.safetensors       student head                       (when the run distils)
         teacher.safetensors    image tower, head, centre          (when the run has a teacher)
         optimizer.safetensors  moments, step counts, by parameter name

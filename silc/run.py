@@ -37,7 +37,9 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.retrieval import Retrieval
 from silc.eval.tables import distinct_names
+from silc.interop.pretrained import SETTINGS
 from silc.interop.sources import kind_of
+from silc.models import lora
 from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
@@ -92,6 +94,8 @@ def train(config: Config) -> Path:
     with join(config.train.device) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
+        if config.train.optim.lora and origin is None and resumed is None:
+            raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
         preemption = Preemption()
         in_evaluation = Interruptible(world.rank, world.size, world.device, preemption.asked)
         evaluators = _evaluators(config, in_evaluation)
@@ -351,6 +355,12 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
 def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
+    weights_alone = bool(found) and not (found[0] / "optimizer.safetensors").is_file()
+    if (out / SETTINGS).is_file() or weights_alone:
+        raise BadInput(
+            f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
+            f"use --init {out} and give another --out"
+        )
     if not (out / CONFIG).is_file():
         out.mkdir(parents=True, exist_ok=True)
         return None
@@ -520,9 +530,21 @@ def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokeni
     return copy
 
 
+def _adapt(objective: SilcObjective, config: Config) -> str:
+    """Leave the towers as they are, but for low-rank changes; says how much that is."""
+    student = objective.student
+    whole = sum(p.numel() for p in student.parameters())
+    for tower in (student.visual, student.text):
+        lora.adapt(tower, config.train.optim.lora)
+    learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return f"; LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
+
+
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
     """The owned parts of a checkpoint, by file."""
-    parts = {"model": objective.student.state_dict(), "optimizer": optimizer.state()}
+    parts = {"model": lora.merged(objective.student), "optimizer": optimizer.state()}
+    if beside := lora.added(objective.student):
+        parts["lora"] = beside
     for name in HEADS:
         if (module := getattr(objective, name)) is not None:
             parts[name] = module.state_dict()
@@ -560,6 +582,8 @@ def _begin(
 ) -> tuple[Gradients, Optimizer, str]:
     """A run's beginning: what the loop calls, its optimizer, and what was taken over, in words."""
     said = "" if origin is None else origins.take_over(objective, origin, config.model.image.size, config.init_weights)
+    if config.train.optim.lora:
+        said += _adapt(objective, config)
     gradients = _gradients(config, objective, world)
     return gradients, Optimizer(config.train.optim, objective), said
 
@@ -570,8 +594,12 @@ def _resume(
     """Everything as it was when the checkpoint was written, in whatever layout the ranks have now."""
     saved = checkpoint.read(path)
     loader.check(saved.state["loader"])
-    for name, module in (("model", objective.student), *((name, getattr(objective, name)) for name in HEADS)):
-        if module is not None:
+    if config.train.optim.lora:
+        _adapt(objective, config)
+    student = lora.unmerged(objective.student, saved.parts["model"], saved.parts.get("lora", {}))
+    checkpoint.load_into(objective.student, student, saved.path / "model.safetensors")
+    for name in HEADS:
+        if (module := getattr(objective, name)) is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
     # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
     gradients = _gradients(config, objective, world)

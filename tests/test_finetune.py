@@ -100,6 +100,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "late, text frozen": ("late", {"train__optim__freeze": ["text"]}),
     "contrastive, image frozen": ("contrastive", {"train__optim__freeze": ["image"]}),
     "late, layer decay": ("late", {"train__optim__layer_decay": 0.7}),
+    "late, LoRA": ("late", {"train__optim__lora": 2}),
+    "silc, LoRA, text frozen": ("silc", {"train__optim__lora": 2, "train__optim__freeze": ["text"]}),
     "late, larger": ("late", {"model__image__size": 48}),
 }
 
@@ -240,6 +242,34 @@ def test_a_frozen_tower_stays_bit_for_bit(source: Callable[[str], Path], tower: 
     assert not [name for name in after if name.startswith(f"optimizer/student.{prefix}")]
 
 
+def test_lora_moves_the_blocks_matrices_by_a_low_rank_and_nothing_else(
+    source: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """And leaves a model with the towers' plain names, which every reader of models opens."""
+    init = source("siglip")
+    run.train(configured(init, train__optim__lora=2, out=str(tmp_path / "run"), lr=1e-2, train__save_every="never"))
+    before, after = weights(init), weights(tmp_path / "run")
+    towers = [name for name in before if name.startswith(("model/visual.", "model/text."))]
+    assert {name for name in after if name.startswith(("model/visual.", "model/text."))} == set(towers)
+    moved = [name for name in towers if not torch.equal(after[name], before[name])]
+    assert sorted(moved) == sorted(name for name in towers if "blocks." in name and before[name].ndim == 2)
+    assert len(moved) >= 8
+    for name in moved:
+        change = (after[name] - before[name]).double()
+        sizes = torch.linalg.svdvals(change)
+        assert sizes[1] > 1e-4, name
+        assert sizes[2] < 1e-5 * sizes[0] + 1e-6, name
+    # The average of the sums, not of the thin matrices.
+    teacher = [name for name in after if name.startswith("teacher/visual.")]
+    assert all("parametrizations" not in name for name in teacher)
+    changed = [name for name in teacher if not torch.equal(after[name], before[name.replace("teacher", "model")])]
+    assert len(changed) >= 4
+    loaded = load_run(tmp_path / "run").models["student"]
+    assert torch.equal(
+        loaded.visual.trunk.blocks[0].attn.qkv.weight, after["model/visual.trunk.blocks.0.attn.qkv.weight"]
+    )
+
+
 def test_a_teacher_of_the_heads_alone_equals_one_that_forgets_at_once(source: Callable[[str], Path]) -> None:
     """At momentum 0 the averaged tower is the student's: same loss, gradient and next state as with none of its own."""
     init = source("clip")
@@ -358,11 +388,13 @@ def test_a_siglip_above_clips_limit_is_not_pulled_down(source: Callable[[str], P
     assert objective.student.logit_scale.item() == pytest.approx(4.77)
 
 
-def test_two_processes_equal_one(source: Callable[[str], Path], tmp_path: Path) -> None:
-    """Late SILC with masked patches and a frozen tower under torchrun: the losses and the held-out scores of one."""
+@pytest.mark.parametrize("learns", [("freeze", "text"), ("lora", "2")])
+def test_two_processes_equal_one(learns: tuple[str, str], source: Callable[[str], Path], tmp_path: Path) -> None:
+    """Late SILC with masked patches and towers that stand still, in part, under torchrun: the losses and the held-out
+    scores of one."""
     init = source("clip")
     flags = [f"--{name}={value}" for name, value in (QUICK | {"objective.patches": "masked"}).items()]
-    given = ["finetune", "--init", str(init), *flags, "--train.optim.freeze", "text"]
+    given = ["finetune", "--init", str(init), *flags, f"--train.optim.{learns[0]}", learns[1]]
     assert main([*given, "--out", str(tmp_path / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "silc"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -428,6 +460,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
         ({"duration": 5}, "field 'train.duration'"),
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),
+        ({"train.optim.lora": -1}, "lora is -1; needed a rank"),
         ({"objective.teacher": False}, "distill needs objective.teacher"),
         ({"model.image.width": 64}, "map pooling gives"),
     ],

@@ -131,7 +131,7 @@ def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
     """Open a directory that `save` wrote; `tokenizer` is a file or directory instead of its own.
 
     Raises:
-        BadInput: a file is missing, damaged or of another format.
+        BadInput: a file is missing, damaged or of another format, or a weight is not finite.
     """
     try:
         settings = _SCHEMA.validate_python(read_json(directory / SETTINGS))
@@ -140,9 +140,12 @@ def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"{directory / SETTINGS}: field '{where}': {first['msg']}; import the model again") from error
     preprocess = Preprocess(settings.size, settings.mean, settings.std, settings.resize, settings.interpolation)
+    weights = read_safetensors(directory / WEIGHTS)
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise BadInput(f"{directory / WEIGHTS}: {broken[0]} holds NaN or infinity; import or export the model again")
     return Pretrained(
         model=settings.model,
-        weights=read_safetensors(directory / WEIGHTS),
+        weights=weights,
         tokenizer=BPETokenizer.load(tokenizer or directory / TOKENIZER, settings.model.text.length),
         preprocess=preprocess,
         contrastive=settings.contrastive,

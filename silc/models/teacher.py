@@ -9,6 +9,7 @@ A schedule that takes lambda to 1 would make the teacher stop learning from the 
 from __future__ import annotations
 
 import copy
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,8 +82,10 @@ class Teacher(AveragedHead):
 
 def _average(average: nn.Module, student: nn.Module, momentum: float) -> None:
     """average <- momentum average + (1 - momentum) student; at momentum 0 the student's bits."""
-    averages: list[Tensor] = list(average.parameters())
-    torch._foreach_lerp_(averages, list(student.parameters()), 1 - momentum)
+    # By name, not by list: where the student's matrix is a sum (`models/lora.py`), the sum is averaged.
+    names, averages = zip(*average.named_parameters(), strict=True)
+    students: list[Tensor] = [attrgetter(name)(student) for name in names]
+    torch._foreach_lerp_(list(averages), students, 1 - momentum)
 
 
 def half_life_of(num_examples: float) -> float:

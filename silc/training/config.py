@@ -59,6 +59,8 @@ class OptimConfig:
     """Below 1 each block learns slower than the one above by this factor, embeddings slowest (BEiT, MAE: 0.65-0.75)."""
     freeze: tuple[Literal["image", "text"], ...] = ()
     """Towers that stay as they are: LiT trains against a frozen image tower; a small set may leave the text alone."""
+    lora: int = 0
+    """Rank of LoRA: towers learn that much beside each matrix of their blocks and nothing else; 0 trains them whole."""
     weight_decay: float = 0.1
     """torch's, which multiplies by the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
     clip_norm: float = 1.0
@@ -75,6 +77,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _parsed(self.warmup)
         _parsed(self.cooldown)
+        if self.lora < 0:
+            raise BadInput(f"train.optim.lora is {self.lora}; needed a rank, e.g. 16, or 0 for none")
         if not 0 < self.layer_decay <= 1:
             raise BadInput(f"train.optim.layer_decay is {self.layer_decay}; needed a factor in (0, 1], 1 for none")
 
@@ -123,5 +127,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value != "never" or name == "duration":
                 _parsed(value)
+        if self.optim.lora and self.sharding != "none":
+            raise BadInput("train.optim.lora leaves little to share out; it goes with train.sharding none")
         if self.seed < 0 or self.held_out < 0 or self.micro_batch < 0:
             raise BadInput("train.seed, train.held_out and train.micro_batch must be >= 0")

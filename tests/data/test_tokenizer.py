@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from silc.data.tokenizer import BPETokenizer
@@ -52,7 +53,6 @@ def test_ids_are_cut_padded_and_ended(tokenizer: BPETokenizer) -> None:
 
 
 def test_transformers_gives_equal_ids(tokenizer: BPETokenizer, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     tokenizer.save(tmp_path)
     saved = json.loads((tmp_path / "tokenizer.json").read_text())
     assert saved["truncation"] is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from silc.cli import main
 from silc.config import Config
 from silc.exports import open_clip as out_open_clip
 from silc.exports import transformers as out_transformers
+from silc.exports.directory import FORMATS
 from silc.models.config import ImageTowerConfig, ModelConfig
 from silc.predict import load_run
 from silc.types import BadInput
@@ -246,7 +250,21 @@ def test_an_export_can_be_continued(trained: Path, small: Callable[..., Config],
     (checkpoint,) = (out / "continue/checkpoints").glob("step-*")
     assert {file.stem for file in checkpoint.glob("*.safetensors")} == {"model", "head", "teacher"}
     assert "centre" in load_file(checkpoint / "teacher.safetensors")
-    run.train(replace(small("silc_c", tmp_path / "on", duration="1 steps"), init=str(out)))
+    begun = replace(small("silc_c", tmp_path / "on", duration="2 steps", save_every="1 steps"), init=str(out))
+    run.train(begun)
+    # That run is one like any other, and is resumed; the export is not a run, and says so.
+    (newest, _) = sorted((tmp_path / "on/checkpoints").glob("step-*"), reverse=True)
+    before = load_file(newest / "model.safetensors")
+    shutil.rmtree(newest)
+    run.train(replace(begun, resume="auto"))
+    again = load_file(newest / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in before.items())
+    for folder in (out, out / "continue"):
+        files = sorted(out.rglob("*"))
+        for resume in ("auto", "never"):
+            with pytest.raises(BadInput, match=rf"holds a model to start from.*use --init {folder} and give another"):
+                run.train(replace(begun, out=str(folder), resume=resume))
+        assert sorted(out.rglob("*")) == files
 
 
 def test_scale_and_bias_have_the_shapes_of_each_library(saved: Saved, tmp_path: Path) -> None:
@@ -261,6 +279,30 @@ def test_scale_and_bias_have_the_shapes_of_each_library(saved: Saved, tmp_path: 
         with safe_open(tmp_path / "out" / name, "pt") as file:
             assert file.get_slice("logit_scale").get_shape() == shape
             assert float(file.get_tensor("logit_scale")) == 1.75
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "bicubic_antialias"])
+def test_other_sizes_are_each_librarys_own(resample: Any, saved: Saved, tmp_path: Path) -> None:
+    """Pitfalls: open_clip's towers take their own size alone; transformers wants it asked for, at every call, and
+    resamples positions without antialias, whatever the weights were trained with. silc keeps the rule."""
+    image = replace(CLIP_IMAGE, position_resample=resample)
+    source = saved(image, CLIP_TEXT, embed_dim=24, contrastive="softmax")
+    silc.export(source, tmp_path / "out", ["open_clip", "transformers"])
+    smaller = torch.randn(2, 3, 16, 24)
+    expected = silc.load(source, device="cpu").encode_image(smaller)
+    assert torch.equal(silc.load(tmp_path / "out", device="cpu").encode_image(smaller), expected)
+    theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    with pytest.raises(RuntimeError, match="size"), torch.no_grad():
+        theirs.encode_image(smaller)
+    model: Any = hf.AutoModel.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="size"), torch.no_grad():
+        model.get_image_features(pixel_values=smaller)
+    with torch.no_grad():
+        out = model.get_image_features(pixel_values=smaller, interpolate_pos_encoding=True).pooler_output
+    difference = (torch.nn.functional.normalize(out, dim=-1) - expected).abs().max()
+    assert difference < 1e-5 if resample == "bicubic" else difference > 1e-3
+    said = "resamples positions in its own way (bicubic, not antialiased)" in (tmp_path / "out/README.md").read_text()
+    assert said == (resample != "bicubic")
 
 
 def test_image_features_are_no_tensor_in_transformers_5(saved: Saved, tmp_path: Path) -> None:
@@ -309,6 +351,28 @@ def test_the_nearest_of_timms_is_named() -> None:
     tanh = ModelConfig(image=replace(image, activation="gelu_tanh"), text=TEXT, embed_dim=768)
     with pytest.raises(BadInput, match=r"nearest is timm's vit_base_patch16_siglip_256, .* gelu_tanh, not gelu$"):
         out_open_clip.vision_config(tanh)
+
+
+@pytest.mark.slow
+def test_every_format_at_b(saved: Saved, tmp_path: Path) -> None:
+    """SigLIP's ViT-B/16 in every format at once: within the tolerances of small towers, and in the memory of a few
+    copies of the model. A process of its own, whose memory can be read."""
+    tower: Any = {"width": 768, "heads": 12, "depth": 12, "mlp": 3072}
+    source = saved(replace(IMAGE, size=256, patch=16, **tower), replace(TEXT, **tower), embed_dim=768)
+    script = (
+        "import resource, sys, silc\n"
+        "print(*silc.export(*sys.argv[1:3], sys.argv[3:]), sep='\\n')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out"), *FORMATS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    files = {name: (tmp_path / "out" / name).stat().st_size / 2**20 for name in ("silc.safetensors", "onnx/image.onnx")}
+    assert int(done.stdout.split()[-1]) < 1500 + 6 * files["silc.safetensors"]
+    assert (tmp_path / "out/int8/image.pt2").stat().st_size / 2**20 < 0.3 * files["onnx/image.onnx"]
+    checked = {line.split()[0] for line in done.stdout.splitlines()[:-1]}
+    assert checked == {"silc", *FORMATS}
 
 
 def test_what_does_not_match_is_not_written(

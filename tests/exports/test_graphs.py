@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,13 +64,10 @@ def test_torch_export(pool: str, saved: Saved, tmp_path: Path) -> None:
 
 def test_onnx(saved: Saved, tmp_path: Path) -> None:
     """Pitfall: no release of optimum-onnx goes with transformers 5, so the export is our own."""
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason=f"{package} writes ONNX: pip install 'silc[export]'")
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads ONNX: pip install 'silc[export]'")
     source = saved(CLIP_IMAGE, CLIP_TEXT, embed_dim=24)
     silc.export(source, tmp_path / "out", ["onnx"])
     model = silc.load(source, device="cpu")
-    image, text = (runtime.InferenceSession(tmp_path / "out/onnx" / f"{n}.onnx") for n in ("image", "text"))
+    image, text = (onnxruntime.InferenceSession(tmp_path / "out/onnx" / f"{n}.onnx") for n in ("image", "text"))
     assert [given.name for given in image.get_inputs()] == ["pixel_values"]
     assert [given.name for given in image.get_outputs()] == ["image_embeds", "patch_embeds"]
     for batch, height, width in SIZES:
@@ -86,7 +84,6 @@ def test_onnx(saved: Saved, tmp_path: Path) -> None:
 
 def test_int8(saved: Saved, tmp_path: Path) -> None:
     """Eight bits a weight in the file, plain operators that need no torchao, and directions kept."""
-    pytest.importorskip("torchao", reason="torchao writes int8: pip install 'silc[quant]'")
     source = saved()
     silc.export(source, tmp_path / "out", ["int8"])
     program = torch.export.load(tmp_path / "out/int8/image.pt2")

@@ -105,6 +105,17 @@ def check(config: dict[str, Any], directory: Path, drawn: Draw, tokenizer: Path 
     return model, pretrained, towers
 
 
+def each_to_itself(block: Any, forward: Callable[[], Any]) -> Tensor:
+    """What a library's own last block [B, T, C] makes of its input where a mask lets each token see itself alone."""
+    seen: list[Tensor] = []
+    hook = block.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    forward()
+    hook.remove()
+    (x,) = seen
+    alone = torch.full((x.shape[1], x.shape[1]), -torch.inf).fill_diagonal_(0.0)
+    return block(x, attn_mask=alone)  # type: ignore[no-any-return]
+
+
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -133,6 +144,9 @@ def test_native_parity(config: Any, tmp_path: Path, drawn: Draw) -> None:
             image=images, image_indices=[last], normalize_intermediates=True, image_output_fmt="NLC"
         )
         close(towers.visual.dense(images, "tokens").flatten(1, 2), out["image_intermediates"][0] @ model.visual.proj)
+        tower = model.visual
+        alone = tower.ln_post(each_to_itself(tower.transformer.resblocks[-1], lambda: tower(images)))
+        close(towers.visual.dense(images, "value_block").flatten(1, 2), alone[:, 1:] @ tower.proj)
 
 
 def test_native_parity_at_another_size(tmp_path: Path, drawn: Draw) -> None:
@@ -173,12 +187,16 @@ def test_timm_parity(config: Any, tmp_path: Path, drawn: Draw, tokenizer: Path |
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         tokens = model.visual.trunk.forward_features(images)
+        tower = model.visual.trunk
+        alone = tower.norm(each_to_itself(tower.blocks[-1], lambda: tower.forward_features(images)))
         if config["vision_cfg"]["timm_pool"] == "map":
-            each = model.visual.trunk.attn_pool(tokens.flatten(0, 1)[:, None])
-            close(towers.visual.dense(images, "map_value").flatten(1, 2)[0], model.visual.head(each))
+            for readout, of in (("map_value", tokens), ("value_block+map_value", alone)):
+                each = model.visual.trunk.attn_pool(of.flatten(0, 1)[:, None])
+                close(towers.visual.dense(images, readout).flatten(1, 2)[0], model.visual.head(each))
         else:
             project = model.visual.trunk.head if config["vision_cfg"]["timm_proj"] == "" else model.visual.head
             close(towers.visual.dense(images, "tokens").flatten(1, 2), project(tokens[:, 1:]))
+            close(towers.visual.dense(images, "value_block").flatten(1, 2), project(alone[:, 1:]))
         # Other sizes, which open_clip refuses until timm is told to take them.
         trunk = model.visual.trunk
         trunk.dynamic_img_size, trunk.patch_embed.strict_img_size, trunk.patch_embed.flatten = True, False, False
@@ -287,6 +305,9 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     saved(make(NATIVE), NATIVE, tmp_path / "bin")
     (tmp_path / "bin" / interop.WEIGHTS).rename(tmp_path / "bin" / "open_clip_pytorch_model.bin")
+    damaged: Any = make(NATIVE)
+    nn.init.constant_(damaged.visual.ln_post.bias, torch.nan)
+    saved(damaged, NATIVE, tmp_path / "nan")
     siglip = tmp_path / "w.safetensors"
     save_file({"logit_scale": torch.zeros(())}, siglip)
     for source, message in {
@@ -298,6 +319,7 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ViT-B-16/w.pt": "does not exist",
         f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",
         str(tmp_path / "bin"): "may be a pickle",
+        str(tmp_path / "nan"): "visual.ln_post.bias hold NaN or infinity; these weights are damaged",
     }.items():
         with pytest.raises(BadInput, match=message) as refusal:
             interop.read(source)

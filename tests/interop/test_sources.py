@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import silc
@@ -110,6 +111,9 @@ def test_nothing_there(tmp_path: Path) -> None:
     [
         (lambda d: (d / pretrained.WEIGHTS).write_bytes(b"nothing"), "is damaged or no safetensors file"),
         (lambda d: (d / pretrained.WEIGHTS).unlink(), "does not exist"),
+        (lambda d: torch.save({"logit_scale": torch.ones(1)}, d / pretrained.WEIGHTS), "is damaged or no safetensors"),
+        (lambda d: rewrite(d, lambda t: t["visual.trunk.norm.bias"].fill_(torch.inf)), "norm.bias holds NaN or infin"),
+        (lambda d: rewrite(d, lambda t: t.pop("text.ln_final.bias")), "it lacks text.ln_final.bias"),
         (lambda d: (d / "tokenizer" / "tokenizer.json").unlink(), "does not exist"),
         (lambda d: (d / pretrained.SETTINGS).write_text('{"model": {}}'), "field 'size'"),
         (lambda d: edit(d, lambda s: s["model"]["image"].update(depth=2)), "is of another architecture: it lacks"),
@@ -121,6 +125,12 @@ def test_damaged_directories(change: Callable[[Path], Any], message: str, model:
     change(tmp_path / "m")
     with pytest.raises(BadInput, match=message):
         silc.load(tmp_path / "m", device="cpu")
+
+
+def rewrite(directory: Path, change: Callable[[Any], Any]) -> None:
+    tensors = load_file(directory / pretrained.WEIGHTS)
+    change(tensors)
+    save_file(tensors, directory / pretrained.WEIGHTS)
 
 
 def edit(directory: Path, change: Callable[[Any], Any]) -> None:
