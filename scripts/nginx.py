@@ -10,6 +10,7 @@
                           closed/    403
                           signed/    403 without ?signature=good
                           moved/     302 to plain/
+    s3://plain/                      with AWS_ENDPOINT_URL=http://127.0.0.1:PORT: buckets are the kinds above
     https://localhost:PORT/plain/    with a certificate that nobody vouches for
 
 `CuttingProxy` stands before a server and closes some connections in the middle of an answer.
@@ -55,12 +56,21 @@ http {{
         location /bad/ {{ alias {folder}/; limit_rate 1m; if ($busy) {{ return 503; }} if ($cut) {{ return 444; }} }}
         location /limited/ {{ alias {folder}/; limit_req zone=few; limit_req_status 429; }}
         location /whole/ {{ alias {folder}/; max_ranges 0; }}
+        location = /plain {{ alias {root}/listing.xml; default_type application/xml; }}
         location /closed/ {{ return 403; }}
         location /signed/ {{ alias {folder}/; if ($arg_signature != "good") {{ return 403; }} }}
         location /moved/ {{ rewrite ^/moved/(.*)$ /plain/$1 redirect; }}
     }}
 }}
 """
+
+
+def _listing(files: list[Path]) -> str:
+    """What S3 says when a bucket is listed."""
+    about = "<Key>{}</Key><Size>{}</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+    entries = "".join(f"<Contents>{about.format(file.name, file.stat().st_size)}</Contents>" for file in files)
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<ListBucketResult xmlns="{space}"><KeyCount>{len(files)}</KeyCount>{entries}</ListBucketResult>'
 
 
 def missing() -> str:
@@ -95,6 +105,7 @@ class Nginx:
             root=self.root, folder=self.folder, port=self.port, tls_port=self.tls_port, user=user
         )
         (root / "nginx.conf").write_text(text)
+        (root / "listing.xml").write_text(_listing(sorted(self.folder.iterdir())))
         self.start()
 
     def start(self) -> None:

@@ -19,6 +19,7 @@ import logging
 import os
 import random
 import re
+import ssl
 import threading
 import time
 from concurrent.futures import Future
@@ -298,8 +299,12 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
             else:
                 total = _total(address, response.status, span, start, given.get("Content-Encoding", ""))
             data = await response.read() if response.status == 206 else b""
-    except ValueError as error:  # no URL, or a certificate that nobody vouches for
-        raise RemoteFault(f"{_shown(address)} cannot be asked: {type(error).__name__}; check it") from None
+    except ssl.CertificateError:
+        raise RemoteFault(
+            f"{_shown(address)} shows a certificate that is not trusted; SSL_CERT_FILE names a file of others that are"
+        ) from None
+    except ValueError:
+        raise RemoteFault(f"{_shown(address)} is no address; check how it is written") from None
     except (aiohttp.ClientError, OSError) as error:
         raise _Again(_in_words(error)) from None
     return _whole(data, start, stop, total, given.get("ETag") or given.get("Last-Modified", ""))
@@ -449,6 +454,11 @@ class _Session:
         return await self.s3_files.get_s3(bucket)
 
     async def close(self) -> None:
+        """Give up what is under way, and let go of all connections."""
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         if "http" in self._files and self._files["http"]._session is not None:
             await self._files["http"]._session.close()
         if "s3" in self._files and getattr(self._files["s3"], "_s3creator", None) is not None:

@@ -37,10 +37,8 @@ class SpanCache:
 
     def get(self, key: str, start: int, size: int) -> bytes | None:
         """A span that was put there whole, or None."""
-        descriptor = self._open(key, os.O_RDWR)
-        if descriptor is None:
-            return None
         try:
+            descriptor = self._open(key, os.O_RDWR)
             found = os.pread(descriptor, RECORD.size + size, start - RECORD.size)
         except OSError:
             return None
@@ -54,8 +52,6 @@ class SpanCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = self._open(key, os.O_RDWR | os.O_CREAT)
-            if descriptor is None:
-                return
             os.pwrite(descriptor, RECORD.pack(zlib.crc32(data), len(data)) + data, start - RECORD.size)
             self._unseen += len(data)
             if self._unseen >= self.max_bytes / LOOKS:
@@ -65,17 +61,14 @@ class SpanCache:
             self._works = False
             log.warning("nothing more is kept of remote shards: %s: %s", self.folder, error.strerror)
 
-    def _open(self, key: str, flags: int) -> int | None:
+    def _open(self, key: str, flags: int) -> int:
         descriptor = self._descriptors.get(key)
         if descriptor is not None:
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(self._descriptors.pop(key))  # another process made room; its space is free once all have closed it
         path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-        try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            return None
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         os.utime(descriptor)  # what is only read is in use too
         if len(self._descriptors) >= self.open_files:
             os.close(self._descriptors.pop(next(iter(self._descriptors))))
