@@ -2,8 +2,8 @@
 
     http://127.0.0.1:PORT/plain/     the files of a folder
                           slow/      at 1 MB/s
-                          busy/      30 % of the requests are answered 503
-                          cut/       30 % of the connections are closed without an answer
+                          busy/      20 % of the requests are answered 503
+                          cut/       20 % of the connections are closed without an answer
                           bad/       all three
                           limited/   more than 50 requests a second are answered 429
                           whole/     no range requests: 200 and everything
@@ -41,8 +41,8 @@ http {{
     access_log {root}/access.log plain;
     client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
     uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
-    split_clients "busy$request_id" $busy {{ 30% 1; * ""; }}
-    split_clients "cut$request_id" $cut {{ 30% 1; * ""; }}
+    split_clients "busy$request_id" $busy {{ 20% 1; * ""; }}
+    split_clients "cut$request_id" $cut {{ 20% 1; * ""; }}
     limit_req_zone $binary_remote_addr zone=few:1m rate=50r/s;
     server {{
         listen 127.0.0.1:{port};

@@ -147,10 +147,11 @@ class Remote:
                 except TimeoutError:
                     why, after = "no whole answer in time", 0.0
                 else:
-                    session.speaks = True
+                    session.speaks, session.gave_up = True, False
                     return done
                 waited = time.monotonic() - began
-                if waited >= self.patience:
+                if waited >= self.patience or session.gave_up:
+                    session.gave_up = True  # what else is under way need not wait as long again
                     raise Unreachable(
                         f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when it is back, "
                         "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
@@ -416,7 +417,7 @@ class _Session:
         self.loop = asyncio.new_event_loop()
         self.slots = asyncio.Semaphore(CONCURRENT)
         self.jitter = random.Random()  # its own: no draw of the run's comes from it
-        self.speaks = True
+        self.speaks, self.gave_up = True, False
         self._files: dict[str, Any] = {}
         threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ import torch
 from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
 from silc import cli
+from silc.cli import _configured
 from silc.data import remote
 from silc.data.config import DataConfig
 from silc.data.index_cache import IndexCache
@@ -462,6 +465,22 @@ def test_s3_and_certificates(server: Nginx, shards: list[Path]) -> None:
     assert found == here
     assert "HTTP 403" in closed
     assert "FSSPEC_S3_ANON" in in_a_process_of_its_own(f"s3://plain/{FIVE}", **at)[0]
+
+
+def test_the_guide(server: Nginx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands are understood, and the quick one runs."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "remote.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    commands = [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("silc")]
+    assert len(commands) == 4
+    for words in commands:
+        if words[0] == "train":
+            assert _configured("train", words[1:]).out == "out/cc3m"
+            continue
+        words[2] = server.url("plain", FIVE)
+        assert cli.main([*words, "--workers", "0"]) == 0
+        assert (tmp_path / "out/check/report.html").is_file()
 
 
 @pytest.fixture(autouse=True)
