@@ -3,6 +3,7 @@
     http://127.0.0.1:PORT/plain/     the files of a folder
                           slow/      at 1 MB/s
                           busy/      20 % of the requests are answered 503
+                          later/     the same, and when to come again: in a second
                           cut/       20 % of the connections are closed without an answer
                           bad/       all three
                           limited/   more than 50 requests a second are answered 429
@@ -52,6 +53,7 @@ http {{
         location /plain/ {{ alias {folder}/; }}
         location /slow/ {{ alias {folder}/; limit_rate 1m; }}
         location /busy/ {{ alias {folder}/; if ($busy) {{ return 503; }} }}
+        location /later/ {{ alias {folder}/; if ($busy) {{ add_header Retry-After 1 always; return 503; }} }}
         location /cut/ {{ alias {folder}/; if ($cut) {{ return 444; }} }}
         location /bad/ {{ alias {folder}/; limit_rate 1m; if ($busy) {{ return 503; }} if ($cut) {{ return 444; }} }}
         location /limited/ {{ alias {folder}/; limit_req zone=few; limit_req_status 429; }}

@@ -23,6 +23,7 @@ import ssl
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from silc.data.span_cache import SpanCache
 
@@ -45,6 +46,8 @@ CONNECT, SILENCE, ATTEMPT = 10.0, 30.0, 60.0
 """Seconds after which a try is given up: without connection, without a byte, in all (or `patience`, if longer)."""
 QUIET = 5.0
 """Seconds of trying after which it is said aloud."""
+ALIKE = 10.0
+"""For so many seconds after a read was given up, others are at their first failure: they came along with it."""
 WALK_BLOCK = 1 << 22
 """Bytes asked for at a time when a file is gone through from its start."""
 WALK_AHEAD = 2
@@ -109,6 +112,7 @@ class Remote:
         """`patience` in seconds; `cache` keeps what was read."""
         self.patience = patience
         self.cache = cache
+        self._gave_up = -ALIKE
 
     def files(self, address: str) -> list[RemoteFile]:
         """The file at an address, or those that an s3 glob matches.
@@ -147,11 +151,12 @@ class Remote:
                 except TimeoutError:
                     why, after = "no whole answer in time", 0.0
                 else:
-                    session.speaks, session.gave_up = True, False
+                    session.speaks, self._gave_up = True, -ALIKE
                     return done
-                waited = time.monotonic() - began
-                if waited >= self.patience or session.gave_up:
-                    session.gave_up = True  # what else is under way need not wait as long again
+                now = time.monotonic()
+                waited = now - began
+                if waited >= self.patience or now - self._gave_up < ALIKE:
+                    self._gave_up = now if waited >= self.patience else self._gave_up
                     raise Unreachable(
                         f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when it is back, "
                         "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
@@ -285,9 +290,9 @@ class _Walk(io.RawIOBase):
 
 async def _http_range(address: str, start: int, stop: int) -> _Answer:
     """Bytes [start, stop) of a file, fewer at its end."""
+    session = await _session().http()
     import aiohttp
 
-    session = await _session().http()
     headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     try:
         async with session.get(_session().http_files.encode_url(address), headers=headers) as response:
@@ -328,10 +333,11 @@ async def _s3_range(address: str, start: int, stop: int) -> _Answer:
 
 
 async def _s3_list(address: str) -> list[str]:
+    files = _session().s3_files
     with _S3Faults(address):
-        await _session().s3("")
-        _session().s3_files.invalidate_cache()
-        return [f"s3://{name}" for name in sorted(await _session().s3_files._glob(address))]
+        await files.set_session()
+        files.invalidate_cache()
+        return [f"s3://{name}" for name in sorted(await files._glob(address))]
 
 
 class _S3Faults:
@@ -417,7 +423,7 @@ class _Session:
         self.loop = asyncio.new_event_loop()
         self.slots = asyncio.Semaphore(CONCURRENT)
         self.jitter = random.Random()  # its own: no draw of the run's comes from it
-        self.speaks, self.gave_up = True, False
+        self.speaks = True
         self._files: dict[str, Any] = {}
         threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
 
@@ -428,21 +434,23 @@ class _Session:
     def http_files(self) -> Any:
         """fsspec's file system of http and https."""
         if "http" not in self._files:
-            import aiohttp
+            with _library_of("http"):
+                import aiohttp
 
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-            # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
-            settings = {"client_kwargs": {"timeout": timeout, "trust_env": True}, "encoded": True}
-            self._files["http"] = _file_system("http", self.loop, settings)
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+                # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
+                client = {"timeout": timeout, "trust_env": True}
+                self._files["http"] = self._file_system("http", client_kwargs=client, encoded=True)
         return self._files["http"]
 
     @property
     def s3_files(self) -> Any:
         """s3fs, with what the environment says of credentials and endpoints."""
         if "s3" not in self._files:
-            config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
-            files = self._files["s3"] = _file_system("s3", self.loop, {"config_kwargs": config})
-            files.retries = 1  # the patience is ours
+            with _library_of("s3"):
+                config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
+                self._files["s3"] = self._file_system("s3", config_kwargs=config)
+                self._files["s3"].retries = 1  # the patience is ours
         return self._files["s3"]
 
     async def http(self) -> Any:
@@ -453,6 +461,11 @@ class _Session:
         """aiobotocore's client."""
         await self.s3_files.set_session()
         return await self.s3_files.get_s3(bucket)
+
+    def _file_system(self, scheme: str, **settings: Any) -> Any:
+        import fsspec
+
+        return fsspec.filesystem(scheme, asynchronous=True, loop=self.loop, skip_instance_cache=True, **settings)
 
     async def close(self) -> None:
         """Give up what is under way, and let go of all connections."""
@@ -466,11 +479,10 @@ class _Session:
             await self._files["s3"]._s3creator.__aexit__(None, None, None)
 
 
-def _file_system(scheme: str, loop: asyncio.AbstractEventLoop, settings: dict[str, Any]) -> Any:
+@contextmanager
+def _library_of(scheme: str) -> Iterator[None]:
     try:
-        import fsspec
-
-        return fsspec.filesystem(scheme, asynchronous=True, loop=loop, skip_instance_cache=True, **settings)
+        yield
     except ImportError as error:
         raise RemoteFault(
             f"shards at {scheme}:// need a library that is missing; pip install 'silc[remote]'"

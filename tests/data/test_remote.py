@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -127,6 +128,7 @@ def test_a_sample_is_one_request_and_no_byte_comes_twice(server: Nginx, shards: 
     there = far(server.url("plain", FIVE))
     before = len(server.requests())
     there.read_ahead(range(35))
+    assert sum(len(file._asked) for file in map(_file, there.shards)) == 35  # all of them are under way
     for index in range(35):
         there[index]
     requests = server.requests()[before:]
@@ -174,6 +176,20 @@ def test_what_other_tries_cannot_mend_ends_it_at_once(server: Nginx) -> None:
         assert caught.value.exit_code == 2
 
 
+def test_a_server_is_asked_again_when_it_says(server: Nginx) -> None:
+    there = far(server.url("later", FIVE))
+    before = len(server.requests())
+    for index in range(35):
+        start = time.monotonic()
+        there[index]
+        took = time.monotonic() - start
+        refused = [status for status, *_ in server.requests()[before:]].count(503)
+        if refused:
+            assert refused <= took < 20
+            return
+    pytest.skip("by chance none of 35 requests was refused")
+
+
 def test_a_server_that_ignores_ranges_is_not_downloaded(server: Nginx) -> None:
     large = server.folder / "large.tar"
     with large.open("wb") as file:
@@ -218,6 +234,29 @@ def test_gone_for_a_while_and_gone_for_good(
             assert_equal(found, expected[: len(found)])
             server.start()
     assert "trying again, for 3 s in all" in caplog.text  # by this process; a worker's words go to stderr
+
+
+def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "ATTEMPT", 1.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(Unreachable, match="no whole answer in time"),
+    ):
+        far(f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", patience=1)
+
+
+def test_fewer_bytes_than_promised_are_none() -> None:
+    with pytest.raises(remote._Again, match="2 of 3 bytes"):
+        remote._whole(b"12", 0, 3, 9, "")
+    assert remote._whole(b"12", 7, 20, 9, "tag") == remote._Answer(b"12", 9, "tag")
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_sessions", {})
+    for module, address in (("aiohttp", "http://localhost/0.tar"), ("s3fs", "s3://b/0.tar"), ("s3fs", "s3://b/*.tar")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(RemoteFault, match=r"silc\[remote\]"):
+            far(address)
 
 
 def test_a_failing_server_draws_nothing_from_anyone(server: Nginx) -> None:
