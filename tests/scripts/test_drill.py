@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.nginx import missing
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "drill.py"
 
 
@@ -22,8 +24,13 @@ def drill():
     del sys.modules["drill"]
 
 
-@pytest.mark.parametrize("scenario", ["resume", "saves_of_two", pytest.param("corruption", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("corruption", "remote")]
+
+
+@pytest.mark.parametrize("scenario", ["resume", "saves_of_two", *SLOW])
 def test_nothing_is_lost(drill, scenario, tmp_path):
+    if scenario == "remote" and (absent := missing()):
+        pytest.skip(absent)
     rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
     assert rows
     assert all(row.tries > 0 and row.lost == 0 for row in rows), rows
