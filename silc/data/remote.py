@@ -313,7 +313,9 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
         raise RemoteFault(f"{_shown(address)} is no address; check how it is written") from None
     except (aiohttp.ClientError, OSError) as error:
         raise _Again(_in_words(error)) from None
-    return _whole(data, start, stop, total, given.get("ETag") or given.get("Last-Modified", ""))
+    # A weak tag says as much as a strong one here: another content has another.
+    tag = given.get("ETag", "").removeprefix("W/") or given.get("Last-Modified", "")
+    return _whole(data, start, stop, total, tag)
 
 
 async def _s3_range(address: str, start: int, stop: int) -> _Answer:
