@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ import torch
 
 from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
-from silc import cli
+from silc import cli, run
 from silc.cli import _configured
+from silc.config import Config
 from silc.data import remote
 from silc.data.config import DataConfig
 from silc.data.index_cache import IndexCache
@@ -437,6 +438,15 @@ def test_check_reads_addresses_and_keeps_secrets(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "secret" not in said
+
+
+def test_a_run_writes_no_secret_down(server: Nginx, tmp_path: Path, small: Callable[..., Config]) -> None:
+    config = small("clip", tmp_path / "run", duration="2 steps")
+    address = server.url("signed", CORPUS + "?signature=good&key=secret")
+    run.train(replace(config, data=replace(config.data, source="shards", train=address)))
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or b"key=secret" not in file.read_bytes(), file
+    assert server.url("signed", CORPUS) in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_settings_arrive(server: Nginx, tmp_path: Path, shards: list[Path]) -> None:
