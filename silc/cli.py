@@ -69,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _dispatch(args)
     except BadInput as error:
         print(f"silc: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except OSError as error:
         if error.errno not in FULL_OR_LOCKED:
             raise
@@ -428,7 +428,8 @@ def _data(args: list[str]) -> int:
         """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
 
         data: tyro.conf.Positional[str]
-        """What data.train takes: tar shards ('/data/{00000..00331}.tar'), or a folder with a table of captions."""
+        """What data.train takes: tar shards ('/data/{00000..00331}.tar', 'https://...', 's3://...'), or a folder with a
+        table of captions."""
         out: str = "data-check"
         """Folder for what comes out."""
         samples: int = 0
@@ -449,13 +450,14 @@ def _data(args: list[str]) -> int:
     from silc.data import check
     from silc.data.config import DataConfig
     from silc.data.pairs import open_pairs
+    from silc.data.remote import without_secrets
 
     pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
     print(
         check.run(
             pairs,
             Path(command.out),
-            title=command.data,
+            title=without_secrets(command.data),
             limit=command.samples,
             workers=command.workers,
             num_pictures=command.pictures,

@@ -28,6 +28,7 @@ from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import open_pairs
 from silc.data.quarantine import QUARANTINE, Quarantine
+from silc.data.remote import without_secrets
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
@@ -78,6 +79,7 @@ FREE = (
     *("train.micro_batch", "train.max_skips", "train.trackers"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
+    *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
 )
 
 
@@ -102,6 +104,8 @@ def train(config: Config) -> Path:
         pairs, held_out_task = _split(
             config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation
         )
+        # From here on it is only written down: no signature or password of an address goes into files or trackers.
+        config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs, origin).save(out / TOKENIZER)
         world.barrier()

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class BadInput(Exception):
     """What a person gave cannot be used. One line: what came, what was needed, what to do.
 
-    The command line prints the line alone and exits with code 2.
+    The command line prints the line alone and exits with `exit_code`.
     """
+
+    exit_code = 2
 
 
 class Preempted(Exception):

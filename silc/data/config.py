@@ -92,8 +92,9 @@ class DataConfig:
     """`shards`: what `train` names. `scenes`: rendered on the fly from the seed."""
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
-    by '::'. Or a folder of images with captions.jsonl or captions.csv, one image (file_name, image, filepath) and its
-    caption (caption, captions, text, title) a row."""
+    by '::'; http://, https:// and s3:// addresses likewise (pip install 'silc[remote]'). Or a folder of images with
+    captions.jsonl or captions.csv, one image (file_name, image, filepath) and its caption (caption, captions, text,
+    title) a row."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)
@@ -111,6 +112,14 @@ class DataConfig:
     index_cache: str = ""
     """Folder that keeps where the samples of each shard are, so that a shard is walked once and not at each start.
     Empty: silc/index in your cache folder ($XDG_CACHE_HOME, else ~/.cache). `off`: nothing is kept."""
+    remote_patience: float = 300.0
+    """Seconds for which a remote shard that cannot be read is tried again before the run stops: a server's restart or a
+    failover takes seconds to a few minutes; what takes longer wants a person, and holds up every rank. 0: one try."""
+    remote_cache: str = ""
+    """Folder that keeps what was read of remote shards, best on a disk of this machine. Empty: silc/shards in your
+    cache folder. `off`: nothing is kept, every epoch reads over the network again."""
+    remote_cache_gb: float = 10.0
+    """Most that folder may hold, in GB; the shards used longest ago go first. It helps later epochs, if all fits."""
     accept_changed_shards: bool = False
     """Resume though the shards are not those of the checkpoint. The position in samples is kept: a run that has read n
     samples goes on with number n of the new list's order, in the epoch that number falls in there. What of the new list
@@ -125,5 +134,9 @@ class DataConfig:
             raise BadInput("data.workers must be >= 0, data.shuffle_shards >= 1, data.vocab_size >= 260")
         if self.max_pixels < 1:
             raise BadInput("data.max_pixels must be >= 1")
+        if self.remote_patience < 0 or self.remote_cache_gb <= 0:
+            raise BadInput(
+                "data.remote_patience must be >= 0, data.remote_cache_gb > 0 (data.remote_cache off: no cache)"
+            )
         if not 0 <= self.max_bad_rate <= 1:
             raise BadInput(f"data.max_bad_rate is {self.max_bad_rate}; needed a share between 0 and 1")

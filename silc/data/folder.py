@@ -82,6 +82,9 @@ class FolderPairs:
         except BadImage as error:
             raise self._bad(error.cause, name, str(error)) from error
 
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Nothing: what is on a disk is there."""
+
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
         return spread_captions(len(self), limit, lambda index: self._usable(*self._row(index)))

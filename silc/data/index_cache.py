@@ -1,7 +1,8 @@
 """Where the samples of each shard are, kept between runs, so that a shard is walked once.
 
-A file per shard, named by the shard's path and valid for its size and time of change. It carries a checksum over all
-it says, and appears whole by a rename: what is damaged, torn or of another version is walked again. No pickle.
+A file per shard, named by the shard's path and valid for its size and time of change (its ETag, where it is remote). It
+carries a checksum over all it says, and appears whole by a rename: what is damaged, torn or of another version is
+walked again. No pickle.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from silc.data.remote import RemoteFile
 from silc.data.tar import SAMPLE, ShardIndex, index_shard
 
 if TYPE_CHECKING:
@@ -28,12 +30,12 @@ VERSION = 1
 """Counted up when `index_shard` finds other samples in the same file."""
 
 
-def cache_folder(setting: str) -> Path | None:
-    """The folder a configuration asks for: a path, the user's own cache for an empty setting, None for `off`."""
+def cache_folder(setting: str, name: str = "index") -> Path | None:
+    """The folder a configuration asks for: a path, one in the user's own cache for an empty setting, None for `off`."""
     if setting == "off":
         return None
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(setting).expanduser() if setting else Path(base) / "silc" / "index"
+    return Path(setting).expanduser() if setting else Path(base) / "silc" / name
 
 
 class IndexCache:
@@ -44,16 +46,15 @@ class IndexCache:
         self.folder = folder
         self.speaks = speaks
 
-    def __call__(self, path: Path) -> ShardIndex:
+    def __call__(self, path: Path | RemoteFile) -> ShardIndex:
         """The index of a shard; what `index_shard` raises is raised, and not kept."""
-        path = path.absolute()
-        file = self.folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.npz"
+        path = path.absolute() if isinstance(path, Path) else path
+        file = self.folder / f"{hashlib.sha256(os.fsencode(str(path))).hexdigest()[:32]}.npz"
         try:
-            status = path.stat()
+            about = {"version": VERSION, "path": str(path), **_state(path)}
         except OSError:
             return index_shard(path)  # which has words for it
-        about = {"version": VERSION, "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        found = _load(file, about)
+        found = _load(file, about, path)
         if found is None:
             found = index_shard(path)
             self._save(file, found, about)
@@ -84,7 +85,16 @@ class IndexCache:
             self.speaks = False
 
 
-def _load(file: Path, about: Mapping[str, Any]) -> ShardIndex | None:
+def _state(path: Path | RemoteFile) -> dict[str, Any]:
+    """What changes when a shard does."""
+    if isinstance(path, RemoteFile):
+        size, tag = path.version()
+        return {"size": size, "tag": tag}
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile) -> ShardIndex | None:
     """What a file holds, if it is whole and about this very shard."""
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
@@ -95,7 +105,7 @@ def _load(file: Path, about: Mapping[str, Any]) -> ShardIndex | None:
         if any(theirs[name] != value for name, value in about.items()):
             return None
         return ShardIndex(
-            Path(about["path"]),
+            path,
             arrays["samples"].view(SAMPLE),
             arrays["names"].tobytes(),
             arrays["name_ends"],

@@ -185,7 +185,9 @@ class _Steps(Dataset["_Parts | BadInput"]):
         start = step_of_epoch * self.batch_size + self.rank * share
         keys, captions, images = [], [], []
         broken: list[Broken] = []
-        for index in self.order.indices(epoch, start, start + share).tolist():
+        indices = self.order.indices(epoch, start, start + share).tolist()
+        self.pairs.read_ahead(indices)
+        for index in indices:
             turn = (self.order.seed, epoch, index)
             pair = self._read(index, broken)
             keys.append(pair.key)

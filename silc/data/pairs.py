@@ -7,6 +7,8 @@ import hashlib
 import json
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -16,6 +18,8 @@ import numpy as np
 
 from silc.data.index_cache import IndexCache, cache_folder
 from silc.data.progress import track
+from silc.data.remote import CONCURRENT, Remote, RemoteFault, RemoteFile, is_address, split_joined, without_secrets
+from silc.data.span_cache import SpanCache
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_rgb
 from silc.types import BadInput, Broken
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 
 FAULTS = ("broken_shard", "cut_shard", "ignored_member")
 """What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
+CAPTIONS = ("txt", "json")
+MEMBERS = ("image", *CAPTIONS)
+GAP = 1 << 16
+"""Members of a sample with no more bytes than this between them are read at once."""
+READ_AHEAD = 256
+"""Captions that are fetched at a time."""
 
 
 class BadSample(Exception):
@@ -72,6 +82,10 @@ class Pairs(Protocol):
         """Raises BadSample when the pair cannot be used."""
         ...
 
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Told what will be asked for next, each once; where reading takes long it begins now, for all of them."""
+        ...
+
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, evenly spread over the source, to train a tokenizer on. Deterministic."""
         ...
@@ -84,7 +98,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         show: show on a terminal how far the opening has come, and say what slows it down.
 
     Raises:
-        BadInput: no shard is named or matches, or one cannot be used.
+        BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
     """
     if config.source == "scenes":
         from silc.data.scenes import ScenePairs  # scenes are pairs, so they import this module
@@ -99,26 +113,35 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
 
     if table := table_of(Path(config.train).expanduser()):
         return FolderPairs(table, max_pixels=config.max_pixels)
-    cache = cache_folder(config.index_cache)
+    cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
+    spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
     return ShardPairs(
-        expand(config.train),
+        expand(config.train, Remote(patience=config.remote_patience, cache=spans)),
         max_pixels=config.max_pixels,
         index=IndexCache(cache, speaks=show) if cache else index_shard,
         show=show,
     )
 
 
-def expand(pattern: str) -> list[Path]:
+def expand(pattern: str, remote: Remote | None = None) -> list[Path | RemoteFile]:
     """Files of a shard pattern: '{00000..00331}' and '{a,b}' braces, globs, several patterns joined by '::'.
 
+    Args:
+        remote: how addresses are read.
+
     Raises:
-        BadInput: a named file does not exist or a glob matches nothing.
+        BadInput: a named file does not exist or a glob matches nothing. That an address has no file shows when it is
+            first read.
     """
-    paths: list[Path] = []
-    for part in pattern.split("::"):
-        found = [path for name in _expand_braces(part.strip()) for path in _expand_glob(name, pattern)]
+    remote = remote or Remote()
+    paths: list[Path | RemoteFile] = []
+    for part in split_joined(pattern):
+        found: list[Path | RemoteFile] = []
+        for name in _expand_braces(part):
+            found += remote.files(name) if is_address(name) else _expand_glob(name, without_secrets(pattern))
         if not found:
-            raise BadInput(f"shard pattern {part!r} names no file; a range runs upwards, as in {{00000..00331}}")
+            named = without_secrets(part)
+            raise BadInput(f"shard pattern {named!r} names no file; a range runs upwards, as in {{00000..00331}}")
         paths += found
     return paths
 
@@ -161,18 +184,18 @@ class ShardPairs:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | RemoteFile],
         *,
         max_pixels: int = MAX_PIXELS,
-        index: Callable[[Path], ShardIndex] = index_shard,
+        index: Callable[[Path | RemoteFile], ShardIndex] = index_shard,
         show: bool = False,
     ) -> None:
         """`index` finds a shard's samples; `show` shows on a terminal how far that has come.
 
         Raises:
-            BadInput: no shard holds a sample.
+            BadInput: no shard holds a sample; RemoteFault, if one cannot be had.
         """
-        self.shards, self.faults = _index([Path(path) for path in paths], index, show)
+        self.shards, self.faults = _index(paths, index, show)
         self.max_pixels = max_pixels
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
@@ -186,21 +209,38 @@ class ShardPairs:
         shard, row = self._locate(index)
         if shard.samples[row]["duplicate"]:
             raise _bad("duplicate_key", shard, row, "is the key of an earlier sample of this shard")
-        captions = self._captions(shard, row)
-        if not shard.samples[row]["image"]["offset"]:
+        members = self._members(shard, row, MEMBERS)
+        captions = self._captions(shard, row, members)
+        if "image" not in members:
             raise _bad("no_image", shard, row, "has a caption but no image")
-        data = self._read(shard, row, "image")
-        if not data:
+        if not members["image"]:
             raise _bad("empty_image", shard, row, "has an image of no bytes")
         try:
-            image = decode_rgb(data, max_pixels=self.max_pixels)
+            image = decode_rgb(members["image"], max_pixels=self.max_pixels)
         except BadImage as error:
             raise _bad(error.cause, shard, row, str(error)) from error
         return Pair(shard.key(row), image, captions)
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        return spread_captions(len(self), limit, lambda index: self._captions(*self._locate(index)))
+
+        def captions_of(index: int) -> Sequence[str]:
+            shard, row = self._locate(index)
+            return self._captions(shard, row, self._members(shard, row, CAPTIONS))
+
+        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, CAPTIONS))
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Begin to fetch remote samples."""
+        self._ask(indices, MEMBERS)
+
+    def _ask(self, indices: Sequence[int], parts: Sequence[str]) -> None:
+        for index in indices:
+            shard, row = self._locate(index)
+            sample = shard.samples[row]
+            if isinstance(shard.path, RemoteFile) and not sample["duplicate"] and not _too_large(sample, parts):
+                for start, stop in _spans(sample, parts):
+                    shard.path.ask(start, stop - start)
 
     def _locate(self, index: int) -> tuple[ShardIndex, int]:
         if not 0 <= index < len(self):
@@ -208,24 +248,35 @@ class ShardPairs:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.shards[number], int(index - self._ends[number] + self.blocks[number])
 
-    def _read(self, shard: ShardIndex, row: int, part: str) -> bytes:
-        offset, size = shard.samples[row][part].item()
-        if size > MAX_MEMBER_BYTES:
-            raise _bad("too_large", shard, row, f"has {size:,} bytes of {part}")
+    def _members(self, shard: ShardIndex, row: int, parts: Sequence[str]) -> dict[str, bytes]:
+        """The members a sample has of these, by one read where they lie together."""
+        sample, found = shard.samples[row], {}
+        if part := _too_large(sample, parts):
+            raise _bad("too_large", shard, row, f"has {sample[part]['size']:,} bytes of {part}")
+        places = {part: sample[part].item() for part in parts if sample[part]["offset"]}
+        for start, stop in _spans(sample, parts):
+            data = self._read(shard, row, start, stop - start)
+            for part, (offset, size) in places.items():
+                if start <= offset <= stop:
+                    found[part] = data[offset - start : offset - start + size]
+        return found
+
+    def _read(self, shard: ShardIndex, row: int, start: int, size: int) -> bytes:
+        if isinstance(shard.path, RemoteFile):
+            return shard.path.read(start, size)
         try:
-            return self._files.read(shard.path, offset, size)
+            return self._files.read(shard.path, start, size)
         except OSError as error:
             raise _bad("unreadable", shard, row, str(error)) from error
 
-    def _captions(self, shard: ShardIndex, row: int) -> tuple[str, ...]:
+    def _captions(self, shard: ShardIndex, row: int, members: dict[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
-        sample = shard.samples[row]
         found: list[str] = []
         try:
-            if sample["json"]["offset"]:
-                found = captions_of_json(self._read(shard, row, "json"))
-            if not found and sample["txt"]["offset"]:
-                found = [self._read(shard, row, "txt").decode()]
+            if "json" in members:
+                found = captions_of_json(members["json"])
+            if not found and "txt" in members:
+                found = [members["txt"].decode()]
         except (ValueError, RecursionError) as error:
             raise _bad("broken_caption", shard, row, f"has a caption that cannot be read: {error}") from error
         if not found:
@@ -236,21 +287,43 @@ class ShardPairs:
         return captions
 
 
+def _too_large(sample: np.void, parts: Sequence[str]) -> str:
+    """The first of these members that is too large to be read; empty if none is."""
+    return next((part for part in parts if sample[part]["size"] > MAX_MEMBER_BYTES), "")
+
+
+def _spans(sample: np.void, parts: Sequence[str]) -> list[tuple[int, int]]:
+    """[start, stop) of the reads that get these members of a sample: one, where no more than GAP is between them."""
+    spans: list[tuple[int, int]] = []
+    for offset, size in sorted(sample[part].item() for part in parts if sample[part]["offset"]):
+        if spans and offset - spans[-1][1] <= GAP:
+            spans[-1] = (spans[-1][0], offset + size)
+        else:
+            spans.append((offset, offset + size))
+    return spans
+
+
 def _index(
-    paths: Sequence[Path], index: Callable[[Path], ShardIndex], show: bool
+    paths: Sequence[Path | RemoteFile], index: Callable[[Path | RemoteFile], ShardIndex], show: bool
 ) -> tuple[list[ShardIndex], Sequence[Broken]]:
     """The shards that hold samples, and what is wrong with any.
 
     Raises:
         BadInput: no shard is left.
     """
-    found: dict[int, ShardIndex | BadInput] = {}
-    # In any order: processes that start together and share a cache so share the work.
-    for place in track(random.sample(range(len(paths)), len(paths)), "indexing shards", show):
+
+    def attempt(place: int) -> tuple[int, ShardIndex | BadInput]:
         try:
-            found[place] = index(paths[place])
+            return place, index(paths[place])
+        except RemoteFault:  # the shard may be whole
+            raise
         except BadInput as error:
-            found[place] = error
+            return place, error
+
+    # In any order: processes that start together and share a cache so share the work.
+    order = random.sample(range(len(paths)), len(paths))
+    with _side_by_side(any(isinstance(path, RemoteFile) for path in paths)) as each:
+        found = dict(track(each(attempt, order), "indexing shards", show, total=len(paths)))
     shards: list[ShardIndex] = []
     faults: list[Broken] = []
     for place, path in enumerate(paths):
@@ -269,15 +342,36 @@ def _index(
     return shards, faults
 
 
+@contextmanager
+def _side_by_side(waits: bool) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`; of several threads for what waits for a network."""
+    if not waits:
+        yield map
+        return
+    threads = ThreadPoolExecutor(CONCURRENT)
+    try:
+        yield threads.map
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
 def clean_captions(found: Sequence[str]) -> tuple[str, ...]:
     """Captions without the space around them, nor the empty ones; JSON may escape half a surrogate pair: no text."""
     return tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
 
 
-def spread_captions(num_pairs: int, limit: int, captions_of: Callable[[int], Sequence[str]]) -> Iterator[str]:
+def spread_captions(
+    num_pairs: int,
+    limit: int,
+    captions_of: Callable[[int], Sequence[str]],
+    read_ahead: Callable[[Sequence[int]], None] = lambda _: None,
+) -> Iterator[str]:
     """At most `limit` captions, the same number from pairs at equal distances; pairs that have none are passed over."""
     num_visits = min(limit, num_pairs)
     for visit in range(num_visits):
+        if visit % READ_AHEAD == 0:
+            some = range(visit, min(visit + READ_AHEAD, num_visits))
+            read_ahead([each * num_pairs // num_visits for each in some])
         try:
             captions = captions_of(visit * num_pairs // num_visits)
         except BadSample:

@@ -178,6 +178,9 @@ class ScenePairs:
         scene = render((self.seed, TRAINING, index), size=self.size, combinations=SEEN)
         return Pair(f"scene-{index:08d}", scene.image, scene.captions)
 
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Nothing: a scene is drawn when it is asked for."""
+
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions; no scene is drawn for them."""
         scenes = (describe((self.seed, TRAINING, index), combinations=SEEN) for index in range(self.num))

@@ -10,7 +10,7 @@ from silc.data.streams import stream
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from silc.data.pairs import Pair, Pairs
 
@@ -47,7 +47,15 @@ class Without:
         """Raises BadSample when the pair cannot be used."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.pairs[index + int(np.searchsorted(self._before, index, side="right"))]
+        return self.pairs[self._number(index)]
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """As the whole source does."""
+        self.pairs.read_ahead([self._number(index) for index in indices])
+
+    def _number(self, index: int) -> int:
+        """Of the pair in the whole source."""
+        return index + int(np.searchsorted(self._before, index, side="right"))
 
     def captions(self, limit: int) -> Iterator[str]:
         """Captions to train a tokenizer on; those held out too, as a vocabulary tells nothing of a pair."""

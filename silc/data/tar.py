@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from silc.data.remote import RemoteFile
+
 PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json"}
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
 """Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
@@ -34,7 +36,7 @@ BLOCK = 512
 class ShardIndex:
     """Where the samples of one shard are: 37 bytes a sample and its key."""
 
-    path: Path
+    path: Path | RemoteFile
     samples: np.ndarray  # SAMPLE [N]
     names: bytes  # the N keys, one after the other
     name_ends: np.ndarray  # uint32 [N]
@@ -52,10 +54,11 @@ class ShardIndex:
         return self.names[start : int(self.name_ends[row])].decode(errors="replace")
 
 
-def index_shard(path: Path) -> ShardIndex:
+def index_shard(path: Path | RemoteFile) -> ShardIndex:
     """Walk the headers of an uncompressed tar file.
 
     Raises:
+        RemoteFault: a remote file cannot be had.
         BadInput: the file cannot be read, is no uncompressed tar, or holds no image with a caption.
     """
     samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
@@ -110,7 +113,7 @@ def index_shard(path: Path) -> ShardIndex:
 
 def _whole_members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends."""
-    length = os.fstat(file.fileno()).st_size
+    length = file.seek(0, os.SEEK_END)  # tarfile seeks to where it reads
     for member in tar:
         # What is no plain file has no bytes of its own here, whatever size it states.
         if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:

@@ -48,6 +48,7 @@ def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
         BadInput: all are broken.
     """
     numbers, captions = [], []
+    pairs.read_ahead(held_out.tolist())
     for number in held_out.tolist():
         try:
             captions.append(pairs[number].captions)

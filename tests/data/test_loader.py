@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,9 @@ def test_the_search_for_a_replacement_is_bounded() -> None:
         def __getitem__(self, index: int) -> Pair:
             reads.append(index)
             raise BadSample(Broken("a.tar", "x", "no_image", "is none"))
+
+        def read_ahead(self, indices: Sequence[int]) -> None:
+            pass
 
         def captions(self, limit: int) -> Iterator[str]:
             return iter(())

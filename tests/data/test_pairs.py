@@ -55,7 +55,7 @@ def test_patterns(folder: Path, pattern: str, names: list[str]) -> None:
         ("c.tar", "c.tar"),
         ("{9..8}.tar", "9..8"),  # a range that is empty
         ("empty", "captions.jsonl"),  # a directory
-        ("a.tar::s3://bucket/0.tar", "s3://bucket/0.tar"),
+        ("a.tar::ftp://bucket/0.tar", "ftp://bucket/0.tar"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_named(folder: Path, pattern: str, named: str) -> None:

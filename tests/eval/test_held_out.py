@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +60,9 @@ def test_report_is_readable() -> None:
 
 def test_broken_pairs_are_left_out() -> None:
     class Pairs:
+        def read_ahead(self, indices: Sequence[int]) -> None:
+            pass
+
         def __getitem__(self, index: int) -> Pair:
             if index % 2:
                 raise BadSample(Broken("shard.tar", str(index), "broken_image", "half"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.nginx import missing
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "drill.py"
 
 
@@ -22,12 +24,14 @@ def drill():
     del sys.modules["drill"]
 
 
-SLOW = ("preempt", "reshard", "asynchronous", "corruption")
+SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote")
 SCENARIOS = ("resume", "saves_of_two", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_is_lost(drill, scenario, tmp_path):
+    if scenario == "remote" and (absent := missing()):
+        pytest.skip(absent)
     rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
     assert rows
     assert all(row.tries > 0 and row.lost == 0 for row in rows), rows

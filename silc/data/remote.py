@@ -1,0 +1,517 @@
+"""Files at http://, https:// and s3:// addresses, read by range requests over fsspec's sessions.
+
+A server may be slow, cut a connection or say 503: a read is tried again until it succeeds or `patience` seconds are
+over, so a fault moves no sample to another place. What another try cannot mend (404, 403, no range requests, a file
+that is not the one it was) ends the run at once. Neither is ever a broken sample.
+
+Sessions belong to a process: a forked worker opens its own. The size and the ETag come with the first bytes, for an
+address may be signed for GET alone; every later answer is compared with them. No query or password of an address is
+ever part of a message or a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import io
+import itertools
+import logging
+import os
+import random
+import re
+import ssl
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import has_magic
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
+
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+
+    from silc.data.span_cache import SpanCache
+
+log = logging.getLogger(__name__)
+
+SCHEMES = ("http", "https", "s3")
+CONCURRENT = 16
+"""Requests of one process at a time."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
+"""Seconds between two tries, doubled from one to the other; half as long or half as long again by chance."""
+CONNECT, SILENCE, ATTEMPT = 10.0, 30.0, 60.0
+"""Seconds after which a try is given up: without connection, without a byte, in all (or `patience`, if longer)."""
+QUIET = 5.0
+"""Seconds of trying after which it is said aloud."""
+ALIKE = 10.0
+"""For so many seconds after a read was given up, others are at their first failure: they came along with it."""
+WALK_BLOCK = 1 << 22
+"""Bytes asked for at a time when a file is gone through from its start."""
+WALK_AHEAD = 2
+
+Result = TypeVar("Result")
+
+
+class RemoteFault(BadInput):
+    """A remote file cannot be read. Ends the run; never counted as a broken sample."""
+
+
+class Unreachable(RemoteFault):
+    """It could not be read for as long as was waited, and may be there later."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again
+
+
+class _Again(Exception):
+    """Why a try failed that another one may mend; `after` is how many seconds the server asks to wait."""
+
+    def __init__(self, why: str, after: float = 0.0) -> None:
+        super().__init__(why)
+        self.why, self.after = why, after
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address and not a path."""
+    return re.match(r"[a-zA-Z][\w+.-]*://", name) is not None
+
+
+def without_secrets(address: str) -> str:
+    """An address, or several joined by '::', without user, password, query and fragment. Paths stay as they are."""
+    return "::".join(_shown(part) if is_address(part) else part for part in split_joined(address))
+
+
+def split_joined(pattern: str) -> list[str]:
+    """The parts of a pattern that '::' joins; the '::' of an IPv6 host joins nothing."""
+    return [part.strip() for part in re.split(r"::(?![\da-fA-F:.%]*\])", pattern)]
+
+
+def _shown(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Some bytes, and what the server says of the file they are of."""
+
+    data: bytes
+    total: int
+    """Bytes of the whole file."""
+    tag: str
+    """ETag, or else the time of change; empty if the server says neither."""
+
+
+class Remote:
+    """How addresses are read."""
+
+    def __init__(self, *, patience: float = 300.0, cache: SpanCache | None = None) -> None:
+        """`patience` in seconds; `cache` keeps what was read."""
+        self.patience = patience
+        self.cache = cache
+        self._gave_up = -ALIKE
+
+    def files(self, address: str) -> list[RemoteFile]:
+        """The file at an address, or those that an s3 glob matches.
+
+        Raises:
+            RemoteFault: the address is of no kind that is read, its library is missing, or it cannot be listed.
+        """
+        scheme, _, rest = address.partition("://")
+        if scheme not in SCHEMES:
+            kinds = ", ".join(f"{known}://" for known in SCHEMES)
+            raise RemoteFault(f"{_shown(address)} is at no address that is read; needed a path or {kinds}")
+        if not has_magic(rest.partition("/")[2].partition("?")[0]):
+            return [RemoteFile(address, self)]
+        if scheme != "s3":
+            raise RemoteFault(
+                f"{_shown(address)} has a glob, and http cannot list; name files by {{00000..00331}} braces"
+            )
+        found = self.start(_shown(address), lambda: _s3_list(address)).result()
+        if not found:
+            raise RemoteFault(f"shard pattern {_shown(address)} matches no file; check it")
+        return [RemoteFile(name, self) for name in found]
+
+    def start(self, shown: str, attempt: Callable[[], Awaitable[Result]]) -> Future[Result]:
+        """Begin something, with as many tries as it takes; the future raises RemoteFault."""
+        return _session().run(self._patiently(shown, attempt))
+
+    async def _patiently(self, shown: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        session = _session()
+        async with session.slots:
+            began = time.monotonic()
+            for tries in itertools.count(1):
+                try:
+                    done = await asyncio.wait_for(attempt(), max(self.patience, ATTEMPT))
+                except _Again as fault:
+                    why, after = fault.why, fault.after
+                except TimeoutError:
+                    why, after = "no whole answer in time", 0.0
+                else:
+                    session.speaks, self._gave_up = True, -ALIKE
+                    return done
+                now = time.monotonic()
+                waited = now - began
+                if waited >= self.patience or now - self._gave_up < ALIKE:
+                    self._gave_up = now if waited >= self.patience else self._gave_up
+                    raise Unreachable(
+                        f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when it is back, "
+                        "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
+                    )
+                if waited > QUIET and session.speaks:
+                    session.speaks = False  # till something succeeds
+                    log.warning("%s: %s; trying again, for %.0f s in all", shown, why, self.patience)
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20)) * session.jitter.uniform(0.5, 1.5)
+                await asyncio.sleep(min(max(pause, after), self.patience - waited))
+        raise AssertionError  # the loop has no end of its own
+
+
+class RemoteFile:
+    """A file at an address; where bytes are concerned it has the manners of a Path."""
+
+    def __init__(self, address: str, remote: Remote) -> None:
+        self.address = address
+        self.remote = remote
+        self.name = _shown(address).rpartition("/")[2]
+        self._version: tuple[int, str] | None = None  # size and tag, from the first answer on
+        self._asked: dict[tuple[int, int, int], bytes | Future[_Answer]] = {}  # by process, start and size
+
+    def __str__(self) -> str:
+        return _shown(self.address)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_asked": {}}
+
+    def version(self) -> tuple[int, str]:
+        """Size in bytes, and what changes when the content does (empty if the server does not say)."""
+        if self._version is None:
+            self._take(self._start(0, 1))
+        assert self._version is not None
+        return self._version
+
+    def ask(self, start: int, size: int) -> None:
+        """Begin to fetch what will be read next, once."""
+        if not size:
+            return
+        kept = self.remote.cache.get(self._key(), start, size) if self.remote.cache else None
+        self._asked[os.getpid(), start, size] = self._start(start, size) if kept is None else kept
+
+    def read(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start` on.
+
+        Raises:
+            RemoteFault: they cannot be had, or the file is not the one it was.
+        """
+        if not size:
+            return b""
+        if (os.getpid(), start, size) not in self._asked:
+            self.ask(start, size)
+        found = self._asked.pop((os.getpid(), start, size))
+        if isinstance(found, bytes):
+            return found
+        data = self._take(found)
+        if self.remote.cache:
+            self.remote.cache.put(self._key(), start, data)
+        return data
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """To go through it from its start."""
+        assert mode == "rb"
+        return io.BufferedReader(_Walk(self), WALK_BLOCK)
+
+    def _key(self) -> str:
+        size, tag = self.version()
+        return f"{self} {size} {tag or self.address}"
+
+    def _start(self, start: int, size: int) -> Future[_Answer]:
+        fetch = _s3_range if self.address.startswith("s3://") else _http_range
+        return self.remote.start(str(self), lambda: fetch(self.address, start, start + size))
+
+    def _take(self, future: Future[_Answer]) -> bytes:
+        answer = future.result()
+        here = answer.total, answer.tag
+        if self._version is None:
+            self._version = here
+        if here != self._version:
+            raise RemoteFault(
+                f"{self} has changed while it was read: {here[0]:,} bytes, ETag {here[1] or 'none'}, before it were "
+                f"{self._version[0]:,} and {self._version[1] or 'none'}; put the old file back, or start another run"
+            )
+        return answer.data
+
+
+class _Walk(io.RawIOBase):
+    """A remote file in blocks, the next ones asked for before they are needed while they are read in a row."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self.file = file
+        self.size, _ = file.version()
+        self._position = 0
+        self._block, self._data = -1, b""
+        self._ahead: dict[int, Future[_Answer]] = {}
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self.size)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self.size:
+            return 0
+        block, place = divmod(self._position, WALK_BLOCK)
+        if block != self._block:
+            self._fetch(block)
+        piece = self._data[place : place + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def _fetch(self, block: int) -> None:
+        in_a_row = block == self._block + 1
+        wanted = [b for b in range(block, block + 1 + WALK_AHEAD * in_a_row) if b * WALK_BLOCK < self.size]
+        self._ahead = {b: self._ahead.get(b) or self.file._start(b * WALK_BLOCK, WALK_BLOCK) for b in wanted}
+        self._data = self.file._take(self._ahead.pop(block))
+        self._block = block
+
+
+# --- one try ----------------------------------------------------------------------------------------------------------
+
+
+async def _http_range(address: str, start: int, stop: int) -> _Answer:
+    """Bytes [start, stop) of a file, fewer at its end."""
+    session = await _session().http()
+    import aiohttp
+
+    headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    try:
+        async with session.get(_session().http_files.encode_url(address), headers=headers) as response:
+            given = response.headers
+            if response.status not in (200, 206, 416):
+                _complain(address, response.status, given.get("Retry-After", ""))
+            span = given.get("Content-Range", "")
+            if response.status == 200 and given.get("Content-Length") == "0":
+                total = 0  # of an empty file there is no range
+            else:
+                total = _total(address, response.status, span, start, given.get("Content-Encoding", ""))
+            data = await response.read() if response.status == 206 else b""
+    except ssl.CertificateError:
+        raise RemoteFault(
+            f"{_shown(address)} shows a certificate that is not trusted; SSL_CERT_FILE names a file of others that are"
+        ) from None
+    except ValueError:
+        raise RemoteFault(f"{_shown(address)} is no address; check how it is written") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise _Again(_in_words(error)) from None
+    # A weak tag says as much as a strong one here: another content has another.
+    tag = given.get("ETag", "").removeprefix("W/") or given.get("Last-Modified", "")
+    return _whole(data, start, stop, total, tag)
+
+
+async def _s3_range(address: str, start: int, stop: int) -> _Answer:
+    """The same from S3, or whatever speaks its language at AWS_ENDPOINT_URL."""
+    bucket, key, version = _session().s3_files.split_path(address)
+    wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{stop - 1}"}
+    with _S3Faults(address):
+        client = await _session().s3(bucket)
+        response = await client.get_object(**wanted, **({"VersionId": version} if version else {}))
+        async with response["Body"] as body:
+            status = response["ResponseMetadata"]["HTTPStatusCode"]
+            total = _total(
+                address, status, response.get("ContentRange", ""), start, response.get("ContentEncoding", "")
+            )
+            data = await body.read()
+    return _whole(data, start, stop, total, response.get("ETag") or str(response.get("LastModified", "")))
+
+
+async def _s3_list(address: str) -> list[str]:
+    files = _session().s3_files
+    with _S3Faults(address):
+        await files.set_session()
+        files.invalidate_cache()
+        return [f"s3://{name}" for name in sorted(await files._glob(address))]
+
+
+class _S3Faults:
+    """botocore's many errors, as one of ours."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import aiohttp
+        from botocore import exceptions as boto
+
+        hopeless = (
+            boto.NoCredentialsError,
+            boto.PartialCredentialsError,
+            boto.ParamValidationError,
+            boto.ProfileNotFound,
+        )
+        answer = error if isinstance(error, boto.ClientError) else getattr(error, "__cause__", None)
+        if isinstance(answer, boto.ClientError):
+            said = answer.response.get("ResponseMetadata", {})
+            after = said.get("HTTPHeaders", {}).get("retry-after", "")
+            _complain(self.address, said.get("HTTPStatusCode", 0), after)
+        if isinstance(error, hopeless):
+            raise RemoteFault(
+                f"{_shown(self.address)} cannot be asked: {type(error).__name__}; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket"
+            ) from None
+        if isinstance(error, boto.BotoCoreError | boto.HTTPClientError | aiohttp.ClientError | OSError):
+            raise _Again(_in_words(error)) from None
+
+
+def _complain(address: str, status: int, after: str) -> NoReturn:
+    """What a status other than success means."""
+    if status in (408, 429) or status >= 500:
+        raise _Again(f"HTTP {status}", float(after) if after.isdigit() else 0.0)
+    if status == 404:
+        raise RemoteFault(f"{_shown(address)} does not exist (HTTP 404); check the address and the range in braces")
+    if status in (401, 403):
+        raise RemoteFault(
+            f"{_shown(address)} may not be read (HTTP {status}); check the credentials, or until when a signed address "
+            "is good"
+        )
+    raise RemoteFault(f"{_shown(address)} cannot be read: HTTP {status}")
+
+
+def _total(address: str, status: int, span: str, start: int, encoding: str) -> int:
+    """Size of the whole file by an answer's header; refuses what is no range before it is downloaded."""
+    told = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", span)
+    if status == 416 and told:
+        return int(told[2])
+    if status != 206 or told is None or told[1] is None or int(told[1]) != start or encoding not in ("", "identity"):
+        raise RemoteFault(
+            f"{_shown(address)} is at a server that does not answer range requests (HTTP {status}, "
+            f"Content-Range {span[:40]!r}); put the shards where byte ranges are served, or download them"
+        )
+    return int(told[2])
+
+
+def _whole(data: bytes, start: int, stop: int, total: int, tag: str) -> _Answer:
+    if len(data) != max(0, min(stop, total) - start):
+        raise _Again(f"{len(data):,} of {min(stop, total) - start:,} bytes came")
+    return _Answer(data, total, tag)
+
+
+def _in_words(error: BaseException) -> str:
+    """An error without its text, which may hold the address."""
+    cause = getattr(error, "os_error", error)
+    words = getattr(cause, "strerror", None)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+class _Session:
+    """This process's connections, and the thread that serves them."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.slots = asyncio.Semaphore(CONCURRENT)
+        self.jitter = random.Random()  # its own: no draw of the run's comes from it
+        self.speaks = True
+        self._files: dict[str, Any] = {}
+        threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    @property
+    def http_files(self) -> Any:
+        """fsspec's file system of http and https."""
+        if "http" not in self._files:
+            with _library_of("http"):
+                import aiohttp
+
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+                # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
+                client = {"timeout": timeout, "trust_env": True}
+                self._files["http"] = self._file_system("http", client_kwargs=client, encoded=True)
+        return self._files["http"]
+
+    @property
+    def s3_files(self) -> Any:
+        """s3fs, with what the environment says of credentials and endpoints."""
+        if "s3" not in self._files:
+            with _library_of("s3"):
+                config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
+                self._files["s3"] = self._file_system("s3", config_kwargs=config)
+                self._files["s3"].retries = 1  # the patience is ours
+        return self._files["s3"]
+
+    async def http(self) -> Any:
+        """aiohttp's session."""
+        return await self.http_files.set_session()
+
+    async def s3(self, bucket: str) -> Any:
+        """aiobotocore's client."""
+        await self.s3_files.set_session()
+        return await self.s3_files.get_s3(bucket)
+
+    def _file_system(self, scheme: str, **settings: Any) -> Any:
+        import fsspec
+
+        return fsspec.filesystem(scheme, asynchronous=True, loop=self.loop, skip_instance_cache=True, **settings)
+
+    async def close(self) -> None:
+        """Give up what is under way, and let go of all connections."""
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        if "http" in self._files and self._files["http"]._session is not None:
+            await self._files["http"]._session.close()
+        if "s3" in self._files and getattr(self._files["s3"], "_s3creator", None) is not None:
+            await self._files["s3"]._s3creator.__aexit__(None, None, None)
+
+
+@contextmanager
+def _library_of(scheme: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise RemoteFault(
+            f"shards at {scheme}:// need a library that is missing; pip install 'silc[remote]'"
+        ) from error
+
+
+_sessions: dict[int, _Session] = {}
+"""By process. A forked one keeps its parent's, unused: to let go of them would close the parent's connections."""
+
+
+_making = threading.Lock()
+
+
+def _session() -> _Session:
+    pid = os.getpid()
+    with _making:
+        if pid not in _sessions:
+            _sessions[pid] = _Session()
+            atexit.register(_close, pid)
+    return _sessions[pid]
+
+
+def _close(pid: int) -> None:
+    if pid != os.getpid():
+        return
+    session = _sessions[pid]
+    try:
+        session.run(session.close()).result(timeout=1)
+    except Exception:
+        log.debug("connections were not closed", exc_info=True)
