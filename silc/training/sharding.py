@@ -66,6 +66,7 @@ def whole(tensor: Tensor) -> Tensor:
 def share(tensor: Tensor, like: Tensor) -> Tensor:
     """A copy of a whole tensor, sharded (every rank takes its share) and placed as another of its shape is."""
     if isinstance(like, DTensor):
-        # Every rank has the same whole one: nothing needs to be sent.
-        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+        # Every rank has the same whole one: nothing needs to be sent. A share that were not cloned would keep it all.
+        whole_one = tensor.to(like.device)
+        return distribute_tensor(whole_one, like.device_mesh, like.placements, src_data_rank=None).clone()
     return tensor.to(like.device, copy=True)

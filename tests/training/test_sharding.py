@@ -24,7 +24,7 @@ from silc.preprocess import Preprocess
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
 from silc.training.saver import Saver
-from silc.training.sharding import is_sharded, shard, share, whole
+from silc.training.sharding import is_sharded, local, shard, share, whole
 from silc.types import Batch, Hyper, Views
 from tests.test_run import assert_same, curve, weights
 
@@ -165,6 +165,8 @@ def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Si
     loader = run._loader(config, open_pairs(config.data, seed=0), tokenizer, world)
     _, optimizer, progress = run._resume(config, path, objective, loader, world)
     assert progress == Progress(step=5)
+    for moment in optimizer.state().values():
+        assert local(moment).untyped_storage().nbytes() == local(moment).nbytes  # and not a view of all of it
     assert is_sharded(objective.student.logit_scale) == (sharding == "full" and world.size > 1)
     return objective, optimizer
 
