@@ -12,12 +12,14 @@ other traffic.
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, TEACHER_WEIGHTS, WEIGHTS
 from silc.plan.step import Collective, Step, measure
+from silc.run import flops_per_example
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ MFU = 0.4
 for small towers and fast cards: the same model on 8 H100 reached 21 %, open_clip's B/16 on A100-40 13 %."""
 EXAMPLES = {"5 B examples (the paper's ablations)": 5e9, "20 B examples (the paper's runs)": 20e9}
 NODES = (1, 16, 64)
+LOOKED = 4
+"""Times the plan's batch up to which a larger one is looked for."""
 FLOAT, MOMENTS = 4, 8  # bytes per parameter: float32, AdamW's two moments
 BUCKETS, GATHERED, OPTIMIZER = "DDP's buckets", "gathered weights", "AdamW's moments"
 
@@ -61,9 +65,12 @@ class Plan:
     mfu: float
     price: float | None
     """Of a card and hour, in any currency."""
+    recorded: float
+    """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
     step: Step
-    other: Step
-    """The same with another batch: memory, and what depends on the global batch, lie on the line through both."""
+    others: tuple[Step, Step]
+    """The same with other batches. What grows with the global batch lies on a line through two, memory, where an image
+    meets every text, on a parabola through three."""
 
     @property
     def capacity(self) -> float:
@@ -84,10 +91,18 @@ class Plan:
         return {name: size for name, size in kept.items() if size}
 
     def fitting(self, sharding: Sharding) -> int:
-        """About the largest number of pairs a card holds; 0 where not even one fits."""
-        high, low = (sum(self.memory(sharding, step).values()) for step in (self.step, self.other))
-        a_pair = (high - low) / (self.step.batch - self.other.batch)
-        return max(0, math.floor(self.step.batch + (self.capacity - high) / a_pair))
+        """The largest number of pairs a card holds: 0 where not even one fits, at most `LOOKED` times this plan's."""
+        batches, held = zip(
+            *((s.batch, sum(self.memory(sharding, s).values())) for s in (self.step, *self.others)), strict=True
+        )
+
+        def at(batch: int) -> float:
+            total = 0.0
+            for own, size in zip(batches, held, strict=True):
+                total += size * math.prod((batch - b) / (own - b) for b in batches if b != own)
+            return total
+
+        return bisect.bisect_right(range(1, LOOKED * self.step.batch + 1), self.capacity, key=at)
 
     def traffic(self, sharding: Sharding, ranks: int) -> list[Collective]:
         """What `ranks` ranks do together in a step, each with the batch of this plan."""
@@ -105,7 +120,7 @@ class Plan:
                 Collective("all-gather", TEACHER_WEIGHTS, FLOAT * step.parameters.get("teacher", 0)),
                 Collective("reduce-scatter", GRADIENTS, FLOAT * step.trained),
             ]
-        others = {(c.kind, c.where): c.payload for c in self.other.collectives}
+        others = {(c.kind, c.where): c.payload for c in self.others[0].collectives}
         pairs = step.batch * ranks
         objective = [
             Collective(c.kind, NAMES.get(c.where, c.where), self._at(pairs, c.payload, others[c.kind, c.where]))
@@ -114,9 +129,9 @@ class Plan:
         return [c for c in (*engine, *objective) if c.payload]
 
     def flops(self, ranks: int) -> float:
-        """FLOPs per example among `ranks` ranks."""
-        pairs = self.step.batch * ranks
-        return self.step.recorded + 3 * self._at(pairs, self.step.forward[CONTRASTIVE], self.other.forward[CONTRASTIVE])
+        """FLOPs per example among `ranks` ranks, the products of all pairs with it (forward once, backward twice)."""
+        here, there = (step.forward[CONTRASTIVE] for step in (self.step, self.others[0]))
+        return self.recorded + 3 * self._at(self.step.batch * ranks, here, there)
 
     def time(self, sharding: Sharding, ranks: int) -> Bounds:
         """Seconds of a step among `ranks` ranks."""
@@ -142,7 +157,7 @@ class Plan:
 
     def _at(self, pairs: int, ours: float, others: float) -> float:
         """A quantity at another global batch, on the line through the two measured ones."""
-        here, there = self.step.batch * self.step.ranks, self.other.batch * self.other.ranks
+        here, there = (step.batch * step.ranks for step in (self.step, self.others[0]))
         return ours + (pairs - here) * (ours - others) / (here - there)
 
 
@@ -171,6 +186,8 @@ def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float 
             f"train.batch_size {size} does not divide among {gpus} cards; take {fitting}, or another --train.batch-size"
         )
     batch, vocabulary = size // gpus, config.model.text.vocab_size or config.data.vocab_size
-    step = measure(config, batch=batch, ranks=gpus, vocab_size=vocabulary)
-    other = measure(config, batch=batch // 2 or 2, ranks=gpus, vocab_size=vocabulary)
-    return Plan(config.recipe, gpu, mfu, price, step, other)
+    step, *others = (
+        measure(config, batch=b, ranks=gpus, vocab_size=vocabulary) for b in (batch, 2 * batch, batch // 2 or 3)
+    )
+    recorded = flops_per_example(config, vocabulary, eos_id=0)
+    return Plan(config.recipe, gpu, mfu, price, recorded, step, (others[0], others[1]))

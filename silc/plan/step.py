@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from silc.distributed import World
-from silc.plan.meter import BACKWARD, CONTRASTIVE, VIEWS, Meter, owner
-from silc.run import flops_per_example, untrained
+from silc.plan.meter import BACKWARD, VIEWS, Meter, owner
+from silc.run import untrained
 from silc.types import BadInput, Batch, Hyper, Views
 
 if TYPE_CHECKING:
@@ -64,17 +64,10 @@ class Step:
     """Bytes of the state that is no parameter: the centres."""
     forward: dict[str, float]
     """FLOPs per example by part; those of the image-text loss grow with the global batch."""
-    recorded: float
-    """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
     memory: dict[str, int]
     """Bytes at the moment of the peak, by what they are, in one process and without the optimizer."""
     collectives: tuple[Collective, ...]
     """Of the objective; those of gradients and weights are the engine's."""
-
-    @property
-    def flops(self) -> float:
-        """FLOPs per example of this step, the products of all pairs with it (forward once, backward twice)."""
-        return self.recorded + 3 * self.forward[CONTRASTIVE]
 
 
 def measure(config: Config, *, batch: int, ranks: int, vocab_size: int) -> Step:
@@ -83,8 +76,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int) -> Step:
     Raises:
         BadInput: this process is itself one of several.
     """
-    meter, recorded = Meter(), flops_per_example(config, vocab_size, eos_id=0)
-    objective = untrained(config, vocab_size, eos_id=0, world=World(size=ranks))
+    meter, objective = Meter(), untrained(config, vocab_size, eos_id=0, world=World(size=ranks))
     with _fake_group(ranks), FakeTensorMode(allow_non_fake_inputs=True):
         objective.to_empty(device="cpu")
         with meter, meter.parts_of(objective):
@@ -107,7 +99,6 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int) -> Step:
             outside=_by_owner({name: size for name, size in sizes.items() if "blocks." not in name}),
             buffers=sum(b.numel() * b.element_size() for b in objective.buffers()),
             forward={part: flops / batch for part, flops in meter.flops.items() if part != BACKWARD},
-            recorded=recorded,
             memory={name: size for name, size in meter.at_peak.items() if size},
             collectives=tuple(Collective(*place, payload) for place, payload in meter.payloads.items()),
         )

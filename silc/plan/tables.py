@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from silc.plan.project import EXAMPLES, NODES, Plan, Sharding, sent
+from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,8 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
     """Several recipes on the same cards, a column each: memory and bytes sent without sharding, and the time."""
     memory = _table("GiB per card at the peak, DDP", *(plan.recipe for plan in plans))
     _rows(memory, [{name: size / GIB for name, size in plan.memory("none").items()} for plan in plans], "total", 2)
-    memory.add_row("fits about, pairs", *(str(plan.fitting("none")) for plan in plans))
-    memory.add_row("with FSDP2", *(str(plan.fitting("full")) for plan in plans))
+    memory.add_row("pairs that fit", *(_fitting(plan, "none") for plan in plans))
+    memory.add_row("  with FSDP2", *(_fitting(plan, "full") for plan in plans))
     bytes_ = _table("MB a card sends in a step, DDP", *(plan.recipe for plan in plans))
     _rows(bytes_, [_sent(plan, "none") for plan in plans], "total", 1)
     time = _table("GFLOPs per example, ms per step", *(plan.recipe for plan in plans))
@@ -67,7 +67,8 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     }
     measured = {name: value for name, value in asdict(plan.step).items() if name not in ("memory", "collectives")}
     about = {"recipe": plan.recipe, "gpu": asdict(plan.gpu), "gpus": ranks, "mfu": plan.mfu, "price": plan.price}
-    return about | {"step": measured | {"flops": plan.step.flops}, "engines": engines}
+    flops = {"flops": plan.flops(ranks), "train_flops": plan.recorded}
+    return about | {"step": measured | flops, "engines": engines}
 
 
 def write(plans: Sequence[Plan], file: Path) -> None:
@@ -111,8 +112,8 @@ def _parameters(plan: Plan) -> Table:
 def _flops(plan: Plan) -> Table:
     table = _table("\nGFLOPs per example", "")
     _rows(table, [{name: n / 1e9 for name, n in plan.step.forward.items()}], "forward", 2)
-    table.add_row("forward and backward", f"{plan.step.flops / 1e9:,.2f}")
-    table.add_row("  as the run will record it", f"{plan.step.recorded / 1e9:,.2f}")
+    table.add_row("forward and backward", f"{plan.flops(plan.step.ranks) / 1e9:,.2f}")
+    table.add_row("  as the run will record it", f"{plan.recorded / 1e9:,.2f}")
     return table
 
 
@@ -120,8 +121,13 @@ def _memory(plan: Plan) -> Table:
     table = _table("\nGiB per card at the peak of a step", *HEADINGS.values())
     _rows(table, [{k: size / GIB for k, size in plan.memory(engine).items()} for engine in ENGINES], "total", 2)
     table.add_row(f"a card's {plan.gpu.memory:g} GB", *([f"{plan.capacity / GIB:,.2f}"] * 2))
-    table.add_row("fits about, pairs", *(str(plan.fitting(engine)) for engine in ENGINES))
+    table.add_row("pairs that fit", *(_fitting(plan, engine) for engine in ENGINES))
     return table
+
+
+def _fitting(plan: Plan, engine: Sharding) -> str:
+    number = plan.fitting(engine)
+    return f"{number} or more" if number == LOOKED * plan.step.batch else str(number)
 
 
 def _fit(plan: Plan) -> str:
