@@ -20,6 +20,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from silc.preprocess import Preprocess
 from silc.training.alarm import CollapseAlarm
 from silc.training.log import Log, history
 from silc.training.optim import Optimizer
+from silc.training.saver import Saver
 from silc.types import BadInput, Batch, Hyper, Views
 
 SMALL = [
@@ -249,6 +251,71 @@ def _whole(root: Path) -> bool:
     checkpoint.read(newest)
     checkpoint.read((root / checkpoint.LATEST).resolve(strict=True))
     return True
+
+
+def preempt(folder: Path, short: bool) -> Iterator[Row]:
+    """Asked to stop at random points, alone or by rank or as a group, then resumed: the uninterrupted run's bits."""
+    draw = random.Random(3)
+    fields = [*SMALL, "--train.duration", "60 steps", "--train.save-every", "7 steps", "--train.log-every", "1 steps"]
+    Run(folder / "whole", *fields, ranks=2).finish()
+    tries = survived = 0
+    slowest = 0.0
+    for ranks, whom in [(2, "group")] if short else [(1, "group"), (2, "group"), (2, "launcher"), (2, "rank")] * 5:
+        out = folder / f"asked-{tries}"
+        run = Run(out, *fields, "--data.workers", "1", ranks=ranks)
+        after = draw.randint(0, 40)
+        run.wait_for(lambda out=out, after=after: steps_done(out) > after)  # type: ignore[misc]
+        time.sleep(draw.uniform(0, 0.08))
+        asked = time.monotonic()
+        match whom:
+            case "group":  # loader workers included
+                os.killpg(run.process.pid, signal.SIGTERM)
+            case "launcher":
+                run.process.send_signal(signal.SIGTERM)
+            case "rank":
+                os.kill(draw.choice(run.ranks()), signal.SIGUSR1)
+        code = run.finish()
+        slowest = max(slowest, time.monotonic() - asked)
+        said = re.findall(r"asked to stop: saved step (\d+) of 60", run.log.read_text())
+        # Nothing was trained beyond what is saved, so nothing is trained twice.
+        kept = len(said) == 1 and _step_of(out / "checkpoints") == steps_done(out) == int(said[0])
+        # A launcher reports its ranks' exit codes in words.
+        kept &= code == 143 if ranks == 1 else "exitcode: 143" in run.log.read_text() or whom != "rank"
+        Run(out, *fields, ranks=2).finish()
+        tries += 1
+        survived += kept and (same(out, folder / "whole") if ranks == 2 else _alike(out, folder / "whole"))
+    figure = f"slowest {slowest:.1f} s; 2 ranks' ends bitwise equal, 1 rank's within 1e-5 of 2's"
+    yield Row("asked to stop", tries, survived, figure)
+
+
+def reshard(folder: Path, short: bool) -> Iterator[Row]:
+    """One run that is stopped and goes on in another layout each time: shares (FSDP2), one process, DDP, shares."""
+    draw = random.Random(4)
+    fields = [*SMALL, "--train.duration", "40 steps", "--train.save-every", "7 steps", "--train.log-every", "1 steps"]
+    Run(folder / "whole", *fields).finish()
+    tries = 1 if short else 3
+    survived, changes = 0, 0
+    for attempt in range(tries):
+        out = folder / f"resharded-{attempt}"
+        layouts = [(2, "full"), (1, "none"), (2, "none"), (2, "full"), (1, "none")]
+        for ranks, sharding in layouts[:2] if short else layouts[:-1]:
+            run = Run(out, *fields, "--train.sharding", sharding, ranks=ranks)
+            after = steps_done(out) + draw.randint(0, 5)
+            run.wait_for(lambda out=out, after=after: steps_done(out) > after)  # type: ignore[misc]
+            os.killpg(run.process.pid, signal.SIGTERM)
+            run.finish()
+            changes += "asked to stop" in run.log.read_text()
+        Run(out, *fields, ranks=layouts[-1][0]).finish()
+        survived += _alike(out, folder / "whole")
+    yield Row("FSDP2 <-> 1 <-> DDP", tries, survived, f"{changes} changes; loss of every step within 1e-5 of 1 rank's")
+
+
+def _alike(a: Path, b: Path) -> bool:
+    """Whether every step was trained once, its loss within 1e-5 relative."""
+    ours, theirs = history(a), history(b)
+    return [record["step"] for record in ours] == [record["step"] for record in theirs] and all(
+        abs(x["loss/total"] - y["loss/total"]) <= 1e-5 * abs(y["loss/total"]) for x, y in zip(ours, theirs, strict=True)
+    )
 
 
 def corruption(folder: Path, short: bool) -> Iterator[Row]:
@@ -469,7 +536,7 @@ def overhead(folder: Path, short: bool) -> Iterator[Row]:
             out.loss.backward()
             norm = optimizer.clip()
             between = time.process_time()
-            World().all_true(torch.isfinite(out.loss) & torch.isfinite(norm))
+            World().all_true(torch.stack([torch.isfinite(out.loss) & torch.isfinite(norm)]))
             guarded = time.process_time() - between
             between = time.process_time()
             optimizer.step(hyper)
@@ -492,6 +559,41 @@ def overhead(folder: Path, short: bool) -> Iterator[Row]:
     yield Row("overhead below 2 %", 1, int(share < 0.02), figure + f"checksums {hashing:.3%} at a save in 10 min")
 
 
+def asynchronous(folder: Path, short: bool) -> Iterator[Row]:
+    """What training waits for when it saves, against a save it would wait for; and memory after many."""
+    config = recipes.get("silc_c-ti16")
+    objective = SilcObjective(
+        config.model, config.objective, preprocess=Preprocess(256), world=World(), vocab_size=1000, eos_id=1
+    )
+    weights = objective.state_dict()
+    moments = {f"{name}/{key}": torch.rand_like(w) for name, w in weights.items() for key in ("exp_avg", "exp_avg_sq")}
+    parts, tries = {"model": weights, "optimizer": moments}, 3 if short else 10
+    saver, behind, before = Saver(folder / "behind", 1, World()), [], []
+    saver.save(0, parts, {})  # the first allocates the copy
+    for step in range(1, tries + 1):
+        saver.finish()
+        start = time.monotonic()
+        saver.save(step, parts, {})
+        behind.append(time.monotonic() - start)
+        saver.finish()
+        start = time.monotonic()
+        checkpoint.write(folder / "before", step, parts, {}, keep=1)
+        before.append(time.monotonic() - start)
+    blocked, whole = statistics.median(behind), statistics.median(before)
+    size = sum(t.nbytes for tensors in parts.values() for t in tensors.values()) / 1e6
+    figure = f"{size:.0f} MB: {blocked:.3f} s of {whole:.2f} s ({blocked / whole:.1%})"
+    yield Row("training waits for < 10 % of a save", 1, int(blocked < 0.1 * whole), figure)
+    fields = [*SMALL, "--train.duration", "100000 steps", "--train.save-every", "1 steps", "--train.keep", "1"]
+    run = Run(folder / "many", *fields, "--train.log-every", "1000 steps", ranks=2)
+    sizes = []
+    for saved in (10, 60):
+        run.wait_for(lambda saved=saved: _step_of(folder / "many/checkpoints") >= saved)  # type: ignore[misc]
+        sizes.append([int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6 for pid in run.ranks()])
+    run.kill()
+    grown = max(late - early for early, late in zip(*sizes, strict=True))
+    yield Row("50 saves in a row", 1, int(grown < 20), f"2 ranks; the one that grew most grew by {grown:.1f} MB")
+
+
 def images(folder: Path, short: bool) -> Iterator[Row]:
     """Small files of 169 megapixels in five formats: refused in under 10 ms and 20 MB each."""
     script = Path(__file__).with_name("fuzz_images.py")
@@ -503,7 +605,20 @@ def images(folder: Path, short: bool) -> Iterator[Row]:
 
 
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
-    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead),
+    *(
+        resume,
+        saves,
+        saves_of_two,
+        preempt,
+        reshard,
+        asynchronous,
+        corruption,
+        disk,
+        numbers,
+        collapse,
+        images,
+        overhead,
+    ),
 )
 
 

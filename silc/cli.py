@@ -15,7 +15,7 @@
     silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
     silc demo               what `make demo` runs
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted, 143 asked to stop (SIGTERM, SIGUSR1) and saved.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from silc import config as configs
 from silc import recipes
 from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
-from silc.types import BadInput
+from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,6 +68,10 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except Preempted as stop:
+        if said := str(stop):
+            print(f"silc: {said}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("silc: interrupted; `--resume auto` goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -78,12 +78,12 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
-    def all_true(self, flag: Tensor) -> bool:
-        """Whether the boolean `flag` [] holds on every rank."""
-        agreed = flag.detach().to(torch.float32)
+    def all_true(self, flags: Tensor) -> list[bool]:
+        """Whether each of the boolean `flags` [N] holds on every rank."""
+        agreed = flags.detach().to(torch.float32)
         if self.size > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        return bool(agreed.item() > 0)
+        return [value > 0 for value in agreed.tolist()]
 
     def total(self, counts: Counter[str]) -> Counter[str]:
         """Sum of every rank's counts."""

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from silc import checkpoint
 from silc import config as configs
 from silc import origin as origins
+from silc.checkpoint import Checkpoint
 from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
@@ -48,9 +49,12 @@ from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
 from silc.training.optim import Optimizer, freeze
+from silc.training.preemption import Interruptible, Preemption
+from silc.training.saver import Saver
 from silc.training.schedules import Schedule
+from silc.training.sharding import is_sharded, shard, whole
 from silc.training.trackers import Tracker
-from silc.types import BadInput
+from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +70,8 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "train.device", "train.compile", "train.max_skips", "train.trackers"),
+    *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
+    *("train.max_skips", "train.trackers"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
 )
@@ -77,6 +82,7 @@ def train(config: Config) -> Path:
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
     if not config.out:
         raise BadInput("no output directory; give --out DIR")
@@ -84,25 +90,33 @@ def train(config: Config) -> Path:
     with join(config.train.device) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
-        evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
+        preemption = Preemption()
+        in_evaluation = Interruptible(world.rank, world.size, world.device, preemption.asked)
+        evaluators = _evaluators(config, in_evaluation)
         pairs, held_out_task = _split(
-            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), world
+            config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation
         )
         if world.is_main and resumed is None:
             _make_tokenizer(config, pairs, origin).save(out / TOKENIZER)
         world.barrier()
         tokenizer = BPETokenizer.load(out / TOKENIZER, config.model.text.length)
         objective = build(config, tokenizer, world)
-        optimizer = Optimizer(config.train.optim, objective)
         loader = _loader(config, pairs, tokenizer, world)
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         # What was wrong with the shards themselves counts once, on the main rank.
         progress, began = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main)), ""
+        saved = None
         if resumed is not None:
-            progress = _resume(resumed, objective, optimizer, loader, world)
+            saved = checkpoint.read(resumed)
+            loader.check(saved.state["loader"])
+            _load(saved, objective)
         elif origin is not None:
             began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
+        forward = _spread(config, objective, world)
+        optimizer = Optimizer(config.train.optim, objective)
+        if saved is not None:
+            progress = _go_on(saved, optimizer, world)
         world.barrier()
         if world.is_main:
             configs.save(replace(config, resume="never"), out / CONFIG)
@@ -110,36 +124,47 @@ def train(config: Config) -> Path:
 
         with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
-            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, world)
+            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, in_evaluation)
             both = replace(config, eval=replace(config.eval, weights="both"))
-            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, world)
+            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, in_evaluation)
             if log is not None and began:
                 log.say(began)
-            if held_out_task and progress.step == 0:
-                compare(progress)
             quarantine = _quarantine(config, out, pairs, progress, world)
-            save = _saving(config, out, flops, objective, optimizer, loader, quarantine, world)
-            train_loop(
-                objective,
-                _forward(config, objective, world),
-                quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
-                optimizer,
-                schedule,
-                progress,
-                world=world,
-                pace=pace,
-                batch_size=config.train.batch_size,
-                flops_per_example=flops,
-                autocast=config.train.precision == "bf16",
-                log=log,
-                alarm=CollapseAlarm(
-                    config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
-                ),
-                save=save,
-                evaluate=evaluate,
-            )
-            if held_out_task:
-                compare(progress)
+            saver = Saver(out / CHECKPOINTS, config.train.keep, world)
+            save = _saving(config, saver, flops, objective, optimizer, loader, quarantine, world)
+            with preemption:
+                try:
+                    if held_out_task and progress.step == 0:
+                        compare(progress)
+                    train_loop(
+                        objective,
+                        forward,
+                        quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
+                        optimizer,
+                        schedule,
+                        progress,
+                        world=world,
+                        pace=pace,
+                        batch_size=config.train.batch_size,
+                        flops_per_example=flops,
+                        autocast=config.train.precision == "bf16",
+                        log=log,
+                        alarm=CollapseAlarm(
+                            config.model.head.prototypes, config.data.crops.num_global * config.train.batch_size
+                        ),
+                        save=save,
+                        evaluate=evaluate,
+                        stop=lambda: preemption.asked() or saver.failed(),
+                    )
+                    saver.finish()
+                    if held_out_task:
+                        compare(progress)
+                except Preempted:
+                    save(progress)
+                    saver.finish()
+                    said = f"{preemption.name or 'another rank'} asked to stop: saved step {progress.step} of "
+                    said += f"{schedule.total}; `--resume auto` goes on from there"
+                    raise Preempted(said if world.is_main else "") from None
             if log is not None and held_out_task:
                 log.say(held_out.report(history(out), len(held_out_task[0].sets[0].images)))
             if log is not None:
@@ -148,9 +173,9 @@ def train(config: Config) -> Path:
 
 
 def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
-    """The objective with its initial weights, the same on every rank, on this rank's device."""
+    """The objective with its initial weights, the same on every rank, on the CPU."""
     torch.manual_seed(config.train.seed)
-    return _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world).to(world.device)
+    return _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world)
 
 
 def untrained(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
@@ -316,14 +341,21 @@ def _preprocess(config: Config) -> Preprocess:
     return Preprocess(config.model.image.size, **asdict(config.pixels))
 
 
-def _split(config: Config, pairs: Pairs, world: World) -> tuple[Pairs, list[Evaluator]]:
+def _evaluators(config: Config, world: Interruptible) -> list[Evaluator]:
+    """What scores the model along the way."""
+    if config.train.eval_every == "never":
+        return []
+    return suite.tasks(config.eval, world.heed, world)
+
+
+def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, list[Evaluator]]:
     """The pairs to train on, and retrieval on those held out of them, if any are."""
     if not config.train.held_out:
         return pairs, []
     numbers = draw_held_out(pairs, config.train.held_out)
     data = held_out.held_out_set(pairs, numbers)
     quiet = replace(config.eval, num_pictures=0)
-    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world=world)]
+    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
 
 
 def _claim(out: Path, config: Config, world: World) -> Path | None:
@@ -463,12 +495,28 @@ def _log(config: Config, out: Path, start: int, total: int) -> Log:
     return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
 
 
-def _forward(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
+def _spread(config: Config, objective: SilcObjective, world: World) -> Callable[..., Any]:
+    """Move the objective to the ranks' devices, whole or in shares; what the loop calls in its place."""
     forward: Any = objective
-    if world.size > 1:
-        devices = [world.device.index] if world.device.type == "cuda" else None
-        forward = DistributedDataParallel(forward, device_ids=devices)
+    if world.size > 1 and config.train.sharding == "full":
+        shard(objective, world)
+    else:
+        objective.to(world.device)
+        if world.size > 1:
+            devices = [world.device.index] if world.device.type == "cuda" else None
+            forward = DistributedDataParallel(forward, device_ids=devices)
     return torch.compile(forward) if config.train.compile else forward
+
+
+def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokenizer) -> SilcObjective:
+    """The objective, or a whole copy of a sharded one: evaluators call its parts, and ranks not equally often."""
+    tensors = objective.state_dict()
+    if not any(is_sharded(tensor) for tensor in tensors.values()):
+        return objective
+    with torch.device("meta"):
+        copy = _objective(config, tokenizer.vocab_size, tokenizer.eos_id, World())
+    copy.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
+    return copy
 
 
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
@@ -482,7 +530,7 @@ def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str
 
 def _saving(
     config: Config,
-    out: Path,
+    saver: Saver,
     flops: float,
     objective: SilcObjective,
     optimizer: Optimizer,
@@ -495,28 +543,26 @@ def _saving(
         rng = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
         if world.device.type == "cuda":
             rng["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
-        bad = dict(world.total(progress.bad))
-        if world.is_main:
-            examples = progress.step * config.train.batch_size
-            state = {
-                "progress": state_of(progress) | {"bad": bad},
-                "loader": loader.state(progress.step),
-                "cost": {"examples_seen": examples, "train_flops": examples * flops},
-            }
-            parts = _parts(objective, optimizer) | {"rng": rng}
-            checkpoint.write(out / CHECKPOINTS, progress.step, parts, state, keep=config.train.keep)
-        world.barrier()
+        examples = progress.step * config.train.batch_size
+        state = {
+            "progress": state_of(progress) | {"bad": dict(world.total(progress.bad))},
+            "loader": loader.state(progress.step),
+            "cost": {"examples_seen": examples, "train_flops": examples * flops},
+        }
+        saver.save(progress.step, _parts(objective, optimizer) | {"rng": rng}, state)
 
     return save
 
 
-def _resume(path: Path, objective: SilcObjective, optimizer: Optimizer, loader: Loader, world: World) -> Progress:
-    """Everything as it was when the checkpoint was written."""
-    saved = checkpoint.read(path)
-    loader.check(saved.state["loader"])
+def _load(saved: Checkpoint, objective: SilcObjective) -> None:
+    """The weights as they were."""
     for name, module in (("model", objective.student), *((name, getattr(objective, name)) for name in HEADS)):
         if module is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
+
+
+def _go_on(saved: Checkpoint, optimizer: Optimizer, world: World) -> Progress:
+    """Moments, generators and counts as they were."""
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
     if len(rng["cpu"]) == world.size:
@@ -537,15 +583,15 @@ def _evaluation(
     tokenizer: BPETokenizer,
     evaluators: list[Evaluator],
     log: Log | None,
-    world: World,
+    world: Interruptible,
 ) -> Callable[[Progress], None]:
     def run_evaluators(progress: Progress) -> None:
-        objective.eval()
-        models = encoders(
-            objective.student, objective.teacher, tokenizer, objective.preprocess, weights=config.eval.weights
-        )
+        model = _in_one_piece(config, objective, tokenizer)
+        model.eval()
+        models = encoders(model.student, model.teacher, tokenizer, model.preprocess, weights=config.eval.weights)
         results = suite.run(models, evaluators, world=world)
-        objective.train()
+        world.collect(None)  # the one to come for whoever heeds in the last batch
+        model.train()
         if log is not None:
             examples = progress.step * config.train.batch_size
             cost = {"step": progress.step, "examples_seen": examples, "train_flops": examples * flops}

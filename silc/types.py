@@ -26,6 +26,10 @@ class BadInput(Exception):
     """
 
 
+class Preempted(Exception):
+    """The process was asked to stop (SIGTERM, SIGUSR1) and has saved what it had. The command line exits with 143."""
+
+
 @dataclass(frozen=True)
 class Views:
     """The views of a batch of images, 8-bit RGB, channels first; `None` where a recipe draws no such view."""

@@ -154,9 +154,10 @@ class Loader:
 
 
 def _settle(worker: int) -> None:
-    """A worker uses one thread, and leaves Ctrl-C to the main process."""
+    """A worker uses one thread, and leaves Ctrl-C and requests to stop to the main process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass

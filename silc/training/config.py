@@ -91,6 +91,8 @@ class TrainConfig:
     """Optimizer and schedule."""
     precision: Literal["bf16", "float32"] = "bf16"
     """`bf16` is autocast; weights, EMA, centre and losses stay float32."""
+    sharding: Literal["none", "full"] = "none"
+    """Over several ranks: `none` gives each the whole model (DDP), `full` a share of it (FSDP2)."""
     compile: bool = False
     """torch.compile the objective."""
     seed: int = 0

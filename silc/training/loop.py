@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from silc.types import BadInput
+from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,7 @@ def train(
     alarm: CollapseAlarm,
     save: Callable[[Progress], None],
     evaluate: Callable[[Progress], None],
+    stop: Callable[[], bool],
 ) -> None:
     """Train from `progress.step` to the end of the schedule.
 
@@ -76,9 +77,11 @@ def train(
         log: None on all ranks but the main one.
         alarm: judges what is logged.
         save, evaluate: called on every rank when due, after the step was counted.
+        stop: whether this rank wants all of them to stop after the step they are at.
 
     Raises:
         BadInput: `pace.max_skips` steps in a row were not finite.
+        Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
     """
     meter, skips_in_a_row = Meter(batch_size), 0
     for step in range(progress.step, schedule.total):
@@ -90,7 +93,8 @@ def train(
         out.loss.backward()
         grad_norm = optimizer.clip()
         # Every rank decides alike, and before any state changes.
-        accepted = world.all_true(torch.isfinite(out.loss) & torch.isfinite(grad_norm))
+        finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
+        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not stop(), device=finite.device)]))
         if accepted:
             optimizer.step(hyper)
             objective.after_step(out, hyper)
@@ -114,6 +118,8 @@ def train(
                 log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
                 if warning := alarm.check(progress.step, metrics, hyper.momentum):
                     log.say(f"step {progress.step}: {warning}")
+        if not go_on:
+            raise Preempted
         # Saved first: what the evaluators stumble over must not cost the steps before.
         if progress.step == schedule.total or due(progress.step, pace.save, schedule.total):
             save(progress)

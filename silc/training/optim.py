@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from silc.training.sharding import share, whole
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Optimizer:
 
     def clip(self) -> Tensor:
         """Scale gradients down to the configured norm; the norm before that, []."""
-        return nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        return whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
 
     def step(self, hyper: Hyper) -> None:
         """One update at this step's learning rate."""
@@ -86,8 +87,9 @@ class Optimizer:
         for entry, value in state.items():
             name, key = entry.rsplit("/", 1)
             parameter = self.parameters[name]
-            # AdamW keeps its step count on the CPU unless fused on a GPU; follow the parameter in either case.
-            self.adamw.state[parameter][key] = value.to(parameter.device, copy=True)
+            # Fused AdamW keeps its step count, which is never sharded, on the parameter's device.
+            device = parameter.device
+            self.adamw.state[parameter][key] = value.to(device, copy=True) if key == "step" else share(value, parameter)
 
 
 def freeze(module: nn.Module, towers: Iterable[str]) -> None:

@@ -22,7 +22,11 @@ def drill():
     del sys.modules["drill"]
 
 
-@pytest.mark.parametrize("scenario", ["resume", "saves_of_two", pytest.param("corruption", marks=pytest.mark.slow)])
+SLOW = ("preempt", "reshard", "asynchronous", "corruption")
+SCENARIOS = ("resume", "saves_of_two", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_is_lost(drill, scenario, tmp_path):
     rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
     assert rows

@@ -95,6 +95,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
         alarm=CollapseAlarm(config.model.head.prototypes, num_targets=8),
         save=lambda _: None,
         evaluate=lambda _: None,
+        stop=lambda: False,
     )
     snapshots.append(state_of(objective, optimizer))
     return snapshots, log, progress

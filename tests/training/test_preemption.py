@@ -1,0 +1,124 @@
+"""Asked to stop: all ranks leave together, with everything saved; real process groups are asked in scripts/drill.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from silc import cli, run
+from silc.config import Config
+from silc.distributed import World
+from silc.eval import suite
+from silc.training.log import history
+from silc.training.preemption import Interruptible, Preemption
+from silc.types import Preempted
+from tests.test_run import assert_same, curve, weights
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_noted_within_and_ends_the_process_outside(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Preemption() as preemption:
+        assert not preemption.asked()
+        os.kill(os.getpid(), number)
+        assert preemption.name == number.name
+    assert signal.getsignal(number) is before
+
+
+def test_a_thread_trains_without_hearing_signals() -> None:
+    heard: list[bool] = []
+
+    def train() -> None:
+        with Preemption() as preemption:
+            heard.append(preemption.asked())
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert heard == [False]
+
+
+@pytest.mark.parametrize("when", ["at a step", "in an evaluation"])
+def test_asked_to_stop_and_resumed_equals_uninterrupted(
+    small: Callable[..., Config], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small("silc_c", duration="7 steps", save_every="3 steps", held_out=8, out=tmp_path / "whole")
+    config = replace(config, model=replace(config.model, text=replace(config.model.text, length=16)))
+    run.train(config)
+    cut, steps, evaluate = replace(config, out=str(tmp_path / "cut")), [0], suite.run
+    after_step = run.SilcObjective.after_step
+
+    def signalled_step(*args: object) -> None:
+        after_step(*args)  # type: ignore[arg-type]
+        steps[0] += 1
+        if when == "at a step" and steps[0] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def signalled_evaluation(*args: object, **kwargs: object) -> object:
+        if when == "in an evaluation" and steps[0] == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run.SilcObjective, "after_step", signalled_step)
+    monkeypatch.setattr(suite, "run", signalled_evaluation)
+    stopped = 6 if when == "at a step" else 7  # the step it is in is agreed already
+    with pytest.raises(Preempted, match=f"SIGTERM asked to stop: saved step {stopped} of 7"):
+        run.train(cut)
+    assert history(tmp_path / "cut")[-1]["step"] == stopped
+    monkeypatch.undo()
+    run.train(replace(cut, resume="auto"))
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_the_command_says_so_and_exits_with_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def preempted(args: object) -> int:
+        raise Preempted("SIGTERM asked to stop: saved step 3 of 9")
+
+    monkeypatch.setattr(cli, "_dispatch", preempted)
+    assert cli.main([]) == 143
+    assert capsys.readouterr().err == "silc: SIGTERM asked to stop: saved step 3 of 9\n"
+
+
+# (rank, number of its batch) that is asked; batches are 3 on rank 0 and 2 on rank 1. None: nobody is.
+ASKED = [(0, 1), (1, 0), (0, 2), (1, 1), None]
+
+
+def test_ranks_leave_an_evaluation_together_wherever_one_is_asked(tmp_path: Path) -> None:
+    """Also where one was asked in its last batch and the other has done all of its own."""
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        left = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert left == [True, True, True, True, False], f"rank {rank}"
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    left = []
+    for asked in ASKED:
+        preemption = Preemption()
+        world = Interruptible(rank, 2, asked=preemption.asked)
+        try:
+            for number in range(3 - rank):
+                if asked == (rank, number):
+                    preemption.name = "SIGTERM"
+                world.heed("task", number, 3)
+            assert world.collect(rank) == [0, 1]
+            world.collect(None)
+            left.append(False)
+        except Preempted:
+            left.append(True)
+        assert World(rank, 2).collect(rank) == [0, 1]  # the ranks are where the other is
+    torch.save(left, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
