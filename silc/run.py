@@ -513,8 +513,7 @@ def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokeni
     tensors = objective.state_dict()
     if not any(is_sharded(tensor) for tensor in tensors.values()):
         return objective
-    with torch.device("meta"):
-        copy = _objective(config, tokenizer.vocab_size, tokenizer.eos_id, World())
+    copy = untrained(config, tokenizer.vocab_size, tokenizer.eos_id, World())
     copy.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
     return copy
 

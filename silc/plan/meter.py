@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from silc.objective import SilcObjective
 
 VIEWS, CONTRASTIVE, LOSSES, BACKWARD = "views", "image-text loss", "other losses", "backward"
-WEIGHTS, CASTS, GRADIENTS, TEACHER_WEIGHTS = "weights", "weights in bf16", "gradients", "teacher's weights"
+WEIGHTS, CASTS, GATHERED = "weights", "weights in bf16", "gathered weights"
+GRADIENTS, TEACHER_WEIGHTS = "gradients", "teacher's weights"
 OWNERS = {
     "student.visual.": "image tower",
     "student.text.": "text tower",
@@ -48,43 +50,63 @@ class Meter(TorchDispatchMode):
         self.at_peak: Counter[str] = Counter()
         self.total = self.peak = 0
         self.names: dict[int, str] = {}  # of every storage alive
+        self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
         if func.namespace == "c10d":
-            self.payloads[_kind(func), self.now] += sum(t.numel() * t.element_size() for t in _tensors(args[0]))
-        casts = func is torch.ops.aten._to_copy.default and self.names.get(_key(args[0])) == WEIGHTS
+            # Of what goes in and what comes out, the larger is the whole.
+            self.payloads[_kind(func), self.now] += max(sum(map(_bytes, _tensors(arg))) for arg in args)
+        casts = func is torch.ops.aten._to_copy.default and self.names.get(_key(args[0])) in (WEIGHTS, GATHERED)
         for tensor in _tensors(out):
             self.keep(tensor, CASTS if casts else self.now)
         return out
 
     def keep(self, tensor: Tensor, name: str) -> None:
         """Count the tensor's memory under this name from now to its end, unless it is counted already."""
-        storage, key = tensor.untyped_storage(), _key(tensor)
+        storage, key = _local(tensor).untyped_storage(), _key(tensor)
         if key not in self.names:
-            self.names[key] = name
-            self._add(name, storage.nbytes())
-            weakref.finalize(storage, self._drop, key, storage.nbytes())
+            self.names[key], self.sizes[key] = name, 0
+            self._resize(key, storage.nbytes())
+            weakref.finalize(storage, self._drop, key)
 
     def rename(self, tensor: Tensor, name: str) -> None:
         """Count the tensor's memory under another name from now on."""
         self.keep(tensor, name)
-        key, size = _key(tensor), tensor.untyped_storage().nbytes()
-        self.alive[self.names[key]] -= size
-        self.alive[name] += size
+        key = _key(tensor)
+        self.alive[self.names[key]] -= self.sizes[key]
+        self.alive[name] += self.sizes[key]
         self.names[key] = name
 
-    def _add(self, name: str, size: int) -> None:
-        self.alive[name] += size
-        self.total += size
+    def _resize(self, key: int, size: int) -> None:
+        grown, self.sizes[key] = size - self.sizes[key], size
+        self.alive[self.names[key]] += grown
+        self.total += grown
         if self.total > self.peak:
             self.peak, self.at_peak = self.total, self.alive.copy()
 
-    def _drop(self, key: int, size: int) -> None:
-        self.alive[self.names.pop(key)] -= size
-        self.total -= size
+    def _drop(self, key: int) -> None:
+        self._resize(key, 0)
+        del self.names[key], self.sizes[key]
+
+    @contextmanager
+    def following_resizes(self) -> Iterator[None]:
+        """Inside, memory that sharding lets go by making it empty, which is no operator, is seen to go and to come."""
+        resize = torch.UntypedStorage.resize_
+
+        def seen(storage: Any, size: int) -> Any:
+            out = resize(storage, size)
+            if storage._cdata in self.names:
+                self._resize(storage._cdata, size)
+            return out
+
+        torch.UntypedStorage.resize_ = seen  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -109,12 +131,16 @@ class Meter(TorchDispatchMode):
                 if name.endswith((".visual", ".patch_embed")):
                     side = args[0].shape[-1]
                 self.now = self._part(name, side)
+                for parameter in module.parameters():
+                    if not isinstance(parameter, DTensor) and _key(parameter) not in whole:
+                        self.rename(parameter, GATHERED)
 
             return enter
 
         def leave(module: Any, args: Any, out: Any) -> None:
             self.now = outer.pop()
 
+        whole = {_key(parameter) for parameter in objective.parameters()}
         handles = []
         for name, module in objective.named_modules():
             if owner(f"{name}."):
@@ -155,8 +181,8 @@ def owner(name: str) -> str:
 
 def _kind(func: Any) -> str:
     """`c10d.allreduce_` -> `all-reduce`."""
-    name = func.overloadpacket.__name__.strip("_")
-    known = {"allreduce": "all-reduce", "allgather": "all-gather", "_allgather_base": "all-gather"}
+    name = func.overloadpacket.__name__.strip("_").removesuffix("_base")
+    known = {"allreduce": "all-reduce", "allgather": "all-gather", "reduce_scatter": "reduce-scatter"}
     return str(known.get(name, name))
 
 
@@ -164,5 +190,14 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor, any other as it is."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
 def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(_local(tensor).untyped_storage()._cdata)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, TEACHER_WEIGHTS, WEIGHTS
+from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
 from silc.run import flops_per_example
 from silc.types import BadInput
@@ -35,7 +36,7 @@ NODES = (1, 16, 64)
 LOOKED = 4
 """Times the plan's batch up to which a larger one is looked for."""
 FLOAT, MOMENTS = 4, 8  # bytes per parameter: float32, AdamW's two moments
-BUCKETS, GATHERED, OPTIMIZER = "DDP's buckets", "gathered weights", "AdamW's moments"
+BUCKETS, OPTIMIZER = "DDP's buckets", "AdamW's moments"
 
 
 @dataclass(frozen=True)
@@ -68,33 +69,33 @@ class Plan:
     recorded: float
     """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
     step: Step
+    sharded: Step
+    """The same, sharded."""
     others: tuple[Step, Step]
-    """The same with other batches. What grows with the global batch lies on a line through two, memory, where an image
-    meets every text, on a parabola through three."""
+    """The same with other batches, not sharded. What grows with the global batch lies on a line through two; memory,
+    where every image meets every text, on a parabola through three."""
 
     @property
     def capacity(self) -> float:
         """Bytes a card holds."""
         return self.gpu.memory * 1e9
 
-    def memory(self, sharding: Sharding, step: Step | None = None) -> dict[str, float]:
+    def memory(self, sharding: Sharding) -> dict[str, float]:
         """Bytes on each card at the peak of a step, by what they are."""
-        step = step or self.step
-        kept: dict[str, float] = {WEIGHTS: 0.0, TEACHER_WEIGHTS: 0.0, GRADIENTS: 0.0, **step.memory}
-        kept |= {OPTIMIZER: MOMENTS * step.trained}
-        if step.ranks > 1 and sharding == "none":
-            kept |= {BUCKETS: FLOAT * step.trained}
-        if step.ranks > 1 and sharding == "full":
-            for name in (WEIGHTS, TEACHER_WEIGHTS, GRADIENTS, OPTIMIZER):
-                kept[name] /= step.ranks
-            kept |= {GATHERED: FLOAT * (sum(step.outside.values()) + 2 * step.block)}
-        return {name: size for name, size in kept.items() if size}
+        step = self.step if sharding == "none" else self.sharded
+        kept: dict[str, float] = {**step.memory, OPTIMIZER: MOMENTS * step.trained}
+        if sharding == "full":
+            kept[OPTIMIZER] /= step.ranks
+        elif step.ranks > 1:
+            kept[BUCKETS] = FLOAT * step.trained
+        return kept
 
     def fitting(self, sharding: Sharding) -> int:
         """The largest number of pairs a card holds: 0 where not even one fits, at most `LOOKED` times this plan's."""
-        batches, held = zip(
-            *((s.batch, sum(self.memory(sharding, s).values())) for s in (self.step, *self.others)), strict=True
-        )
+        steps = (self.step, *self.others)
+        batches = [step.batch for step in steps]
+        apart = sum(self.memory(sharding).values()) - sum(self.step.memory.values())  # whatever the batch
+        held = [sum(step.memory.values()) + apart for step in steps]
 
         def at(batch: int) -> float:
             total = 0.0
@@ -106,27 +107,19 @@ class Plan:
 
     def traffic(self, sharding: Sharding, ranks: int) -> list[Collective]:
         """What `ranks` ranks do together in a step, each with the batch of this plan."""
-        step, student = self.step, sum(n for whose, n in self.step.parameters.items() if whose != "teacher")
-        if sharding == "none":
-            engine = [
-                Collective("all-reduce", GRADIENTS, FLOAT * step.trained),
-                Collective("broadcast", "centres", step.buffers),
-            ]
-        else:
-            resharded = student - sum(n for whose, n in step.outside.items() if whose != "teacher")
-            engine = [
-                Collective("all-gather", "weights, forward", FLOAT * student),
-                Collective("all-gather", "weights, backward", FLOAT * resharded),
-                Collective("all-gather", TEACHER_WEIGHTS, FLOAT * step.parameters.get("teacher", 0)),
-                Collective("reduce-scatter", GRADIENTS, FLOAT * step.trained),
-            ]
-        others = {(c.kind, c.where): c.payload for c in self.others[0].collectives}
-        pairs = step.batch * ranks
-        objective = [
-            Collective(c.kind, NAMES.get(c.where, c.where), self._at(pairs, c.payload, others[c.kind, c.where]))
-            for c in step.collectives
+        whole, shares, others = (_payloads(step) for step in (self.step, self.sharded, self.others[0]))
+        pairs = self.step.batch * ranks
+        done = [
+            Collective(kind, NAMES.get(where, where), round(self._at(pairs, payload, others[kind, where])))
+            for (kind, where), payload in whole.items()
         ]
-        return [c for c in (*engine, *objective) if c.payload]
+        if sharding == "none":
+            gradients = Collective("all-reduce", GRADIENTS, FLOAT * self.step.trained)
+            return [c for c in (gradients, Collective("broadcast", "centres", self.step.buffers), *done) if c.payload]
+        weights: Counter[tuple[str, str]] = Counter()
+        for (kind, where), payload in (shares - whole).items():
+            weights[kind, _carried(kind, where)] += payload
+        return [*(Collective(kind, what, payload) for (kind, what), payload in weights.items()), *done]
 
     def flops(self, ranks: int) -> float:
         """FLOPs per example among `ranks` ranks, the products of all pairs with it (forward once, backward twice)."""
@@ -163,6 +156,19 @@ class Plan:
 
 NAMES = {CONTRASTIVE: "features", BACKWARD: "features' gradients", "other losses": "centres and statistics"}
 """What the objective's collectives carry, by the part of the step they are in."""
+
+
+def _payloads(step: Step) -> Counter[tuple[str, str]]:
+    return Counter({(c.kind, c.where): c.payload for c in step.collectives})
+
+
+def _carried(kind: str, where: str) -> str:
+    """What sharding's collectives carry."""
+    if kind == "reduce-scatter":
+        return GRADIENTS
+    return TEACHER_WEIGHTS if where == "teacher" else f"weights, {'backward' if where == BACKWARD else 'forward'}"
+
+
 SHARES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
 
 
@@ -189,5 +195,6 @@ def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float 
     step, *others = (
         measure(config, batch=b, ranks=gpus, vocab_size=vocabulary) for b in (batch, 2 * batch, batch // 2 or 3)
     )
+    sharded = measure(config, batch=batch, ranks=gpus, vocab_size=vocabulary, sharded=True)
     recorded = flops_per_example(config, vocabulary, eos_id=0)
-    return Plan(config.recipe, gpu, mfu, price, recorded, step, (others[0], others[1]))
+    return Plan(config.recipe, gpu, mfu, price, recorded, step, sharded, (others[0], others[1]))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from silc.distributed import World
 from silc.plan.meter import BACKWARD, VIEWS, Meter, owner
 from silc.run import untrained
+from silc.training.sharding import shard
 from silc.types import BadInput, Batch, Hyper, Views
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Collective:
     """all-reduce, all-gather, reduce-scatter, broadcast, ..."""
     where: str
     """The part of the step."""
-    payload: float
+    payload: int
     """Bytes of the whole: what is summed, or what all have together afterwards."""
 
 
@@ -56,30 +57,30 @@ class Step:
     """By owner."""
     trained: int
     """Parameters with a gradient."""
-    block: int
-    """Parameters of the largest block of a tower, what sharding gathers at a time."""
-    outside: dict[str, int]
-    """Parameters that are in no block, by owner."""
     buffers: int
     """Bytes of the state that is no parameter: the centres."""
     forward: dict[str, float]
     """FLOPs per example by part; those of the image-text loss grow with the global batch."""
     memory: dict[str, int]
-    """Bytes at the moment of the peak, by what they are, in one process and without the optimizer."""
+    """Bytes at the moment of the peak, by what they are, without the optimizer and DDP's buckets."""
     collectives: tuple[Collective, ...]
-    """Of the objective; those of gradients and weights are the engine's."""
+    """Of the objective, and of sharding; DDP's sum of the gradients is not in it."""
 
 
-def measure(config: Config, *, batch: int, ranks: int, vocab_size: int) -> Step:
-    """The step of one of `ranks` ranks with `batch` pairs each.
+def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded: bool = False) -> Step:
+    """The step of one of `ranks` ranks with `batch` pairs each, which hold the model whole or in shares.
 
     Raises:
         BadInput: this process is itself one of several.
     """
     meter, objective = Meter(), untrained(config, vocab_size, eos_id=0, world=World(size=ranks))
-    with _fake_group(ranks), FakeTensorMode(allow_non_fake_inputs=True):
+    with ExitStack() as fakes:
+        fakes.enter_context(_fake_group(ranks))
+        if sharded:
+            shard(objective, World(size=ranks))
+        fakes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         objective.to_empty(device="cpu")
-        with meter, meter.parts_of(objective):
+        with meter, meter.following_resizes(), meter.parts_of(objective):
             with meter.part(VIEWS):
                 pairs = a_batch(config, batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
@@ -88,15 +89,11 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int) -> Step:
                 out.loss.backward()
             objective.after_step(out, HYPER)
         sizes = {name: p.numel() for name, p in objective.named_parameters()}
-        trunk: Any = objective.student.visual.trunk
-        blocks = [*trunk.blocks, *objective.student.text.transformer.resblocks]
         return Step(
             ranks=ranks,
             batch=batch,
             parameters=_by_owner(sizes),
             trained=sum(p.numel() for p in objective.parameters() if p.requires_grad),
-            block=max(sum(p.numel() for p in block.parameters()) for block in blocks),
-            outside=_by_owner({name: size for name, size in sizes.items() if "blocks." not in name}),
             buffers=sum(b.numel() * b.element_size() for b in objective.buffers()),
             forward={part: flops / batch for part, flops in meter.flops.items() if part != BACKWARD},
             memory={name: size for name, size in meter.at_peak.items() if size},
