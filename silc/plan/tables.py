@@ -31,7 +31,7 @@ def text(renderable: Any) -> str:
 def tables(plan: Plan) -> Group:
     """Everything about one plan."""
     taken = (_parameters(plan), _flops(plan), _memory(plan), _fit(plan), _traffic(plan))
-    return Group(_title(plan), *taken, _time(plan), _runs(plan), _scaling(plan))
+    return _titled(_title(plan), *taken, _time(plan), _runs(plan), _scaling(plan))
 
 
 def side_by_side(plans: Sequence[Plan]) -> Group:
@@ -47,7 +47,7 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
     bounds = [plan.time("none", plan.step.ranks) for plan in plans]
     time.add_row("computed", *(f"{b.compute * 1e3:,.0f}" for b in bounds))
     time.add_row("sent", *(f"{b.send * 1e3:,.1f}" for b in bounds))
-    return Group(_title(*plans), memory, bytes_, time)
+    return _titled(_title(*plans), memory, bytes_, time)
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -90,10 +90,21 @@ def _title(plan: Plan, *others: Plan) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table("", title=title, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+    table = Table("", title=title, box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def _titled(*parts: str | Table) -> Group:
+    """Titles on lines of their own: a table breaks its own at its width."""
+    lines: list[str | Table] = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines.append(f"\n{part.title}")
+            part.title = None
+        lines.append(part)
+    return Group(*lines)
 
 
 def _rows(table: Table, columns: Sequence[dict[str, float]], total: str, digits: int) -> None:
@@ -104,13 +115,13 @@ def _rows(table: Table, columns: Sequence[dict[str, float]], total: str, digits:
 
 
 def _parameters(plan: Plan) -> Table:
-    table = _table("\nmillions of parameters", "")
+    table = _table("millions of parameters", "")
     _rows(table, [{name: n / 1e6 for name, n in plan.step.parameters.items()}], "total", 1)
     return table
 
 
 def _flops(plan: Plan) -> Table:
-    table = _table("\nGFLOPs per example", "")
+    table = _table("GFLOPs per example", "")
     _rows(table, [{name: n / 1e9 for name, n in plan.step.forward.items()}], "forward", 2)
     table.add_row("forward and backward", f"{plan.flops(plan.step.ranks) / 1e9:,.2f}")
     table.add_row("  as the run will record it", f"{plan.recorded / 1e9:,.2f}")
@@ -118,7 +129,7 @@ def _flops(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    table = _table("\nGiB per card at the peak of a step", *HEADINGS.values())
+    table = _table("GiB per card at the peak of a step", *HEADINGS.values())
     _rows(table, [{k: size / GIB for k, size in plan.memory(engine).items()} for engine in ENGINES], "total", 2)
     table.add_row(f"a card's {plan.gpu.memory:g} GB", *([f"{plan.capacity / GIB:,.2f}"] * 2))
     table.add_row("pairs that fit", *(_fitting(plan, engine) for engine in ENGINES))
@@ -153,7 +164,7 @@ def _sent(plan: Plan, engine: Sharding) -> dict[str, float]:
 
 
 def _traffic(plan: Plan) -> Table:
-    table = _table("\nMB a card sends in a step", *HEADINGS.values())
+    table = _table("MB a card sends in a step", *HEADINGS.values())
     _rows(table, [_sent(plan, engine) for engine in ENGINES], "total", 1)
     return table
 
@@ -161,7 +172,7 @@ def _traffic(plan: Plan) -> Table:
 def _time(plan: Plan) -> Table:
     ranks, gpu = plan.step.ranks, plan.gpu
     table = _table(
-        f"\nms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS; {gpu.link:g} GB/s a card within a node, "
+        f"ms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS; {gpu.link:g} GB/s a card within a node, "
         f"{gpu.network:g} GB/s a node between them",
         *HEADINGS.values(),
     )
@@ -177,7 +188,7 @@ def _time(plan: Plan) -> Table:
 
 
 def _runs(plan: Plan) -> Table:
-    table = _table("\nhours (projection)", *HEADINGS.values())
+    table = _table("hours (projection)", *HEADINGS.values())
     for name, examples in EXAMPLES.items():
         hours = [plan.hours(engine, examples) for engine in ENGINES]
         table.add_row(name, *(f"{fast:,.0f} - {slow:,.0f}" for fast, slow in hours))
@@ -190,7 +201,7 @@ def _runs(plan: Plan) -> Table:
 
 def _scaling(plan: Plan) -> Table:
     table = _table(
-        f"\nweak scaling (projection), {plan.step.batch} pairs per card: rate per card over that on one node, %",
+        f"weak scaling (projection), {plan.step.batch} pairs per card: rate per card over that on one node, %",
         *HEADINGS.values(),
     )
     for nodes in NODES:

@@ -189,7 +189,7 @@ def test_sharding_leaves_a_share_of_each_weight_and_gathers_blocks_as_they_run()
     payloads = {(c.kind, c.where): c.payload for c in step.collectives}
     gathered = sum(size for (kind, _), size in payloads.items() if kind == "all-gather")
     assert student + teacher < gathered < 4 * student + teacher
-    assert payloads["reduce-scatter", "backward"] == pytest.approx(4 * step.trained, rel=0.01)
+    assert payloads["reduce-scatter", "backward"] == pytest.approx(4 * step.trained, rel=0.05)
 
 
 def test_the_parts_are_named() -> None:
