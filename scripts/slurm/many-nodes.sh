@@ -22,6 +22,15 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))
 
+# `srun` passes SIGTERM on to the torchruns, and they to their ranks; the first rank told tells the others at the end of
+# the step, so it does not matter who hears it first.
+notice=no
+pass_on() {
+  notice=yes
+  kill -TERM $(jobs -p) 2>/dev/null || true
+}
+trap pass_on USR1 TERM
+
 # --kill-on-bad-exit: one node that fails ends the others, instead of leaving them to wait for it.
 # --wait: once one torchrun has ended, how long srun lets the others end by themselves.
 srun --kill-on-bad-exit=1 --wait=60 \
@@ -29,15 +38,6 @@ srun --kill-on-bad-exit=1 --wait=60 \
   --rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
   --module silc train "$@" --resume auto &
 step=$!
-
-# `srun` passes SIGTERM on to the torchruns, and they to their ranks; the first rank told tells the others at the end of
-# the step, so it does not matter who hears it first.
-notice=no
-pass_on() {
-  notice=yes
-  kill -TERM "$step" 2>/dev/null || true
-}
-trap pass_on USR1 TERM
 
 # A signal ends a `wait` before what it waits for has ended.
 while true; do

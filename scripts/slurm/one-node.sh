@@ -21,18 +21,18 @@ set -euo pipefail
 # A run's threads are its loader's workers (data.workers per GPU); one more each for everything else.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# SLURM_GPUS_ON_NODE is what this node really gives.
-torchrun --standalone --nproc-per-node "${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}" \
-  --module silc train "$@" --resume auto &
-ranks=$!
-
 # torchrun passes SIGTERM on to every rank; the first one told tells the others at the end of the step.
 notice=no
 pass_on() {
   notice=yes
-  kill -TERM "$ranks" 2>/dev/null || true
+  kill -TERM $(jobs -p) 2>/dev/null || true
 }
 trap pass_on USR1 TERM
+
+# SLURM_GPUS_ON_NODE is what this node really gives.
+torchrun --standalone --nproc-per-node "${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}" \
+  --module silc train "$@" --resume auto &
+ranks=$!
 
 # A signal ends a `wait` before what it waits for has ended.
 while true; do

@@ -1,4 +1,4 @@
-"""scripts/slurm: what they start, and that a notice saves the run and puts the job back; Slurm's commands are played."""
+"""scripts/slurm: what is started; a notice saves the run and puts the job back. Slurm's commands are played."""
 
 from __future__ import annotations
 
