@@ -9,6 +9,7 @@
     silc export MODEL OUT   for open_clip, transformers, onnx, torch_export, int8, each checked before it is there
     silc predict classify|embed|segment MODEL IMAGES... --out OUT
     silc doctor             what is installed, device, precision, data
+    silc plan RECIPE --gpus 64 --gpu h100   parameters, FLOPs, memory, traffic, hours and cost, before it is started
     silc show RECIPE        every field with its value and meaning
     silc recipes            the names of the recipes
     silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
@@ -47,18 +48,8 @@ if TYPE_CHECKING:
 
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 COMMANDS = (
-    "train",
-    "finetune",
-    "eval",
-    "import",
-    "export",
-    "predict",
-    "doctor",
-    "show",
-    "recipes",
-    "data",
-    "demo",
-    "bench",
+    *("train", "finetune", "eval", "import", "export", "predict", "plan", "bench", "doctor", "show", "recipes"),
+    *("data", "demo"),
 )
 
 
@@ -108,6 +99,8 @@ def _dispatch(args: list[str]) -> int:
             return _predict(rest)
         case "doctor":
             return _doctor(rest)
+        case "plan":
+            return _plan(rest)
         case "show":
             return _show(rest)
         case "recipes":
@@ -394,6 +387,55 @@ def _doctor(args: list[str]) -> int:
     for row in doctor.findings(command.root):
         table.add_row(*row)
     _print(table)
+    return 0
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are set side by side.
+
+    Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
+    """
+
+    recipes: tyro.conf.Positional[tuple[str, ...]]
+    """Names, or config.yaml of runs."""
+    gpus: int = 8
+    """Number of cards, over all nodes."""
+    gpu: str = "h100"
+    """a100-40, a100-80, h100, h200, b200, l40s or rtx4090."""
+    mfu: float = 0.4
+    """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
+    price: float | None = None
+    """Of a card and hour, for the cost."""
+    network: float | None = None
+    """GB/s a node sends to others, one direction, instead of the card's usual."""
+    gpus_per_node: int | None = None
+    """Instead of 8."""
+    json: str = ""
+    """File for every number."""
+
+
+def _plan(args: list[str]) -> int:
+    own = [f.name for f in dataclasses.fields(PlanCommand)[1:]]
+    chosen, rest = _taken(args, (*own, "gpus-per-node"))
+    first_flag = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    names, overrides = rest[:first_flag], rest[first_flag:]
+    options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    with _complaint_in_one_line():
+        command = tyro.cli(PlanCommand, args=[*names, *options, *([] if names else overrides)], prog="silc plan")
+    if not names:
+        raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
+    configurations = [_configured("plan", [name, *overrides]) for name in names]
+    from silc.plan import gpus, project, tables
+
+    card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
+    plans = [
+        project.plan(one, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price) for one in configurations
+    ]
+    print(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)), end="")
+    if command.json:
+        tables.write(plans, Path(command.json))
+        print(f"plan: {command.json}")
     return 0
 
 

@@ -181,12 +181,17 @@ def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
     return _objective(config, tokenizer.vocab_size, tokenizer.eos_id, world)
 
 
+def untrained(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
+    """The objective on the meta device: every shape, and no memory."""
+    with torch.device("meta"):
+        return _objective(config, vocab_size, eos_id, world)
+
+
 def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     """Training FLOPs per example of a recipe, by counting."""
     # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
     config = replace(config, objective=replace(config.objective, head_only_ema=False))
-    with torch.device("meta"):
-        objective = _objective(config, vocab_size, eos_id, World())
+    objective = untrained(config, vocab_size, eos_id, World())
     crops = config.data.crops
     return training_flops(
         objective,
@@ -528,8 +533,7 @@ def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokeni
     tensors = objective.state_dict()
     if not any(is_sharded(tensor) for tensor in tensors.values()):
         return objective
-    with torch.device("meta"):
-        copy = _objective(config, tokenizer.vocab_size, tokenizer.eos_id, World())
+    copy = untrained(config, tokenizer.vocab_size, tokenizer.eos_id, World())
     copy.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
     return copy
 

@@ -1,0 +1,203 @@
+"""Sees every operator of a step: adds up FLOPs, follows memory from birth to death, reads what ranks exchange."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.objective import SilcObjective
+
+VIEWS, CONTRASTIVE, LOSSES, BACKWARD = "views", "image-text loss", "other losses", "backward"
+WEIGHTS, CASTS, GATHERED = "weights", "weights in bf16", "gathered weights"
+GRADIENTS, TEACHER_WEIGHTS = "gradients", "teacher's weights"
+OWNERS = {
+    "student.visual.": "image tower",
+    "student.text.": "text tower",
+    "student.logit_": "scale and bias",
+    "head.": "head",
+    "patch_head.": "head",
+    "teacher.": "teacher",
+    "patch_teacher.": "teacher",
+}
+"""Whose a parameter or a module is, by the beginning of its name in the objective."""
+
+
+class Meter(TorchDispatchMode):
+    """Adds up, by part of the step, FLOPs, bytes alive and payloads of collectives.
+
+    Works on real tensors as on fake ones; what a kernel uses inside is not seen. `at_peak` says what was alive when the
+    most was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = LOSSES
+        self.flops: Counter[str] = Counter()
+        self.payloads: Counter[tuple[str, str]] = Counter()  # of (kind, part)
+        self.alive: Counter[str] = Counter()
+        self.at_peak: Counter[str] = Counter()
+        self.total = self.peak = 0
+        self.names: dict[int, str] = {}  # of every storage alive
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
+        if func.namespace == "c10d":
+            # Of what goes in and what comes out, the larger is the whole.
+            self.payloads[_kind(func), self.now] += max(sum(map(_bytes, _tensors(arg))) for arg in args)
+        casts = func is torch.ops.aten._to_copy.default and self.names.get(_key(args[0])) in (WEIGHTS, GATHERED)
+        for tensor in _tensors(out):
+            self.keep(tensor, CASTS if casts else self.now)
+        return out
+
+    def keep(self, tensor: Tensor, name: str) -> None:
+        """Count the tensor's memory under this name from now to its end, unless it is counted already."""
+        storage, key = _local(tensor).untyped_storage(), _key(tensor)
+        if key not in self.names:
+            self.names[key], self.sizes[key] = name, 0
+            self._resize(key, storage.nbytes())
+            weakref.finalize(storage, self._drop, key)
+
+    def rename(self, tensor: Tensor, name: str) -> None:
+        """Count the tensor's memory under another name from now on."""
+        self.keep(tensor, name)
+        key = _key(tensor)
+        self.alive[self.names[key]] -= self.sizes[key]
+        self.alive[name] += self.sizes[key]
+        self.names[key] = name
+
+    def _resize(self, key: int, size: int) -> None:
+        grown, self.sizes[key] = size - self.sizes[key], size
+        self.alive[self.names[key]] += grown
+        self.total += grown
+        if self.total > self.peak:
+            self.peak, self.at_peak = self.total, self.alive.copy()
+
+    def _drop(self, key: int) -> None:
+        self._resize(key, 0)
+        del self.names[key], self.sizes[key]
+
+    @contextmanager
+    def following_resizes(self) -> Iterator[None]:
+        """Inside, memory that sharding lets go by making it empty, which is no operator, is seen to go and to come."""
+        resize = torch.UntypedStorage.resize_
+
+        def seen(storage: Any, size: int) -> Any:
+            out = resize(storage, size)
+            if storage._cdata in self.names:
+                self._resize(storage._cdata, size)
+            return out
+
+        torch.UntypedStorage.resize_ = seen  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What happens inside belongs to this part."""
+        before, self.now = self.now, name
+        yield
+        self.now = before
+
+    @contextmanager
+    def parts_of(self, objective: SilcObjective) -> Iterator[None]:
+        """Inside, what its modules do belongs to their parts, what it does between them to the views or the losses.
+
+        The image tower's passes are told apart by the side of their views.
+        """
+        outer: list[str] = []
+        side = 0
+
+        def entering(name: str) -> Callable[..., None]:
+            def enter(module: Any, args: Any) -> None:
+                nonlocal side
+                outer.append(self.now)
+                if name.endswith((".visual", ".patch_embed")):
+                    side = args[0].shape[-1]
+                self.now = self._part(name, side)
+                for parameter in module.parameters():
+                    if not isinstance(parameter, DTensor) and _key(parameter) not in whole:
+                        self.rename(parameter, GATHERED)
+
+            return enter
+
+        def leave(module: Any, args: Any, out: Any) -> None:
+            self.now = outer.pop()
+
+        whole = {_key(parameter) for parameter in objective.parameters()}
+        handles = []
+        for name, module in objective.named_modules():
+            if owner(f"{name}."):
+                handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leave)]
+        methods = {"features": VIEWS, "contrastive_loss": CONTRASTIVE}
+        for method, part in methods.items():
+            setattr(objective, method, self._within(part, getattr(objective, method)))
+        for name, parameter in objective.named_parameters():
+            self.keep(parameter, TEACHER_WEIGHTS if owner(name) == "teacher" else WEIGHTS)
+            if parameter.requires_grad:
+                handles.append(parameter.register_post_accumulate_grad_hook(lambda p: self.rename(p.grad, GRADIENTS)))
+        for buffer in objective.buffers():
+            self.keep(buffer, TEACHER_WEIGHTS)
+        yield
+        for handle in handles:
+            handle.remove()
+        for method in methods:
+            delattr(objective, method)
+
+    def _part(self, name: str, side: int) -> str:
+        whose = owner(f"{name}.")
+        if whose == "image tower":
+            return f"image tower, {side} px" if torch.is_grad_enabled() else "teacher"
+        return whose
+
+    def _within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*args: Any) -> Any:
+            with self.part(name):
+                return function(*args)
+
+        return measured
+
+
+def owner(name: str) -> str:
+    """Whose a parameter or module is, by its name in the objective; '' for the objective itself."""
+    return next((owner for prefix, owner in OWNERS.items() if name.startswith(prefix)), "")
+
+
+def _kind(func: Any) -> str:
+    """`c10d.allreduce_` -> `all-reduce`."""
+    name = func.overloadpacket.__name__.strip("_").removesuffix("_base")
+    known = {"allreduce": "all-reduce", "allgather": "all-gather", "reduce_scatter": "reduce-scatter"}
+    return str(known.get(name, name))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's share of a sharded tensor, any other as it is."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def _key(tensor: Tensor) -> int:
+    return int(_local(tensor).untyped_storage()._cdata)

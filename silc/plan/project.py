@@ -1,0 +1,200 @@
+"""From one measured step to a run: memory and traffic under an engine, time, hours, money, and more nodes.
+
+Two engines: `none`, every rank holds everything (DistributedDataParallel); `full`, every rank holds its share and
+gathers a block at a time (FSDP2's fully_shard).
+
+Time is computed, not measured: FLOPs over a share of the peak, bytes over a bandwidth. A ring carries them: of S bytes
+each of n ranks sends (n-1)/n S to gather or scatter them and twice that to sum them, and as a ring passes from node to
+node once, a node's network carries what one rank sends. A step lies between two bounds: everything is sent while
+something is computed (the longer of both), or nothing is (their sum). Not in it: reading data, stragglers, latency,
+other traffic.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, TEACHER_WEIGHTS
+from silc.plan.step import Collective, Step, measure
+from silc.run import flops_per_example
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.config import Config
+    from silc.plan.gpus import Gpu
+
+Sharding = Literal["none", "full"]
+MFU = 0.4
+"""Share of the peak: 559 pairs/s of a CLIP g/14 on 8 A100-80 are 39 % (NVIDIA's NeMo, "CLIP: performance"). Take less
+for small towers and fast cards: the same model on 8 H100 reached 21 %, open_clip's B/16 on A100-40 13 %."""
+EXAMPLES = {"5 B examples (the paper's ablations)": 5e9, "20 B examples (the paper's runs)": 20e9}
+NODES = (1, 16, 64)
+LOOKED = 4
+"""Times the plan's batch up to which a larger one is looked for."""
+FLOAT, MOMENTS = 4, 8  # bytes per parameter: float32, AdamW's two moments
+BUCKETS, OPTIMIZER = "DDP's buckets", "AdamW's moments"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds of a step."""
+
+    compute: float
+    send: float
+
+    @property
+    def overlapped(self) -> float:
+        """All is sent while something is computed."""
+        return max(self.compute, self.send)
+
+    @property
+    def in_turn(self) -> float:
+        """Nothing is sent while something is computed."""
+        return self.compute + self.send
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One recipe on some cards."""
+
+    recipe: str
+    gpu: Gpu
+    mfu: float
+    price: float | None
+    """Of a card and hour, in any currency."""
+    recorded: float
+    """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
+    step: Step
+    sharded: Step
+    """The same, sharded."""
+    others: tuple[Step, Step]
+    """The same with other batches, not sharded. What grows with the global batch lies on a line through two; memory,
+    where every image meets every text, on a parabola through three."""
+
+    @property
+    def capacity(self) -> float:
+        """Bytes a card holds."""
+        return self.gpu.memory * 1e9
+
+    def memory(self, sharding: Sharding) -> dict[str, float]:
+        """Bytes on each card at the peak of a step, by what they are."""
+        step = self.step if sharding == "none" else self.sharded
+        kept: dict[str, float] = {**step.memory, OPTIMIZER: MOMENTS * step.trained}
+        if sharding == "full":
+            kept[OPTIMIZER] /= step.ranks
+        elif step.ranks > 1:
+            kept[BUCKETS] = FLOAT * step.trained
+        return kept
+
+    def fitting(self, sharding: Sharding) -> int:
+        """The largest number of pairs a card holds: 0 where not even one fits, at most `LOOKED` times this plan's."""
+        steps = (self.step, *self.others)
+        batches = [step.batch for step in steps]
+        apart = sum(self.memory(sharding).values()) - sum(self.step.memory.values())  # whatever the batch
+        held = [sum(step.memory.values()) + apart for step in steps]
+
+        def at(batch: int) -> float:
+            total = 0.0
+            for own, size in zip(batches, held, strict=True):
+                total += size * math.prod((batch - b) / (own - b) for b in batches if b != own)
+            return total
+
+        return bisect.bisect_right(range(1, LOOKED * self.step.batch + 1), self.capacity, key=at)
+
+    def traffic(self, sharding: Sharding, ranks: int) -> list[Collective]:
+        """What `ranks` ranks do together in a step, each with the batch of this plan."""
+        whole, shares, others = (_payloads(step) for step in (self.step, self.sharded, self.others[0]))
+        pairs = self.step.batch * ranks
+        done = [
+            Collective(kind, NAMES.get(where, where), round(self._at(pairs, payload, others[kind, where])))
+            for (kind, where), payload in whole.items()
+        ]
+        if sharding == "none":
+            gradients = Collective("all-reduce", GRADIENTS, FLOAT * self.step.trained)
+            return [c for c in (gradients, Collective("broadcast", "centres", self.step.buffers), *done) if c.payload]
+        weights: Counter[tuple[str, str]] = Counter()
+        for (kind, where), payload in (shares - whole).items():
+            weights[kind, _carried(kind, where)] += payload
+        return [*(Collective(kind, what, payload) for (kind, what), payload in weights.items()), *done]
+
+    def flops(self, ranks: int) -> float:
+        """FLOPs per example among `ranks` ranks, the products of all pairs with it (forward once, backward twice)."""
+        here, there = (step.forward[CONTRASTIVE] for step in (self.step, self.others[0]))
+        return self.recorded + 3 * self._at(self.step.batch * ranks, here, there)
+
+    def time(self, sharding: Sharding, ranks: int) -> Bounds:
+        """Seconds of a step among `ranks` ranks."""
+        compute = self.step.batch * self.flops(ranks) / (self.gpu.tflops * 1e12 * self.mfu)
+        within = ranks <= self.gpu.per_node
+        bandwidth = self.gpu.link if within else min(self.gpu.link, self.gpu.network)
+        return Bounds(compute, sum(sent(c, ranks) for c in self.traffic(sharding, ranks)) / (bandwidth * 1e9))
+
+    def hours(self, sharding: Sharding, examples: float) -> tuple[float, float]:
+        """Of the whole run, with and without overlap."""
+        ranks = self.step.ranks
+        steps, time = examples / (self.step.batch * ranks), self.time(sharding, ranks)
+        return steps * time.overlapped / 3600, steps * time.in_turn / 3600
+
+    def cost(self, hours: float) -> float | None:
+        """Of so many hours on all cards."""
+        return None if self.price is None else hours * self.step.ranks * self.price
+
+    def efficiency(self, sharding: Sharding, nodes: int) -> tuple[float, float]:
+        """Examples per second and card on `nodes` full nodes over those on one, with and without overlap."""
+        one, many = (self.time(sharding, count * self.gpu.per_node) for count in (1, nodes))
+        return one.overlapped / many.overlapped, one.in_turn / many.in_turn
+
+    def _at(self, pairs: int, ours: float, others: float) -> float:
+        """A quantity at another global batch, on the line through the two measured ones."""
+        here, there = (step.batch * step.ranks for step in (self.step, self.others[0]))
+        return ours + (pairs - here) * (ours - others) / (here - there)
+
+
+NAMES = {CONTRASTIVE: "features", BACKWARD: "features' gradients", "other losses": "centres and statistics"}
+"""What the objective's collectives carry, by the part of the step they are in."""
+
+
+def _payloads(step: Step) -> Counter[tuple[str, str]]:
+    return Counter({(c.kind, c.where): c.payload for c in step.collectives})
+
+
+def _carried(kind: str, where: str) -> str:
+    """What sharding's collectives carry."""
+    if kind == "reduce-scatter":
+        return GRADIENTS
+    return TEACHER_WEIGHTS if where == "teacher" else f"weights, {'backward' if where == BACKWARD else 'forward'}"
+
+
+SHARES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+
+
+def sent(collective: Collective, ranks: int) -> float:
+    """Bytes a rank sends in a ring: (n-1)/n of the payload to gather or scatter it, twice that to sum it."""
+    return collective.payload * SHARES.get(collective.kind, 1) * (ranks - 1) / ranks
+
+
+def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float | None = None) -> Plan:
+    """What a recipe takes on `gpus` cards.
+
+    Raises:
+        BadInput: its batch does not divide among them, or a number makes no sense.
+    """
+    size = config.train.batch_size
+    if gpus < 1 or not 0 < mfu <= 1:
+        raise BadInput(f"--gpus is {gpus} and --mfu {mfu}; needed at least one card and a share between 0 and 1")
+    if size % gpus:
+        fitting = next(n for n in range(gpus, 0, -1) if size % n == 0)
+        raise BadInput(
+            f"train.batch_size {size} does not divide among {gpus} cards; take {fitting}, or another --train.batch-size"
+        )
+    batch, vocabulary = size // gpus, config.model.text.vocab_size or config.data.vocab_size
+    step, *others = (
+        measure(config, batch=b, ranks=gpus, vocab_size=vocabulary) for b in (batch, 2 * batch, batch // 2 or 3)
+    )
+    sharded = measure(config, batch=batch, ranks=gpus, vocab_size=vocabulary, sharded=True)
+    recorded = flops_per_example(config, vocabulary, eos_id=0)
+    return Plan(config.recipe, gpu, mfu, price, recorded, step, sharded, (others[0], others[1]))

@@ -1,0 +1,140 @@
+"""One training step of one rank, run on tensors that hold no data: what it computes, keeps and sends.
+
+There is no formula for a layer here. The step is the run's own code, on torch's fake tensors, as rank 0 of torch's fake
+process group, under a `Meter`. What the code becomes, the plan becomes.
+
+Fake tensors are of the CPU. Its attention keeps for the backward pass what CUDA's flash attention keeps (q, k, v, the
+output and a logsumexp per row), and its autocast casts the same products.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from silc.distributed import World
+from silc.plan.meter import BACKWARD, VIEWS, Meter, owner
+from silc.run import untrained
+from silc.training.sharding import shard
+from silc.types import BadInput, Batch, Hyper, Views
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.config import Config
+
+HYPER = Hyper(lr=0.0, momentum=1.0, temperature=1.0)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """What ranks do together at one place of a step."""
+
+    kind: str
+    """all-reduce, all-gather, reduce-scatter, broadcast, ..."""
+    where: str
+    """The part of the step."""
+    payload: int
+    """Bytes of the whole: what is summed, or what all have together afterwards."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of one rank takes."""
+
+    ranks: int
+    batch: int
+    """Pairs on this rank."""
+    parameters: dict[str, int]
+    """By owner."""
+    trained: int
+    """Parameters with a gradient."""
+    buffers: int
+    """Bytes of the state that is no parameter: the centres."""
+    forward: dict[str, float]
+    """FLOPs per example by part; those of the image-text loss grow with the global batch."""
+    memory: dict[str, int]
+    """Bytes at the moment of the peak, by what they are, without the optimizer and DDP's buckets."""
+    collectives: tuple[Collective, ...]
+    """Of the objective, and of sharding; DDP's sum of the gradients is not in it."""
+
+
+def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded: bool = False) -> Step:
+    """The step of one of `ranks` ranks with `batch` pairs each, which hold the model whole or in shares.
+
+    Raises:
+        BadInput: this process is itself one of several.
+    """
+    meter, objective = Meter(), untrained(config, vocab_size, eos_id=0, world=World(size=ranks))
+    with ExitStack() as fakes:
+        fakes.enter_context(_fake_group(ranks))
+        if sharded:
+            shard(objective, World(size=ranks))
+        fakes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        objective.to_empty(device="cpu")
+        with meter, meter.following_resizes(), meter.parts_of(objective):
+            with meter.part(VIEWS):
+                pairs = a_batch(config, batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
+                out = objective(pairs, HYPER)
+            with meter.part(BACKWARD):
+                out.loss.backward()
+            objective.after_step(out, HYPER)
+        sizes = {name: p.numel() for name, p in objective.named_parameters()}
+        return Step(
+            ranks=ranks,
+            batch=batch,
+            parameters=_by_owner(sizes),
+            trained=sum(p.numel() for p in objective.parameters() if p.requires_grad),
+            buffers=sum(b.numel() * b.element_size() for b in objective.buffers()),
+            forward={part: flops / batch for part, flops in meter.flops.items() if part != BACKWARD},
+            memory={name: size for name, size in meter.at_peak.items() if size},
+            collectives=tuple(Collective(*place, payload) for place, payload in meter.payloads.items()),
+        )
+
+
+def a_batch(config: Config, size: int) -> Batch:
+    """A rank's batch of a recipe, as its loader makes it, of views without content."""
+    crops, objective, side = config.data.crops, config.objective, config.model.image.size
+
+    def views(*shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.uint8)
+
+    return Batch(
+        Views(
+            views(size, 3, side, side) if objective.needs_original else None,
+            views(crops.num_global, size, 3, side, side) if objective.needs_globals else None,
+            views(crops.num_local, size, 3, crops.local_size, crops.local_size) if objective.distill else None,
+        ),
+        torch.zeros(size, config.model.text.length, dtype=torch.int64),
+        keys=[""] * size,
+    )
+
+
+def _by_owner(sizes: dict[str, int]) -> dict[str, int]:
+    owned: Counter[str] = Counter()
+    for name, size in sizes.items():
+        owned[owner(name)] += size
+    return {
+        name: owned[name] for name in ("image tower", "text tower", "head", "scale and bias", "teacher") if owned[name]
+    }
+
+
+@contextmanager
+def _fake_group(ranks: int) -> Iterator[None]:
+    """A process group whose collectives go nowhere, with this process as rank 0."""
+    if dist.is_initialized():
+        raise BadInput("silc plan runs in one process; start it without torchrun")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,212 @@
+"""A plan as tables for people and as a dictionary for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GIB = 2**30
+ENGINES: tuple[Sharding, Sharding] = ("none", "full")
+HEADINGS = {"none": "DDP", "full": "FSDP2"}
+
+
+def text(renderable: Any) -> str:
+    """What a table looks like, in plain characters, 100 wide."""
+    console = Console(width=100, no_color=True, highlight=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def tables(plan: Plan) -> Group:
+    """Everything about one plan."""
+    taken = (_parameters(plan), _flops(plan), _memory(plan), _fit(plan), _traffic(plan))
+    return _titled(_title(plan), *taken, _time(plan), _runs(plan), _scaling(plan))
+
+
+def side_by_side(plans: Sequence[Plan]) -> Group:
+    """Several recipes on the same cards, a column each: memory and bytes sent without sharding, and the time."""
+    memory = _table("GiB per card at the peak, DDP", *(plan.recipe for plan in plans))
+    _rows(memory, [{name: size / GIB for name, size in plan.memory("none").items()} for plan in plans], "total", 2)
+    memory.add_row("pairs that fit", *(_fitting(plan, "none") for plan in plans))
+    memory.add_row("  with FSDP2", *(_fitting(plan, "full") for plan in plans))
+    bytes_ = _table("MB a card sends in a step, DDP", *(plan.recipe for plan in plans))
+    _rows(bytes_, [_sent(plan, "none") for plan in plans], "total", 1)
+    time = _table("GFLOPs per example, ms per step", *(plan.recipe for plan in plans))
+    time.add_row("training", *(f"{plan.flops(plan.step.ranks) / 1e9:,.0f}" for plan in plans))
+    bounds = [plan.time("none", plan.step.ranks) for plan in plans]
+    time.add_row("computed", *(f"{b.compute * 1e3:,.0f}" for b in bounds))
+    time.add_row("sent", *(f"{b.send * 1e3:,.1f}" for b in bounds))
+    return _titled(_title(*plans), memory, bytes_, time)
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """Every number of the tables, in bytes, FLOPs, seconds and hours."""
+    ranks = plan.step.ranks
+    engines = {
+        engine: {
+            "memory": plan.memory(engine),
+            "fits": sum(plan.memory(engine).values()) <= plan.capacity,
+            "fitting_batch_per_gpu": plan.fitting(engine),
+            "collectives": [asdict(c) | {"sent": sent(c, ranks)} for c in plan.traffic(engine, ranks)],
+            "step_seconds": _bounds(plan, engine, ranks),
+            "hours": {name: plan.hours(engine, examples) for name, examples in EXAMPLES.items()},
+            "weak_scaling": {nodes: plan.efficiency(engine, nodes) for nodes in NODES},
+        }
+        for engine in ENGINES
+    }
+    measured = {name: value for name, value in asdict(plan.step).items() if name not in ("memory", "collectives")}
+    about = {"recipe": plan.recipe, "gpu": asdict(plan.gpu), "gpus": ranks, "mfu": plan.mfu, "price": plan.price}
+    flops = {"flops": plan.flops(ranks), "train_flops": plan.recorded}
+    return about | {"step": measured | flops, "engines": engines}
+
+
+def write(plans: Sequence[Plan], file: Path) -> None:
+    """Write the numbers of one plan, or a list of several."""
+    numbers = [as_dict(plan) for plan in plans]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
+
+
+def _bounds(plan: Plan, engine: Sharding, ranks: int) -> dict[str, float]:
+    time = plan.time(engine, ranks)
+    return asdict(time) | {"overlapped": time.overlapped, "in_turn": time.in_turn}
+
+
+def _title(plan: Plan, *others: Plan) -> str:
+    step, gpu = plan.step, plan.gpu
+    names = ", ".join(one.recipe for one in (plan, *others))
+    return f"{names}: {step.ranks} x {gpu.name}, {step.batch} pairs each, {step.batch * step.ranks:,} a step"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table("", title=title, box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _titled(*parts: str | Table) -> Group:
+    """Titles on lines of their own: a table breaks its own at its width."""
+    lines: list[str | Table] = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines.append(f"\n{part.title}")
+            part.title = None
+        lines.append(part)
+    return Group(*lines)
+
+
+def _rows(table: Table, columns: Sequence[dict[str, float]], total: str, digits: int) -> None:
+    """A row for each name in any of the columns, and their sums."""
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(f"{column[name]:,.{digits}f}" if name in column else "" for column in columns))
+    table.add_row(total, *(f"{sum(column.values()):,.{digits}f}" for column in columns), style="bold")
+
+
+def _parameters(plan: Plan) -> Table:
+    table = _table("millions of parameters", "")
+    _rows(table, [{name: n / 1e6 for name, n in plan.step.parameters.items()}], "total", 1)
+    return table
+
+
+def _flops(plan: Plan) -> Table:
+    table = _table("GFLOPs per example", "")
+    _rows(table, [{name: n / 1e9 for name, n in plan.step.forward.items()}], "forward", 2)
+    table.add_row("forward and backward", f"{plan.flops(plan.step.ranks) / 1e9:,.2f}")
+    table.add_row("  as the run will record it", f"{plan.recorded / 1e9:,.2f}")
+    return table
+
+
+def _memory(plan: Plan) -> Table:
+    table = _table("GiB per card at the peak of a step", *HEADINGS.values())
+    _rows(table, [{k: size / GIB for k, size in plan.memory(engine).items()} for engine in ENGINES], "total", 2)
+    table.add_row(f"a card's {plan.gpu.memory:g} GB", *([f"{plan.capacity / GIB:,.2f}"] * 2))
+    table.add_row("pairs that fit", *(_fitting(plan, engine) for engine in ENGINES))
+    return table
+
+
+def _fitting(plan: Plan, engine: Sharding) -> str:
+    number = plan.fitting(engine)
+    return f"{number} or more" if number == LOOKED * plan.step.batch else str(number)
+
+
+def _fit(plan: Plan) -> str:
+    """Whether it fits, and what would."""
+    step, size = plan.step, plan.step.batch * plan.step.ranks
+    if sum(plan.memory("none").values()) <= plan.capacity:
+        return "It fits."
+    ways = []
+    if sum(plan.memory("full").values()) <= plan.capacity:
+        ways.append("sharding (FSDP2) on these cards")
+    if room := plan.fitting("none"):
+        more = (n for n in range(plan.gpu.per_node, size + 1, plan.gpu.per_node) if size % n == 0 and size // n <= room)
+        if (cards := next(more, None)) is not None:
+            ways.append(f"{cards} cards with {size // cards} pairs each")
+        even = room // 8 * 8 or room
+        ways.append(f"--train.batch-size {even * step.ranks} ({even} pairs each) on these cards")
+    return "It does not fit with DDP. What would: " + ("; ".join(ways) or "a larger card, smaller towers") + "."
+
+
+def _sent(plan: Plan, engine: Sharding) -> dict[str, float]:
+    ranks = plan.step.ranks
+    return {f"{c.where} ({c.kind})": sent(c, ranks) / 1e6 for c in plan.traffic(engine, ranks)}
+
+
+def _traffic(plan: Plan) -> Table:
+    table = _table("MB a card sends in a step", *HEADINGS.values())
+    _rows(table, [_sent(plan, engine) for engine in ENGINES], "total", 1)
+    return table
+
+
+def _time(plan: Plan) -> Table:
+    ranks, gpu = plan.step.ranks, plan.gpu
+    table = _table(
+        f"ms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS; {gpu.link:g} GB/s a card within a node, "
+        f"{gpu.network:g} GB/s a node between them",
+        *HEADINGS.values(),
+    )
+    bounds = [plan.time(engine, ranks) for engine in ENGINES]
+    table.add_row("computing", *(f"{b.compute * 1e3:,.1f}" for b in bounds))
+    table.add_row("sending", *(f"{b.send * 1e3:,.1f}" for b in bounds))
+    table.add_row(
+        "step, all or nothing overlapped", *(f"{b.overlapped * 1e3:,.1f} - {b.in_turn * 1e3:,.1f}" for b in bounds)
+    )
+    rates = [(plan.step.batch / b.in_turn, plan.step.batch / b.overlapped) for b in bounds]
+    table.add_row("pairs per second and card", *(f"{slow:,.0f} - {fast:,.0f}" for slow, fast in rates))
+    return table
+
+
+def _runs(plan: Plan) -> Table:
+    table = _table("hours (projection)", *HEADINGS.values())
+    for name, examples in EXAMPLES.items():
+        hours = [plan.hours(engine, examples) for engine in ENGINES]
+        table.add_row(name, *(f"{fast:,.0f} - {slow:,.0f}" for fast, slow in hours))
+        table.add_row("  card hours", *(f"{f * plan.step.ranks:,.0f} - {s * plan.step.ranks:,.0f}" for f, s in hours))
+        if plan.price is not None:
+            costs = [[plan.cost(h) or 0.0 for h in pair] for pair in hours]
+            table.add_row(f"  at {plan.price:g} a card hour", *(f"{fast:,.0f} - {slow:,.0f}" for fast, slow in costs))
+    return table
+
+
+def _scaling(plan: Plan) -> Table:
+    table = _table(
+        f"weak scaling (projection), {plan.step.batch} pairs per card: rate per card over that on one node, %",
+        *HEADINGS.values(),
+    )
+    for nodes in NODES:
+        shares = [sorted(plan.efficiency(engine, nodes)) for engine in ENGINES]
+        table.add_row(
+            f"{nodes} x {plan.gpu.per_node} cards", *(f"{100 * low:.1f} - {100 * high:.1f}" for low, high in shares)
+        )
+    return table
