@@ -101,7 +101,8 @@ def train(config: Config) -> Path:
         if origin is not None:
             began = origins.take_over(objective, origin, config.model.image.size, config.init_weights)
         if config.train.optim.lora:
-            began += _adapt(objective, config)
+            learning = _adapt(objective, config.train.optim.lora)
+            began = began and f"{began}; {learning}"
         optimizer = Optimizer(config.train.optim, objective)
         loader = _loader(config, pairs, tokenizer, world)
         schedule = _schedule(config, loader.steps_per_epoch)
@@ -479,14 +480,14 @@ def _forward(config: Config, objective: SilcObjective, world: World) -> Callable
     return torch.compile(forward) if config.train.compile else forward
 
 
-def _adapt(objective: SilcObjective, config: Config) -> str:
+def _adapt(objective: SilcObjective, rank: int) -> str:
     """Leave the towers as they are, but for low-rank changes; says how much that is."""
     student = objective.student
     whole = sum(p.numel() for p in student.parameters())
     for tower in (student.visual, student.text):
-        lora.adapt(tower, config.train.optim.lora)
+        lora.adapt(tower, rank)
     learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return f"; LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
+    return f"LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
 
 
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
