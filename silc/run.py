@@ -538,14 +538,14 @@ def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokeni
     return copy
 
 
-def _adapt(objective: SilcObjective, config: Config) -> str:
+def _adapt(objective: SilcObjective, rank: int) -> str:
     """Leave the towers as they are, but for low-rank changes; says how much that is."""
     student = objective.student
     whole = sum(p.numel() for p in student.parameters())
     for tower in (student.visual, student.text):
-        lora.adapt(tower, config.train.optim.lora)
+        lora.adapt(tower, rank)
     learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return f"; LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
+    return f"LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
 
 
 def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
@@ -591,7 +591,8 @@ def _begin(
     """A run's beginning: what the loop calls, its optimizer, and what was taken over, in words."""
     said = "" if origin is None else origins.take_over(objective, origin, config.model.image.size, config.init_weights)
     if config.train.optim.lora:
-        said += _adapt(objective, config)
+        learning = _adapt(objective, config.train.optim.lora)
+        said = said and f"{said}; {learning}"
     gradients = _gradients(config, objective, world)
     return gradients, Optimizer(config.train.optim, objective), said
 
@@ -603,7 +604,7 @@ def _resume(
     saved = checkpoint.read(path)
     loader.check(saved.state["loader"])
     if config.train.optim.lora:
-        _adapt(objective, config)
+        _adapt(objective, config.train.optim.lora)
     student = lora.unmerged(objective.student, saved.parts["model"], saved.parts.get("lora", {}))
     checkpoint.load_into(objective.student, student, saved.path / "model.safetensors")
     for name in HEADS:
