@@ -14,7 +14,7 @@
     silc data check SHARDS  counts, broken samples, sizes, captions, duplicates and pictures, before training on it
     silc demo               what `make demo` runs
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 2 bad input (one line on stderr), 75 another rank was lost (try again), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from silc import config as configs
 from silc import recipes
 from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
-from silc.types import BadInput
+from silc.types import BadInput, LostRank
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +56,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"silc: {error}", file=sys.stderr)
         return 2
+    except LostRank as error:
+        print(f"silc: {error}", file=sys.stderr)
+        return 75
     except OSError as error:
         if error.errno not in FULL_OR_LOCKED:
             raise

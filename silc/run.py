@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "train.device", "train.compile", "train.max_skips", "train.trackers"),
-    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
+    *("train.log_every", "train.save_every", "train.keep", "train.eval_every", "train.timeout"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
 )
 
@@ -81,7 +82,7 @@ def train(config: Config) -> Path:
     if not config.out:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
-    with join(config.train.device) as world:
+    with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []

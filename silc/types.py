@@ -26,6 +26,14 @@ class BadInput(Exception):
     """
 
 
+class LostRank(Exception):
+    """Another process of the group died, hangs or was cut off. One line that names it.
+
+    Nothing is wrong with what a person gave: the command line prints the line alone and exits with code 75
+    (EX_TEMPFAIL of sysexits.h: try again), on which `torchrun` starts the group anew.
+    """
+
+
 @dataclass(frozen=True)
 class Views:
     """The views of a batch of images, 8-bit RGB, channels first; `None` where a recipe draws no such view."""
