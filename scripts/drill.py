@@ -557,13 +557,13 @@ def images(folder: Path, short: bool) -> Iterator[Row]:
 
 TIMEOUT = 4.0
 """`train.timeout` of the runs that hang."""
-ENDLESS = ["--train.duration", "100000 steps", "--train.save-every", "5 steps", "--train.log-every", "1 steps"]
+ENDLESS = ["--train.duration", "100000 steps", "--train.log-every", "1 steps", "--data.workers", "0"]
 
 
 def hang(folder: Path, short: bool) -> Iterator[Row]:
     """One of two nodes dies, hangs, or is cut off: the other ends in time and names the rank."""
     tries = 1 if short else 5
-    fields = [*SMALL, *ENDLESS, "--train.timeout", str(TIMEOUT)]
+    fields = [*SMALL, *ENDLESS, "--train.save-every", "never", "--train.timeout", str(TIMEOUT)]
 
     def two(out: Path, spaces: tuple[str, str] = ("", "")) -> list[Run]:
         port = free_port()
@@ -638,8 +638,53 @@ def two_spaces() -> Iterator[tuple[str, str] | tuple[()]]:
             subprocess.run(["ip", "netns", "del", name], **quiet)
 
 
+def nodes(folder: Path, short: bool) -> Iterator[Row]:
+    """Ranks under two torchruns are killed and start again together; then with a node less and a node more."""
+    steps = 60
+    fields = [*SMALL, "--train.duration", f"{steps} steps", "--train.save-every", "5 steps", "--data.workers", "0"]
+    fields += ["--train.log-every", "1 steps", "--train.timeout", "30"]
+    whole = Run(folder / "whole", *fields)
+    out, port = folder / "killed", free_port()
+    runs = [Run(out, *fields, node=Node(name, port), restarts=6) for name in ("first", "second")]
+    tries = survived = 0
+    for victim in (1,) if short else (1, 0, 1, 1):
+        before = steps_done(out)
+        if not runs[0].wait_for(lambda before=before: steps_done(out) > before + 5):  # type: ignore[misc]
+            break
+        tries += 1
+        for pid in runs[victim].ranks():
+            os.kill(pid, signal.SIGKILL)
+    codes = [run.finish() for run in runs]
+    whole.finish()
+    survived = tries * (codes == [0, 0] and _same_losses(out, folder / "whole"))
+    yield Row(
+        "rank of one of 2 nodes killed", tries, survived, "both nodes started again and went on; losses those of 1 rank"
+    )
+
+    out, port = folder / "changed", free_port()
+    first = Run(out, *fields, node=Node("first", port, nodes="1:2"), restarts=6)
+    second = Run(out, *fields, node=Node("second", port, nodes="1:2"), restarts=6)
+    second.wait_for(lambda: steps_done(out) > 8)
+    sizes = [json.loads((out / "env.json").read_text())["ranks"]]
+    second.kill()
+    at = steps_done(out)
+    first.wait_for(lambda: steps_done(out) > at + 5 and json.loads((out / "env.json").read_text())["ranks"] == 1)
+    sizes.append(json.loads((out / "env.json").read_text())["ranks"])
+    second = Run(out, *fields, node=Node("second", port, nodes="1:2"), restarts=6)
+    codes = [first.finish(), second.finish()]
+    sizes.append(json.loads((out / "env.json").read_text())["ranks"])
+    well = codes[0] == 0 and _same_losses(out, folder / "whole")
+    yield Row("a node less, a node more", 1, int(well), f"{sizes} ranks; losses those of 1 rank")
+
+
+def _same_losses(out: Path, other: Path) -> bool:
+    """Whether every step's loss is equal but for the order of sums: the batches are the same, in the same order."""
+    ours, theirs = ([record["loss/total"] for record in history(path)] for path in (out, other))
+    return len(ours) == len(theirs) and all(abs(a - b) <= 1e-5 * abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
-    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead, hang),
+    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead, hang, nodes),
 )
 
 

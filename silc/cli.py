@@ -57,8 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"silc: {error}", file=sys.stderr)
         return 2
     except LostRank as error:
-        print(f"silc: {error}", file=sys.stderr)
-        return 75
+        print(f"silc: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At once: taking the interpreter down beside broken connections took seconds, and aborted now and then.
+        os._exit(75)
     except OSError as error:
         if error.errno not in FULL_OR_LOCKED:
             raise

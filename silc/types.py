@@ -30,7 +30,7 @@ class LostRank(Exception):
     """Another process of the group died, hangs or was cut off. One line that names it.
 
     Nothing is wrong with what a person gave: the command line prints the line alone and exits with code 75
-    (EX_TEMPFAIL of sysexits.h: try again), on which `torchrun` starts the group anew.
+    (EX_TEMPFAIL of sysexits.h: try again), upon which `torchrun` starts the group anew.
     """
 
 
