@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,7 +166,10 @@ def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = P
     word = uuid.uuid4().hex
     if rank > 0:
         store.set(f"call/{rank}", word)
-        store.wait([f"answer/{word}"], patience)
+        try:
+            store.wait([f"answer/{word}"], patience)
+        except dist.DistError:
+            raise LostRank(f"rank 0 did not start within {patience.total_seconds():.0f} s") from None
         attempt: str = store.get(f"answer/{word}").decode()
         store.set(f"{attempt}/came/{rank}", "")
         return attempt
@@ -190,7 +193,7 @@ def _broke_off(error: RuntimeError) -> bool:
 
 def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
     """Who does not answer. Every rank that is given up by another gives up too, and says so in the store."""
-    silent = set(range(size)) - {rank}
+    silent, reached = set(range(size)) - {rank}, Event()
 
     def ask() -> None:
         store.set(str(rank), "")
@@ -198,6 +201,7 @@ def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
             for other in sorted(silent):
                 if store.check([str(other)]):
                     silent.discard(other)
+                reached.set()
             time.sleep(0.05)
 
     # In a thread, for a store beyond a broken link does not answer, and would not say so.
@@ -205,9 +209,12 @@ def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
     asking.start()
     asking.join(GRACE)
     how = "in time" if "imed out" in str(error) else "any more"
-    who = (
-        f"{_named(silent)} did not answer {how}" if silent else "every rank answers, the connections between them broke"
-    )
+    if not reached.is_set():
+        who = f"rank 0 did not answer {how}, nor the store beside it"
+    elif silent:
+        who = f"{_named(silent)} did not answer {how}"
+    else:
+        who = "every rank answers, but a connection between them broke"
     return f"rank {rank} gives up: {who}; go on from the last checkpoint with --resume auto"
 
 
