@@ -146,7 +146,11 @@ class Node:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"GLOO_SOCKET_IFNAME": "inside" if self.space else "lo"}
+        interface = {"GLOO_SOCKET_IFNAME": "inside" if self.space else "lo"}
+        if ":" not in self.nodes:
+            return interface
+        # Else a node that joins a running group waits for an address that was told before it came (torch 2.15).
+        return interface | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def free_port() -> int:
@@ -638,10 +642,14 @@ def two_spaces() -> Iterator[tuple[str, str] | tuple[()]]:
             subprocess.run(["ip", "netns", "del", name], **quiet)
 
 
+LONG = ["--train.duration", "400 steps", "--train.save-every", "20 steps", "--train.log-every", "1 steps"]
+LONG += ["--data.workers", "0", "--train.timeout", "30"]
+"""Long enough for a node to come and go."""
+
+
 def nodes(folder: Path, short: bool) -> Iterator[Row]:
-    """Ranks under two torchruns are killed and start again together; then with a node less and a node more."""
-    fields = [*SMALL, "--train.duration", "800 steps", "--train.save-every", "20 steps", "--data.workers", "0"]
-    fields += ["--train.log-every", "1 steps", "--train.timeout", "30"]
+    """Ranks under two torchruns are killed, and both nodes start again together."""
+    fields = [*SMALL, *LONG]
     whole = Run(folder / "whole", *fields)
     out, port = folder / "killed", free_port()
     runs = [Run(out, *fields, node=Node(name, port), restarts=6) for name in ("first", "second")]
@@ -660,6 +668,10 @@ def nodes(folder: Path, short: bool) -> Iterator[Row]:
         "rank of one of 2 nodes killed", tries, survived, "both nodes started again and went on; losses those of 1 rank"
     )
 
+
+def elastic(folder: Path, short: bool) -> Iterator[Row]:
+    """A node of two is killed with its torchrun, later another one joins."""
+    fields = [*SMALL, *LONG]
     out, port = folder / "changed", free_port()
     first, second = (Run(out, *fields, node=Node(name, port, nodes="1:2"), restarts=6) for name in ("first", "second"))
     first.wait_for(lambda: steps_done(out) > 30)
@@ -670,7 +682,9 @@ def nodes(folder: Path, short: bool) -> Iterator[Row]:
     second = Run(out, *fields, node=Node("second", port, nodes="1:2"), restarts=6)
     first.wait_for(lambda: _num_ranks(out) != sizes[-1])
     sizes.append(_num_ranks(out))
-    well = first.finish() == 0 and sizes == [2, 1, 2] and _same_losses(out, folder / "whole")
+    code = first.finish()
+    Run(folder / "whole", *fields).finish()
+    well = code == 0 and sizes == [2, 1, 2] and _same_losses(out, folder / "whole")
     second.kill()
     yield Row("a node less, a node more", 1, int(well), f"{sizes} ranks; losses those of 1 rank")
 
@@ -689,7 +703,7 @@ def _same_losses(out: Path, other: Path) -> bool:
 
 
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
-    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead, hang, nodes),
+    *(resume, saves, saves_of_two, corruption, disk, numbers, collapse, images, overhead, hang, nodes, elastic),
 )
 
 

@@ -38,6 +38,13 @@ def test_nothing_is_lost_to_disks_and_numbers(drill, scenario, tmp_path):
     assert all(row.lost == 0 for row in rows), rows
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["hang", "nodes", "elastic"])
+def test_nothing_is_lost_to_nodes(drill, scenario, tmp_path):
+    rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
+    assert all(row.lost == 0 for row in rows), rows
+
+
 def test_an_unknown_scenario_is_named(drill, tmp_path):
     with pytest.raises(SystemExit, match="no scenario sves; there are resume, saves"):
         drill.drill(tmp_path, short=True, only="sves")
