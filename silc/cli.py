@@ -16,7 +16,8 @@
     silc demo               what `make demo` runs
     silc bench [PART ...]   how fast, against what one would use otherwise: loader step losses eval start all
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted, 143 asked to stop (SIGTERM, SIGUSR1) and saved.
+Exit codes: 0 done, 2 bad input (one line on stderr), 75 try again (another rank was lost, a server does not answer),
+130 interrupted, 143 asked to stop (SIGTERM, SIGUSR1) and saved.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from silc import config as configs
 from silc import recipes
 from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
-from silc.types import BadInput, Preempted
+from silc.types import BadInput, LostRank, Preempted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,6 +62,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"silc: {error}", file=sys.stderr)
         return error.exit_code
+    except LostRank as error:
+        print(f"silc: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At once: taking the interpreter down beside broken connections took seconds, and aborted now and then.
+        os._exit(75)
     except OSError as error:
         if error.errno not in FULL_OR_LOCKED:
             raise

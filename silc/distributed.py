@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from silc.types import BadInput
+from silc.types import BadInput, LostRank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(minutes=30)
-"""Longest wait for the other ranks: the main one trains the tokenizer and writes checkpoints while they wait."""
+"""Longest wait at a barrier: the main rank trains the tokenizer and writes checkpoints while the others stand there."""
+GRACE = 1.0
+"""Seconds that ranks have to say that they are alive, once one of them was given up."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    patient: Any = None
+    """The group that waits at barriers; None is the one that does everything else."""
 
     @property
     def is_main(self) -> bool:
@@ -91,20 +98,22 @@ class World:
         return everyone
 
     def barrier(self) -> None:
-        """Wait for every rank."""
+        """Wait for every rank, for as long as `PATIENCE`; after what one rank does alone."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[World]:
+def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]:
     """The process group `torchrun` started this process in, or a world of one.
 
     Args:
         device: `auto` takes this rank's GPU when there is one, else the CPU.
+        timeout: longest wait of a collective for the other ranks, barriers excepted.
 
     Raises:
         BadInput: a GPU is asked for and there is none.
+        LostRank: a rank did not answer.
     """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     mine = place(device, local_rank)
@@ -114,18 +123,22 @@ def join(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(device=mine)
         return
-    backend = "nccl" if on_gpu else "gloo"
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = PrefixStore(agree_on_attempt(store, rank, size), store)
     dist.init_process_group(
-        backend,
-        store=PrefixStore(_attempt(), store),
+        "nccl" if on_gpu else "gloo",
+        store=PrefixStore("group", store),
         rank=rank,
         world_size=size,
-        timeout=PATIENCE,
+        timeout=timeout,
         device_id=mine if on_gpu else None,
     )
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), mine)
+        yield World(rank, size, mine, dist.new_group(backend="gloo", timeout=PATIENCE))
+    except RuntimeError as error:
+        if not _broke_off(error):
+            raise
+        raise LostRank(_complaint(PrefixStore("lost", store), rank, size, error)) from None
     finally:
         dist.destroy_process_group()
 
@@ -142,11 +155,75 @@ def place(device: str = "auto", local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
 
 
-def _attempt() -> str:
-    """What sets this start apart from earlier ones of the same `torchrun`, whose addresses its store still holds.
+def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = PATIENCE) -> str:
+    """A name that the ranks of this start share and no earlier start of the same `torchrun` had.
 
-    Without it a restarted rank may wait for the dead ones (pytorch/pytorch#135712; seen with torch 2.15). The count is
-    each node's own, so it tells attempts apart on a single node only.
+    Its store outlives them, and a restarted rank that found the addresses of dead ones in it would wait for those
+    (pytorch/pytorch#135712; seen with torch 2.15). `torchrun` has no such name to give: it counts restarts on each node
+    for itself, and not those after a change of nodes. So every rank calls rank 0 with a word that was never used, and
+    rank 0 answers whatever it finds, calls of the dead too, until every living one has said that it was answered.
     """
-    single_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
-    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if single_node else "attempt"
+    word = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"call/{rank}", word)
+        try:
+            store.wait([f"answer/{word}"], patience)
+        except dist.DistError:
+            raise LostRank(f"rank 0 did not start within {patience.total_seconds():.0f} s") from None
+        attempt: str = store.get(f"answer/{word}").decode()
+        store.set(f"{attempt}/came/{rank}", "")
+        return attempt
+    missing, deadline = set(range(1, size)), time.monotonic() + patience.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"{word}/came/{other}"]):
+                missing.remove(other)
+            elif store.check([f"call/{other}"]):
+                store.set(f"answer/{store.get(f'call/{other}').decode()}", word)
+        if missing and time.monotonic() > deadline:
+            raise LostRank(f"{_named(missing)} did not start within {patience.total_seconds():.0f} s")
+        time.sleep(0.01)
+    return word
+
+
+def _broke_off(error: RuntimeError) -> bool:
+    """Whether it comes from a collective; gloo's errors have no type of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
+    """Who does not answer. Every rank that is given up by another gives up too, and says so in the store."""
+    silent, reached = set(range(size)) - {rank}, Event()
+
+    def ask() -> None:
+        store.set(str(rank), "")
+        while silent:
+            for other in sorted(silent):
+                if store.check([str(other)]):
+                    silent.discard(other)
+                reached.set()
+            time.sleep(0.05)
+
+    # In a thread, for a store beyond a broken link does not answer, and would not say so.
+    asking = Thread(target=_quietly, args=(ask,), daemon=True)
+    asking.start()
+    asking.join(GRACE)
+    how = "in time" if "imed out" in str(error) else "any more"
+    if not reached.is_set():
+        who = f"rank 0 did not answer {how}, nor the store beside it"
+    elif silent:
+        who = f"{_named(silent)} did not answer {how}"
+    else:
+        who = "every rank answers, but a connection between them broke"
+    return f"rank {rank} gives up: {who}; go on from the last checkpoint with --resume auto"
+
+
+def _quietly(function: Callable[[], None]) -> None:
+    with suppress(RuntimeError):
+        function()
+
+
+def _named(ranks: Collection[int]) -> str:
+    listed = sorted(ranks)
+    shown = ", ".join(map(str, listed[:8])) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+    return f"rank{'s' * (len(listed) > 1)} {shown}"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
-    *("train.micro_batch", "train.max_skips", "train.trackers"),
+    *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
     *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
@@ -93,13 +94,13 @@ def train(config: Config) -> Path:
     if not config.out:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
-    with join(config.train.device) as world:
+    with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
         preemption = Preemption()
-        in_evaluation = Interruptible(world.rank, world.size, world.device, preemption.asked)
+        in_evaluation = Interruptible(world.rank, world.size, world.device, world.patient, preemption.asked)
         evaluators = _evaluators(config, in_evaluation)
         pairs, held_out_task = _split(
             config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation

@@ -32,6 +32,14 @@ class Preempted(Exception):
     """The process was asked to stop (SIGTERM, SIGUSR1) and has saved what it had. The command line exits with 143."""
 
 
+class LostRank(Exception):
+    """Another process of the group died, hangs or was cut off. One line that names it.
+
+    Nothing is wrong with what a person gave: the command line prints the line alone and exits with code 75
+    (EX_TEMPFAIL of sysexits.h: try again), upon which `torchrun` starts the group anew.
+    """
+
+
 @dataclass(frozen=True)
 class Views:
     """The views of a batch of images, 8-bit RGB, channels first; `None` where a recipe draws no such view."""

@@ -117,12 +117,17 @@ class TrainConfig:
     """How often the evaluators run during training: a duration or 'never'. They always run where they are asked for."""
     held_out: int = 0
     """Pairs kept out of training, the same ones for every seed; retrieval on them is measured before and after."""
+    timeout: float = 600.0
+    """Seconds a rank waits for the others within a step before it names who does not answer and ends. Ten minutes, as
+    torch's for NCCL: longer than any step, a stalled disk or the first compilation."""
     max_skips: int = 10
     """The run stops after this many steps in a row whose loss or gradient is not finite."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.keep < 1 or self.max_skips < 1:
             raise BadInput("train.batch_size, train.keep and train.max_skips must be >= 1")
+        if self.timeout <= 0:
+            raise BadInput(f"train.timeout is {self.timeout}; needed a number of seconds above 0")
         for name in ("duration", "log_every", "save_every", "eval_every"):
             value = getattr(self, name)
             if value != "never" or name == "duration":

@@ -75,6 +75,7 @@ class Saver:
                 pending.result()
         except BadInput as error:
             complaint = str(error)
+        self.world.barrier()  # writing may take longer than a collective of training may
         if complaint := self.world.collect(complaint)[0]:
             raise BadInput(complaint)
 

@@ -24,7 +24,7 @@ def drill():
     del sys.modules["drill"]
 
 
-SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote")
+SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote", "hang", "nodes", "elastic")
 SCENARIOS = ("resume", "saves_of_two", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 
@@ -42,6 +42,13 @@ def test_nothing_is_lost(drill, scenario, tmp_path):
 def test_nothing_is_lost_to_disks_and_numbers(drill, scenario, tmp_path):
     if scenario != "collapse" and os.geteuid():
         pytest.skip("mounting, immutable folders and another process's memory need root")
+    rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
+    assert all(row.lost == 0 for row in rows), rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["hang", "nodes", "elastic"])
+def test_nothing_is_lost_to_nodes(drill, scenario, tmp_path):
     rows = drill.drill(tmp_path / "drill", short=True, only=scenario)
     assert all(row.lost == 0 for row in rows), rows
 

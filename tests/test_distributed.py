@@ -1,0 +1,149 @@
+"""What ranks tell each other when some of them are lost or start anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from silc import cli, distributed
+from silc.distributed import agree_on_attempt
+from silc.types import LostRank
+
+SHORT = timedelta(seconds=5)
+RANK = """
+import os, signal, sys, time, torch
+from datetime import timedelta
+from silc.distributed import join
+from silc.types import LostRank
+
+victim, sent, timeout = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+try:
+    with join("cpu", timedelta(seconds=timeout)) as world:
+        for step in range(3):
+            world.mean(torch.ones(1000))
+        if world.rank == victim:
+            os.kill(os.getpid(), sent)
+        start = time.monotonic()
+        world.mean(torch.ones(1000))
+except LostRank as error:
+    print(f"{time.monotonic() - start:.2f} {error}", flush=True)
+    os._exit(75)
+"""
+
+
+@pytest.mark.parametrize(("ranks", "sent", "limit"), [(2, signal.SIGKILL, 2.0), (3, signal.SIGSTOP, 4.0)])
+def test_a_lost_rank_ends_the_others_in_time_and_is_named(ranks: int, sent: int, limit: float, tmp_path: Path) -> None:
+    """The last rank dies, or stops with a timeout of 2 s."""
+    port = free_port()
+    running = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-c", RANK, str(ranks - 1), str(int(sent)), "2" if sent == signal.SIGSTOP else "60"]
+        environment = os.environ | {name: str(value) for name, value in place.items()}
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        for rank, process in enumerate(running[:-1]):
+            said, _ = process.communicate(timeout=300)
+            taken, _, line = said.partition(" ")
+            how = "in time" if sent == signal.SIGSTOP else "any more"
+            assert line.startswith(f"rank {rank} gives up: rank {ranks - 1} did not answer {how};"), said
+            assert process.returncode == 75
+            assert float(taken) < limit
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def agreed(store: dist.Store, ranks: list[int], size: int) -> list[str]:
+    """What each of these ranks takes its attempt to be, started in this order."""
+    names: dict[int, str] = {}
+
+    def start(rank: int) -> None:
+        names[rank] = agree_on_attempt(store, rank, size, SHORT)
+
+    threads = [threading.Thread(target=start, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    return list(names.values())
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2]])
+def test_every_attempt_has_a_name_of_its_own(order: list[int]) -> None:
+    """Whoever comes first, and with what earlier attempts left in the store; also after a change of their number."""
+    store, seen = dist.HashStore(), set()
+    for size in (3, 3, 2, 1, 3):
+        names = agreed(store, [rank for rank in order if rank < size], size)
+        assert len(set(names)) == 1
+        assert len(names) == size
+        seen.add(names[0])
+    assert len(seen) == 5
+
+
+def test_an_attempt_that_died_half_way_is_not_joined() -> None:
+    store = dist.HashStore()
+    store.set("call/1", "rank 1 of a group whose rank 0 never came")
+    assert len(set(agreed(store, [0, 2, 1], 3))) == 1
+    with pytest.raises(LostRank, match="ranks 1, 2 did not start within 0 s"):
+        agree_on_attempt(store, 0, 3, timedelta(seconds=0.2))  # those calls are of the dead
+    with pytest.raises(LostRank, match="rank 0 did not start"):
+        agree_on_attempt(store, 1, 3, timedelta(seconds=0.2))
+    assert len(set(agreed(store, [1, 2, 0], 3))) == 1
+
+
+def test_who_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "GRACE", 0.2)
+    store, timed_out = dist.HashStore(), RuntimeError("gloo: Timed out waiting 4000ms")
+    for alive in (0, 2):
+        store.set(str(alive), "")
+    line = distributed._complaint(store, 0, 5, timed_out)
+    assert (
+        line
+        == "rank 0 gives up: ranks 1, 3, 4 did not answer in time; go on from the last checkpoint with --resume auto"
+    )
+    for alive in (1, 3, 4):
+        store.set(str(alive), "")
+    assert "every rank answers, but a connection" in distributed._complaint(store, 0, 5, timed_out)
+
+    class Unreachable(dist.HashStore):
+        def check(self, keys: list[str]) -> bool:
+            raise dist.DistNetworkError("Broken pipe")
+
+    said = distributed._complaint(Unreachable(), 3, 5, RuntimeError("gloo: Connection closed by peer"))
+    assert said.startswith("rank 3 gives up: rank 0 did not answer any more, nor the store beside it;")
+
+
+def test_the_command_line_says_it_in_a_line_and_ends_with_75(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(args: list[str]) -> int:
+        raise LostRank("rank 0 gives up: rank 1 did not answer in time")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(cli, "_dispatch", lost)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "silc_c-tiny"])
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "silc: rank 0 gives up: rank 1 did not answer in time\n"
