@@ -21,14 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from silc.data.order import Order
 from silc.data.pairs import BadSample
+from silc.data.photometric import draw, recolour
 from silc.data.streams import stream
 from silc.types import BadInput, Batch, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from silc.data.config import PhotometricConfig
     from silc.data.crops import MultiCrop
     from silc.data.pairs import Pair, Pairs
     from silc.types import Broken, Tokenizer
@@ -39,7 +41,9 @@ MAX_CONSECUTIVE_BAD = 100
 """A replacement is looked for among this many samples of the shard, and then in as many shards."""
 
 # What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
-_Parts = tuple["Tensor | None", "Tensor | None", "Tensor | None", "Tensor", list[str], list["Broken"]]
+_Crops = tuple["Tensor | None", "Tensor | None"]  # globals [G, B, 3, R, R], locals [L, B, 3, r, r]
+_Drawn = tuple["np.ndarray", "np.ndarray"]  # what is to be done to their colours, DRAWN [G, B] and [L, B]
+_Parts = tuple["Tensor | None", _Crops, "_Drawn | None", "Tensor", list[str], list["Broken"]]
 
 
 class Loader:
@@ -58,9 +62,14 @@ class Loader:
         accept_changed_shards: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        photometric: PhotometricConfig | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        """`batch_size` is the global one, over all ranks.
+        """Args:
+            batch_size: the global one, over all ranks.
+            photometric: what is done to the colours of crops.
+            device: where views are wanted. An accelerator changes the colours of a whole batch itself; for any other
+                the workers do, view by view.
 
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
@@ -79,11 +88,15 @@ class Loader:
         self.workers = workers
         self.accept_changed_shards = accept_changed_shards
         self.speaks = rank == 0
-        self.pin_memory = pin_memory
+        self.device = device or torch.device("cpu")
         self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
         self.num_samples = len(pairs)
         order = Order(pairs.blocks, seed, shuffle_shards)
-        self._steps = _Steps(pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size)
+        colours = photometric if photometric and photometric.on else None
+        whole = self.device.type != "cpu"
+        self._steps = _Steps(
+            pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size, colours, whole
+        )
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """This rank's share of the batches of steps [start, stop).
@@ -94,8 +107,10 @@ class Loader:
         for made in self._made(start, stop):
             if isinstance(made, BadInput):
                 raise made
-            original, global_views, local_views, text, keys, broken = made
-            yield Batch(Views(original, global_views, local_views), text, keys, broken)
+            original, crops, drawn, text, keys, broken = made
+            if drawn is not None:
+                crops = _recoloured(crops, drawn, self.device)
+            yield Batch(Views(original, *crops), text, keys, broken)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the data stands before `step`, for a checkpoint (JSON)."""
@@ -142,8 +157,9 @@ class Loader:
                     self._steps,
                     sampler=range(start, stop),
                     batch_size=None,
+                    collate_fn=_as_made,
                     num_workers=self.workers,
-                    pin_memory=self.pin_memory,
+                    pin_memory=self.device.type == "cuda",
                     worker_init_fn=_settle if self.workers else None,
                     # Its own, or each call would advance the run's global generator.
                     generator=torch.Generator(),
@@ -151,6 +167,11 @@ class Loader:
                     multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
                 )
             )
+
+
+def _as_made(parts: Any) -> Any:
+    """In place of torch's own collation, which refuses arrays of records."""
+    return parts
 
 
 def _settle(worker: int) -> None:
@@ -171,6 +192,9 @@ class _Steps(Dataset["_Parts | BadInput"]):
     steps_per_epoch: int
     rank: int
     world_size: int
+    photometric: PhotometricConfig | None
+    leaves_colours: bool
+    """Whether what is to be done to colours is only drawn here, and handed on."""
 
     def __getitem__(self, step: int) -> _Parts | BadInput:
         try:
@@ -182,7 +206,7 @@ class _Steps(Dataset["_Parts | BadInput"]):
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
         start = step_of_epoch * self.batch_size + self.rank * share
-        keys, captions, images = [], [], []
+        keys, captions, images, turns = [], [], [], []
         broken: list[Broken] = []
         for index in self.order.indices(epoch, start, start + share).tolist():
             turn = (self.order.seed, epoch, index)
@@ -190,14 +214,22 @@ class _Steps(Dataset["_Parts | BadInput"]):
             keys.append(pair.key)
             captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
             images.append(self.views(pair.image, turn))
+            turns.append(turn)
         original, global_views, local_views = zip(*images, strict=True)
+        crops = _stack(global_views, dim=1), _stack(local_views, dim=1)
+        drawn = self._draw(turns)
+        if drawn is not None and not self.leaves_colours:
+            crops, drawn = _recoloured(crops, drawn), None
+        return _stack(original, dim=0), crops, drawn, self.tokenizer(captions), keys, broken
+
+    def _draw(self, turns: Sequence[tuple[int, ...]]) -> _Drawn | None:
+        """What is to be done to the colours of each crop."""
+        config, crops = self.photometric, self.views.config
+        if config is None:
+            return None
         return (
-            _stack(original, dim=0),
-            _stack(global_views, dim=1),  # [G, B, 3, R, R]
-            _stack(local_views, dim=1),
-            self.tokenizer(captions),
-            keys,
-            broken,
+            np.stack([draw(config, "global", turn, crops.num_global) for turn in turns], axis=1),
+            np.stack([draw(config, "local", turn, crops.num_local) for turn in turns], axis=1),
         )
 
     def _read(self, index: int, broken: list[Broken]) -> Pair:
@@ -226,6 +258,20 @@ class _Steps(Dataset["_Parts | BadInput"]):
                 yield int(starts[other] + place % sizes[other])
 
 
+def _recoloured(crops: _Crops, drawn: _Drawn, device: torch.device | None = None) -> _Crops:
+    """The crops, moved where they are wanted, in their new colours."""
+    moved = (None if views is None else views.to(device, non_blocking=True) for views in crops)
+    global_views, local_views = (
+        None if views is None else recolour(views, what) for views, what in zip(moved, drawn, strict=True)
+    )
+    return global_views, local_views
+
+
 def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:
+    """Images [..., 3, H, W] as one tensor that lies in memory as they do: to turn channels costs as much as a crop."""
     present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present, dim=dim) if present else None
+    if not present:
+        return None
+    if present[0].is_contiguous():
+        return torch.stack(present, dim=dim)
+    return torch.stack([tensor.movedim(-3, -1) for tensor in present], dim=dim).movedim(-1, -3)
