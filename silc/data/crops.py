@@ -62,15 +62,15 @@ class MultiCrop:
         if not num_views:
             return None
         height, width = pixels.shape[1:3]
-        views = torch.empty((num_views, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        views = []
         # A view has its own row, so the number of views changes no draw.
-        for view, draws in zip(views, stream(name, *seed).random((num_views, DRAWS)).tolist(), strict=True):
+        for draws in stream(name, *seed).random((num_views, DRAWS)).tolist():
             left, top, right, bottom = choose_box(draws, (width, height), area, self.config.aspect)
             crop = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
             # On 8-bit values with their channels last this is several times faster than Pillow and on planes.
-            resized = F.interpolate(crop, (side, side), mode="bicubic", antialias=True)[0]
-            view.copy_(resized.flip(-1) if self.config.flip and draws[-1] < 0.5 else resized)
-        return views
+            view = F.interpolate(crop, (side, side), mode="bicubic", antialias=True)
+            views.append(view.flip(-1) if self.config.flip and draws[-1] < 0.5 else view)
+        return torch.cat(views)
 
 
 def choose_box(

@@ -141,8 +141,7 @@ def _hue(pixels: Tensor, steps: np.ndarray) -> Tensor:
     torch.sub((hue - 2).abs_(), 1, out=turned[:, 1])
     torch.sub((hue - 4).abs_(), 1, out=turned[:, 2])
     half_up = value.add_(0.5)[:, None]
-    lowered: Tensor = torch.addcmul(half_up, turned.clamp_(0, 1), reach[:, None], value=-1)
-    return lowered.floor_()
+    return half_up.addcmul(turned.clamp_(0, 1), reach[:, None], value=-1).floor_()
 
 
 JITTERS: tuple[Change, ...] = (_brightness, _contrast, _saturation, _hue)
@@ -150,7 +149,7 @@ JITTERS: tuple[Change, ...] = (_brightness, _contrast, _saturation, _hue)
 
 def _grey(pixels: Tensor) -> Tensor:
     """ITU-R 601-2 luma [N, 1, H, W], in Pillow's 16-bit fixed point; its whole numbers fit a float32."""
-    red, green, blue = pixels.split(1, dim=1)
+    red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
     return (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(32768).div_(65536).floor_()
 
 

@@ -1,0 +1,1 @@
+"""What a user would otherwise write, kept runnable: each as fast as its library allows."""
