@@ -111,11 +111,26 @@ def _crops(pairs: ShardPairs) -> list[Row]:
 
 def _colours(pairs: ShardPairs) -> list[Row]:
     images, crops, colours = _some(pairs), CropConfig(), PhotometricConfig(on=True)
+    visits, views = [(0, 0, index) for index in range(len(images))], _ours(crops)
+
+    def drawn() -> tuple[np.ndarray, np.ndarray]:
+        return draw(colours, "global", visits, crops.num_global), draw(colours, "local", visits, crops.num_local)
+
+    def recoloured() -> None:
+        global_changes, local_changes = drawn()
+        for place, data in enumerate(images):
+            _, global_views, local_views = views(data)
+            assert global_views is not None
+            assert local_views is not None
+            recolour(global_views[:, None], global_changes[:, place, None])
+            recolour(local_views[:, None], local_changes[:, place, None])
+
+    alone = _each(views, images)
     turns = in_turns(
         {
-            "crops": _each(_ours(crops), images),
-            "left_to_the_device": _each(_ours(crops, colours, here=False), images),
-            "ours": _each(_ours(crops, colours), images),
+            "crops": alone,
+            "left_to_the_device": lambda: (alone(), drawn()),
+            "ours": recoloured,
             "torchvision": _each(TorchvisionCrops(crops, SIZE, colours), images),
         },
         turns=9,
@@ -155,24 +170,10 @@ def _reading(pairs: ShardPairs) -> Row:
 AT_LEAST_HALF, TWICE = Target("at least", 0.5), Target("at least", 2)
 
 
-def _ours(
-    crops: CropConfig, colours: PhotometricConfig | None = None, *, here: bool = True
-) -> Callable[[bytes], list[Tensor]]:
-    """What the loader does to one image; without what is left to an accelerator where that is not `here`."""
-    draw_crops = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE))
-    visits = count()
-
-    def views(data: bytes) -> list[Tensor]:
-        turn = (0, 0, next(visits))
-        made = [part for part in draw_crops(decode_rgb(data), turn) if part is not None]
-        if colours is None:
-            return made
-        drawn = [draw(colours, name, turn, len(part)) for name, part in zip(("global", "local"), made, strict=True)]
-        if not here:
-            return made
-        return [recolour(part[:, None], what[:, None]) for part, what in zip(made, drawn, strict=True)]
-
-    return views
+def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
+    """What the loader makes of one image, each time for another visit."""
+    multi_crop, visits = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE)), count()
+    return lambda data: multi_crop(decode_rgb(data), (0, 0, next(visits)))
 
 
 def _loader(pairs: ShardPairs, crops: CropConfig) -> Loader:

@@ -227,10 +227,7 @@ class _Steps(Dataset["_Parts | BadInput"]):
         config, crops = self.photometric, self.views.config
         if config is None:
             return None
-        return (
-            np.stack([draw(config, "global", turn, crops.num_global) for turn in turns], axis=1),
-            np.stack([draw(config, "local", turn, crops.num_local) for turn in turns], axis=1),
-        )
+        return draw(config, "global", turns, crops.num_global), draw(config, "local", turns, crops.num_local)
 
     def _read(self, index: int, broken: list[Broken]) -> Pair:
         """The pair, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from silc.data.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -41,25 +41,26 @@ DRAWN = np.dtype(
 """What is done to one view."""
 
 
-def draw(config: PhotometricConfig, name: str, turn: tuple[int, ...], num_views: int) -> np.ndarray:
-    """DRAWN [num_views]; a view's row depends on its number alone.
+def draw(config: PhotometricConfig, name: str, turns: Sequence[tuple[int, ...]], num_views: int) -> np.ndarray:
+    """DRAWN [V, B] for the views of some visits; a view's depends on its visit and its number alone.
 
     Args:
         name: "global" or "local"; globals of even and odd number differ in blur and solarisation.
-        turn: (seed, epoch, index).
+        turns: B times (seed, epoch, index).
+        num_views: V.
     """
     # Everything is drawn, wanted or not: another probability changes no other draw.
-    uniform = stream(f"photometric-{name}", *turn).random((num_views, 13))
-    jitter, grey, blur, solarise = uniform[:, :4].T
-    amounts = (2 * uniform[:, 4:8] - 1) * config.jitter
-    kind = np.arange(num_views) % 2 if name == "global" else np.full(num_views, 2)
+    uniform = np.stack([stream(f"photometric-{name}", *turn).random((num_views, 13)) for turn in turns], axis=1)
+    jitter, grey, blur, solarise = np.moveaxis(uniform[..., :4], -1, 0)
+    amounts = (2 * uniform[..., 4:8] - 1) * config.jitter
+    kind = (np.arange(num_views) % 2 if name == "global" else np.full(num_views, 2))[:, None]
     low, high = config.blur_radius
-    drawn = np.empty(num_views, DRAWN)
-    drawn["order"] = np.where((jitter < config.jitter_prob)[:, None], uniform[:, 8:12].argsort(axis=1), -1)
-    drawn["amounts"][:, :3] = np.maximum(0, 1 + amounts[:, :3])
-    drawn["amounts"][:, 3] = np.trunc(255 * amounts[:, 3])
+    drawn = np.empty(uniform.shape[:2], DRAWN)
+    drawn["order"] = np.where((jitter < config.jitter_prob)[..., None], uniform[..., 8:12].argsort(axis=-1), -1)
+    drawn["amounts"][..., :3] = np.maximum(0, 1 + amounts[..., :3])
+    drawn["amounts"][..., 3] = np.trunc(255 * amounts[..., 3])
     drawn["grey"] = grey < config.grey_prob
-    drawn["blur"] = np.where(blur < np.take(config.blur_prob, kind), low + (high - low) * uniform[:, 12], 0)
+    drawn["blur"] = np.where(blur < np.take(config.blur_prob, kind), low + (high - low) * uniform[..., 12], 0)
     drawn["solarise"] = solarise < np.take(config.solarise_prob, kind)
     return drawn
 
