@@ -23,6 +23,7 @@ from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import ShardPairs, expand
 from silc.data.photometric import draw, recolour
+from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
 from silc.images import decode_rgb
 from silc.preprocess import Preprocess
@@ -44,8 +45,9 @@ def rows(config: BenchConfig) -> list[Row]:
     """Rows 1 to 3. One thread, and the processor's time: other work on the machine disturbs that less."""
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         made = [] if config.images else [write_shard(Path(folder) / "0.tar", photographs(NUM_IMAGES), NUM_READ)]
-        pairs = ShardPairs(expand(config.images) if config.images else made)
-        return [*_crops(pairs), *_colours(pairs), _reading(pairs)]
+        shards = [index_shard(path) for path in (expand(config.images) if config.images else made)]
+        images = _some(shards)
+        return [*_crops(images, _loader(shards)), *_colours(images), _reading(shards)]
 
 
 def photographs(num: int, size: tuple[int, int] = (512, 384)) -> list[bytes]:
@@ -78,19 +80,16 @@ def write_shard(path: Path, images: Sequence[bytes], num: int) -> Path:
     return path
 
 
-def _crops(pairs: ShardPairs) -> list[Row]:
-    images, crops = _some(pairs), CropConfig()
-    ours = _ours(crops)
-    loader = _loader(pairs, crops)
-    steps = count()
+def _crops(images: Sequence[bytes], loader: Loader) -> list[Row]:
+    crops, steps = CropConfig(), count()
     turns = in_turns(
         {
             "decode": _each(torchvision_decode, images),
             "decode_pillow": _each(decode_rgb, images),
-            "ours": _each(ours, images),
+            "ours": _each(_ours(crops), images),
             "torchvision": _each(TorchvisionCrops(crops, SIZE), images),
             "pillow": _each(PillowCrops(crops, SIZE), images),
-            "loader": lambda: list(loader.batches(step := next(steps), step + 1)),
+            "loader": lambda: list(loader.batches(step := next(steps), step + 1)),  # as many images
         },
         turns=9,
         clock=time.process_time,
@@ -109,8 +108,8 @@ def _crops(pairs: ShardPairs) -> list[Row]:
     ]
 
 
-def _colours(pairs: ShardPairs) -> list[Row]:
-    images, crops, colours = _some(pairs), CropConfig(), PhotometricConfig(on=True)
+def _colours(images: Sequence[bytes]) -> list[Row]:
+    crops, colours = CropConfig(), PhotometricConfig(on=True)
     visits, views = [(0, 0, index) for index in range(len(images))], _ours(crops)
 
     def drawn() -> tuple[np.ndarray, np.ndarray]:
@@ -151,13 +150,22 @@ def _colours(pairs: ShardPairs) -> list[Row]:
     ]
 
 
-def _reading(pairs: ShardPairs) -> Row:
-    order = np.random.default_rng(0).permutation(len(pairs))[:NUM_READ].tolist()
-    paths = [str(shard.path) for shard in pairs.shards]
+def _reading(shards: Sequence[ShardIndex]) -> Row:
+    places = [(shard.path, sample) for shard in shards for sample in shard.samples]
+    order = np.random.default_rng(0).permutation(len(places))[:NUM_READ].tolist()
+    files = Files()
+
+    def indexed() -> int:
+        read = 0
+        for number in order:
+            path, sample = places[number]
+            read += sum(len(files.read(path, *sample[part].item())) for part in ("image", "json"))
+        return read
+
     turns = in_turns(
         {
-            "indexed": lambda: sum(len(pairs.encoded(index)[0]) for index in order),
-            "webdataset": lambda: sequential_bytes(paths, len(order)),
+            "indexed": indexed,
+            "webdataset": lambda: sequential_bytes([str(shard.path) for shard in shards], len(order)),
         },
         turns=9,
         clock=time.process_time,
@@ -176,16 +184,22 @@ def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
     return lambda data: multi_crop(decode_rgb(data), (0, 0, next(visits)))
 
 
-def _loader(pairs: ShardPairs, crops: CropConfig) -> Loader:
+def _loader(shards: Sequence[ShardIndex]) -> Loader:
     """All of it: reading, order, captions, tokens, batches."""
+    pairs = ShardPairs([shard.path for shard in shards])
     tokenizer = BPETokenizer.train(pairs.captions(200), 300, 64)
-    views = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE))
+    views = MultiCrop(CropConfig(), size=SIZE, original=False, preprocess=Preprocess(SIZE))
     return Loader(pairs, views, tokenizer, batch_size=NUM_IMAGES, seed=0, shuffle_shards=64, workers=0)
 
 
-def _some(pairs: ShardPairs) -> list[bytes]:
+def _some(shards: Sequence[ShardIndex]) -> list[bytes]:
     """The bytes of JPEGs at equal distances."""
-    found = (pairs.encoded(index)[0] for index in range(0, len(pairs), max(1, len(pairs) // (2 * NUM_IMAGES))))
+    files = Files()
+    places = [
+        (shard.path, sample["image"]) for shard in shards for sample in shard.samples if sample["image"]["offset"]
+    ]
+    chosen = places[:: max(1, len(places) // (2 * NUM_IMAGES))]
+    found = (files.read(path, *member.item()) for path, member in chosen)
     return [data for data in found if data[:2] == b"\xff\xd8"][:NUM_IMAGES]
 
 

@@ -184,20 +184,6 @@ class ShardPairs:
 
     def __getitem__(self, index: int) -> Pair:
         shard, row = self._locate(index)
-        data, captions = self.encoded(index)
-        try:
-            image = decode_rgb(data, max_pixels=self.max_pixels)
-        except BadImage as error:
-            raise _bad(error.cause, shard, row, str(error)) from error
-        return Pair(shard.key(row), image, captions)
-
-    def encoded(self, index: int) -> tuple[bytes, tuple[str, ...]]:
-        """A pair's image as its shard has it, and its captions.
-
-        Raises:
-            BadSample: it cannot be used, whatever the bytes are.
-        """
-        shard, row = self._locate(index)
         if shard.samples[row]["duplicate"]:
             raise _bad("duplicate_key", shard, row, "is the key of an earlier sample of this shard")
         captions = self._captions(shard, row)
@@ -206,7 +192,11 @@ class ShardPairs:
         data = self._read(shard, row, "image")
         if not data:
             raise _bad("empty_image", shard, row, "has an image of no bytes")
-        return data, captions
+        try:
+            image = decode_rgb(data, max_pixels=self.max_pixels)
+        except BadImage as error:
+            raise _bad(error.cause, shard, row, str(error)) from error
+        return Pair(shard.key(row), image, captions)
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
