@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from silc.data.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL import Image
     from torch import Tensor
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from silc.data.config import CropConfig
     from silc.preprocess import Preprocess
 
+    Crops = tuple[Tensor | None, Tensor | None]
+
+KINDS = ("global", "local")
 TRIES = 10
 """Boxes that are drawn before the largest centred one is taken."""
 DRAWS = 4 * TRIES + 1
@@ -36,41 +39,42 @@ class MultiCrop:
         self.original = original
         self.preprocess = preprocess
 
-    def __call__(self, image: Image.Image, seed: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def __call__(
+        self, image: Image.Image, seed: tuple[int, ...], out: Crops | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Views of one RGB image: original uint8 [3, R, R], globals [G, 3, R, R], locals [L, 3, r, r] or None each.
 
-        `seed` says whose visit it is, (seed, epoch, index); a view's draw depends on it and the view's number alone.
-        Crops lie in memory with their channels last.
+        Args:
+            seed: whose visit it is, (seed, epoch, index); a view's draw depends on it and the view's number alone.
+            out: where globals and locals are written, as `room` gives it.
         """
-        config = self.config
+        global_views, local_views = crops = out or self.room()
         pixels = torch.from_numpy(np.array(image))[None]
-        return (
-            self.preprocess(image) if self.original else None,
-            self._crops(pixels, "global", seed, config.num_global, self.size, config.global_area),
-            self._crops(pixels, "local", seed, config.num_local, config.local_size, config.local_area),
-        )
+        for name, views, area in zip(KINDS, crops, (self.config.global_area, self.config.local_area), strict=True):
+            if views is not None:
+                self._crop(pixels, name, seed, views, area)
+        return self.preprocess(image) if self.original else None, global_views, local_views
 
-    def _crops(
-        self,
-        pixels: Tensor,  # [1, H, W, 3]
-        name: str,
-        seed: tuple[int, ...],
-        num_views: int,
-        side: int,
-        area: tuple[float, float],
-    ) -> Tensor | None:
-        if not num_views:
-            return None
+    def room(self, *batch: int, empty: Callable[..., Tensor] = torch.empty) -> Crops:
+        """Globals uint8 [G, *batch, 3, R, R] and locals [L, *batch, 3, r, r], not set, with channels last in memory."""
+        config = self.config
+
+        def views(num: int, side: int) -> Tensor | None:
+            return empty((num, *batch, side, side, 3), dtype=torch.uint8).movedim(-1, -3) if num else None
+
+        return views(config.num_global, self.size), views(config.num_local, config.local_size)
+
+    def _crop(self, pixels: Tensor, name: str, seed: tuple[int, ...], views: Tensor, area: tuple[float, float]) -> None:
+        """Write views [V, 3, r, r] of pixels [1, H, W, 3]."""
         height, width = pixels.shape[1:3]
-        views = []
+        side = views.shape[-1]
         # A view has its own row, so the number of views changes no draw.
-        for draws in stream(name, *seed).random((num_views, DRAWS)).tolist():
+        for view, draws in zip(views, stream(name, *seed).random((len(views), DRAWS)).tolist(), strict=True):
             left, top, right, bottom = choose_box(draws, (width, height), area, self.config.aspect)
             crop = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
             # On 8-bit values with their channels last this is several times faster than Pillow and on planes.
-            view = F.interpolate(crop, (side, side), mode="bicubic", antialias=True)
-            views.append(view.flip(-1) if self.config.flip and draws[-1] < 0.5 else view)
-        return torch.cat(views)
+            resized = F.interpolate(crop, (side, side), mode="bicubic", antialias=True)[0]
+            view.copy_(resized.flip(-1) if self.config.flip and draws[-1] < 0.5 else resized)
 
 
 def choose_box(

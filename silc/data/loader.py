@@ -7,6 +7,7 @@ slices, so neither their number changes what is trained on.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from silc.data.order import Order
 from silc.data.pairs import BadSample
@@ -206,21 +207,22 @@ class _Steps(Dataset["_Parts | BadInput"]):
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
         start = step_of_epoch * self.batch_size + self.rank * share
-        keys, captions, images, turns = [], [], [], []
+        keys, captions, originals, turns = [], [], [], []
         broken: list[Broken] = []
-        for index in self.order.indices(epoch, start, start + share).tolist():
+        crops = self.views.room(share, empty=_shared)
+        for place, index in enumerate(self.order.indices(epoch, start, start + share).tolist()):
             turn = (self.order.seed, epoch, index)
             pair = self._read(index, broken)
             keys.append(pair.key)
             captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
-            images.append(self.views(pair.image, turn))
+            global_views, local_views = (None if views is None else views[:, place] for views in crops)
+            original, _, _ = self.views(pair.image, turn, (global_views, local_views))
+            originals += [original] if original is not None else []
             turns.append(turn)
-        original, global_views, local_views = zip(*images, strict=True)
-        crops = _stack(global_views, dim=1), _stack(local_views, dim=1)
         drawn = self._draw(turns)
         if drawn is not None and not self.leaves_colours:
             crops, drawn = _recoloured(crops, drawn), None
-        return _stack(original, dim=0), crops, drawn, self.tokenizer(captions), keys, broken
+        return torch.stack(originals) if originals else None, crops, drawn, self.tokenizer(captions), keys, broken
 
     def _draw(self, turns: Sequence[tuple[int, ...]]) -> _Drawn | None:
         """What is to be done to the colours of each crop."""
@@ -264,11 +266,9 @@ def _recoloured(crops: _Crops, drawn: _Drawn, device: torch.device | None = None
     return global_views, local_views
 
 
-def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:
-    """Images [..., 3, H, W] as one tensor that lies in memory as they do: to turn channels costs as much as a crop."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if not present:
-        return None
-    if present[0].is_contiguous():
-        return torch.stack(present, dim=dim)
-    return torch.stack([tensor.movedim(-3, -1) for tensor in present], dim=dim).movedim(-1, -3)
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`torch.empty`; in a worker from memory that it shares, or the batch would be copied once more on its way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # as torch's own collation does
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
