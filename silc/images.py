@@ -68,4 +68,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     image.load()
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies, whatever the mode

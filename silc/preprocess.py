@@ -81,4 +81,5 @@ class Preprocess:
         """Float32 (x/255 - mean)/std of uint8 pixels [..., 3, H, W], on the tensor's own device."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        # Crops come with their channels last.
+        return (pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255 - mean) / std

@@ -437,13 +437,7 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
     )
     return Loader(
         pairs,
-        MultiCrop(
-            drawn,
-            size=size,
-            original=objective.needs_original,
-            preprocess=_preprocess(config),
-            photometric=data.photometric,
-        ),
+        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=_preprocess(config)),
         tokenizer,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
@@ -452,7 +446,8 @@ def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World)
         accept_changed_shards=data.accept_changed_shards,
         rank=world.rank,
         world_size=world.size,
-        pin_memory=world.device.type == "cuda",
+        photometric=data.photometric,
+        device=world.device,
     )
 
 

@@ -36,3 +36,13 @@ def test_filters_without_antialias_round_as_their_owners_do():
     assert torch.equal(resample(image, 11, 9, "tf_bilinear"), values.floor().to(torch.uint8))
     assert torch.equal(resample(image, 11, 9, "cv2_bilinear"), values.round().to(torch.uint8))
     assert not torch.equal(resample(image, 11, 9, "bilinear"), values.round().to(torch.uint8))
+
+
+def test_normalize_does_not_mind_how_views_lie_in_memory():
+    """Crops come with their channels last; what a tower gets is planes."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 5, 8, 6, 3), dtype=np.uint8)).movedim(-1, 2)
+    ours = Preprocess(8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)).normalize(pixels)
+    assert ours.is_contiguous()
+    mean, std = np.array((0.1, 0.2, 0.3))[:, None, None], np.array((0.5, 0.6, 0.7))[:, None, None]
+    expected = (pixels.numpy().astype(np.float64) / 255 - mean) / std
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=1e-6)

@@ -7,6 +7,7 @@ slices, so neither their number changes what is trained on.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -17,18 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from silc.data.order import Order
 from silc.data.pairs import BadSample
+from silc.data.photometric import draw, recolour
 from silc.data.streams import stream
 from silc.types import BadInput, Batch, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from silc.data.config import PhotometricConfig
     from silc.data.crops import MultiCrop
     from silc.data.pairs import Pair, Pairs
     from silc.types import Broken, Tokenizer
@@ -39,7 +42,9 @@ MAX_CONSECUTIVE_BAD = 100
 """A replacement is looked for among this many samples of the shard, and then in as many shards."""
 
 # What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
-_Parts = tuple["Tensor | None", "Tensor | None", "Tensor | None", "Tensor", list[str], list["Broken"]]
+_Crops = tuple["Tensor | None", "Tensor | None"]  # globals [G, B, 3, R, R], locals [L, B, 3, r, r]
+_Drawn = tuple["np.ndarray", "np.ndarray"]  # what is to be done to their colours, DRAWN [G, B] and [L, B]
+_Parts = tuple["Tensor | None", _Crops, "_Drawn | None", "Tensor", list[str], list["Broken"]]
 
 
 class Loader:
@@ -58,9 +63,14 @@ class Loader:
         accept_changed_shards: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        photometric: PhotometricConfig | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        """`batch_size` is the global one, over all ranks.
+        """Args:
+            batch_size: the global one, over all ranks.
+            photometric: what is done to the colours of crops.
+            device: where views are wanted. An accelerator changes the colours of a whole batch itself; for any other
+                the workers do, view by view.
 
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
@@ -79,11 +89,15 @@ class Loader:
         self.workers = workers
         self.accept_changed_shards = accept_changed_shards
         self.speaks = rank == 0
-        self.pin_memory = pin_memory
+        self.device = device or torch.device("cpu")
         self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
         self.num_samples = len(pairs)
         order = Order(pairs.blocks, seed, shuffle_shards)
-        self._steps = _Steps(pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size)
+        colours = photometric if photometric and photometric.on else None
+        whole = self.device.type != "cpu"
+        self._steps = _Steps(
+            pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size, colours, whole
+        )
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """This rank's share of the batches of steps [start, stop).
@@ -94,8 +108,10 @@ class Loader:
         for made in self._made(start, stop):
             if isinstance(made, BadInput):
                 raise made
-            original, global_views, local_views, text, keys, broken = made
-            yield Batch(Views(original, global_views, local_views), text, keys, broken)
+            original, crops, drawn, text, keys, broken = made
+            if drawn is not None:
+                crops = _recoloured(crops, drawn, self.device)
+            yield Batch(Views(original, *crops), text, keys, broken)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the data stands before `step`, for a checkpoint (JSON)."""
@@ -142,8 +158,9 @@ class Loader:
                     self._steps,
                     sampler=range(start, stop),
                     batch_size=None,
+                    collate_fn=_as_made,
                     num_workers=self.workers,
-                    pin_memory=self.pin_memory,
+                    pin_memory=self.device.type == "cuda",
                     worker_init_fn=_settle if self.workers else None,
                     # Its own, or each call would advance the run's global generator.
                     generator=torch.Generator(),
@@ -151,6 +168,11 @@ class Loader:
                     multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
                 )
             )
+
+
+def _as_made(parts: Any) -> Any:
+    """In place of torch's own collation, which refuses arrays of records."""
+    return parts
 
 
 def _settle(worker: int) -> None:
@@ -172,6 +194,9 @@ class _Steps(Dataset["_Parts | BadInput"]):
     steps_per_epoch: int
     rank: int
     world_size: int
+    photometric: PhotometricConfig | None
+    leaves_colours: bool
+    """Whether what is to be done to colours is only drawn here, and handed on."""
 
     def __getitem__(self, step: int) -> _Parts | BadInput:
         try:
@@ -183,25 +208,31 @@ class _Steps(Dataset["_Parts | BadInput"]):
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
         start = step_of_epoch * self.batch_size + self.rank * share
-        keys, captions, images = [], [], []
+        keys, captions, originals, turns = [], [], [], []
         broken: list[Broken] = []
+        crops = self.views.room(share, empty=_shared)
         indices = self.order.indices(epoch, start, start + share).tolist()
         self.pairs.read_ahead(indices)
-        for index in indices:
+        for place, index in enumerate(indices):
             turn = (self.order.seed, epoch, index)
             pair = self._read(index, broken)
             keys.append(pair.key)
             captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
-            images.append(self.views(pair.image, turn))
-        original, global_views, local_views = zip(*images, strict=True)
-        return (
-            _stack(original, dim=0),
-            _stack(global_views, dim=1),  # [G, B, 3, R, R]
-            _stack(local_views, dim=1),
-            self.tokenizer(captions),
-            keys,
-            broken,
-        )
+            global_views, local_views = (None if views is None else views[:, place] for views in crops)
+            original, _, _ = self.views(pair.image, turn, (global_views, local_views))
+            originals += [original] if original is not None else []
+            turns.append(turn)
+        drawn = self._draw(turns)
+        if drawn is not None and not self.leaves_colours:
+            crops, drawn = _recoloured(crops, drawn), None
+        return torch.stack(originals) if originals else None, crops, drawn, self.tokenizer(captions), keys, broken
+
+    def _draw(self, turns: Sequence[tuple[int, ...]]) -> _Drawn | None:
+        """What is to be done to the colours of each crop."""
+        config, crops = self.photometric, self.views.config
+        if config is None:
+            return None
+        return draw(config, "global", turns, crops.num_global), draw(config, "local", turns, crops.num_local)
 
     def _read(self, index: int, broken: list[Broken]) -> Pair:
         """The pair, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""
@@ -229,6 +260,18 @@ class _Steps(Dataset["_Parts | BadInput"]):
                 yield int(starts[other] + place % sizes[other])
 
 
-def _stack(tensors: tuple[Tensor | None, ...], dim: int) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present, dim=dim) if present else None
+def _recoloured(crops: _Crops, drawn: _Drawn, device: torch.device | None = None) -> _Crops:
+    """The crops, moved where they are wanted, in their new colours."""
+    moved = (None if views is None else views.to(device, non_blocking=True) for views in crops)
+    global_views, local_views = (
+        None if views is None else recolour(views, what) for views, what in zip(moved, drawn, strict=True)
+    )
+    return global_views, local_views
+
+
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`torch.empty`; in a worker from memory that it shares, or the batch would be copied once more on its way."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # as torch's own collation does
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)

@@ -1,8 +1,10 @@
-"""Each change against torchvision's, the draws against DINO's own composition, and that draws have names."""
+"""Each change against Pillow's (by way of torchvision), the draws against DINO's own composition, and that draws have
+names. Changes are made by views, by batches and on whichever device alike."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torchvision.transforms import ColorJitter, GaussianBlur
+from PIL import Image, ImageFilter
+from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as peer
 
 from silc.cli import main
-from silc.data.config import CropConfig, PhotometricConfig
-from silc.data.crops import MultiCrop
+from silc.data.config import PhotometricConfig
 from silc.data.pairs import ShardPairs
-from silc.data.photometric import _jittered, photometric
-from silc.preprocess import Preprocess
+from silc.data.photometric import DRAWN, JITTERS, draw, recolour
+from silc.data.photometric import _recoloured as recoloured_at_once
+from silc.preprocess import to_uint8
 from silc.types import BadInput
 from tests.data.conftest import photo
+from tests.data.test_loader import assert_equal, loader
 
 CONFIG = PhotometricConfig(on=True)
 NEVER = replace(CONFIG, jitter_prob=0.0, grey_prob=0.0, blur_prob=(0.0, 0.0, 0.0), solarise_prob=(0.0, 0.0, 0.0))
@@ -36,27 +39,84 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.int64)
 
 
-@pytest.mark.parametrize("amount", [-0.4, -0.11, 0.0, 0.07, 0.4])
-def test_changes_are_torchvisions(amount: float) -> None:
-    view = smooth(0)
+def still(num: int = 1) -> np.ndarray:
+    """What leaves views as they are."""
+    drawn = np.zeros(num, DRAWN)
+    drawn["order"] = -1
+    return drawn
+
+
+def jittered(view: Image.Image, which: int, amount: float) -> Image.Image:
+    """One change alone: of brightness, contrast or saturation by a factor, or of the hue by 1/256 turns."""
+    drawn = still()
+    drawn["order"][0, 2] = which
+    drawn["amounts"][0, which] = amount
+    return made(view, drawn)
+
+
+def made(view: Image.Image, drawn: np.ndarray) -> Image.Image:
+    changed = recolour(to_uint8(view)[None, None], drawn[None])
+    return Image.fromarray(changed[0, 0].permute(1, 2, 0).contiguous().numpy())
+
+
+def photometric(view: Image.Image, config: PhotometricConfig, name: str, turn: tuple[int, ...]) -> Image.Image:
+    """The view of the number that ends `turn`, changed as its draw says."""
+    return made(view, draw(config, name, [turn[:-1]], turn[-1] + 1)[-1])
+
+
+IMAGES = [
+    smooth(0),
+    photo(1, (33, 21)),
+    smooth(2, (256, 256)),
+    smooth(3, (97, 5)),
+    photo(4, (1, 1)),
+    photo(5, (64, 96)),
+]
+
+
+@pytest.mark.parametrize("view", IMAGES, ids=lambda image: "{}x{}".format(*image.size))
+@pytest.mark.parametrize("factor", [0.0, 0.6, 0.89, 1.0, 1.07, 1.4, 3.0])
+def test_jitters_are_pillows(view: Image.Image, factor: float) -> None:
     for which, function in enumerate((peer.adjust_brightness, peer.adjust_contrast, peer.adjust_saturation)):
-        assert np.array_equal(pixels(_jittered(view, which, amount)), pixels(function(view, 1 + amount)))
-    assert np.array_equal(pixels(_jittered(view, 3, amount)), pixels(peer.adjust_hue(view, amount)))
+        assert np.array_equal(pixels(jittered(view, which, factor)), pixels(function(view, factor)))
 
 
-def test_a_change_below_nothing_is_nothing() -> None:
-    assert pixels(_jittered(smooth(0), 0, -1.5)).max() == 0
+@pytest.mark.parametrize("view", IMAGES, ids=lambda image: "{}x{}".format(*image.size))
+@pytest.mark.parametrize("steps", [-127, -25, -1, 0, 13, 25, 127])
+def test_hue_is_pillows(view: Image.Image, steps: int) -> None:
+    """Where a hue lies on the border of two of Pillow's 255, float32 may take the other: 6 values in a thousandth."""
+    difference = np.abs(pixels(jittered(view, 3, steps)) - pixels(peer.adjust_hue(view, steps / 255 + 1e-9 * steps)))
+    assert difference.max() <= 6
+    assert (difference > 0).mean() < 2e-3
+
+
+def test_hue_of_every_corner_of_the_cube() -> None:
+    """Greys, pure and mixed colours, black, white; values next to them."""
+    values = np.array(list(itertools.product((0, 1, 127, 128, 254, 255), repeat=3)), dtype=np.uint8)
+    view = Image.fromarray(values.reshape(12, 18, 3))
+    for steps in (-40, 0, 7):
+        difference = np.abs(
+            pixels(jittered(view, 3, steps)) - pixels(peer.adjust_hue(view, steps / 255 + 1e-9 * steps))
+        )
+        assert difference.max() <= 6
+        assert (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("name", ["global", "local"])
-def test_blur_is_a_gaussian_of_its_radius(name: str) -> None:
-    """Against torchvision's exact kernel; Pillow's is made of three boxes."""
-    view = smooth(1)
-    blurred = photometric(view, replace(NEVER, blur_prob=(1.0, 1.0, 1.0), blur_radius=(2.0, 2.0)), name, (0, 0, 0, 0))
-    expected = GaussianBlur(17, (2.0, 2.0))(view)
-    inside = (slice(8, -8), slice(8, -8))
-    assert np.abs(pixels(blurred)[inside] - pixels(expected)[inside]).mean() < 1.5
-    assert np.abs(pixels(blurred) - pixels(view)).mean() > 4
+@pytest.mark.parametrize("radius", [0.1, 0.5, 1.0, 1.41, 2.0, 3.7])
+def test_blur_is_pillows(name: str, radius: float) -> None:
+    """Three boxes in one pass: Pillow rounds after each, and lets the border's own blur stand for what is beyond it."""
+    config = replace(NEVER, blur_prob=(1.0, 1.0, 1.0), blur_radius=(radius, radius))
+    for number, size in enumerate([(64, 48), (97, 33), (256, 256), (5, 3)]):
+        view = photo(number, (-(-size[0] // 4), -(-size[1] // 4))).resize(size, Image.Resampling.BICUBIC)
+        blurred = photometric(view, config, name, (0, 0, 0, 0))
+        difference = np.abs(pixels(blurred) - pixels(view.filter(ImageFilter.GaussianBlur(radius))))
+        reach = 3 * math.ceil(radius) + 3
+        assert difference[reach:-reach, reach:-reach].max(initial=0) <= 3
+        if min(size) > 2 * reach:
+            assert difference.mean() < 1.2
+            assert difference.max() <= 20
+            assert radius < 1 or np.abs(pixels(blurred) - pixels(view)).mean() > 5 * difference.mean()
 
 
 def test_grey_and_solarisation() -> None:
@@ -65,7 +125,25 @@ def test_grey_and_solarisation() -> None:
     assert np.array_equal(pixels(grey), pixels(peer.to_grayscale(view, 3)))
     inverted = photometric(view, replace(NEVER, solarise_prob=(0.0, 1.0, 0.0)), "global", (0, 0, 0, 1))
     assert np.array_equal(pixels(inverted), pixels(peer.solarize(view, 128)))
-    assert photometric(view, replace(NEVER, solarise_prob=(0.0, 1.0, 0.0)), "global", (0, 0, 0, 2)) is view
+    even = photometric(view, replace(NEVER, solarise_prob=(0.0, 1.0, 0.0)), "global", (0, 0, 0, 2))
+    assert np.array_equal(pixels(even), pixels(view))
+
+
+@pytest.mark.parametrize("side", [7, 24])
+def test_at_once_as_one_by_one(side: int) -> None:
+    """As an accelerator does it, in any place of a batch, channels last or not."""
+    for name, num_views in (("global", 2), ("local", 5)):
+        views = torch.stack(
+            [torch.stack([to_uint8(smooth(17 * v + b, (side, side))) for b in range(12)]) for v in range(num_views)]
+        )
+        drawn = draw(CONFIG, name, [(0, 1, index) for index in range(12)], num_views)
+        each = recolour(views, drawn)
+        assert each.shape == views.shape
+        assert not torch.equal(each, views)
+        at_once = recoloured_at_once(views.flatten(0, 1), drawn.reshape(-1)).unflatten(0, drawn.shape)
+        assert torch.equal(each, at_once)
+        last = views.movedim(2, -1).contiguous().movedim(-1, 2)
+        assert torch.equal(recolour(last, drawn), each)
 
 
 @pytest.mark.parametrize(
@@ -73,27 +151,20 @@ def test_grey_and_solarisation() -> None:
     [("global", 0, 1.0, 0.0), ("global", 1, 0.1, 0.2), ("global", 2, 1.0, 0.0), ("local", 3, 0.5, 0.0)],
 )
 def test_how_often(name: str, view: int, blur: float, solarise: float) -> None:
-    """Shares of 3,000 draws, within 4.5 standard errors of DINO's probabilities. One change is told by its trace:
-    a grey view has equal channels; solarised white is black; blur makes values between black and white."""
-    half = Image.new("RGB", (8, 8), (0, 0, 0))
-    half.paste((255, 0, 0), (0, 0, 4, 8))
-    white, num = Image.new("RGB", (2, 2), (255, 255, 255)), 3000
-    counts = dict.fromkeys(("jitter", "grey", "blur", "solarise"), 0)
-    for index in range(num):
-        turn = (0, 0, index, view)
-        still = replace(CONFIG, jitter=(0.0, 0.0, 0.0, 0.0))
-        counts["solarise"] += pixels(photometric(white, still, name, turn)).max() == 0
-        seen = pixels(photometric(half, replace(still, solarise_prob=(0.0,) * 3, blur_radius=(1.0, 1.0)), name, turn))
-        counts["grey"] += bool((seen[..., 0] == seen[..., 1]).all())
-        counts["blur"] += len(np.unique(seen)) > 2
-        dimmed = replace(CONFIG, jitter=(0.4, 0.0, 0.0, 0.0), grey_prob=0.0, solarise_prob=(0.0,) * 3)
-        grey = Image.new("RGB", (2, 2), (100, 100, 100))
-        counts["jitter"] += pixels(photometric(grey, dimmed, name, turn)).max() != 100
-    expected = {"jitter": 0.8, "grey": 0.2, "blur": blur, "solarise": solarise}
-    for change, share in expected.items():
-        # A jitter of less than half a value in a hundred leaves no trace: 1.3 % of them.
-        slack = 0.02 * (change == "jitter") + 4.5 * (share * (1 - share) / num) ** 0.5
+    """Shares of 3,000 draws, within 4.5 standard errors of DINO's probabilities."""
+    num = 3000
+    drawn = draw(CONFIG, name, [(0, 0, index) for index in range(num)], view + 1)[view]
+    counts = {
+        "jitter": (drawn["order"] >= 0).all(1).sum(),
+        "grey": drawn["grey"].sum(),
+        "blur": (drawn["blur"] > 0).sum(),
+        "solarise": drawn["solarise"].sum(),
+    }
+    for change, share in {"jitter": 0.8, "grey": 0.2, "blur": blur, "solarise": solarise}.items():
+        slack = 4.5 * (share * (1 - share) / num) ** 0.5
         assert counts[change] / num == pytest.approx(share, abs=slack + 1e-9), change
+    radii = drawn["blur"][drawn["blur"] > 0]
+    assert len(radii) == 0 or (0.1 <= radii.min() < 0.2 and 1.9 < radii.max() <= 2.0)
 
 
 def test_jitter_is_distributed_as_torchvisions() -> None:
@@ -106,7 +177,9 @@ def test_jitter_is_distributed_as_torchvisions() -> None:
         rgb, hsv = pixels(image), pixels(image.convert("HSV"))
         return [rgb.mean(), rgb.std(), hsv[..., 1].mean(), hsv[0, 0, 0], rgb[2, 3, 1]]
 
-    ours = np.array([traits(photometric(view, always, "global", (0, 0, index, 0))) for index in range(num)])
+    drawn = draw(always, "global", [(0, 0, index) for index in range(num)], 1)
+    changed = recolour(to_uint8(view).expand(1, num, -1, -1, -1), drawn)[0].permute(0, 2, 3, 1).contiguous().numpy()
+    ours = np.array([traits(Image.fromarray(image)) for image in changed])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         peers = np.array([traits(theirs(view)) for _ in range(num)])
@@ -121,56 +194,64 @@ def test_jitter_is_distributed_as_torchvisions() -> None:
         assert distance < 0.07  # by chance 1e-4
 
 
-def test_the_four_changes_come_in_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    orders: list[list[int]] = []
-    monkeypatch.setattr("silc.data.photometric._jittered", lambda view, which, amount: orders[-1].append(which) or view)
-    for index in range(1200):
-        orders.append([])
-        photometric(smooth(0), replace(NEVER, jitter_prob=1.0), "local", (0, 0, index, 0))
-    counts = Counter(map(tuple, orders))
+def test_the_four_changes_come_in_every_order() -> None:
+    always = replace(NEVER, jitter_prob=1.0)
+    drawn = draw(always, "local", [(0, 0, index) for index in range(1200)], 1)
+    counts = Counter(map(tuple, drawn["order"][0].tolist()))
     assert set(counts) == set(itertools.permutations(range(4)))
     assert max(counts.values()) < 90  # 50 on average, with a standard deviation of 7
 
 
-def views(photometric: PhotometricConfig | None, **crops: Any) -> list[torch.Tensor]:
-    config = CropConfig(**({"num_global": 2, "num_local": 3, "local_size": 12} | crops))
-    made = MultiCrop(config, size=24, original=True, preprocess=Preprocess(24), photometric=photometric)
-    return [part for part in made(smooth(4), (3, 1, 4)) if part is not None]
-
-
-def test_views_change_and_the_whole_image_does_not() -> None:
-    plain, off, on = views(None), views(PhotometricConfig()), views(CONFIG)
-    assert all(torch.equal(a, b) for a, b in zip(plain, off, strict=True))
-    assert torch.equal(plain[0], on[0])
-    assert not torch.equal(plain[1], on[1])
-    assert not torch.equal(plain[2], on[2])
-    assert all(torch.equal(a, b) for a, b in zip(on, views(CONFIG), strict=True))
-    # The crops are the same ones: without any change what remains is them.
-    assert all(torch.equal(a, b) for a, b in zip(plain, views(NEVER), strict=True))
+def test_the_drawn_order_is_the_one_taken() -> None:
+    view, drawn = smooth(6), still()
+    drawn["order"], drawn["amounts"] = (2, 0, 3, 1), (0.7, 1.3, 0.5, 20)
+    expected = peer.adjust_brightness(peer.adjust_saturation(view, 0.5), 0.7)
+    expected = peer.adjust_contrast(peer.adjust_hue(expected, 20.5 / 255), 1.3)
+    assert np.abs(pixels(made(view, drawn)) - pixels(expected)).mean() < 0.05
+    assert [change.__name__ for change in JITTERS] == ["_brightness", "_contrast", "_saturation", "_hue"]
 
 
 def test_a_view_depends_on_its_turn_and_number_only() -> None:
-    on, more = views(CONFIG), views(CONFIG, num_global=4, num_local=9)
-    assert torch.equal(on[1], more[1][:2])
-    assert torch.equal(on[2], more[2][:3])
+    turns = [(3, 1, 4), (4, 1, 4), (3, 2, 4), (3, 1, 5)]
+    for name in ("global", "local"):
+        drawn, more = draw(CONFIG, name, turns[:2], 3), draw(CONFIG, name, turns, 9)
+        assert np.array_equal(drawn, more[:3, :2])
+        assert np.array_equal(draw(CONFIG, name, turns[2:], 9), more[:, 2:])
+        assert len(np.unique(more["amounts"][..., 0])) == more.size
     # Another probability of one change leaves the others' draws alone.
-    still, grey = replace(NEVER, grey_prob=0.5), replace(NEVER, grey_prob=0.5, jitter_prob=0.5)
-    view = smooth(5)
-    for index in range(40):
-        turn = (0, 0, index, 0)
-        was_grey = pixels(photometric(view, still, "local", turn)).std(axis=-1).max() == 0
-        assert was_grey == (pixels(photometric(view, grey, "local", turn)).std(axis=-1).max() == 0)
+    grey, jitter = replace(NEVER, grey_prob=0.5), replace(NEVER, grey_prob=0.5, jitter_prob=0.5)
+    some, others = draw(grey, "local", turns, 40), draw(jitter, "local", turns, 40)
+    assert np.array_equal(some["grey"], others["grey"])
+    assert (some["order"] != others["order"]).any()
 
 
-def test_workers_and_ranks_change_nothing(shards: list[Path]) -> None:
-    from tests.data.test_loader import assert_equal, loader
+def batches(shards: list[Path], photometric: PhotometricConfig | None, **settings: Any) -> Any:
+    return list(loader(ShardPairs(shards), photometric=photometric, **settings).batches(0, 3))
 
-    def run(**settings: int) -> Any:
-        made = loader(ShardPairs(shards), **settings)
-        made._steps.views.photometric = CONFIG
-        return list(made.batches(0, 3))
 
-    assert_equal(run(), run(workers=2))
+def test_views_change_and_the_whole_image_does_not(shards: list[Path]) -> None:
+    plain, on = batches(shards, None), batches(shards, CONFIG)
+    assert_equal(plain, batches(shards, PhotometricConfig()))
+    # The crops are the same ones: without any change what remains is them.
+    assert_equal(plain, batches(shards, NEVER))
+    for before, after in zip(plain, on, strict=True):
+        assert torch.equal(before.views.original, after.views.original)
+        assert not torch.equal(before.views.globals, after.views.globals)
+        assert not torch.equal(before.views.locals, after.views.locals)
+        assert torch.equal(before.text, after.text)
+
+
+@pytest.mark.timeout(60)
+def test_workers_and_ranks_and_where_it_is_done_change_nothing(shards: list[Path]) -> None:
+    alone = batches(shards, CONFIG)
+    assert_equal(alone, batches(shards, CONFIG, workers=2))
+    halves = [batches(shards, CONFIG, rank=rank, world_size=2) for rank in range(2)]
+    for whole, *parts in zip(alone, *halves, strict=True):
+        assert torch.equal(whole.views.locals, torch.cat([part.views.locals for part in parts], dim=1))
+    # What an accelerator is left to do, done after the batch has come.
+    late = loader(ShardPairs(shards), photometric=CONFIG, workers=1)
+    late._steps.leaves_colours = True
+    assert_equal(alone, list(late.batches(0, 3)))
 
 
 @pytest.mark.parametrize(

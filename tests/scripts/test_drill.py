@@ -24,7 +24,7 @@ def drill():
     del sys.modules["drill"]
 
 
-SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote", "hang", "nodes", "elastic")
+SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote")
 SCENARIOS = ("resume", "saves_of_two", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 

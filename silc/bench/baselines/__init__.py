@@ -1,1 +1,1 @@
-"""What a user would otherwise write, kept runnable and as fast as its means allow."""
+"""What a user would otherwise write, kept runnable: each as fast as its library allows."""

@@ -1,0 +1,226 @@
+"""From JPEG to views, and from tar to bytes: rates of one core beside torchvision's, Pillow's and webdataset's."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import tempfile
+import time
+import warnings
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from silc.bench.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
+from silc.bench.measure import Row, Target, in_turns
+from silc.data.config import CropConfig, PhotometricConfig
+from silc.data.crops import MultiCrop
+from silc.data.loader import Loader
+from silc.data.pairs import ShardPairs, expand
+from silc.data.photometric import draw, recolour
+from silc.data.tar import Files, ShardIndex, index_shard
+from silc.data.tokenizer import BPETokenizer
+from silc.images import decode_rgb
+from silc.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from silc.bench.suite import BenchConfig
+
+SIZE = 256
+NUM_IMAGES = 32
+NUM_READ = 1000
+TURNS = 9
+QUALITY = 85  # 105 kB for 0.2 megapixels; an average image of ImageNet has 108
+
+
+def rows(config: BenchConfig) -> list[Row]:
+    """Rows 1 to 3. One thread, and the processor's time: other work on the machine disturbs that less."""
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
+        made = [] if config.images else [write_shard(Path(folder) / "0.tar", photographs(NUM_IMAGES), NUM_READ)]
+        shards = [index_shard(path) for path in (expand(config.images) if config.images else made)]
+        images = _some(shards)
+        return [*_crops(images, _loader(shards)), *_colours(images), _reading(shards)]
+
+
+def photographs(num: int, size: tuple[int, int] = (512, 384)) -> list[bytes]:
+    """JPEGs of noise whose spectrum falls as a photograph's does (1/f): as many bytes a pixel, so as long to decode."""
+    width, height = size
+    across, down = np.fft.rfftfreq(width) * width, np.fft.fftfreq(height) * width
+    amplitude = 1 / np.maximum(np.hypot(across[None], down[:, None]), 1)
+    encoded = []
+    for number in range(num):
+        rng = np.random.default_rng(number)
+        phases = np.exp(2j * np.pi * rng.random((3, *amplitude.shape)))
+        planes = np.fft.irfft2(amplitude * phases, (height, width))
+        planes *= np.array([50, 15, 15])[:, None, None] / planes.std(axis=(1, 2), keepdims=True)
+        pixels = (128 + planes).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels), "YCbCr").save(buffer, "JPEG", quality=QUALITY)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def write_shard(path: Path, images: Sequence[bytes], num: int) -> Path:
+    """A tar of `num` samples that have these images in turn, and two captions each."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(num):
+            captions = json.dumps({"captions": [f"photograph number {number}", "noise, coloured as photographs are"]})
+            for extension, data in (("jpg", images[number % len(images)]), ("json", captions.encode())):
+                header = tarfile.TarInfo(f"{number:06d}.{extension}")
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def _crops(images: Sequence[bytes], loader: Loader) -> list[Row]:
+    crops, steps = CropConfig(), count()
+    turns = in_turns(
+        {
+            "decode": _each(torchvision_decode, images),
+            "decode_pillow": _each(decode_rgb, images),
+            "ours": _each(_ours(crops), images),
+            "torchvision": _each(TorchvisionCrops(crops, SIZE), images),
+            "pillow": _each(PillowCrops(crops, SIZE), images),
+            "loader": lambda: list(loader.batches(step := next(steps), step + 1)),  # as many images
+        },
+        turns=TURNS,
+        clock=time.process_time,
+    )
+    figures = {f"{name}_images_per_s": len(images) / turns.median(name) for name in turns.seconds}
+    sizes = [decode_rgb(data).size for data in images]
+    figures |= {
+        "megapixels": float(np.mean([width * height for width, height in sizes]) / 1e6),
+        "kilobytes": float(np.mean([len(data) for data in images]) / 1e3),
+    }
+    what = f"{crops.num_global} x {SIZE} + {crops.num_local} x {crops.local_size} views of a JPEG"
+    return [
+        Row(1, f"{what}: share of the rate of decoding", turns.ratio("decode", "ours"), "", AT_LEAST_HALF, figures),
+        Row(1, f"{what}: torchvision's time over ours", turns.ratio("torchvision", "ours"), "x", TWICE, figures),
+        Row(1, f"{what}: Pillow's time over ours", turns.ratio("pillow", "ours"), "x", TWICE, figures),
+    ]
+
+
+def _colours(images: Sequence[bytes]) -> list[Row]:
+    crops, colours = CropConfig(), PhotometricConfig(on=True)
+    visits, views = [(0, 0, index) for index in range(len(images))], _ours(crops)
+
+    def drawn() -> tuple[np.ndarray, np.ndarray]:
+        return draw(colours, "global", visits, crops.num_global), draw(colours, "local", visits, crops.num_local)
+
+    def recoloured() -> None:
+        global_changes, local_changes = drawn()
+        for place, data in enumerate(images):
+            _, global_views, local_views = views(data)
+            assert global_views is not None
+            assert local_views is not None
+            recolour(global_views[:, None], global_changes[:, place, None])
+            recolour(local_views[:, None], local_changes[:, place, None])
+
+    alone = _each(views, images)
+    turns = in_turns(
+        {
+            "crops": alone,
+            "left_to_the_device": lambda: (alone(), drawn()),
+            "ours": recoloured,
+            "torchvision": _each(TorchvisionCrops(crops, SIZE, colours), images),
+        },
+        turns=TURNS,
+        clock=time.process_time,
+    )
+    figures = {f"{name}_images_per_s": len(images) / turns.median(name) for name in turns.seconds}
+    left = turns.ratio("left_to_the_device", "crops")
+    return [
+        Row(
+            2,
+            "views and colours: torchvision's time over ours",
+            turns.ratio("torchvision", "ours"),
+            "x",
+            TWICE,
+            figures,
+        ),
+        Row(2, "colours left to an accelerator: time over crops alone", left, "x", Target("at most", 1.05), figures),
+    ]
+
+
+def _reading(shards: Sequence[ShardIndex]) -> Row:
+    places = [(shard.path, sample) for shard in shards for sample in shard.samples]
+    order = np.random.default_rng(0).permutation(len(places))[:NUM_READ].tolist()
+    files = Files()
+
+    def indexed() -> int:
+        read = 0
+        for number in order:
+            path, sample = places[number]
+            read += sum(len(files.read(path, *sample[part].item())) for part in ("image", "json"))
+        return read
+
+    turns = in_turns(
+        {
+            "indexed": indexed,
+            "webdataset": lambda: sequential_bytes([str(shard.path) for shard in shards], len(order)),
+        },
+        turns=TURNS,
+        clock=time.process_time,
+    )
+    figures = {f"{name}_samples_per_s": len(order) / turns.median(name) for name in turns.seconds}
+    what = "tar samples in random order: webdataset's time in sequence over ours"
+    return Row(3, what, turns.ratio("webdataset", "indexed"), "x", Target("at least", 3), figures)
+
+
+AT_LEAST_HALF, TWICE = Target("at least", 0.5), Target("at least", 2)
+
+
+def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
+    """What the loader makes of one image, each time for another visit."""
+    multi_crop, visits = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE)), count()
+    return lambda data: multi_crop(decode_rgb(data), (0, 0, next(visits)))
+
+
+def _loader(shards: Sequence[ShardIndex]) -> Loader:
+    """All of it: reading, order, captions, tokens, batches."""
+    pairs = ShardPairs([shard.path for shard in shards])
+    tokenizer = BPETokenizer.train(pairs.captions(200), 300, 64)
+    views = MultiCrop(CropConfig(), size=SIZE, original=False, preprocess=Preprocess(SIZE))
+    return Loader(pairs, views, tokenizer, batch_size=NUM_IMAGES, seed=0, shuffle_shards=64, workers=0)
+
+
+def _some(shards: Sequence[ShardIndex]) -> list[bytes]:
+    """The bytes of JPEGs at equal distances."""
+    files = Files()
+    places = [
+        (shard.path, sample["image"]) for shard in shards for sample in shard.samples if sample["image"]["offset"]
+    ]
+    chosen = places[:: max(1, len(places) // (2 * NUM_IMAGES))]
+    found = (files.read(path, *member.item()) for path, member in chosen)
+    return [data for data in found if data[:2] == b"\xff\xd8"][:NUM_IMAGES]
+
+
+def _each(function: Callable[[bytes], object], images: Sequence[bytes]) -> Callable[[], object]:
+    def run() -> None:
+        for data in images:
+            function(data)  # and forget it: what is kept has to be found room for
+
+    return run
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            # torchvision's decoder says at each call that it will go; it is still the fastest at hand.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        torch.set_num_threads(before)
