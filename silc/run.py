@@ -482,7 +482,9 @@ def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradie
     unsynced: Any = nullcontext
     if world.size > 1:
         devices = [world.device.index] if world.device.type == "cuda" else None
-        forward = DistributedDataParallel(forward, device_ids=devices)
+        # The last pass of a step does not meet every parameter.
+        partial_use = objective.supervised and (part > 0 or objective.separable)
+        forward = DistributedDataParallel(forward, device_ids=devices, find_unused_parameters=partial_use)
         unsynced = forward.no_sync
     forward = torch.compile(forward) if config.train.compile else forward
     half = partial(torch.autocast, world.device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
