@@ -95,6 +95,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device) as world:
+        _check_micro_batch(config, world)
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         evaluators = suite.tasks(config.eval, world=world) if config.train.eval_every != "never" else []
@@ -470,6 +471,12 @@ def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:
 def _log(config: Config, out: Path, start: int, total: int) -> Log:
     values = configs.to_dict(config)
     return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
+
+
+def _check_micro_batch(config: Config, world: World) -> None:
+    share, part = config.train.batch_size // world.size, config.train.micro_batch
+    if part and share % part:
+        raise BadInput(f"train.micro_batch {part} does not divide a rank's {share} pairs; give one that does, or 0")
 
 
 def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradients:
