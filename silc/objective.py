@@ -10,7 +10,7 @@ looks across the batch, all else at one image at a time, so a batch can go throu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,8 @@ from silc.models.teacher import AveragedHead, Teacher
 from silc.types import Pairs, StepOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from silc.losses.config import ObjectiveConfig
@@ -37,9 +39,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Features:
-    """What the towers make of a batch: joint embeddings, not normalised."""
+    """What self-supervision reads: joint embeddings, not normalised, and tokens."""
 
-    pairs: Pairs  # what enters the image-text loss
     globals: Tensor | None = None  # [G, B, D] student
     locals: Tensor | None = None  # [L, B, D] student
     teacher: Tensor | None = None  # [G, B, D] teacher, no gradient
@@ -92,41 +93,40 @@ class SilcObjective(nn.Module):
     def forward(self, batch: Batch, hyper: Hyper, part: Part | None = None) -> StepOutput:
         """Loss and metrics of this rank's share of a global batch.
 
-        Of a part of that: a loss whose gradients add up over the parts to those of the whole, and no metrics.
+        Of a part: a loss whose gradients add up over the parts to those of the whole. `output` puts together the rest.
         """
         if part is None:
-            return self.losses(self.features(batch), hyper)
-        features = self.features(batch, part.hidden)
-        distilled, patches = self.self_supervision(features, hyper)
-        loss = part.share * self._weighted(distilled, patches)
-        for pull, value in zip(part.pull, features.pairs, strict=True):
-            loss = loss + (pull.float() * value.float()).sum()
-        return StepOutput(loss, {}, distilled, patches)
+            pairs, features = self.features(batch)
+            return self.losses(pairs, features, hyper)
+        if part.term == "views":
+            views = batch.views.map(self.preprocess.normalize)
+            distilled, patches = self.self_supervision(self._features(views, None, part.hidden), hyper)
+            return StepOutput(part.share * self._weighted(distilled, patches), {}, distilled, patches)
+        pairs = self.pairs(batch)
+        if part.pull is None:
+            return StepOutput(self.contrastive_loss(pairs), self._scale(pairs))
+        terms = ((pull.float() * value.float()).sum() for pull, value in zip(part.pull, pairs, strict=True))
+        return StepOutput(sum(terms, start=pairs.scale.new_zeros(())), self._scale(pairs))
 
-    def features(self, batch: Batch, hidden: Tensor | None = None) -> Features:
-        """Run the towers: the text once per pair, the global views in one pass, the local views in another.
-
-        Args:
-            hidden: patches to hide, where they were drawn already.
-        """
+    def features(self, batch: Batch) -> tuple[Pairs, Features]:
+        """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
         views = batch.views.map(self.preprocess.normalize)
         pairs, student_globals = self._pairs(views, batch.text)
-        student_locals, patches = None, None
-        if self.config.student_globals and student_globals is None:
-            student_globals = _per_view(self.student.visual, views.globals)
-        if self.config.distill:
-            student_locals = _per_view(self.student.visual, views.locals)
-        hidden = self.draw_hidden(views.globals) if hidden is None else hidden
-        if self.patch_head is not None and hidden is not None and views.globals is not None:
-            images = views.globals.flatten(0, 1)
-            masked = self.patch_head.masked_tokens(self.student.visual, images, hidden.flatten(0, 1))
-            patches = self._predicted(masked, hidden)
-        from_teacher, teacher_patches = self._teacher_features(views.globals, hidden)
-        return Features(pairs, student_globals, student_locals, from_teacher, patches, teacher_patches)
+        return pairs, self._features(views, student_globals)
 
     def pairs(self, batch: Batch) -> Pairs:
-        """The part of `features` that enters the image-text loss."""
-        return self._pairs(batch.views.map(self.preprocess.normalize), batch.text)[0]
+        """What enters the image-text loss, alone."""
+        return self._pairs(replace(batch.views, locals=None).map(self.preprocess.normalize), batch.text)[0]
+
+    @property
+    def supervised(self) -> bool:
+        """Whether there is more than the image-text loss."""
+        return self.config.distill or self.patch_head is not None
+
+    @property
+    def separable(self) -> bool:
+        """Whether that has no pass through a tower in common with the image-text loss."""
+        return self.supervised and not self.config.student_globals
 
     def _pairs(self, views: Views, text: Tensor) -> tuple[Pairs, Tensor | None]:
         """And the global views [G, B, D] among them."""
@@ -138,6 +138,20 @@ class SilcObjective(nn.Module):
             embeddings.append(student_globals)
         scale, bias = self.student.logit_scale.exp(), self.student.logit_bias
         return Pairs(torch.cat(embeddings), self.student.text(text), scale, bias), student_globals
+
+    def _features(self, views: Views, student_globals: Tensor | None, hidden: Tensor | None = None) -> Features:
+        student_locals, patches = None, None
+        if self.config.student_globals and student_globals is None:
+            student_globals = _per_view(self.student.visual, views.globals)
+        if self.config.distill:
+            student_locals = _per_view(self.student.visual, views.locals)
+        hidden = self.draw_hidden(views.globals) if hidden is None else hidden
+        if self.patch_head is not None and hidden is not None and views.globals is not None:
+            images = views.globals.flatten(0, 1)
+            masked = self.patch_head.masked_tokens(self.student.visual, images, hidden.flatten(0, 1))
+            patches = self._predicted(masked, hidden)
+        from_teacher, teacher_patches = self._teacher_features(views.globals, hidden)
+        return Features(student_globals, student_locals, from_teacher, patches, teacher_patches)
 
     @torch.no_grad()
     def _teacher_features(self, views: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -166,11 +180,10 @@ class SilcObjective(nn.Module):
         predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, hidden.flatten(0, 1))
         return predicted.unflatten(0, hidden.shape[:2])  # type: ignore[no-any-return]
 
-    def losses(self, features: Features, hyper: Hyper) -> StepOutput:
+    def losses(self, pairs: Pairs, features: Features, hyper: Hyper) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
-        return self.output(
-            self.contrastive_loss(features.pairs), *self.self_supervision(features, hyper), features.pairs
-        )
+        distilled, patches = self.self_supervision(features, hyper)
+        return self.output(self.contrastive_loss(pairs), self._scale(pairs), distilled, patches)
 
     def contrastive_loss(self, pairs: Pairs) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
@@ -203,13 +216,18 @@ class SilcObjective(nn.Module):
         none = self.student.logit_scale.new_zeros(())
         return sum((weight * term.loss for weight, term in terms if term is not None), start=none)
 
+    def _scale(self, pairs: Pairs) -> dict[str, Tensor]:
+        """What is logged of scale and bias."""
+        metrics = {"logit_scale": pairs.scale[0].detach()}
+        if self.config.contrastive == "sigmoid":
+            metrics["logit_bias"] = pairs.bias[0].detach()
+        return metrics
+
     def output(
-        self, contrastive: Tensor, distilled: Distilled | None, patches: Distilled | None, pairs: Pairs
+        self, contrastive: Tensor, scale: Mapping[str, Tensor], distilled: Distilled | None, patches: Distilled | None
     ) -> StepOutput:
         """The whole loss, and what is logged of its terms."""
-        metrics = {"loss/contrastive": contrastive, "logit_scale": pairs.scale[0]}
-        if self.config.contrastive == "sigmoid":
-            metrics["logit_bias"] = pairs.bias[0]
+        metrics = {"loss/contrastive": contrastive, **scale}
         if distilled is not None:
             assert self.teacher is not None
             metrics["loss/distill"] = distilled.loss

@@ -95,6 +95,7 @@ def train(config: Config) -> Path:
         raise BadInput("no output directory; give --out DIR")
     out = Path(config.out)
     with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
+        _check_micro_batch(config, world)
         resumed = _claim(out, config, world)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
@@ -500,28 +501,31 @@ def _log(config: Config, out: Path, start: int, total: int) -> Log:
     return Log(out, start=start, total=total, trackers=[Tracker(t, out, values) for t in config.train.trackers])
 
 
-def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradients:
-    """Move the objective to the ranks' devices, whole or in shares; what the loop calls in its place."""
+def _check_micro_batch(config: Config, world: World) -> None:
     share, part = config.train.batch_size // world.size, config.train.micro_batch
     if part and share % part:
-        raise BadInput(
-            f"train.micro_batch is {part}, which does not divide a rank's {share} pairs; give a divisor or 0"
-        )
+        raise BadInput(f"train.micro_batch {part} does not divide a rank's {share} pairs; give one that does, or 0")
+
+
+def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradients:
+    """Move the objective to the ranks' devices, whole or in shares; what the loop calls in its place."""
     half = config.train.precision == "bf16"
     choose_attention(objective, world.device, half=half)
     forward: Any = objective
     unsynced: Any = nullcontext
     if world.size > 1 and config.train.sharding == "full":
-        unsynced = shard(objective, world)
+        shard(objective, world)
     else:
         objective.to(world.device)
         if world.size > 1:
             devices = [world.device.index] if world.device.type == "cuda" else None
-            forward = DistributedDataParallel(forward, device_ids=devices)
+            # The last pass of a step does not meet every parameter.
+            partial_use = objective.supervised and (config.train.micro_batch > 0 or objective.separable)
+            forward = DistributedDataParallel(forward, device_ids=devices, find_unused_parameters=partial_use)
             unsynced = forward.no_sync
     forward = torch.compile(forward) if config.train.compile else forward
     autocast = partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half)
-    return Gradients(objective, forward, part, autocast, unsynced)
+    return Gradients(objective, forward, config.train.micro_batch, autocast, unsynced)
 
 
 def _in_one_piece(config: Config, objective: SilcObjective, tokenizer: BPETokenizer) -> SilcObjective:

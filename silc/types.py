@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,13 +135,15 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one pass over a part of a batch is told about the whole."""
+    """One of the passes that together make a step: a term of the loss, on the batch or on a part of it."""
 
-    share: float
+    term: Literal["pairs", "views"]
+    """The image-text loss, or self-supervision."""
+    share: float = 1.0
     """Of the batch that the part is."""
-    pull: Pairs
+    pull: Pairs | None = None
     """The gradient of the whole batch's image-text loss by this part's embeddings; by scale and bias, its share."""
-    hidden: Tensor | None
+    hidden: Tensor | None = None
     """Patches hidden from the student, int64 [G, B, M]; drawn for all parts at once."""
 
 

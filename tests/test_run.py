@@ -60,6 +60,18 @@ def test_one_seed_gives_one_curve(small: Callable[..., Config], name: str, tmp_p
     assert curve(tmp_path / "a") != curve(tmp_path / "c")
 
 
+def test_micro_batches_give_the_run_of_whole_batches(small: Callable[..., Config], tmp_path: Path) -> None:
+    config = small("silc_c", duration="4 steps")
+    run.train(replace(config, out=str(tmp_path / "whole")))
+    run.train(replace(config, out=str(tmp_path / "parts"), train=replace(config.train, micro_batch=4)))
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in (name for name in whole if name.startswith("model/")):
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-4, msg=name)
+    with pytest.raises(BadInput, match=r"train\.micro_batch 3 does not divide a rank's 16 pairs; give one that does"):
+        run.train(replace(config, out=str(tmp_path / "none"), train=replace(config.train, micro_batch=3)))
+    assert not (tmp_path / "none").exists()
+
+
 def test_killed_and_resumed_equals_uninterrupted(small: Callable[..., Config], tmp_path: Path) -> None:
     """kill -9 from outside after the first checkpoint; weights, moments, teacher, centre, RNG and curve are equal."""
     config = small("silc_c", duration="60 steps", save_every="4 steps", keep=20, out=tmp_path / "whole")

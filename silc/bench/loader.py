@@ -201,7 +201,7 @@ def _some(shards: Sequence[ShardIndex]) -> list[bytes]:
         (shard.path, sample["image"]) for shard in shards for sample in shard.samples if sample["image"]["offset"]
     ]
     chosen = places[:: max(1, len(places) // (2 * NUM_IMAGES))]
-    found = (files.read(path, *member.item()) for path, member in chosen)
+    found = (files.read(Path(str(path)), *member.item()) for path, member in chosen)
     return [data for data in found if data[:2] == b"\xff\xd8"][:NUM_IMAGES]
 
 

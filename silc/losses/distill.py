@@ -54,7 +54,7 @@ def distill_loss(student: Projection, targets: Targets, temperature: float, pair
         pairs = torch.full((len(x), len(y)), 1 / (len(x) * len(y)), device=x.device)
     precision = _precision(x)
     with no_autocast(x):
-        out = _Distill.apply(
+        out = _apply(
             x.float(),
             student.prototypes.float(),
             y.detach().float(),
@@ -157,6 +157,10 @@ class _Distill(torch.autograd.Function):
         by_student, by_prototypes = ctx.by_student.mul_(gradients[0]), ctx.by_prototypes.mul_(gradients[0])
         ctx.by_student = ctx.by_prototypes = None
         return by_student, by_prototypes, None, None, None, None, None, None
+
+
+# A compiler would unroll the loops over blocks into one graph; its towers are what there is to gain from it.
+_apply = torch.compiler.disable(_Distill.apply)
 
 
 def _blocks(num_prototypes: int, num_rows: int, device: str) -> list[slice]:

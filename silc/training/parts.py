@@ -1,12 +1,16 @@
-"""A batch in parts, exactly: gradient caching, for batches whose activations do not fit.
+"""A step in several passes, exactly: each pass goes back before the next begins, so memory holds one at a time.
+
+Self-supervision and the image-text loss share weights and no activations. Where memory allows the batch at all, it goes
+through in these two passes, which cost nothing.
+
+A larger batch goes through in parts, with gradient caching for the one loss that looks across it:
 
     embed every part without gradient                       # only what enters the image-text loss
     loss of all embeddings  ->  its gradient by each embedding, by scale and bias
-    for each part: embed it again, with gradient; pull its embeddings along what was found; add its own
-                   self-distillation, which looks at one image at a time
+    for each part: its own self-supervision; then embed it again, with gradient, and pull along what was found
 
-Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: floors of 4/3 of a step
-for CLIP, and less for SILC, whose local views and teacher are only seen in the second pass.
+Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: at least 4/3 of a step
+for CLIP, and less for SILC.
 """
 
 from __future__ import annotations
@@ -49,28 +53,35 @@ class Gradients:
         num = len(batch.text)
         if self.size and self.size < num:
             return self._in_parts(batch, hyper, [slice(start, start + self.size) for start in range(0, num, self.size)])
-        with self.autocast():
-            out = self.forward(batch, hyper)
-        out.loss.backward()
+        if not self.objective.separable:
+            return self._pass(batch, hyper)
+        views = self._pass(batch, hyper, Part("views"), last=False)
+        pairs = self._pass(batch, hyper, Part("pairs"))
+        return self.objective.output(pairs.loss.detach(), pairs.metrics, views.distilled, views.patches)
+
+    def _pass(self, batch: Batch, hyper: Hyper, part: Part | None = None, *, last: bool = True) -> StepOutput:
+        """Forward and backward; what is left of the output holds no activation."""
+        with nullcontext() if last else self.unsynced():
+            with self.autocast():
+                out = self.forward(batch, hyper) if part is None else self.forward(batch, hyper, part)
+            out.loss.backward()
         return out
 
     def _in_parts(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> StepOutput:
-        parts, share = [batch.part(own) for own in rows], 1 / len(rows)
-        hidden = self.objective.draw_hidden(batch.views.globals)
-        pairs = self._pairs(parts)
+        share, hidden = 1 / len(rows), self.objective.draw_hidden(batch.views.globals)
+        pairs = self._pairs([batch.part(own) for own in rows])
         contrastive = self.objective.contrastive_loss(pairs)
         contrastive.backward()
-        outs = []
-        for own, one in zip(rows, parts, strict=True):
-            part = Part(share, _pull(pairs, own, share), None if hidden is None else hidden[:, own])
-            with nullcontext() if own is rows[-1] else self.unsynced():
-                with self.autocast():
-                    out = self.forward(one, hyper, part)
-                out.loss.backward()
-            outs.append(out)
-        distilled = _mean([out.distilled for out in outs])
-        patches = _mean([out.patches for out in outs])
-        return self.objective.output(contrastive.detach(), distilled, patches, pairs)
+        views, outs = [], []
+        for own in rows:
+            part = batch.part(own)
+            if self.objective.supervised:
+                of_views = Part("views", share, hidden=None if hidden is None else hidden[:, own])
+                views.append(self._pass(part, hyper, of_views, last=False))
+            of_pairs = Part("pairs", share, _pull(pairs, own, share))
+            outs.append(self._pass(part, hyper, of_pairs, last=own is rows[-1]))
+        distilled, patches = _mean([out.distilled for out in views]), _mean([out.patches for out in views])
+        return self.objective.output(contrastive.detach(), outs[-1].metrics, distilled, patches)
 
     @torch.no_grad()
     def _pairs(self, parts: list[Batch]) -> Pairs:

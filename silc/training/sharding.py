@@ -7,8 +7,6 @@ student, so its average is taken share by share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +21,10 @@ if TYPE_CHECKING:
     from silc.objective import SilcObjective
 
 
-def shard(objective: SilcObjective, world: World) -> Callable[[], AbstractContextManager[None]]:
+def shard(objective: SilcObjective, world: World) -> None:
     """Spread an objective over the ranks, on their devices; gradients become means over the ranks, as DDP's.
 
-    Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding. Returns
-    what makes a context in which gradients stay on their rank, as DDP's `no_sync`.
+    Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, teacher = objective.student, objective.teacher
@@ -36,16 +33,8 @@ def shard(objective: SilcObjective, world: World) -> Callable[[], AbstractContex
     )
     for block in chain(student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers)):
         fully_shard(block, mesh=mesh)
-    sharded = fully_shard(objective, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
     register_fsdp_forward_method(objective, "pairs")
-
-    @contextmanager
-    def unsynced() -> Iterator[None]:
-        sharded.set_requires_gradient_sync(False)
-        yield
-        sharded.set_requires_gradient_sync(True)
-
-    return unsynced
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from silc.training.loop import Pace, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.parts import Gradients
 from silc.training.schedules import Schedule
-from silc.types import BadInput, Batch, StepOutput, Views
+from silc.types import BadInput, Batch, Part, StepOutput, Views
 
 
 class Recorder:
@@ -69,9 +69,11 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
             views = Views(None, draw(2, size), draw(crops.num_local, crops.local_size))
             yield Batch(views, torch.randint(2, 60, (4, 12)), [f"key{i}" for i in range(4)])
 
-    def forward(batch: Batch, hyper: object) -> StepOutput:
+    def forward(batch: Batch, hyper: object, part: Part | None = None) -> StepOutput:
         nonlocal step
-        out = objective(batch, hyper)
+        out = objective(batch, hyper, part)
+        if part is not None and part.term == "views":
+            return out
         what, step = poison.get(step), step + 1
         if what == "loss":
             return replace(out, loss=out.loss * float("nan"))

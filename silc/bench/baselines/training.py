@@ -141,7 +141,7 @@ def silc_step(
                 logits = teacher_head(teacher_visual(globals_.flatten(0, 1)))
             logits = logits.float().unflatten(0, (num_global, num))
             distill = hoisted_loop(student_logits.float(), logits, centre, *taus)
-            loss = torch.stack(views).mean() + distill
+            loss = torch.stack(views).mean() + config.objective.weight * distill
         value = step.finish(loss)
         with torch.no_grad():
             torch._foreach_lerp_(averaged, followed, 0.01)

@@ -1,0 +1,70 @@
+"""The benchmark's frame: parts by name, turns, ratios, rows that say why they are empty, files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from silc.bench import suite
+from silc.bench.measure import Row, Target, Turns, extra_memory, in_turns, not_measured
+from silc.cli import main
+from silc.types import BadInput
+
+ROWS = [
+    Row(4, "memory", 9.5, "x", Target("at least", 5), {"MB": {"ours": 1.0}}),
+    Row(7, "time", 1.5, "x", Target("at most", 1.0)),
+    not_measured(10, "peak", Target("at least", 0.4), "needs a CUDA device"),
+]
+
+
+def test_parts_by_name() -> None:
+    assert suite.chosen(["step", "eval"]) == ["step", "eval"]
+    assert set(suite.chosen(["all"])) == {"loader", "step", "losses", "eval", "start"}
+    with pytest.raises(BadInput, match="no part 'speed' of the benchmark; it has: start, losses"):
+        suite.chosen(["speed"])
+
+
+def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "speed"]) == 2
+    assert capsys.readouterr().err.startswith("silc: no part 'speed'")
+
+
+def test_a_ratio_is_taken_within_turns() -> None:
+    """Every turn twice as slow for both: the ratio is the same in each."""
+    turns = Turns({"a": [1.0, 2.0, 40.0], "b": [2.0, 4.0, 80.0]})
+    assert turns.ratio("b", "a") == 2
+    assert turns.median("a") == 2
+
+
+def test_turns_alternate_after_one_unmeasured_run() -> None:
+    calls: list[str] = []
+    now = iter(range(100))
+    timed = in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=2, clock=lambda: float(next(now))
+    )
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    assert timed.seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_memory_is_the_highest_beyond_what_was_there() -> None:
+    held = extra_memory(lambda: bytearray(b"x" * 50_000_000) and None, "cpu")
+    assert 45 < held < 130
+
+
+def test_rows_say_whether_and_why_not(tmp_path: Path) -> None:
+    assert [row.met for row in ROWS] == [True, False, None]
+    console = Console(width=120, file=io.StringIO())
+    console.print(suite.table(ROWS))
+    text = console.file.getvalue()
+    assert "9.5 x" in text
+    assert ">= 5" in text
+    assert "needs a CUDA device" in text
+    suite.write(ROWS, {"torch": "2"}, tmp_path / "deep" / "bench.json")
+    kept = json.loads((tmp_path / "deep" / "bench.json").read_text())
+    assert kept["environment"] == {"torch": "2"}
+    assert [row["met"] for row in kept["rows"]] == [True, False, None]
+    assert kept["rows"][0]["figures"] == {"MB": {"ours": 1.0}}
