@@ -54,7 +54,7 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+        if (formula := _formula(func)) is not None:
             self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
         if func.namespace == "c10d":
             # Of what goes in and what comes out, the larger is the whole.
@@ -145,7 +145,7 @@ class Meter(TorchDispatchMode):
         for name, module in objective.named_modules():
             if owner(f"{name}."):
                 handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leave)]
-        methods = {"features": VIEWS, "contrastive_loss": CONTRASTIVE}
+        methods = {"features": VIEWS, "_features": VIEWS, "pairs": VIEWS, "contrastive_loss": CONTRASTIVE}
         for method, part in methods.items():
             setattr(objective, method, self._within(part, getattr(objective, method)))
         for name, parameter in objective.named_parameters():
@@ -177,6 +177,14 @@ class Meter(TorchDispatchMode):
 def owner(name: str) -> str:
     """Whose a parameter or module is, by its name in the objective; '' for the objective itself."""
     return next((owner for prefix, owner in OWNERS.items() if name.startswith(prefix)), "")
+
+
+def _formula(func: Any) -> Any:
+    """torch's formula for the FLOPs of an operator; of one that works in place, that of its plain form."""
+    packet = func.overloadpacket
+    return flop_registry.get(packet) or flop_registry.get(
+        getattr(torch.ops.aten, packet.__name__.removesuffix("_"), None)
+    )
 
 
 def _kind(func: Any) -> str:

@@ -122,9 +122,9 @@ class Plan:
         return [*(Collective(kind, what, payload) for (kind, what), payload in weights.items()), *done]
 
     def flops(self, ranks: int) -> float:
-        """FLOPs per example among `ranks` ranks, the products of all pairs with it (forward once, backward twice)."""
+        """FLOPs per example among `ranks` ranks, the products of all pairs with it; those form their gradients at once."""
         here, there = (step.forward[CONTRASTIVE] for step in (self.step, self.others[0]))
-        return self.recorded + 3 * self._at(self.step.batch * ranks, here, there)
+        return self.recorded + self._at(self.step.batch * ranks, here, there)
 
     def time(self, sharding: Sharding, ranks: int) -> Bounds:
         """Seconds of a step among `ranks` ranks."""

@@ -21,8 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from silc.distributed import World
-from silc.plan.meter import BACKWARD, VIEWS, Meter, owner
+from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
 from silc.run import untrained
+from silc.training.parts import Gradients
 from silc.training.sharding import shard
 from silc.types import BadInput, Batch, Hyper, Views
 
@@ -83,10 +84,17 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
         with meter, meter.following_resizes(), meter.parts_of(objective):
             with meter.part(VIEWS):
                 pairs = a_batch(config, batch)
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
-                out = objective(pairs, HYPER)
+
+            @contextmanager
+            def forward() -> Iterator[None]:
+                with (
+                    meter.part(LOSSES),
+                    torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"),
+                ):
+                    yield
+
             with meter.part(BACKWARD):
-                out.loss.backward()
+                out = Gradients(objective, objective, config.train.micro_batch, forward)(pairs, HYPER)
             objective.after_step(out, HYPER)
         sizes = {name: p.numel() for name, p in objective.named_parameters()}
         return Step(
