@@ -56,7 +56,7 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if (formula := _formula(func)) is not None:
             self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
-        if func.namespace == "c10d":
+        if func.namespace == "c10d" and _kind(func) != "recv":  # the same bytes as the neighbour's send
             # Of what goes in and what comes out, the larger is the whole.
             self.payloads[_kind(func), self.now] += max(sum(map(_bytes, _tensors(arg))) for arg in args)
         casts = func is torch.ops.aten._to_copy.default and self.names.get(_key(args[0])) in (WEIGHTS, GATHERED)
@@ -145,7 +145,11 @@ class Meter(TorchDispatchMode):
         for name, module in objective.named_modules():
             if owner(f"{name}."):
                 handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leave)]
-        methods = {"features": VIEWS, "_features": VIEWS, "pairs": VIEWS, "contrastive_loss": CONTRASTIVE}
+        methods = {
+            **dict.fromkeys(("features", "_features", "pairs"), VIEWS),
+            "contrastive_loss": CONTRASTIVE,
+            "output": LOSSES,
+        }
         for method, part in methods.items():
             setattr(objective, method, self._within(part, getattr(objective, method)))
         for name, parameter in objective.named_parameters():

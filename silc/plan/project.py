@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, TEACHER_WEIGHTS
+from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, LOSSES, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
 from silc.run import flops_per_example
 from silc.types import BadInput
@@ -122,7 +122,7 @@ class Plan:
         return [*(Collective(kind, what, payload) for (kind, what), payload in weights.items()), *done]
 
     def flops(self, ranks: int) -> float:
-        """FLOPs per example among `ranks` ranks, the products of all pairs with it; those form their gradients at once."""
+        """FLOPs per example among `ranks` ranks, with the products of all pairs, which form their gradients at once."""
         here, there = (step.forward[CONTRASTIVE] for step in (self.step, self.others[0]))
         return self.recorded + self._at(self.step.batch * ranks, here, there)
 
@@ -154,7 +154,7 @@ class Plan:
         return ours + (pairs - here) * (ours - others) / (here - there)
 
 
-NAMES = {CONTRASTIVE: "features", BACKWARD: "features' gradients", "other losses": "centres and statistics"}
+NAMES = {CONTRASTIVE: "features", LOSSES: "centres and statistics"}
 """What the objective's collectives carry, by the part of the step they are in."""
 
 
@@ -173,7 +173,10 @@ SHARES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
 
 
 def sent(collective: Collective, ranks: int) -> float:
-    """Bytes a rank sends in a ring: (n-1)/n of the payload to gather or scatter it, twice that to sum it."""
+    """Bytes a rank sends in a ring: (n-1)/n of the payload to gather or scatter it, twice that to sum it; all of what
+    it hands to the next one."""
+    if collective.kind == "send":
+        return collective.payload
     return collective.payload * SHARES.get(collective.kind, 1) * (ranks - 1) / ranks
 
 
