@@ -43,12 +43,12 @@ QUICK = {
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 
 
-@pytest.fixture
 def cosines(projection: Projection) -> Tensor:
     """The logits [..., K], multiplied out."""
     return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 
 
+@pytest.fixture
 def source(small: Callable[..., Config], tmp_path: Path) -> Callable[[str], Path]:
     """A trained run of a recipe, at images of 32 px."""
 

@@ -1,0 +1,40 @@
+"""The part `step` from end to end, at sizes that take seconds: which rows there are, and what stands in empty ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from silc.bench import step
+from silc.bench.suite import BenchConfig
+from silc.config import Config
+
+
+@pytest.fixture
+def tiny(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    precision = {True: "bf16", False: "float32"}
+    monkeypatch.setattr(step.Setting, "recipe", lambda self, name: small(name, precision=precision[self.half]))
+    monkeypatch.setattr(step.Setting, "__post_init__", lambda self: object.__setattr__(self, "size", 16), raising=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_every_row_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    rows = step.rows(BenchConfig(device="cpu", profile=str(tmp_path / "deep" / "step.txt")))
+    assert {row.number for row in rows} == {6, 7, 8, 9, 10, 12}
+    assert [row.number for row in rows if row.missing] == [10]
+    assert all(row.value > 0 for row in rows if not row.missing)
+    assert sum("bf16" in row.what for row in rows) == 8
+    assert "aten::mm" in (tmp_path / "deep" / "step.txt").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_without_open_clip_its_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "silc.bench.baselines.training", None)
+    monkeypatch.delattr("silc.bench.baselines.training", raising=False)
+    rows = step.side_by_side(step.Setting("cpu", "s16", 256, 6, 4, half=False, turns=1))
+    assert [row.number for row in rows if "open_clip is not installed" in row.missing] == [7, 9, 9]
+    assert [row.number for row in rows if not row.missing] == [8]
