@@ -95,13 +95,7 @@ def _measured(part: str, config: BenchConfig) -> Iterator[Row]:
     start = time.perf_counter()
     for module, function in PARTS[part]:
         print(f"bench {part}: {module} ...", file=sys.stderr, flush=True)
-        try:
-            found = import_module(f"silc.bench.{module}")
-        except ModuleNotFoundError as error:
-            if error.name != f"silc.bench.{module}":
-                raise
-            print(f"bench {part}: {module} is not in this version", file=sys.stderr)
-            continue
+        found = import_module(f"silc.bench.{module}")
         yield from getattr(found, function)(config)
     print(f"bench {part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
