@@ -213,7 +213,7 @@ class SilcObjective(nn.Module):
 
     def _weighted(self, distilled: Distilled | None, patches: Distilled | None) -> Tensor:
         terms = ((self.config.weight, distilled), (self.config.patch_weight, patches))
-        none = self.student.logit_scale.new_zeros(())
+        none = torch.zeros((), device=self.student.logit_scale.device)  # of a sharded one `new_zeros` would be sharded
         return sum((weight * term.loss for weight, term in terms if term is not None), start=none)
 
     def _scale(self, pairs: Pairs) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -138,14 +138,14 @@ def train(config: Config) -> Path:
             quarantine = _quarantine(config, out, pairs, progress, world)
             saver = Saver(out / CHECKPOINTS, config.train.keep, world)
             save = _saving(config, saver, flops, objective, optimizer, loader, quarantine, world)
-            with preemption:
+            with preemption, closing(loader.batches(progress.step, schedule.total)) as batches:
                 try:
                     if held_out_task and progress.step == 0:
                         compare(progress)
                     train_loop(
                         objective,
                         gradients,
-                        quarantine.watch(loader.batches(progress.step, schedule.total), progress.step),
+                        quarantine.watch(batches, progress.step),
                         optimizer,
                         schedule,
                         progress,

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from itertools import chain
@@ -27,7 +28,7 @@ from silc.data.streams import stream
 from silc.types import BadInput, Batch, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -99,8 +100,8 @@ class Loader:
             pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size, colours, whole
         )
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """This rank's share of the batches of steps [start, stop).
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """This rank's share of the batches of steps [start, stop). Closing them ends the workers.
 
         Raises:
             BadInput: no sample is found in place of a broken one.
@@ -178,8 +179,18 @@ def _as_made(parts: Any) -> Any:
 def _settle(worker: int) -> None:
     """A worker uses one thread, and leaves Ctrl-C and requests to stop to the main process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    """Heed SIGTERM from the main process, which sends it at its own end and waits; others mean the whole group."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @dataclass

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -274,3 +278,36 @@ def test_other_samples_are_accepted_when_asked_for(caplog: pytest.LogCaptureFixt
     for name in ("seed", "batch_size", "shuffle_shards"):
         with pytest.raises(BadInput, match=name):
             grown.check(state | {name: 99})
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_outlives_requests_to_stop_but_not_its_main_process(shards: list[Path]) -> None:
+    """They are meant for the main process, which needs batches until it has saved."""
+    pairs = ShardPairs(shards)
+    batches = loader(pairs, workers=1).batches(0, 6)
+    ours = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    for name in ("USR1", "INT", "TERM"):  # from another process than its main one
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    ours += batches
+    assert_equal(ours, list(loader(pairs).batches(0, 6)))
+    batches = loader(pairs, workers=1).batches(0, 100)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    batches.close()
+    worker.join(1)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_ends_in_the_middle_of_its_batches_ends(shards: list[Path], tmp_path: Path) -> None:
+    """Left open, as by an exception whose traceback still holds them."""
+    script = tmp_path / "left_open.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from tests.data.test_loader import loader; "
+        "from silc.data.pairs import ShardPairs; "
+        "batches = loader(ShardPairs([Path(p) for p in sys.argv[1:]]), workers=1).batches(0, 1000); next(batches); "
+        "sys.kept = batches"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(script), *map(str, shards)], env=env, timeout=100, check=True)
