@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
+from silc.training.parts import Gradients
 from silc.training.saver import Saver
 from silc.training.sharding import is_sharded, local, shard, share, whole
 from silc.types import Batch, Hyper, Views
@@ -50,7 +52,12 @@ def cases(small: Callable[..., Config]) -> dict[str, Config]:
         "silc_s patches": case("silc_s", patches="masked"),
         "head_only_ema": case("silc_c", head_only_ema=True),
         "bf16": case("silc_c", "bf16"),
+        "in parts": in_parts(case("silc_s", patches="masked")),
     }
+
+
+def in_parts(config: Config) -> Config:
+    return replace(config, train=replace(config.train, micro_batch=2))
 
 
 def batch_of(config: Config, step: int) -> Batch:
@@ -82,12 +89,12 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
     if sharded:
         shard(objective, world)
     optimizer = Optimizer(config.train.optim, objective)
+    half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
+    gradients = Gradients(objective, objective, config.train.micro_batch, half)
     seen: dict[str, torch.Tensor] = {}
     for step in range(2):
         torch.manual_seed(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = objective(share_of(batch_of(config, step), world), HYPER)
-        out.loss.backward()
+        out = gradients(share_of(batch_of(config, step), world), HYPER)
         seen[f"{step}/loss"] = world.mean(out.loss)
         for name, p in optimizer.parameters.items():
             assert is_sharded(p) == sharded
@@ -182,7 +189,7 @@ def _again(path: Path, root: Path, config: Config, sharding: str, world: World) 
     saver.finish()
 
 
-@pytest.mark.parametrize("name", ["clip", "silc_c", "silc_s patches", "head_only_ema", "bf16"])
+@pytest.mark.parametrize("name", ["clip", "silc_c", "silc_s patches", "head_only_ema", "bf16", "in parts"])
 def test_two_shares_equal_one_process(pair: Path, small: Callable[..., Config], name: str) -> None:
     alone = trained(cases(small)[name], World(), sharded=False)
     for rank in range(2):
