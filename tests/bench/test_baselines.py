@@ -40,7 +40,7 @@ def test_the_training_steps_start_from_the_same_loss(small: Callable[..., Config
     training = pytest.importorskip("silc.bench.baselines.training")
     config = small(name)
     ours, batch = step.OurStep(config, "cpu"), step.batch_of(config, 4, "cpu")
-    made = training.clip_model(config, step.VOCABULARY)
+    made = training.clip_model(config, step.VOCABULARY, "cpu")
     mine, theirs = dict(ours.objective.student.named_parameters()), dict(made.named_parameters())
     shared = {n.replace("visual.trunk.", "visual."): p for n, p in mine.items()}
     del shared["logit_bias"]

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from silc.bench.baselines.dino import hoisted_loop
+from silc.models.attention import choose_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 CLIP_NORM, BETAS, DECAY, LR = 1.0, (0.9, 0.95), 0.1, 1e-3
 
 
-def clip_model(config: Config, vocab_size: int) -> Any:
+def clip_model(config: Config, vocab_size: int, device: str) -> Any:
     """open_clip's CustomTextCLIP with towers of the sizes of `config`."""
     image, text = config.model.image, config.model.text
     model: Any = open_clip.CustomTextCLIP(
@@ -61,6 +62,8 @@ def clip_model(config: Config, vocab_size: int) -> Any:
         num_classes=0,
         dynamic_img_size=config.objective.distill,  # two sizes of crops
     )
+    # What TIMM_FUSED_ATTN=0 does, where that is the faster code.
+    choose_attention(model, torch.device(device), half=config.train.precision == "bf16")
     return model
 
 
@@ -89,7 +92,7 @@ class Step:
 
 def clip_step(config: Config, vocab_size: int, device: str, autocast: Autocast) -> Callable[[Tensor, Tensor], float]:
     """images [B, 3, R, R], normalised, and text [B, T] -> loss, after one update."""
-    model = clip_model(config, vocab_size).to(device)
+    model = clip_model(config, vocab_size, device).to(device)
     step, loss_of = Step(model, model.logit_scale, autocast), open_clip.ClipLoss()
 
     def run(images: Tensor, text: Tensor) -> float:
@@ -117,7 +120,7 @@ def silc_step(
     config: Config, vocab_size: int, device: str, autocast: Autocast
 ) -> Callable[[Tensor, Tensor, Tensor], float]:
     """globals [G, B, 3, R, R] and locals [L, B, 3, r, r], normalised, and text [B, T] -> loss, after one update."""
-    model, sizes = clip_model(config, vocab_size), config.model.head
+    model, sizes = clip_model(config, vocab_size, device), config.model.head
     head = Head(config.model.embed_dim, sizes.hidden, sizes.bottleneck, sizes.prototypes)
     student = nn.ModuleDict({"model": model, "head": head}).to(device)
     teacher_visual, teacher_head = copy.deepcopy(model.visual), copy.deepcopy(head)
