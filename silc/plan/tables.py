@@ -153,6 +153,8 @@ def _fit(plan: Plan) -> str:
         more = (n for n in range(plan.gpu.per_node, size + 1, plan.gpu.per_node) if size % n == 0 and size // n <= room)
         if (cards := next(more, None)) is not None:
             ways.append(f"{cards} cards with {size // cards} pairs each")
+        part = next(n for n in range(room, 0, -1) if step.batch % n == 0)
+        ways.append(f"--train.micro-batch {part}, the same step in parts for more computing")
         even = room // 8 * 8 or room
         ways.append(f"--train.batch-size {even * step.ranks} ({even} pairs each) on these cards")
     return "It does not fit with DDP. What would: " + ("; ".join(ways) or "a larger card, smaller towers") + "."
