@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "train": "silc.run",
     "finetune": "silc.continuation",
-    "evaluate": "silc.run",
+    "evaluate": "silc.scoring",
     "load": "silc.predict",
     "load_run": "silc.predict",
     "export": "silc.exports.directory",

@@ -208,7 +208,7 @@ def _eval(args: list[str]) -> int:
 
 def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
     """Score models and write what came out; the files of records on the main rank, nothing on torchrun's others."""
-    from silc import run
+    from silc import scoring
 
     beside = next((Path(model) for model in models if Path(model).is_dir()), None)
     if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
@@ -216,12 +216,12 @@ def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
     default = beside or Path(command.out).parent
     cache = None if command.cache == "off" else Path(command.cache or default / "eval-cache")
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
-    evaluations = run.evaluate(models, command.config(), device=command.device, cache=cache, tokenizer=tokenizer)
+    evaluations = scoring.evaluate(models, command.config(), device=command.device, cache=cache, tokenizer=tokenizer)
     if not evaluations:
         return []
     out = Path(command.out) if command.out else None
     title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
-    written, page = run.write_results(models, evaluations, out, title=title)
+    written, page = scoring.write_results(models, evaluations, out, title=title)
     print("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return written
 

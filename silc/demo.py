@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from silc import recipes, run
+from silc import recipes, run, scoring
 from silc.data import scenes
 from silc.eval import suite
 from silc.eval.config import EvalConfig
@@ -51,12 +51,12 @@ def main(out: Path, *, duration: str) -> None:
     scenes.write_sets(data, size=config.data.scenes.size, seed=config.train.seed)
     tasks = EvalConfig(root=str(data))
     baseline = suite.run({"colour histogram": ColourHistogram(Preprocess(config.model.image.size))}, suite.tasks(tasks))
-    evaluations = run.evaluate(out, tasks) + baseline
+    evaluations = scoring.evaluate(out, tasks) + baseline
     tower = config.model.image
     summary = SUMMARY.format(
         width=tower.width, depth=tower.depth, colours=len(scenes.COLOURS), textures=len(scenes.TEXTURES)
     )
-    _, page = run.write_results(
+    _, page = scoring.write_results(
         out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary
     )
     print(f"report: {page}")

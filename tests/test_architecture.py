@@ -20,7 +20,7 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images | types | distributed checkpoint | data models losses | objective | training eval | openvocab"
-    " | config | recipes | interop | predict | exports curate | origin | run folders"
+    " | config | recipes | interop | predict | exports curate | origin | run scoring folders"
     " | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
