@@ -41,7 +41,7 @@ elsewhere: setup
 	SILC=$(BIN)/silc PYTHON=$(BIN)/python UV=$(BIN)/uv scripts/export_elsewhere.sh
 
 drill: setup
-	$(BIN)/python scripts/drill.py
+	$(BIN)/python -m scripts.drill
 
 # --strict: a dependency that could not be looked up is a failure, not a pass.
 audit: setup

@@ -1,4 +1,4 @@
-"""Asked to stop: all ranks leave together, with everything saved; real process groups are asked in scripts/drill.py."""
+"""Asked to stop: all ranks leave together, with everything saved; real process groups are asked in scripts/drill/."""
 
 from __future__ import annotations
 

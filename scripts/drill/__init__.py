@@ -1,0 +1,1 @@
+"""Real training processes, hurt from outside, and what survived: `python -m scripts.drill`."""
