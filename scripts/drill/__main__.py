@@ -57,7 +57,9 @@ def drill(out: Path, *, short: bool, only: str = "") -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.drill", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("out/drill"))
     parser.add_argument("--short", action="store_true", help="a few tries of each scenario")
     parser.add_argument("--only", default="", help="names of scenarios, joined by commas")
