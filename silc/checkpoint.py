@@ -70,13 +70,15 @@ def write(
         for file in partial.iterdir():
             _flush(file)
         _flush(partial)
-        if final.exists():
-            _remove(final)  # a damaged one: a run goes on from the newest that is not
+        # One of the same step is there where a damaged newer one was, or a run was stopped twice at its end. It goes
+        # when the new one stands.
+        former = _hide(final) if final.exists() else None
         partial.rename(final)
         _flush(root)
         _point_latest(root, final)
-        for old in find(root)[keep:]:
-            _remove(old)
+        for hidden in (former, *(_hide(old) for old in find(root)[keep:])):
+            if hidden is not None:
+                shutil.rmtree(hidden, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial, ignore_errors=True)
@@ -126,11 +128,19 @@ def _sweep(root: Path) -> None:
             leftover.unlink()
 
 
-def _remove(path: Path) -> None:
-    """Delete a checkpoint such that no half of it can be found in between."""
+def _hide(path: Path) -> Path:
+    """Rename a checkpoint that is to be deleted, such that no half of it can be found in between."""
     hidden = path.with_name(f".partial-removed-{path.name}")
     path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    return hidden
+
+
+def listed(path: Path) -> list[str]:
+    """Names of the files that a checkpoint's manifest lists, unverified; none where it cannot be read."""
+    try:
+        return list(json.loads((path / MANIFEST).read_text()))
+    except (OSError, ValueError):
+        return []
 
 
 def verify(path: Path) -> list[str]:

@@ -220,7 +220,8 @@ class SilcObjective(nn.Module):
         """What is logged of scale and bias."""
         metrics = {"logit_scale": pairs.scale[0].detach()}
         if self.config.contrastive == "sigmoid":
-            metrics["logit_bias"] = pairs.bias[0].detach()
+            # Copied: the parameter changes before it is logged, and a sharded one is let go.
+            metrics["logit_bias"] = pairs.bias[0].detach().clone()
         return metrics
 
     def output(

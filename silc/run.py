@@ -129,7 +129,7 @@ def train(config: Config) -> Path:
             if log is not None and began:
                 log.say(began)
             quarantine = _quarantine(config, out, pairs, progress, world)
-            saver = Saver(out / CHECKPOINTS, config.train.keep, world)
+            saver = Saver(out / CHECKPOINTS, config.train.keep, world, saved=progress.step if resumed else None)
             save = _saving(config, saver, flops, objective, optimizer, loader, quarantine, world)
             with preemption, closing(loader.batches(progress.step, schedule.total)) as batches:
                 try:
@@ -163,6 +163,9 @@ def train(config: Config) -> Path:
                     said = f"{preemption.name or 'another rank'} asked to stop: saved step {progress.step} of "
                     said += f"{schedule.total}; `--resume auto` goes on from there"
                     raise Preempted(said if world.is_main else "") from None
+                except BadInput:
+                    saver.wait()  # what was saved before is not to be lost to what came after
+                    raise
             if log is not None and held_out_task:
                 log.say(held_out.report(history(out), len(held_out_task[0].sets[0].images)))
             if log is not None:
@@ -247,7 +250,8 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
 def _claim(out: Path, config: Config, world: World) -> Path | None:
     """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
     found = checkpoint.find(out / CHECKPOINTS)
-    weights_alone = bool(found) and not (found[0] / "optimizer.safetensors").is_file()
+    files = checkpoint.listed(found[0]) if found else []
+    weights_alone = bool(files) and "optimizer.safetensors" not in files
     if (out / SETTINGS).is_file() or weights_alone:
         raise BadInput(
             f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
@@ -267,7 +271,9 @@ def _claim(out: Path, config: Config, world: World) -> Path | None:
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
     # One rank looks, so that all go on from the same one.
-    newest: Path | None = world.collect(_newest_intact(out / CHECKPOINTS) if world.is_main else None)[0]
+    seen = _newest_intact(out / CHECKPOINTS) if world.is_main else None
+    world.barrier()  # checksums of a large one take longer than a collective of training may
+    newest: Path | None = world.collect(seen)[0]
     return newest
 
 
@@ -496,11 +502,12 @@ def _resume(
     optimizer = Optimizer(config.train.optim, objective)
     optimizer.load(dict(saved.parts["optimizer"]))
     rng = saved.parts["rng"]
-    if len(rng["cpu"]) == world.size:
-        # Copied: torch reads a state as aligned memory, and a row of a file may lie anywhere.
-        torch.set_rng_state(rng["cpu"][world.rank].clone())
-        if "cuda" in rng and world.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"][world.rank].clone(), world.device)
+    # Ranks draw alike, so one more takes the first one's state. Copied: torch reads a state as aligned memory, and a
+    # row of a file may lie anywhere.
+    row = world.rank if world.rank < len(rng["cpu"]) else 0
+    torch.set_rng_state(rng["cpu"][row].clone())
+    if "cuda" in rng and world.device.type == "cuda":
+        torch.cuda.set_rng_state(rng["cuda"][row].clone(), world.device)
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad: Counter[str] = Counter(state["bad"]) if world.is_main else Counter()

@@ -148,3 +148,19 @@ def test_nothing_is_a_pickle(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
     json.loads((path / "state.json").read_text())
+
+
+def test_one_of_the_same_step_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the former one is deleted: the new one stands, and is what `latest` leads to."""
+    write(tmp_path, 3, keep=1)
+    before = torch.get_rng_state()
+    torch.rand(1)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 3, keep=1)
+    assert [path.name for path in checkpoint.find(tmp_path)] == ["step-00000003"]
+    assert not torch.equal(checkpoint.read(tmp_path / checkpoint.LATEST).parts["rng"]["cpu"], before)

@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 
 
 class Saver:
-    """Writes checkpoints below a folder, one at a time; every rank calls each of its methods but `failed`.
+    """Writes checkpoints below a folder, one at a time; every rank calls each of its methods but `failed` and `wait`.
 
     Args:
         root, keep: as `checkpoint.write` takes them.
         world: whose main rank writes; tensors are whole, or sharded over it by rows.
+        saved: the step that the run went on from, which is there.
     """
 
-    def __init__(self, root: Path, keep: int, world: World) -> None:
+    def __init__(self, root: Path, keep: int, world: World, saved: int | None = None) -> None:
         self.root, self.keep, self.world = root, keep, world
         self.group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # an exit of the process waits for it
         self.pending: Future[None] | None = None
-        self.step = -1
+        self.step: int | None = saved
         self.snapshot: dict[str, dict[str, Tensor]] = {}
         self.shares: list[Tensor] = []
         """Of the snapshot: what lacks the other ranks' shares on the main rank, and is one on the others."""
@@ -62,6 +63,11 @@ class Saver:
     def failed(self) -> bool:
         """Whether the last one is known not to have been written; `finish` says why."""
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
+
+    def wait(self) -> None:
+        """Wait for this rank's thread, whatever comes of it; a rank may call it alone."""
+        if self.pending is not None:
+            self.pending.exception()
 
     def finish(self) -> None:
         """Wait until what was saved is durable.

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,3 +124,25 @@ def test_a_failure_behind_ends_the_run_in_one_line_at_its_next_step(
     assert [path.name for path in checkpoint.find(folder)] == ["step-00000030"]
     checkpoint.read(folder / "step-00000030")
     assert history(tmp_path / "run")[-1]["step"] < 90
+
+
+def test_what_comes_after_a_save_does_not_cost_it(
+    small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation that stumbles while the checkpoint is still being written, on a slow disk."""
+    write = checkpoint.write
+
+    def slowly(*args: Any, **settings: Any) -> Path:
+        time.sleep(0.5)
+        return write(*args, **settings)
+
+    def stumble(*_: Any, **__: Any) -> None:
+        raise BadInput("no such file")
+
+    monkeypatch.setattr(checkpoint, "write", slowly)
+    monkeypatch.setattr(run.suite, "tasks", lambda *_, **__: [])
+    monkeypatch.setattr(run.suite, "run", stumble)
+    config = small("clip", duration="4 steps", save_every="2 steps", eval_every="2 steps", out=tmp_path / "run")
+    with pytest.raises(BadInput, match="no such file"):
+        run.train(config)
+    assert [path.name for path in checkpoint.find(tmp_path / "run/checkpoints")] == ["step-00000002"]

@@ -104,6 +104,7 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
         optimizer.step(HYPER)
         objective.after_step(out, HYPER)
         optimizer.zero_grad()
+        seen |= {f"{step}/metric/{name}": world.mean(value) for name, value in out.metrics.items()}
     return seen | {f"weight/{name}": whole(value.detach()) for name, value in objective.state_dict().items()}
 
 
@@ -201,6 +202,8 @@ def test_two_shares_equal_one_process(pair: Path, small: Callable[..., Config], 
                 torch.testing.assert_close(
                     seen[key], value, rtol=1e-3, atol=2e-3 if name == "bf16" else 2e-4, msg=lambda m, k=key: f"{k}: {m}"
                 )
+            elif "/metric/" in key:
+                torch.testing.assert_close(seen[key], value, rtol=5e-2 if name == "bf16" else 1e-3, atol=1e-4)
             else:
                 apart = (seen[key] - value).norm() / value.norm().clamp(min=1e-3)
                 assert apart < (5e-2 if name == "bf16" else 1e-5), f"{key}: {apart}"
