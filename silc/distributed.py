@@ -186,9 +186,13 @@ def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = P
     return word
 
 
+BROKE_OFF = ("gloo", "pair closure", "by peer", "Broken pipe")
+"""Words of gloo's errors. They have no type of their own, and those that reach DDP's backward pass name no source."""
+
+
 def _broke_off(error: RuntimeError) -> bool:
-    """Whether it comes from a collective; gloo's errors have no type of their own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """Whether it comes from a collective."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in BROKE_OFF)
 
 
 def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:

@@ -147,3 +147,16 @@ def test_the_command_line_says_it_in_a_line_and_ends_with_75(
         cli.main(["train", "silc_c-tiny"])
     assert ended.value.code == 75
     assert capsys.readouterr().err == "silc: rank 0 gives up: rank 1 did not answer in time\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "broke_off"),
+    [
+        ("Application timeout caused pair closure", True),  # out of DDP's backward pass, without a source
+        ("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1", True),
+        ("Connection reset by peer", True),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False),
+    ],
+)
+def test_which_errors_are_another_ranks(said: str, broke_off: bool) -> None:
+    assert distributed._broke_off(RuntimeError(said)) is broke_off
