@@ -1,7 +1,7 @@
 # make demo    set up, train a small SILC on generated scenes, leave out/demo/report.html (5 minutes on two slow cores)
 # make test    set up, run the tests (the slow ones: make test-slow)
 # make check   set up, run formatter, linter and type checker without changing anything
-# make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (3 minutes)
+# make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
 # make audit   look every pinned dependency up in PyPI's advisories (needs the network)
 # make lock    pin every dependency again

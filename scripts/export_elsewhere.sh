@@ -8,7 +8,7 @@
 #              on and 400 others to answer for. Without it generated scenes take their place, which is said.
 # $SILC, $PYTHON, $UV   silc, its python and uv, where they are not on the path
 #
-# Cost: 3 minutes on 2 cores of an AMD EPYC; the second environment takes seconds where uv's cache has the first one's
+# Cost: 2 minutes on 2 cores of an AMD EPYC; the second environment takes seconds where uv's cache has the first one's
 # packages, else a download of theirs. Numbers: docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."

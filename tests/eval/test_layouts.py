@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from silc import predict, run
+from silc import predict, scoring
 from silc.cli import main
 from silc.eval.cifar import read_batch, read_cifar
 from silc.eval.layouts import UNUSED_IDS, discover, read_stuffthingmap
@@ -87,8 +87,8 @@ def scored(tmp_path, monkeypatch, capsys):
     def score(root, names, *args):
         model = NameReader(NameTokenizer(list(names)))
         loaded = predict.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
-        monkeypatch.setattr(run, "kind_of", lambda path: path)
-        monkeypatch.setattr(run, "load_any", lambda *_, **__: loaded)
+        monkeypatch.setattr(scoring, "kind_of", lambda path: path)
+        monkeypatch.setattr(scoring, "load_any", lambda *_, **__: loaded)
         out = tmp_path / "scores.json"
         (tmp_path / "run").mkdir(exist_ok=True)
         command = ["eval", str(tmp_path / "run"), "--root", str(root), "--out", str(out), "--device", "cpu", *args]

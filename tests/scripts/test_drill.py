@@ -9,8 +9,8 @@ import pytest
 from scripts.drill.__main__ import drill
 from scripts.nginx import missing
 
-SLOW = ("preempt", "reshard", "asynchronous", "corruption", "remote")
-SCENARIOS = ("resume", "saves_of_two", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+SLOW = ("saves_of_two", "preempt", "reshard", "asynchronous", "corruption", "remote")
+SCENARIOS = ("resume", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
