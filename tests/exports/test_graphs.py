@@ -22,6 +22,8 @@ from silc.types import BadInput
 
 from .conftest import CLIP_IMAGE, CLIP_TEXT, IMAGE, TEXT
 
+pytestmark = pytest.mark.slow  # tracing and reading back
+
 Saved = Callable[..., Path]
 SIZES = [(1, 32, 32), (3, 16, 40), (2, 48, 24)]
 

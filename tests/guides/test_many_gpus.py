@@ -24,7 +24,8 @@ def plans() -> list[tuple[list[str], str]]:
     return list(zip(commands, blocks("text"), strict=True))
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_tables_are_what_is_printed(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     command, table = plans()[number]
     assert main(command[1:]) == 0

@@ -29,6 +29,8 @@ from tests.exports.test_directory import TEXTS, by_open_clip, by_silc, by_transf
 from tests.interop import test_big_vision as big_vision
 from tests.interop import test_open_clip as open_clip
 
+pytestmark = pytest.mark.slow  # eight sources, three libraries
+
 Draw = Callable[[nn.Module], nn.Module]
 LIBRARIES = {"silc": "", "open_clip": "open_clip:", "transformers": "hf:"}
 """Each with what `silc.load` reads its files by."""

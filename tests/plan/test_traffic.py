@@ -43,13 +43,14 @@ def can_have_a_network_of_its_own() -> bool:
     return subprocess.run([*NETWORK_OF_ITS_OWN, "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_have_a_network_of_its_own(), reason="network namespaces need root, Linux and iproute2")
 @pytest.mark.parametrize(
     ("name", "sharding"),
     [
         ("silc_c-tiny", "none"),
-        pytest.param("silc_c-tiny", "full", marks=pytest.mark.slow),
-        pytest.param("silc_s-tiny", "none", marks=pytest.mark.slow),
+        ("silc_c-tiny", "full"),
+        ("silc_s-tiny", "none"),
     ],
 )
 def test_two_processes_send_what_was_planned(name: str, sharding: Sharding, tmp_path: Path) -> None:
