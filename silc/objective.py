@@ -99,7 +99,7 @@ class SilcObjective(nn.Module):
             pairs, features = self.features(batch)
             return self.losses(pairs, features, hyper)
         if part.term == "views":
-            views = batch.views.map(self.preprocess.normalize)
+            views = replace(batch.views, original=None).map(self.preprocess.normalize)
             distilled, patches = self.self_supervision(self._features(views, None, part.hidden), hyper)
             return StepOutput(part.share * self._weighted(distilled, patches), {}, distilled, patches)
         pairs = self.pairs(batch)
@@ -116,7 +116,9 @@ class SilcObjective(nn.Module):
 
     def pairs(self, batch: Batch) -> Pairs:
         """What enters the image-text loss, alone."""
-        return self._pairs(replace(batch.views, locals=None).map(self.preprocess.normalize), batch.text)[0]
+        seen = None if self.config.contrastive_views == "original" else batch.views.globals
+        views = replace(batch.views, globals=seen, locals=None)
+        return self._pairs(views.map(self.preprocess.normalize), batch.text)[0]
 
     @property
     def supervised(self) -> bool:

@@ -94,7 +94,7 @@ def train(config: Config) -> Path:
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
         preemption = Preemption()
-        in_evaluation = Interruptible(world.rank, world.size, world.device, world.patient, preemption.asked)
+        in_evaluation = Interruptible(**vars(world), asked=preemption.asked)
         evaluators = _evaluators(config, in_evaluation)
         pairs, held_out_task = _split(
             config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation
