@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from silc.bench.measure import Row, Target, in_turns
+from silc.bench.measure import Row, Target, forget_peak, held, in_turns, peak
 from silc.distributed import CPU, World, place
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 
@@ -67,12 +66,12 @@ def extra_megabytes(kind: str, num: int, dim: int, device: torch.device = CPU) -
     leaves = _inputs(num, dim, device)
     for leaf in leaves:
         leaf.grad = torch.ones_like(leaf)
-    before = _held(device)
+    before = held(device.type)
     for leaf in leaves:
         leaf.grad = None
-    _forget_peak(device)
+    forget_peak(device.type)
     _OURS[kind](*leaves).backward()
-    return (_peak(device) - before) / 1e6
+    return (peak(device.type) - before) / 1e6
 
 
 def _step(loss: Callable[..., Tensor], num: int, device: torch.device) -> list[Tensor]:
@@ -113,26 +112,3 @@ _OURS: dict[str, Callable[..., Tensor]] = {
     "softmax": lambda image, text, scale, _: softmax_loss(image, text, scale, World()),
     "sigmoid": lambda image, text, scale, bias: sigmoid_loss(image, text, scale, bias, World()),
 }
-
-
-def _held(device: torch.device) -> float:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
-
-
-def _peak(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of this process starts anew
-
-
-def _status(name: str) -> float:
-    """A number of bytes that Linux tells of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return 1024 * float(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,30 +117,46 @@ def extra_memory(run: Callable[[], Any], device: str) -> float:
         import torch
 
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
+    else:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = held(device)
+    forget_peak(device)
+    run()
+    return (peak(device) - before) / MEGABYTE
+
+
+def held(device: str) -> float:
+    """Bytes held now."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return _status("VmRSS")
+
+
+def peak(device: str) -> float:
+    """Bytes held at the highest since `forget_peak`."""
+    if device == "cuda":
+        import torch
+
         torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before, highest, done = _resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            highest.append(_resident())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return (max(highest) - before) / MEGABYTE
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM")
 
 
-def _resident() -> int:
-    """Bytes of this process in memory (Linux)."""
-    import resource
+def forget_peak(device: str) -> None:
+    """Let the highest start anew. On a CPU the kernel keeps it, so nothing is too short to be seen (Linux)."""
+    if device == "cuda":
+        import torch
 
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> float:
+    """A number of bytes that Linux tells of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return 1024 * float(line.split()[1])
+    raise OSError(f"/proc/self/status has no {name}")
