@@ -102,6 +102,11 @@ class World:
         if self.size > 1:
             dist.barrier(self.patient)
 
+    def from_main(self, value: Any) -> Any:
+        """The main rank's value, on every rank; waits for it as long as at a barrier."""
+        self.barrier()
+        return self.collect(value)[0]
+
 
 @contextmanager
 def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]:

@@ -270,10 +270,8 @@ def _claim(out: Path, config: Config, world: World) -> Path | None:
     ]
     if differing:
         raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
-    # One rank looks, so that all go on from the same one.
-    seen = _newest_intact(out / CHECKPOINTS) if world.is_main else None
-    world.barrier()  # checksums of a large one take longer than a collective of training may
-    newest: Path | None = world.collect(seen)[0]
+    # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
+    newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
     return newest
 
 

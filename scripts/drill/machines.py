@@ -14,9 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from silc.training.log import history
-
-from .outcome import Row, steps_done
+from .outcome import Row, alike, steps_done
 from .run import SMALL, Node, Run, descendants, free_port
 
 TIMEOUT = 4.0
@@ -129,7 +127,7 @@ def nodes(folder: Path, short: bool) -> Iterator[Row]:
             os.kill(pid, signal.SIGKILL)
     codes = [run.finish() for run in runs]
     whole.finish()
-    well = codes == [0, 0] and _same_losses(out, folder / "whole")
+    well = codes == [0, 0] and alike(out, folder / "whole")
     figure = "both nodes started again and went on; losses those of 1 rank"
     yield Row("rank of one of 2 nodes killed", tries, tries * well, figure)
 
@@ -146,7 +144,7 @@ def elastic(folder: Path, short: bool) -> Iterator[Row]:
     more = first.wait_for(lambda: _num_ranks(out) == 2)
     code = first.finish()
     Run(folder / "whole", *fields).finish()
-    well = fewer and more and code == 0 and _same_losses(out, folder / "whole")
+    well = fewer and more and code == 0 and alike(out, folder / "whole")
     second.kill()
     yield Row("a node less, a node more", 1, int(well), "went on with 1, then 2 ranks; losses those of 1 rank")
 
@@ -156,9 +154,3 @@ def _num_ranks(out: Path) -> int:
     with contextlib.suppress(OSError, ValueError):  # not there yet, or half written
         return int(json.loads((out / "env.json").read_text())["ranks"])
     return 0
-
-
-def _same_losses(out: Path, other: Path) -> bool:
-    """Whether every step's loss is equal but for the order of sums: the batches are the same, in the same order."""
-    ours, theirs = ([record["loss/total"] for record in history(path)] for path in (out, other))
-    return len(ours) == len(theirs) and all(abs(a - b) <= 1e-5 * abs(b) for a, b in zip(ours, theirs, strict=True))

@@ -104,15 +104,11 @@ def environment(config: BenchConfig) -> dict[str, Any]:
     """What a number needs beside it to be repeated."""
     import torch
 
-    return {
-        "command": sys.argv[1:],
-        "date": time.strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor": _processor(),
-        "gpu": torch.cuda.get_device_name() if config.kind == "cuda" else "",
-        "threads": torch.get_num_threads(),
-    }
+    from silc import run
+    from silc.distributed import World
+
+    here = run.environment(World(device=torch.device(config.kind)))
+    return here | {"command": sys.argv[1:], "date": time.strftime("%Y-%m-%d"), "processor": _processor()}
 
 
 def _processor() -> str:

@@ -81,8 +81,8 @@ class Saver:
                 pending.result()
         except BadInput as error:
             complaint = str(error)
-        self.world.barrier()  # writing may take longer than a collective of training may
-        if complaint := self.world.collect(complaint)[0]:
+        # Writing may take longer than a collective of training may.
+        if complaint := self.world.from_main(complaint):
             raise BadInput(complaint)
 
     def _copy(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
