@@ -25,6 +25,22 @@ from .outcome import Row, step_of
 from .run import SMALL, Run
 
 
+def blocked_and_whole(folder: Path, parts: dict[str, dict[str, torch.Tensor]], tries: int) -> tuple[float, float]:
+    """Median seconds that training waits for a save of `parts`, and that writing them takes it without a thread."""
+    saver, behind, before = Saver(folder / "behind", 1, World()), [], []
+    saver.save(0, parts, {})  # the first allocates the copy
+    for step in range(1, tries + 1):
+        saver.finish()
+        start = time.perf_counter()
+        saver.save(step, parts, {})
+        behind.append(time.perf_counter() - start)
+        saver.finish()
+        start = time.perf_counter()
+        checkpoint.write(folder / "before", step, parts, {}, keep=1)
+        before.append(time.perf_counter() - start)
+    return statistics.median(behind), statistics.median(before)
+
+
 def asynchronous(folder: Path, short: bool) -> Iterator[Row]:
     """What training waits for when it saves, against a save it would wait for; and memory after many."""
     config = recipes.get("silc_c-ti16")
@@ -34,18 +50,7 @@ def asynchronous(folder: Path, short: bool) -> Iterator[Row]:
     weights = objective.state_dict()
     moments = {f"{name}/{key}": torch.rand_like(w) for name, w in weights.items() for key in ("exp_avg", "exp_avg_sq")}
     parts, tries = {"model": weights, "optimizer": moments}, 3 if short else 10
-    saver, behind, before = Saver(folder / "behind", 1, World()), [], []
-    saver.save(0, parts, {})  # the first allocates the copy
-    for step in range(1, tries + 1):
-        saver.finish()
-        start = time.monotonic()
-        saver.save(step, parts, {})
-        behind.append(time.monotonic() - start)
-        saver.finish()
-        start = time.monotonic()
-        checkpoint.write(folder / "before", step, parts, {}, keep=1)
-        before.append(time.monotonic() - start)
-    blocked, whole = statistics.median(behind), statistics.median(before)
+    blocked, whole = blocked_and_whole(folder, parts, tries)
     size = sum(t.nbytes for tensors in parts.values() for t in tensors.values()) / 1e6
     figure = f"{size:.0f} MB: {blocked:.3f} s of {whole:.2f} s ({blocked / whole:.1%})"
     yield Row("training waits for < 10 % of a save", 1, int(blocked < 0.1 * whole), figure)

@@ -24,10 +24,12 @@ from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
 from silc.data.pairs import ShardPairs, expand
 from silc.data.photometric import draw, recolour
+from silc.data.remote import without_secrets
 from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
 from silc.images import decode_rgb
 from silc.preprocess import Preprocess
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +49,10 @@ def rows(config: BenchConfig) -> list[Row]:
     """Rows 1 to 3. One thread, and the processor's time: other work on the machine disturbs that less."""
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         made = [] if config.images else [write_shard(Path(folder) / "0.tar", photographs(NUM_IMAGES), NUM_READ)]
-        shards = [index_shard(path) for path in (expand(config.images) if config.images else made)]
+        paths = expand(config.images) if config.images else made
+        if not all(isinstance(path, Path) for path in paths):
+            raise BadInput(f"--images {without_secrets(config.images)} is elsewhere; name shards of this machine")
+        shards = [index_shard(path) for path in paths]
         images = _some(shards)
         return [*_crops(images, _loader(shards)), *_colours(images), _reading(shards)]
 
@@ -198,10 +203,14 @@ def _some(shards: Sequence[ShardIndex]) -> list[bytes]:
     """The bytes of JPEGs at equal distances."""
     files = Files()
     places = [
-        (shard.path, sample["image"]) for shard in shards for sample in shard.samples if sample["image"]["offset"]
+        (shard.path, sample["image"])
+        for shard in shards
+        if isinstance(shard.path, Path)
+        for sample in shard.samples
+        if sample["image"]["offset"]
     ]
     chosen = places[:: max(1, len(places) // (2 * NUM_IMAGES))]
-    found = (files.read(Path(str(path)), *member.item()) for path, member in chosen)
+    found = (files.read(path, *member.item()) for path, member in chosen)
     return [data for data in found if data[:2] == b"\xff\xd8"][:NUM_IMAGES]
 
 
