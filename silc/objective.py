@@ -24,7 +24,7 @@ from silc.models.head import DistillHead
 from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
-from silc.types import Pairs, StepOutput
+from silc.types import Pairs, StepOutput, Views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.types import Batch, Collectives, Distilled, Hyper, Part, Views
+    from silc.types import Batch, Collectives, Distilled, Hyper, Part
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,37 @@ class SilcObjective(nn.Module):
             views = replace(batch.views, original=None).map(self.preprocess.normalize)
             distilled, patches = self.self_supervision(self._features(views, None, part.hidden), hyper)
             return StepOutput(part.share * self._weighted(distilled, patches), {}, distilled, patches)
-        pairs = self.pairs(batch)
+        if part.term == "text":
+            text = self.student.text(batch.text)
+            return StepOutput(text.new_zeros(()), {}, text=text)
+        pairs = self._pairs_alone(batch, batch.text if part.text is None else part.text)
         if part.pull is None:
-            return StepOutput(self.contrastive_loss(pairs), self._scale(pairs))
+            return StepOutput(part.share * self.contrastive_loss(pairs), self._scale(pairs))
         terms = ((pull.float() * value.float()).sum() for pull, value in zip(part.pull, pairs, strict=True))
         return StepOutput(sum(terms, start=pairs.scale.new_zeros(())), self._scale(pairs))
 
     def features(self, batch: Batch) -> tuple[Pairs, Features]:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
         views = batch.views.map(self.preprocess.normalize)
-        pairs, student_globals = self._pairs(views, batch.text)
+        pairs, student_globals = self._pairs(self._entering(views), batch.text)
         return pairs, self._features(views, student_globals)
 
     def pairs(self, batch: Batch) -> Pairs:
         """What enters the image-text loss, alone."""
-        seen = None if self.config.contrastive_views == "original" else batch.views.globals
-        views = replace(batch.views, globals=seen, locals=None)
-        return self._pairs(views.map(self.preprocess.normalize), batch.text)[0]
+        return self._pairs_alone(batch, batch.text)
+
+    def by_view(self, batch: Batch) -> list[Batch]:
+        """The batch once for each view that enters the image-text loss, with that view alone."""
+        entering = self._entering(batch.views)
+        alone = [] if entering.original is None else [Views(entering.original, None, None)]
+        if entering.globals is not None:
+            alone += [Views(None, view, None) for view in entering.globals.split(1)]
+        return [replace(batch, views=view) for view in alone]
+
+    def _entering(self, views: Views) -> Views:
+        """Those that enter the image-text loss."""
+        original = views.original if self.config.needs_original else None
+        return Views(original, None if self.config.contrastive_views == "original" else views.globals, None)
 
     @property
     def supervised(self) -> bool:
@@ -130,16 +144,20 @@ class SilcObjective(nn.Module):
         """Whether that has no pass through a tower in common with the image-text loss."""
         return self.supervised and not self.config.student_globals
 
+    def _pairs_alone(self, batch: Batch, text: Tensor) -> Pairs:
+        return self._pairs(self._entering(batch.views).map(self.preprocess.normalize), text)[0]
+
     def _pairs(self, views: Views, text: Tensor) -> tuple[Pairs, Tensor | None]:
-        """And the global views [G, B, D] among them."""
+        """Of the views that are given, and of text as ids or embedding; and the global views [G, B, D] among them."""
         embeddings, student_globals = [], None
-        if self.config.needs_original:
+        if views.original is not None:
             embeddings.append(self.student.visual(views.original)[None])
-        if self.config.contrastive_views != "original":
+        if views.globals is not None:
             student_globals = _per_view(self.student.visual, views.globals)
             embeddings.append(student_globals)
+        text = text if text.is_floating_point() else self.student.text(text)
         scale, bias = self.student.logit_scale.exp(), self.student.logit_bias
-        return Pairs(torch.cat(embeddings), self.student.text(text), scale, bias), student_globals
+        return Pairs(torch.cat(embeddings), text, scale, bias), student_globals
 
     def _features(self, views: Views, student_globals: Tensor | None, hidden: Tensor | None = None) -> Features:
         student_locals, patches = None, None

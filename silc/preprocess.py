@@ -81,5 +81,6 @@ class Preprocess:
         """Float32 (x/255 - mean)/std of uint8 pixels [..., 3, H, W], on the tensor's own device."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        # Crops come with their channels last.
-        return (pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255 - mean) / std
+        # Crops come with their channels last. Copied, for what follows is in place.
+        floats = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return floats.div_(255).sub_(mean).div_(std)

@@ -137,10 +137,12 @@ class Pairs(NamedTuple):
 class Part:
     """One of the passes that together make a step: a term of the loss, on the batch or on a part of it."""
 
-    term: Literal["pairs", "views"]
-    """The image-text loss, or self-supervision."""
+    term: Literal["text", "pairs", "views"]
+    """The text's embedding, the image-text loss, or self-supervision."""
     share: float = 1.0
-    """Of the batch that the part is."""
+    """Of the batch, or of the views that enter the image-text loss, that the part is."""
+    text: Tensor | None = None
+    """The text's embedding [B, D], from a pass of its own."""
     pull: Pairs | None = None
     """The gradient of the whole batch's image-text loss by this part's embeddings; by scale and bias, its share."""
     hidden: Tensor | None = None
@@ -155,6 +157,7 @@ class StepOutput:
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
     distilled: Distilled | None = None  # of this rank's views
     patches: Distilled | None = None  # of their predicted patches
+    text: Tensor | None = None  # [B, D] with gradient, of a pass that only embeds it
 
 
 class Tokenizer(Protocol):

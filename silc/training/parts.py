@@ -1,7 +1,12 @@
 """A step in several passes, exactly: each pass goes back before the next begins, so memory holds one at a time.
 
-Self-supervision and the image-text loss share weights and no activations. Where memory allows the batch at all, it goes
-through in these two passes, which cost nothing.
+Self-supervision and the image-text loss share weights and no activations; nor do the views that enter the image-text
+loss share more than the text's embedding. Where memory allows the batch at all, it goes through in these passes, which
+cost nothing:
+
+    self-supervision, forward and backward
+    embed the text
+    for each view: embed it, loss of (view, text), backward     # the last one's goes on through the text
 
 A larger batch goes through in parts, with gradient caching for the one loss that looks across it:
 
@@ -15,7 +20,7 @@ for CLIP, and less for SILC.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +30,8 @@ import torch
 from silc.types import Distilled, Pairs, Part
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from silc.objective import SilcObjective
     from silc.types import Batch, Hyper, StepOutput
 
@@ -56,8 +63,22 @@ class Gradients:
         if not self.objective.separable:
             return self._pass(batch, hyper)
         views = self._pass(batch, hyper, Part("views"), last=False)
-        pairs = self._pass(batch, hyper, Part("pairs"))
-        return self.objective.output(pairs.loss.detach(), pairs.metrics, views.distilled, views.patches)
+        contrastive, scale = self._view_by_view(batch, hyper)
+        return self.objective.output(contrastive, scale, views.distilled, views.patches)
+
+    def _view_by_view(self, batch: Batch, hyper: Hyper) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The image-text loss, and what is logged of its scale."""
+        with self.unsynced(), self.autocast():
+            text = self.forward(batch, hyper, Part("text")).text
+        assert text is not None
+        *others, last = self.objective.by_view(batch)
+        share = 1 / (len(others) + 1)
+        shared = text.detach().requires_grad_()
+        losses = [self._pass(view, hyper, Part("pairs", share, shared), last=False).loss for view in others]
+        if shared.grad is not None:
+            text.register_hook(shared.grad.add)
+        out = self._pass(last, hyper, Part("pairs", share, text))
+        return torch.stack([*losses, out.loss]).sum().detach(), out.metrics
 
     def _pass(self, batch: Batch, hyper: Hyper, part: Part | None = None, *, last: bool = True) -> StepOutput:
         """Forward and backward; what is left of the output holds no activation."""
@@ -78,7 +99,7 @@ class Gradients:
             if self.objective.supervised:
                 of_views = Part("views", share, hidden=None if hidden is None else hidden[:, own])
                 views.append(self._pass(part, hyper, of_views, last=False))
-            of_pairs = Part("pairs", share, _pull(pairs, own, share))
+            of_pairs = Part("pairs", share, pull=_pull(pairs, own, share))
             outs.append(self._pass(part, hyper, of_pairs, last=own is rows[-1]))
         distilled, patches = _mean([out.distilled for out in views]), _mean([out.patches for out in views])
         return self.objective.output(contrastive.detach(), outs[-1].metrics, distilled, patches)

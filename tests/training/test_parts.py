@@ -103,6 +103,20 @@ def test_parts_add_up_to_the_whole(small: Callable[..., Config], terms: str, siz
             torch.testing.assert_close(own.logits, one.logits, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("terms", ["silc_c", "silc_s"])
+def test_views_of_the_image_text_loss_go_through_one_by_one(small: Callable[..., Config], terms: str) -> None:
+    config = small(terms)
+    config = replace(config, objective=replace(config.objective, **TERMS[terms]))
+    objective, images, texts = build(config), [], []
+    objective.student.visual.register_forward_hook(lambda _, inputs, __: images.append(len(inputs[0])))
+    objective.student.text.register_forward_hook(lambda _, inputs, __: texts.append(len(inputs[0])))
+    Gradients(objective, objective)(batch_of(config, 6), HYPER)
+    seen = config.data.crops.num_global + objective.config.needs_original
+    assert seen > 1
+    assert images == [6 * config.data.crops.num_local] + [6] * seen
+    assert texts == [6]  # and never again
+
+
 def test_activations_of_a_part_alone_are_kept(small: Callable[..., Config]) -> None:
     """The forward passes see parts, whole batches never go through the towers."""
     config = small("silc_c")
