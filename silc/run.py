@@ -44,6 +44,7 @@ from silc.preprocess import Preprocess
 from silc.training.alarm import CollapseAlarm
 from silc.training.config import examples_of, steps_of
 from silc.training.flops import training_flops
+from silc.training.heap import keep_freed_memory
 from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
@@ -396,6 +397,8 @@ def _gradients(config: Config, objective: SilcObjective, world: World) -> Gradie
     """Move the objective to the ranks' devices, whole or in shares; what the loop calls in its place."""
     half = config.train.precision == "bf16"
     choose_attention(objective, world.device, half=half)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     forward: Any = objective
     unsynced: Any = nullcontext
     if world.size > 1 and config.train.sharding == "full":

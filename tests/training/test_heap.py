@@ -1,0 +1,32 @@
+"""Freed memory is kept, and used again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PAGES = """
+import resource, sys
+import numpy as np
+from silc.training.heap import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for turn in range(4):
+    before = faults()
+    for megabytes in (64, 1, 7):
+        np.ones(megabytes << 17)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is told on Linux")
+def test_pages_are_not_asked_for_again() -> None:
+    def faults(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("keep") < 50
+    assert faults("leave") > 500  # 64 MB are 16,384 pages, or 32 large ones and a rest of 512
