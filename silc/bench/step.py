@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from silc import recipes
+from silc.bench import fed
 from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
@@ -68,7 +69,7 @@ class Setting:
 
 
 def rows(config: BenchConfig) -> list[Row]:
-    """Rows 6 to 10 and 12."""
+    """Rows 6 to 12."""
     if config.kind == "cuda":
         setting = Setting("cuda", "b16", 224, 12, 64, half=True, turns=10)
     else:
@@ -76,13 +77,16 @@ def rows(config: BenchConfig) -> list[Row]:
     torch.manual_seed(0)
     found = [*in_parts(setting), *side_by_side(setting)]
     if config.kind == "cuda":
-        found += [share_of_peak(replace(setting, batch=128), 10, 0.4, compile=True)]
+        found += compiled(replace(setting, batch=128), config.images)
     else:
         what = "H100, B/16, bf16, compiled: share of the bf16 peak"
         half = replace(setting, half=True)
         found += [*in_parts(half), *side_by_side(half)]
         found += [not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)]
-        found += [share_of_peak(replace(one, depth=12), 12, 0.6) for one in (setting, half)]
+        found += [not_measured(11, "the same step fed by tars over the synthetic one", fed.TARGET, NEEDS_GPU)]
+        for one in (setting, half):
+            whole = replace(one, depth=12)
+            found += [share_of_peak(whole, OurStep(whole.recipe("silc_c"), one.kind), 12, 0.6)]
     if config.profile:
         profile(setting, Path(config.profile))
     return found
@@ -148,10 +152,18 @@ def in_parts(setting: Setting) -> list[Row]:
     return found
 
 
-def share_of_peak(setting: Setting, number: int, bound: float, *, compile: bool = False) -> Row:
+def compiled(setting: Setting, images: str) -> list[Row]:
+    """Rows 10 and 11, of one step: compiling takes minutes."""
+    config = setting.recipe("silc_c")
+    step = OurStep(config, setting.kind, compile=True)
+    share = share_of_peak(setting, step, 10, 0.4)
+    synthetic = batch_of(config, setting.batch, setting.kind)
+    return [share, fed.fed_by_tars(config, step, synthetic, torch.device(setting.kind), images)]
+
+
+def share_of_peak(setting: Setting, step: OurStep, number: int, bound: float) -> Row:
     """Rows 10 and 12: FLOPs of a SILC step by its time, over what matmuls reach in the same run."""
     config = setting.recipe("silc_c")
-    step = OurStep(config, setting.kind, compile=compile)
     batch = batch_of(config, setting.batch, setting.kind)
     large = [(8192, 8192, 8192)]
     shapes = large if setting.kind == "cuda" else shapes_of(config, setting.batch)
@@ -162,7 +174,7 @@ def share_of_peak(setting: Setting, number: int, bound: float, *, compile: bool 
     rate = step_flops / timed.median("step")
     kept = figures(setting, timed) | {"GFLOP/s": {"matmul": peak / 1e9, "step": rate / 1e9}}
     share = step_flops / matmuls.flops / timed.ratio("step", "matmul")
-    where = "H100, compiled" if setting.kind == "cuda" else f"CPU, {setting.towers}"
+    where = f"{torch.cuda.get_device_name()}, compiled" if setting.kind == "cuda" else f"CPU, {setting.towers}"
     what = f"{where}, {'bf16' if setting.half else 'float32'}: share of the matmul rate"
     return Row(number, what, share, "", Target("at least", bound), kept)
 
@@ -228,11 +240,12 @@ def shapes_of(config: Config, batch: int) -> list[tuple[int, int, int]]:
 
 
 def batch_of(config: Config, num: int, device: str) -> Batch:
-    """Random 8-bit views and text, on the device."""
+    """Random 8-bit views and text, on the device; channels last in memory, as the loader's."""
     size, crops, generator = config.model.image.size, config.data.crops, torch.Generator().manual_seed(0)
 
     def draw(views: int, side: int) -> Tensor:
-        return torch.randint(0, 256, (views, num, 3, side, side), dtype=torch.uint8, generator=generator)
+        drawn = torch.randint(0, 256, (views, num, side, side, 3), dtype=torch.uint8, generator=generator)
+        return drawn.movedim(-1, -3)
 
     objective = config.objective
     views = Views(

@@ -31,7 +31,7 @@ class BenchConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     images: str = ""
-    """Tar shards of photographs for the loader; without them it makes JPEGs of its own."""
+    """Tar shards of photographs for the loader, alone and feeding a step; without them it makes JPEGs of its own."""
     out: str = ""
     """File for the JSON; nothing is written without one."""
     threads: int = 0
