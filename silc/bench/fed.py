@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -47,8 +48,9 @@ def fed_by_tars(
     that the fed one also brings its batch there and, where the recipe wants it, changes colours. Tars made here lie
     in the page cache: what is measured is reading, decoding, cropping and the transfer, not a disk.
 
-    Before a measured run all batches that were made in the meantime are thrown away, or they would stand for a loader
-    that is too slow. A few steps pass until its workers, which all begin anew then, are in step again.
+    Before a measured run all batches that were made in the meantime are thrown away, or they would hide a loader that
+    is too slow. The workers all begin anew then, so the first batch is late; a few steps pass unmeasured, and what is
+    measured is whole rounds of the workers.
 
     Args:
         config: the step's; its batch size and its data settings.
@@ -61,7 +63,7 @@ def fed_by_tars(
     what = f"the same step fed by tars, {workers} workers on {cores} cores, over the synthetic one"
     if lacking := _lacking_memory(synthetic, workers):
         return not_measured(11, what, TARGET, lacking)
-    steps = max(LEAST_STEPS, PREFETCH * workers)
+    steps = workers * max(2, math.ceil(LEAST_STEPS / workers))
     with tempfile.TemporaryDirectory() as folder:
         data = replace(config.data, source="shards", train=images or _made(Path(folder)), workers=workers)
         # What is made here leaves no trace in the user's cache.
@@ -71,20 +73,24 @@ def fed_by_tars(
         loader = run.loader_of(config, pairs, tokenizer, World(device=device))
         with closing(loader.batches(0, ENDLESS)) as batches:
 
+            def draw_only(num: int = steps) -> None:
+                for _ in islice(batches, num):
+                    pass
+
             def fed(num: int = steps) -> None:
                 for batch in islice(batches, num):
                     step(batch.to(device))
 
             def begin_anew(name: str) -> None:
                 if name in ("fed", "loader"):
-                    for _ in islice(batches, PREFETCH * workers):
-                        pass
+                    draw_only(PREFETCH * workers)
+                if name == "fed":
                     fed(3)
 
             contenders: dict[str, Callable[[], Any]] = {
                 "synthetic": lambda: [step(synthetic) for _ in range(steps)],
                 "fed": fed,
-                "loader": lambda: [len(batch.text) for batch in islice(batches, steps)],
+                "loader": draw_only,
                 "colours": _colours(config, synthetic),
             }
             settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None

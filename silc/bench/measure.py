@@ -84,6 +84,7 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], Any] = lambda: None,
     before: Callable[[str], Any] = lambda name: None,
+    warm_up: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Turns:
     """Run each contender once unmeasured, then all of them in turns, every other turn in reverse.
 
@@ -92,8 +93,9 @@ def in_turns(
             machine disturbs less.
         settle: called before each reading of the clock: `torch.cuda.synchronize` on a GPU.
         before: called unmeasured with the name of the contender whose run is next.
+        warm_up: what is run unmeasured in the contenders' place, where they take long.
     """
-    for name, run in contenders.items():
+    for name, run in (warm_up or contenders).items():
         before(name)
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}

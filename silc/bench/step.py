@@ -7,7 +7,7 @@ steps are compared with each other, so that the benchmark ends in minutes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,28 +68,29 @@ class Setting:
         return in_turns(runs, turns=turns or self.turns, clock=clock, settle=settle)
 
 
-def rows(config: BenchConfig) -> list[Row]:
-    """Rows 6 to 12."""
+def rows(config: BenchConfig) -> Iterator[Row]:
+    """Rows 6 to 12, each as soon as it is there."""
     if config.kind == "cuda":
         setting = Setting("cuda", "b16", 224, 12, 64, half=True, turns=10)
     else:
         setting = Setting("cpu", "s16", 256, 6, 8, half=False, turns=3)
+    half = replace(setting, half=True)
     torch.manual_seed(0)
-    found = [*in_parts(setting), *side_by_side(setting)]
-    if config.kind == "cuda":
-        found += compiled(replace(setting, batch=128), config.images)
-    else:
-        what = "H100, B/16, bf16, compiled: share of the bf16 peak"
-        half = replace(setting, half=True)
-        found += [*in_parts(half), *side_by_side(half)]
-        found += [not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)]
-        found += [not_measured(11, "the same step fed by tars over the synthetic one", fed.TARGET, NEEDS_GPU)]
-        for one in (setting, half):
-            whole = replace(one, depth=12)
-            found += [share_of_peak(whole, OurStep(whole.recipe("silc_c"), one.kind), 12, 0.6)]
+    yield from in_parts(setting)
+    yield from side_by_side(setting)
     if config.profile:
         profile(setting, Path(config.profile))
-    return found
+    if config.kind == "cuda":
+        yield from compiled(replace(setting, batch=128), config.images)
+        return
+    yield from in_parts(half)
+    yield from side_by_side(half)
+    what = "H100, B/16, bf16, compiled: share of the bf16 peak"
+    yield not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)
+    yield not_measured(11, "the same step fed by tars over the synthetic one", fed.TARGET, NEEDS_GPU)
+    for one in (setting, half):
+        whole = replace(one, depth=12)
+        yield share_of_peak(whole, OurStep(whole.recipe("silc_c"), one.kind), 12, 0.6)
 
 
 def side_by_side(setting: Setting) -> list[Row]:
@@ -152,13 +153,13 @@ def in_parts(setting: Setting) -> list[Row]:
     return found
 
 
-def compiled(setting: Setting, images: str) -> list[Row]:
+def compiled(setting: Setting, images: str) -> Iterator[Row]:
     """Rows 10 and 11, of one step: compiling takes minutes."""
     config = setting.recipe("silc_c")
     step = OurStep(config, setting.kind, compile=True)
-    share = share_of_peak(setting, step, 10, 0.4)
+    yield share_of_peak(setting, step, 10, 0.4)
     synthetic = batch_of(config, setting.batch, setting.kind)
-    return [share, fed.fed_by_tars(config, step, synthetic, torch.device(setting.kind), images)]
+    yield fed.fed_by_tars(config, step, synthetic, torch.device(setting.kind), images)
 
 
 def share_of_peak(setting: Setting, step: OurStep, number: int, bound: float) -> Row:

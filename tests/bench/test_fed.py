@@ -61,7 +61,7 @@ def test_the_row(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) 
     assert set(row.figures["images a second"]) == {"synthetic", "fed", "loader"}
     own, real = tuple(synthetic.keys), [keys for keys in recorded.keys if keys != tuple(synthetic.keys)]
     assert recorded.keys.count(own) == 3 * 2  # one run that warms up and two turns, of two steps
-    assert len(real) == 3 * (2 + 2 * 3)  # and three steps before each that the loader is asked in
+    assert len(real) == 3 * (3 + 2)  # the same, and three steps before each
     assert len(set(real)) > 1
 
 
