@@ -1,7 +1,7 @@
 """A training step: against open_clip's, against a naive SILC, and against what this machine's matmuls allow.
 
-Batches are made up and lie on the device. On a GPU the towers are ViT-B's; on a CPU ViT-S's, of half their depth where
-steps are compared with each other, so that the benchmark ends in minutes.
+Batches are made up and lie on the device, but in row 11 (fed.py). On a GPU the towers are ViT-B's; on a CPU ViT-S's, of
+half their depth where steps are compared with each other, so that the benchmark ends in minutes.
 """
 
 from __future__ import annotations
