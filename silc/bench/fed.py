@@ -33,7 +33,7 @@ WORKERS = 16
 PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
 NUM_IMAGES, NUM_SAMPLES, NUM_CAPTIONS = 32, 1000, 1000
-LEAST_STEPS, TURNS = 20, 5
+LEAST_STEPS, TURNS = 20, 3
 ENDLESS = 2**40
 TARGET = Target("at most", 1.05)
 SHARED_MEMORY = Path("/dev/shm")
