@@ -545,7 +545,6 @@ def _bench(args: list[str]) -> int:
     rows = suite.run(config)
     _print(suite.table(rows))
     if config.out:
-        suite.write(rows, suite.environment(config), Path(config.out))
         print(f"benchmark: {config.out}")
     return 0
 

@@ -107,7 +107,7 @@ def train(config: Config) -> Path:
         world.barrier()
         tokenizer = BPETokenizer.load(out / TOKENIZER, config.model.text.length)
         objective = build(config, tokenizer, world)
-        loader = _loader(config, pairs, tokenizer, world)
+        loader = loader_of(config, pairs, tokenizer, world)
         schedule = _schedule(config, loader.steps_per_epoch)
         pace = _pace(config, schedule.total, loader.steps_per_epoch)
         if resumed is not None:
@@ -315,7 +315,8 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
     return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
 
 
-def _loader(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader:
+def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader:
+    """What gives this rank its batches."""
     data, objective, size = config.data, config.objective, config.model.image.size
     drawn = replace(
         data.crops,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +34,15 @@ def rows(config: BenchConfig) -> list[Row]:
     num, turns, settings = (20, 1, EvalConfig(batch_size=8)) if kind == "cpu" else (2000, 1, EvalConfig(batch_size=64))
     settings = replace(settings, templates="plain", num_pictures=0)
     model, data = random_model(kind), scenes(num)
-    ours = lambda: ZeroShotSegmentation("scenes", data, settings)(model)  # noqa: E731
     clock = time.process_time if kind == "cpu" else time.perf_counter
-    timed = in_turns({"loop": lambda: per_window(model, data, settings), "ours": ours}, turns=turns, clock=clock)
-    few = replace(data, ids=data.ids[: num // 2])
-    memory = {
-        f"{num // 2} images": extra_memory(lambda: ZeroShotSegmentation("scenes", few, settings)(model), kind),
-        f"{num} images": extra_memory(ours, kind),
-    }
+
+    def contenders(num: int) -> dict[str, Callable[[], Any]]:
+        some = replace(data, ids=data.ids[:num])
+        ours = ZeroShotSegmentation("scenes", some, settings)
+        return {"loop": lambda: per_window(model, some, settings), "ours": lambda: ours(model)}
+
+    timed = in_turns(contenders(num), turns=turns, clock=clock, warm_up=contenders(settings.batch_size))
+    memory = {f"{some} images": extra_memory(contenders(some)["ours"], kind) for some in (num // 2, num)}
     half, whole = memory.values()
     figures = {
         "model": "B/16, random weights",

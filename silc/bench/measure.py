@@ -83,6 +83,8 @@ def in_turns(
     turns: int = 5,
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], Any] = lambda: None,
+    before: Callable[[str], Any] = lambda name: None,
+    warm_up: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Turns:
     """Run each contender once unmeasured, then all of them in turns, every other turn in reverse.
 
@@ -90,12 +92,16 @@ def in_turns(
         clock: `time.process_time` where everything happens in this process on few cores, which other work on the
             machine disturbs less.
         settle: called before each reading of the clock: `torch.cuda.synchronize` on a GPU.
+        before: called unmeasured with the name of the contender whose run is next.
+        warm_up: what is run unmeasured in the contenders' place, where they take long.
     """
-    for run in contenders.values():
+    for name, run in (warm_up or contenders).items():
+        before(name)
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(turns):
         for name in list(contenders)[:: -1 if turn % 2 else 1]:
+            before(name)
             settle()
             start = clock()
             contenders[name]()

@@ -1,13 +1,13 @@
 """A training step: against open_clip's, against a naive SILC, and against what this machine's matmuls allow.
 
-Batches are made up and lie on the device. On a GPU the towers are ViT-B's; on a CPU ViT-S's, of half their depth where
-steps are compared with each other, so that the benchmark ends in minutes.
+Batches are made up and lie on the device, but in row 11 (fed.py). On a GPU the towers are ViT-B's; on a CPU ViT-S's, of
+half their depth where steps are compared with each other, so that the benchmark ends in minutes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from silc import recipes
+from silc.bench import fed
 from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
@@ -67,25 +68,29 @@ class Setting:
         return in_turns(runs, turns=turns or self.turns, clock=clock, settle=settle)
 
 
-def rows(config: BenchConfig) -> list[Row]:
-    """Rows 6 to 10 and 12."""
+def rows(config: BenchConfig) -> Iterator[Row]:
+    """Rows 6 to 12, each as soon as it is there."""
     if config.kind == "cuda":
         setting = Setting("cuda", "b16", 224, 12, 64, half=True, turns=10)
     else:
         setting = Setting("cpu", "s16", 256, 6, 8, half=False, turns=3)
+    half = replace(setting, half=True)
     torch.manual_seed(0)
-    found = [*in_parts(setting), *side_by_side(setting)]
-    if config.kind == "cuda":
-        found += [share_of_peak(replace(setting, batch=128), 10, 0.4, compile=True)]
-    else:
-        what = "H100, B/16, bf16, compiled: share of the bf16 peak"
-        half = replace(setting, half=True)
-        found += [*in_parts(half), *side_by_side(half)]
-        found += [not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)]
-        found += [share_of_peak(replace(one, depth=12), 12, 0.6) for one in (setting, half)]
+    yield from in_parts(setting)
+    yield from side_by_side(setting)
     if config.profile:
         profile(setting, Path(config.profile))
-    return found
+    if config.kind == "cuda":
+        yield from compiled(replace(setting, batch=128), config.images)
+        return
+    yield from in_parts(half)
+    yield from side_by_side(half)
+    what = "H100, B/16, bf16, compiled: share of the bf16 peak"
+    yield not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)
+    yield not_measured(11, "the same step fed by tars over the synthetic one", fed.TARGET, NEEDS_GPU)
+    for one in (setting, half):
+        whole = replace(one, depth=12)
+        yield share_of_peak(whole, OurStep(whole.recipe("silc_c"), one.kind), 12, 0.6)
 
 
 def side_by_side(setting: Setting) -> list[Row]:
@@ -148,10 +153,18 @@ def in_parts(setting: Setting) -> list[Row]:
     return found
 
 
-def share_of_peak(setting: Setting, number: int, bound: float, *, compile: bool = False) -> Row:
+def compiled(setting: Setting, images: str) -> Iterator[Row]:
+    """Rows 10 and 11, of one step: compiling takes minutes."""
+    config = setting.recipe("silc_c")
+    step = OurStep(config, setting.kind, compile=True)
+    yield share_of_peak(setting, step, 10, 0.4)
+    synthetic = batch_of(config, setting.batch, setting.kind)
+    yield fed.fed_by_tars(config, step, synthetic, torch.device(setting.kind), images)
+
+
+def share_of_peak(setting: Setting, step: OurStep, number: int, bound: float) -> Row:
     """Rows 10 and 12: FLOPs of a SILC step by its time, over what matmuls reach in the same run."""
     config = setting.recipe("silc_c")
-    step = OurStep(config, setting.kind, compile=compile)
     batch = batch_of(config, setting.batch, setting.kind)
     large = [(8192, 8192, 8192)]
     shapes = large if setting.kind == "cuda" else shapes_of(config, setting.batch)
@@ -162,7 +175,7 @@ def share_of_peak(setting: Setting, number: int, bound: float, *, compile: bool 
     rate = step_flops / timed.median("step")
     kept = figures(setting, timed) | {"GFLOP/s": {"matmul": peak / 1e9, "step": rate / 1e9}}
     share = step_flops / matmuls.flops / timed.ratio("step", "matmul")
-    where = "H100, compiled" if setting.kind == "cuda" else f"CPU, {setting.towers}"
+    where = f"{torch.cuda.get_device_name()}, compiled" if setting.kind == "cuda" else f"CPU, {setting.towers}"
     what = f"{where}, {'bf16' if setting.half else 'float32'}: share of the matmul rate"
     return Row(number, what, share, "", Target("at least", bound), kept)
 
@@ -228,11 +241,12 @@ def shapes_of(config: Config, batch: int) -> list[tuple[int, int, int]]:
 
 
 def batch_of(config: Config, num: int, device: str) -> Batch:
-    """Random 8-bit views and text, on the device."""
+    """Random 8-bit views and text, on the device; channels last in memory, as the loader's."""
     size, crops, generator = config.model.image.size, config.data.crops, torch.Generator().manual_seed(0)
 
     def draw(views: int, side: int) -> Tensor:
-        return torch.randint(0, 256, (views, num, 3, side, side), dtype=torch.uint8, generator=generator)
+        drawn = torch.randint(0, 256, (views, num, side, side, 3), dtype=torch.uint8, generator=generator)
+        return drawn.movedim(-1, -3)
 
     objective = config.objective
     views = Views(

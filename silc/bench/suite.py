@@ -31,7 +31,7 @@ class BenchConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     images: str = ""
-    """Tar shards of photographs for the loader; without them it makes JPEGs of its own."""
+    """Tar shards of photographs for the loader, alone and feeding a step; without them it makes JPEGs of its own."""
     out: str = ""
     """File for the JSON; nothing is written without one."""
     threads: int = 0
@@ -70,12 +70,16 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def run(config: BenchConfig) -> list[Row]:
-    """Measure the parts asked for, in turn, saying which; rows by number.
+    """Measure the parts asked for, in turn, saying which, and keep what there is after each row; rows by number.
 
     Raises:
-        BadInput: no such part, or a GPU is asked for and there is none.
+        BadInput: no such part, no such images, or a GPU is asked for and there is none.
     """
     parts = chosen(config.parts)
+    if config.images:
+        from silc.data.pairs import expand
+
+        expand(config.images)  # what is mistyped is told now, not in minutes
     import torch
 
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -88,6 +92,8 @@ def run(config: BenchConfig) -> list[Row]:
             rows.append(row)
             value = row.missing or f"{row.value:.3g} {row.unit}"
             print(f"bench {part}: {row.number} {row.what}: {value}", file=sys.stderr, flush=True)
+            if config.out:
+                write(rows, environment(config), Path(config.out))  # at once: what fails later takes nothing along
     return sorted(rows, key=lambda row: row.number)
 
 
@@ -121,7 +127,7 @@ def _processor() -> str:
 def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:
     """Keep rows and what they were measured on."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [asdict(row) | {"met": row.met} for row in rows]
+    lines = [asdict(row) | {"met": row.met} for row in sorted(rows, key=lambda row: row.number)]
     file.write_text(json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from silc.bench import evaluation, step
 from silc.bench.baselines.windows import per_window
+from silc.bench.suite import BenchConfig
 from silc.config import Config
 from silc.eval.config import EvalConfig
 from silc.eval.metrics import segmentation_scores
@@ -20,14 +21,30 @@ from silc.preprocess import Preprocess
 NO_CAST = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
 
 
+def small_encoder(config: Config) -> Encoder:
+    model = TwoTower(config.model, vocab_size=1000, eos_id=1, scale_init=10.0, bias_init=0.0).eval()
+    return Encoder(model, model.visual, evaluation.Words(context_length=12), Preprocess(16), "small")
+
+
+def test_rows_of_the_evaluation(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "WIDTH", 40)
+    monkeypatch.setattr(evaluation, "HEIGHT", 30)
+    monkeypatch.setattr(evaluation, "random_model", lambda device: small_encoder(small("clip")))
+    monkeypatch.setattr(evaluation, "extra_memory", lambda run, device: run() and 2.0)
+    rows = evaluation.rows(BenchConfig(device="cpu"))
+    assert [row.number for row in rows] == [14, 14]
+    assert rows[0].value > 0
+    assert rows[0].target is None
+    assert rows[1].figures["memory MB"] == {"10 images": 2.0, "20 images": 2.0}
+    assert rows[1].met
+
+
 def test_the_loop_over_windows_gives_the_same_counts(
     small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "WIDTH", 40)
     monkeypatch.setattr(evaluation, "HEIGHT", 30)
-    config = small("clip").model
-    model = TwoTower(config, vocab_size=1000, eos_id=1, scale_init=10.0, bias_init=0.0).eval()
-    encoder = Encoder(model, model.visual, evaluation.Words(context_length=12), Preprocess(16), "small")
+    encoder = small_encoder(small("clip"))
     data, settings = evaluation.scenes(3), EvalConfig(batch_size=4, templates="plain", num_pictures=0)
     theirs = segmentation_scores(per_window(encoder, data, settings), "mmseg")
     ours = ZeroShotSegmentation("scenes", data, settings)(encoder).record.metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,37 @@ def test_turns_alternate_after_one_unmeasured_run() -> None:
     )
     assert "".join(calls) == "ab" + "ab" + "ba"
     assert timed.seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_what_comes_before_a_run_and_in_place_of_the_first_is_not_measured() -> None:
+    calls: list[str] = []
+    now = iter(range(100))
+    timed = in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        turns=1,
+        clock=lambda: float(next(now)),
+        settle=lambda: calls.append("."),
+        before=lambda name: calls.append(name.upper()),
+        warm_up={"a": lambda: calls.append("w")},
+    )
+    assert "".join(calls) == "Aw" + "A.a." + "B.b."
+    assert timed.seconds == {"a": [1], "b": [1]}
+
+
+def test_what_fails_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(config: suite.BenchConfig) -> Iterator[Row]:
+        yield from ROWS[::-1]
+        raise MemoryError
+
+    monkeypatch.setattr("silc.bench.start.rows", rows)
+    with pytest.raises(MemoryError):
+        suite.run(suite.BenchConfig(("start",), "cpu", out=str(tmp_path / "bench.json")))
+    assert [row["number"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == [4, 7, 10]
+
+
+def test_images_that_are_not_there_are_told_first() -> None:
+    with pytest.raises(BadInput, match="'nowhere"):
+        suite.run(suite.BenchConfig(("loader",), "cpu", images="nowhere.tar"))
 
 
 def test_memory_is_the_highest_beyond_what_was_there() -> None:

@@ -170,7 +170,7 @@ def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Si
     config = replace(config, train=replace(config.train, sharding=sharding))
     tokenizer = BPETokenizer.load(Path(config.out) / "tokenizer", config.model.text.length)
     objective = run.build(config, tokenizer, world)
-    loader = run._loader(config, open_pairs(config.data, seed=0), tokenizer, world)
+    loader = run.loader_of(config, open_pairs(config.data, seed=0), tokenizer, world)
     _, optimizer, progress = run._resume(config, path, objective, loader, world)
     assert progress == Progress(step=5)
     for moment in optimizer.state().values():
