@@ -27,7 +27,7 @@ from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
-from silc.images import decode_rgb
+from silc.images import decode_pixels, decode_rgb
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -188,7 +188,7 @@ AT_LEAST_HALF, TWICE = Target("at least", 0.5), Target("at least", 2)
 def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
     """What the loader makes of one image, each time for another visit."""
     multi_crop, visits = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE)), count()
-    return lambda data: multi_crop(decode_rgb(data), (0, 0, next(visits)))
+    return lambda data: multi_crop(decode_pixels(data), (0, 0, next(visits)))
 
 
 def _loader(shards: Sequence[ShardIndex]) -> Loader:

@@ -65,7 +65,7 @@ def test_a_box_that_never_fits_is_torchvisions(size: tuple[int, int]) -> None:
 
 def test_shapes_and_absent_views() -> None:
     image = photo(0, (60, 40))
-    original, global_views, local_views = multi_crop(original=True)(image, (0, 0, 0))
+    original, global_views, local_views = multi_crop(original=True)(np.array(image), (0, 0, 0))
     assert original is not None
     assert global_views is not None
     assert local_views is not None
@@ -74,7 +74,7 @@ def test_shapes_and_absent_views() -> None:
     assert local_views.shape == (3, 3, 12, 12)
     assert {original.dtype, global_views.dtype, local_views.dtype} == {torch.uint8}
     assert torch.equal(original, Preprocess(24)(image))  # never mirrored
-    assert multi_crop(replace(CONFIG, num_global=0, num_local=0))(image, (0, 0, 0)) == (None, None, None)
+    assert multi_crop(replace(CONFIG, num_global=0, num_local=0))(np.array(image), (0, 0, 0)) == (None, None, None)
 
 
 @pytest.mark.parametrize("size", [(512, 384), (301, 207), (90, 41), (20, 20), (5, 3)])
@@ -84,7 +84,7 @@ def test_pixels_are_pillows_own_crop(size: tuple[int, int], mode: str) -> None:
     hundred values, as torch keeps weights in fewer bits. Shrunk and enlarged, odd sizes, other kinds of image."""
     image = to_rgb(photo(0, size).convert(mode))
     config = CropConfig(num_global=2, num_local=5, local_size=17)
-    made = MultiCrop(config, size=64, original=False, preprocess=Preprocess(64))(image, (1, 2, 3))
+    made = MultiCrop(config, size=64, original=False, preprocess=Preprocess(64))(np.array(image), (1, 2, 3))
     mirrored = []
     for name, views, area in zip(("global", "local"), made[1:], (config.global_area, config.local_area), strict=True):
         assert views is not None
@@ -101,7 +101,10 @@ def test_pixels_are_pillows_own_crop(size: tuple[int, int], mode: str) -> None:
 
 
 def test_flip_is_a_switch() -> None:
-    image, config = photo(0, (40, 40)), CropConfig(num_global=8, global_area=(1, 1), aspect=(1, 1), num_local=0)
+    image, config = (
+        np.array(photo(0, (40, 40))),
+        CropConfig(num_global=8, global_area=(1, 1), aspect=(1, 1), num_local=0),
+    )
     _, views, _ = multi_crop(config)(image, (0, 0, 0))
     _, unflipped, _ = multi_crop(replace(config, flip=False))(image, (0, 0, 0))
     assert views is not None
@@ -112,7 +115,7 @@ def test_flip_is_a_switch() -> None:
 
 
 def test_a_view_depends_on_its_turn_and_number_only() -> None:
-    image = photo(0, (60, 40))
+    image = np.array(photo(0, (60, 40)))
     _, global_views, local_views = multi_crop()(image, (3, 1, 4))
     more = replace(CONFIG, num_global=4, num_local=9)
     _, more_global, more_local = multi_crop(more, original=True)(image, (3, 1, 4))
@@ -132,6 +135,6 @@ def test_a_view_depends_on_its_turn_and_number_only() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 3)])
 def test_the_smallest_images_have_views(size: tuple[int, int]) -> None:
     for turn in range(20):
-        _, _, local_views = multi_crop()(Image.new("RGB", size, (10, 200, 30)), (0, 0, turn))
+        _, _, local_views = multi_crop()(np.full((*size[::-1], 3), (10, 200, 30), np.uint8), (0, 0, turn))
         assert local_views is not None
         assert (local_views == torch.tensor([10, 200, 30]).view(3, 1, 1)).all()
