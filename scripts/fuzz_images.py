@@ -3,8 +3,8 @@
     python scripts/fuzz_images.py 10000     damaged ones: about two minutes on a slow core
     python scripts/fuzz_images.py bombs     small files of 169 megapixels: seconds and megabytes their refusal takes
 
-Prints one line of JSON. Anything but a decoded image or a `BadImage` ends the script with a traceback that names the
-number of the image; `mutated(number)` gives it back.
+Prints one line of JSON. Anything but a decoded image or a `BadImage`, the same from both decoders, ends the script with
+a line that names the number of the image; `mutated(number)` gives it back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from silc.images import BadImage, decode_rgb
+from silc.images import BadImage, decode_pixels, decode_rgb
 
 
 @functools.cache
@@ -92,20 +92,43 @@ def mutated(number: int) -> bytes:
     return bytes(data)
 
 
+def pillows(data: bytes) -> tuple[object, ...]:
+    """What `decode_rgb` makes of an image: the cause and the message, or "decoded", its shape and its bytes."""
+    try:
+        image = decode_rgb(data)
+    except BadImage as error:
+        return error.cause, str(error)
+    assert image.mode == "RGB"
+    assert min(image.size) > 0
+    return "decoded", (image.height, image.width, 3), image.tobytes()
+
+
+def decoded(data: bytes) -> tuple[object, ...]:
+    """The same of `decode_pixels`."""
+    try:
+        pixels = decode_pixels(data)
+    except BadImage as error:
+        return error.cause, str(error)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    return "decoded", pixels.shape, pixels.tobytes()
+
+
 def fuzz(num: int) -> dict[str, float]:
-    """Decode images 0 to `num`; how many of what kind, the slowest in seconds, and growth in the second half in MB."""
+    """Decode images 0 to `num`, to an image and to pixels; how many of what kind, the slowest in seconds, and growth in
+    the second half in MB.
+    """
     outcomes: Counter[str] = Counter()
     slowest, half = 0.0, 0.0
     for number in range(num):
         data = mutated(number)
         start = time.perf_counter()
         try:
-            image = decode_rgb(data)
-            assert image.mode == "RGB"
-            assert min(image.size) > 0
-            outcomes["decoded"] += 1
-        except BadImage as error:
-            outcomes[error.cause] += 1
+            outcome = pillows(data)
+            if decoded(data) != outcome:
+                raise AssertionError(f"decode_pixels differs from decode_rgb, which gives {outcome[0]}")
+            outcomes[str(outcome[0])] += 1
         except BaseException as error:
             raise SystemExit(f"image {number} ({len(data)} bytes): {type(error).__name__}: {error}") from error
         slowest = max(slowest, time.perf_counter() - start)
@@ -163,14 +186,14 @@ def bombs(side: int = 13_000) -> Mapping[str, bytes]:
 def refuse_bombs() -> dict[str, dict[str, float]]:
     """What it takes to refuse each: the median of 20 in milliseconds, and the growth of the memory's peak in MB."""
     for data in originals():
-        decode_rgb(data)  # what the first image of a process loads is no part of it
+        decode_pixels(data)  # what the first image of a process loads is no part of it
     figures = {}
     for format, data in bombs().items():
         before, seconds = largest(), []
         for _ in range(20):
             start = time.perf_counter()
             try:
-                decode_rgb(data)
+                decode_pixels(data)
                 raise SystemExit(f"the {format} bomb was decoded")
             except BadImage as error:
                 if error.cause != "too_large":

@@ -1,4 +1,4 @@
-"""A stranger's bytes to an RGB image, or a reason why not.
+"""A stranger's bytes to RGB, as an image or as its pixels, or a reason why not.
 
 The format is taken from an allow-list and the size from the header, so a decompression bomb is refused before
 a single pixel is decoded. Grey, palette, CMYK, 16-bit and animated images are converted (first frame).
@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Suffices = Callable[[int, int], bool]  # whether an image of this width and height is large enough
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
+REDUCTIONS = (8, 4, 2)
+"""What libjpeg can divide both sides by, at less than the price of decoding."""
 
 
 # Damaged metadata only makes Pillow warn, and our own pixel limit is the stricter one. Set once, because images are
@@ -37,24 +46,67 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BadImage: cause `no_image` (not an image of an allowed format), `too_large` (more than `max_pixels`
             by its header; undecoded) or `broken_image` (cut or damaged).
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadImage("too_large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
-    try:
-        return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError, Warning) as error:
-        raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
+    return _decoded(_open(data, max_pixels))
 
 
-def _open(data: bytes) -> Image.Image:
+def decode_pixels(data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffices | None = None) -> np.ndarray:
+    """The pixels of `decode_rgb`, uint8 [H, W, 3], the caller's own to write into; JPEGs take less time.
+
+    Args:
+        suffices: a sound JPEG is decoded at the least of an eighth, a quarter and half of its sides that this calls
+            enough, if any is.
+
+    Raises:
+        BadImage: as `decode_rgb` does. Pillow alone says what is broken: it reads every header, and what
+            libjpeg-turbo so much as warns of is decoded by it once more.
+    """
+    image = _open(data, max_pixels)
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        try:
+            return _decode_jpeg(data, image.size, suffices)
+        except ValueError:
+            pass  # damaged, or of a kind it does not know
+    return np.array(_decoded(image))
+
+
+def _decode_jpeg(data: bytes, size: tuple[int, int], suffices: Suffices | None) -> np.ndarray:
+    """
+    Raises:
+        ValueError: libjpeg-turbo fails, warns, or finds another size than Pillow did.
+    """
+    if simplejpeg.decode_jpeg_header(data)[1::-1] != size:
+        raise ValueError("two readers of its header disagree")
+    width, height = _reduced(size, suffices) if suffices is not None else (0, 0)
+    pixels: np.ndarray = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
+    return pixels
+
+
+def _reduced(size: tuple[int, int], suffices: Suffices) -> tuple[int, int]:
+    """The least (width, height) that suffices; zeros where the whole has to be decoded."""
+    width, height = size
+    sizes = ((-(-width // divisor), -(-height // divisor)) for divisor in REDUCTIONS)
+    return next((reduced for reduced in sizes if suffices(*reduced)), (0, 0))
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header; no pixel is decoded."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
         raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image") from error
+    if image.width * image.height > max_pixels:
+        raise BadImage("too_large", f"{image.width} x {image.height} pixels, the limit is {max_pixels:,}")
+    return image
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    try:
+        return to_rgb(image)
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError, Warning) as error:
+        raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -59,15 +59,15 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An RGB image as uint8 [3, size, size]."""
-        width, height = self._scaled(*image.size)
+        width, height = self.scaled(*image.size)
         # torchvision rounds the margin (half to even), the others cut it.
         margin = (lambda rest: round(rest / 2)) if self.resize == "crop" else (lambda rest: rest // 2)
         top, left = margin(height - self.size), margin(width - self.size)
         pixels = resample(image, width, height, self.interpolation)
         return pixels[:, top : top + self.size, left : left + self.size]
 
-    def _scaled(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) before the centre is cut out."""
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) an image of this size is brought to before the centre is cut out."""
         match self.resize:
             case "squash":
                 return self.size, self.size

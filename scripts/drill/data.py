@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from scripts.nginx import Nginx, missing
 from silc.data.scenes import ScenePairs
 
@@ -87,7 +89,7 @@ def write_shards(folder: Path) -> Path:
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
             for index in range(24 * shard, 24 * shard + 24):
                 pair, image = pairs[index], io.BytesIO()
-                pair.image.save(image, "PNG")
+                Image.fromarray(pair.pixels).save(image, "PNG")
                 text = json.dumps({"captions": pair.captions}).encode()
                 for kind, data in (("png", image.getvalue()), ("json", text)):
                     header = tarfile.TarInfo(f"{index:05d}.{kind}")

@@ -26,6 +26,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 from silc.data.pairs import BadSample
 from silc.data.progress import track
@@ -187,7 +188,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
             ("Images", "images whose pixels come again", found.images),
             ("Captions", "captions that come again, word for word", found.captions),
         ],
-        pictures=[(pair.key, pair.captions, pair.image.size, _thumbnail(pair)) for pair in _spread(pairs, num_pictures)]
+        pictures=[(pair.key, pair.captions, _size(pair), _thumbnail(pair)) for pair in _spread(pairs, num_pictures)]
         if found.num_good
         else [],
         list_name=QUARANTINE,
@@ -272,8 +273,13 @@ def _look(pairs: Pairs, index: int) -> Look:
         pair = pairs[index]
     except BadSample as error:
         return Look(error.broken)
-    pixels = hashlib.blake2b(repr(pair.image.size).encode() + pair.image.tobytes(), digest_size=8).digest()
-    return Look(None, pair.key, pair.image.size, pixels, pair.captions)
+    pixels = hashlib.blake2b(repr(_size(pair)).encode() + pair.pixels.tobytes(), digest_size=8).digest()
+    return Look(None, pair.key, _size(pair), pixels, pair.captions)
+
+
+def _size(pair: Pair) -> tuple[int, int]:
+    height, width, _ = pair.pixels.shape
+    return width, height
 
 
 def _spread(pairs: Pairs, num: int) -> Iterator[Pair]:
@@ -306,7 +312,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _thumbnail(pair: Pair) -> str:
     """A data URI."""
-    small = pair.image.copy()
+    small = Image.fromarray(pair.pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from silc.data.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from PIL import Image
+    import numpy as np
     from torch import Tensor
 
     from silc.data.config import CropConfig
@@ -40,20 +40,34 @@ class MultiCrop:
         self.preprocess = preprocess
 
     def __call__(
-        self, image: Image.Image, seed: tuple[int, ...], out: Crops | None = None
+        self, pixels: np.ndarray, seed: tuple[int, ...], out: Crops | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Views of one RGB image: original uint8 [3, R, R], globals [G, 3, R, R], locals [L, 3, r, r] or None each.
+        """Views of an image's pixels, uint8 [H, W, 3]: the original uint8 [3, R, R], globals
+        [G, 3, R, R], locals [L, 3, r, r] or None each.
 
         Args:
             seed: whose visit it is, (seed, epoch, index); a view's draw depends on it and the view's number alone.
             out: where globals and locals are written, as `room` gives it.
         """
         global_views, local_views = crops = out or self.room()
-        pixels = torch.from_numpy(np.array(image))[None]
+        image = torch.from_numpy(pixels)[None]
         for name, views, area in zip(KINDS, crops, (self.config.global_area, self.config.local_area), strict=True):
             if views is not None:
-                self._crop(pixels, name, seed, views, area)
-        return self.preprocess(image) if self.original else None, global_views, local_views
+                self._crop(image, name, seed, views, area)
+        original = self.preprocess(Image.fromarray(pixels)) if self.original else None
+        return original, global_views, local_views
+
+    def suffices(self, width: int, height: int) -> bool:
+        """Whether no view that can be drawn of an image of this size has fewer pixels on a side than it shows."""
+        config, size = self.config, (width, height)
+        views = (
+            (config.num_global, self.size, config.global_area),
+            (config.num_local, config.local_size, config.local_area),
+        )
+        if any(num and min(least_sides(size, area, config.aspect)) < side for num, side, area in views):
+            return False
+        scaled = self.preprocess.scaled(width, height)
+        return not self.original or (scaled[0] <= width and scaled[1] <= height)
 
     def room(self, *batch: int, empty: Callable[..., Tensor] = torch.empty) -> Crops:
         """Globals uint8 [G, *batch, 3, R, R] and locals [L, *batch, 3, r, r], not set, with channels last in memory."""
@@ -98,7 +112,18 @@ def choose_box(
         if 0 < w <= width and 0 < h <= height:
             left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
             return left, top, left + w, top + h
-    w = max(1, min(width, round(height * aspect[1])))
-    h = max(1, min(height, round(width / aspect[0])))
+    w, h = _largest_sides(size, aspect)
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def least_sides(size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
+    """(width, height) that no box of `choose_box` falls below."""
+    pixels = size[0] * size[1] * area[0]
+    w, h = _largest_sides(size, aspect)
+    return min(w, round(math.sqrt(pixels * aspect[0]))), min(h, round(math.sqrt(pixels / aspect[1])))
+
+
+def _largest_sides(size: tuple[int, int], aspect: tuple[float, float]) -> tuple[int, int]:
+    width, height = size
+    return max(1, min(width, round(height * aspect[1]))), max(1, min(height, round(width / aspect[0])))

@@ -9,12 +9,14 @@ by `..`, by an absolute path or through a link, is a broken sample and is not re
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import io
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,13 @@ import numpy as np
 
 from silc.data.pairs import BadSample, Pair, clean_captions, spread_captions
 from silc.data.tar import MAX_MEMBER_BYTES
-from silc.images import MAX_PIXELS, BadImage, decode_rgb
+from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from silc.images import Suffices
 
 TABLES = ("captions.jsonl", "captions.csv")
 IMAGE_FIELDS = ("file_name", "image", "filepath", "filename", "image_path", "path")
@@ -54,7 +58,7 @@ class FolderPairs:
             BadInput: the table cannot be read, or has no column of images or of captions.
         """
         self.table = table
-        self.max_pixels = max_pixels
+        self._decode = partial(decode_pixels, max_pixels=max_pixels)
         try:
             rows = _rows(table)
         except OSError as error:
@@ -78,9 +82,15 @@ class FolderPairs:
         name, found = self._row(index)
         captions = self._usable(name, found)
         try:
-            return Pair(name, decode_rgb(self._read(name), max_pixels=self.max_pixels), captions)
+            return Pair(name, self._decode(self._read(name)), captions)
         except BadImage as error:
             raise self._bad(error.cause, name, str(error)) from error
+
+    def reduced(self, suffices: Suffices) -> FolderPairs:
+        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
+        pairs = copy.copy(self)
+        pairs._decode = partial(self._decode, suffices=suffices)
+        return pairs
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Nothing: what is on a disk is there."""

@@ -96,6 +96,7 @@ class Loader:
         order = Order(pairs.blocks, seed, shuffle_shards)
         colours = photometric if photometric and photometric.on else None
         whole = self.device.type != "cpu"
+        pairs = pairs.reduced(views.suffices) if views.config.scaled_decoding else pairs
         self._steps = _Steps(
             pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size, colours, whole
         )
@@ -230,7 +231,7 @@ class _Steps(Dataset["_Parts | BadInput"]):
             keys.append(pair.key)
             captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
             global_views, local_views = (None if views is None else views[:, place] for views in crops)
-            original, _, _ = self.views(pair.image, turn, (global_views, local_views))
+            original, _, _ = self.views(pair.pixels, turn, (global_views, local_views))
             originals += [original] if original is not None else []
             turns.append(turn)
         drawn = self._draw(turns)

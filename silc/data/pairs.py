@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -10,6 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,15 +23,14 @@ from silc.data.progress import track
 from silc.data.remote import CONCURRENT, Remote, RemoteFault, RemoteFile, is_address, split_joined, without_secrets
 from silc.data.span_cache import SpanCache
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
-from silc.images import MAX_PIXELS, BadImage, decode_rgb
+from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from PIL import Image
-
     from silc.data.config import DataConfig
+    from silc.images import Suffices
 
 FAULTS = ("broken_shard", "cut_shard", "ignored_member")
 """What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
@@ -62,7 +63,7 @@ class Pair:
     """An image and the captions it has, of which each visit takes one."""
 
     key: str
-    image: Image.Image  # RGB
+    pixels: np.ndarray  # uint8 [H, W, 3], RGB
     captions: tuple[str, ...]  # at least one, none empty
 
 
@@ -80,6 +81,10 @@ class Pairs(Protocol):
 
     def __getitem__(self, index: int) -> Pair:
         """Raises BadSample when the pair cannot be used."""
+        ...
+
+    def reduced(self, suffices: Suffices) -> Pairs:
+        """The same pairs, their images smaller where that is cheaper and `suffices` calls it enough."""
         ...
 
     def read_ahead(self, indices: Sequence[int]) -> None:
@@ -196,7 +201,7 @@ class ShardPairs:
             BadInput: no shard holds a sample; RemoteFault, if one cannot be had.
         """
         self.shards, self.faults = _index(paths, index, show)
-        self.max_pixels = max_pixels
+        self._decode = partial(decode_pixels, max_pixels=max_pixels)
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
         self._ends = np.cumsum(self.blocks)
@@ -216,10 +221,10 @@ class ShardPairs:
         if not members["image"]:
             raise _bad("empty_image", shard, row, "has an image of no bytes")
         try:
-            image = decode_rgb(members["image"], max_pixels=self.max_pixels)
+            pixels = self._decode(members["image"])
         except BadImage as error:
             raise _bad(error.cause, shard, row, str(error)) from error
-        return Pair(shard.key(row), image, captions)
+        return Pair(shard.key(row), pixels, captions)
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
@@ -229,6 +234,12 @@ class ShardPairs:
             return self._captions(shard, row, self._members(shard, row, CAPTIONS))
 
         return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, CAPTIONS))
+
+    def reduced(self, suffices: Suffices) -> ShardPairs:
+        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
+        pairs = copy.copy(self)
+        pairs._decode = partial(self._decode, suffices=suffices)
+        return pairs
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Begin to fetch remote samples."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from silc.images import Suffices
     from silc.types import Broken
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -72,7 +73,7 @@ TRAINING, RETRIEVAL, SEGMENTATION, CLASSIFICATION = range(4)
 class Scene:
     """A picture that knows what it shows."""
 
-    image: Image.Image  # RGB
+    pixels: np.ndarray  # uint8 [H, W, 3], RGB
     labels: np.ndarray  # uint8 [H, W] index into COMBINATIONS
     captions: tuple[str, ...]  # each names all regions
 
@@ -103,8 +104,7 @@ def render(
     palette += jitter.astype(np.int16)
     noise = np.frombuffer(rng.bytes(size * size * 3), dtype=np.int8).reshape(size, size, 3) >> 4  # -8 to 7
     pixels = palette.reshape(-1, 3)[2 * cells + ink] + noise
-    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    return Scene(image, chosen.astype(np.uint8)[cells], captions)
+    return Scene(pixels.clip(0, 255).astype(np.uint8), chosen.astype(np.uint8)[cells], captions)
 
 
 def describe(
@@ -176,7 +176,11 @@ class ScenePairs:
         if not 0 <= index < self.num:
             raise IndexError(index)
         scene = render((self.seed, TRAINING, index), size=self.size, combinations=SEEN)
-        return Pair(f"scene-{index:08d}", scene.image, scene.captions)
+        return Pair(f"scene-{index:08d}", scene.pixels, scene.captions)
+
+    def reduced(self, suffices: Suffices) -> ScenePairs:
+        """As they are: a scene is drawn at its size."""
+        return self
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Nothing: a scene is drawn when it is asked for."""
@@ -225,7 +229,7 @@ def _write_retrieval(folder: Path, size: int, seed: int, num: int) -> None:
         shown.add(content)
         scene = render(scene_seed, size=size, combinations=SEEN)
         name = f"images/{len(entries):05d}.png"
-        scene.image.save(folder / name)
+        Image.fromarray(scene.pixels).save(folder / name)
         entries.append({"image": name, "captions": list(scene.captions)})
     _write_json(folder / "captions.json", entries)
 
@@ -237,7 +241,7 @@ def _write_segmentation(folder: Path, size: int, seed: int, num: int) -> None:
     class_of[list(SEEN)] = np.arange(len(SEEN))
     for number in range(num):
         scene = render((seed, SEGMENTATION, number), size=size, combinations=SEEN)
-        scene.image.save(folder / f"images/{number:05d}.png")
+        Image.fromarray(scene.pixels).save(folder / f"images/{number:05d}.png")
         Image.fromarray(class_of[scene.labels]).save(folder / f"labels/{number:05d}.png")
     _write_lines(folder / "classes.txt", [COMBINATIONS[i] for i in SEEN])
     _write_json(folder / "meta.json", [{"id": f"{number:05d}"} for number in range(num)])
@@ -254,7 +258,7 @@ def _write_classification(
         for image in range(per_class if name in shown else 0):
             scene_seed = (seed, CLASSIFICATION, combination * per_class + image)
             scene = render(scene_seed, size=size, combinations=[combination], num_regions=(1, 1))
-            scene.image.save(class_folder / f"{image:03d}.png")
+            Image.fromarray(scene.pixels).save(class_folder / f"{image:03d}.png")
     _write_lines(folder / "classes.txt", names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from silc.data.pairs import Pair, Pairs
+    from silc.images import Suffices
 
 
 def draw_held_out(pairs: Pairs, num: int) -> np.ndarray:
@@ -48,6 +50,12 @@ class Without:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.pairs[self._number(index)]
+
+    def reduced(self, suffices: Suffices) -> Without:
+        """As the whole source does."""
+        left = copy.copy(self)
+        left.pairs = self.pairs.reduced(suffices)
+        return left
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """As the whole source does."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from silc.data.pairs import BadSample
 from silc.eval.datasets import RetrievalSet
 from silc.types import BadInput
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
-    from PIL import Image
 
     from silc.data.pairs import Pairs
 
@@ -35,7 +36,7 @@ class _Images:
         return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Image.Image:
-        return self.pairs[self.numbers[index]].image
+        return Image.fromarray(self.pairs[self.numbers[index]].pixels)
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[index] for index in range(len(self)))

@@ -66,9 +66,7 @@ def test_the_fields_usual_names(folder: Path, image: str, caption: str) -> None:
     assert listed(FolderPairs(table)) == expected
     rows: Rows = [{"id": i, caption: f"photo {i}", image: name} for i, name in enumerate(names)]
     assert listed(FolderPairs(write_jsonl(folder, rows))) == expected
-    assert np.array_equal(
-        np.asarray(FolderPairs(table)[2].image), np.asarray(pickle.loads(pickle.dumps(FolderPairs(table)))[2].image)
-    )
+    assert np.array_equal(FolderPairs(table)[2].pixels, pickle.loads(pickle.dumps(FolderPairs(table)))[2].pixels)
 
 
 def test_several_captions_of_one_image(folder: Path) -> None:

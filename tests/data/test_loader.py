@@ -10,18 +10,22 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from silc.data.config import CropConfig
 from silc.data.crops import MultiCrop
+from silc.data.folder import FolderPairs
 from silc.data.loader import Loader
 from silc.data.pairs import BadSample, Pair, Pairs, ShardPairs
 from silc.data.scenes import ScenePairs
+from silc.data.split import Without
 from silc.data.tokenizer import BPETokenizer
 from silc.preprocess import Preprocess
 from silc.types import BadInput, Batch, Broken
@@ -30,8 +34,8 @@ from tests.data.conftest import encoded, photo, sample, write_tar
 TOKENIZER = BPETokenizer.train(["photo number 0123456789", "a picture of scenes"], 300, 16)
 
 
-def loader(pairs: Pairs, **changes: Any) -> Loader:
-    config = CropConfig(num_global=2, num_local=3, local_size=8)
+def loader(pairs: Pairs, *, scaled_decoding: bool = False, **changes: Any) -> Loader:
+    config = CropConfig(num_global=2, num_local=3, local_size=8, scaled_decoding=scaled_decoding)
     views = MultiCrop(config, size=16, original=True, preprocess=Preprocess(16))
     settings: dict[str, Any] = {"batch_size": 8, "seed": 0, "shuffle_shards": 2, "workers": 0}
     return Loader(pairs, views, TOKENIZER, **{**settings, **changes})
@@ -236,6 +240,47 @@ def test_mixed_kinds_of_images_make_one_batch(shard: Callable[..., Path]) -> Non
 
 
 # Settings that cannot work
+
+
+def large_photo(number: int) -> Image.Image:
+    """Smooth."""
+    return photo(number, (6, 5)).resize((400, 300), Image.Resampling.BICUBIC)
+
+
+def test_scaled_decoding_changes_pixels_alone_and_little(tmp_path: Path) -> None:
+    """Keys, captions and faults are those of whole images; views differ by less than a box does that is a pixel off."""
+    members = [[(f"{n}.jpg", encoded(large_photo(n))), (f"{n}.txt", b"photo")] for n in range(11)]
+    members[5][0] = ("5.jpg", b"no image")
+    pairs = ShardPairs([write_tar(tmp_path / "a.tar", [*chain(*members)])])
+    whole, scaled = (
+        next(loader(pairs, scaled_decoding=on, batch_size=11, workers=workers).batches(0, 1))
+        for on, workers in ((False, 0), (True, 1))
+    )
+    assert scaled.keys == whole.keys
+    assert scaled.broken == whole.broken != []
+    *views, text = zip(tensors(scaled), tensors(whole), strict=True)
+    assert torch.equal(*text)
+    for view, other in views:
+        assert 0 < (view.int() - other.int()).abs().float().mean() < 8
+        assert (view.int() - other.int().roll(1, 0)).abs().float().mean() > 40
+
+
+def test_sources_are_reduced_and_stay_as_they_were(tmp_path: Path) -> None:
+    """Shards, folders and what is left of them; a scene is what it is."""
+    data = encoded(large_photo(0))
+    (tmp_path / "0.jpg").write_bytes(data)
+    (tmp_path / "captions.csv").write_text("image,caption\n0.jpg,photo\n")
+    shards = ShardPairs(
+        [write_tar(tmp_path / "a.tar", [("0.jpg", data), ("0.txt", b"a"), ("1.jpg", data), ("1.txt", b"b")])]
+    )
+    for pairs in (shards, FolderPairs(tmp_path / "captions.csv"), Without(shards, np.array([0]))):
+        reduced = pairs.reduced(lambda width, height: width >= 100)
+        assert reduced[0].pixels.shape == (75, 100, 3)
+        assert pairs[0].pixels.shape == (300, 400, 3)
+        assert reduced.fingerprint == pairs.fingerprint
+        assert (reduced[0].key, reduced[0].captions) == (pairs[0].key, pairs[0].captions)
+    scenes = ScenePairs(3, 32, 0)
+    assert np.array_equal(scenes.reduced(lambda *_: True)[1].pixels, scenes[1].pixels)
 
 
 def test_fewer_samples_than_one_global_batch() -> None:

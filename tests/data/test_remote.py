@@ -68,7 +68,7 @@ def far(address: str, *, patience: float = 30.0, cache: SpanCache | None = None)
 
 def assert_same(pair: Pair, other: Pair) -> None:
     assert (pair.key, pair.captions) == (other.key, other.captions)
-    assert pair.image.tobytes() == other.image.tobytes()
+    assert pair.pixels.tobytes() == other.pixels.tobytes()
 
 
 def without_folders(batches: list[Batch]) -> list[Batch]:
@@ -479,7 +479,7 @@ for address in sys.argv[1:]:
     try:
         pairs = ShardPairs(expand(address, Remote(patience=20)))
         pairs.read_ahead(range(len(pairs)))
-        pixels = b"".join(pairs[index].image.tobytes() for index in range(len(pairs)))
+        pixels = b"".join(pairs[index].pixels.tobytes() for index in range(len(pairs)))
         print(pairs.fingerprint, hashlib.sha256(pixels).hexdigest())
     except BadInput as error:
         print(error)
