@@ -12,7 +12,8 @@ A larger batch goes through in parts, with gradient caching for the one loss tha
 
     embed every part without gradient                       # only what enters the image-text loss
     loss of all embeddings  ->  its gradient by each embedding, by scale and bias
-    for each part: its own self-supervision; then embed it again, with gradient, and pull along what was found
+    for each part: its own self-supervision; then embed it again, with gradient and as above, and pull along what was
+                   found
 
 Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: at least 4/3 of a step
 for CLIP, and less for SILC.
@@ -63,22 +64,27 @@ class Gradients:
         if not self.objective.separable:
             return self._pass(batch, hyper)
         views = self._pass(batch, hyper, Part("views"), last=False)
-        contrastive, scale = self._view_by_view(batch, hyper)
+        contrastive, scale = self._image_text(batch, hyper)
         return self.objective.output(contrastive, scale, views.distilled, views.patches)
 
-    def _view_by_view(self, batch: Batch, hyper: Hyper) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The image-text loss, and what is logged of its scale."""
+    def _image_text(
+        self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Pairs | None = None, *, last: bool = True
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The image-text loss, view by view, and what is logged of its scale."""
         with self.unsynced(), self.autocast():
             text = self.forward(batch, hyper, Part("text")).text
         assert text is not None
-        *others, last = self.objective.by_view(batch)
-        share = 1 / (len(others) + 1)
-        shared = text.detach().requires_grad_()
-        losses = [self._pass(view, hyper, Part("pairs", share, shared), last=False).loss for view in others]
-        if shared.grad is not None:
-            text.register_hook(shared.grad.add)
-        out = self._pass(last, hyper, Part("pairs", share, text))
-        return torch.stack([*losses, out.loss]).sum().detach(), out.metrics
+        shared, losses = text.detach().requires_grad_(text.requires_grad), []
+        views = self.objective.by_view(batch)
+        pulls = [None] * len(views) if pull is None else _by_view(pull)
+        for number, (view, own) in enumerate(zip(views, pulls, strict=True), start=1):
+            final = number == len(views)
+            if final and shared.grad is not None:
+                text.register_hook(shared.grad.add)  # what the views before it owe the text
+            part = Part("pairs", share / len(views), text if final else shared, own)
+            out = self._pass(view, hyper, part, last=last and final)
+            losses.append(out.loss.detach())
+        return torch.stack(losses).sum(), out.metrics
 
     def _pass(self, batch: Batch, hyper: Hyper, part: Part | None = None, *, last: bool = True) -> StepOutput:
         """Forward and backward; what is left of the output holds no activation."""
@@ -93,16 +99,15 @@ class Gradients:
         pairs = self._pairs([batch.part(own) for own in rows])
         contrastive = self.objective.contrastive_loss(pairs)
         contrastive.backward()
-        views, outs = [], []
+        views = []
         for own in rows:
             part = batch.part(own)
             if self.objective.supervised:
                 of_views = Part("views", share, hidden=None if hidden is None else hidden[:, own])
                 views.append(self._pass(part, hyper, of_views, last=False))
-            of_pairs = Part("pairs", share, pull=_pull(pairs, own, share))
-            outs.append(self._pass(part, hyper, of_pairs, last=own is rows[-1]))
+            _, scale = self._image_text(part, hyper, share, _pull(pairs, own, share), last=own is rows[-1])
         distilled, patches = _mean([out.distilled for out in views]), _mean([out.patches for out in views])
-        return self.objective.output(contrastive.detach(), outs[-1].metrics, distilled, patches)
+        return self.objective.output(contrastive.detach(), scale, distilled, patches)
 
     @torch.no_grad()
     def _pairs(self, parts: list[Batch]) -> Pairs:
@@ -122,6 +127,12 @@ def _pull(pairs: Pairs, rows: slice, share: float) -> Pairs:
     """The gradients that these rows carry on."""
     images, text, scale, bias = (torch.zeros_like(v) if v.grad is None else v.grad for v in pairs)
     return Pairs(images[:, rows], text[rows], share * scale, share * bias)
+
+
+def _by_view(pull: Pairs) -> list[Pairs]:
+    """Each view's gradients, and a share of those that all views carry on."""
+    num = len(pull.images)
+    return [Pairs(view, pull.text / num, pull.scale / num, pull.bias / num) for view in pull.images.split(1)]
 
 
 def _mean(terms: list[Distilled | None]) -> Distilled | None:

@@ -16,6 +16,7 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
+from silc.training.optim import TOWERS, freeze
 from silc.training.parts import Gradients
 from silc.types import Batch, Hyper, StepOutput, Views
 
@@ -117,6 +118,20 @@ def test_views_of_the_image_text_loss_go_through_one_by_one(small: Callable[...,
     assert texts == [6]  # and never again
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_tower_that_stands_still(small: Callable[..., Config], tower: str, size: int) -> None:
+    config = small("silc_s")
+    objective, batch = build(config), batch_of(config, 6)
+    freeze(objective, [tower])
+    _, expected = stepped(InOnePass(objective, objective), batch)
+    _, found = stepped(Gradients(objective, objective, size), batch)
+    assert found.keys() == expected.keys()
+    assert not any(name.startswith(TOWERS[tower]) for name in found)
+    for name, gradient in expected.items():
+        assert near(found[name], gradient, 1e-4), name
+
+
 def test_activations_of_a_part_alone_are_kept(small: Callable[..., Config]) -> None:
     """The forward passes see parts, whole batches never go through the towers."""
     config = small("silc_c")
@@ -124,8 +139,8 @@ def test_activations_of_a_part_alone_are_kept(small: Callable[..., Config]) -> N
     objective.student.visual.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     Gradients(objective, objective, 2)(batch_of(config, 6), HYPER)
     num_global, num_local = config.data.crops.num_global, config.data.crops.num_local
-    # Globals without gradient and with it, locals once; the teacher's tower is another.
-    assert sorted(seen) == sorted([2 * num_global] * 6 + [2 * num_local] * 3)
+    # Globals without gradient, and with it one by one; locals once. The teacher's tower is another.
+    assert seen == [2 * num_global] * 3 + ([2 * num_local] + [2] * num_global) * 3
 
 
 def _rank(rank: int, size: int, file: str, config: Config) -> None:
