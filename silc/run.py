@@ -34,6 +34,7 @@ from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World, join
 from silc.eval import held_out, suite
 from silc.eval.retrieval import Retrieval
+from silc.heap import keep_freed_memory
 from silc.interop.pretrained import SETTINGS
 from silc.models import lora
 from silc.models.attention import choose_attention
@@ -44,7 +45,6 @@ from silc.preprocess import Preprocess
 from silc.training.alarm import CollapseAlarm
 from silc.training.config import examples_of, steps_of
 from silc.training.flops import training_flops
-from silc.training.heap import keep_freed_memory
 from silc.training.log import Log, history
 from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop

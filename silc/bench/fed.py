@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -32,6 +33,8 @@ WORKERS = 16
 """The target's; fewer where there are fewer cores."""
 PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
+REFILL = 5.0
+"""Seconds in which workers that keep up have made all they may; whatever needs none of it leaves them so long."""
 NUM_IMAGES, NUM_SAMPLES, NUM_CAPTIONS = 32, 1000, 1000
 LEAST_STEPS, TURNS = 20, 3
 ENDLESS = 2**40
@@ -84,6 +87,8 @@ def fed_by_tars(
             def begin_anew(name: str) -> None:
                 if name in ("fed", "loader"):
                     draw_only(PREFETCH * workers)
+                else:
+                    time.sleep(REFILL)
                 if name == "fed":
                     fed(3)
 

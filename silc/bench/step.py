@@ -21,11 +21,11 @@ from silc.bench import fed
 from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
+from silc.heap import keep_freed_memory
 from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.run import flops_per_example
-from silc.training.heap import keep_freed_memory
 from silc.training.optim import Optimizer
 from silc.training.parts import Gradients
 from silc.types import Batch, Hyper, Views

@@ -128,7 +128,9 @@ def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:
     """Keep rows and what they were measured on."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [asdict(row) | {"met": row.met} for row in sorted(rows, key=lambda row: row.number)]
-    file.write_text(json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
+    beside = file.with_name(f"{file.name}.part")
+    beside.write_text(json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
+    beside.replace(file)
 
 
 def table(rows: Sequence[Row]) -> Table:

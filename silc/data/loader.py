@@ -25,6 +25,7 @@ from silc.data.order import Order
 from silc.data.pairs import BadSample
 from silc.data.photometric import draw, recolour
 from silc.data.streams import stream
+from silc.heap import return_large_memory
 from silc.types import BadInput, Batch, Views
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ def _as_made(parts: Any) -> Any:
 
 
 def _settle(worker: int) -> None:
-    """A worker uses one thread, and leaves Ctrl-C and requests to stop to the main process."""
+    """A worker uses one thread, keeps no large image, and leaves Ctrl-C and requests to stop to the main process."""
+    return_large_memory()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

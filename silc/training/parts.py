@@ -2,7 +2,7 @@
 
 Self-supervision and the image-text loss share weights and no activations; nor do the views that enter the image-text
 loss share more than the text's embedding. Where memory allows the batch at all, it goes through in these passes, which
-cost nothing:
+compute nothing twice:
 
     self-supervision, forward and backward
     embed the text

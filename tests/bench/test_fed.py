@@ -20,7 +20,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORKERS": 1, "NUM_IMAGES": 2, "NUM_SAMPLES": 24, "LEAST_STEPS": 2, "TURNS": 2}.items():
+    for name, value in {
+        "WORKERS": 1,
+        "NUM_IMAGES": 2,
+        "NUM_SAMPLES": 24,
+        "LEAST_STEPS": 2,
+        "TURNS": 2,
+        "REFILL": 0.0,
+    }.items():
         monkeypatch.setattr(fed, name, value)
 
 

@@ -10,9 +10,11 @@ import pytest
 PAGES = """
 import resource, sys
 import numpy as np
-from silc.training.heap import keep_freed_memory
-if sys.argv[1] == "keep":
+from silc.heap import keep_freed_memory, return_large_memory
+if sys.argv[1] != "leave":
     keep_freed_memory()
+if sys.argv[1] == "return":
+    return_large_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for turn in range(4):
     before = faults()
@@ -29,4 +31,5 @@ def test_pages_are_not_asked_for_again() -> None:
         return int(done.stdout)
 
     assert faults("keep") < 50
+    assert faults("return") > 500
     assert faults("leave") > 500  # 64 MB are 16,384 pages, or 32 large ones and a rest of 512
