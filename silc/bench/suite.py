@@ -49,10 +49,11 @@ class BenchConfig:
 
 PARTS: dict[str, tuple[tuple[str, str], ...]] = {
     "start": (("start", "rows"),),
+    # Before the steps, which leave the process with gigabytes in pieces.
+    "loader": (("loader", "rows"),),
     "losses": (("losses", "rows"), ("contrastive", "contrastive")),
     "step": (("step", "rows"),),
     "eval": (("evaluation", "rows"),),
-    "loader": (("loader", "rows"),),
 }
 """What each part runs: functions of modules of this package, imported when it is its turn."""
 

@@ -25,7 +25,7 @@ ROWS = [
 def test_parts_by_name() -> None:
     assert suite.chosen(["step", "eval"]) == ["step", "eval"]
     assert set(suite.chosen(["all"])) == {"loader", "step", "losses", "eval", "start"}
-    with pytest.raises(BadInput, match="no part 'speed' of the benchmark; it has: start, losses"):
+    with pytest.raises(BadInput, match="no part 'speed' of the benchmark; it has: start, loader"):
         suite.chosen(["speed"])
 
 
