@@ -60,7 +60,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
         momentum=0.9,
         temperature=0.04,
     )
-    snapshots, step = [], 0
+    snapshots, step = [], -1
 
     def batches() -> Iterator[Batch]:
         draw = lambda n, side: torch.randint(0, 256, (n, 4, 3, side, side), dtype=torch.uint8)  # noqa: E731
@@ -72,9 +72,12 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     def forward(batch: Batch, hyper: object, part: Part | None = None) -> StepOutput:
         nonlocal step
         out = objective(batch, hyper, part)
-        if part is not None and part.term == "views":
+        assert part is not None
+        if part.term == "text":  # once a step
+            step += 1
+        if part.term != "pairs":
             return out
-        what, step = poison.get(step), step + 1
+        what = poison.get(step)
         if what == "loss":
             return replace(out, loss=out.loss * float("nan"))
         if what == "gradient":  # finite forward, broken backward
