@@ -105,7 +105,7 @@ class SilcObjective(nn.Module):
         if part.term == "text":
             text = self.student.text(batch.text)
             return StepOutput(text.new_zeros(()), {}, text=text)
-        pairs = self._pairs_alone(batch, batch.text if part.text is None else part.text)
+        pairs = self._pairs_alone(batch, part.text)
         if part.pull is None:
             return StepOutput(part.share * self.contrastive_loss(pairs), self._scale(pairs))
         terms = ((pull.float() * value.float()).sum() for pull, value in zip(part.pull, pairs, strict=True))
@@ -114,12 +114,12 @@ class SilcObjective(nn.Module):
     def features(self, batch: Batch) -> tuple[Pairs, Features]:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
         views = batch.views.map(self.preprocess.normalize)
-        pairs, student_globals = self._pairs(self._entering(views), batch.text)
-        return pairs, self._features(views, student_globals)
+        images, student_globals = self._images(self._entering(views))
+        return self._paired(images, self.student.text(batch.text)), self._features(views, student_globals)
 
     def pairs(self, batch: Batch) -> Pairs:
         """What enters the image-text loss, alone."""
-        return self._pairs_alone(batch, batch.text)
+        return self._pairs_alone(batch)
 
     def by_view(self, batch: Batch) -> list[Batch]:
         """The batch once for each view that enters the image-text loss, with that view alone."""
@@ -144,20 +144,23 @@ class SilcObjective(nn.Module):
         """Whether that has no pass through a tower in common with the image-text loss."""
         return self.supervised and not self.config.student_globals
 
-    def _pairs_alone(self, batch: Batch, text: Tensor) -> Pairs:
-        return self._pairs(self._entering(batch.views).map(self.preprocess.normalize), text)[0]
+    def _pairs_alone(self, batch: Batch, text: Tensor | None = None) -> Pairs:
+        """With the text's embedding [B, D] where it is known."""
+        images, _ = self._images(self._entering(batch.views).map(self.preprocess.normalize))
+        return self._paired(images, self.student.text(batch.text) if text is None else text)
 
-    def _pairs(self, views: Views, text: Tensor) -> tuple[Pairs, Tensor | None]:
-        """Of the views that are given, and of text as ids or embedding; and the global views [G, B, D] among them."""
+    def _images(self, views: Views) -> tuple[Tensor, Tensor | None]:
+        """Embeddings [V, B, D] of the original and the global views that are given; and the global ones among them."""
         embeddings, student_globals = [], None
         if views.original is not None:
             embeddings.append(self.student.visual(views.original)[None])
         if views.globals is not None:
             student_globals = _per_view(self.student.visual, views.globals)
             embeddings.append(student_globals)
-        text = text if text.is_floating_point() else self.student.text(text)
-        scale, bias = self.student.logit_scale.exp(), self.student.logit_bias
-        return Pairs(torch.cat(embeddings), text, scale, bias), student_globals
+        return torch.cat(embeddings), student_globals
+
+    def _paired(self, images: Tensor, text: Tensor) -> Pairs:
+        return Pairs(images, text, self.student.logit_scale.exp(), self.student.logit_bias)
 
     def _features(self, views: Views, student_globals: Tensor | None, hidden: Tensor | None = None) -> Features:
         student_locals, patches = None, None
