@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 import silc
+from silc.distributed import place
 from silc.eval import suite
+from silc.training.precision import fit_of
 
 LIBRARIES = {
     **dict.fromkeys(("torch", "torchvision", "timm", "tokenizers", "safetensors", "numpy", "pillow"), ""),
@@ -50,9 +52,8 @@ def _device() -> tuple[str, str]:
 
 
 def _precision() -> tuple[str, str]:
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        return "bf16 or float32", ""
-    return "float32", "bf16 (train.precision) is for GPUs of 2020 and later; elsewhere it is slower"
+    fit = fit_of(place())
+    return f"{fit.best} where train.precision is auto: {fit.why}", ""
 
 
 def _version(name: str, extra: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ def clip() -> Config:
     return Config(
         model=variant("b16"),
         objective=ObjectiveConfig(contrastive="softmax", contrastive_views="original", teacher=False, distill=False),
+        train=TrainConfig(precision="auto"),
     )
 
 
@@ -129,7 +130,7 @@ def continued(
     if mode not in MODES:
         raise BadInput(f"unknown mode '{mode}'{nearest(mode, MODES)}; there are: {', '.join(MODES)}")
     optim = OptimConfig(lr=3e-5, weight_decay=0.01, schedule="cosine", warmup="10%", cooldown="0 steps")
-    train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, save_every="50%")
+    train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, precision="auto", save_every="50%")
     base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
     base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
     # SigLIP clamps nothing, and trained ones stand above CLIP's 100: the first step must not pull them down to it.
@@ -188,6 +189,7 @@ def on_scenes(base: Config) -> Config:
             duration="25k examples",
             batch_size=128,
             optim=replace(optim, schedule="cosine", cooldown="0 steps", warmup=warmup),
+            precision="auto",
             device="cpu",
             log_every="5 steps",
             save_every="50%",

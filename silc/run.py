@@ -50,6 +50,7 @@ from silc.training.loop import Pace, Progress, state_of
 from silc.training.loop import train as train_loop
 from silc.training.optim import Optimizer, freeze
 from silc.training.parts import Gradients
+from silc.training.precision import settle
 from silc.training.preemption import Interruptible, Preemption
 from silc.training.saver import Saver
 from silc.training.schedules import Schedule
@@ -90,7 +91,10 @@ def train(config: Config) -> Path:
     out = Path(config.out)
     with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         _check_micro_batch(config, world)
+        config, precision = _settled(config, out, world)
         resumed = _claim(out, config, world)
+        if world.is_main and precision:
+            print(precision, flush=True)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
@@ -246,6 +250,13 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
     data = held_out.held_out_set(pairs, numbers)
     quiet = replace(config.eval, num_pictures=0)
     return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
+
+
+def _settled(config: Config, out: Path, world: World) -> tuple[Config, str]:
+    """The configuration with the precision this run has, and what is to be said about it."""
+    written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
+    found = settle(config.train.precision, world, written)
+    return replace(config, train=replace(config.train, precision=found.precision)), found.said
 
 
 def _claim(out: Path, config: Config, world: World) -> Path | None:

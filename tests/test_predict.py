@@ -236,7 +236,7 @@ def test_doctor_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[
         "timm",
         "open_clip_torch",
         "device",
-        "precision",
+        "where train.precision is auto: ",
         "scenes",
     ):
         assert needed in out

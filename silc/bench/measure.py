@@ -56,7 +56,7 @@ class Row:
         return None if self.target is None or self.missing else self.target.met(self.value)
 
 
-def not_measured(number: int, what: str, target: Target, missing: str) -> Row:
+def not_measured(number: int, what: str, target: Target | None, missing: str) -> Row:
     """A row that says why it is empty."""
     return Row(number, what, 0.0, "", target, missing=missing)
 

@@ -28,6 +28,7 @@ from silc.preprocess import Preprocess
 from silc.run import flops_per_example
 from silc.training.optim import Optimizer
 from silc.training.parts import Gradients
+from silc.training.precision import fit_of
 from silc.types import Batch, Hyper, Views
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 VOCABULARY, EOS = 32_000, 1
 HYPER = Hyper(lr=1e-3, momentum=0.99, temperature=0.04)
 NEEDS_GPU = "needs a CUDA device"
+IN_BOTH = (6, 7, 8, 9, 12)
+"""Rows that a CPU gives in float32 and in bf16."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,18 @@ def rows(config: BenchConfig) -> Iterator[Row]:
     if config.kind == "cuda":
         yield from compiled(replace(setting, batch=128), config.images)
         return
-    yield from in_parts(half)
-    yield from side_by_side(half)
+    fit = fit_of(torch.device("cpu"))
+    settings = [setting] if "bf16" in fit.slow else [setting, half]
+    if half in settings:
+        yield from in_parts(half)
+        yield from side_by_side(half)
+    else:  # minutes would become hours
+        for number in IN_BOTH:
+            yield not_measured(number, "the same in bf16", None, fit.why)
     what = "H100, B/16, bf16, compiled: share of the bf16 peak"
     yield not_measured(10, what, Target("at least", 0.4), NEEDS_GPU)
     yield not_measured(11, "the same step fed by tars over the synthetic one", fed.TARGET, NEEDS_GPU)
-    for one in (setting, half):
+    for one in settings:
         whole = replace(one, depth=12)
         yield share_of_peak(whole, OurStep(whole.recipe("silc_c"), one.kind), 12, 0.6)
 

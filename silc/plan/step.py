@@ -89,7 +89,8 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
             def forward() -> Iterator[None]:
                 with (
                     meter.part(LOSSES),
-                    torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"),
+                    # Every card of gpus.py has bf16, so `auto` takes it.
+                    torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision != "float32"),
                 ):
                     yield
 

@@ -95,8 +95,9 @@ class TrainConfig:
     """Pairs of a rank that go through the towers at a time, with the gradient of the whole batch; 0: all at once."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
-    precision: Literal["bf16", "float32"] = "bf16"
-    """`bf16` is autocast; weights, EMA, centre and losses stay float32."""
+    precision: Literal["auto", "bf16", "float32"] = "bf16"
+    """`bf16` is autocast; weights, EMA, centre and losses stay float32. `auto` is bf16 where the device is fast at it;
+    a run keeps what it began in."""
     sharding: Literal["none", "full"] = "none"
     """Over several ranks: `none` gives each the whole model (DDP), `full` a share of it (FSDP2)."""
     compile: bool = False

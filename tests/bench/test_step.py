@@ -11,6 +11,7 @@ import pytest
 from silc.bench import step
 from silc.bench.suite import BenchConfig
 from silc.config import Config
+from silc.training.precision import Fit
 
 
 @pytest.fixture
@@ -21,14 +22,28 @@ def tiny(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_every_row_is_there(tmp_path: Path) -> None:
+def test_every_row_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("open_clip")
+    monkeypatch.setattr(step, "fit_of", lambda device: Fit("bf16", ("float32",), ""))
     rows = list(step.rows(BenchConfig(device="cpu", profile=str(tmp_path / "deep" / "step.txt"))))
     assert {row.number for row in rows} == {6, 7, 8, 9, 10, 11, 12}
     assert [row.number for row in rows if row.missing] == [10, 11]
     assert all(row.value > 0 for row in rows if not row.missing)
     assert sum("bf16" in row.what for row in rows) == 8
     assert "aten::mm" in (tmp_path / "deep" / "step.txt").read_text()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_cpu_that_is_slow_at_bf16_is_spared_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number says in one empty row why; nothing is run in bf16."""
+    halves = []
+    for name in ("in_parts", "side_by_side"):
+        monkeypatch.setattr(step, name, lambda setting: halves.append(setting.half) or [])
+    monkeypatch.setattr(step, "share_of_peak", lambda setting, *rest: halves.append(setting.half))
+    monkeypatch.setattr(step, "fit_of", lambda device: Fit("float32", ("bf16",), "0.02 times as fast"))
+    rows = [row for row in step.rows(BenchConfig(device="cpu")) if row]
+    assert halves == [False, False, False]
+    assert [row.number for row in rows if row.missing == "0.02 times as fast"] == [6, 7, 8, 9, 12]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -100,7 +100,7 @@ def peak_of_a_real_step(config: Config, batch: int) -> tuple[int, int]:
     objective = run._objective(config, VOCABULARY, 0, World())
     held = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
 
-    half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
+    half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=config.train.precision != "float32")
     gradients = Gradients(objective, objective, config.train.micro_batch, half)
 
     def step() -> None:
