@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from spread import Key, Scores, collect, differences, into, table
 
 from silc import recipes
@@ -78,6 +76,9 @@ def report(scores: Mapping[Key, Scores], chance: Mapping[str, float], plot: str)
 
 def draw(scores: Mapping[Key, Scores], chance: Mapping[str, float], path: Path) -> None:
     """Every seed as a dot, the mean as a line, a panel per score."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     names = {**ROWS, **WEIGHTS}
     figure = Figure(figsize=(12, 2.6 * len(COLUMNS)), layout="constrained")
     for axes, column in zip(figure.subplots(len(COLUMNS), 1, sharex=True), COLUMNS.values(), strict=True):

@@ -72,10 +72,13 @@ class Setting:
         return in_turns(runs, turns=turns or self.turns, clock=clock, settle=settle)
 
 
+ON_GPU = Setting("cuda", "b16", 224, 12, 64, half=True, turns=10)
+
+
 def rows(config: BenchConfig) -> Iterator[Row]:
     """Rows 6 to 12, each as soon as it is there."""
     if config.kind == "cuda":
-        setting = Setting("cuda", "b16", 224, 12, 64, half=True, turns=10)
+        setting = ON_GPU
     else:
         setting = Setting("cpu", "s16", 256, 6, 8, half=False, turns=3)
         keep_freed_memory()  # as a run on a CPU does, for all contenders alike

@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -425,6 +422,11 @@ def _line(name: str, history: Sequence[Mapping[str, Any]]) -> Line:
 
 def _svg(panels: Sequence[Panel], columns: int) -> Markup:
     """Panels in a grid, as an SVG element in the page's own colours."""
+    # Here, since scores are made without it: it takes long to import, and a borrowed machine may not have it.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     rows = math.ceil(len(panels) / columns)
     salt = hashlib.sha256("".join(panel.title for panel in panels).encode()).hexdigest()  # ids must differ in a page
     colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}

@@ -1,7 +1,11 @@
-"""Fast paths on a GPU against the plain ones: `pytest -m gpu tests/gpu`. Written without a GPU at hand."""
+"""Fast paths on a GPU against the plain ones: `pytest -m gpu tests/gpu`. Written without a GPU at hand.
+
+$SILC_TEST_DEVICE names another device, so that the tests themselves are tried where there is none.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -18,8 +22,9 @@ from silc.training.parts import Gradients
 from silc.types import Batch, Hyper, Projection, StepOutput, Targets
 
 pytestmark = pytest.mark.gpu
+DEVICE = os.environ.get("SILC_TEST_DEVICE", "cuda")
 TAU_S, TAU_T = 0.1, 0.04
-HALF = partial(torch.autocast, "cuda", torch.bfloat16)
+HALF = partial(torch.autocast, DEVICE, torch.bfloat16)
 
 
 class InOnePass(Gradients):
@@ -38,12 +43,12 @@ def _exact_products() -> None:
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
 def test_distillation_in_blocks(num: int, half: bool) -> None:
     """Products of bfloat16 that sum in float32 differ by the rounding of what is multiplied, and no more."""
-    unit = lambda *sizes: F.normalize(torch.randn(*sizes, 256, device="cuda"), dim=-1)  # noqa: E731
+    unit = lambda *sizes: F.normalize(torch.randn(*sizes, 256, device=DEVICE), dim=-1)  # noqa: E731
     x, w = unit(8, num).requires_grad_(), unit(65_536).requires_grad_()
-    y, v, centre = unit(2, num), unit(65_536), torch.randn(65_536, device="cuda") * 0.05
+    y, v, centre = unit(2, num), unit(65_536), torch.randn(65_536, device=DEVICE) * 0.05
     expected = double_loop(F.linear(x, F.normalize(w, dim=-1)), F.linear(y, v), centre, TAU_S, TAU_T)
     reference = torch.autograd.grad(expected, (x, w))
-    with torch.autocast("cuda", torch.bfloat16, enabled=half):
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
         out = distill_loss(Projection(x, w), Targets(Projection(y, v), centre, TAU_T), TAU_S)
     found = torch.autograd.grad(out.loss, (x, w))
     tolerance = 2e-2 if half else 1e-5
@@ -74,8 +79,8 @@ def test_compiled(small: Callable[..., Config], half: bool) -> None:
 def _same_gradients(
     config: Config, plain: Callable[..., Gradients], fast: Callable[..., Gradients], made: dict, tolerance: float
 ) -> None:
-    objective = step.OurStep(config, "cuda").objective
-    batch, found = step.batch_of(config, 8, "cuda"), []
+    objective = step.OurStep(config, DEVICE).objective
+    batch, found = step.batch_of(config, 8, DEVICE), []
     for kind in (plain, fast):
         out = kind(objective, objective, **made)(batch, step.HYPER)
         gradients = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
