@@ -17,7 +17,8 @@
     silc bench [PART ...]   how fast, against what one would use otherwise: loader step losses eval start all
 
 Exit codes: 0 done, 2 bad input (one line on stderr), 75 try again (another rank was lost, a server does not answer),
-130 interrupted, 143 asked to stop (SIGTERM, SIGUSR1) and saved.
+130 interrupted (the first Ctrl-C lets a run save, the second leaves at once), 143 asked to stop (SIGTERM, SIGUSR1) and
+saved.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except Preempted as stop:
         if said := str(stop):
             print(f"silc: {said}", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print("silc: interrupted; `--resume auto` goes on from the last checkpoint", file=sys.stderr)
+        return stop.exit_code
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["silc: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
 
 

@@ -167,7 +167,9 @@ def train(config: Config) -> Path:
                     saver.finish()
                     said = f"{preemption.name or 'another rank'} asked to stop: saved step {progress.step} of "
                     said += f"{schedule.total}; `--resume auto` goes on from there"
-                    raise Preempted(said if world.is_main else "") from None
+                    raise Preempted(said if world.is_main else "", exit_code=preemption.exit_code) from None
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(_left_behind(out)) from None
                 except BadInput:
                     saver.wait()  # what was saved before is not to be lost to what came after
                     raise
@@ -285,6 +287,14 @@ def _claim(out: Path, config: Config, world: World) -> Path | None:
     # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
     newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
     return newest
+
+
+def _left_behind(out: Path) -> str:
+    """What a run that was left at once can go on from."""
+    found = checkpoint.find(out / CHECKPOINTS)
+    if not found:
+        return f"{out} holds no checkpoint yet; `--resume auto` starts it again"
+    return f"`--resume auto` goes on from {found[0]}"
 
 
 def _newest_intact(root: Path) -> Path | None:

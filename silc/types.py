@@ -29,7 +29,14 @@ class BadInput(Exception):
 
 
 class Preempted(Exception):
-    """The process was asked to stop (SIGTERM, SIGUSR1) and has saved what it had. The command line exits with 143."""
+    """The process was asked to stop and has saved what it had.
+
+    The command line exits with `exit_code`: 143 for SIGTERM and SIGUSR1, 130 for Ctrl-C.
+    """
+
+    def __init__(self, message: str = "", *, exit_code: int = 143) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class LostRank(Exception):

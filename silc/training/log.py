@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from silc.training.trackers import Tracker
 
 METRICS = "metrics.jsonl"
+QUIET = 10.0
+"""Seconds after which a run without a progress bar says that it is still at work."""
 
 
 class Log:
@@ -46,12 +49,13 @@ class Log:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[losses]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("train", total=total, completed=start, rate="", losses="")
+        self.task = self.bar.add_task("train", total=total, completed=start, rate="", left="", losses="")
+        self.said = time.monotonic()
 
     def __enter__(self) -> Log:
         self.bar.start()
@@ -77,16 +81,29 @@ class Log:
         for tracker in self.trackers:
             tracker.record(record)
 
+    def tick(self, step: int, *, eta_seconds: float) -> None:
+        """Show that a step is done, between two readings; `eta_seconds` is 0 before the first of them.
+
+        Where there is no bar, a line says so every `QUIET` seconds, until readings come more often.
+        """
+        self.bar.update(self.task, completed=step, left=time_left(eta_seconds))
+        if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
+            self._print(f"step {step}/{self.total}", eta_seconds)
+
     def step(self, record: Mapping[str, Any], *, eta_seconds: float) -> None:
         """Record a training step and show it."""
         self.record(record)
         rate = f"{record['samples_per_s']:.0f} pairs/s"
         terms = {"contrastive": "loss/contrastive", "distill": "loss/distill", "patches": "loss/patches"}
         losses = "  ".join(f"{short} {record[name]:.3f}" for short, name in terms.items() if name in record)
-        self.bar.update(self.task, completed=record["step"], rate=rate, losses=losses)
+        losses += f"  lr {record['lr']:.2e}"
+        self.bar.update(self.task, completed=record["step"], rate=rate, losses=losses, left=time_left(eta_seconds))
         if not self.console.is_terminal:
-            left = f"{int(eta_seconds) // 60}m{int(eta_seconds) % 60:02d}s left"
-            print(f"step {record['step']}/{self.total}  {losses}  lr {record['lr']:.2e}  {rate}  {left}", flush=True)
+            self._print(f"step {record['step']}/{self.total}  {losses}  {rate}", eta_seconds)
+
+    def _print(self, line: str, eta_seconds: float) -> None:
+        print("  ".join(filter(None, [line, time_left(eta_seconds)])), flush=True)
+        self.said = time.monotonic()
 
     def keep(self, name: str, value: Any) -> Path:
         """Write a JSON file beside the metrics; its path."""
@@ -97,6 +114,15 @@ class Log:
     def say(self, line: str) -> None:
         """One line for people, above the progress bar."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def time_left(seconds: float) -> str:
+    """A time in words, "3m07s left" or "2h05m left"; empty where it is not known (0)."""
+    if not seconds:
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m left" if hours else f"{minutes}m{seconds:02d}s left"
 
 
 def history(out: Path) -> list[dict[str, Any]]:

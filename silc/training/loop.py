@@ -101,6 +101,8 @@ def train(
         progress.step, progress.skipped = step + 1, progress.skipped + (not accepted)
         progress.bad.update(batch.bad)
         meter.count()
+        if log is not None:
+            log.tick(progress.step, eta_seconds=meter.eta(schedule.total - progress.step))
         if skips_in_a_row:
             _report_skip(world, log, progress, batch, skips_in_a_row, pace.max_skips)
         if due(progress.step, pace.log, schedule.total):

@@ -1,4 +1,4 @@
-"""Asked to stop (SIGTERM, or SIGUSR1 as batch systems send ahead of it): how a process hears it and all ranks agree.
+"""Asked to stop (SIGTERM, SIGUSR1 as batch systems send ahead of it, Ctrl-C): how a process hears it, how ranks agree.
 
 A handler only sets a flag. Training looks at it where the ranks agree on every step anyway; an evaluation, whose ranks
 meet seldom, through `Interruptible`.
@@ -6,6 +6,8 @@ meet seldom, through `Interruptible`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -18,11 +20,15 @@ from silc.types import Preempted
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+FIRST_CTRL_C = b"\nsilc: Ctrl-C: saving after this step; press Ctrl-C again to leave at once\n"
 
 
 class Preemption:
-    """Within it the signals are noted instead of ending the process. Python hears them in its main thread alone."""
+    """Within it the signals are noted instead of ending the process. Python hears them in its main thread alone.
+
+    The first Ctrl-C is noted; the second one raises `KeyboardInterrupt` as usual.
+    """
 
     def __init__(self) -> None:
         self.name = ""
@@ -31,6 +37,11 @@ class Preemption:
     def asked(self) -> bool:
         """Whether this process was asked to stop."""
         return bool(self.name)
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that was asked to stop exits with: 130 after Ctrl-C, else 143."""
+        return 130 if self.name == "SIGINT" else 143
 
     def __enter__(self) -> Preemption:
         here = threading.current_thread() is threading.main_thread()
@@ -45,6 +56,11 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by print: the handler may run in the middle of one.
+            with contextlib.suppress(OSError):
+                os.write(2, FIRST_CTRL_C)
 
 
 @dataclass(frozen=True)

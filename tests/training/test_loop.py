@@ -28,6 +28,10 @@ class Recorder:
     def __init__(self) -> None:
         self.records: list[dict[str, float]] = []
         self.lines: list[str] = []
+        self.ticks: list[tuple[int, float]] = []
+
+    def tick(self, step: int, *, eta_seconds: float) -> None:
+        self.ticks.append((step, eta_seconds))
 
     def step(self, record: dict[str, float], *, eta_seconds: float) -> None:
         self.records.append(record)

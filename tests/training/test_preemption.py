@@ -34,6 +34,36 @@ def test_a_signal_is_noted_within_and_ends_the_process_outside(number: signal.Si
     assert signal.getsignal(number) is before
 
 
+def test_the_first_ctrl_c_is_noted_and_the_second_leaves_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (preemption.name, preemption.exit_code) == ("SIGINT", 130)
+        assert "press Ctrl-C again to leave at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("save_every", "left"), [("never", "no checkpoint yet"), ("1 steps", "goes on from .*0000000[12]")]
+)
+def test_leaving_at_once_promises_only_the_checkpoint_that_is_there(
+    small: Callable[..., Config], save_every: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, after_step = [0], run.SilcObjective.after_step
+
+    def interrupted_step(*args: object) -> None:
+        after_step(*args)  # type: ignore[arg-type]
+        steps[0] += 1
+        if steps[0] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.SilcObjective, "after_step", interrupted_step)
+    with pytest.raises(KeyboardInterrupt, match=left):
+        run.train(small("clip_views_ema", duration="4 steps", save_every=save_every, out=tmp_path / "run"))
+
+
 def test_a_thread_trains_without_hearing_signals() -> None:
     heard: list[bool] = []
 
@@ -47,9 +77,9 @@ def test_a_thread_trains_without_hearing_signals() -> None:
     assert heard == [False]
 
 
-@pytest.mark.parametrize("when", ["at a step", "in an evaluation"])
+@pytest.mark.parametrize(("when", "number"), [("at a step", signal.SIGINT), ("in an evaluation", signal.SIGTERM)])
 def test_asked_to_stop_and_resumed_equals_uninterrupted(
-    small: Callable[..., Config], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Callable[..., Config], when: str, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small("silc_c", duration="7 steps", save_every="3 steps", held_out=8, out=tmp_path / "whole")
     config = replace(config, model=replace(config.model, text=replace(config.model.text, length=16)))
@@ -61,17 +91,17 @@ def test_asked_to_stop_and_resumed_equals_uninterrupted(
         after_step(*args)  # type: ignore[arg-type]
         steps[0] += 1
         if when == "at a step" and steps[0] == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     def signalled_evaluation(*args: object, **kwargs: object) -> object:
         if when == "in an evaluation" and steps[0] == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return evaluate(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run.SilcObjective, "after_step", signalled_step)
     monkeypatch.setattr(suite, "run", signalled_evaluation)
     stopped = 6 if when == "at a step" else 7  # the step it is in is agreed already
-    with pytest.raises(Preempted, match=f"SIGTERM asked to stop: saved step {stopped} of 7"):
+    with pytest.raises(Preempted, match=f"{number.name} asked to stop: saved step {stopped} of 7"):
         run.train(cut)
     assert history(tmp_path / "cut")[-1]["step"] == stopped
     monkeypatch.undo()
@@ -80,15 +110,24 @@ def test_asked_to_stop_and_resumed_equals_uninterrupted(
     assert_same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
-def test_the_command_says_so_and_exits_with_143(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("stop", "code", "said"),
+    [
+        (Preempted("SIGTERM asked to stop: saved step 3 of 9"), 143, "SIGTERM asked to stop: saved step 3 of 9"),
+        (Preempted("SIGINT asked to stop: saved", exit_code=130), 130, "SIGINT asked to stop: saved"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("out/run holds no checkpoint yet"), 130, "interrupted; out/run holds no checkpoint yet"),
+    ],
+)
+def test_the_command_says_so_and_exits_with_its_code(
+    stop: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def preempted(args: object) -> int:
-        raise Preempted("SIGTERM asked to stop: saved step 3 of 9")
+    def stopped(args: object) -> int:
+        raise stop
 
-    monkeypatch.setattr(cli, "_dispatch", preempted)
-    assert cli.main([]) == 143
-    assert capsys.readouterr().err == "silc: SIGTERM asked to stop: saved step 3 of 9\n"
+    monkeypatch.setattr(cli, "_dispatch", stopped)
+    assert cli.main([]) == code
+    assert capsys.readouterr().err == f"silc: {said}\n"
 
 
 # (rank, number of its batch) that is asked; batches are 3 on rank 0 and 2 on rank 1. None: nobody is.
