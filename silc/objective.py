@@ -270,7 +270,8 @@ class SilcObjective(nn.Module):
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
         """EMA of tower and heads, centres, clamp of the scale. Call once per accepted update, on every rank."""
-        self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
+        if self.config.scale_max is not None:
+            self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
         if self.teacher is None:
             return
         self.teacher.update(self.student.visual, self.head, hyper.momentum)

@@ -27,14 +27,18 @@ def clip() -> Config:
     return Config(
         model=variant("b16"),
         objective=ObjectiveConfig(contrastive="softmax", contrastive_views="original", teacher=False, distill=False),
-        train=TrainConfig(precision="auto"),
+        train=TrainConfig(precision="auto", optim=OptimConfig(decay="kernels")),
     )
 
 
 def siglip() -> Config:
     """SigLIP: the sigmoid loss instead."""
-    base = clip()
-    return replace(base, objective=replace(base.objective, contrastive="sigmoid"))
+    return sigmoid(clip())
+
+
+def sigmoid(base: Config) -> Config:
+    """SigLIP's loss, whose scale is clamped nowhere."""
+    return replace(base, objective=replace(base.objective, contrastive="sigmoid", scale_max=None))
 
 
 def clip_views() -> Config:
@@ -57,8 +61,7 @@ def silc_c() -> Config:
 
 def silc_s() -> Config:
     """SILC-S*: the same with SigLIP's loss."""
-    base = silc_c()
-    return replace(base, objective=replace(base.objective, contrastive="sigmoid"))
+    return sigmoid(silc_c())
 
 
 def finetune(base: Config) -> Config:
@@ -90,7 +93,7 @@ def contrastive(base: Config) -> Config:
 
 
 def silc(base: Config) -> Config:
-    """SILC from the first step on: 2 + 8 views, w = 1 (paper); goes on with the head and the teacher there are."""
+    """SILC from the first step on: 2 + 8 views, the paper's w = 1; goes on with the head and the teacher there are."""
     return replace(
         base, objective=replace(base.objective, contrastive_views="globals", teacher=True, distill=True, weight=1.0)
     )
@@ -133,9 +136,8 @@ def continued(
     train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, precision="auto", save_every="50%")
     base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
     base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
-    # SigLIP clamps nothing, and trained ones stand above CLIP's 100: the first step must not pull them down to it.
-    limit = ObjectiveConfig().scale_max if loss == "softmax" else 1000.0
-    return MODES[mode](replace(base, objective=ObjectiveConfig(contrastive=loss, scale_max=limit)))
+    # Trained SigLIPs stand above CLIP's 100: the first step must not pull them down to it.
+    return MODES[mode](sigmoid(base) if loss == "sigmoid" else base)
 
 
 def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config:
@@ -161,7 +163,7 @@ PROTOTYPES = ((10_000, 1024), (100_000, 4096), (1_000_000, 16_384), (float("inf"
 
 
 def local_size(size: int, patch: int) -> int:
-    """Side of local views for images of a size: 96 for 256 as in the paper, a multiple of the patch."""
+    """Side of local views for images of a size: 96 for 256 as in the recipes, a multiple of the patch."""
     return max(1, round(size * 96 / 256 / patch)) * patch
 
 

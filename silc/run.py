@@ -9,7 +9,7 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from silc import checkpoint
+from silc import checkpoint, recipes
 from silc import config as configs
 from silc import origin as origins
 from silc.config import Config
@@ -92,9 +92,11 @@ def train(config: Config) -> Path:
     with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         _check_micro_batch(config, world)
         config, precision = _settled(config, out, world)
+        config, kept = _as_begun(config, out)
         resumed = _claim(out, config, world)
-        if world.is_main and precision:
-            print(precision, flush=True)
+        if world.is_main:
+            for said in filter(None, (kept, precision)):
+                print(said, flush=True)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
@@ -254,6 +256,37 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
     return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
 
 
+def _as_begun(config: Config, out: Path) -> tuple[Config, str]:
+    """The configuration with what the run in `out` began with where its recipe says something else since, and the line
+    that says so.
+
+    A field's default in its dataclass is what was done before there was the field. Where the run has this and the
+    configuration has what the recipe of both says today, the recipe has changed and nobody asked for it.
+    """
+    if not (out / CONFIG).is_file():
+        return config, ""
+    begun, today = configs.load(out / CONFIG), configs.to_dict(config)
+    if begun.recipe != config.recipe or config.recipe not in recipes.names():
+        return config, ""
+    before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
+    changed = {
+        path: was
+        for path, was, now in _differences(configs.to_dict(begun), today)
+        if was == before[path] and now == recipe[path] and not _free(path)
+    }
+    said = ", ".join(f"{path} {was}" for path, was in changed.items())
+    return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of every setting."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _settled(config: Config, out: Path, world: World) -> tuple[Config, str]:
     """The configuration with the precision this run has, and what is to be said about it."""
     written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
@@ -283,7 +316,10 @@ def _claim(out: Path, config: Config, world: World) -> Path | None:
         if not _free(path) and not (path == "init" and found)
     ]
     if differing:
-        raise BadInput(f"{out} holds another run: {'; '.join(differing[:3])}; give another --out")
+        raise BadInput(
+            f"{out} holds another run: {'; '.join(differing[:3])}; give another --out, or go on as it began with "
+            f"`silc train {out / CONFIG} --resume auto`"
+        )
     # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
     newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
     return newest

@@ -190,3 +190,13 @@ def test_no_module_hides_a_public_function() -> None:
     import silc
 
     assert not {path.stem if path.suffix else path.name for path in PACKAGE.iterdir()} & set(silc.__all__)
+
+
+@pytest.mark.parametrize("row", ["global views", "local views", "vocabulary", "batch, examples", "pairs"])
+def test_what_the_paper_does_not_say_is_not_marked_as_the_papers(row: str) -> None:
+    """Crop areas, 2 + 8 views, vocabulary and batch are quoted by readers alone; 20 B examples are the paper's."""
+    lines = [line for line in (ROOT / "docs" / "method.md").read_text().splitlines() if line.startswith(f"| {row} |")]
+    assert lines
+    for mark in (line.split("|")[3] for line in lines):
+        assert "R" in mark
+        assert row in ("batch, examples", "pairs") or "P" not in mark.partition("(")[0]

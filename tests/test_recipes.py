@@ -64,11 +64,11 @@ def differences(a: Any, b: Any, prefix: str = "") -> set[str]:
 @pytest.mark.parametrize(
     ("one", "other", "fields"),
     [
-        ("clip", "siglip", {"objective.contrastive"}),
+        ("clip", "siglip", {"objective.contrastive", "objective.scale_max"}),
         ("clip", "clip_views", {"objective.contrastive_views"}),
         ("clip_views", "clip_views_ema", {"objective.teacher"}),
         ("clip_views_ema", "silc_c", {"objective.distill"}),
-        ("silc_c", "silc_s", {"objective.contrastive"}),
+        ("silc_c", "silc_s", {"objective.contrastive", "objective.scale_max"}),
         (
             "silc_c",
             "silc_c_finetune",
@@ -100,6 +100,27 @@ def test_constants_of_the_paper() -> None:
     assert (recipes.get("siglip").objective.initial_scale, recipes.get("siglip").objective.bias_init) == (10, -10)
     second = recipes.get("silc_c_finetune").train.optim
     assert (second.lr, second.schedule, second.warmup, second.weight_decay) == (1e-4, "rsqrt", "0 steps", 0)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_softmax_alone_is_clamped_and_kernels_alone_decay(name: str) -> None:
+    """CLIP's limit for CLIP's loss; big_vision clamps nothing and decays `.*/kernel$`."""
+    config = recipes.get(name)
+    softmax = config.objective.contrastive == "softmax"
+    assert softmax != name.startswith(("siglip", "silc_s"))
+    assert config.objective.scale_max == (100 if softmax else None)
+    assert config.train.optim.decay == "kernels"
+
+
+def test_fields_that_a_configuration_lacks_are_what_was_done_before_them(tmp_path: Any) -> None:
+    (tmp_path / "c.yaml").write_text("objective: {contrastive: sigmoid}\ntrain: {optim: {lr: 0.1}}\n")
+    config = configs.load(tmp_path / "c.yaml")
+    assert (config.objective.scale_max, config.train.optim.decay) == (100, "matrices")
+
+
+def test_a_limit_that_is_none() -> None:
+    with pytest.raises(BadInput, match=r"objective.scale_max is 0; needed a number above 0, or None for no clamp"):
+        dataclasses.replace(recipes.get("clip").objective, scale_max=0)
 
 
 def test_local_sizes_are_divided_by_their_patches() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from silc import checkpoint, run
 from silc import config as configs
@@ -111,6 +112,31 @@ def test_resuming_inside_an_epoch_at_its_end_and_in_the_next(
     run.train(replace(config, resume="auto", data=replace(config.data, workers=1)))
     assert curve(tmp_path / "run") == records
     assert_same(weights(tmp_path / "run"), whole)
+
+
+def test_a_run_from_before_a_recipe_changed_keeps_what_it_began_with(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clamp at 100 and decay on all matrices, which its config.yaml does not tell: nor does the command."""
+    today = small("silc_s", duration="3 steps", save_every="1 steps", out=tmp_path / "run")
+    objective = replace(today.objective, scale_max=100.0)
+    train = replace(today.train, optim=replace(today.train.optim, decay="matrices"))
+    run.train(replace(today, objective=objective, train=train))
+    whole = weights(tmp_path / "run")
+    for path in checkpoint.find(tmp_path / "run" / "checkpoints")[:2]:  # the newest first
+        (path / checkpoint.MANIFEST).unlink()
+    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert written["objective"].pop("scale_max") == 100
+    assert written["train"]["optim"].pop("decay") == "matrices"
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(written))
+    capsys.readouterr()
+    run.train(replace(today, resume="auto"))
+    assert_same(weights(tmp_path / "run"), whole)
+    said = "run began before its recipe changed; it keeps objective.scale_max 100.0, train.optim.decay matrices\n"
+    assert capsys.readouterr().out.count(said) == 1
+    # What somebody asks for is no change of the recipe.
+    with pytest.raises(BadInput, match=r"objective.weight is 0.1 there and 1.0 here; .*train .*config.yaml --resume"):
+        run.train(replace(today, resume="auto", objective=replace(today.objective, weight=1.0)))
 
 
 def test_two_processes_equal_one(small: Callable[..., Config], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from silc.types import BadInput
 
 @dataclass(frozen=True)
 class CropConfig:
-    """Multi-crop as SILC draws it: 2 global and 8 local views (paper, implementation details)."""
+    """Multi-crop: 2 global and 8 local views. Numbers and areas are those SILC's readers quote (docs/method.md)."""
 
     num_global: int = 2
     """Global views per image."""

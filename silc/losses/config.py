@@ -38,8 +38,8 @@ class ObjectiveConfig:
     """Initial exp(scale); None is 1/0.07 for softmax and 10 for sigmoid."""
     bias_init: float = -10.0
     """Initial bias of the sigmoid loss."""
-    scale_max: float = 100.0
-    """exp(scale) is clamped here (CLIP)."""
+    scale_max: float | None = 100.0
+    """exp(scale) is clamped here (CLIP); None: nowhere (SigLIP, whose trained scales stand near 117)."""
 
     def __post_init__(self) -> None:
         if self.distill and not self.teacher:
@@ -50,6 +50,8 @@ class ObjectiveConfig:
             raise BadInput(
                 "objective.head_only_ema needs objective.distill or objective.patches: there is no head else"
             )
+        if self.scale_max is not None and self.scale_max <= 0:
+            raise BadInput(f"objective.scale_max is {self.scale_max}; needed a number above 0, or None for no clamp")
         if not 0 < self.patch_share < 1:
             raise BadInput(f"objective.patch_share is {self.patch_share}; needed a share between 0 and 1")
 

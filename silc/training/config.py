@@ -49,7 +49,7 @@ def _parsed(duration: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, with weight decay on matrices only (no norms, biases, scale)."""
+    """AdamW."""
 
     lr: float = 1e-3
     """Peak learning rate."""
@@ -63,6 +63,9 @@ class OptimConfig:
     """Rank of LoRA: towers learn that much beside each matrix of their blocks and nothing else; 0 trains them whole."""
     weight_decay: float = 0.1
     """torch's, which multiplies by the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
+    decay: Literal["matrices", "kernels"] = "matrices"
+    """Where weight decay falls: on all but vectors, or, as big_vision's, on kernels alone, the weights of linear layers
+    and convolutions; not on embeddings (positions, tokens, class token, probe, mask token) and prototypes."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
     schedule: Literal["rsqrt", "cosine"] = "rsqrt"

@@ -1,13 +1,14 @@
-"""AdamW: matrices decay, everything else does not; layers may learn at different rates, towers may stand still."""
+"""AdamW: what decays and what does not; layers may learn at different rates, towers may stand still."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
+from silc.models import lora
 from silc.training.sharding import share, whole
 from silc.types import BadInput
 
@@ -37,11 +38,11 @@ class Optimizer:
     def __init__(self, config: OptimConfig, module: nn.Module) -> None:
         self.config = config
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        factors = layer_factors(self.parameters, config.layer_decay)
+        factors, decaying = layer_factors(self.parameters, config.layer_decay), decays(module, config.decay)
         groups: dict[tuple[bool, float], list[Tensor]] = {}
         # Those that decay come first, then the top layers.
-        for name, p in sorted(self.parameters.items(), key=lambda item: (not decays(item[1]), -factors[item[0]])):
-            groups.setdefault((decays(p), factors[name]), []).append(p)
+        for name in sorted(self.parameters, key=lambda name: (name not in decaying, -factors[name])):
+            groups.setdefault((name in decaying, factors[name]), []).append(self.parameters[name])
         self.adamw = torch.optim.AdamW(
             [
                 {"params": own, "weight_decay": config.weight_decay if decay else 0.0, "factor": factor}
@@ -120,6 +121,15 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     return {name: factor(name) for name in names}
 
 
-def decays(parameter: Tensor) -> bool:
-    """Matrices (and embeddings) decay; norms, biases and the scale, all vectors, do not."""
-    return parameter.ndim > 1
+def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]:
+    """Names of the parameters on which weight decay falls; never norms, biases and the scale, which are vectors.
+
+    `kernels` are what big_vision's `wd_mults = ((".*/kernel$", 1.0),)` finds: weights of linear layers and
+    convolutions.
+    """
+    matrices = {name for name, p in module.named_parameters() if p.ndim > 1}
+    if which == "matrices":
+        return matrices
+    embeddings = {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    # Positions, tokens of the towers and prototypes are no layer's `weight`; low-rank changes are to kernels.
+    return {name for name in matrices - embeddings if name.endswith("weight") or lora.ADDED in name}

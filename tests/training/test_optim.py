@@ -10,9 +10,10 @@ import torch
 
 from silc.config import Config
 from silc.distributed import World
+from silc.models import lora
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.training.optim import Optimizer, freeze, layer_factors
+from silc.training.optim import Optimizer, decays, freeze, layer_factors
 from silc.types import BadInput, Hyper
 
 
@@ -96,6 +97,55 @@ def test_a_frozen_tower_has_no_state_and_takes_no_step(small: Callable[..., Conf
     for name, p in objective.named_parameters():
         assert torch.equal(p, before[name]) == (name.startswith(prefix) or name == "student.logit_bias"), name
     assert not [name for name in optimizer.state() if name.startswith(prefix)]
+
+
+KERNELS = {
+    *("student.visual.trunk.patch_embed.proj.weight", "student.visual.trunk.blocks.0.attn.qkv.weight"),
+    *("student.visual.trunk.blocks.0.attn.proj.weight", "student.visual.trunk.blocks.0.mlp.fc1.weight"),
+    *("student.visual.trunk.blocks.0.mlp.fc2.weight", "student.text.transformer.resblocks.0.attn.in_proj_weight"),
+    *("student.text.transformer.resblocks.0.attn.out_proj.weight", "student.text.text_projection.weight"),
+    *("student.text.transformer.resblocks.0.mlp.c_fc.weight", "student.text.transformer.resblocks.0.mlp.c_proj.weight"),
+    *("head.mlp.0.weight", "head.mlp.2.weight", "head.mlp.4.weight", "patch_head.head.mlp.0.weight"),
+    *("patch_head.head.mlp.2.weight", "patch_head.head.mlp.4.weight"),
+}
+"""What flax calls `kernel` in these towers, beside what the pooling adds."""
+OF_POOLING = {
+    "cls": {"student.visual.head.proj.weight"},
+    "map": {f"student.visual.trunk.attn_pool.{name}.weight" for name in ("q", "kv", "proj", "mlp.fc1", "mlp.fc2")},
+}
+NO_KERNELS = {
+    *("student.visual.trunk.pos_embed", "student.text.positional_embedding", "student.text.token_embedding.weight"),
+    *("head.prototypes", "patch_head.head.prototypes"),
+}
+"""Matrices that decay only where all do, beside what the pooling adds."""
+LEARNT_TOKENS = {"cls": {"student.visual.trunk.cls_token"}, "map": {"student.visual.trunk.attn_pool.latent"}}
+
+
+@pytest.mark.parametrize("pool", ["cls", "map"])
+@pytest.mark.parametrize("which", ["kernels", "matrices"])
+def test_what_decays_is_what_a_hand_finds(small: Callable[..., Config], pool: str, which: str) -> None:
+    """With no gradient AdamW's step is the decay alone, p -> p (1 - lr wd), so the weights say where it fell."""
+    config = small("silc_c")
+    model = replace(config.model, image=replace(config.model.image, pool=pool))
+    objective = build(replace(config, model=model, objective=replace(config.objective, patches="masked")))
+    optimizer = Optimizer(replace(config.train.optim, decay=which, weight_decay=0.5), objective)
+    with torch.no_grad():
+        for p in optimizer.parameters.values():
+            p.copy_(torch.ones_like(p))
+            p.grad = torch.zeros_like(p)
+    optimizer.step(Hyper(lr=1e-2, momentum=0.9, temperature=0.04))
+    fell = {name for name, p in optimizer.parameters.items() if not torch.equal(p, torch.ones_like(p))}
+    more = (NO_KERNELS | LEARNT_TOKENS[pool]) if which == "matrices" else set()
+    assert fell == KERNELS | OF_POOLING[pool] | more
+    assert all(torch.allclose(optimizer.parameters[name], torch.tensor(1 - 1e-2 * 0.5)) for name in fell)
+
+
+def test_low_rank_changes_decay_as_the_kernels_they_are_added_to(small: Callable[..., Config]) -> None:
+    objective = build(small("clip"))
+    lora.adapt(objective.student.visual, 2)
+    learning = {name for name, p in objective.student.visual.named_parameters() if p.requires_grad}
+    assert learning
+    assert {f"student.visual.{name}" for name in learning} <= decays(objective, "kernels")
 
 
 def test_no_such_decay(small: Callable[..., Config]) -> None:
