@@ -31,6 +31,7 @@ from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.remote import without_secrets
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
+from silc.data.workers import LostWorker, StoppedWaiting
 from silc.distributed import World, join
 from silc.eval import held_out, suite
 from silc.eval.retrieval import Retrieval
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "env.json"
 CAPTIONS_FOR_TOKENIZER = 1_000_000
+GRACE = 10.0
+"""Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
 HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 """Parts of an objective that a checkpoint holds where the recipe has them."""
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
@@ -138,7 +141,9 @@ def train(config: Config) -> Path:
             quarantine = _quarantine(config, out, pairs, progress, world)
             saver = Saver(out / CHECKPOINTS, config.train.keep, world, saved=progress.step if resumed else None)
             save = _saving(config, saver, flops, objective, optimizer, loader, quarantine, world)
-            with preemption, closing(loader.batches(progress.step, schedule.total)) as batches:
+            # Other ranks wait for this one's batch within the step, so it is given time to come.
+            asked = partial(preemption.asked, GRACE if world.size > 1 else 0.0)
+            with preemption, closing(loader.batches(progress.step, schedule.total, asked)) as batches:
                 try:
                     if held_out_task and progress.step == 0:
                         compare(progress)
@@ -164,6 +169,12 @@ def train(config: Config) -> Path:
                     saver.finish()
                     if held_out_task:
                         compare(progress)
+                except LostWorker as lost:
+                    kept = _save_alone(progress, save, saver, world)
+                    raise LostWorker(f"{lost}; {kept}") from lost
+                except StoppedWaiting:
+                    kept = _save_alone(progress, save, saver, world)
+                    raise Preempted(f"{preemption.name} asked to stop while no batch came; {kept}") from None
                 except Preempted:
                     save(progress)
                     saver.finish()
@@ -180,6 +191,16 @@ def train(config: Config) -> Path:
             if log is not None:
                 log.say(f"done: {out}   next: silc eval {out} --root DATA")
     return out
+
+
+def _save_alone(progress: Progress, save: Callable[[Progress], None], saver: Saver, world: World) -> str:
+    """Save between two steps, where no other rank has to take part: those wait within the step. Says what is kept."""
+    if world.size > 1:
+        saver.wait()
+        return "`--resume auto` goes on from the last checkpoint"
+    save(progress)
+    saver.finish()
+    return f"saved step {progress.step}; `--resume auto` goes on from there"
 
 
 def build(config: Config, tokenizer: Any, world: World) -> SilcObjective:
@@ -393,6 +414,8 @@ def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: Worl
         world_size=world.size,
         photometric=data.photometric,
         device=world.device,
+        # A server is tried for so long; what takes longer than that and any step is not coming.
+        patience=config.train.timeout + data.remote_patience,
     )
 
 

@@ -10,13 +10,19 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import multiprocessing
+import os
 import signal
-import sys
+import time
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +37,7 @@ from PIL import Image
 from silc.data.pairs import BadSample
 from silc.data.progress import track
 from silc.data.quarantine import QUARANTINE
+from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
@@ -38,11 +45,15 @@ if TYPE_CHECKING:
 
     from silc.data.pairs import Pair, Pairs
 
+log = logging.getLogger(__name__)
+
 REPORT, SUMMARY = "report.html", "check.json"
 SHOWN = 100
 """Broken samples that the page lists; quarantine.jsonl has them all."""
 EXAMPLES = 8
 """Duplicates of each kind that are named."""
+CHUNK = 16
+"""Samples that a worker is given at a time."""
 THUMBNAIL = 220
 """Longer side of a picture on the sheet, in pixels."""
 MEANINGS = {
@@ -244,28 +255,68 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 @contextmanager
 def _reading(pairs: Pairs, workers: int) -> Iterator[Callable[[Iterable[int]], Iterator[Look]]]:
     """A function of indices that looks at samples, in order, here or in other processes."""
+    if workers and (why := lacking()):
+        log.warning("--workers %d: %s; this process reads alone", workers, why)
+        workers = 0
     if not workers:
         yield lambda indices: (_look(pairs, index) for index in indices)
         return
-    # Forked processes share the index instead of each getting a copy; made before any thread is.
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with context.Pool(workers, initializer=_settle, initargs=(pairs,)) as pool:
-        yield lambda indices: pool.imap(_look_there, indices, chunksize=16)
+    board = Board(workers)
+    watch = Watch(board, pairs.where, "--workers")
+    before = set(multiprocessing.active_children())
+    context: Any = multiprocessing.get_context(START_METHOD)
+    pool = ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(pairs, board, os.getpid()))
+    try:
+        pool.submit(int)  # all are forked at the first task, before any thread is made
+    except OSError as error:
+        raise BadInput(f"worker processes cannot be started: {error}; lower --workers (0 starts none)") from error
+    watch.processes = [child for child in multiprocessing.active_children() if child not in before]
+    try:
+        yield lambda indices: _in_order(pool, watch, indices, ahead=4 * workers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        watch.end()
 
 
-_pairs: Pairs | None = None
+def _in_order(pool: ProcessPoolExecutor, watch: Watch, indices: Iterable[int], ahead: int) -> Iterator[Look]:
+    """What the workers see, a few chunks ahead of who asks."""
+    waiting: deque[Future[list[Look]]] = deque()
+    chunks = iter(partial(lambda rest: list(islice(rest, CHUNK)), iter(indices)), [])
+    for chunk in chain(chunks, [None] * ahead):
+        if chunk is not None:
+            waiting.append(pool.submit(_look_there, chunk))
+        if waiting and (chunk is None or len(waiting) > ahead):
+            yield from _result(waiting.popleft(), watch)
+
+
+def _result(looks: Future[list[Look]], watch: Watch) -> list[Look]:
+    watch.until(lambda seconds: bool(wait([looks], seconds).done))
+    try:
+        return looks.result()
+    except BrokenProcessPool:  # whose own thread may be about to ask what became of which
+        watch.until(lambda seconds: bool(time.sleep(seconds / 10)))
+        raise
+
+
+_own: tuple[Pairs, Board] | None = None
 """A worker's own."""
 
 
-def _settle(pairs: Pairs) -> None:
-    global _pairs
-    _pairs = pairs
+def _settle(pairs: Pairs, board: Board, main: int) -> None:
+    global _own
+    _own = pairs, board
+    end_with(main)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
 
 
-def _look_there(index: int) -> Look:
-    assert _pairs is not None
-    return _look(_pairs, index)
+def _look_there(indices: list[int]) -> list[Look]:
+    assert _own is not None
+    pairs, board = _own
+    found = []
+    for index in indices:
+        board.reading(index)
+        found.append(_look(pairs, index))
+    return found
 
 
 def _look(pairs: Pairs, index: int) -> Look:

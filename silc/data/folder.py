@@ -86,6 +86,10 @@ class FolderPairs:
         except BadImage as error:
             raise self._bad(error.cause, name, str(error)) from error
 
+    def where(self, index: int) -> str:
+        """The image's name and the table."""
+        return f"{self._row(index)[0]!r} of {self.table}"
+
     def reduced(self, suffices: Suffices) -> FolderPairs:
         """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
         pairs = copy.copy(self)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing.queues
 import os
+import pickle
 import signal
 import sys
 import threading
 import warnings
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +25,26 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from silc.data.feed import Feed
 from silc.data.order import Order
 from silc.data.pairs import BadSample
 from silc.data.photometric import draw, recolour
 from silc.data.streams import stream
+from silc.data.workers import (
+    PATIENCE,
+    SHARED_MEMORY,
+    START_METHOD,
+    Board,
+    Watch,
+    free_shared_memory,
+    lacking,
+    leave_saying,
+)
 from silc.heap import return_large_memory
 from silc.types import BadInput, Batch, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -42,6 +57,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_BAD = 100
 """A replacement is looked for among this many samples of the shard, and then in as many shards."""
+PREFETCH = 2
+"""Batches that torch's DataLoader keeps ready for each worker."""
 
 # What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
 _Crops = tuple["Tensor | None", "Tensor | None"]  # globals [G, B, 3, R, R], locals [L, B, 3, r, r]
@@ -67,12 +84,14 @@ class Loader:
         world_size: int = 1,
         photometric: PhotometricConfig | None = None,
         device: torch.device | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         """Args:
             batch_size: the global one, over all ranks.
             photometric: what is done to the colours of crops.
             device: where views are wanted. An accelerator changes the colours of a whole batch itself; for any other
                 the workers do, view by view.
+            patience: seconds without a sample begun by any worker, after which they are held to hang.
 
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
@@ -88,7 +107,7 @@ class Loader:
         self.seed = seed
         self.shuffle_shards = shuffle_shards
         self.fingerprint = pairs.fingerprint
-        self.workers = workers
+        self.workers, self.patience = workers, patience
         self.accept_changed_shards = accept_changed_shards
         self.speaks = rank == 0
         self.device = device or torch.device("cpu")
@@ -98,23 +117,72 @@ class Loader:
         colours = photometric if photometric and photometric.on else None
         whole = self.device.type != "cpu"
         pairs = pairs.reduced(views.suffices) if views.config.scaled_decoding else pairs
+        self._board = Board(workers)
         self._steps = _Steps(
-            pairs, views, tokenizer, order, batch_size, self.steps_per_epoch, rank, world_size, colours, whole
+            pairs,
+            views,
+            tokenizer,
+            order,
+            batch_size,
+            self.steps_per_epoch,
+            rank,
+            world_size,
+            colours,
+            whole,
+            self._board,
         )
+        if workers:
+            self._choose_transport()
 
-    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Batch, None, None]:
         """This rank's share of the batches of steps [start, stop). Closing them ends the workers.
 
+        Args:
+            asked: whether this process was asked to stop, which it looks at while it waits for workers.
+
         Raises:
-            BadInput: no sample is found in place of a broken one.
+            BadInput: no sample is found in place of a broken one; LostWorker, if one died or hangs.
+            StoppedWaiting: no batch was there, and `asked` said so.
         """
-        for made in self._made(start, stop):
-            if isinstance(made, BadInput):
-                raise made
-            original, crops, drawn, text, keys, broken = made
-            if drawn is not None:
-                crops = _recoloured(crops, drawn, self.device)
-            yield Batch(Views(original, *crops), text, keys, broken)
+        with self._source(start, stop, asked) as source:
+            for made in source:
+                if isinstance(made, BadInput):
+                    raise made
+                original, crops, drawn, text, keys, broken = pickle.loads(made) if isinstance(made, bytes) else made
+                if drawn is not None:
+                    crops = _recoloured(crops, drawn, self.device)
+                yield Batch(Views(original, *crops), text, keys, broken)
+
+    def _choose_transport(self) -> None:
+        """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
+        if why := lacking():
+            self.workers = 0
+            self._say(
+                f"data.workers {self._board.num_workers}: {why}; batches are made in this process, which is slower"
+            )
+            return
+        if sys.platform != "linux":
+            return
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        needed, free = here * (PREFETCH * self.workers + 1) * self._steps.num_bytes(), free_shared_memory()
+        if free < needed:
+            self._steps.by_pipe = True
+            self._say(
+                f"{SHARED_MEMORY} has {free / 1e6:,.1f} MB free, the workers' batches take {needed / 1e6:,.1f} MB: "
+                "they go through a pipe, which is slower; give it more room (Docker: --shm-size or --ipc=host)"
+            )
+
+    def _source(
+        self, start: int, stop: int, asked: Callable[[], bool]
+    ) -> AbstractContextManager[Iterator[_Parts | bytes | BadInput]]:
+        if not self.workers:
+            return nullcontext(self._made(start, stop))
+        watch = Watch(self._board, self._steps.pairs.where, "data.workers", patience=self.patience, asked=asked)
+        return closing(Feed(partial(self._made, start, stop), watch))
+
+    def _say(self, line: str) -> None:
+        if self.speaks:
+            log.warning("%s", line)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the data stands before `step`, for a checkpoint (JSON)."""
@@ -152,7 +220,7 @@ class Loader:
         if self.speaks:
             log.warning("other shards than before: going on after %d samples in the new list's order", state["samples"])
 
-    def _made(self, start: int, stop: int) -> Iterator[_Parts | BadInput]:
+    def _made(self, start: int, stop: int) -> Iterator[_Parts | bytes | BadInput]:
         with warnings.catch_warnings():
             # More workers than cores, and forking with threads, are the caller's choice.
             warnings.simplefilter("ignore")
@@ -164,11 +232,11 @@ class Loader:
                     collate_fn=_as_made,
                     num_workers=self.workers,
                     pin_memory=self.device.type == "cuda",
-                    worker_init_fn=_settle if self.workers else None,
+                    prefetch_factor=PREFETCH if self.workers else None,
+                    worker_init_fn=partial(_settle, self._board) if self.workers else None,
                     # Its own, or each call would advance the run's global generator.
                     generator=torch.Generator(),
-                    # Forked workers share the index instead of each getting a copy.
-                    multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+                    multiprocessing_context=START_METHOD if self.workers else None,
                 )
             )
 
@@ -178,9 +246,12 @@ def _as_made(parts: Any) -> Any:
     return parts
 
 
-def _settle(worker: int) -> None:
+def _settle(board: Board, worker: int) -> None:
     """A worker uses one thread, keeps no large image, and leaves Ctrl-C and requests to stop to the main process."""
     return_large_memory()
+    # What cannot be put into the queue to the main process is dropped there with a traceback, and waited for forever.
+    give_up = staticmethod(lambda error, _: leave_saying(board, error))
+    multiprocessing.queues.Queue._on_queue_feeder_error = give_up  # type: ignore[attr-defined]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -197,7 +268,7 @@ def _end_when_told() -> None:
 
 
 @dataclass
-class _Steps(Dataset["_Parts | BadInput"]):
+class _Steps(Dataset["_Parts | bytes | BadInput"]):
     """Batches by step number; what a worker process runs."""
 
     pairs: Pairs
@@ -211,12 +282,24 @@ class _Steps(Dataset["_Parts | BadInput"]):
     photometric: PhotometricConfig | None
     leaves_colours: bool
     """Whether what is to be done to colours is only drawn here, and handed on."""
+    board: Board
+    by_pipe: bool = False
+    """Whether batches go as bytes, where memory cannot be shared."""
 
-    def __getitem__(self, step: int) -> _Parts | BadInput:
+    def __getitem__(self, step: int) -> _Parts | bytes | BadInput:
         try:
-            return self._batch(step)
+            made = self._batch(step)
         except BadInput as error:
             return error  # as a value: raised, it would come out of the worker wrapped in a traceback
+        except MemoryError:
+            return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
+        return pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else made
+
+    def num_bytes(self) -> int:
+        """Of a rank's share of a batch, about."""
+        views = [view for view in self.views.room(empty=partial(torch.empty, device="meta")) if view is not None]
+        pixels = sum(view.numel() for view in views) + 3 * self.views.size**2 * self.views.original
+        return self.batch_size // self.world_size * (pixels + 8 * self.tokenizer.context_length)
 
     def _batch(self, step: int) -> _Parts:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
@@ -224,7 +307,7 @@ class _Steps(Dataset["_Parts | BadInput"]):
         start = step_of_epoch * self.batch_size + self.rank * share
         keys, captions, originals, turns = [], [], [], []
         broken: list[Broken] = []
-        crops = self.views.room(share, empty=_shared)
+        crops = self.views.room(share, empty=torch.empty if self.by_pipe else _shared)
         indices = self.order.indices(epoch, start, start + share).tolist()
         self.pairs.read_ahead(indices)
         for place, index in enumerate(indices):
@@ -253,6 +336,7 @@ class _Steps(Dataset["_Parts | BadInput"]):
         tried, last = 0, None
         for candidate in chain([index], self._stand_ins(index)):
             try:
+                self.board.reading(candidate)
                 return self.pairs[candidate]
             except BadSample as error:
                 tried, last = tried + 1, error
@@ -287,5 +371,11 @@ def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """`torch.empty`; in a worker from memory that it shares, or the batch would be copied once more on its way."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # as torch's own collation does
+    try:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # as torch's own collation does
+    except RuntimeError as error:
+        raise BadInput(
+            f"a worker cannot share its batch: {' '.join(str(error).split())}; give {SHARED_MEMORY} more room (Docker: "
+            "--shm-size or --ipc=host) or lower data.workers or the batch size"
+        ) from error
     return torch.empty(0, dtype=dtype).set_(storage).view(shape)

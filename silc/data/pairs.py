@@ -83,6 +83,10 @@ class Pairs(Protocol):
         """Raises BadSample when the pair cannot be used."""
         ...
 
+    def where(self, index: int) -> str:
+        """What a pair is called and where it lies, for messages; reads nothing."""
+        ...
+
     def reduced(self, suffices: Suffices) -> Pairs:
         """The same pairs, their images smaller where that is cheaper and `suffices` calls it enough."""
         ...
@@ -225,6 +229,11 @@ class ShardPairs:
         except BadImage as error:
             raise _bad(error.cause, shard, row, str(error)) from error
         return Pair(shard.key(row), pixels, captions)
+
+    def where(self, index: int) -> str:
+        """Key and shard."""
+        shard, row = self._locate(index)
+        return f"sample {shard.key(row)!r} of {shard.path}"
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""

@@ -178,6 +178,10 @@ class ScenePairs:
         scene = render((self.seed, TRAINING, index), size=self.size, combinations=SEEN)
         return Pair(f"scene-{index:08d}", scene.pixels, scene.captions)
 
+    def where(self, index: int) -> str:
+        """Its number."""
+        return f"scene {index}"
+
     def reduced(self, suffices: Suffices) -> ScenePairs:
         """As they are: a scene is drawn at its size."""
         return self

@@ -51,6 +51,10 @@ class Without:
             raise IndexError(index)
         return self.pairs[self._number(index)]
 
+    def where(self, index: int) -> str:
+        """As the whole source says."""
+        return self.pairs.where(self._number(index))
+
     def reduced(self, suffices: Suffices) -> Without:
         """As the whole source does."""
         left = copy.copy(self)

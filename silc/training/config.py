@@ -123,7 +123,8 @@ class TrainConfig:
     """Pairs kept out of training, the same ones for every seed; retrieval on them is measured before and after."""
     timeout: float = 600.0
     """Seconds a rank waits for the others within a step before it names who does not answer and ends. Ten minutes, as
-    torch's for NCCL: longer than any step, a stalled disk or the first compilation."""
+    torch's for NCCL: longer than any step, a stalled disk or the first compilation. Workers that begin no other sample
+    for so long (and data.remote_patience) are held to hang."""
     max_skips: int = 10
     """The run stops after this many steps in a row whose loss or gradient is not finite."""
 

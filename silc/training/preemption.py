@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,11 @@ class Preemption:
     def __init__(self) -> None:
         self.name = ""
         """Of the signal that came; empty before."""
+        self._since = 0.0
 
-    def asked(self) -> bool:
-        """Whether this process was asked to stop."""
-        return bool(self.name)
+    def asked(self, seconds: float = 0.0) -> bool:
+        """Whether this process was asked to stop, so many seconds ago or earlier."""
+        return bool(self.name) and time.monotonic() - self._since >= seconds
 
     @property
     def exit_code(self) -> int:
@@ -55,6 +57,7 @@ class Preemption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self._since = self._since or time.monotonic()
         self.name = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

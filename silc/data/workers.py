@@ -1,0 +1,207 @@
+"""Worker processes: whether they can be had, what each is reading, and what became of one that is gone.
+
+A process may be killed for want of memory, crash in a decoder, find `/dev/shm` full or hang in a read. Who waits for
+one does so through `Watch`, which ends in one line with the likely cause, and hears requests to stop meanwhile.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from silc.types import BadInput, Preempted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.process import BaseProcess
+
+SHARED_MEMORY = Path("/dev/shm")
+START_METHOD = "fork" if sys.platform == "linux" else None
+"""Forked workers share the index instead of each getting a copy."""
+POLL = 0.5
+"""Seconds between two looks at the processes and at requests to stop, while nothing comes."""
+PATIENCE = 600.0
+"""Seconds without another sample begun by any worker, after which they are held to hang."""
+SLOT = np.dtype([("reading", "<i8"), ("turns", "<i8"), ("said", "S400")])
+
+
+class LostWorker(BadInput):
+    """A worker process died, hangs or could not hand over what it made. One line with the likely cause."""
+
+
+class StoppedWaiting(Preempted):
+    """Asked to stop while waiting for workers."""
+
+
+class Board:
+    """Memory that a process shares with the workers it forks: what each reads, and its last words. Needs no file."""
+
+    def __init__(self, workers: int) -> None:
+        self._slots = np.frombuffer(mmap.mmap(-1, max(1, workers) * SLOT.itemsize), SLOT)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that it has room for."""
+        return len(self._slots)
+
+    def reading(self, number: int) -> None:
+        """In a worker: it begins this sample."""
+        slot = self._of(multiprocessing.current_process())
+        slot["reading"] = number
+        slot["turns"] += 1
+
+    def last_words(self, text: str) -> None:
+        """In a worker that is about to end: why."""
+        self._of(multiprocessing.current_process())["said"] = text.encode(errors="replace")[:400]
+
+    def turns(self) -> int:
+        """Samples begun so far, by all."""
+        return int(self._slots["turns"].sum())
+
+    def of(self, process: BaseProcess) -> tuple[int | None, str]:
+        """The sample a worker began last, and its last words."""
+        slot = self._of(process)
+        return int(slot["reading"]) if slot["turns"] else None, bytes(slot["said"]).decode(errors="replace")
+
+    def _of(self, process: BaseProcess) -> Any:
+        # A pool's processes are started one after the other, and multiprocessing numbers them so.
+        number = process.name.rpartition("-")[2]
+        return self._slots[int(number) % len(self._slots) if number.isdigit() else 0]
+
+    def __reduce__(self) -> Any:
+        return Board, (len(self._slots),)  # a process that was not forked has one for itself
+
+
+class Watch:
+    """Waits for what a group of worker processes makes.
+
+    Args:
+        board: what the workers write their samples on.
+        named: a sample's name by its number.
+        setting: what sets the number of workers, for messages.
+        patience: see `PATIENCE`.
+        asked: whether this process was asked to stop.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        named: Callable[[int], str],
+        setting: str,
+        *,
+        patience: float = PATIENCE,
+        asked: Callable[[], bool] = bool,
+    ) -> None:
+        self.board, self.named, self.setting = board, named, setting
+        self.patience, self.asked = patience, asked
+        self.processes: Sequence[BaseProcess] = ()
+
+    def until(self, come: Callable[[float], bool]) -> None:
+        """Wait until `come`, which itself waits for the seconds it is given.
+
+        Raises:
+            LostWorker: a worker died, or none of them has begun another sample for `patience` seconds.
+            StoppedWaiting: this process was asked to stop.
+        """
+        turns, since = self.board.turns(), time.monotonic()
+        while not come(POLL):
+            if self.asked():
+                raise StoppedWaiting
+            self.check()
+            now, moved = time.monotonic(), self.board.turns()
+            if moved != turns:
+                turns, since = moved, now
+            elif now - since > self.patience:
+                raise LostWorker(self._hanging(now - since))
+
+    def check(self) -> None:
+        """
+        Raises:
+            LostWorker: a worker is gone.
+        """
+        gone = [process for process in self.processes if not process.is_alive()]
+        if gone:  # a pool ends the others itself, by SIGTERM
+            raise LostWorker(self._became_of(min(gone, key=lambda process: process.exitcode == -signal.SIGTERM)))
+
+    def end(self) -> None:
+        """Kill the workers, whatever they are at."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(1.0)  # one that is in a dead file system's hands does not go
+
+    def _became_of(self, process: BaseProcess) -> str:
+        number, said = self.board.of(process)
+        who = f"worker process {process.pid}"
+        at = "" if number is None else f", which last began {self.named(number)},"
+        if said:
+            return f"{who} could not hand over what it made: {said}; {self._room()}"
+        code = process.exitcode or 0
+        if code >= 0:
+            return f"{who}{at} left with exit code {code}; look above for what it said, or try {self.setting} 0"
+        name = next((known.name for known in signal.Signals if known == -code), str(-code))
+        if name == "SIGKILL":
+            return (
+                f"{who}{at} was killed (SIGKILL), as the system does when memory runs out; "
+                f"lower {self.setting} or the batch size, or give the job more memory"
+            )
+        if name == "SIGBUS":
+            return f"{who}{at} died of SIGBUS: there was no room for what it made; {self._room()}"
+        return f"{who}{at} died of {name}: a fault in a library that decodes is likely; leave that sample out"
+
+    def _room(self) -> str:
+        free = f"{SHARED_MEMORY} has {free_shared_memory() / 1e6:,.0f} MB free"
+        return f"{free}: give it more room (Docker: --shm-size or --ipc=host) or lower {self.setting} or the batch size"
+
+    def _hanging(self, seconds: float) -> str:
+        numbers = [self.board.of(process)[0] for process in self.processes]
+        at = list(dict.fromkeys(self.named(number) for number in numbers if number is not None))
+        began = f"; last begun: {', '.join(at[:4])}" if at else ""
+        return (
+            f"no worker process has begun another sample for {seconds:.0f} s{began}; a file system that does not "
+            "answer is likely, look at where these lie"
+        )
+
+
+def free_shared_memory() -> int:
+    """Bytes of room where processes share memory; 0 where there is no such place."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
+def lacking() -> str:
+    """Why no worker process can be started here, or nothing."""
+    try:
+        multiprocessing.get_context(START_METHOD).Lock()
+    except (OSError, ImportError) as error:
+        return f"processes cannot share anything: {error} (is {SHARED_MEMORY} there, with room, and writable?)"
+    return ""
+
+
+def end_with(main: int) -> None:
+    """In a worker: end soon after the process it works for, which may be killed and tell nobody."""
+
+    def look() -> None:
+        while os.getppid() == main:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def leave_saying(board: Board, error: BaseException) -> NoReturn:
+    """End this worker, with last words on the board."""
+    board.last_words(" ".join(str(error).split()) or type(error).__name__)
+    os._exit(1)
