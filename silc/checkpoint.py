@@ -9,7 +9,7 @@
         rng.safetensors        generator states, one row per rank
         state.json             step, loader position and what else its writer put there
         manifest.json          sha256 and size of every file above; written last
-    checkpoints/latest         a link to the newest
+    checkpoints/latest         a link to the newest; where links cannot be made, a file of its name
 
 A checkpoint is made under a temporary name, flushed to disk and then renamed, so a directory named `step-*` is whole.
 The manifest lets a reader prove that nothing changed since. Only then `latest` moves, and only then older ones go.
@@ -19,6 +19,7 @@ One process at a time writes below one root.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
+UNKNOWN_TO_IT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
+"""What a file system says of a request that it has no notion of; a failure to write is another."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,18 @@ def set_aside(path: Path) -> None:
 
 
 def _point_latest(root: Path, final: Path) -> None:
-    """Move the link in one step, so that it always leads to a whole checkpoint."""
-    link = root / f".partial-{LATEST}"
-    link.symlink_to(final.name)
-    link.replace(root / LATEST)
+    """Name the newest in one step, so that `latest` always leads to a whole checkpoint."""
+    partial, latest = root / f".partial-{LATEST}", root / LATEST
+    try:
+        partial.symlink_to(final.name)
+    except (OSError, NotImplementedError):  # FAT, many network file systems, some containers
+        partial.write_text(f"{final.name}\n", encoding="utf-8")
+        _flush(partial)
+    try:
+        partial.replace(latest)
+    except OSError:  # renames over what is there are refused by some, too
+        latest.unlink(missing_ok=True)
+        partial.rename(latest)
     _flush(root)
 
 
@@ -192,10 +203,18 @@ def _fingerprint(file: Path) -> dict[str, Any]:
 
 
 def _flush(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make a file's bytes, or a directory's entries, survive a power cut, as far as the file system knows how."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():
+            return  # some do not open directories
+        raise
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNKNOWN_TO_IT:
+            raise
     finally:
         os.close(handle)
 

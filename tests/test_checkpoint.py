@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +46,68 @@ def test_latest_leads_to_the_last_one_written(tmp_path: Path) -> None:
     for step in (3, 4):
         path = write(tmp_path, step)
         assert (tmp_path / "latest").resolve() == path.resolve()
+
+
+def refusing(number: int, *, over_another: bool = False) -> Callable[..., None]:
+    """A system call that the file system has no notion of; renames it does, but not over what is there."""
+    rename = os.rename
+
+    def call(*args: Any, **_: Any) -> None:
+        if over_another and not os.path.lexists(args[1]):
+            rename(*args)
+        else:
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def on_directories(number: int) -> Callable[[int], None]:
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        {"symlink": refusing(errno.EOPNOTSUPP)},
+        {"symlink": refusing(errno.EPERM)},
+        {"symlink": refusing(errno.ENOSYS)},
+        {"symlink": refusing(errno.EPERM), "link": refusing(errno.EPERM), "chmod": refusing(errno.EPERM)},
+        {"symlink": refusing(errno.EIO), "replace": refusing(errno.EEXIST, over_another=True)},
+        {"fsync": on_directories(errno.EINVAL)},
+        {"fsync": on_directories(errno.EBADF)},
+        {"fsync": refusing(errno.ENOSYS)},
+    ],
+    ids=["no links", "links forbidden", "links unknown", "no modes", "no renames over", "EINVAL", "EBADF", "no fsync"],
+)
+def test_file_systems_that_know_less(
+    lacking: dict[str, Callable[..., None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1)  # with links, as older runs have them
+    for name, call in lacking.items():
+        monkeypatch.setattr(os, name, call)
+    for step in (2, 3):
+        path = write(tmp_path, step, keep=2)
+        latest = tmp_path / "latest"
+        named = latest.readlink().name if latest.is_symlink() else latest.read_text().strip()
+        assert named == path.name
+        assert latest.is_symlink() == ("symlink" not in lacking)
+    assert checkpoint.newest_intact(tmp_path) == (path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000002", "step-00000003"]
+    monkeypatch.undo()
+    assert (write(tmp_path, 4).parent / "latest").is_symlink()  # moved to a file system that knows more
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_flush_that_fails_is_no_save(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1)
+    monkeypatch.setattr(os, "fsync", refusing(number))
+    with pytest.raises(BadInput, match="cannot write the checkpoint"):
+        write(tmp_path, 2)
+    assert [path.name for path in checkpoint.find(tmp_path)] == ["step-00000001"]
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:

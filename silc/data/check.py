@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from array import array
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -294,7 +294,7 @@ def _result(looks: Future[list[Look]], watch: Watch) -> list[Look]:
     try:
         return looks.result()
     except BrokenProcessPool:  # whose own thread may be about to ask what became of which
-        watch.until(lambda seconds: bool(time.sleep(seconds / 10)))
+        watch.until(threading.Event().wait)
         raise
 
 

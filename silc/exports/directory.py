@@ -166,7 +166,9 @@ def _keep_going(run: Path, out: Path) -> None:
     config = configs.load(run / CONFIG)
     saved = checkpoint.read(newest_checkpoint(run), only=CONTINUED)
     out.mkdir()
-    shutil.copytree(run / TOKENIZER, out / TOKENIZER)
+    (out / TOKENIZER).mkdir()
+    for file in (run / TOKENIZER).iterdir():
+        shutil.copyfile(file, out / TOKENIZER / file.name)  # the bytes alone: not every file system knows modes
     step = int(saved.path.name.partition("-")[2])
     state = {"cost": saved.state["cost"]}
     checkpoint.write(out / CHECKPOINTS, step, saved.parts, state, keep=1)
