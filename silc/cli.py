@@ -527,8 +527,8 @@ def _demo(args: list[str]) -> int:
 
         out: str = "out/demo"
         """Where everything goes; an earlier demo there is replaced."""
-        duration: str = recipes.get("silc_c-tiny").train.duration
-        """How long to train."""
+        duration: str = ""
+        """How long to train; by default as long as this machine allows in five minutes: 25k or 10k examples."""
 
     with _complaint_in_one_line():
         command = tyro.cli(Demo, args=args, prog="silc demo")
