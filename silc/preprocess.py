@@ -14,12 +14,16 @@ evaluation and export.
 | `bicubic`      | Pillow's, antialiased                                                                        |
 | `tf_bilinear`  | tf.image.resize without antialias, then cut to integers: big_vision's `resize`               |
 | `cv2_bilinear` | cv2.INTER_LINEAR, not antialiased either, but rounded (cv2 itself computes in fixed point)   |
+
+No shape of an image decides the memory: where the whole of what it is scaled to would be large, only the part that is
+kept is computed, tile by tile. Its values are those of the whole, but for the rounding of the last of 8 bits.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +31,26 @@ import torch.nn.functional as F
 from PIL import Image
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 Resize = Literal["squash", "squash_crop", "crop", "crop_floor"]
 Interpolation = Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"]
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+REACH = {"bilinear": 1, "bicubic": 2}
+"""How far these filters look to either side, in pixels of the coarser grid."""
+AT_ONCE = 2**24
+"""Most pixels that a resize makes at a time, those between its two passes included."""
+
+
+class Part(NamedTuple):
+    """Pixels [left, right) x [top, bottom) of an image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def to_uint8(image: Image.Image) -> Tensor:
@@ -39,12 +58,97 @@ def to_uint8(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
-def resample(image: Image.Image, width: int, height: int, interpolation: Interpolation) -> Tensor:
-    """Pixels uint8 [3, height, width] of an RGB image."""
+def resample(
+    image: Image.Image, width: int, height: int, interpolation: Interpolation, part: Part | None = None
+) -> Tensor:
+    """Pixels uint8 [3, height, width] of an RGB image that is resized, or [3, h, w] of a `part` of it alone."""
+    left, top, right, bottom = part = part or Part(0, 0, width, height)
+    between = width if interpolation in FILTERS else image.width
+    if max(width * height, between * image.height) <= AT_ONCE:
+        return _resized(image, width, height, interpolation)[:, top:bottom, left:right]
+    pixels = torch.empty(3, bottom - top, right - left, dtype=torch.uint8)
+    for tile in _tiles(part, image.width / width, image.height / height):
+        place = pixels[:, tile.top - top : tile.bottom - top, tile.left - left : tile.right - left]
+        place.copy_(_tile(image, width, height, interpolation, tile))
+    return pixels
+
+
+class Neighbours(NamedTuple):
+    """The two places that lie around each of N others on an axis of another length."""
+
+    before: Tensor  # int64 [N]
+    after: Tensor  # int64 [N]
+    share: Tensor  # float32 [N], of the one after
+
+    def moved(self, offset: int) -> Neighbours:
+        """The same on an axis that begins `offset` places later."""
+        return Neighbours(self.before - offset, self.after - offset, self.share)
+
+
+def neighbours(length: int, scaled: int, places: Tensor) -> Neighbours:
+    """Where some places int64 [N] of an axis of `scaled` lie on one of `length`, as `F.interpolate` has it."""
+    # Its scale is a float32; product and sum are rounded once (a fused multiply-add).
+    scale = float(np.float32(length) / np.float32(scaled))
+    where = ((places.double() + 0.5) * scale - 0.5).float().clamp(min=0)
+    before = where.long().clamp(max=length - 1)
+    return Neighbours(before, (before + 1).clamp(max=length - 1), where - before)
+
+
+def bilinear(x: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
+    """Some rows and columns [..., R, C] of what `F.interpolate`, without antialias, makes of the whole [..., H, W]."""
+    share = columns.share
+    x = x.index_select(-1, columns.before) * (1 - share) + x.index_select(-1, columns.after) * share
+    share = rows.share[:, None]
+    return x.index_select(-2, rows.before) * (1 - share) + x.index_select(-2, rows.after) * share
+
+
+def _resized(image: Image.Image, width: int, height: int, interpolation: Interpolation) -> Tensor:
     if interpolation in FILTERS:
         return to_uint8(image.resize((width, height), FILTERS[interpolation]))
     values = F.interpolate(to_uint8(image)[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
     return (values.round() if interpolation == "cv2_bilinear" else values).to(torch.uint8)
+
+
+def _tiles(part: Part, across: float, down: float) -> Iterator[Part]:
+    """A part in tiles; a pixel stands for `across` x `down` of the image's."""
+    columns, rows = part.right - part.left, part.bottom - part.top
+    across, down = max(1.0, across), max(1.0, down)
+    # A filter looks at most two pixels, of the coarser grid, beyond a tile.
+    while rows * columns > 1 and (rows + 4) * down * (columns + 4) * across > AT_ONCE:
+        if columns == 1 or (rows > 1 and rows * down > columns * across):
+            rows = -(-rows // 2)
+        else:
+            columns = -(-columns // 2)
+    for top in range(part.top, part.bottom, rows):
+        for left in range(part.left, part.right, columns):
+            yield Part(left, top, min(left + columns, part.right), min(top + rows, part.bottom))
+
+
+def _tile(image: Image.Image, width: int, height: int, interpolation: Interpolation, tile: Part) -> Tensor:
+    """A tile of the image scaled to (width, height), made of those pixels that it needs."""
+    if interpolation not in FILTERS:
+        rows = neighbours(image.height, height, torch.arange(tile.top, tile.bottom))
+        columns = neighbours(image.width, width, torch.arange(tile.left, tile.right))
+        left, top = int(columns.before[0]), int(rows.before[0])
+        seen = image.crop((left, top, int(columns.after[-1]) + 1, int(rows.after[-1]) + 1))
+        values = bilinear(to_uint8(seen), rows.moved(top), columns.moved(left))
+        return values.round() if interpolation == "cv2_bilinear" else values
+    across, down = image.width / width, image.height / height
+    left, right = _seen(tile.left * across, tile.right * across, REACH[interpolation] * max(1.0, across), image.width)
+    top, bottom = _seen(tile.top * down, tile.bottom * down, REACH[interpolation] * max(1.0, down), image.height)
+    box = (
+        max(0.0, tile.left * across - left),
+        max(0.0, tile.top * down - top),
+        min(right - left, tile.right * across - left),
+        min(bottom - top, tile.bottom * down - top),
+    )
+    size = tile.right - tile.left, tile.bottom - tile.top
+    return to_uint8(image.crop((left, top, right, bottom)).resize(size, FILTERS[interpolation], box))
+
+
+def _seen(start: float, stop: float, reach: float, length: int) -> tuple[int, int]:
+    """Whole pixels from start to stop and a reach beyond, of an axis of this length."""
+    return max(0, math.floor(start - reach) - 1), min(length, math.ceil(stop + reach) + 1)
 
 
 @dataclass(frozen=True)
@@ -63,8 +167,8 @@ class Preprocess:
         # torchvision rounds the margin (half to even), the others cut it.
         margin = (lambda rest: round(rest / 2)) if self.resize == "crop" else (lambda rest: rest // 2)
         top, left = margin(height - self.size), margin(width - self.size)
-        pixels = resample(image, width, height, self.interpolation)
-        return pixels[:, top : top + self.size, left : left + self.size]
+        part = Part(left, top, left + self.size, top + self.size)
+        return resample(image, width, height, self.interpolation, part)
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) an image of this size is brought to before the centre is cut out."""

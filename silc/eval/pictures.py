@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 PANEL = 200
 """Pixels of a panel's shorter side; smaller images are enlarged so that their pixels stay visible."""
+LONGEST = 1600
+"""Most pixels of its longer side: a thin image gets a thinner panel."""
 TILE = 160
 """Pixels of both sides of a retrieved image's place."""
+STRIP = 2**18
+"""Pixels that are coloured at a time."""
 GAP = 6
 LINE = 20
 BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
@@ -61,6 +65,15 @@ def segmentation_panel(
 
 def colour_overlay(image: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
     """The image, grey, under the colours of its labels [H, W]; ignored pixels stay grey and light."""
+    overlay = Image.new("RGB", image.size)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):  # all at once, a large photograph would take gigabytes
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        overlay.paste(_coloured(strip, labels[top : top + rows]), (0, top))
+    return overlay
+
+
+def _coloured(image: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
     kept = labels != IGNORE
     palette = np.array([colour(index) for index in range(int(labels[kept].max(initial=0)) + 1)], dtype=np.float32)
@@ -134,7 +147,7 @@ def _captioned(picture: Picture) -> Image.Image:
 
 
 def _enlarged(image: Image.Image) -> Image.Image:
-    factor = PANEL / min(image.size)
+    factor = min(PANEL / min(image.size), LONGEST / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
 
