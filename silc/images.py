@@ -7,6 +7,7 @@ a single pixel is decoded. Grey, palette, CMYK, 16-bit and animated images are c
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     Suffices = Callable[[int, int], bool]  # whether an image of this width and height is large enough
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+READ = ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib")
+"""Suffixes of names of images in these formats."""
+UNREAD = (
+    *("tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "j2k", "jpx", "ppm", "pgm", "pnm", "tga", "psd", "svg"),
+    *("ico", "dng", "cr2", "nef", "arw"),
+)
+"""Suffixes of images in other formats: counted and named where images are, instead of passed over."""
 MAX_PIXELS = 64_000_000
 REDUCTIONS = (8, 4, 2)
 """What libjpeg can divide both sides by, at less than the price of decoding."""
@@ -29,6 +37,13 @@ REDUCTIONS = (8, 4, 2)
 # decoded in threads and `warnings.catch_warnings` is not for threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name is an image's, read or not; hidden files, such as macOS's `._` ones, are none."""
+    base = name.rpartition("/")[2]
+    suffix = base.rpartition(".")[2].lower()
+    return not base.startswith(".") and "." in base and (suffix in READ or suffix in UNREAD)
 
 
 class BadImage(Exception):
@@ -95,10 +110,29 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
-        raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image") from error
+        raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image{_but(data)}") from error
     if image.width * image.height > max_pixels:
         raise BadImage("too_large", f"{image.width} x {image.height} pixels, the limit is {max_pixels:,}")
     return image
+
+
+KINDS = (
+    (r"II\*\0|MM\0\*", "a TIFF image; convert it to PNG or JPEG"),
+    (r".{4}ftyp(?:heic|heix|hevc|mif1|msf1)", "a HEIC image; convert it to JPEG"),
+    (r".{4}ftypavi[fs]", "an AVIF image; convert it to JPEG"),
+    (r"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image; convert it to JPEG"),
+    (r"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image; convert it to JPEG"),
+    (r"\s*(?i:<!doctype html|<html)", "an HTML page, as a server sends in an image's place"),
+    (r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--[^>]*-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing"),
+    (r"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with `git lfs pull`"),
+)
+"""How other files begin, and what they are."""
+
+
+def _but(data: bytes) -> str:
+    """What bytes are that are no image, in words; empty if that is not known."""
+    known = (name for start, name in KINDS if re.match(start.encode(), data[:1000], re.DOTALL))
+    return next((f", but {name}" for name in known), "")
 
 
 def _decoded(image: Image.Image) -> Image.Image:

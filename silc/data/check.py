@@ -41,7 +41,7 @@ from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from silc.data.pairs import Pair, Pairs
 
@@ -63,7 +63,7 @@ MEANINGS = {
     "too_large": "more pixels than data.max_pixels by its header; not decoded",
     "no_caption": "no caption field or file",
     "empty_caption": "nothing but space",
-    "broken_caption": "no UTF-8, or no JSON",
+    "broken_caption": "no UTF-8, no JSON, no text (a number, say), or a row with too many columns",
     "duplicate_key": "an earlier sample of the same shard has this key",
     "unsafe_path": "outside the folder of its table; not read",
     "unreadable": "the file system refused",
@@ -123,6 +123,8 @@ class Check:
     """Samples the source has."""
     faults: Sequence[Broken]
     """What is wrong with shards."""
+    contents: Mapping[str, int] = field(default_factory=dict)
+    """Members of shards by what became of them, or rows of a table."""
     broken: list[Broken] = field(default_factory=list)
     """Samples that cannot be used."""
     num_checked: int = 0
@@ -168,7 +170,7 @@ def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False)
         limit: look at this many, evenly spread; 0 is all.
         workers: processes; 0 reads in this one.
     """
-    found = Check(len(pairs), pairs.faults)
+    found = Check(len(pairs), pairs.faults, pairs.contents)
     num = min(limit or len(pairs), len(pairs))
     with _reading(pairs, workers) as look:
         indices = (place * len(pairs) // num for place in range(num))
@@ -191,6 +193,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
         numbers=numbers,
         blocks=len(pairs.blocks),
         causes=found.causes,
+        contents=_contents(found) if found.contents else "",
         meanings=MEANINGS,
         broken=[*found.faults, *found.broken][:SHOWN],
         histograms=_histograms(found) if found.num_good else None,
@@ -217,6 +220,7 @@ def summary(found: Check) -> dict[str, Any]:
         "usable": found.num_good,
         "broken": len(found.broken),
         "causes": found.causes,
+        "contents": dict(found.contents),
         "shorter_side": _quantiles(np.minimum(widths, heights)),
         "aspect": _quantiles(widths / np.maximum(heights, 1)),
         "captions": len(found.words),
@@ -243,6 +247,7 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
             f"none of {found.num_checked:,} samples can be used ({_listed(found.causes)}); mend the data, see {page}"
         )
     lines = [f"{found.num_good:,} of {found.num_checked:,} samples can be used"]
+    lines += [f"found: {_contents(found)}"] if found.contents else []
     lines += [f"broken: {_listed(found.causes)}   listed in {out / QUARANTINE}"] if found.causes else []
     repeated = {"images": found.images.num_surplus, "captions": found.captions.num_surplus}
     lines.append(f"duplicates: {_listed(repeated | {'keys': found.keys.num_surplus})}")
@@ -359,6 +364,15 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _contents(found: Check) -> str:
+    """Members of shards by what became of them, or rows of a table, in words."""
+    if "rows" in found.contents:
+        return f"{found.contents['rows']:,} rows of {found.num_samples:,} images"
+    names = {"samples": "members in samples", "lost": "lost in a cut", ".": "without suffix"}
+    most = Counter(found.contents).most_common(12)
+    return ", ".join(f"{count:,} {names.get(fate, fate)}" for fate, count in most)
 
 
 def _thumbnail(pair: Pair) -> str:

@@ -1,7 +1,4 @@
-"""A folder of images with a table of captions: `captions.jsonl`, or `captions.csv` with a header line.
-
-    {"file_name": "images/1.jpg", "captions": ["a dog", "a dog that runs"]}       file_name,caption
-    {"file_name": "images/2.jpg", "caption": "a boat"}                            images/1.jpg,a dog
+"""A folder of images with a table of captions (see `tables`).
 
 Rows of one image are one pair with all their captions. Paths are relative to the table's folder; what lies outside it,
 by `..`, by an absolute path or through a link, is a broken sample and is not read.
@@ -10,43 +7,29 @@ by `..`, by an absolute path or through a link, is a broken sample and is not re
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
-import io
 import json
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from silc.data.pairs import BadSample, Pair, clean_captions, spread_captions
+from silc.data.captions import NoCaption, Unread, usable
+from silc.data.pairs import BadSample, Pair, spread_captions
+from silc.data.tables import read_rows
 from silc.data.tar import MAX_MEMBER_BYTES
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from silc.images import Suffices
 
-TABLES = ("captions.jsonl", "captions.csv")
-IMAGE_FIELDS = ("file_name", "image", "filepath", "filename", "image_path", "path")
-CAPTION_FIELDS = ("captions", "caption", "text", "title")
 BLOCK = 1000
 """Rows that are mixed and read as one shard is."""
-
-
-ESCAPED = re.compile("[\udc80-\udcff]")
-"""What Python's `surrogateescape` makes of bytes that are no UTF-8."""
-
-
-def table_of(path: Path) -> Path | None:
-    """The table a path names, itself or in its folder; None if it names none."""
-    candidates = [path / name for name in TABLES] if path.is_dir() else [path]
-    return next((file for file in candidates if file.suffix in (".jsonl", ".csv") and file.is_file()), None)
 
 
 class FolderPairs:
@@ -59,12 +42,9 @@ class FolderPairs:
         """
         self.table = table
         self._decode = partial(decode_pixels, max_pixels=max_pixels)
-        try:
-            rows = _rows(table)
-        except OSError as error:
-            raise BadInput(f"{table} cannot be read: {error.strerror}; check the path and its permissions") from error
+        rows = read_rows(table)
         # One string and its ends instead of a list of objects: forked workers share it without touching it.
-        lines = [json.dumps(row).encode() for row in rows.items()]
+        lines = [json.dumps(row, default=_unread).encode() for row in rows.captions.items()]
         self._lines = b"".join(lines)
         self._ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
         if not len(lines):
@@ -73,6 +53,7 @@ class FolderPairs:
         self.blocks = np.minimum(len(lines) - starts, BLOCK).astype(np.int64)
         self.fingerprint = hashlib.sha256(self._lines).hexdigest()
         self.faults: Sequence[Broken] = ()
+        self.contents: Mapping[str, int] = {"rows": rows.num}
         self._root = Path(os.path.realpath(table.parent))
 
     def __len__(self) -> int:
@@ -111,16 +92,12 @@ class FolderPairs:
         return name, captions
 
     def _usable(self, name: str, found: list[Any]) -> tuple[str, ...]:
-        if not found:
-            raise self._bad("no_caption", name, "has no caption")
-        if not all(isinstance(caption, str) for caption in found):
-            raise self._bad("broken_caption", name, "has a row that cannot be read")
-        if any(ESCAPED.search(caption) for caption in found):
-            raise self._bad("broken_caption", name, "has a caption that is no UTF-8")
-        captions = clean_captions(found)
-        if not captions:
-            raise self._bad("empty_caption", name, "has only empty captions")
-        return captions
+        try:
+            return usable(
+                [Unread(each[UNREAD]) if isinstance(each, dict) and UNREAD in each else each for each in found]
+            )
+        except NoCaption as error:
+            raise self._bad(error.cause, name, str(error)) from error
 
     def _read(self, name: str) -> bytes:
         """The bytes of an image in the folder; nothing else is opened."""
@@ -143,60 +120,9 @@ class FolderPairs:
         return BadSample(Broken(str(self.table), name, cause, detail))
 
 
-def _rows(table: Path) -> dict[str, list[Any]]:
-    """{image: captions} in the order of first appearance.
-
-    A row without an image goes by its line; a caption that is no string stands for one that cannot be read.
-    """
-    # Bytes that are no UTF-8 become lone surrogates, by which they are known later, row by row.
-    text = table.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    return _json_rows(text) if table.suffix == ".jsonl" else _csv_rows(text, table)
+UNREAD = "cannot be read:"
+"""The only field of what stands for `Unread` among the kept rows."""
 
 
-def _json_rows(text: str) -> dict[str, list[Any]]:
-    rows: dict[str, list[Any]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            fields = None
-        if not isinstance(fields, dict):
-            fields = {"captions": [None]}
-        image, captions = _first(fields, IMAGE_FIELDS), _first(fields, CAPTION_FIELDS)
-        own = rows.setdefault(image if isinstance(image, str) and image else f"line {number}", [])
-        if captions is not None:
-            own += captions if isinstance(captions, list) else [captions]
-    return rows
-
-
-def _csv_rows(text: str, table: Path) -> dict[str, list[Any]]:
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",")
-    names = [name.strip() for name in next(reader, [])]
-    image_at = next((names.index(name) for name in IMAGE_FIELDS if name in names), None)
-    captions_at = [place for place, name in enumerate(names) if name in CAPTION_FIELDS]
-    if image_at is None or not captions_at:
-        raise BadInput(
-            f"{table} has the columns {names[:8]}; needed a first line that names one of {'/'.join(IMAGE_FIELDS)} and "
-            f"one of {'/'.join(CAPTION_FIELDS)}"
-        )
-    rows: dict[str, list[Any]] = {}
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error:
-            rows[f"line {reader.line_num}"] = [None]
-            continue
-        if row is None:
-            return rows
-        if row:
-            image = row[image_at].strip() if image_at < len(row) else ""
-            rows.setdefault(image or f"line {reader.line_num}", []).extend(
-                row[place] for place in captions_at if place < len(row)
-            )
-
-
-def _first(fields: dict[str, Any], names: Sequence[str]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
+def _unread(value: Unread) -> dict[str, str]:
+    return {UNREAD: value.why}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Counted up when `index_shard` finds other samples in the same file."""
 
 
@@ -61,7 +61,7 @@ class IndexCache:
         return found
 
     def _save(self, file: Path, index: ShardIndex, about: Mapping[str, Any]) -> None:
-        about = {**about, "ignored": index.ignored, "damage": index.damage}
+        about = {**about, "ignored": index.ignored, "damage": index.damage, "contents": index.contents}
         arrays = {
             "samples": index.samples.view(np.uint8),
             "names": np.frombuffer(index.names, dtype=np.uint8),
@@ -111,6 +111,7 @@ def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile) -> Shar
             arrays["name_ends"],
             tuple(theirs["ignored"]),
             theirs["damage"],
+            theirs["contents"],
         )
     except Exception:  # whatever a damaged archive makes its readers raise: it is not there, or not whole
         return None

@@ -8,26 +8,30 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from glob import glob, has_magic
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from silc.data.captions import NoCaption, Unread, captions_in, usable
 from silc.data.index_cache import IndexCache, cache_folder
 from silc.data.progress import track
 from silc.data.remote import CONCURRENT, Remote, RemoteFault, RemoteFile, is_address, split_joined, without_secrets
 from silc.data.span_cache import SpanCache
+from silc.data.tables import table_of
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
-from silc.images import MAX_PIXELS, BadImage, decode_pixels
+from silc.images import MAX_PIXELS, BadImage, decode_pixels, is_image_name
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from silc.data.config import DataConfig
     from silc.images import Suffices
@@ -38,6 +42,8 @@ CAPTIONS = ("txt", "json")
 MEMBERS = ("image", *CAPTIONS)
 GAP = 1 << 16
 """Members of a sample with no more bytes than this between them are read at once."""
+LOOKED_AT = 10_000
+"""Files of a folder that are looked at to say what it holds."""
 READ_AHEAD = 256
 """Captions that are fetched at a time."""
 
@@ -46,8 +52,9 @@ class BadSample(Exception):
     """One pair that cannot be used; the loader counts it by cause and takes another.
 
     Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
-    `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON), `duplicate_key` (its shard has an earlier
-    sample of this key), `unsafe_path` (an image outside its folder), `unreadable` (the file system refused).
+    `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON, no text, a row with too many columns),
+    `duplicate_key` (its shard has an earlier sample of this key), `unsafe_path` (an image outside its folder),
+    `unreadable` (the file system refused).
     """
 
     def __init__(self, broken: Broken) -> None:
@@ -76,6 +83,12 @@ class Pairs(Protocol):
     """Hex digest that changes when a number would mean another sample. Identity of the list, not of the content."""
     faults: Sequence[Broken]
     """What was wrong when the source was opened, by the causes of `FAULTS`."""
+
+    @property
+    def contents(self) -> Mapping[str, int]:
+        """All that was found when it was opened, by what became of it: members of shards (see `ShardIndex.contents`),
+        `rows` of a table."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -118,7 +131,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
             "with captions.jsonl or captions.csv"
         )
-    from silc.data.folder import FolderPairs, table_of  # as above
+    from silc.data.folder import FolderPairs  # as above
 
     if table := table_of(Path(config.train).expanduser()):
         return FolderPairs(table, max_pixels=config.max_pixels)
@@ -176,16 +189,31 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        raise BadInput(
-            f"shard {name!r} is a directory without captions.jsonl or captions.csv; name the tar "
-            f"files in it, for example '{name.rstrip('/')}/*.tar'"
-        )
+        raise BadInput(f"shard {name!r} is a directory without captions.jsonl or captions.csv; {_inside(path)}")
     if not has_magic(name):
         raise BadInput(f"shard {name!r} (of {pattern!r}) does not exist; check the path and the range in braces")
     found = sorted(path for path in map(Path, glob(str(path))) if path.is_file())
     if not found:
         raise BadInput(f"shard pattern {name!r} matches no file; check the path, or quote it against the shell")
     return found
+
+
+def _inside(folder: Path) -> str:
+    """What to do with a folder that has no table."""
+    files = sorted(file for file in islice(folder.glob("**/*"), LOOKED_AT) if file.is_file())
+    if any(file.suffix.lower() == ".tar" for file in files):
+        return f"name the tar files in it, for example '{folder}/*.tar'"
+    if packed := next((file for file in files if re.search(r"\.(tgz|tar\.\w+)$", file.name.lower())), None):
+        return f"{packed.name} in it is compressed: unpack it (`gunzip`, `zstd -d`) to .tar and name the tar files"
+    images = {file.with_suffix("") for file in files if is_image_name(file.name)}
+    if any(file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in images for file in files):
+        pack = 'for d in */; do tar -cf "${d%/}.tar" -C "$d" .; done'
+        return (
+            "its images have a .txt or .json each (img2dataset's output_format `files`): put each folder into a tar, "
+            f"for example `cd {folder} && {pack}`, and name the tar files"
+        )
+    held = "holds images, but says nowhere what they show" if images else "holds no images and no tar files"
+    return f"it {held}; needed is captions.csv with a first line 'file_name,caption', or tar files"
 
 
 class ShardPairs:
@@ -208,6 +236,7 @@ class ShardPairs:
         self._decode = partial(decode_pixels, max_pixels=max_pixels)
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
+        self.contents: Mapping[str, int] = sum((Counter(shard.contents) for shard in self.shards), Counter())
         self._ends = np.cumsum(self.blocks)
         self._files = Files()
 
@@ -221,7 +250,7 @@ class ShardPairs:
         members = self._members(shard, row, MEMBERS)
         captions = self._captions(shard, row, members)
         if "image" not in members:
-            raise _bad("no_image", shard, row, "has a caption but no image")
+            raise _bad("no_image", shard, row, "has a caption but no member with an image's suffix (.jpg, .png ...)")
         if not members["image"]:
             raise _bad("empty_image", shard, row, "has an image of no bytes")
         try:
@@ -291,20 +320,18 @@ class ShardPairs:
 
     def _captions(self, shard: ShardIndex, row: int, members: dict[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
-        found: list[str] = []
+        fields: dict[str, Any] = {}
         try:
-            if "json" in members:
-                found = captions_of_json(members["json"])
+            fields = json_object(members["json"]) if "json" in members else {}
+            found = captions_in(fields, ("captions", "caption"))
             if not found and "txt" in members:
-                found = [members["txt"].decode()]
+                found = [members["txt"].decode("utf-8-sig")]
         except (ValueError, RecursionError) as error:
-            raise _bad("broken_caption", shard, row, f"has a caption that cannot be read: {error}") from error
-        if not found:
-            raise _bad("no_caption", shard, row, "has no caption")
-        captions = clean_captions(found)
-        if not captions:
-            raise _bad("empty_caption", shard, row, "has only empty captions")
-        return captions
+            found = [Unread(f"has a caption that cannot be read: {error}")]
+        try:
+            return usable(found or captions_in(fields))
+        except NoCaption as error:
+            raise _bad(error.cause, shard, row, str(error)) from error
 
 
 def _too_large(sample: np.void, parts: Sequence[str]) -> str:
@@ -375,11 +402,6 @@ def _side_by_side(waits: bool) -> Iterator[Callable[..., Iterator[Any]]]:
         threads.shutdown(cancel_futures=True)
 
 
-def clean_captions(found: Sequence[str]) -> tuple[str, ...]:
-    """Captions without the space around them, nor the empty ones; JSON may escape half a surrogate pair: no text."""
-    return tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
-
-
 def spread_captions(
     num_pairs: int,
     limit: int,
@@ -399,19 +421,14 @@ def spread_captions(
         yield from captions[: limit // num_visits]
 
 
-def captions_of_json(data: bytes) -> list[str]:
-    """Field "captions" (a list) or "caption" (a string) of a sample's JSON; empty if it has neither.
+def json_object(data: bytes) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if it holds something else.
 
     Raises:
         ValueError: the bytes are no JSON.
     """
     fields = json.loads(data)
-    if not isinstance(fields, dict):
-        return []
-    captions = fields.get("captions")
-    if not isinstance(captions, list):
-        captions = [fields.get("caption")]
-    return [caption for caption in captions if isinstance(caption, str)]
+    return fields if isinstance(fields, dict) else {}
 
 
 def _bad(cause: str, shard: ShardIndex, row: int, detail: str) -> BadSample:

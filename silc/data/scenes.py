@@ -168,6 +168,7 @@ class ScenePairs:
         self.blocks = np.array([num], dtype=np.int64)
         self.fingerprint = hashlib.sha256(f"scenes {num} {size} {seed}".encode()).hexdigest()
         self.faults: Sequence[Broken] = ()
+        self.contents: Mapping[str, int] = {}
 
     def __len__(self) -> int:
         return self.num

@@ -11,7 +11,7 @@ from silc.data.streams import stream
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from silc.data.pairs import Pair, Pairs
     from silc.images import Suffices
@@ -41,6 +41,11 @@ class Without:
         self.faults = pairs.faults
         # How many pairs stand before each that is held out.
         self._before = held_out - np.arange(len(held_out))
+
+    @property
+    def contents(self) -> Mapping[str, int]:
+        """Of the whole source."""
+        return self.pairs.contents
 
     def __len__(self) -> int:
         return len(self.pairs) - len(self._before)

@@ -1,35 +1,56 @@
 """Tar shards read in place: an index of the members' offsets, then bytes by offset. Nothing is ever extracted.
 
-A sample is the run of members with one key; the key is the path up to the first dot of its last part (WebDataset's
-rule). Its image is the `.jpg`, `.jpeg`, `.png` or `.webp` member, its captions are in the `.txt` or `.json` one
-(img2dataset's layout). A key that comes again later, or begins anew after a whole sample, is a duplicate. Only regular
-files with a relative name without `..` count.
+A sample is the members of one key, wherever they stand in the shard. A member's key is its path without the last
+suffix, so that `img.v2.jpg` and `img.v2.txt` are the sample `img.v2`. What is then no pair of image and caption, but
+begins as another sample's key does, belongs to that one by WebDataset's rule, whose keys end at the first dot:
+`img.seg.png` beside `img.jpg` and `img.txt` is a member of `img` that is not read.
+
+Its image is the first `.jpg`, `.jpeg`, `.png` or `.webp` member, else the first of another format; its captions are in
+the `.txt` or `.json` one (img2dataset's layout). A member that its sample has already begins a duplicate. Only regular
+files with a relative name without `..` count. Archives that were put together by `cat` are read to their end. Every
+member is in a sample or counted: see `ShardIndex.contents`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from silc.data.captions import captions_in
+from silc.images import READ, UNREAD
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from silc.data.remote import RemoteFile
 
-PARTS = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "txt": "txt", "json": "json"}
+FIRST_CHOICE = ("jpg", "jpeg", "png", "webp")
+IMAGES: Mapping[str, str] = dict.fromkeys((*READ, *UNREAD), "image")
+PARTS: Mapping[str, str] = {**IMAGES, "txt": "txt", "json": "json"}
+"""What a member is to its sample, by its suffix."""
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
 """Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
 SAMPLE = np.dtype([("image", MEMBER), ("txt", MEMBER), ("json", MEMBER), ("duplicate", "?")])
 """A sample's members, and whether its shard has an earlier one of the same key."""
 MAX_MEMBER_BYTES = 1 << 28
+MAX_JSON_LOOKED_AT = 1 << 20
 BLOCK = 512
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
+}
+"""How compressed files begin, and what unpacks them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,9 @@ class ShardIndex:
     """Names of members that are links, devices or sparse files, or that are absolute or have `..`."""
     damage: str
     """What is wrong with the file, empty if nothing is; the samples before the damage are there."""
+    contents: Mapping[str, int]
+    """All its members by what became of them: in `samples`, `folders`, `ignored`, `lost` (of the sample that a cut went
+    through), or by the suffix of those that are not read (`.cls`)."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,75 +78,241 @@ class ShardIndex:
         return self.names[start : int(self.name_ends[row])].decode(errors="replace")
 
 
+@dataclass(eq=False)
+class Sample:
+    """The members of one key, while a shard is walked."""
+
+    key: str
+    duplicate: bool
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(offset, size) by what it is to the sample."""
+    suffixes: list[str] = field(default_factory=list)
+    """Of all its members, those of further images too."""
+    image_suffix: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has an image and something that says what it is."""
+        return "image" in self.parts and len(self.parts) > 1
+
+    def take(self, part: str, suffix: str, where: tuple[int, int]) -> None:
+        """A member more; of several images the first of the usual formats counts, else the first."""
+        self.suffixes.append(suffix)
+        better = part == "image" and suffix in FIRST_CHOICE and self.image_suffix not in FIRST_CHOICE
+        if part not in self.parts or better:
+            self.parts[part] = where
+            self.image_suffix = suffix if part == "image" else self.image_suffix
+
+
+@dataclass
+class Walk:
+    """What is in a tar file."""
+
+    samples: list[Sample] = field(default_factory=list)
+    """In the order in which their first members come."""
+    ignored: list[str] = field(default_factory=list)
+    contents: Counter[str] = field(default_factory=Counter)
+    damage: str = ""
+    _first: dict[str, Sample] = field(default_factory=dict)
+    _latest: dict[str, Sample] = field(default_factory=dict)
+    _touched: Sample | None = None
+
+    def add(self, name: str, part: str, where: tuple[int, int]) -> None:
+        """A member that is read: to the sample of its key that misses it, else to a new one."""
+        path, _, suffix = name.rpartition(".")
+        suffix, key = suffix.lower(), path.removeprefix("./")
+        sample = next((each for each in self._candidates(key) if self._takes(each, part, suffix)), None)
+        if sample is None:
+            sample = Sample(path, key in self._first)
+            self.samples.append(sample)
+            self._first.setdefault(key, sample)
+            self._latest[key] = sample
+        sample.take(part, suffix, where)
+        self._touched = sample
+
+    def _candidates(self, key: str) -> list[Sample]:
+        """Samples of a key: the first while it misses something, else the neighbour, else the latest."""
+        if key not in self._first:
+            return []
+        first, latest = self._first[key], self._latest[key]
+        between = [self._touched] if self._touched in (first, latest) else []
+        return [first, *between, latest] if not first.usable else [*between, latest, first]
+
+    def _takes(self, sample: Sample, part: str, suffix: str) -> bool:
+        """Whether a member belongs to a sample; a whole one takes a further image only of its neighbours."""
+        further = sample.usable and part in sample.parts and sample is not self._touched
+        return suffix not in sample.suffixes and not further
+
+    def drop_cut(self) -> None:
+        """Leave out the sample that a cut went through."""
+        last = self._touched
+        if self.damage and last is not None and not last.usable:
+            self._leave_out([last], "lost")
+
+    def fold(self, file: BinaryIO) -> None:
+        """Give members with compound suffixes to the samples they belong to."""
+        self._leave_out([each for each in self.samples if self._is_part_of_another(each, file)])
+
+    def _is_part_of_another(self, sample: Sample, file: BinaryIO) -> bool:
+        key = sample.key.removeprefix("./")
+        dots = [place for place in range(key.rfind("/") + 2, len(key)) if key[place] == "."]
+        if not any(key[:place] in self._first for place in dots):
+            return False
+        if not sample.usable:
+            return True
+        comes_again = self._first[key] is not self._latest[key]
+        return not comes_again and "txt" not in sample.parts and _says_nothing(file, sample.parts.get("json"))
+
+    def _leave_out(self, samples: Sequence[Sample], fate: str = "") -> None:
+        for suffix in (suffix for each in samples for suffix in each.suffixes):
+            self.contents[fate or f".{suffix}"] += 1
+        gone = set(samples)
+        self.samples = [each for each in self.samples if each not in gone]
+
+    def count(self) -> None:
+        """Complete `contents`."""
+        for sample in self.samples:
+            self.contents["samples"] += len(sample.parts)
+            kept = {sample.image_suffix, *(part for part in sample.parts if part != "image")}
+            self.contents.update(f".{suffix}" for suffix in sample.suffixes if suffix not in kept)
+        self.contents += Counter(ignored=len(self.ignored))  # nothing, if that is 0
+
+
+def walk(path: Path | RemoteFile, parts: Mapping[str, str] = PARTS) -> Walk:
+    """Go through the headers of an uncompressed tar file.
+
+    Args:
+        parts: what a member is to its sample, by its suffix; a sample is an image and something else.
+
+    Raises:
+        RemoteFault: a remote file cannot be had.
+        BadInput: the file cannot be read.
+    """
+    found = Walk()
+    try:
+        with path.open("rb") as file:
+            try:
+                for member in _whole_members(file):
+                    _sort_in(found, member, parts)
+            except (tarfile.TarError, ValueError, EOFError) as error:
+                found.damage = str(error)
+            found.drop_cut()
+            found.fold(file)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+    found.count()
+    return found
+
+
+def _sort_in(found: Walk, member: tarfile.TarInfo, parts: Mapping[str, str]) -> None:
+    base = member.name.rpartition("/")[2]
+    suffix = base.rpartition(".")[2].lower() if "." in base else ""
+    if member.isdir():
+        found.contents["folders"] += 1
+    elif not _is_plain_file(member):
+        found.ignored.append(member.name)
+    elif base.startswith("."):  # ._ files of macOS, and others that are hidden
+        found.contents["hidden"] += 1
+    elif suffix not in parts:
+        found.contents[f".{suffix}"] += 1
+    else:
+        found.add(member.name, parts[suffix], (member.offset_data, member.size))
+
+
 def index_shard(path: Path | RemoteFile) -> ShardIndex:
-    """Walk the headers of an uncompressed tar file.
+    """Walk a shard of images and captions.
 
     Raises:
         RemoteFault: a remote file cannot be had.
         BadInput: the file cannot be read, is no uncompressed tar, or holds no image with a caption.
     """
-    samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
-    extensions: set[str] = set()  # of the last sample
-    ignored: list[str] = []
-    damage = ""
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in _whole_members(tar, file):
-                if not _is_plain_file(member):
-                    ignored += [member.name] if not member.isdir() else []
-                    continue
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                extension = extension.lower()
-                part = PARTS.get(extension)
-                if part is None:
-                    continue
-                key = folder + slash + stem
-                if not samples or samples[-1][0] != key or (extension in extensions and _is_usable(samples[-1][1])):
-                    samples.append((key, {}))
-                    extensions.clear()
-                extensions.add(extension)
-                samples[-1][1].setdefault(part, (member.offset_data, member.size))
-    except (tarfile.TarError, ValueError, EOFError) as error:
-        damage = str(error)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
-
-    if damage and samples and not _is_usable(samples[-1][1]):
-        samples.pop()  # the cut went through it
-    if not any(_is_usable(parts) for _, parts in samples):
-        reason = f"it is no uncompressed tar file or is damaged ({damage})" if damage else "no member pair fits"
-        raise BadInput(
-            f"{path} holds no sample: {reason}; needed an uncompressed tar of "
-            "{key}.jpg|jpeg|png|webp with {key}.txt or {key}.json"
-        )
-    keys = [key.encode(errors="replace") for key, _ in samples]
-    rows, seen = [], set()
-    for key, parts in samples:
-        rows.append((*(parts.get(part, (0, 0)) for part in ("image", "txt", "json")), key in seen))
-        seen.add(key)
+    found = walk(path)
+    if not any(sample.usable for sample in found.samples):
+        raise BadInput(f"{path} holds no sample: {_why_none(path, found)}")
+    keys = [sample.key.encode(errors="replace") for sample in found.samples]
+    rows = [
+        (*(sample.parts.get(part, (0, 0)) for part in ("image", "txt", "json")), sample.duplicate)
+        for sample in found.samples
+    ]
     return ShardIndex(
         path,
         np.array(rows, dtype=SAMPLE),
         b"".join(keys),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),
-        tuple(ignored),
-        damage,
+        tuple(found.ignored),
+        found.damage,
+        dict(found.contents),
     )
 
 
-def _whole_members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends."""
+def _why_none(path: Path | RemoteFile, found: Walk) -> str:
+    """What is in a file that holds no pair, and what to do about it."""
+    needed = "needed is an uncompressed tar of {key}.jpg|jpeg|png|webp with {key}.txt or {key}.json"
+    if found.damage and not found.contents.total():
+        with path.open("rb") as file:
+            start = file.read(8)
+        for mark, (name, command) in COMPRESSED.items():
+            if start.startswith(mark):
+                return (
+                    f"it is compressed by {name}, so that nothing in it can be read by its place; `{command}` it first"
+                )
+        return f"it is no uncompressed tar file or is damaged ({found.damage}); {needed}"
+    images = [each for each in found.samples if "image" in each.parts]
+    texts = [each for each in found.samples if "image" not in each.parts]
+    counts = Counter(f".{suffix}" for each in found.samples for suffix in each.suffixes)
+    counts.update({fate: count for fate, count in found.contents.items() if fate != "samples"})
+    listed = ", ".join(
+        f"{count:,} {name if name != '.' else 'without suffix'}" for name, count in counts.most_common(8)
+    )
+    said = f"no member pair fits; its members are {listed or 'none'}"
+    if images and texts:
+        said += (
+            f"; the first image's key is {images[0].key!r}, the first caption's {texts[0].key!r}: a key is the path "
+            "without its last suffix, folders included, and has to be the same"
+        )
+    elif images or texts:
+        said += f", so there is {'no caption' if images else 'no image'}"
+    return f"{said}; {needed}" + (f"; it is damaged too ({found.damage})" if found.damage else "")
+
+
+def _whole_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends.
+
+    Behind the zeros that end an archive another may follow (`cat a.tar b.tar`; GNU's `--ignore-zeros`).
+    """
     length = file.seek(0, os.SEEK_END)  # tarfile seeks to where it reads
-    for member in tar:
-        # What is no plain file has no bytes of its own here, whatever size it states.
-        if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:
-            raise tarfile.ReadError(f"cut short at byte {length:,}, within {member.name!r}")
-        yield member
-    # tarfile takes a broken header, or none at all, silently for the end; the end is a block of zeros.
-    file.seek(tar.offset)
-    if file.read(BLOCK) != bytes(BLOCK):
-        raise tarfile.ReadError(f"cut short or damaged at byte {tar.offset:,} of {length:,}")
+    start: int | None = 0
+    while start is not None:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                # What is no plain file has no bytes of its own here, whatever size it states.
+                if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:
+                    raise tarfile.ReadError(f"cut short at byte {length:,}, within {member.name!r}")
+                yield member
+            # tarfile takes a broken header, or none at all, silently for the end; the end is a block of zeros.
+            end = tar.offset
+        file.seek(end)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise tarfile.ReadError(f"cut short or damaged at byte {end:,} of {length:,}")
+        start = _next_archive(file, length)
+
+
+def _next_archive(file: BinaryIO, length: int) -> int | None:
+    """Where the zeros end at which a file stands; None if they are its end.
+
+    Raises:
+        ReadError: what follows them is no archive.
+    """
+    while block := file.read(BLOCK):
+        if any(block):
+            start = file.tell() - len(block)
+            try:
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+            except tarfile.HeaderError:
+                raise tarfile.ReadError(f"damaged at byte {start:,} of {length:,}: no member begins there") from None
+            return start
+    return None
 
 
 def _is_plain_file(member: tarfile.TarInfo) -> bool:
@@ -131,8 +321,16 @@ def _is_plain_file(member: tarfile.TarInfo) -> bool:
     return plain and not member.name.startswith("/") and ".." not in member.name.split("/")
 
 
-def _is_usable(parts: dict[str, tuple[int, int]]) -> bool:
-    return "image" in parts and ("txt" in parts or "json" in parts)
+def _says_nothing(file: BinaryIO, where: tuple[int, int] | None) -> bool:
+    """Whether a JSON member has no captions: what is known of a mask, for one."""
+    if where is None or where[1] > MAX_JSON_LOOKED_AT:
+        return False
+    file.seek(where[0])
+    try:
+        fields = json.loads(file.read(where[1]))
+    except (ValueError, RecursionError):
+        return False
+    return not (isinstance(fields, dict) and captions_in(fields))
 
 
 class Files:

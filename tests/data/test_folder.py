@@ -7,6 +7,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,9 +21,10 @@ from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.data.config import DataConfig
-from silc.data.folder import FolderPairs, table_of
-from silc.data.pairs import BadSample, open_pairs
+from silc.data.folder import FolderPairs
+from silc.data.pairs import BadSample, ShardPairs, open_pairs
 from silc.data.quarantine import QUARANTINE
+from silc.data.tables import table_of
 from silc.training.log import history
 from silc.types import BadInput
 from tests.data.conftest import encoded, photo
@@ -119,6 +122,45 @@ def test_a_table_without_pairs_is_named(folder: Path, name: str, content: bytes,
         open_pairs(DataConfig(train=str(folder)), seed=0)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+INSIDE = {
+    "00000/0.tar": r"name the tar files in it, for example '.*data/\*\.tar'",
+    "00000.tar.gz": r"00000\.tar\.gz in it is compressed: unpack it",
+    "a/00000.TGZ": r"00000\.TGZ in it is compressed",
+    "00000/7.jpg 00000/7.txt 00000/7.json": r"img2dataset's output_format `files`.*do tar -cf",
+    "b/7.GIF b/7.txt": "have a .txt or .json each",
+    "pictures/1.GIF": "holds images, but says nowhere what they show",
+    "notes.md": "holds no images and no tar files",
+    "": "holds no images and no tar files",
+}
+
+
+@pytest.mark.parametrize("names", INSIDE)
+def test_a_folder_without_a_table_is_told_what_to_do(tmp_path: Path, names: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in names.split():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(BadInput, match=INSIDE[names]) as caught:
+        open_pairs(DataConfig(train=str(folder)), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_advice_for_img2datasets_files_works(tmp_path: Path, shards: list[Path]) -> None:
+    for shard in shards[:2]:
+        (tmp_path / "data" / shard.stem).mkdir(parents=True)
+        with tarfile.open(shard) as tar:
+            tar.extractall(tmp_path / "data" / shard.stem, filter="data")
+    with pytest.raises(BadInput) as caught:
+        open_pairs(DataConfig(train=str(tmp_path / "data")), seed=0)
+    command = str(caught.value).split("`")[3]
+    subprocess.run(command, shell=True, check=True, executable="/bin/sh")
+    pairs = open_pairs(DataConfig(train=str(tmp_path / "data/*.tar"), index_cache=str(tmp_path / "cache")), seed=0)
+    assert sorted(pairs[index].captions for index in range(len(pairs))) == sorted(
+        pair.captions for pair in ShardPairs(shards[:2])
+    )
 
 
 def hostile(folder: Path) -> dict[str, str]:
