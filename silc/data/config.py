@@ -97,8 +97,8 @@ class DataConfig:
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
     by '::'; http://, https:// and s3:// addresses likewise (pip install 'silc[remote]'). Or a folder of images with a
-    table (captions.jsonl, .json, .csv, .tsv or .txt), or the table: an image (file_name, image, filepath) and its caption
-    (caption, captions, text, title) a row."""
+    table (captions.jsonl, .json, .csv, .tsv or .txt), or the table: an image (file_name, image, filepath) and its
+    caption (caption, captions, text, title) a row."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)
