@@ -56,7 +56,7 @@ def image_features(
             pixels = torch.stack(list(pool.map(lambda index: preprocess(images[index]), batch)))
             return encode(preprocess.normalize(pixels.to(model.device)))
 
-        return _finite(_gathered(features, len(images), batch_size, progress, world), model)
+        return finite(_gathered(features, len(images), batch_size, progress, world), model)
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def text_features(
         ids = model.tokenizer(texts[batch.start : batch.stop]).to(model.device)
         return model.encode_text(ids, normalize=normalize)
 
-    return _finite(_gathered(features, len(texts), batch_size, progress, world), model)
+    return finite(_gathered(features, len(texts), batch_size, progress, world), model)
 
 
 def batches(total: int, size: int) -> Iterator[range]:
@@ -109,7 +109,12 @@ def _gathered(
     return torch.cat([everyone[start] for start in sorted(everyone)])
 
 
-def _finite(features: Tensor, model: DualEncoder) -> Tensor:
+def finite(features: Tensor, model: DualEncoder) -> Tensor:
+    """The features themselves.
+
+    Raises:
+        BadInput: they are not finite: each of them would be given the first class, and a score like any other's.
+    """
     if not features.isfinite().all():
         raise BadInput(f"{model.name or 'the model'} gives features that are not finite; its weights cannot be scored")
     return features

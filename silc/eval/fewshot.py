@@ -82,6 +82,7 @@ class FewShot:
             "l2": L2,
             "bias": BIAS,
             "features": "pooled, before projection",
+            "order": "of the files",
             "image_size": preprocess.size,
             "resize": f"{preprocess.resize}, {preprocess.interpolation}",
         }

@@ -36,6 +36,11 @@ def refine(maps: Tensor, image: Tensor, rounds: int = ROUNDS, dilations: tuple[i
     return maps
 
 
+def refine_at_their_size(maps: Tensor, image: Tensor) -> Tensor:
+    """Refined maps [C, h, w] along the edges of an image [3, H, W] brought to their size, as TCL's `apply_pamr`."""
+    return refine(maps, F.interpolate(image[None], maps.shape[-2:], mode="bilinear", align_corners=True)[0])
+
+
 def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     """Weights [P, H, W] of the P = 8 * len(dilations) neighbours of each pixel, summing to 1.
 

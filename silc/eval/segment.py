@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from silc.eval import metrics, pamr, pictures
 from silc.eval.datasets import IGNORE
-from silc.eval.embed import ALONE, Progress, batches, dealt, silent
+from silc.eval.embed import ALONE, Progress, batches, dealt, finite, silent
 from silc.eval.prompts import templates, text_classifier
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.preprocess import resample
@@ -120,25 +120,12 @@ class ZeroShotSegmentation:
         """Score a model.
 
         Raises:
-            BadInput: a readout the model does not have; no labelled pixel; see also `SegmentationSet.example`.
+            BadInput: a readout the model does not have; features that are not finite; no labelled pixel; see also
+                `SegmentationSet.example`.
         """
         data, absent = self._data(), self.config.absent_classes
-        num_classes = len(data.classes)
-        shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
-        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        overlays: dict[int, Picture] = {}
-        rules = window_rules(model, self.config)
-        classifier = scorer_of(model, self.data.classes, self.config, self.world)
-        for index, image, truth, prediction in self._predictions(data, classifier, rules):
-            counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
-            if index in shown:
-                seen = image if self.config.photographs else None
-                panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
-                overlays[index] = Picture(self.name, str(data.ids[index]), panel)
-            self.progress(index + 1, len(data))
-        shares = self.world.collect((counts, overlays))
-        counts = sum((share for share, _ in shares), start=torch.zeros_like(counts))
-        overlays = {index: picture for _, share in shares for index, picture in share.items()}
+        scorer = scorer_of(model, self.data.classes, self.config, self.world)
+        counts, overlays = self._tally(data, scorer, window_rules(model, self.config))
         if not counts.any():
             raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
         record = Record(
@@ -154,6 +141,29 @@ class ZeroShotSegmentation:
             },
         )
         return Evaluation(record, [overlays[index] for index in sorted(overlays)])
+
+    def _tally(
+        self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
+    ) -> tuple[Tensor, dict[int, Picture]]:
+        """Confusion counts [C, C] of all ranks' images, and pictures by index."""
+        num_classes = len(data.classes)
+        shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
+        counts, overlays, complaint = torch.zeros(num_classes, num_classes, dtype=torch.int64), {}, ""
+        try:
+            for index, image, truth, prediction in self._predictions(data, scorer, rules):
+                counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
+                if index in shown:
+                    seen = image if self.config.photographs else None
+                    panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
+                    overlays[index] = Picture(self.name, str(data.ids[index]), panel)
+                self.progress(index + 1, len(data))
+        except BadInput as error:  # one rank's alone, perhaps; the others wait for its share
+            complaint = str(error)
+        shares = self.world.collect((counts, overlays, complaint))
+        if complaints := [told for _, _, told in shares if told]:
+            raise BadInput(complaints[0])
+        counts = sum((share for share, _, _ in shares), start=torch.zeros_like(counts))
+        return counts, {index: picture for _, share, _ in shares for index, picture in share.items()}
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
@@ -186,6 +196,7 @@ def window_rules(model: DualEncoder, config: EvalConfig) -> SlidingWindowProtoco
         templates=config.templates or rules.templates,
         ensemble=config.ensemble or rules.ensemble,
         shorter=rules.shorter * window // rules.window,
+        longer=rules.longer and rules.longer * window // rules.window,
         interpolation=config.interpolation or own,
         window=window,
         stride=max(1, rules.stride * window // rules.window),
@@ -284,11 +295,11 @@ def class_maps(scorer: Scorer, crops: Sequence[Tensor], batch_size: int) -> Iter
             own = patch_scores(scorer, fitted, scorer.readout)
             other = patch_scores(scorer, fitted, scorer.mix) if scorer.mix else own
             for image, scores, more in zip(fitted, own, other, strict=True):
-                full = _resize(scores, *upsampled)  # one at a time: these are large
                 if scorer.refined:
-                    full = pamr.refine(full, _resize(image, *upsampled))
+                    scores = pamr.refine_at_their_size(scores, image)
                 if scorer.mix:
-                    full = (1 - MIX) * full + MIX * _resize(more, *upsampled)
+                    scores = (1 - MIX) * scores + MIX * more
+                full = _resize(scores, *upsampled)  # one at a time: these are large
                 if scorer.softmax:
                     full = full.softmax(dim=0)
                 yield full[:, top : top + height, left : left + width]
@@ -296,8 +307,13 @@ def class_maps(scorer: Scorer, crops: Sequence[Tensor], batch_size: int) -> Iter
 
 @torch.no_grad()
 def patch_scores(scorer: Scorer, pixels: Tensor, readout: str) -> Tensor:
-    """Cosines [B, C, h, w] of patches and classes, or TCL's masks, of normalised pixels [B, 3, H, W]."""
-    features = F.normalize(scorer.model.encode_dense(pixels, readout).float(), dim=-1)  # [B, h, w, D]
+    """Cosines [B, C, h, w] of patches and classes, or TCL's masks, of normalised pixels [B, 3, H, W].
+
+    Raises:
+        BadInput: features that are not finite.
+    """
+    dense = finite(scorer.model.encode_dense(pixels, readout).float(), scorer.model)
+    features = F.normalize(dense, dim=-1)  # [B, h, w, D]
     cosines = (features @ scorer.classifier.T).permute(0, 3, 1, 2)
     return torch.sigmoid(10 * (cosines - 0.25)) if scorer.sigmoid else cosines
 

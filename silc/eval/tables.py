@@ -27,6 +27,7 @@ HEADLINES = {
 }
 """What is shown of tasks that the paper has not."""
 SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
+COSTS = ("examples seen", "training FLOPs")
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 32px; color-scheme: light dark; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #8884; }
@@ -51,6 +52,10 @@ class Row:
     published: bool
     scores: Sequence[float | None]
     """In percent, one per column; None where there is none."""
+    examples: int | None = None
+    """Seen in training."""
+    flops: float | None = None
+    """Of training."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,20 @@ class PaperTable:
     rows: Sequence[Row]
     notes: Sequence[str]
     """What keeps a row from being compared."""
+
+    @property
+    def heads(self) -> list[str]:
+        """Titles of the columns, with those of what a run cost where one of them says it."""
+        return [*(column.label for column in self.columns), *(COSTS if self._costs else ())]
+
+    def cells(self, row: Row) -> list[str]:
+        """A row's texts, one for each head."""
+        spent = ("" if row.examples is None else f"{row.examples:,}", "" if row.flops is None else f"{row.flops:.2e}")
+        return [*map(_cell, row.scores), *(spent if self._costs else ())]
+
+    @property
+    def _costs(self) -> bool:
+        return any(row.examples is not None for row in self.rows)
 
 
 def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
@@ -81,14 +100,22 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
     names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
     own = [row for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])]
+    there = {(column.task, column.dataset) for column in columns}
     columns += _others(columns, [record for _, records in own for record in records])
-    rows = [
-        Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * _extra(columns, table))
+    added = len(columns) - len(table["columns"])
+    theirs = [
+        Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
         for row in table["rows"]
     ]
-    rows += [Row(label, False, [_score(records, column) for column in columns]) for label, records in own]
-    notes = [f"{label}: {note}" for label, records in own for note in _notes(records)]
-    return PaperTable(table["title"], table["source"], columns, rows, notes)
+    ours = [
+        Row(label, False, [_score(records, column) for column in columns], *_cost(records)) for label, records in own
+    ]
+    notes = _unequal(ours)
+    for label, records in own:
+        beside = [record for record in records if (record["task"], record["dataset"]) in there]
+        rest = [record for record in records if (record["task"], record["dataset"]) not in there]
+        notes += [f"{label}: {note}" for note in (*_differences(beside, published["protocols"]), *_notes(rest))]
+    return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], notes)
 
 
 def distinct_names(runs: Sequence[str | Path]) -> list[str]:
@@ -112,21 +139,21 @@ def to_markdown(table: PaperTable) -> str:
         f"**{table.title}**, in percent. Grey rows of the page, *slanted* here, are published: {table.source}.",
         "",
     ]
-    lines += ["| " + " | ".join(["", *(column.label for column in table.columns)]) + " |"]
-    lines += ["| --- |" + " ---: |" * len(table.columns)]
+    lines += ["| " + " | ".join(["", *table.heads]) + " |"]
+    lines += ["| --- |" + " ---: |" * len(table.heads)]
     for row in table.rows:
         name = f"*{row.name}*" if row.published else row.name
-        lines.append("| " + " | ".join([name, *map(_cell, row.scores)]) + " |")
+        lines.append("| " + " | ".join([name, *table.cells(row)]) + " |")
     lines += [""] * bool(table.notes) + [f"* {note}" for note in table.notes]
     return "\n".join(lines) + "\n"
 
 
 def to_html(table: PaperTable) -> str:
     """The same as a page that loads nothing."""
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *(column.label for column in table.columns)))
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *table.heads))
     body = "\n".join(
         f'<tr class="{"published" if row.published else "own"}"><td>{html.escape(row.name)}</td>'
-        + "".join(f"<td>{_cell(score)}</td>" for score in row.scores)
+        + "".join(f"<td>{cell}</td>" for cell in table.cells(row))
         + "</tr>"
         for row in table.rows
     )
@@ -144,6 +171,7 @@ def to_json(table: PaperTable) -> str:
     labels = [column.label for column in table.columns]
     rows = [
         {"name": row.name, "published": row.published, "scores": dict(zip(labels, row.scores, strict=True))}
+        | {"examples_seen": row.examples, "train_flops": row.flops}
         for row in table.rows
     ]
     content = {"title": table.title, "source": table.source, "rows": rows, "notes": list(table.notes)}
@@ -195,8 +223,23 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
-def _extra(columns: Sequence[Column], table: Mapping[str, Any]) -> int:
-    return len(columns) - len(table["columns"])
+def _cost(records: Sequence[Mapping[str, Any]]) -> tuple[int | None, float | None]:
+    """Examples seen and training FLOPs of what the records are of."""
+    return records[0].get("examples_seen"), records[0].get("train_flops")
+
+
+def _unequal(rows: Sequence[Row]) -> list[str]:
+    """How far runs are from equal training FLOPs, against the cheapest; examples alone say little of cost."""
+    known = [(row.flops, row) for row in rows if row.flops]
+    if not known:
+        return []
+    least, cheapest = min(known, key=lambda one: one[0])
+    return [
+        f"{row.name} took {flops / least:.1f} times the training FLOPs of {cheapest.name}"
+        + (" for the same examples" if row.examples == cheapest.examples else "")
+        for flops, row in known
+        if flops > 1.05 * least
+    ]
 
 
 def _score(records: Sequence[Mapping[str, Any]], column: Column) -> float | None:
@@ -206,8 +249,34 @@ def _score(records: Sequence[Mapping[str, Any]], column: Column) -> float | None
     return None
 
 
+def _differences(records: Sequence[Mapping[str, Any]], follows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a row's records were scored by that published rows were not, data sets with the same differences together.
+
+    The paper names whom it follows, not every number: `published.json` holds these authors' own.
+    """
+    alike: dict[str, list[str]] = {}
+    for record in records:
+        theirs, ours = follows[record["task"]], record["protocol"]
+        said = [
+            f"{name} {_said(ours[name])}, not {_said(theirs[name])}"
+            for name in theirs
+            if name in ours and ours[name] != theirs[name]
+        ]
+        if said:
+            where = alike.setdefault("; ".join(said), [])
+            where += [record["dataset"]] * (record["dataset"] not in where)
+    return [f"{', '.join(where)}: {said}" for said, where in alike.items()]
+
+
+def _said(value: Any) -> str:
+    """A protocol's value as people write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"'{value}'" if isinstance(value, str) and ", " in value else str(value)
+
+
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the protocols of a row's records do that the paper's do not."""
+    """What was done to scores that stand beside no published ones, and is not raw."""
     notes = []
     for record in records:
         protocol = record["protocol"]

@@ -10,9 +10,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.segment import Scorer, ZeroShotSegmentation, class_maps, label_map, rescale_size, stitch, windows
+from silc.eval.segment import (
+    Scorer,
+    ZeroShotSegmentation,
+    class_maps,
+    label_map,
+    rescale_size,
+    stitch,
+    window_rules,
+    windows,
+)
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -272,7 +282,7 @@ def test_each_protocol_equals_its_second_writing(protocol, size, expected):
         ({}, (448, 224, "shorter side 448, longer at most 2048, rounded nearest, cv2_bilinear", "pad")),
         ({"segmentation": "tips"}, (448, 336, "shorter side 448, rounded down, bicubic", "resize")),
         ({"segmentation": "dinov3"}, (384, 192, "shorter side 512, rounded down, bicubic", "resize")),
-        ({"window": 256}, (256, 128, "shorter side 256, longer at most 2048, rounded nearest, bilinear", "pad")),
+        ({"window": 256}, (256, 128, "shorter side 256, longer at most 1170, rounded nearest, bilinear", "pad")),
     ],
 )
 def test_a_model_of_enough_resolution_gets_the_published_numbers(fields, want):
@@ -280,6 +290,16 @@ def test_a_model_of_enough_resolution_gets_the_published_numbers(fields, want):
     assert (protocol["window"], protocol["stride"], protocol["resize"], protocol["fit"]) == want
     assert not protocol["tuned_on_labels"]
     assert protocol["refined"] is False
+
+
+def test_the_longer_side_is_in_proportion_to_the_window():
+    """A strip of 2,400 x 300 px: in windows of 448 it is 2,048 px long, in windows of 224 half of that."""
+    found = []
+    for window in (448, 224):
+        rules = window_rules(Patches(512), EvalConfig(window=window))
+        found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
+    assert found == [(2048, 256), (1024, 128)]
+    assert window_rules(Patches(512), EvalConfig(segmentation="tips", window=224)).longer is None
 
 
 def test_label_maps_in_chunks_equal_all_classes_at_once():
@@ -330,6 +350,20 @@ def test_refined_maps_are_labelled(oracle, flat):
     record = ZeroShotSegmentation("halves-zs-seg", data, EvalConfig(pamr=True, num_pictures=0))(oracle).record
     assert record.protocol["refined"] == "PAMR"
     assert record.metrics["miou"] > 0.9
+
+
+def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_enlarged_and_mixed():
+    model, classifier = Patches(8), torch.eye(6)[:3]
+    crop = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    got = next(class_maps(Scorer(model, classifier, "linear", refined=True, mix="squared"), [crop], 1))
+    pixels = model.preprocess.normalize(crop[None])
+    own, other = (
+        torch.einsum("bhwd,cd->bchw", F.normalize(model.encode_dense(pixels, readout), dim=-1), classifier)[0]
+        for readout in ("linear", "squared")
+    )
+    small = F.interpolate(pixels, (3, 4), mode="bilinear", align_corners=True)[0]
+    mixed = 0.7 * pamr.refine(own, small) + 0.3 * other
+    torch.testing.assert_close(got, F.interpolate(mixed[None], (12, 16), mode="bilinear", align_corners=False)[0])
 
 
 def test_patches_of_16_reach_the_ceiling_that_averaging_leaves(oracle, flat):

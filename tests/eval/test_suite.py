@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from silc.distributed import World
 from silc.eval import suite
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
@@ -77,10 +78,38 @@ def test_evaluation_is_deterministic_and_leaves_the_generator_alone(root, oracle
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_features_that_are_not_finite_are_refused(root, oracle):
-    oracle.encode_image = lambda images: torch.full((len(images), 41), torch.nan)
-    with pytest.raises(BadInput, match="oracle gives features that are not finite"):
-        suite.run({"student": oracle}, suite.tasks(EvalConfig(root=str(root), tasks="shapes-zs")))
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        *(("shapes-zs", "encode_image"), ("shapes-zs", "encode_text"), ("shapes-fewshot", "encode_pooled")),
+        *(("pairs-retrieval", "encode_image"), ("pairs-retrieval", "encode_text")),
+        *(("stripes-zs-seg", "encode_dense"), ("stripes-zs-seg", "encode_text")),
+    ],
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_are_refused(root, oracle, task, method, value):
+    """One number of one image or text is enough: it would be given some class, and counted."""
+    plain = getattr(oracle, method)
+
+    def broken(*given, **named):
+        features = plain(*given, **named).clone()
+        features.view(-1)[-1] = value
+        return features
+
+    setattr(oracle, method, broken)
+    with pytest.raises(BadInput, match=r"^oracle gives features that are not finite; its weights cannot be scored$"):
+        suite.run({"student": oracle}, suite.tasks(EvalConfig(root=str(root), tasks=task, shots=(1,))))
+
+
+def test_what_one_rank_finds_is_told_by_all(root, oracle):
+    """The others do not wait for its counts: each collective is entered by all."""
+
+    class Two(World):
+        def collect(self, value):
+            return [value, (torch.zeros_like(value[0]), {}, "found there")] if isinstance(value, tuple) else [value]
+
+    with pytest.raises(BadInput, match="found there"):
+        suite.run({"x": oracle}, suite.tasks(EvalConfig(root=str(root), tasks="stripes-zs-seg"), world=Two()))
 
 
 def test_class_names_are_cut_at_the_comma_and_canonicalised(oracle, flat):

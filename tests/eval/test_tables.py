@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from silc.cli import main
-from silc.eval.tables import NAMES, paper_table, to_html, to_markdown
+from silc.eval import suite, tables
+from silc.eval.config import EvalConfig
+from silc.eval.tables import NAMES, paper_table, to_html, to_json, to_markdown
+from silc.preprocess import Preprocess
 
 
 def record(task, dataset, weights="teacher", protocol=None, **metrics):
@@ -56,7 +62,78 @@ def test_a_run_beside_the_published_rows(run):
         **{"ImageNet 0-shot": 50, "A-150": 12.34, "COCO I2T R@1": 60, "COCO T2I R@1": 45},
         **{"scenes I2T R@1": 25, "scenes T2I R@1": 20},
     }
-    assert table.notes == ["mine, teacher: ade150 is refined (PAMR)"]
+    assert table.notes == ["mine, teacher: ade150: refined PAMR, not off"]
+
+
+def write(folder, records):
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps(records))
+    return folder
+
+
+def test_every_difference_from_a_rows_protocol_is_a_note(tmp_path):
+    """What a model of 256 px is scored by, as its evaluators record it, beside rows of 448 px."""
+    theirs = json.loads(Path(tables.__file__).with_name("published.json").read_text())["protocols"]
+    segmentation = theirs["zeroshot_segmentation"]
+    own = {**segmentation, "readout": "map_value", "window": 256, "stride": 128, "mix": "0.7 own + 0.3 x"}
+    run = write(
+        tmp_path / "mine",
+        [
+            record("zeroshot_segmentation", "ade150", miou=0.1, protocol=own),
+            record("zeroshot_segmentation", "pc59", miou=0.1, protocol=own),
+            record("zeroshot_segmentation", "voc20", miou=0.1, protocol=segmentation),
+            record("zeroshot_segmentation", "scenes", miou=0.1, protocol=own),
+            record("zeroshot_classification", "imagenet", acc1=0.1, protocol=theirs["zeroshot_classification"]),
+            record("zeroshot_retrieval", "coco", protocol={"max_captions": 5, "resize": "squash, bilinear"}, x=0.1),
+        ],
+    )
+    table = paper_table("main", [run])
+    assert table.notes == [
+        "mine, teacher: ade150, pc59: window 256, not 448; stride 128, not 224; mix 0.7 own + 0.3 x, not off",
+        "mine, teacher: coco: max_captions 5, not all; resize 'squash, bilinear', not 'squash, tf_bilinear'",
+    ]
+    for note in table.notes:
+        assert f"* {note}\n" in to_markdown(table)
+        assert html.escape(note) in to_html(table)
+    assert json.loads(to_json(table))["notes"] == table.notes
+
+
+def test_the_published_protocols_are_what_evaluators_record(oracle, root):
+    """At the published resolution, with big_vision's filter, the order of the shots alone is noted."""
+    theirs = json.loads(Path(tables.__file__).with_name("published.json").read_text())["protocols"]
+    model = replace(oracle, preprocess=Preprocess(448, interpolation="tf_bilinear"))
+    evaluators = suite.tasks(EvalConfig(root=str(root), shots=(1,)))
+    differing = {}
+    for evaluator in evaluators:
+        kind = next(kind for kind, end in suite.SUFFIX.items() if evaluator.name.endswith(f"-{end}"))
+        ours = evaluator.protocol(model)
+        assert theirs[kind].keys() <= ours.keys()
+        differing |= {name: ours[name] for name, value in theirs[kind].items() if ours[name] != value}
+    assert len(evaluators) == 4
+    assert differing == {"order": "of the files"}
+
+
+def test_what_rows_cost_stands_beside_them(tmp_path):
+    """Equal examples are not equal compute: SILC's step is several of CLIP's."""
+    runs = []
+    for name, examples, flops in (("clip", 1000, 1e12), ("silc", 1000, 3.6e12), ("clip-longer", 3600, 3.59e12)):
+        one = record("zeroshot_classification", "imagenet", acc1=0.5) | {
+            "examples_seen": examples,
+            "train_flops": flops,
+        }
+        runs.append(write(tmp_path / name, [one]))
+    table = paper_table("ablation", runs)
+    assert table.notes == [
+        "silc, teacher took 3.6 times the training FLOPs of clip, teacher for the same examples",
+        "clip-longer, teacher took 3.6 times the training FLOPs of clip, teacher",
+    ]
+    assert paper_table("ablation", runs[1:]).notes == []
+    page = to_markdown(table)
+    assert "| PC-59 | examples seen | training FLOPs |" in page
+    assert "| silc, teacher | 50.0 |  |  |  |  |  | 1,000 | 3.60e+12 |" in page
+    assert "| *CLIP* | 71.7 | 59.1 | 42.9 | 11.8 | 12.9 | 20.1 |  |  |" in page
+    assert "<td>3,600</td><td>3.59e+12</td>" in to_html(table)
+    assert json.loads(to_json(table))["rows"][-1]["train_flops"] == 3.59e12
 
 
 def test_teacher_and_student_are_both_shown_where_they_are_compared(run):
