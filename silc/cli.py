@@ -30,10 +30,10 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import tyro
 
@@ -41,6 +41,7 @@ from silc import config as configs
 from silc import recipes
 from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
+from silc.settings import NATURAL, Device, Duration, Range, Settings, limits
 from silc.types import BadInput, LostRank, Preempted
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from silc.config import Config
 
+T = TypeVar("T")
 FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 COMMANDS = (
     *("train", "finetune", "eval", "import", "export", "predict", "plan", "bench", "doctor", "show", "recipes"),
@@ -172,14 +174,15 @@ def _taken(args: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[
 class EvalCommand(EvalConfig):
     """Score runs on the data sets under a root, side by side."""
 
+    section: ClassVar[str] = ""
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
     """JSON file for all records; default each run's own scores.json. A report.html is written beside the first."""
     tokenizer: str = ""
     """tokenizer.json, spiece.model or a directory with one, for models that are no runs; a .npz has none of its own."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    device: Annotated[str, Device()] = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
     cache: str = ""
     """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
     table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
@@ -193,8 +196,7 @@ class EvalCommand(EvalConfig):
 
 
 def _eval(args: list[str]) -> int:
-    with _complaint_in_one_line():
-        command = tyro.cli(EvalCommand, args=args, prog="silc eval")
+    command = _read(EvalCommand, args, "silc eval")
     if command.list:
         return _list_tasks(command.root)
     if not command.runs:
@@ -251,7 +253,7 @@ def _list_tasks(root: str) -> int:
 
 
 @dataclass(frozen=True)
-class ImportCommand:
+class ImportCommand(Settings):
     """Read a model of another library, check every tensor, and write it in silc's own form."""
 
     source: tyro.conf.Positional[str]
@@ -260,15 +262,14 @@ class ImportCommand:
     """Directory to write."""
     tokenizer: str = ""
     """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
-    size: int = 0
+    size: Annotated[int, Range(least=0, most=8192)] = 0
     """Side of the images it is to be made for; its position embedding is resampled. 0: the model's own."""
     text_pool: Literal["last", "first", "mean", "max"] = "last"
     """Where a big_vision text tower takes its embedding; its file does not tell."""
 
 
 def _import(args: list[str]) -> int:
-    with _complaint_in_one_line():
-        command = tyro.cli(ImportCommand, args=args, prog="silc import")
+    command = _read(ImportCommand, args, "silc import")
     from silc.interop import pretrained, sources
 
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
@@ -300,8 +301,7 @@ class ExportCommand:
 
 
 def _export(args: list[str]) -> int:
-    with _complaint_in_one_line():
-        command = tyro.cli(ExportCommand, args=args, prog="silc export")
+    command = _read(ExportCommand, args, "silc export")
     from silc.exports.directory import export
 
     checks = export(
@@ -323,7 +323,7 @@ def _listed(names: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class PredictCommand:
+class PredictCommand(Settings):
     """Use a model on images: a run, an import, or whatever `silc import` takes."""
 
     task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
@@ -344,15 +344,14 @@ class PredictCommand:
     """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
     segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
     """Sliding windows when segmenting, as for `silc eval`."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    device: Annotated[str, Device()] = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
 
 
 def _predict(args: list[str]) -> int:
-    with _complaint_in_one_line():
-        command = tyro.cli(PredictCommand, args=args, prog="silc predict")
+    command = _read(PredictCommand, args, "silc predict")
     if not command.out:
         raise BadInput(f"silc predict {command.task} needs a place for what comes out; give --out")
     from silc import folders
@@ -384,8 +383,7 @@ def _doctor(args: list[str]) -> int:
         root: str = ""
         """A folder of evaluation data."""
 
-    with _complaint_in_one_line():
-        command = tyro.cli(Doctor, args=args, prog="silc doctor")
+    command = _read(Doctor, args, "silc doctor")
     from rich.table import Table
 
     from silc import doctor
@@ -398,7 +396,7 @@ def _doctor(args: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class PlanCommand:
+class PlanCommand(Settings):
     """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are set side by side.
 
     Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
@@ -406,17 +404,17 @@ class PlanCommand:
 
     recipes: tyro.conf.Positional[tuple[str, ...]]
     """Names, or config.yaml of runs."""
-    gpus: int = 8
+    gpus: Annotated[int, Range(least=1, most=10_000_000)] = 8
     """Number of cards, over all nodes."""
     gpu: str = "h100"
     """a100-40, a100-80, h100, h200, b200, l40s or rtx4090."""
-    mfu: float = 0.4
+    mfu: Annotated[float, Range(above=0, most=1)] = 0.4
     """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
-    price: float | None = None
+    price: Annotated[float | None, Range(least=0, most=1e6)] = None
     """Of a card and hour, for the cost."""
-    network: float | None = None
+    network: Annotated[float | None, Range(above=0, most=1e6)] = None
     """GB/s a node sends to others, one direction, instead of the card's usual."""
-    gpus_per_node: int | None = None
+    gpus_per_node: Annotated[int | None, Range(least=1, most=10_000)] = None
     """Instead of 8."""
     json: str = ""
     """File for every number."""
@@ -428,8 +426,7 @@ def _plan(args: list[str]) -> int:
     first_flag = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     names, overrides = rest[:first_flag], rest[first_flag:]
     options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    with _complaint_in_one_line():
-        command = tyro.cli(PlanCommand, args=[*names, *options, *([] if names else overrides)], prog="silc plan")
+    command = _read(PlanCommand, [*names, *options, *([] if names else overrides)], "silc plan")
     if not names:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
     configurations = [_configured("plan", [name, *overrides]) for name in names]
@@ -471,31 +468,29 @@ def _recipes() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class CheckCommand(Settings):
+    """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
+
+    data: tyro.conf.Positional[str]
+    """What data.train takes: tar shards ('/data/{00000..00331}.tar', 'https://...', 's3://...'), or a folder with a
+    table of captions."""
+    out: str = "data-check"
+    """Folder for what comes out."""
+    samples: Annotated[int, NATURAL] = 0
+    """Look at this many, evenly spread; 0 is all."""
+    workers: Annotated[int, Range(least=0, most=1024)] = min(8, os.cpu_count() or 1)
+    """Processes that read; 0 reads in this one."""
+    pictures: Annotated[int, Range(least=0, most=10_000)] = 24
+    """Pictures on the page."""
+
+
 def _data(args: list[str]) -> int:
-    @dataclass(frozen=True)
-    class Check:
-        """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
-
-        data: tyro.conf.Positional[str]
-        """What data.train takes: tar shards ('/data/{00000..00331}.tar', 'https://...', 's3://...'), or a folder with a
-        table of captions."""
-        out: str = "data-check"
-        """Folder for what comes out."""
-        samples: int = 0
-        """Look at this many, evenly spread; 0 is all."""
-        workers: int = min(8, os.cpu_count() or 1)
-        """Processes that read; 0 reads in this one."""
-        pictures: int = 24
-        """Pictures on the page."""
-
     if args[:1] != ["check"]:
         if args and args[0] not in ("-h", "--help"):
             raise BadInput(f"unknown command 'data {args[0]}'; there is `silc data check SHARDS`")
         args = ["check", "--help"]
-    with _complaint_in_one_line():
-        command = tyro.cli(Check, args=args[1:], prog="silc data check")
-    if min(command.samples, command.workers, command.pictures) < 0:
-        raise BadInput("--samples, --workers and --pictures must be >= 0")
+    command = _read(CheckCommand, args[1:], "silc data check")
     from silc.data import check
     from silc.data.config import DataConfig
     from silc.data.pairs import open_pairs
@@ -522,16 +517,15 @@ def _first_lines(functions: Mapping[str, Callable[..., Config]]) -> str:
 
 def _demo(args: list[str]) -> int:
     @dataclass(frozen=True)
-    class Demo:
+    class Demo(Settings):
         """Train a small SILC-C on generated scenes, evaluate it and write a report."""
 
         out: str = "out/demo"
         """Where everything goes; an earlier demo there is replaced."""
-        duration: str = ""
+        duration: Annotated[str, Duration(share=False, words=("",))] = ""
         """How long to train; by default as long as this machine allows in five minutes: 25k or 10k examples."""
 
-    with _complaint_in_one_line():
-        command = tyro.cli(Demo, args=args, prog="silc demo")
+    command = _read(Demo, args, "silc demo")
     from silc import demo
 
     demo.main(Path(command.out), duration=command.duration)
@@ -541,8 +535,7 @@ def _demo(args: list[str]) -> int:
 def _bench(args: list[str]) -> int:
     from silc.bench import suite
 
-    with _complaint_in_one_line():
-        config = tyro.cli(suite.BenchConfig, args=args, prog="silc bench")
+    config = _read(suite.BenchConfig, args, "silc bench")
     rows = suite.run(config)
     _print(suite.table(rows))
     if config.out:
@@ -578,19 +571,21 @@ def _check_fields(args: list[str], name: str) -> None:
 
 def _over(base: Config, args: list[str], command: str) -> Config:
     """A configuration with the fields given as flags."""
-    with _complaint_in_one_line():
-        return tyro.cli(configs.Config, default=base, args=args, prog=f"silc {command}")
+    return _read(configs.Config, args, f"silc {command}", base)
 
 
-@contextlib.contextmanager
-def _complaint_in_one_line() -> Iterator[None]:
-    """tyro's boxed complaint, on stderr before it exits, becomes a BadInput of one line."""
+def _read(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Flags as a value; tyro's boxed complaint, on stderr before it exits, becomes a BadInput of one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            yield
+            return tyro.cli(kind, args=args, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = re.sub(r"[\u2500-\u257f]+", " ", complaint.getvalue()).split()
-        raise BadInput(" ".join(words).partition(" For full helptext")[0]) from None
+    words = " ".join(re.sub(r"[\u2500-\u257f]+", " ", complaint.getvalue()).split())
+    said = words.partition(" For full helptext")[0].partition(" Argument helptext:")[0]
+    flag = re.search(r"Error parsing --(\S+):", said)
+    path = flag[1].replace("-", "_") if flag else ""
+    needed = [f"; needed {allowed}" for name, allowed in limits(kind) if name == path]
+    raise BadInput(said.removeprefix("Value error ") + "".join(needed))

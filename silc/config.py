@@ -13,8 +13,9 @@ import itertools
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -22,18 +23,20 @@ from pydantic import TypeAdapter, ValidationError
 from silc.data.config import DataConfig
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
-from silc.models.config import ModelConfig
+from silc.models.config import ModelConfig, multiples_near
+from silc.settings import Range, Settings, limits
 from silc.training.config import TrainConfig
 from silc.types import BadInput
 
 
 @dataclass(frozen=True)
-class PixelsConfig:
+class PixelsConfig(Settings):
     """How pixels become the towers' input. A model that is gone on from keeps its own."""
 
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    section: ClassVar[str] = "pixels"
+    mean: Annotated[tuple[float, float, float], Range(least=-1000, most=1000)] = (0.5, 0.5, 0.5)
     """Subtracted from red, green and blue in [0, 1]."""
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: Annotated[tuple[float, float, float], Range(least=1e-4, most=1000)] = (0.5, 0.5, 0.5)
     """What is left is divided by this."""
     resize: Literal["squash", "squash_crop", "crop", "crop_floor"] = "squash"
     """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
@@ -74,13 +77,14 @@ class Config:
     def __post_init__(self) -> None:
         crops, patch = self.data.crops, self.model.image.patch
         if self.objective.distill and crops.local_size % patch:
-            low, high = crops.local_size // patch * patch, (crops.local_size // patch + 1) * patch
             raise BadInput(
                 f"data.crops.local_size {crops.local_size} is not a multiple of model.image.patch {patch}; "
-                f"use {low or high} or {high}"
+                f"use {multiples_near(crops.local_size, patch)}"
             )
         if self.objective.needs_globals and crops.num_global < 1:
             raise BadInput("data.crops.num_global is 0, but the objective uses global views; use at least 1")
+        if self.objective.contrastive == "softmax" and self.train.batch_size < 2:
+            raise BadInput("train.batch_size is 1, but softmax contrast tells a pair from others; needed at least 2")
         if self.objective.distill and crops.num_local < 1:
             raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
         if (self.objective.distill or self.objective.patches != "off") and "image" in self.train.optim.freeze:
@@ -112,8 +116,9 @@ def from_dict(values: dict[str, Any]) -> Config:
         return _SCHEMA.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"field '{path}': {first['msg']} (got {first['input']!r})") from error
+        path = ".".join(part for part in first["loc"] if isinstance(part, str))
+        needed = [f"; needed {allowed}" for name, allowed in limits(Config) if name == path]
+        raise BadInput(f"field '{path}': {first['msg']} (got {first['input']!r}){''.join(needed)}") from error
 
 
 def save(config: Config, file: Path) -> None:
@@ -165,7 +170,8 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
     """Every setting as (path, value, docstring), depth first."""
     found = []
-    docstrings = _attribute_docstrings(type(value))
+    own: type = type(value)
+    docstrings = _attribute_docstrings(own)
     for f in dataclasses.fields(value):
         item = getattr(value, f.name)
         if dataclasses.is_dataclass(item):
@@ -181,6 +187,7 @@ def nearest(name: str, known: Any) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+@cache
 def _attribute_docstrings(cls: type) -> dict[str, str]:
     """The string below each field of a dataclass, which Python itself throws away."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from silc.settings import kind_and_index
 from silc.types import BadInput, LostRank
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         LostRank: a rank did not answer.
     """
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    mine = place(device, local_rank)
+    mine = place(device, local_rank, size)
     on_gpu = mine.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(mine)
@@ -148,16 +149,27 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         dist.destroy_process_group()
 
 
-def place(device: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device a name means: `auto` is the GPU of this rank when there is one, else the CPU.
+def place(device: str | torch.device = "auto", local_rank: int = 0, ranks: int = 1) -> torch.device:
+    """The device a name means: auto, cpu, cuda or cuda:N. `auto` is this rank's GPU when there is one, else the CPU.
 
     Raises:
-        BadInput: a GPU is asked for and there is none.
+        BadInput: no such name, no such GPU here, or one GPU named for several ranks.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, index = kind_and_index(str(device)) if device != "auto" else ("cuda" if there else "cpu", None)
+    if kind == "cpu":
+        if index:
+            raise BadInput(f"device '{device}' was asked for, but all cores are one device; use cpu")
+        return torch.device("cpu")
+    if not there:
+        raise BadInput(f"device '{device}' was asked for and torch sees no CUDA device; use auto or cpu")
+    if index is not None and ranks > 1:
+        raise BadInput(f"device '{device}' is one GPU for {ranks} ranks; use cuda, each rank takes its own")
+    if index is None and local_rank >= there:
+        raise BadInput(f"this is rank {local_rank} of its node, where torch sees {there} GPUs; start fewer, or use cpu")
+    if index is not None and index >= there:
+        raise BadInput(f"device '{device}' was asked for and torch sees cuda:0 to cuda:{there - 1}; use one of these")
+    return torch.device("cuda", local_rank if index is None else index)
 
 
 def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = PATIENCE) -> str:

@@ -170,7 +170,7 @@ def load(
     tokenizer: str | Path | None = None,
     size: int | None = None,
     text_pool: TextPool = "last",
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> Model:
     """A model to use.
 
@@ -181,10 +181,10 @@ def load(
         tokenizer: file or directory, instead of the model's own; needed with a .npz.
         size: side of the images, in pixels, where it should be another than the model's.
         text_pool: of a .npz; see `silc.interop.big_vision`.
-        device: `auto` takes the GPU when there is one.
+        device: auto, cpu, cuda or cuda:N; `auto` takes the GPU when there is one.
 
     Raises:
-        BadInput: no such model, or one that cannot be read exactly.
+        BadInput: no such model, one that cannot be read exactly, or no such device.
     """
     asked: Weights = "both" if weights == "auto" else weights
     where = place(device)
@@ -210,7 +210,7 @@ def load_any(
         BadInput: as `load`; a tokenizer or a size is given for a run, which has its own.
     """
     if is_run(source):
-        if tokenizer or size:
+        if tokenizer or size is not None:
             raise BadInput(f"{source} is a run, whose tokenizer and size are those it was trained with; leave them out")
         return load_run(source, weights=weights, device=device, name=name)
     pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)

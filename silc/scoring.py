@@ -48,7 +48,7 @@ def evaluate(
         One evaluation per model, weights and task on the main rank, nothing on the others.
 
     Raises:
-        BadInput: no such model, task or data.
+        BadInput: no such model, task, data or device.
     """
     models = _several(source)
     runs = [Path(one) for one in models if is_run(one)]

@@ -19,13 +19,13 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images heap | types | distributed checkpoint | data models losses | objective | training eval"
-    " | openvocab | config | recipes | interop | predict | exports curate | origin | run scoring folders"
-    " | continuation serve bench plan demo doctor | cli | __main__"
+    "preprocess images heap | types | settings | distributed checkpoint | data models losses | objective"
+    " | training eval | openvocab | config | recipes | interop | predict | exports curate | origin"
+    " | run scoring folders | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
-TORCH_FREE = ("types", "config", "recipes", "cli", "data/config", "models/config", "models/variants", "losses/config")
-TORCH_FREE += ("training/config", "eval/config")
+TORCH_FREE = ("types", "settings", "config", "recipes", "cli", "data/config", "models/config", "models/variants")
+TORCH_FREE += ("losses/config", "training/config", "eval/config")
 
 
 def modules() -> list[Path]:

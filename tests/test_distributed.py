@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,13 +12,15 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from silc import cli, distributed
 from silc.distributed import agree_on_attempt
-from silc.types import LostRank
+from silc.types import BadInput, LostRank
 
 SHORT = timedelta(seconds=5)
 RANK = """
@@ -160,3 +163,78 @@ def test_the_command_line_says_it_in_a_line_and_ends_with_75(
 )
 def test_which_errors_are_another_ranks(said: str, broke_off: bool) -> None:
     assert distributed._broke_off(RuntimeError(said)) is broke_off
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "rank", "ranks", "there"),
+    [
+        ("auto", 0, 0, 1, "cpu"),
+        ("auto", 4, 2, 4, "cuda:2"),
+        ("cpu", 4, 1, 2, "cpu"),
+        ("cpu:0", 0, 0, 1, "cpu"),
+        ("cuda", 4, 3, 4, "cuda:3"),
+        ("cuda:1", 2, 0, 1, "cuda:1"),
+        (torch.device("cuda", 1), 2, 0, 1, "cuda:1"),
+    ],
+)
+def test_a_device_is_the_one_that_was_named(
+    device: str | torch.device, gpus: int, rank: int, ranks: int, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert distributed.place(device, rank, ranks) == torch.device(there)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "ranks", "complaint"),
+    [
+        ("cuda", 0, 1, "torch sees no CUDA device; use auto or cpu"),
+        ("cuda:0", 0, 1, "torch sees no CUDA device"),
+        ("cuda:2", 2, 1, "torch sees cuda:0 to cuda:1"),
+        ("cuda:99999999999999999999", 2, 1, "is not known"),
+        ("cuda:0", 2, 2, "is one GPU for 2 ranks"),
+        ("cpu:1", 0, 1, "use cpu"),
+        ("mps", 0, 1, "device 'mps' is not known; needed auto, cpu, cuda or cuda:N"),
+        ("meta", 0, 1, "is not known"),
+        ("xla", 0, 1, "is not known"),
+        ("CUDA", 2, 1, "is not known"),
+        ("cuda:-1", 2, 1, "is not known"),
+        ("cuda: 0", 2, 1, "is not known"),
+        ("", 2, 1, "is not known"),
+        ("gpu", 2, 1, "is not known"),
+        (1, 2, 1, "device '1' is not known"),
+        (None, 2, 1, "is not known"),
+        (torch.device("mps"), 2, 1, "is not known"),
+    ],
+)
+def test_other_devices_are_refused(
+    device: Any, gpus: int, ranks: int, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(BadInput, match=re.escape(complaint)):
+        distributed.place(device, ranks=ranks)
+
+
+def test_more_ranks_than_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BadInput, match="rank 2 of its node, where torch sees 2 GPUs"):
+        distributed.place("auto", 2, 4)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "clip-tiny", "--out", "x", "--train.device"],
+        ["eval", "x", "--device"],
+        ["predict", "embed", "x", "x", "--device"],
+        ["bench", "losses", "--device"],
+    ],
+)
+def test_every_command_reads_devices_alike(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("mps", "meta", "gpu0", "cuda:x", "cuda:"):
+        assert cli.main([*args, device]) == 2
+        said = capsys.readouterr().err
+        assert "needed auto, cpu, cuda or cuda:N" in said
+        assert said.count("\n") == 1

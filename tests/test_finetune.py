@@ -460,7 +460,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
         ({"duration": 5}, "field 'train.duration'"),
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),
-        ({"train.optim.lora": -1}, "lora is -1; needed a rank"),
+        ({"train.optim.lora": -1}, "lora is -1; needed a whole number at least 0"),
         ({"objective.teacher": False}, "distill needs objective.teacher"),
         ({"model.image.width": 64}, "map pooling gives"),
     ],

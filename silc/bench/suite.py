@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.table import Table
 
+from silc.settings import Device, Range, Settings
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Settings):
     """Measure side by side, in one run, against the fastest code one would otherwise write."""
 
     parts: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """loader, step, losses, eval, start or all."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    device: Annotated[str, Device()] = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
     images: str = ""
     """Tar shards of photographs for the loader, alone and feeding a step; without them it makes JPEGs of its own."""
     out: str = ""
     """File for the JSON; nothing is written without one."""
-    threads: int = 0
+    threads: Annotated[int, Range(least=0, most=4096)] = 0
     """Of torch on a CPU; 0: as many as there are cores."""
     profile: str = ""
     """File for torch's profile of one training step; none is made without one."""
@@ -42,9 +43,9 @@ class BenchConfig:
     @property
     def kind(self) -> str:
         """cpu or cuda."""
-        import torch
+        from silc.distributed import place
 
-        return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
+        return place(self.device).type
 
 
 PARTS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -83,8 +84,10 @@ def run(config: BenchConfig) -> list[Row]:
         expand(config.images)  # what is mistyped is told now, not in minutes
     import torch
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device 'cuda' was asked for and torch sees no CUDA device; use auto or cpu")
+    from silc.distributed import place
+
+    if (device := place(config.device)).type == "cuda":
+        torch.cuda.set_device(device)  # the one that "cuda" means from here on
     if config.threads:
         torch.set_num_threads(config.threads)
     rows: list[Row] = []

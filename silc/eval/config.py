@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from silc.settings import NATURAL, Range, Settings
 from silc.types import BadInput
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Settings):
     """Tasks and protocol. Whatever moves a number is written into its record."""
 
+    section: ClassVar[str] = "eval"
     root: str = ""
     """A folder with data sets in their official layouts, or in classification/, retrieval/ and segmentation/."""
     tasks: str = "all"
@@ -28,7 +30,7 @@ class EvalConfig:
     """How the prompts of a class become one feature. Empty: the protocol's."""
     interpolation: Literal["", "bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = ""
     """Filter that resizes images. Empty: the model's own, in segmentation the protocol's."""
-    window: int = 0
+    window: Annotated[int, Range(least=0, most=8192)] = 0
     """Side of segmentation's windows. 0: the protocol's, or the training resolution where that is smaller."""
     readout: str = ""
     """Dense readout for segmentation; empty takes the default of the model's pooling."""
@@ -38,23 +40,20 @@ class EvalConfig:
     """Refine the class maps along the image's edges (TCL's PAMR). Not raw: the record says `refined`."""
     mix: str = ""
     """A second readout, mixed in as TCL mixes MaskCLIP (0.7 own + 0.3 other). The weights were tuned on labels."""
-    background: float = 0.0
+    background: Annotated[float, Range(least=0, below=1)] = 0.0
     """Score label 0 as background wherever no class reaches this (TCL: 0.5; 0.4 with PAMR). Tuned on labels; 0: off."""
-    shots: tuple[int, ...] = (1, 5, 10)
+    shots: Annotated[tuple[int, ...], Range(least=1, most=1_000_000)] = (1, 5, 10)
     """Images per class in few-shot classification."""
-    max_captions: int = 0
+    max_captions: Annotated[int, NATURAL] = 0
     """Captions per image in retrieval, the first ones; 0 keeps all (CLIP cuts to 5)."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 64
     """Images, windows or texts per forward pass."""
     photographs: bool = True
     """Show photographs in the report; off draws label maps alone, for sets that may not be passed on."""
-    num_pictures: int = 6
+    num_pictures: Annotated[int, Range(least=0, most=10_000)] = 6
     """Example pictures per task in the report."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.num_pictures < 0:
-            raise BadInput("eval.batch_size must be >= 1, eval.num_pictures >= 0")
-        if not self.shots or min(self.shots) < 1:
-            raise BadInput(f"eval.shots must be numbers of images, at least 1; got {self.shots}")
-        if self.window < 0 or self.max_captions < 0 or not 0 <= self.background < 1:
-            raise BadInput("eval.window and eval.max_captions must be >= 0, eval.background in [0, 1)")
+        super().__post_init__()
+        if not self.shots:
+            raise BadInput(f"{self.named('shots')} is empty; needed numbers of images, e.g. 1 5 10")

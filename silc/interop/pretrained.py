@@ -74,13 +74,18 @@ class Pretrained:
         return digest.hexdigest()
 
     def at(self, size: int) -> Pretrained:
-        """The same model made for images of another size: its position embedding is resampled by its source's rule."""
+        """The same model made for images of another size: its position embedding is resampled by its source's rule.
+
+        Raises:
+            BadInput: no size its patches divide.
+        """
         if size == self.model.image.size:
             return self
+        image = replace(self.model.image, size=size)
         positions = resample_positions(self.weights[POSITIONS], self.model.image, size)
         return replace(
             self,
-            model=replace(self.model, image=replace(self.model.image, size=size)),
+            model=replace(self.model, image=image),
             weights={**self.weights, POSITIONS: positions},
             preprocess=replace(self.preprocess, size=size),
         )

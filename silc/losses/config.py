@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from silc.settings import Range, Settings
 from silc.types import BadInput
+
+WEIGHT, TEMPERATURE, SCALE = Range(least=0, most=1000), Range(least=0.001, most=100), Range(least=0.001, most=1e6)
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Settings):
     """L = L_image_text + w L_self_dist (paper, eq. of the combined loss)."""
 
+    section: ClassVar[str] = "objective"
     contrastive: Literal["softmax", "sigmoid"] = "softmax"
     """Image-text loss: `softmax` is CLIP's symmetric InfoNCE (SILC-C), `sigmoid` SigLIP's pairwise loss (SILC-S)."""
     contrastive_views: Literal["globals", "original", "both"] = "globals"
@@ -22,26 +26,27 @@ class ObjectiveConfig:
     """The teacher's tower is the student's own, without gradient; only its heads are averaged (TIPSv2)."""
     distill: bool = True
     """Local-to-global self-distillation; needs the teacher."""
-    weight: float = 1.0
+    weight: Annotated[float, WEIGHT] = 1.0
     """w. The paper's plain sum; small data may want less (MaskCLIP: 0.05)."""
-    student_temperature: float = 0.1
+    student_temperature: Annotated[float, TEMPERATURE] = 0.1
     """tau_s."""
     patches: Literal["off", "masked", "all"] = "off"
     """Masked-patch prediction on the global views: of the hidden patches (iBOT), or of all (iBOT++, TIPSv2)."""
-    patch_weight: float = 0.0625
+    patch_weight: Annotated[float, WEIGHT] = 0.0625
     """Its weight: SigLIP 2's at B, a quarter of its 0.25 for self-distillation."""
-    patch_share: float = 0.5
+    patch_share: Annotated[float, Range(above=0, below=1)] = 0.5
     """Share of the patches that is hidden from the student (SigLIP 2)."""
     student_globals: bool = False
     """DINO's pairs: the student also sees the global views, never against the same view (18 pairs instead of 16)."""
-    scale_init: float | None = None
+    scale_init: Annotated[float | None, SCALE] = None
     """Initial exp(scale); None is 1/0.07 for softmax and 10 for sigmoid."""
-    bias_init: float = -10.0
+    bias_init: Annotated[float, Range(least=-1000, most=1000)] = -10.0
     """Initial bias of the sigmoid loss."""
-    scale_max: float | None = 100.0
+    scale_max: Annotated[float | None, SCALE] = 100.0
     """exp(scale) is clamped here (CLIP); None: nowhere (SigLIP, whose trained scales stand near 117)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.distill and not self.teacher:
             raise BadInput("objective.distill needs objective.teacher: the targets come from it")
         if self.patches != "off" and not self.teacher:
@@ -50,10 +55,6 @@ class ObjectiveConfig:
             raise BadInput(
                 "objective.head_only_ema needs objective.distill or objective.patches: there is no head else"
             )
-        if self.scale_max is not None and self.scale_max <= 0:
-            raise BadInput(f"objective.scale_max is {self.scale_max}; needed a number above 0, or None for no clamp")
-        if not 0 < self.patch_share < 1:
-            raise BadInput(f"objective.patch_share is {self.patch_share}; needed a share between 0 and 1")
 
     @property
     def initial_scale(self) -> float:

@@ -42,7 +42,8 @@ class Gpu:
         Raises:
             BadInput: no bandwidth, or no cards in a node.
         """
-        network, per_node = self.network if network is None else network, per_node or self.per_node
+        network = self.network if network is None else network
+        per_node = self.per_node if per_node is None else per_node
         if network <= 0 or per_node < 1:
             raise BadInput(f"--network is {network} and --gpus-per-node {per_node}; needed more than nothing of both")
         return replace(self, network=network, per_node=per_node)

@@ -158,7 +158,7 @@ def test_only_chosen_sets_are_read(root):
 
 @pytest.mark.parametrize("values", [{"batch_size": 0}, {"num_pictures": -1}])
 def test_bad_settings(values):
-    with pytest.raises(BadInput, match=r"eval\.batch_size must be >= 1"):
+    with pytest.raises(BadInput, match=r"eval\.\w+ is -?\d; needed a whole number at least"):
         EvalConfig(**values)
 
 

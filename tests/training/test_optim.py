@@ -149,5 +149,5 @@ def test_low_rank_changes_decay_as_the_kernels_they_are_added_to(small: Callable
 
 
 def test_no_such_decay(small: Callable[..., Config]) -> None:
-    with pytest.raises(BadInput, match=r"layer_decay is 1.5; needed a factor in \(0, 1\]"):
+    with pytest.raises(BadInput, match=r"layer_decay is 1.5; needed a number above 0 and at most 1"):
         replace(small("clip").train.optim, layer_decay=1.5)

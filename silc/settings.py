@@ -1,0 +1,179 @@
+"""What values a setting may hold, said beside its type and checked when it is made. Importing it imports no torch.
+
+class OptimConfig(Settings):
+    section: ClassVar[str] = "train.optim"
+    lr: Annotated[float, Range(above=0, most=1)] = 1e-3
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Protocol, get_args, get_type_hints
+
+from silc.types import BadInput
+
+_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
+_DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(steps?|examples|epochs?|%)\s*$", re.ASCII)
+_DEVICE = re.compile(r"(cpu|cuda)(?::([0-9]{1,4}))?", re.ASCII)
+LONGEST = 1e15
+"""Steps, examples or epochs above which a duration is a slip of the hand."""
+
+
+class Allowed(Protocol):
+    """What a setting may hold; `str()` says it in words that follow "needed"."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of these."""
+        ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers; of a tuple, each of its elements. A side that is not named is open."""
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+    below: float | None = None
+    advice: str = ""
+    """What to do instead, where the range does not say it."""
+    whole: bool = False
+    """Whole numbers alone; where a field's type is int this is set by itself."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number, or each of several, lies inside."""
+        if isinstance(value, tuple | list):
+            return all(self.holds(one) for one in value)
+        return (
+            isinstance(value, int if self.whole else int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and (self.above is None or value > self.above)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        sides = (("above", self.above), ("at least", self.least), ("below", self.below), ("at most", self.most))
+        said = " and ".join(f"{words} {bound:,.15g}" for words, bound in sides if bound is not None)
+        number = "a whole number" if self.whole else "a number" if said else "a finite number"
+        return f"{number} {said}".strip() + (self.advice and f" ({self.advice})")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Texts like '500 steps', '2.5M examples', '30 epochs' and, where `share` is set, '10%' of the run."""
+
+    zero: bool = False
+    """Whether nothing is a duration as well: '0 steps'."""
+    share: bool = True
+    words: tuple[str, ...] = ()
+    """Words that stand for something else, e.g. 'never'."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is such a text, and no longer than a run can be."""
+        if value in self.words:
+            return True
+        match = _DURATION.match(value) if isinstance(value, str) else None
+        if match is None:
+            return False
+        amount, unit = amount_of(value)
+        most = (100 if self.share else -1) if unit == "%" else LONGEST
+        return (amount > 0 or self.zero) and amount <= most
+
+    def __str__(self) -> str:
+        examples = ["'500 steps'", "'2.5M examples'", "'30 epochs'", *["'10%'"] * self.share]
+        limits = f"{'' if self.zero else 'above 0 and '}at most {LONGEST:g}" + ", or 100 %" * self.share
+        return f"a duration like {', '.join([*examples, *map(repr, filter(None, self.words))])}; {limits}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where to compute: auto, cpu, cuda or cuda:N. Whether it is there is for `distributed.place` to see."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of these names."""
+        return value == "auto" or (isinstance(value, str) and _DEVICE.fullmatch(value) is not None)
+
+    def __str__(self) -> str:
+        return "auto, cpu, cuda or cuda:N"
+
+
+COUNT, NATURAL, SHARE = Range(least=1), Range(least=0), Range(least=0, most=1)
+
+
+class Settings:
+    """Base of every dataclass of settings: values outside of what their types allow are refused, by name.
+
+    Raises:
+        BadInput: a number outside of its range, a text that is no duration or no device.
+    """
+
+    section: ClassVar[str] = ""
+    """Path of the section in a run's configuration; empty: the fields are flags of a command."""
+
+    def __post_init__(self) -> None:
+        own: type = type(self)
+        for name, allowed in _limits(own).items():
+            value = getattr(self, name)
+            if value is not None and not allowed.holds(value):
+                raise BadInput(f"{self.named(name)} is {value!r}; needed {allowed}")
+
+    @classmethod
+    def named(cls, name: str) -> str:
+        """How people write a field: train.optim.lr, or --batch-size."""
+        return f"{cls.section}.{name}" if cls.section else f"--{name.replace('_', '-')}"
+
+
+def limits(cls: type, prefix: str = "") -> Iterator[tuple[str, Allowed]]:
+    """Every limited setting of a dataclass and those inside it: its path, and what it may hold."""
+    hints, own = get_type_hints(cls), _limits(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from limits(hints[field.name], f"{prefix}{field.name}.")
+        elif field.name in own:
+            yield f"{prefix}{field.name}", own[field.name]
+
+
+def amount_of(duration: str) -> tuple[float, str]:
+    """Amount and unit (step, example, epoch, %) of a duration.
+
+    Raises:
+        BadInput: the text is none.
+    """
+    match = _DURATION.match(duration)
+    if match is None:
+        raise BadInput(f"'{duration}' is no duration; write '500 steps', '2.5M examples', '30 epochs' or '10%'")
+    return float(match[1]) * _FACTORS[match[2]], match[3].rstrip("s")
+
+
+def kind_and_index(device: str) -> tuple[str, int | None]:
+    """The two parts of a device's name other than `auto`: "cuda:1" is ("cuda", 1).
+
+    Raises:
+        BadInput: it is no name of a device that is computed on.
+    """
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise BadInput(f"device {device!r} is not known; needed {Device()}")
+    return match[1], None if match[2] is None else int(match[2])
+
+
+@cache
+def _limits(cls: type) -> dict[str, Allowed]:
+    """What is allowed in each own or inherited field that says it."""
+    found: dict[str, Allowed] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        for said in getattr(hint, "__metadata__", ()):
+            if isinstance(said, Range):
+                plain, *_ = get_args(hint)
+                found[name] = dataclasses.replace(said, whole=float not in (plain, *get_args(plain)))
+            elif isinstance(said, Duration | Device):
+                found[name] = said
+    return found

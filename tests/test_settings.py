@@ -1,0 +1,263 @@
+"""Every number and duration that can be set: refused by name and range, or legal for a reason, and then it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from silc import cli, recipes, run
+from silc import config as configs
+from silc.bench.suite import BenchConfig
+from silc.checkpoint import find, read
+from silc.config import Config
+from silc.data.config import CropConfig
+from silc.distributed import World
+from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
+from silc.settings import Duration, Range, Settings, limits
+from silc.training.config import OptimConfig, steps_of
+from silc.training.log import history
+from silc.types import BadInput
+
+HUGE = 10**30
+TRIED = (0, -1, math.nan, math.inf, -math.inf, HUGE)
+OFF, ALL = "nothing of it is done", "as many as there are"
+LEGAL: dict[str, dict[float, str]] = {
+    "data.crops.num_global": {0: "no such views, where no loss uses them"},
+    "data.crops.num_local": {0: "no such views, where no loss uses them"},
+    "data.photometric.jitter": {0: OFF},
+    "data.photometric.jitter_prob": {0: OFF},
+    "data.photometric.grey_prob": {0: OFF},
+    "data.photometric.blur_prob": {0: OFF},
+    "data.photometric.blur_radius": {0: OFF},
+    "data.photometric.solarise_prob": {0: OFF},
+    "data.workers": {0: "loads in the training process"},
+    "data.remote_patience": {0: "one try"},
+    "data.max_bad_rate": {0: "stops at the first broken sample"},
+    "pixels.mean": {0: "nothing is subtracted", -1: "added instead, as some models' own"},
+    "model.text.vocab_size": {0: "as many as the tokenizer has"},
+    "model.teacher.centre_momentum": {0: "the centre is the last batch's mean"},
+    "objective.weight": {0: "the loss is told, and nothing learnt from it"},
+    "objective.patch_weight": {0: "the loss is told, and nothing learnt from it"},
+    "objective.bias_init": {0: "an even start", -1: "a start near it"},
+    "train.micro_batch": {0: "all at once"},
+    "train.held_out": {0: OFF},
+    "train.seed": {0: "a seed like others"},
+    "train.keep": {HUGE: ALL},
+    "train.max_skips": {HUGE: "never stops for them"},
+    "train.optim.betas": {0: "no memory: the sign of each gradient"},
+    "train.optim.lora": {0: OFF},
+    "train.optim.weight_decay": {0: OFF},
+    "train.optim.clip_norm": {HUGE: "no gradient is as long"},
+    "train.optim.timescale": {HUGE: "a constant rate"},
+    "eval.window": {0: "the protocol's"},
+    "eval.background": {0: OFF},
+    "eval.max_captions": {0: ALL, HUGE: ALL},
+    "eval.num_pictures": {0: OFF},
+    "--window": {0: "the protocol's"},
+    "--background": {0: OFF},
+    "--max-captions": {0: ALL, HUGE: ALL},
+    "--num-pictures": {0: OFF},
+    "--size": {0: "the model's own"},
+    "--price": {0: "cards that cost nothing"},
+    "--threads": {0: "as many as there are cores"},
+    "--samples": {0: ALL, HUGE: ALL},
+    "--workers": {0: "reads in this process"},
+    "--pictures": {0: OFF},
+}
+COMMANDS: dict[str, tuple[type, list[str]]] = {
+    "eval": (cli.EvalCommand, ["eval", "run"]),
+    "import": (cli.ImportCommand, ["import", "source", "out"]),
+    "predict": (cli.PredictCommand, ["predict", "classify", "run", "image.jpg", "--out", "x.json"]),
+    "plan": (cli.PlanCommand, ["plan", "clip"]),
+    "data check": (cli.CheckCommand, ["data", "check", "x.tar"]),
+    "bench": (BenchConfig, ["bench", "losses"]),
+}
+
+
+def numbers(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and plain type of every field that holds numbers."""
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from numbers(hint, f"{prefix}{name}.")
+        elif {int, float} & {hint, *get_args(hint)}:
+            yield f"{prefix}{name}", hint
+
+
+def required(cls: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+
+
+def filled(hint: Any, number: float) -> Any:
+    """The number, or as many of it as a tuple has."""
+    several = [part for part in get_args(hint) if part in (int, float)]
+    return (number,) * len(several) if "tuple" in str(hint) else number
+
+
+def refused(complaint: BadInput, name: str, allowed: object) -> None:
+    assert complaint.exit_code == 2
+    assert "\n" not in str(complaint)
+    assert name in str(complaint)
+    assert str(allowed) in str(complaint)
+
+
+def test_every_number_of_a_configuration_has_a_range() -> None:
+    assert {path for path, _ in numbers(Config)} == {path for path, one in limits(Config) if isinstance(one, Range)}
+
+
+@pytest.mark.parametrize(("path", "hint"), list(numbers(Config)))
+def test_numbers_of_a_configuration(path: str, hint: Any) -> None:
+    base, allowed = recipes.get("clip-tiny"), dict(limits(Config))[path]
+    for number in TRIED:
+        given = {path: filled(hint, number)}
+        if number in LEGAL.get(path, {}):
+            configs.override(base, given)
+            continue
+        with pytest.raises(BadInput) as complaint:
+            configs.override(base, given)
+        refused(complaint.value, path, allowed)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_of_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cls, args = COMMANDS[name]
+    ranges = {path: one for path, one in limits(cls) if isinstance(one, Range)}
+    assert {path for path, _ in numbers(cls)} == set(ranges)
+    for path, hint in numbers(cls):
+        flag = f"--{path.replace('_', '-')}"
+        assert cli.main([*args, flag, "nan"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert flag in said
+        assert str(ranges[path]) in said
+        for number in TRIED:
+            given = {path: filled(hint, number)} | dict.fromkeys(required(cls), "")
+            if number in LEGAL.get(flag, {}):
+                cls(**given)
+                continue
+            with pytest.raises(BadInput) as complaint:
+                cls(**given)
+            refused(complaint.value, flag, ranges[path])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--train.optim.clip-norm", "0"),
+        ("--train.optim.clip-norm", "-0.5"),
+        ("--train.optim.lr", "nan"),
+        ("--train.optim.weight-decay", "-1"),
+        ("--objective.scale-init", "0"),
+        ("--model.text.length", "0"),
+        ("--train.batch-size", "1e400"),
+        ("--model.teacher.temperature", "-inf"),
+        ("--train.max-skips", "0"),
+        ("--pixels.std", "0"),
+        ("--data.crops.num-local", "1000000"),
+    ],
+)
+def test_flags_of_train(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [value] * 3 if flag == "--pixels.std" else [value]
+    assert cli.main(["show", "clip-tiny", flag, *words]) == 2
+    said = capsys.readouterr().err
+    path = flag.removeprefix("--").replace("-", "_")
+    assert said.count("\n") == 1
+    assert str(dict(limits(Config))[path]) in said
+
+
+DURATIONS = ("0 steps", "-5 steps", "nan epochs", "1e400 examples", "inf steps", f"{'9' * 400} steps", "2e3 steps")
+DURATIONS += ("5", "5 lightyears", "", "0.0 epochs", "101%", "-1%", "5 steps or so", "\u0663 steps")
+FREE_OF = {"train.optim.warmup": ("0 steps", "0.0 epochs"), "train.optim.cooldown": ("0 steps", "0.0 epochs")}
+
+
+@pytest.mark.parametrize("path", [path for path, one in limits(Config) if isinstance(one, Duration)])
+def test_durations(path: str) -> None:
+    base, allowed = recipes.get("silc_c-tiny"), dict(limits(Config))[path]
+    for text in DURATIONS:
+        if text in FREE_OF.get(path, ()):
+            configs.override(base, {path: text})
+            continue
+        with pytest.raises(BadInput) as complaint:
+            configs.override(base, {path: text})
+        refused(complaint.value, path, allowed)
+    configs.override(base, {path: "500 steps"})
+    assert steps_of("2.5k examples", batch_size=10, steps_per_epoch=7) == 250
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: CropConfig(global_area=(0.9, 0.4)), r"data.crops.global_area is \(0.9, 0.4\); needed the lower"),
+        (lambda: CropConfig(local_area=(0.0, 0.4)), "data.crops.local_area .* needed a number above 0 and at most 1"),
+        (lambda: CropConfig(aspect=(2.0, 0.5)), "data.crops.aspect .* needed the lower number first"),
+        (lambda: OptimConfig(betas=(0.9, 1.0)), "train.optim.betas .* below 1"),
+        (lambda: OptimConfig(lr=0.5, weight_decay=4.0), "product below 1"),
+        (lambda: ImageTowerConfig(size=16, patch=32), "model.image.size 16 .*; use 32"),
+        (lambda: ImageTowerConfig(width=64, heads=5), "not a multiple of model.image.heads 5"),
+        (lambda: ImageTowerConfig(heads=0), "model.image.heads is 0; needed a whole number at least 1"),
+        (lambda: TextTowerConfig(length=1), "model.text.length is 1; needed a whole number at least 2"),
+        (lambda: TextTowerConfig(depth=2.5), "model.text.depth is 2.5; needed a whole number"),  # type: ignore[arg-type]
+        (lambda: HeadConfig(prototypes=1), "model.head.prototypes is 1"),
+        (lambda: configs.PixelsConfig(std=(0.5, 0.0, 0.5)), "pixels.std"),
+        (lambda: configs.override(recipes.get("clip-tiny"), {"train.batch_size": 1}), "needed at least 2"),
+    ],
+)
+def test_numbers_that_must_fit_each_other(make: Callable[[], object], complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        make()
+
+
+def legal(which: Callable[[float], bool]) -> dict[str, Any]:
+    """Fields at their legal values among those tried."""
+    hints = dict(numbers(Config))
+    return {
+        path: filled(hints[path], number)
+        for path, values in LEGAL.items()
+        for number in values
+        if path in hints and which(number)
+    }
+
+
+EVERYTHING = {"data.photometric.on": True, "objective.patches": "masked"}
+VIEWS = {"data.crops.num_global": 0, "data.crops.num_local": 0}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [
+        ("silc_s", EVERYTHING | {path: value for path, value in legal(lambda n: n == 0).items() if path not in VIEWS}),
+        ("silc_s", EVERYTHING | legal(lambda n: n != 0)),
+        ("clip", VIEWS),
+    ],
+    ids=["zero", "minus one, huge", "no views"],
+)
+def test_legal_values_train(small: Callable[..., Config], recipe: str, given: dict[str, Any], tmp_path: Path) -> None:
+    """Two steps, finite losses, every part of the student changed."""
+    config = configs.override(small(recipe, duration="2 steps", out=tmp_path / "run", seed=2**63 - 1), given)
+    run.train(config)
+    losses = [record["loss/total"] for record in history(tmp_path / "run") if "loss/total" in record]
+    assert len(losses) == 2
+    assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
+    tokenizer = run.BPETokenizer.load(tmp_path / "run" / "tokenizer", config.model.text.length)
+    before = run.build(config, tokenizer, World()).student.state_dict()
+    after = read(find(tmp_path / "run" / "checkpoints")[0]).parts["model"]
+    assert all(value.isfinite().all() for value in after.values())
+    changed = {name for name, value in after.items() if not value.equal(before[name])}
+    unused = {"logit_bias"} if config.objective.contrastive == "softmax" else set()
+    assert {name.split(".")[0] for name in changed} == {name.split(".")[0] for name in before} - unused
+
+
+def test_an_older_configuration_loads_unchanged(tmp_path: Path) -> None:
+    """Values that sane runs had, some of which no recipe has today."""
+    values = {"train": {"device": "cuda", "optim": {"lr": 5e-4, "clip_norm": 0.5}, "seed": 7}, "data": {"workers": 16}}
+    (tmp_path / "c.yaml").write_text(str(values))
+    assert configs.load(tmp_path / "c.yaml") == configs.from_dict(values)
+
+
+def test_a_base_without_section_names_flags() -> None:
+    assert Settings.named("batch_size") == "--batch-size"
+    assert OptimConfig.named("lr") == "train.optim.lr"
