@@ -42,7 +42,7 @@ class ObjectiveConfig(Settings):
     """Initial exp(scale); None is 1/0.07 for softmax and 10 for sigmoid."""
     bias_init: Annotated[float, Range(least=-1000, most=1000)] = -10.0
     """Initial bias of the sigmoid loss."""
-    scale_max: Annotated[float | None, SCALE] = 100.0
+    scale_max: Annotated[float | None, Range(least=0.001, most=1e6, advice="None: no clamp")] = 100.0
     """exp(scale) is clamped here (CLIP); None: nowhere (SigLIP, whose trained scales stand near 117)."""
 
     def __post_init__(self) -> None:
