@@ -6,6 +6,7 @@ A file that holds no image does not stop the others: it is named in the JSON, wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from silc.eval.datasets import SUFFIXES, lines_of
+from silc.eval.datasets import distinct, images_below, lines_of, text_of
 from silc.eval.pictures import colour
 from silc.eval.prompts import templates, text_classifier
 from silc.predict import open_image
@@ -58,7 +59,7 @@ class Images:
 
 
 def images_of(paths: Sequence[str | Path], what: str) -> Images:
-    """The files given, and all images below the folders given, in order.
+    """The files given, and all images below the folders given, in order, each once.
 
     Raises:
         BadInput: something is not there, or there is no image.
@@ -66,26 +67,47 @@ def images_of(paths: Sequence[str | Path], what: str) -> Images:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files += images_below(path)
         elif path.is_file():
             files.append(path)
         else:
             raise BadInput(f"{path} does not exist; give images or folders of images")
     if not files:
         raise BadInput(f"there is no image in {', '.join(map(str, paths)) or 'nothing'}; give images or folders")
-    return Images(files, what)
+    return Images(list(dict.fromkeys(files)), what)
 
 
-def names_of(given: str) -> list[str]:
-    """Class names of a comma-separated list, or of a file with one a line.
+def names_of(given: str) -> Sequence[str]:
+    """Class names of a comma-separated list, or of a file: one a line, a line with commas, or a JSON list.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, one comes twice, or what looks like a file is none.
     """
-    names = lines_of(Path(given)) if given.endswith(".txt") else [name.strip() for name in given.split(",")]
-    if not all(names):
-        raise BadInput("class names are needed: --names 'road, car, sky', or a .txt file with one a line")
-    return names
+    file = Path(given).expanduser()
+    if given.strip() and file.is_dir():
+        raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
+    if file.is_file():
+        names = _names_in(file)
+    elif "," not in given and re.search(r"[/\\]|\.\w{1,5}$", given):
+        raise BadInput(f"--names {given} does not exist; give a file with one class name a line, or 'road, car, sky'")
+    else:
+        names = [name.strip() for name in given.split(",")]
+    if not names or not all(names):
+        raise BadInput("class names are needed: --names 'road, car, sky', or a file with one a line")
+    return distinct(names, f"--names {given}")
+
+
+def _names_in(file: Path) -> list[str]:
+    if file.suffix.lower() == ".json":
+        try:
+            names = json.loads(text_of(file))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{file} is no JSON: {error}") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadInput(f'{file} must be a JSON list of names, e.g. ["road", "car"]')
+        return [name.strip() for name in names]
+    lines = lines_of(file)
+    return [name.strip() for name in lines[0].split(",")] if len(lines) == 1 else lines
 
 
 def classify(model: Model, images: Images, names: Sequence[str], out: Path, prompts: str, batch_size: int) -> None:

@@ -1,7 +1,7 @@
 """Labelled folders, read lazily: only file names and captions are held, pixels are decoded when asked for.
 
-    <root>/classification/<set>/classes.txt  {train,test}/<class folder>/*   names in the order of the sorted folders
-    <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...]
+    <root>/classification/<set>/classes.txt  {train,test}/<class folder>/*   folders called as classes: `order_of`
+    <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...], or a table
     <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  8-bit: line of classes.txt, 255 ignored
 
 Sets in the layouts their authors publish are read by `layouts.py`. The evaluators take the three dataclasses below,
@@ -10,7 +10,9 @@ so data that is not in files (generated scenes) is evaluated alike.
 
 from __future__ import annotations
 
-import json
+import logging
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +22,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import numpy as np
 from PIL import Image
 
-from silc.images import BadImage, decode_rgb
+from silc.data.captions import NoCaption, usable
+from silc.data.tables import read_rows, table_of
+from silc.images import READ, UNREAD, BadImage, decode_rgb, is_image_name
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 T = TypeVar("T")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+log = logging.getLogger(__name__)
 IGNORE = 255
 """Label of pixels that count neither as truth nor as prediction."""
 
@@ -143,51 +147,127 @@ def read_classification(folder: Path, split: str = "test") -> ClassificationSet:
     """Read `classes.txt` and the file names of one split.
 
     Raises:
-        BadInput: something is missing, or class folders and names do not match in number.
+        BadInput: something is missing, or class folders and names do not match.
     """
-    classes = lines_of(folder / "classes.txt")
+    classes = distinct(lines_of(folder / "classes.txt"), f"{folder / 'classes.txt'}")
     return class_folders(folder / split, folder.name, split, classes)
 
 
 def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -> ClassificationSet:
-    """Images in one folder per class; classes are in the order of the sorted folders.
+    """Images in one folder per class; see `order_of` for which class that is.
 
     Raises:
-        BadInput: there are not as many folders as classes, or no images.
+        BadInput: there are not as many folders as classes, no images, images beside or below the class folders, or it
+            is not clear which folder is which class.
     """
-    inside = sorted(path for path in _listing(folder) if path.is_dir())
+    listed = _listing(folder)
+    inside = sorted(path for path in listed if path.is_dir())
+    if beside := next((path for path in sorted(listed) if is_image_name(path.name) and path.is_file()), None):
+        raise BadInput(f"{beside} lies in no class folder; move it into one, or out of {folder}")
     if len(inside) != len(classes):
         raise BadInput(
-            f"{folder} has {len(inside)} class folders for {len(classes)} class names; "
-            "needed is one name per folder, in the order of the sorted folders"
+            f"{folder} has {len(inside)} class folders for {len(classes)} class names; needed is one folder per name"
         )
+    places = order_of([path.name for path in inside], classes, folder)
     # A folder may be empty: a name that is only there to be confused with.
-    found = [(path, label) for label, own in enumerate(inside) for path in images_in(own)]
+    own = dict(zip(places, inside, strict=True))
+    found = [(path, label) for label in range(len(classes)) for path in _images_of_class(own[label])]
     if not found:
-        raise BadInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        raise BadInput(f"{folder} holds no images ({', '.join(READ)})")
     files = [path for path, _ in found]
     return ClassificationSet(name, split, classes, Lazy(files, read_image), [label for _, label in found], files=files)
 
 
+def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) -> list[int]:
+    """The class of each class folder, a permutation of the C classes.
+
+    By name where folders are called as the classes are (capitals, `_` and `-` aside); by number where all folders are
+    numbers (from 0 or 1 on); else in the order of the sorted folders, as wnids are.
+
+    Raises:
+        BadInput: some names are equal and others not, numbers are missing, or it is a matter of taste how to sort.
+    """
+    for spelt in (str, _plain):
+        own, known = [spelt(name) for name in folders], {spelt(name): place for place, name in enumerate(classes)}
+        if len(known) == len(set(own)) == len(own) and known.keys() == set(own):
+            return [known[name] for name in own]
+    if known.keys() & set(own):
+        stranger = next((name for name in folders if _plain(name) not in known), folders[0])
+        raise BadInput(
+            f"{where}: some class folders are called as classes are, but no one class is called as the folder "
+            f"'{stranger}'; needed are equal names, or numbers in the order of the class names"
+        )
+    if all(name.isdecimal() for name in folders):
+        numbers = [int(name) for name in folders]
+        for first in (0, 1):
+            if sorted(numbers) == list(range(first, first + len(numbers))):
+                return [number - first for number in numbers]
+        raise BadInput(
+            f"{where}: the class folders are numbers from {min(numbers)} to {max(numbers)}; needed are 0 to "
+            f"{len(numbers) - 1} or 1 to {len(numbers)}, each once, or folders that are called as the classes are"
+        )
+    ordered = sorted(folders)
+    for other in (sorted(folders, key=str.casefold), sorted(folders, key=_naturally)):
+        if ordered != other:
+            one, two = next(pair for pair in zip(ordered, other, strict=True) if pair[0] != pair[1])
+            raise BadInput(
+                f"{where}: it is not clear whether the class folder '{one}' or '{two}' comes first, so which class "
+                "each is; call the folders as the classes are called, or pad their numbers with zeros"
+            )
+    places = {name: place for place, name in enumerate(ordered)}
+    return [places[name] for name in folders]
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.sub("[_-]", " ", name.casefold()).split())
+
+
+def _naturally(name: str) -> list[tuple[int, str]]:
+    """A key by which 'class2' comes before 'class10'."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _images_of_class(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        below = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    for name in sorted(below):
+        if images_below(folder / name):
+            raise BadInput(f"{folder / name} holds images below a class folder; move them up into {folder}")
+    return images_in(folder)
+
+
+def distinct(names: Sequence[str], where: str) -> Sequence[str]:
+    """The same names.
+
+    Raises:
+        BadInput: one comes twice.
+    """
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"{where} names the class '{twice}' twice; each class needs a name of its own")
+    return names
+
+
 def read_retrieval(folder: Path) -> RetrievalSet:
-    """Read `captions.json`.
+    """Read `captions.json`, or another table of captions (`silc.data.tables`); rows of one image are put together.
 
     Raises:
         BadInput: the file, an image or its captions are missing.
     """
     file = folder / "captions.json"
-    try:
-        entries = json.loads(text_of(file))
-        pairs = [(folder / entry["image"], [str(caption) for caption in entry["captions"]]) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f'{file} must be a JSON list of {{"image": file, "captions": [text, ...]}}: {error!r}'
-        ) from error
-    for path, captions in pairs:
-        if not captions or not all(caption.strip() for caption in captions):
-            raise BadInput(f"{file}: {path.name} has no caption or an empty one; remove the entry or add its text")
-        if not path.is_file():
-            raise BadInput(f"{file} names {path}, which does not exist")
+    if not file.is_file() and folder.is_dir():
+        file = table_of(folder) or file
+    pairs = []
+    for name, found in read_rows(file).captions.items():
+        try:
+            captions = usable(found)
+        except NoCaption as error:
+            raise BadInput(f"{file}: {name} {error}; remove the entry or mend it") from error
+        if len(captions) < len(found):
+            raise BadInput(f"{file}: {name} has an empty caption; remove it or add its text")
+        if not (folder / name).is_file():
+            raise BadInput(f"{file} names {folder / name}, which does not exist")
+        pairs.append((folder / name, list(captions)))
     if not pairs:
         raise BadInput(f"{file} lists no images")
     return captioned(folder.name, pairs)
@@ -207,10 +287,17 @@ def read_segmentation(folder: Path) -> SegmentationSet:
     Raises:
         BadInput: something is missing.
     """
-    classes = lines_of(folder / "classes.txt")
+    classes = distinct(lines_of(folder / "classes.txt"), f"{folder / 'classes.txt'}")
     background = classes[0] == "background"
-    images = images_in(folder / "images")
-    pairs = [(path, folder / "labels" / f"{path.stem}.png") for path in images]
+    images, labels = images_in(folder / "images"), folder / "labels"
+    by_stem = (
+        {path.stem: path for path in images_in(labels) if path.suffix.lower() == ".png"} if labels.is_dir() else {}
+    )
+    pairs = [(path, by_stem.get(path.stem, labels / f"{path.stem}.png")) for path in images]
+    if surplus := by_stem.keys() - {path.stem for path in images}:
+        log.warning(
+            "%s: %d labels have no image and are not scored, %s.png for one", folder, len(surplus), min(surplus)
+        )
     return labelled(folder.name, classes[background:], pairs, background_ignored=background)
 
 
@@ -225,15 +312,19 @@ def labelled(
     """A segmentation set of image files and their label files.
 
     Raises:
-        BadInput: there are none, or a file is missing.
+        BadInput: there are none, a file is missing, or two images have one label.
     """
     if not pairs:
-        raise BadInput(f"{name}: no images; needed are files ending in {', '.join(SUFFIXES)}")
+        raise BadInput(f"{name}: no images; needed are files ending in {', '.join(READ)}")
+    seen: dict[Path, Path] = {}
     for image, label in pairs:
         if not image.is_file():
             raise BadInput(f"{name}: the image {image} is missing")
         if not label.is_file():
             raise BadInput(f"{image} has no label; needed is {label}")
+        if label in seen:
+            raise BadInput(f"{name}: {seen[label]} and {image} have the same label {label}; leave one of them out")
+        seen[label] = image
     return SegmentationSet(
         name=name,
         classes=classes,
@@ -288,17 +379,19 @@ def read_label(path: Path) -> NDArray[Any]:
 
 
 def text_of(file: Path) -> str:
-    """A UTF-8 file's text.
+    """A UTF-8 file's text, without a byte order mark.
 
     Raises:
         BadInput: it is missing or unreadable.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{file} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"cannot read {file}: {error}; save it as UTF-8") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {file}: {error.strerror}; check the path and its permissions") from error
 
 
 def lines_of(file: Path) -> list[str]:
@@ -320,9 +413,24 @@ def _listing(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted by name.
+    """Image files of a folder, sorted by name; hidden ones are none.
 
     Raises:
-        BadInput: no such folder.
+        BadInput: no such folder, or an image of a format that is not read.
     """
-    return sorted(path for path in _listing(folder) if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in _listing(folder) if is_image_name(path.name))
+    for path in found:
+        if path.suffix.lower().lstrip(".") in UNREAD:
+            raise BadInput(
+                f"{path} is of a format that is not read; convert it to one of {', '.join(READ)}, or remove it"
+            )
+    return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files in a folder and all below it, of any format, in order; hidden files and folders are left out."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [Path(place) / name for name in files if is_image_name(name)]
+    return sorted(found)

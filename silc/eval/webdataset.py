@@ -5,11 +5,11 @@ Members are read in place by their offsets; nothing is extracted.
 
 from __future__ import annotations
 
-import tarfile
 from typing import TYPE_CHECKING, NamedTuple
 
+from silc.data.tar import IMAGES, walk
 from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet, lines_of
-from silc.images import BadImage, decode_rgb
+from silc.images import READ, BadImage, decode_rgb
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ class Member(NamedTuple):
 
 
 def read_wds_classification(folder: Path, split: str = "test") -> ClassificationSet:
-    """Samples of `.jpg`, `.png` or `.webp` with a `.cls`; templates are written with "{c}".
+    """Samples of an image with a `.cls`; templates are written with "{c}".
 
     Raises:
         BadInput: something is missing, or a label is outside the class list.
     """
     classes = lines_of(folder / "classnames.txt")
-    samples = _samples(folder / split)
+    samples = _samples(folder / split, "cls")
     prompts = folder / "zeroshot_classification_templates.txt"
     templates = [line.replace("{c}", "{}") for line in lines_of(prompts)] if prompts.is_file() else []
     images = [_image_of(sample, key) for key, sample in samples.items()]
     labels = []
     for key, sample in samples.items():
-        text = sample["cls"].read().decode(errors="replace").strip() if "cls" in sample else ""
+        text = _text(sample["cls"], key).strip() if "cls" in sample else ""
         if not text.isdecimal() or int(text) >= len(classes):
             raise BadInput(f"{folder}: {key} has the label '{text}', needed is a number from 0 to {len(classes) - 1}")
         labels.append(int(text))
@@ -59,11 +59,11 @@ def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
     Raises:
         BadInput: something is missing.
     """
-    samples = _samples(folder / split)
+    samples = _samples(folder / split, "txt")
     images = [_image_of(sample, key) for key, sample in samples.items()]
     captions = []
     for key, sample in samples.items():
-        text = sample["txt"].read().decode(errors="replace") if "txt" in sample else ""
+        text = _text(sample["txt"], key) if "txt" in sample else ""
         own = [line.strip() for line in text.splitlines() if line.strip()]
         if not own:
             raise BadInput(f"{folder}: {key} has no caption")
@@ -71,32 +71,50 @@ def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
     return RetrievalSet(folder.name, Lazy(images, _decode), captions, files=sorted({member.shard for member in images}))
 
 
-def _samples(folder: Path) -> dict[str, dict[str, Member]]:
-    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order; nothing is extracted."""
+def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
+    """{key: {part: member}} of the shards 0.tar, 1.tar, ... in order, the parts being `image` and `text`.
+
+    Raises:
+        BadInput: a shard is missing, damaged, or holds what would be left out: scores are of all or of none.
+    """
     count = lines_of(folder / "nshards.txt")[0]
     if not count.isdecimal():
         raise BadInput(f"{folder / 'nshards.txt'} says '{count}', needed is a number")
+    if (folder / f"{int(count)}.tar").exists():
+        raise BadInput(f"{folder / 'nshards.txt'} says {count}, but {folder / f'{int(count)}.tar'} is there too")
     samples: dict[str, dict[str, Member]] = {}
     for shard in (folder / f"{number}.tar" for number in range(int(count))):
         try:
-            with tarfile.open(shard, "r:") as tar:
-                for member in tar:
-                    key, _, extension = member.name.partition(".")
-                    if member.isreg():
-                        where = Member(shard, member.offset_data, member.size)
-                        samples.setdefault(f"{shard.stem}/{key}", {})[extension.lower()] = where
-        except (OSError, tarfile.TarError) as error:
+            found = walk(shard, {**IMAGES, text: text})
+        except BadInput as error:
             raise BadInput(f"cannot read the shard {shard}: {error}") from error
+        if found.damage:
+            raise BadInput(f"cannot read the shard {shard}: {found.damage}; fetch it again")
+        if found.ignored:
+            raise BadInput(
+                f"{shard}: {found.ignored[0]} is a link, a device, sparse, or has an unsafe name; pack it anew"
+            )
+        for sample in found.samples:
+            if sample.duplicate:
+                raise BadInput(f"{shard} holds {sample.key} twice; leave one of them out")
+            members = {part: Member(shard, *where) for part, where in sample.parts.items()}
+            samples[f"{shard.stem}/{sample.key.removeprefix('./')}"] = members
     if not samples:
         raise BadInput(f"{folder} holds no samples")
     return samples
 
 
 def _image_of(sample: dict[str, Member], key: str) -> Member:
-    found = [sample[extension] for extension in ("jpg", "jpeg", "png", "webp") if extension in sample]
-    if not found:
-        raise BadInput(f"{key} has no .jpg, .jpeg, .png or .webp, only {', '.join(sorted(sample))}")
-    return found[0]
+    if "image" not in sample:
+        raise BadInput(f"{key} has no image ({', '.join(READ)}), only {', '.join(sorted(sample))}")
+    return sample["image"]
+
+
+def _text(member: Member, key: str) -> str:
+    try:
+        return member.read().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the text of {key} in {member.shard}: {error}") from error
 
 
 def _decode(member: Member) -> Image.Image:

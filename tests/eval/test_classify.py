@@ -116,12 +116,46 @@ def test_clip_benchmarks_classification_shards(wds, oracle):
         ("test/nshards.txt", b"many", "says 'many', needed is a number"),
         ("test/nshards.txt", b"3", r"cannot read the shard .*2\.tar"),
         ("test/1.tar", b"no tar", r"cannot read the shard .*1\.tar"),
+        ("test/nshards.txt", b"1", r"nshards\.txt says 1, but .*1\.tar is there too"),
     ],
 )
 def test_broken_shards(wds, file, content, message):
     (wds / file).write_bytes(content)
     with pytest.raises(BadInput, match=message):
         read_wds_classification(wds)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": b"x"}, r"1/a has the label ''"),
+        ({"a.cls": b"1"}, r"1/a has no image .*, only cls"),
+        ({"a.png": b"x", "a.cls": b"1", "b/c.png": b"x"}, r"1/b/c has the label ''"),
+        ({"a.v1.png": b"x", "a.v1.cls": b"9"}, r"1/a\.v1 has the label '9'"),
+        ({"a.png": b"x", "a.cls": b"\xff"}, "cannot read the text of 1/a"),
+        ({"../a.png": b"x", "a.cls": b"1"}, r"\.\./a\.png is a link.*unsafe name; pack it anew"),
+        ({"a.png": b"x", "a.cls": b"1", "./a.png": b"x"}, "holds ./a twice"),
+    ],
+)
+def test_no_sample_of_a_shard_is_left_out(wds, members, message):
+    shard(wds / "test/1.tar", members)
+    with pytest.raises(BadInput, match=message):
+        read_wds_classification(wds)
+
+
+def test_evaluation_reads_shards_by_the_rules_of_training(wds, flat):
+    """Dots in keys and folders, disorder, upper case, a mark, hidden files, masks, two archives in one file."""
+    image = png(flat(1))
+    names = ["v1.0/a.cls", "b.x.PNG", "v1.0/a.png", "b.x.cls", "._b.x.PNG", "b.x.seg.png", "c.gif", "c.cls"]
+    texts = {"v1.0/a.cls": b"0", "b.x.cls": "\ufeff1\r\n".encode(), "c.cls": b" 1 "}
+    shard(wds / "test/0.tar", {name: texts.get(name, image) for name in names[:6]})
+    shard(wds / "test/more.tar", {name: texts.get(name, image) for name in names[6:]})
+    whole = wds / "test/0.tar"
+    whole.write_bytes(whole.read_bytes() + (wds / "test/more.tar").read_bytes())
+    (wds / "test/nshards.txt").write_bytes(b"\xef\xbb\xbf2\r\n")
+    data = read_wds_classification(wds)
+    assert list(data.labels) == [0, 1, 1, 1]
+    assert data.images[1].getpixel((0, 0)) == flat(1).getpixel((0, 0))
 
 
 def test_clip_benchmarks_retrieval_shards(tmp_path, flat):

@@ -12,6 +12,8 @@ from PIL import Image
 from silc.eval.datasets import (
     SegmentationSet,
     folders,
+    lines_of,
+    order_of,
     read_classification,
     read_retrieval,
     read_segmentation,
@@ -127,11 +129,18 @@ def test_an_empty_class_folder_is_a_name_to_be_confused_with(root):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "must be a JSON list"),
-        ('[{"image": "images/0.png"}]', "must be a JSON list"),
+        ("{", "is no JSON"),
+        ('{"image": "images/0.png"}', "must be a JSON list"),
+        ('[{"image": "images/0.png"}]', r"0\.png has no caption"),
+        ('[{"captions": ["a"]}]', r"line 1, which does not exist"),
         ("[]", "lists no images"),
-        (json.dumps([{"image": "images/0.png", "captions": []}]), r"0\.png has no caption or an empty one"),
-        (json.dumps([{"image": "images/0.png", "captions": ["ok", "  "]}]), r"0\.png has no caption or an empty one"),
+        (json.dumps([{"image": "images/0.png", "captions": []}]), r"0\.png has no caption"),
+        (json.dumps([{"image": "images/0.png", "captions": ["ok", "  "]}]), r"0\.png has an empty caption"),
+        (json.dumps([{"image": "images/0.png", "captions": [" "]}]), r"0\.png has only empty captions"),
+        (json.dumps([{"image": "images/0.png", "captions": [None]}]), r"0\.png has no caption"),
+        (json.dumps([{"image": "images/0.png", "captions": [None, 3]}]), r"0\.png has the number 3 for a caption"),
+        (json.dumps([{"image": "images/0.png", "captions": [["a"]]}]), r"0\.png has a list within a list"),
+        (json.dumps([{"image": "images/0.png", "caption": {"en": "a"}}]), r"0\.png has an object"),
     ],
 )
 def test_bad_captions(root, content, message):
@@ -139,6 +148,143 @@ def test_bad_captions(root, content, message):
     file.write_text(content)
     with pytest.raises(BadInput, match=message):
         read_retrieval(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("entries", "captions"),
+    [
+        ([{"image": "images/0.png", "captions": "dog"}], [["dog"]]),
+        ([{"file_name": "images/0.png", "caption": " a "}, {"path": "images/1.png", "text": ["b"]}], [["a"], ["b"]]),
+        ([{"image": "images/0.png", "captions": ["a", None]}], [["a"]]),
+        (
+            [
+                {"image": f"{at}images/{i}.png", "captions": [c]}
+                for at, i, c in (("", 0, "a"), ("", 1, "b"), ("./", 0, "c"))
+            ],
+            [["a", "c"], ["b"]],
+        ),
+        ([{"image": "images/0.png", "captions": ["a"]}] * 2, [["a", "a"]]),
+    ],
+)
+def test_captions_are_read_as_tables_are(root, entries, captions):
+    """And an image that is listed again is one image, not its own wrong answer."""
+    file = root / "retrieval" / "pairs" / "captions.json"
+    file.write_bytes(json.dumps(entries).encode("utf-8-sig"))
+    data = read_retrieval(file.parent)
+    assert data.captions == captions
+    assert len(data.images) == len(data.files) == len(captions)
+    file.with_name("captions.csv").write_text("image,caption\nimages/2.png,by a table\n")
+    assert read_retrieval(file.parent).captions == captions
+    file.unlink()
+    assert read_retrieval(file.parent).captions == [["by a table"]]
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "places"),
+    [
+        (["Zebra", "apple"], ["apple", "Zebra"], [1, 0]),
+        (["hot_dog", "Cat", "ice-cream"], ["cat", "hot dog", "Ice Cream"], [1, 0, 2]),
+        (["Dog", "dog"], ["dog", "Dog"], [1, 0]),
+        (sorted(map(str, range(12))), [f"class {i}" for i in range(12)], [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (sorted(map(str, range(1, 12))), list("abcdefghijk"), [0, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (
+            ["00", "01", "10", "2", "3", "4", "5", "6", "7", "8", "9"],
+            list("abcdefghijk"),
+            [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9],
+        ),
+        (["10", "9"], ["9", "10"], [1, 0]),
+        (["n01440764", "n01443537", "n02606052"], ["tench", "goldfish", "x"], [0, 1, 2]),
+        (["c01", "c02", "c10"], ["x", "y", "z"], [0, 1, 2]),
+    ],
+)
+def test_class_folders_meet_their_names(folders, classes, places):
+    assert order_of(folders, classes, "test") == places
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "message"),
+    [
+        (["Zebra", "apple", "cow"], ["apple", "zebra", "bull"], "no one class is called as the folder 'cow'"),
+        (["a", "b"], ["b", "c"], "as the folder 'a'"),
+        (["0", "2", "3"], ["x", "y", "z"], "numbers from 0 to 3; needed are 0 to 2 or 1 to 3"),
+        (["1", "01"], ["x", "y"], "needed are 0 to 1 or 1 to 2, each once"),
+        (["class1", "class10", "class2"], ["x", "y", "z"], "'class10' or 'class2' comes first"),
+        (["B", "a"], ["x", "y"], "'B' or 'a' comes first"),
+        (["1a", "10b", "2c"], ["x", "y", "z"], "comes first"),
+    ],
+)
+def test_class_folders_are_not_joined_by_guess(folders, classes, message):
+    with pytest.raises(BadInput, match=message) as raised:
+        order_of(folders, classes, "test")
+    assert "\n" not in str(raised.value)
+
+
+def test_images_are_found_by_any_usual_name_or_named(root):
+    folder = root / "classification" / "shapes"
+    image = (folder / "test" / "00" / "0.png").read_bytes()
+    for name in ("A.PNG", "b.Gif", "c.jfif", "d.bmp"):
+        (folder / "test" / "00" / name).write_bytes(image)
+    for name in ("._0.png", ".hidden.png", "Thumbs.db", "notes.txt"):
+        (folder / "test" / "00" / name).touch()
+    assert read_classification(folder).labels == [0] * 6 + [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    (folder / "test" / "01" / "x.TIF").touch()
+    with pytest.raises(BadInput, match=r"01/x\.TIF is of a format that is not read; convert it"):
+        read_classification(folder)
+
+
+def test_images_beside_or_below_class_folders_are_named(root):
+    folder = root / "classification" / "shapes" / "test"
+    image = (folder / "00" / "0.png").read_bytes()
+    (folder / "03" / "more" / "yet").mkdir(parents=True)
+    assert len(read_classification(folder.parent).labels) == 12
+    (folder / "03" / "more" / "yet" / "1.png").write_bytes(image)
+    with pytest.raises(BadInput, match=r"03/more holds images below a class folder"):
+        read_classification(folder.parent)
+    shutil.rmtree(folder / "03" / "more")
+    (folder / "1.png").write_bytes(image)
+    with pytest.raises(BadInput, match=r"test/1\.png lies in no class folder"):
+        read_classification(folder.parent)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n  \n", "\r"])
+def test_lists_of_names_with_marks_and_other_ends(root, mark, end):
+    folder = root / "segmentation" / "stripes"
+    names = lines_of(folder / "classes.txt")
+    (folder / "classes.txt").write_bytes((mark + end.join(names) + end).encode())
+    data = read_segmentation(folder)
+    assert (data.background_ignored, data.classes) == (True, names[1:])
+
+
+def test_a_name_that_comes_twice_is_refused(root):
+    for kind, name, read in (
+        ("classification", "shapes", read_classification),
+        ("segmentation", "stripes", read_segmentation),
+    ):
+        file = root / kind / name / "classes.txt"
+        lines = lines_of(file)
+        file.write_text("\n".join([*lines[:-1], f" {lines[0]} "]))
+        with pytest.raises(BadInput, match=rf"classes\.txt names the class '{lines[0]}' twice"):
+            read(root / kind / name)
+
+
+def test_text_that_is_no_utf_8_is_told(root):
+    file = root / "classification" / "shapes" / "classes.txt"
+    file.write_bytes("a\nb\n".encode("utf-16"))
+    with pytest.raises(BadInput, match="save it as UTF-8"):
+        read_classification(file.parent)
+
+
+def test_labels_and_images_meet_by_name(root, caplog):
+    folder = root / "segmentation" / "stripes"
+    (folder / "labels" / "1.png").rename(folder / "labels" / "1.PNG")
+    shutil.copy(folder / "labels" / "0.png", folder / "labels" / "lonely.png")
+    assert read_segmentation(folder).ids == ["0", "1", "2"]
+    assert "1 labels have no image and are not scored, lonely.png for one" in caplog.text
+    twin = next((folder / "images").glob("1.*"))
+    shutil.copy(twin, folder / "images" / "1.webp")
+    with pytest.raises(BadInput, match="have the same label"):
+        read_segmentation(folder)
 
 
 def test_a_file_that_is_no_image(root):
