@@ -42,11 +42,10 @@ from silc import recipes
 from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
 from silc.settings import NATURAL, Device, Duration, Range, Settings, limits
+from silc.terminal import complain, finish, page, prepare, say
 from silc.types import BadInput, LostRank, Preempted
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from silc.config import Config
 
 T = TypeVar("T")
@@ -59,38 +58,42 @@ COMMANDS = (
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = list(sys.argv[1:] if args is None else args)
+    prepare()
+    try:
+        return _run(list(sys.argv[1:] if args is None else args))
+    finally:
+        finish()
+
+
+def _run(args: list[str]) -> int:
     try:
         return _dispatch(args)
     except BadInput as error:
-        print(f"silc: {error}", file=sys.stderr)
+        complain(error)
         return error.exit_code
     except LostRank as error:
-        print(f"silc: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        complain(error)
+        finish()
         # At once: taking the interpreter down beside broken connections took seconds, and aborted now and then.
         os._exit(75)
     except OSError as error:
         if error.errno not in FULL_OR_LOCKED:
             raise
-        print(
-            f"silc: {error.filename or 'the output'} cannot be written: {error.strerror}; "
-            "what was finished before is intact",
-            file=sys.stderr,
-        )
+        place = error.filename or "the output"
+        complain(f"{place} cannot be written: {error.strerror}; what was finished before is intact")
         return 2
     except Preempted as stop:
         if said := str(stop):
-            print(f"silc: {said}", file=sys.stderr)
+            complain(said)
         return stop.exit_code
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["silc: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        complain("; ".join(["interrupted", *map(str, interrupt.args)]))
         return 130
 
 
 def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
-        print(__doc__)
+        say(__doc__)
         return 0
     command, rest = args[0], args[1:]
     match command:
@@ -145,7 +148,7 @@ def _finetune(args: list[str]) -> int:
     chosen, rest = _taken(args, ("init", "mode"))
     if not chosen.get("init"):
         if {"-h", "--help"} & set(args):
-            print(FINETUNE.format(modes=_first_lines(recipes.MODES)))
+            say(FINETUNE.format(modes=_first_lines(recipes.MODES)))
             return 0
         raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
     from silc import continuation, run
@@ -225,7 +228,7 @@ def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
     out = Path(command.out) if command.out else None
     title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
     written, page = scoring.write_results(models, evaluations, out, title=title)
-    print("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
+    say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return written
 
 
@@ -234,8 +237,8 @@ def _paper_table(name: str, scored: list[Path], beside: Path) -> None:
 
     table = tables.paper_table(name, scored)
     stem = (beside.parent if beside.suffix else beside) / f"table-{name}"
-    print(tables.to_markdown(table))
-    print("\n".join(f"table: {path}" for path in tables.write(table, stem)))
+    say(tables.to_markdown(table))
+    say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
 
 
 def _list_tasks(root: str) -> int:
@@ -248,7 +251,7 @@ def _list_tasks(root: str) -> int:
         missing = [path for path in task.needs if not path.exists()]
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
-    _print(table)
+    page(table, width=200)
     return 0
 
 
@@ -275,8 +278,8 @@ def _import(args: list[str]) -> int:
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
     model = sources.read(command.source, tokenizer=tokenizer, size=command.size or None, text_pool=command.text_pool)
     pretrained.save(model, Path(command.out))
-    print("\n".join(model.mapped))
-    print(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
+    say("\n".join(model.mapped))
+    say(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
     return 0
 
 
@@ -313,8 +316,8 @@ def _export(args: list[str]) -> int:
         license=command.license,
         datasets=_listed(command.datasets),
     )
-    print("\n".join(map(str, checks)))
-    print(f"exported: {command.out}   what to know of it: {Path(command.out) / 'README.md'}")
+    say("\n".join(map(str, checks)))
+    say(f"exported: {command.out}   what to know of it: {Path(command.out) / 'README.md'}")
     return 0
 
 
@@ -370,8 +373,8 @@ def _predict(args: list[str]) -> int:
         case "segment":
             folders.segment(model, images, names, out, config)
     if images.unreadable:
-        print(f"silc: {len(images.unreadable)} files are no images; the JSON names them", file=sys.stderr)
-    print(f"{command.task}: {len(images.files) - len(images.unreadable)} images: {out}")
+        complain(f"{len(images.unreadable)} files are no images; the JSON names them")
+    say(f"{command.task}: {len(images.files) - len(images.unreadable)} images: {out}")
     return 0
 
 
@@ -391,7 +394,7 @@ def _doctor(args: list[str]) -> int:
     table = Table("what", "found", "to do", title="silc doctor", title_justify="left")
     for row in doctor.findings(command.root):
         table.add_row(*row)
-    _print(table)
+    page(table, width=200)
     return 0
 
 
@@ -436,10 +439,10 @@ def _plan(args: list[str]) -> int:
     plans = [
         project.plan(one, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price) for one in configurations
     ]
-    print(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)), end="")
+    say(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)).rstrip("\n"))
     if command.json:
         tables.write(plans, Path(command.json))
-        print(f"plan: {command.json}")
+        say(f"plan: {command.json}")
     return 0
 
 
@@ -450,21 +453,13 @@ def _show(args: list[str]) -> int:
     table = Table("field", "value", "meaning", title=config.recipe, title_justify="left")
     for path, value, meaning in configs.fields(config):
         table.add_row(path, repr(value), meaning)
-    _print(table)
+    page(table, width=200)
     return 0
 
 
-def _print(table: Table) -> None:
-    """Show a table, with whole names where nobody sees the edge of a window."""
-    from rich.console import Console
-
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
-
-
 def _recipes() -> int:
-    print(_first_lines(recipes.BASES))
-    print(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    say(_first_lines(recipes.BASES))
+    say(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
     return 0
 
 
@@ -497,7 +492,7 @@ def _data(args: list[str]) -> int:
     from silc.data.remote import without_secrets
 
     pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
-    print(
+    say(
         check.run(
             pairs,
             Path(command.out),
@@ -537,9 +532,9 @@ def _bench(args: list[str]) -> int:
 
     config = _read(suite.BenchConfig, args, "silc bench")
     rows = suite.run(config)
-    _print(suite.table(rows))
+    page(suite.table(rows), width=200)
     if config.out:
-        print(f"benchmark: {config.out}")
+        say(f"benchmark: {config.out}")
     return 0
 
 
@@ -547,7 +542,7 @@ def _configured(command: str, args: list[str]) -> Config:
     """RECIPE (a name or a run's config.yaml) with the fields given after it."""
     if not args or args[0].startswith("-"):
         if args and args[0] in ("-h", "--help"):
-            print(
+            say(
                 f"usage: silc {command} RECIPE [--field value ...]\n\n`silc recipes` lists the recipes; "
                 f"`silc {command} RECIPE --help` lists the fields."
             )

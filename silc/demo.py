@@ -23,6 +23,7 @@ from silc.data import scenes
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.preprocess import Preprocess
+from silc.terminal import say
 from silc.training.config import examples_of
 from silc.training.log import history
 from silc.types import BadInput
@@ -62,11 +63,11 @@ def main(out: Path, *, duration: str = "") -> None:
     (out / MARKER).touch()
     length = f"Trained for {duration}, as asked for."
     if not duration:
-        print("timing a few steps, to see how long to train ...", flush=True)
+        say("timing a few steps, to see how long to train ...")
         duration, length = chosen(measured_rate(config, out / "trial"), config.train.batch_size)
-        print(length, flush=True)
+        say(length)
     config = replace(config, out=str(out), train=replace(config.train, duration=duration))
-    print(f"training {RECIPE} for {duration} on generated scenes", flush=True)
+    say(f"training {RECIPE} for {duration} on generated scenes")
     run.train(config)
     data = out / "data"
     scenes.write_sets(data, size=config.data.scenes.size, seed=config.train.seed)
@@ -84,7 +85,7 @@ def main(out: Path, *, duration: str = "") -> None:
     _, page = scoring.write_results(
         out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary
     )
-    print(f"report: {page}")
+    say(f"report: {page}")
 
 
 def measured_rate(config: Config, out: Path) -> float:

@@ -12,15 +12,16 @@ import torch
 import silc
 from silc.distributed import place
 from silc.eval import suite
+from silc.extras import install
 from silc.training.precision import fit_of
 
 LIBRARIES = {
     **dict.fromkeys(("torch", "torchvision", "timm", "tokenizers", "safetensors", "numpy", "pillow"), ""),
-    **dict.fromkeys(("open_clip_torch", "transformers", "sentencepiece", "protobuf"), "silc[interop]"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "silc[export]"),
-    **{"torchao": "silc[quant]", "wandb": "silc[log]", "trackio": "silc[log]"},
+    **dict.fromkeys(("open_clip_torch", "transformers", "sentencepiece", "protobuf"), "interop"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    **{"torchao": "quant", "wandb": "log", "trackio": "log"},
 }
-"""What is used, by the extra it comes with; empty: silc's own dependencies."""
+"""What is used, and the extra it comes with; empty: silc's own dependencies."""
 
 
 def findings(root: str = "") -> list[tuple[str, str, str]]:
@@ -60,4 +61,4 @@ def _version(name: str, extra: str) -> tuple[str, str]:
     try:
         return importlib.metadata.version(name), ""
     except importlib.metadata.PackageNotFoundError:
-        return "not installed", f"`pip install '{extra}'`" if extra else "silc needs it; install silc again"
+        return "not installed", install(extra) if extra else "silc needs it; install silc again"

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from silc.eval.datasets import distinct, images_below, lines_of, text_of
 from silc.eval.pictures import colour
 from silc.eval.prompts import templates, text_classifier
 from silc.predict import open_image
+from silc.terminal import console, progress
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Images:
         Raises:
             BadInput: not one of the files was an image.
         """
-        with Progress(console=Console(stderr=True)) as bar:
+        with progress(console(stderr=True)) as bar:
             for start in bar.track(range(0, len(self.files), size), description=self.what):
                 batch = []
                 for file in self.files[start : start + size]:

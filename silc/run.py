@@ -43,6 +43,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders
 from silc.preprocess import Preprocess
+from silc.terminal import complain, say
 from silc.training.alarm import CollapseAlarm
 from silc.training.config import examples_of, steps_of
 from silc.training.flops import training_flops
@@ -99,7 +100,7 @@ def train(config: Config) -> Path:
         resumed = _claim(out, config, world)
         if world.is_main:
             for said in filter(None, (kept, precision)):
-                print(said, flush=True)
+                say(said)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
@@ -174,7 +175,8 @@ def train(config: Config) -> Path:
                     raise LostWorker(f"{lost}; {kept}") from lost
                 except StoppedWaiting:
                     kept = _save_alone(progress, save, saver, world)
-                    raise Preempted(f"{preemption.name} asked to stop while no batch came; {kept}") from None
+                    said = f"{preemption.name} asked to stop while no batch came; {kept}"
+                    raise Preempted(said, exit_code=preemption.exit_code) from None
                 except Preempted:
                     save(progress)
                     saver.finish()
@@ -363,7 +365,7 @@ def _newest_intact(root: Path) -> Path | None:
             "restore one, or start again with another --out"
         )
     for path, complaint in damaged.items():
-        print(f"silc: {complaint.partition(';')[0]}; set aside, going on from {newest}", file=sys.stderr)
+        complain(f"{complaint.partition(';')[0]}; set aside, going on from {newest}")
         checkpoint.set_aside(path)
     return newest
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from silc import config as configs
+from silc import terminal
 from silc.distributed import join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
@@ -117,9 +116,7 @@ def write_results(
     histories = {name: history(Path(one)) for one, name in named.items()}
     report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
     _write_segmentations(evaluations, first.with_name("segmentations.png"))
-    console = Console()
-    # A log has no edge: names are not cut there.
-    report.print_table(console if console.is_terminal else Console(width=120), evaluations)
+    terminal.page(report.printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
     return list(files), page
 
 

@@ -21,6 +21,7 @@ from silc.bench import fed
 from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
+from silc.extras import install
 from silc.heap import keep_freed_memory
 from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
@@ -119,7 +120,7 @@ def side_by_side(setting: Setting) -> list[Row]:
     try:
         from silc.bench.baselines import training
     except ImportError:
-        missing = "open_clip is not installed; pip install 'silc[interop]'"
+        missing = f"open_clip is not installed: {install('interop')}"
     else:
         half, normal = autocast_of(setting.kind, setting.half), Preprocess(setting.size).normalize
         floats: Any = pairs.views.map(normal), views.views.map(normal)  # open_clip's loader hands out floats

@@ -17,6 +17,7 @@ import tyro
 from rich.table import Table
 
 from silc.settings import Device, Range, Settings
+from silc.terminal import say
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run(config: BenchConfig) -> list[Row]:
         for row in _measured(part, config):
             rows.append(row)
             value = row.missing or f"{row.value:.3g} {row.unit}"
-            print(f"bench {part}: {row.number} {row.what}: {value}", file=sys.stderr, flush=True)
+            say(f"bench {part}: {row.number} {row.what}: {value}", error=True)
             if config.out:
                 write(rows, environment(config), Path(config.out))  # at once: what fails later takes nothing along
     return sorted(rows, key=lambda row: row.number)
@@ -104,10 +105,10 @@ def run(config: BenchConfig) -> list[Row]:
 def _measured(part: str, config: BenchConfig) -> Iterator[Row]:
     start = time.perf_counter()
     for module, function in PARTS[part]:
-        print(f"bench {part}: {module} ...", file=sys.stderr, flush=True)
+        say(f"bench {part}: {module} ...", error=True)
         found = import_module(f"silc.bench.{module}")
         yield from getattr(found, function)(config)
-    print(f"bench {part}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    say(f"bench {part}: {time.perf_counter() - start:.0f} s", error=True)
 
 
 def environment(config: BenchConfig) -> dict[str, Any]:

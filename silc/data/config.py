@@ -93,7 +93,7 @@ class DataConfig(Settings):
     """`shards`: what `train` names. `scenes`: rendered on the fly from the seed."""
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
-    by '::'; http://, https:// and s3:// addresses likewise (pip install 'silc[remote]'). Or a folder of images with a
+    by '::'; http://, https:// and s3:// addresses likewise (pip install -e '.[remote]'). Or a folder of images with a
     table (captions.jsonl, .json, .csv, .tsv or .txt), or the table: an image (file_name, image, filepath) and its
     caption (caption, captions, text, title) a row."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+from silc.terminal import console, progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ Item = TypeVar("Item")
 
 def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
     """The items, with a bar on a terminal that goes away at the end; nothing elsewhere, or without `show`."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+    here = console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with progress(here, *columns, transient=True, disable=not (show and here.is_terminal)) as bar:
         yield from bar.track(items, total=total, description=what)

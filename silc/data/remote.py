@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
+from silc.extras import install
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -486,9 +487,7 @@ def _library_of(scheme: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise RemoteFault(
-            f"shards at {scheme}:// need a library that is missing; pip install 'silc[remote]'"
-        ) from error
+        raise RemoteFault(f"shards at {scheme}:// need a library that is missing: {install('remote')}") from error
 
 
 _sessions: dict[int, _Session] = {}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress
+from silc.terminal import console, progress, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Bar:
@@ -19,7 +22,7 @@ class Bar:
     def __call__(self, what: str, done: int, total: int) -> None:
         self.bar.update(self.outer, description=what, completed=done, total=total)
         if self.speaks and not self.bar.console.is_terminal and done < total:
-            print(f"evaluating {done + 1}/{total}: {what}", flush=True)
+            say(f"evaluating {done + 1}/{total}: {what}")
 
     def within(self, what: str, done: int, total: int) -> None:
         """Progress inside a task."""
@@ -29,6 +32,6 @@ class Bar:
 @contextmanager
 def evaluation_bar(speaks: bool) -> Iterator[Bar]:
     """One that says nothing on ranks that do not speak."""
-    console = Console()
-    with Progress(console=console, transient=True, disable=not (speaks and console.is_terminal)) as bar:
+    here = console()
+    with progress(here, transient=True, disable=not (speaks and here.is_terminal)) as bar:
         yield Bar(bar, speaks)

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,15 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from silc.eval.suite import task_name
+from silc.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from PIL import Image
-    from rich.console import Console
 
     from silc.types import Evaluation, Record
 
@@ -127,8 +129,8 @@ def percent(score: float | None) -> str:
     return f"{100 * score:.2f}" if 0 < score < 0.01 else f"{100 * score:.1f}"
 
 
-def print_table(console: Console, evaluations: Sequence[Evaluation]) -> None:
-    """Print the score table; the best of a row is bold, what is no better than chance or a constant answer dim."""
+def printed_table(evaluations: Sequence[Evaluation]) -> Table:
+    """The score table for a terminal; the best of a row is bold, what is no better than chance or a constant dim."""
     table = score_table(evaluations)
     printed = Table(
         title="Scores in %", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -144,7 +146,7 @@ def print_table(console: Console, evaluations: Sequence[Evaluation]) -> None:
             cells = [_styled(row, column) for column in table.columns]
             printed.add_row("" if i else name, _brief(row.metric), *cells, percent(row.chance), percent(row.constant))
         printed.add_section()
-    console.print(printed)
+    return printed
 
 
 def _brief(metric: str) -> str:
@@ -154,13 +156,10 @@ def _brief(metric: str) -> str:
     return metric.replace("mean_per_class_recall", "class mean")
 
 
-def _styled(row: Row, column: str) -> str:
+def _styled(row: Row, column: str) -> Text:
     text = percent(row.scores.get(column))
-    if not text:
-        return ""
-    if row.scores[column] <= row.floor:
-        return f"[dim]{text}[/dim]"
-    return f"[bold]{text}[/bold]" if column in row.best else text
+    low = bool(text) and row.scores[column] <= row.floor
+    return Text(text, style="dim" if low else "bold" if column in row.best else "")
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -199,7 +198,7 @@ def write_report(
         galleries=_galleries(evaluations),
         protocols=_protocols(evaluations),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[list[Row]]]]:
@@ -428,15 +427,19 @@ def _svg(panels: Sequence[Panel], columns: int) -> Markup:
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(panels) / columns)
-    salt = hashlib.sha256("".join(panel.title for panel in panels).encode()).hexdigest()  # ids must differ in a page
+    titles = "".join(panel.title for panel in panels)
+    salt = hashlib.sha256(titles.encode(errors="replace")).hexdigest()  # ids must differ in a page
     colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
     style: dict[Any, Any] = {
+        "text.parse_math": False,
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 9,
         "axes.linewidth": 0.6,
     } | colours
-    with rc_context(style):
+    with rc_context(style), warnings.catch_warnings():
+        # The browser has the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(11.5, 1.9 * rows), layout="constrained")
         figure.patch.set_alpha(0)
         for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
@@ -451,13 +454,20 @@ def _svg(panels: Sequence[Panel], columns: int) -> Markup:
     return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
 
 
+def _shown(name: str) -> str:
+    """In a legend; matplotlib leaves out what begins with an underscore."""
+    return f" {one_line(name)}" if name.startswith("_") else one_line(name)
+
+
 def _draw(axes: Any, panel: Panel) -> None:
-    axes.set_title(panel.title, fontsize=9, loc="left")
+    axes.set_title(one_line(panel.title), fontsize=9, loc="left")
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=INK, alpha=0.12, linewidth=0.5)
     axes.locator_params(axis="x", nbins=5)
     for line, colour in zip(panel.lines, itertools.cycle(LINES)):
-        axes.plot(line.x, line.y, color=colour, linewidth=1.3, label=line.name, marker="." if len(line.x) < 12 else "")
+        axes.plot(
+            line.x, line.y, color=colour, linewidth=1.3, label=_shown(line.name), marker="." if len(line.x) < 12 else ""
+        )
     if panel.level is not None:
         axes.axhline(panel.level, color=INK, alpha=0.6, linewidth=0.9, linestyle="--", label="chance")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.eval.datasets import text_of
+from silc.terminal import one_line
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -139,13 +141,22 @@ def to_markdown(table: PaperTable) -> str:
         f"**{table.title}**, in percent. Grey rows of the page, *slanted* here, are published: {table.source}.",
         "",
     ]
-    lines += ["| " + " | ".join(["", *table.heads]) + " |"]
+    lines += ["| " + " | ".join(["", *map(in_markdown, table.heads)]) + " |"]
     lines += ["| --- |" + " ---: |" * len(table.heads)]
     for row in table.rows:
-        name = f"*{row.name}*" if row.published else row.name
+        name = f"*{row.name}*" if row.published else in_markdown(row.name)
         lines.append("| " + " | ".join([name, *table.cells(row)]) + " |")
-    lines += [""] * bool(table.notes) + [f"* {note}" for note in table.notes]
+    lines += [""] * bool(table.notes) + [f"* {in_markdown(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
+
+
+def in_markdown(text: str) -> str:
+    r"""A stranger's words as Markdown that shows them as they are, in a cell of a table too.
+
+    >>> print(in_markdown("a|b *c*"))
+    a\|b \*c\*
+    """
+    return re.sub(r"([\\`*\[\]<>|~$&])", r"\\\1", one_line(text))
 
 
 def to_html(table: PaperTable) -> str:
@@ -184,7 +195,7 @@ def write(table: PaperTable, stem: Path) -> list[Path]:
     written = []
     for suffix, text in ((".md", to_markdown(table)), (".html", to_html(table)), (".json", to_json(table))):
         path = stem.with_name(stem.name + suffix)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
         written.append(path)
     return written
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from silc.eval.tables import in_markdown
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def card(model: Pretrained, facts: Facts, notes: Mapping[str, Sequence[str]], ch
     image, text = model.model.image, model.model.text
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {facts.name}",
+        f"# {in_markdown(facts.name)}",
         f"A two-tower vision-language model: ViT of width {image.width}, depth {image.depth}, patch {image.patch} at "
         f"{image.size} px with {image.pool} pooling; text tower of width {text.width}, depth {text.depth}, "
         f"{text.length} tokens. Trained with the {model.contrastive} loss. Weights: {facts.weights}.",
@@ -143,11 +144,10 @@ def _training(facts: Facts) -> str:
 def _scores(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return "None were recorded."
-    rows = [
-        f"| {record['dataset']} | {record['task']} | {metric} | {value:.4f} | {record['chance'][metric]:.4f} |"
-        if metric in record["chance"]
-        else f"| {record['dataset']} | {record['task']} | {metric} | {value:.4f} | |"
-        for record in records
-        for metric, value in record["metrics"].items()
-    ]
+    rows = []
+    for record in records:
+        data = in_markdown(record["dataset"])
+        for metric, value in record["metrics"].items():
+            chance = f"{record['chance'][metric]:.4f} " if metric in record["chance"] else ""
+            rows.append(f"| {data} | {record['task']} | {metric} | {value:.4f} | {chance}|")
     return "\n".join(["| data | task | metric | value | chance |", "| --- | --- | --- | --- | --- |", *rows])

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.extras import install
 from silc.models.silc import Encoder
 from silc.types import BadInput
 
@@ -157,5 +158,5 @@ def needs(name: str, package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise BadInput(
-            f"{name} needs {package}, which also proves what is written: `pip install 'silc[{extra}]'` ({error})"
+            f"{name} needs {package}, which also proves what is written: {install(extra)} ({error})"
         ) from error

@@ -41,7 +41,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".safetensors":
         raise BadInput(
             f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; where you "
-            "trust it, convert it once: `safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)`"
+            "trust it, convert it once: `python -m silc.interop.unpickle FILE OUT.safetensors`"
         )
     try:
         return load_file(file)

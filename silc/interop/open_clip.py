@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import nn
 
+from silc.extras import install
 from silc.interop.files import read_json, read_safetensors
 from silc.interop.hub import download, no_network
 from silc.interop.mapping import (
@@ -388,5 +389,5 @@ def _package() -> Any:
     try:
         import open_clip
     except ImportError as error:
-        raise BadInput("reading open_clip's names needs open_clip: `pip install 'silc[interop]'`") from error
+        raise BadInput(f"reading open_clip's names needs open_clip: {install('interop')}") from error
     return open_clip

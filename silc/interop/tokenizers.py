@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from silc.data.tokenizer import BPETokenizer
+from silc.extras import install
 from silc.interop.files import read_json
 from silc.types import BadInput
 
@@ -125,7 +126,7 @@ def clip_bpe(length: int = 77, clean: str = "lower") -> BPETokenizer:
     try:
         from open_clip.tokenizer import default_bpe
     except ImportError as error:
-        raise BadInput("CLIP's tokenizer comes with open_clip: `pip install 'silc[interop]'`, or give one") from error
+        raise BadInput(f"CLIP's tokenizer comes with open_clip: {install('interop')}, or give one") from error
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : CLIP_MERGES + 1]
     merges = [(first, second) for first, second in (line.split() for line in lines)]
@@ -158,7 +159,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError as error:
-        raise BadInput(f"{file}: reading it needs sentencepiece and protobuf: `pip install 'silc[interop]'`") from error
+        raise BadInput(f"{file}: reading it needs sentencepiece and protobuf: {install('interop')}") from error
     proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         proto.ParseFromString(file.read_bytes())

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
+from silc.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +23,9 @@ HEADINGS = {"none": "DDP", "full": "FSDP2"}
 
 def text(renderable: Any) -> str:
     """What a table looks like, in plain characters, 100 wide."""
-    console = Console(width=100, no_color=True, highlight=False, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(renderable)
+    paper = console(width=100, no_color=True, legacy_windows=False)
+    with paper.capture() as capture:
+        paper.print(renderable)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

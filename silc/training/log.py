@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from silc.terminal import console, progress, say, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,16 +43,15 @@ class Log:
         partial.replace(out / METRICS)
         self.jsonl = (out / METRICS).open("a")
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
-        self.console = Console()
+        self.console = console()
         self.total = total
-        self.bar = Progress(
-            TextColumn("{task.description}"),
+        self.bar = progress(
+            self.console,
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[losses]}"),
-            console=self.console,
+            words("{task.fields[rate]}"),
+            words("{task.fields[left]}"),
+            words("{task.fields[losses]}"),
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("train", total=total, completed=start, rate="", left="", losses="")
@@ -102,7 +102,7 @@ class Log:
             self._print(f"step {record['step']}/{self.total}  {losses}  {rate}", eta_seconds)
 
     def _print(self, line: str, eta_seconds: float) -> None:
-        print("  ".join(filter(None, [line, time_left(eta_seconds)])), flush=True)
+        say("  ".join(filter(None, [line, time_left(eta_seconds)])))
         self.said = time.monotonic()
 
     def keep(self, name: str, value: Any) -> Path:
@@ -113,7 +113,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """One line for people, above the progress bar."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
 
 def time_left(seconds: float) -> str:

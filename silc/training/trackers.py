@@ -6,6 +6,7 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+from silc.extras import install
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -53,5 +54,5 @@ def _library(name: Name) -> Any:
         else:
             import trackio as library
     except ImportError as error:
-        raise BadInput(f"train.trackers names {name}, which is not installed; pip install 'silc[log]'") from error
+        raise BadInput(f"train.trackers names {name}, which is not installed: {install('log')}") from error
     return library

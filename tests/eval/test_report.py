@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.eval.pictures import PANEL, contact_sheet, retrieval_strip
-from silc.eval.report import column_names, percent, print_table, score_table, write_report
+from silc.eval.report import column_names, percent, printed_table, score_table, write_report
+from silc.terminal import console
 from silc.types import Evaluation, Picture, Record
 
 
@@ -106,9 +106,9 @@ def test_columns_are_named_by_weights_when_there_is_one_model():
     assert column_names(records) == ["student", "teacher", "model"]
 
 
-def test_print_table(evaluations):
+def test_printed_table(evaluations):
     out = io.StringIO()
-    print_table(Console(file=out, width=120), evaluations)
+    console(file=out, width=120).print(printed_table(evaluations))
     text = out.getvalue()
     assert "stripes-zs-seg" in text
     assert "100.0" in text

@@ -107,7 +107,7 @@ def test_what_is_not_installed_is_named(
     for name in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, torch)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BadInput, match=rf"{format_} needs {package}.*pip install 'silc\["):
+    with pytest.raises(BadInput, match=rf"{format_} needs {package}.*pip install -e '\.\["):
         silc.export(saved(), tmp_path / "out", [format_])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 

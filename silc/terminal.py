@@ -1,0 +1,135 @@
+"""How anything is said on a terminal. A name of a file or a caption is text: no markup in it is obeyed, no emoji code
+replaced, no control character sent. Nothing else in the package prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+# Control characters (of which a terminal may be moved, coloured or retitled), lone surrogates (bytes that are no
+# text), the ends of lines that only some programs know, and what turns the direction of writing round.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: object) -> str:
+    r"""Text whose every character is seen.
+
+    >>> plain("a\x1b[31mb\r")
+    'a\\x1b[31mb\\r'
+    """
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
+
+
+def one_line(text: object) -> str:
+    """The same on one line."""
+    return plain(text).replace("\n", "\\n")
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Print lines to stdout, or to stderr; at once, as a run may take days. Whoever stopped listening is not told."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(plain(text), file=stream, flush=True)
+    except UnicodeEncodeError:
+        _replacing(stream)
+        print(plain(text), file=stream, flush=True)
+    except BrokenPipeError:
+        _to_nobody(stream)
+    except OSError:
+        _to_nobody(stream)  # or the interpreter tries once more at its end
+        raise
+
+
+def complain(text: object) -> None:
+    """What is wrong, as one line on stderr."""
+    say(f"silc: {one_line(text)}", error=True)
+
+
+def prepare() -> None:
+    """Make the process's streams and warnings such that every name can be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        _replacing(stream)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Plain())
+
+
+def finish() -> None:
+    """Send what waits in stdout, while an error can still be helped."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _to_nobody(sys.stdout)
+
+
+def console(*, stderr: bool = False, width: int | None = None, **settings: Any) -> Console:
+    """rich's console for plain text; what is styled is styled by `rich.text.Text`."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, **given: Any) -> Any:
+            return super().render_str(plain(text), **given)
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            _to_nobody(sys.stderr if self.stderr else sys.stdout)
+
+    return Plain(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, **settings)
+
+
+def page(renderable: Any, *, width: int) -> None:
+    """Show a table, `width` characters wide where nobody sees the edge of a window."""
+    here = console()
+    (here if here.is_terminal else console(width=width)).print(renderable)
+
+
+def progress(console: Console, *columns: Any, **settings: Any) -> Progress:
+    """Bars, each with a description in plain text; `columns` in place of those that are usual."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    usual = (BarColumn(), TaskProgressColumn(markup=False), TimeRemainingColumn())
+    return Progress(words("{task.description}"), *(columns or usual), console=console, **settings)
+
+
+def words(template: str) -> Any:
+    """A column of plain text in a bar."""
+    from rich.progress import TextColumn
+
+    class Words(TextColumn):
+        def render(self, task: Any) -> Any:
+            from rich.text import Text
+
+            return Text(one_line(self.text_format.format(task=task)), style=self.style, justify=self.justify)
+
+    return Words(template, markup=False)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def _replacing(stream: TextIO | None) -> None:
+    """What the stream's encoding lacks is escaped."""
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
+
+
+def _to_nobody(stream: TextIO | None) -> None:
+    """Send what is still to come, and what waits, nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
