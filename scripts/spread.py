@@ -28,6 +28,13 @@ class Scores(NamedTuple):
         return f"{self.mean:.1f} ± {self.spread:.1f}" if len(self.values) > 1 else f"{self.mean:.1f}"
 
 
+class Cost(NamedTuple):
+    """What a run of a row was trained with."""
+
+    examples: int
+    flops: float
+
+
 Key = tuple[str, str, str]  # row, weights, column
 Columns = Mapping[tuple[str, str], str]
 """Title of a column, by data set and metric."""
@@ -48,19 +55,38 @@ def collect(folders: Mapping[str, Path], columns: Columns) -> tuple[dict[Key, Sc
     return {key: Scores(values) for key, values in found.items()}, chance
 
 
+def costs(folders: Mapping[str, Path]) -> dict[str, Cost]:
+    """Examples seen and training FLOPs of every row whose records tell them, by its first seed: they are alike."""
+    found = {}
+    for name, folder in folders.items():
+        for file in sorted(folder.glob("seed-*/scores.json"))[:1]:
+            record = json.loads(file.read_text())[0]
+            if record.get("examples_seen") and record.get("train_flops"):
+                found[name] = Cost(record["examples_seen"], record["train_flops"])
+    return found
+
+
 def table(
-    rows: Mapping[str, str], titles: Sequence[str], scores: Mapping[Key, Scores], chance: Mapping[str, float]
+    rows: Mapping[str, str],
+    titles: Sequence[str],
+    scores: Mapping[Key, Scores],
+    chance: Mapping[str, float],
+    spent: Mapping[str, Cost] | None = None,
 ) -> list[str]:
-    """Markdown: a line per row and weights, mean and standard deviation over the seeds."""
-    lines = ["| | weights | seeds | " + " | ".join(titles) + " |", "| --- | --- | ---: |" + " ---: |" * len(titles)]
+    """Markdown: a line per row and weights, mean and standard deviation over the seeds; what they cost to the right."""
+    heads = [*titles, *(("examples", "training FLOPs") if spent else ())]
+    lines = ["| | weights | seeds | " + " | ".join(heads) + " |", "| --- | --- | ---: |" + " ---: |" * len(heads)]
     for name, label in rows.items():
         for weights in ("student", "teacher"):
             own = [scores.get((name, weights, title)) for title in titles]
             if any(own):
                 seeds = max(len(one.values) for one in own if one)
-                cells = " | ".join(str(one) if one else "" for one in own)
-                lines.append(f"| {label} | {weights} | {seeds} | {cells} |")
-    level = " | ".join(f"{chance[title]:.1f}" if title in chance else "" for title in titles)
+                cells = [str(one) if one else "" for one in own]
+                if spent:
+                    cost = spent.get(name)
+                    cells += [f"{cost.examples:,}", f"{cost.flops:.2e}"] if cost else ["", ""]
+                lines.append(f"| {label} | {weights} | {seeds} | {' | '.join(cells)} |")
+    level = " | ".join([f"{chance[title]:.1f}" if title in chance else "" for title in titles] + ["", ""] * bool(spent))
     return [*lines, f"| chance | | | {level} |"]
 
 

@@ -460,6 +460,7 @@ def _show(args: list[str]) -> int:
 def _recipes() -> int:
     say(_first_lines(recipes.BASES))
     say(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    say(f"The paper's ablation, 5 B examples: {', '.join(f'{row}-5b' for row in recipes.ABLATION)}.")
     return 0
 
 

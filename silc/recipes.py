@@ -2,6 +2,7 @@
 
     silc_c          SILC with the softmax loss, ViT-B/16, as the paper pre-trains it (SILC-C*)
     silc_c-s16      the same with other towers: tiny ti16 s16 b16 b8 l16 so400m14
+    silc_c-5b       a row of the paper's ablation: B/16 after 5 B examples (clip, clip_views, clip_views_ema, silc_c)
     silc_c-tiny     a model for generated scenes and two slow cores (5 minutes)
 
 `silc show NAME` prints every field. `MODES` are the ways `silc finetune` goes on from a model there is.
@@ -205,9 +206,14 @@ BASES: dict[str, Callable[[], Config]] = {
 }
 
 
+ABLATION = ("clip", "clip_views", "clip_views_ema", "silc_c")
+"""The rows of the paper's ablation, each one change away from the one before."""
+
+
 def names() -> list[str]:
     """Every recipe name."""
-    return [name for base in BASES for name in (base, *(f"{base}-{size}" for size in LOCAL_SIZE))]
+    sized_ones = [name for base in BASES for name in (base, *(f"{base}-{size}" for size in LOCAL_SIZE))]
+    return [*sized_ones, *(f"{row}-5b" for row in ABLATION)]
 
 
 def get(name: str) -> Config:
@@ -219,4 +225,7 @@ def get(name: str) -> Config:
     if name not in names():
         raise BadInput(f"unknown recipe '{name}'{nearest(name, names())} (`silc recipes` lists them)")
     base, _, size = name.partition("-")
+    if size == "5b":
+        row = get(base)
+        return replace(row, recipe=name, train=replace(row.train, duration="5B examples"))
     return replace(sized(BASES[base](), size or "b16"), recipe=name)

@@ -42,7 +42,7 @@ def test_builds_at_its_real_size(name: str) -> None:
     objective = built(config)
     assert (objective.teacher is not None) == config.objective.teacher
     assert (objective.head is not None) == config.objective.distill
-    size = name.partition("-")[2] or "b16"
+    size = name.partition("-")[2].replace("5b", "") or "b16"
     if size in MILLIONS:
         towers = sum(p.numel() for p in objective.student.parameters()) / 1e6
         assert towers == pytest.approx(MILLIONS[size], rel=2e-3)
@@ -100,6 +100,15 @@ def test_constants_of_the_paper() -> None:
     assert (recipes.get("siglip").objective.initial_scale, recipes.get("siglip").objective.bias_init) == (10, -10)
     second = recipes.get("silc_c_finetune").train.optim
     assert (second.lr, second.schedule, second.warmup, second.weight_decay) == (1e-4, "rsqrt", "0 steps", 0)
+
+
+@pytest.mark.parametrize("row", ["clip", "clip_views", "clip_views_ema", "silc_c"])
+def test_the_papers_ablation_is_the_recipe_after_5_b_examples(row: str) -> None:
+    config = recipes.get(f"{row}-5b")
+    assert config.train.duration == "5B examples"
+    assert differences(config, recipes.get(row)) == {"train.duration"}
+    with pytest.raises(BadInput, match=r"unknown recipe 'siglip-5b'; did you mean"):
+        recipes.get("siglip-5b")
 
 
 @pytest.mark.parametrize("name", recipes.names())
