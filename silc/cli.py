@@ -43,6 +43,7 @@ from silc.eval.config import EvalConfig
 from silc.models.variants import LOCAL_SIZE
 from silc.settings import NATURAL, Device, Duration, Range, Settings, limits
 from silc.terminal import complain, finish, page, prepare, say
+from silc.threads import wait_briefly
 from silc.types import BadInput, LostRank, Preempted
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ COMMANDS = (
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
+    wait_briefly()
     prepare()
     try:
         return _run(list(sys.argv[1:] if args is None else args))

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images heap terminal extras | types | settings | distributed checkpoint | data models losses"
+    "preprocess images heap threads terminal extras | types | settings | distributed checkpoint | data models losses"
     " | objective | training eval | openvocab | config | recipes | interop | predict | exports curate | origin"
     " | run scoring folders | continuation serve bench plan demo doctor | cli | __main__"
 )
