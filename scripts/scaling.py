@@ -27,7 +27,7 @@ from silc.bench.losses import Case
 from silc.bench.measure import extra_memory
 from silc.bench.step import OurStep, batch_of
 from silc.config import Config
-from silc.eval.segment import label_map
+from silc.eval.score_map import Box, ScoreMap, Window
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
@@ -72,7 +72,8 @@ def step(*, batch: int = 8, size: int = 96, num_local: int = 8) -> Callable[[], 
 
 def labels(num_classes: int) -> Callable[[], Any]:
     scores = F.normalize(torch.randn(num_classes, 64, 85), dim=0)
-    return lambda: label_map(scores, 375, 500)
+    maps = ScoreMap([Window(Box(0, 0, 64, 85), scores, 64, 85)], 64, 85)
+    return lambda: maps.labels(375, 500)
 
 
 def main(stem: Path) -> None:

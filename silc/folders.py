@@ -139,7 +139,11 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
     found: list[dict[str, Any]] = []
     for batch in images.batches(1):
         (file, image), number = batch[0], len(found)
-        result = segmenter(image)
+        try:
+            result = segmenter(image)
+        except BadInput as error:  # too thin
+            images.unreadable.append({"file": str(file), "why": str(error)})
+            continue
         stem = f"{number:05d}-{file.stem}"
         out.mkdir(parents=True, exist_ok=True)
         result.overlay().save(out / f"{stem}.overlay.png")

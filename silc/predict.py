@@ -25,7 +25,7 @@ from silc.distributed import place
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import read_image
 from silc.eval.pictures import colour_overlay
-from silc.eval.segment import label_map, score_maps, scorer_of, window_rules
+from silc.eval.segment import score_maps, scorer_of, window_rules
 from silc.images import to_rgb
 from silc.interop import sources
 from silc.interop.big_vision import TextPool
@@ -36,6 +36,7 @@ from silc.preprocess import Preprocess
 from silc.types import BadInput
 
 if TYPE_CHECKING:
+    from silc.eval.score_map import ScoreMap
     from silc.types import Tokenizer
 
 Contrastive = Literal["softmax", "sigmoid"]
@@ -78,7 +79,12 @@ class Segmentation:
     image: Image.Image
     names: Sequence[str]
     labels: Tensor  # int64 [H, W]: index into names
-    scores: Tensor  # [C, h, w] cosines (or what the protocol makes of them) at the size that was scored
+    map: ScoreMap
+
+    @property
+    def scores(self) -> Tensor:
+        """[C, h, w] cosines (or what the protocol makes of them) at the size that was scored; made when asked for."""
+        return self.map.whole().cpu()
 
     def overlay(self) -> Image.Image:
         """The image under the colours of its classes."""
@@ -160,7 +166,7 @@ class Segmenter:
         """The class of each pixel."""
         opened = open_image(image)
         (scores,) = score_maps([opened], self.scorer, self.rules, self.config.batch_size)
-        return Segmentation(opened, self.names, label_map(scores, opened.height, opened.width), scores.cpu())
+        return Segmentation(opened, self.names, scores.labels(opened.height, opened.width), scores)
 
 
 def load(

@@ -96,7 +96,8 @@ def neighbours(length: int, scaled: int, places: Tensor) -> Neighbours:
 
 def bilinear(x: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
     """Some rows and columns [..., R, C] of what `F.interpolate`, without antialias, makes of the whole [..., H, W]."""
-    share = columns.share
+    first, last = int(rows.before.min()), int(rows.after.max())
+    x, rows, share = x[..., first : last + 1, :], rows.moved(first), columns.share
     x = x.index_select(-1, columns.before) * (1 - share) + x.index_select(-1, columns.after) * share
     share = rows.share[:, None]
     return x.index_select(-2, rows.before) * (1 - share) + x.index_select(-2, rows.after) * share

@@ -16,7 +16,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from silc.eval.datasets import IGNORE
 from silc.eval.embed import ALONE, Progress, batches, dealt, finite, silent
 from silc.eval.prompts import templates, text_classifier
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
+from silc.eval.score_map import Box, ScoreMap, Window
 from silc.preprocess import resample
 from silc.types import BadInput, Evaluation, Picture, Record
 
@@ -42,17 +43,8 @@ if TYPE_CHECKING:
 
 MIX = 0.3
 """TCL's share of the second readout."""
-CLASS_CHUNK = 32
-"""Classes resized to the size of the truth at a time."""
-
-
-class Box(NamedTuple):
-    """Pixels [y1, y2) x [x1, x2)."""
-
-    y1: int
-    x1: int
-    y2: int
-    x2: int
+MAX_SCALED = 2**24
+"""Most pixels of an image as it is scaled: with a shorter side of 448, one that is 83 times as long."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +172,10 @@ class ZeroShotSegmentation:
         # Most images give two windows, so this many fill about one forward pass.
         for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
             examples = [data.example(index) for index in group]
-            maps = score_maps([image for image, _ in examples], scorer, rules, self.config.batch_size)
+            names = [f"{data.name}/{data.ids[index]}" for index in group]
+            maps = score_maps([image for image, _ in examples], scorer, rules, self.config.batch_size, names)
             for index, (image, truth), scores in zip(group, examples, maps, strict=True):
-                prediction = label_map(scores, truth.shape[0], truth.shape[1], self.config.background)
+                prediction = scores.labels(truth.shape[0], truth.shape[1], self.config.background)
                 yield index, image, torch.from_numpy(truth), prediction
 
 
@@ -226,15 +219,31 @@ def scorer_of(model: DualEncoder, names: Sequence[str], config: EvalConfig, worl
 
 
 def score_maps(
-    images: Sequence[Image.Image], scorer: Scorer, rules: SlidingWindowProtocol, batch_size: int
-) -> Iterator[Tensor]:
-    """Class scores [C, h, w] of each image at the size the protocol scales it to; windows overlap, scores are means."""
-    scaled = [_scaled(image, rules) for image in images]
+    images: Sequence[Image.Image],
+    scorer: Scorer,
+    rules: SlidingWindowProtocol,
+    batch_size: int,
+    names: Sequence[str] | None = None,
+) -> Iterator[ScoreMap]:
+    """Class scores of each image at the size the protocol scales it to; windows overlap, scores are means.
+
+    `names` are for a complaint about one of them.
+
+    Raises:
+        BadInput: an image too thin to be scaled.
+    """
+    names = names or [""] * len(images)
+    scaled = [_scaled(image, rules, name) for image, name in zip(images, names, strict=True)]
     boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in scaled]
-    crops = [pixels[:, y1:y2, x1:x2] for pixels, inside in zip(scaled, boxes, strict=True) for y1, x1, y2, x2 in inside]
-    maps = class_maps(scorer, crops, batch_size)
-    for pixels, inside in zip(scaled, boxes, strict=True):
-        yield stitch(maps, inside, scorer.classifier.new_zeros(len(scorer.classifier), *pixels.shape[1:]))
+    crops = [
+        (box, pixels[:, box.y1 : box.y2, box.x1 : box.x2])
+        for pixels, own in zip(scaled, boxes, strict=True)
+        for box in own
+    ]
+    scored = score_windows(scorer, crops, batch_size)
+    for pixels, own in zip(scaled, boxes, strict=True):
+        _, height, width = pixels.shape
+        yield ScoreMap([next(scored) for _ in own], height, width, scorer.softmax)
 
 
 def _by_class(counts: Tensor, classes: Sequence[str], absent: metrics.Absent) -> list[dict[str, Any]]:
@@ -258,7 +267,7 @@ def rescale_size(
     factor = shorter / min(width, height)
     if longer is not None:
         factor = min(longer / max(width, height), factor)
-    return int(width * factor + 0.5), int(height * factor + 0.5)
+    return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
 
 
 def windows(height: int, width: int, window: int, stride: int) -> list[Box]:
@@ -272,37 +281,35 @@ def windows(height: int, width: int, window: int, stride: int) -> list[Box]:
     ]
 
 
-def class_maps(scorer: Scorer, crops: Sequence[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Class scores [C, H, W] of each crop, in order: those of its patches, bilinearly upsampled.
+def score_windows(scorer: Scorer, crops: Sequence[tuple[Box, Tensor]], batch_size: int) -> Iterator[Window]:
+    """Scores of each crop's patches, in order.
 
     Args:
-        crops: uint8 [3, H, W]; neighbours of one size share a forward pass. Sides that the patch size does not
-            divide are padded with zeros after normalisation, centred, and the padding is cut off again (`pad`), or
-            the crop is enlarged to the next multiple (`resize`).
+        crops: places and pixels, uint8 [3, H, W]; neighbours of one size share a forward pass. Sides that the patch
+            size does not divide are padded with zeros after normalisation, centred, and the padding is cut off again
+            (`pad`), or the crop is enlarged to the next multiple (`resize`).
     """
     model = scorer.model
-    for (_, height, width), same in groupby(crops, key=lambda crop: crop.shape):
+    for (_, height, width), same in groupby(crops, key=lambda crop: crop[1].shape):
         alike = list(same)
         rest_y, rest_x = -height % model.patch_size, -width % model.patch_size
         top, left = (rest_y // 2, rest_x // 2) if scorer.fit == "pad" else (0, 0)
         for batch in batches(len(alike), batch_size):
-            pixels = model.preprocess.normalize(torch.stack(alike[batch.start : batch.stop]).to(model.device))
+            some = alike[batch.start : batch.stop]
+            pixels = model.preprocess.normalize(torch.stack([crop for _, crop in some]).to(model.device))
             if scorer.fit == "pad":
                 fitted = F.pad(pixels, (left, rest_x - left, top, rest_y - top))
             else:
                 fitted = _fit(pixels, height + rest_y, width + rest_x)
-            upsampled = fitted.shape[-2:] if scorer.fit == "pad" else (height, width)
+            high, wide = fitted.shape[-2:] if scorer.fit == "pad" else (height, width)
             own = patch_scores(scorer, fitted, scorer.readout)
             other = patch_scores(scorer, fitted, scorer.mix) if scorer.mix else own
-            for image, scores, more in zip(fitted, own, other, strict=True):
+            for (box, _), image, scores, more in zip(some, fitted, own, other, strict=True):
                 if scorer.refined:
                     scores = pamr.refine_at_their_size(scores, image)
                 if scorer.mix:
                     scores = (1 - MIX) * scores + MIX * more
-                full = _resize(scores, *upsampled)  # one at a time: these are large
-                if scorer.softmax:
-                    full = full.softmax(dim=0)
-                yield full[:, top : top + height, left : left + width]
+                yield Window(box, scores.contiguous(), high, wide, top, left)
 
 
 @torch.no_grad()
@@ -318,37 +325,15 @@ def patch_scores(scorer: Scorer, pixels: Tensor, readout: str) -> Tensor:
     return torch.sigmoid(10 * (cosines - 0.25)) if scorer.sigmoid else cosines
 
 
-def stitch(maps: Iterator[Tensor], boxes: Sequence[Box], canvas: Tensor) -> Tensor:
-    """Mean [C, H, W] of maps [C, h, w], one per box, laid onto a canvas of zeros that the boxes cover."""
-    visits = torch.zeros_like(canvas[0])
-    for y1, x1, y2, x2 in boxes:
-        canvas[:, y1:y2, x1:x2] += next(maps)
-        visits[y1:y2, x1:x2] += 1
-    return canvas.div_(visits)
-
-
-def label_map(scores: Tensor, height: int, width: int, background: float = 0.0) -> Tensor:
-    """Best class int64 [height, width], on the CPU, of scores [C, h, w] resized bilinearly.
-
-    With a `background` threshold classes count from 1, and 0 is where none is above it.
-    """
-    best = scores.new_full((height, width), background or -torch.inf)
-    labels = torch.zeros(height, width, dtype=torch.int64, device=scores.device)
-    for start in range(0, len(scores), CLASS_CHUNK):  # all classes at once would be large for large truths
-        values, indices = _resize(scores[start : start + CLASS_CHUNK], height, width).max(dim=0)
-        better = values > best
-        best = torch.where(better, values, best)
-        labels = torch.where(better, indices + start + bool(background), labels)
-    return labels.cpu()
-
-
-def _scaled(image: Image.Image, rules: SlidingWindowProtocol) -> Tensor:
-    size = rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding)
-    return resample(image, *size, rules.interpolation)
-
-
-def _resize(scores: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+def _scaled(image: Image.Image, rules: SlidingWindowProtocol, name: str) -> Tensor:
+    width, height = rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding)
+    if width * height > MAX_SCALED:
+        who = f"{name}: " if name else ""
+        raise BadInput(
+            f"{who}an image of {image.width} x {image.height} pixels is too thin to segment: scaled to a shorter side "
+            f"of {rules.shorter} it has {width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces"
+        )
+    return resample(image, width, height, rules.interpolation)
 
 
 def _fit(pixels: Tensor, height: int, width: int) -> Tensor:

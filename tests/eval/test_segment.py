@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +15,8 @@ from PIL import Image
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.segment import (
-    Scorer,
-    ZeroShotSegmentation,
-    class_maps,
-    label_map,
-    rescale_size,
-    stitch,
-    window_rules,
-    windows,
-)
+from silc.eval.score_map import Box, ScoreMap, Window
+from silc.eval.segment import Scorer, ZeroShotSegmentation, rescale_size, score_windows, window_rules, windows
 from silc.preprocess import Preprocess
 from silc.types import BadInput
 
@@ -56,18 +50,31 @@ def test_windows(height, width, want):
     assert windows(height, width, 448, 224) == want
 
 
+def as_scored(scorer, crops, batch_size):
+    """Scores [C, H, W] of each crop, at all its pixels."""
+    placed = [(Box(0, 0, *crop.shape[1:]), crop) for crop in crops]
+    for window in score_windows(scorer, placed, batch_size):
+        yield window.at(torch.arange(window.box.y2), torch.arange(window.box.x2))
+
+
+def score_map(scores):
+    """Scores [C, h, w] as a map of one window."""
+    size = scores.shape[1:]
+    return ScoreMap([Window(Box(0, 0, *size), scores, *size)], *size)
+
+
 def test_stride_of_the_window_on_exact_multiples_is_block_wise():
     scores = torch.randn(5, 8, 12, generator=torch.Generator().manual_seed(0))
     boxes = windows(8, 12, 4, 4)
     assert len(boxes) == 6
-    blocks = (scores[:, y1:y2, x1:x2] for y1, x1, y2, x2 in boxes)
-    assert torch.equal(stitch(blocks, boxes, torch.zeros(5, 8, 12)), scores)
+    blocks = [Window(box, scores[:, box.y1 : box.y2, box.x1 : box.x2], 4, 4) for box in boxes]
+    assert torch.equal(ScoreMap(blocks, 8, 12).whole(), scores)
 
 
 def test_overlaps_are_averaged():
     boxes = windows(4, 6, 4, 2)  # two windows; columns 2 and 3 are seen twice
-    maps = iter([torch.full((1, 4, 4), 1.0), torch.full((1, 4, 4), 3.0)])
-    assert stitch(maps, boxes, torch.zeros(1, 4, 6))[0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    parts = [Window(box, torch.full((1, 4, 4), value), 4, 4) for box, value in zip(boxes, (1.0, 3.0), strict=True)]
+    assert ScoreMap(parts, 4, 6).whole()[0, 0].tolist() == [1, 1, 2, 2, 3, 3]
 
 
 class Constant:
@@ -86,11 +93,10 @@ class Constant:
 def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_resizing():
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
-    crops = [pixels[:, y1:y2, x1:x2] for y1, x1, y2, x2 in boxes]
-    maps = class_maps(Scorer(Constant(), torch.eye(2), "any"), crops, 2)
-    scores = stitch(maps, boxes, torch.zeros(2, 12, 17))
-    torch.testing.assert_close(scores, torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
-    assert (label_map(scores, 30, 41) == 1).all()
+    crops = [(box, pixels[:, box.y1 : box.y2, box.x1 : box.x2]) for box in boxes]
+    scores = ScoreMap(list(score_windows(Scorer(Constant(), torch.eye(2), "any"), crops, 2)), 12, 17)
+    torch.testing.assert_close(scores.whole(), torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
+    assert (scores.labels(30, 41) == 1).all()
 
 
 class Centred:
@@ -108,7 +114,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(class_maps(Scorer(model, torch.eye(3), "any"), [crop], 1))
+    scores = next(as_scored(Scorer(model, torch.eye(3), "any"), [crop], 1))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -119,7 +125,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(class_maps(Scorer(Centred(), torch.tensor([[1.0, 0, 0]]), "any"), crops, 2))
+    maps = list(as_scored(Scorer(Centred(), torch.tensor([[1.0, 0, 0]]), "any"), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
@@ -302,19 +308,56 @@ def test_the_longer_side_is_in_proportion_to_the_window():
     assert window_rules(Patches(512), EvalConfig(segmentation="tips", window=224)).longer is None
 
 
-def test_label_maps_in_chunks_equal_all_classes_at_once():
-    scores = torch.randn(150, 5, 7)
-    whole = F.interpolate(scores[None], size=(20, 31), mode="bilinear", align_corners=False)[0].argmax(0)
-    assert torch.equal(label_map(scores, 20, 31), whole)
-    assert not label_map(torch.zeros(80, 5, 7), 9, 9).any()  # of equal scores the first class comes first
+@pytest.mark.parametrize("at_once", [7, 300, 2**21])
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (3, 4), (1, 90), (60, 5)])
+def test_labels_in_tiles_are_those_of_all_scores_at_once(height, width, at_once, monkeypatch):
+    monkeypatch.setattr("silc.eval.score_map.AT_ONCE", at_once)
+    scores = torch.randn(15, 5, 7, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert torch.equal(score_map(scores).labels(height, width), whole)
+    assert not score_map(torch.zeros(80, 5, 7)).labels(9, 9).any()  # of equal scores the first class comes first
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("size", [(448, 597), (300, 600), (91, 40)])
+def test_scores_made_where_they_are_looked_at_are_those_of_a_canvas(size, softmax, monkeypatch):
+    """Upsampled, stitched and resized as a whole, which takes the memory of all classes at all pixels."""
+    monkeypatch.setattr("silc.eval.score_map.AT_ONCE", 5000)
+    boxes, random = windows(*size, 64, 48), torch.Generator().manual_seed(0)
+    canvas, visits, parts = torch.zeros(9, *size), torch.zeros(size), []
+    for box in boxes:
+        height, width = box.y2 - box.y1, box.x2 - box.x1
+        patches = torch.randn(9, 5, 4, generator=random)
+        full = F.interpolate(patches[None], (height + 3, width + 2), mode="bilinear")[0][
+            :, 1 : 1 + height, 2 : 2 + width
+        ]
+        canvas[:, box.y1 : box.y2, box.x1 : box.x2] += full.softmax(0) if softmax else full
+        visits[box.y1 : box.y2, box.x1 : box.x2] += 1
+        parts.append(Window(box, patches, height + 3, width + 2, 1, 2))
+    scores = ScoreMap(parts, *size, softmax)
+    torch.testing.assert_close(scores.whole(), canvas / visits, rtol=0, atol=1e-5)
+    best = F.interpolate((canvas / visits)[None], (120, 211), mode="bilinear")[0]
+    assert torch.equal(scores.labels(120, 211), best.argmax(0))
 
 
 def test_a_background_is_where_no_class_reaches_the_threshold():
     scores = torch.tensor([0.2, 0.6, 0.4]).view(3, 1, 1).repeat(1, 4, 4)
     scores[1, :, 2:] = 0.3
-    labels = label_map(scores, 4, 4, background=0.5)
+    labels = score_map(scores).labels(4, 4, background=0.5)
     assert labels[:, :2].eq(2).all()
     assert labels[:, 2:].eq(0).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(8000, 1), (1, 3000), (4000, 3)])
+def test_thin_images(width, height):
+    """TCL's longer side has a bound; where a protocol has none, an image too thin is refused by name."""
+    image = Image.new("RGB", (width, height), (200, 30, 30))
+    label = np.zeros((height, width), np.uint8)
+    data = SegmentationSet("thin", ["ant", "bee"], ["0"], [image], [label])
+    record = ZeroShotSegmentation("thin-zs-seg", data, EvalConfig(window=448))(Patches(448)).record
+    assert 0 <= record.metrics["miou"] <= 1
+    with pytest.raises(BadInput, match=rf"thin/0: an image of {width} x {height} pixels is too thin to segment"):
+        ZeroShotSegmentation("thin-zs-seg", data, EvalConfig(segmentation="tips", window=448))(Patches(448))
 
 
 def test_tcls_mix_and_background_say_that_they_were_tuned():
@@ -331,14 +374,13 @@ def test_tcls_mix_and_background_say_that_they_were_tuned():
 def test_the_mix_is_of_masks():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crops = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))]
-    mixed = next(class_maps(Scorer(model, classifier, "linear", mix="squared", sigmoid=True), crops, 1))
+    mixed = next(as_scored(Scorer(model, classifier, "linear", mix="squared", sigmoid=True), crops, 1))
     own, other = (
-        torch.sigmoid(10 * next(class_maps(Scorer(model, classifier, readout), crops, 1)) - 2.5)
+        torch.sigmoid(10 * next(as_scored(Scorer(model, classifier, readout), crops, 1)) - 2.5)
         for readout in ("linear", "squared")
     )
     coarse_own, coarse_other = (
-        next(class_maps(Scorer(model, classifier, readout, sigmoid=True), crops, 1))
-        for readout in ("linear", "squared")
+        next(as_scored(Scorer(model, classifier, readout, sigmoid=True), crops, 1)) for readout in ("linear", "squared")
     )
     torch.testing.assert_close(mixed, 0.7 * coarse_own + 0.3 * coarse_other)
     torch.testing.assert_close(own[:, 0, 0], coarse_own[:, 0, 0])  # at a corner nothing is interpolated
@@ -355,7 +397,7 @@ def test_refined_maps_are_labelled(oracle, flat):
 def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_enlarged_and_mixed():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crop = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    got = next(class_maps(Scorer(model, classifier, "linear", refined=True, mix="squared"), [crop], 1))
+    got = next(as_scored(Scorer(model, classifier, "linear", refined=True, mix="squared"), [crop], 1))
     pixels = model.preprocess.normalize(crop[None])
     own, other = (
         torch.einsum("bhwd,cd->bchw", F.normalize(model.encode_dense(pixels, readout), dim=-1), classifier)[0]
@@ -393,3 +435,25 @@ def test_patches_of_16_reach_the_ceiling_that_averaging_leaves(oracle, flat):
     ceiling = np.mean([((guess == c) & (truth == c)).sum() / ((guess == c) | (truth == c)).sum() for c in range(3)])
     assert record.metrics["miou"] == pytest.approx(ceiling)
     assert 0.5 < ceiling < 1
+
+
+LARGE = """
+import resource, sys, torch
+from silc.eval.score_map import ScoreMap, Window
+from silc.eval.segment import windows
+parts = lambda names: [Window(box, torch.randn(names, 28, 28), 448, 448) for box in windows(448, 597, 448, 224)]
+ScoreMap(parts(3), 448, 597).labels(50, 50)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for names, height, width in ((32, 3000, 4000), (1000, 480, 640), (4, 8000, 8000)):
+    ScoreMap(parts(names), 448, 597).labels(height, width)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(grown / (1e6 if sys.platform == "darwin" else 1e3) - 8e-6 * height * width)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_pixels_and_names():
+    """Megabytes beyond the labels themselves; 12 megapixels of 32 names took 1,700, 64 megapixels 10,000."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, timeout=500)
+    assert all(float(line) < 200 for line in done.stdout.split())
+    assert len(done.stdout.split()) == 3

@@ -1,0 +1,125 @@
+"""Class scores of an image as its windows have them: made where they are looked at, never all at once.
+
+A window holds the scores of its patches. Those of a pixel are the patches', upsampled bilinearly, through a softmax
+where the protocol has one, averaged over the windows that the pixel lies in; the labels are those of the highest ones
+at another size. Memory holds the patches and a tile of pixels, however large the image is and however many the classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from silc.preprocess import Neighbours, bilinear, neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+AT_ONCE = 2**21
+"""Scores of a tile."""
+
+
+class Box(NamedTuple):
+    """Pixels [y1, y2) x [x1, x2)."""
+
+    y1: int
+    x1: int
+    y2: int
+    x2: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The scores of one window's patches, and how they lie over its pixels."""
+
+    box: Box
+    """Its place in the image."""
+    patches: Tensor  # [C, h, w]
+    height: int
+    width: int
+    """Pixels that the patches cover."""
+    top: int = 0
+    left: int = 0
+    """Where the box begins in them; what is around it is padding."""
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Scores [C, R, W] at some rows int64 [R] and columns int64 [W] of the box."""
+        _, high, wide = self.patches.shape
+        down = neighbours(high, self.height, rows + self.top)
+        return bilinear(self.patches, down, neighbours(wide, self.width, columns + self.left))
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Mean scores [C, height, width] of the windows that cover an image."""
+
+    windows: Sequence[Window]
+    height: int
+    width: int
+    softmax: bool = False
+    """Whether each window's scores go through a softmax over the classes before they are averaged."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.windows[0].patches)
+
+    def whole(self) -> Tensor:
+        """All of it: large where the classes are many."""
+        return self.at(self._places(self.height), self._places(self.width))
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Scores [C, R, W] at some rows int64 [R] and columns int64 [W], each ascending."""
+        total = self.windows[0].patches.new_zeros(self.num_classes, len(rows), len(columns))
+        visits = torch.zeros_like(total[0])
+        for window in self.windows:
+            y1, x1, y2, x2 = window.box
+            down, across = _inside(rows, y1, y2), _inside(columns, x1, x2)
+            if down.start == down.stop or across.start == across.stop:
+                continue
+            scores = window.at(rows[down] - y1, columns[across] - x1)
+            total[:, down, across] += scores.softmax(dim=0) if self.softmax else scores
+            visits[down, across] += 1
+        return total.div_(visits)
+
+    def labels(self, height: int, width: int, background: float = 0.0) -> Tensor:
+        """Best class int64 [height, width], on the CPU, of the scores resized bilinearly.
+
+        With a `background` threshold classes count from 1, and 0 is where none is above it.
+        """
+        labels = torch.empty(height, width, dtype=torch.int64)
+        for y, x in _tiles(height, width, self.num_classes):
+            rows, down = _looked_at(neighbours(self.height, height, self._places(y.stop)[y]))
+            columns, across = _looked_at(neighbours(self.width, width, self._places(x.stop)[x]))
+            best, index = bilinear(self.at(rows, columns), down, across).max(dim=0)
+            labels[y, x] = torch.where(best > background, index + 1, 0) if background else index
+        return labels
+
+    def _places(self, length: int) -> Tensor:
+        return torch.arange(length, device=self.windows[0].patches.device)
+
+
+def _tiles(height: int, width: int, num_classes: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of tiles that cover height x width, few enough in each for their scores to be AT_ONCE."""
+    columns = min(width, max(1, AT_ONCE // num_classes))
+    rows = max(1, AT_ONCE // (num_classes * columns))
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
+
+
+def _inside(places: Tensor, start: int, stop: int) -> slice:
+    """Which of the ascending places are in [start, stop)."""
+    bounds = torch.searchsorted(places, places.new_tensor([start, stop]))
+    return slice(*bounds.tolist())
+
+
+def _looked_at(around: Neighbours) -> tuple[Tensor, Neighbours]:
+    """The places that neighbours are, ascending, and the neighbours as places among these."""
+    places = torch.cat([around.before, around.after]).unique()
+    before, after = (torch.searchsorted(places, each) for each in around[:2])
+    return places, Neighbours(before, after, around.share)
