@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
 from silc import terminal
@@ -14,6 +14,7 @@ from silc.eval import report, suite
 from silc.eval.cache import Cache
 from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
+from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
 from silc.interop.sources import kind_of
 from silc.predict import CONFIG, is_run, load_any, newest_checkpoint
@@ -114,15 +115,26 @@ def write_results(
     first = next(iter(files))
     page = first.with_name("report.html")
     histories = {name: history(Path(one)) for one, name in named.items()}
-    report.write_report(page, title=title, summary=summary, evaluations=evaluations, histories=histories)
+    report.write_report(
+        page, title=title, summary=summary, evaluations=evaluations, histories=histories, settings=_settings(named)
+    )
     _write_segmentations(evaluations, first.with_name("segmentations.png"))
-    terminal.page(report.printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
+    terminal.page(printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
     return list(files), page
+
+
+def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
+    """Every setting of each run but where it is, by the run's name."""
+    runs = {name: configs.load(Path(one) / CONFIG) for one, name in named.items() if is_run(one)}
+    return {
+        name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume")}
+        for name, config in runs.items()
+    }
 
 
 def _write_segmentations(evaluations: list[Evaluation], file: Path) -> None:
     """A contact sheet with an image a row and a model a column; none where nothing was segmented."""
-    models = report.column_names([evaluation.record for evaluation in evaluations])
+    models = column_names([evaluation.record for evaluation in evaluations])
     overlays = [
         replace(picture, caption=f"{picture.caption}: {model}")
         for model, evaluation in zip(models, evaluations, strict=True)

@@ -239,14 +239,18 @@ class Record:
     train_flops: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """What explains the metrics, in JSON's types: scores per seed or class, the most confused classes."""
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The ends of the 95 % interval of each metric, by the bootstrap over images (silc/eval/bootstrap.py)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A record and the pictures that go with it into the report."""
+    """A record and what goes with it into the report."""
 
     record: Record
     pictures: Sequence[Picture] = ()
+    resampled: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Each metric's scores on the draws of the bootstrap, which are the same images for every model."""
 
 
 @dataclass(frozen=True)

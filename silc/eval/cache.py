@@ -56,7 +56,7 @@ class Cache:
             Picture(one["group"], one["caption"], Image.open(io.BytesIO(base64.b64decode(one["png"]))))
             for one in found["pictures"]
         ]
-        return Evaluation(Record(**found["record"]), pictures)
+        return Evaluation(Record(**found["record"]), pictures, found["resampled"])
 
     def put(self, key: str, evaluation: Evaluation) -> None:
         """Keep an evaluation."""
@@ -70,7 +70,8 @@ class Cache:
             pictures.append({"group": picture.group, "caption": picture.caption, "png": png})
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{key}.{os.getpid()}.partial"
-        partial.write_text(json.dumps({"record": dataclasses.asdict(evaluation.record), "pictures": pictures}))
+        record = dataclasses.asdict(evaluation.record)
+        partial.write_text(json.dumps({"record": record, "pictures": pictures, "resampled": evaluation.resampled}))
         partial.replace(self.folder / f"{key}.json")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from silc.eval import metrics
+from silc.eval.bootstrap import resampled
 from silc.eval.embed import ALONE, Progress, image_features, silent
 from silc.eval.prompts import canonicalize, templates, text_classifier
 from silc.eval.protocols import OWN_TEMPLATES, WHOLE_IMAGE
@@ -84,16 +85,17 @@ class ZeroShotClassification:
         labels = torch.tensor(self.data.labels)
         scores = features @ classifier.T
         counts = metrics.confusion(labels, scores.argmax(dim=1), len(names), ignore=-1)
+        ratios = metrics.accuracy_ratios(metrics.class_ranks(scores, labels), labels, len(names))
         record = Record(
             dataset=self.data.name,
             task="zeroshot_classification",
-            metrics=metrics.accuracy(scores, labels),
+            metrics={name: ratio.score() for name, ratio in ratios.items()},
             chance=metrics.accuracy_chance(labels, len(self.data.classes)),
             protocol=self.protocol(model),
             model=model.name,
             details={"most_confused": metrics.most_confused(counts, self.data.classes)},
         )
-        return Evaluation(record)
+        return Evaluation(record, resampled=resampled(ratios))
 
     def _preprocess(self, model: DualEncoder) -> Preprocess:
         resize = WHOLE_IMAGE[self.config.classification].classification_resize

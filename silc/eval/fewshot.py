@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from silc.eval import metrics
+from silc.eval.bootstrap import Ratios, resampled
 from silc.eval.datasets import Lazy
 from silc.eval.embed import ALONE, Progress, image_features, silent
 from silc.types import BadInput, Evaluation, Record
@@ -99,12 +100,15 @@ class FewShot:
         test_features = self._features(model, range(len(self.test.labels)), self.test).double()
         truth = torch.tensor(self.test.labels)
         scores: dict[int, list[float]] = {shots: [] for shots in self.shots}
+        right = {shots: torch.zeros(len(truth)) for shots in self.shots}  # by image: of how many draws
         for shots in self.shots:
             for draw in draws.values():
                 drawn = np.concatenate([own[:shots] for own in draw])
                 features = shot_features[[row[int(index)] for index in drawn]]
                 classifier = least_squares(features, torch.from_numpy(labels[drawn]), classes)
-                scores[shots].append(metrics.accuracy(classifier(test_features), truth)["acc1"])
+                first = metrics.class_ranks(classifier(test_features), truth) < 1
+                scores[shots].append(first.double().mean().item())
+                right[shots] += first / len(draws)
         found: dict[str, float] = {}
         for shots, each in scores.items():
             found |= {f"{shots}shot_acc1": float(np.mean(each)), f"{shots}shot_std": float(np.std(each, ddof=1))}
@@ -117,7 +121,8 @@ class FewShot:
             model=model.name,
             details={"acc1_by_seed": {f"{shots}shot": each for shots, each in scores.items()}},
         )
-        return Evaluation(record)
+        ratios = {f"{shots}shot_acc1": Ratios.of_images(each) for shots, each in right.items()}
+        return Evaluation(record, resampled=resampled(ratios))
 
     def _features(self, model: DualEncoder, indices: Sequence[int], data: ClassificationSet) -> Tensor:
         return image_features(

@@ -7,10 +7,13 @@ whose scores are all equal, therefore lands at chance and not at 0 or 1.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from math import comb
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from silc.eval.bootstrap import Ratios
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,19 +41,25 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), torch.tensor([0, 0, 1]))
     {'acc1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
     """
+    ratios = accuracy_ratios(class_ranks(scores, labels), labels, scores.shape[1])
+    return {name: ratio.score() for name, ratio in ratios.items()}
+
+
+def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank (0 is first) of each image's class int64 [N]; arguments as in `accuracy`."""
     num_classes = scores.shape[1]
     rows, classes = max(1, BLOCK // num_classes), torch.arange(num_classes)
     parts = zip(scores.split(rows), labels.split(rows), strict=True)
-    ranks = torch.cat([best_ranks(some, own, classes) for some, own in parts])
-    hits, totals = (
-        torch.bincount(labels[ranks == 0], minlength=num_classes),
-        torch.bincount(labels, minlength=num_classes),
-    )
-    metrics = {"acc1": hit_rate(ranks, 1)}
+    return torch.cat([best_ranks(some, own, classes) for some, own in parts])
+
+
+def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str, Ratios]:
+    """What `accuracy` sums over images, of the ranks int64 [N] of their classes."""
+    ratios = {"acc1": Ratios.of_images(ranks < 1)}
     if num_classes >= 5:
-        metrics["acc5"] = hit_rate(ranks, 5)
-    present = totals > 0
-    return metrics | {"mean_per_class_recall": (hits[present].double() / totals[present]).mean().item()}
+        ratios["acc5"] = Ratios.of_images(ranks < 5)
+    first = ratios["acc1"]
+    return ratios | {"mean_per_class_recall": replace(first, group=labels)}
 
 
 def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
@@ -109,11 +118,23 @@ def retrieval_recall(images: Tensor, texts: Tensor, owner: Tensor, *, block: int
     >>> round(recall["image_retrieval_recall@1"], 3), recall["text_retrieval_recall@1"]
     (0.667, 0.5)
     """
+    ratios = recall_ratios(*retrieval_ranks(images, texts, owner, block=block), owner)
+    return {name: ratio.score() for name, ratio in ratios.items()}
+
+
+def retrieval_ranks(images: Tensor, texts: Tensor, owner: Tensor, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """Rank of each text's image [M], and of each image's best text [N]; arguments as in `retrieval_recall`."""
     pictures = torch.arange(len(images))
-    asked_by_text = _ranks(texts, images, owner, pictures, block)
-    asked_by_image = _ranks(images, texts, pictures, owner, block)
-    return {f"image_retrieval_recall@{k}": hit_rate(asked_by_text, k) for k in RECALL_AT} | {
-        f"text_retrieval_recall@{k}": hit_rate(asked_by_image, k) for k in RECALL_AT
+    return _ranks(texts, images, owner, pictures, block), _ranks(images, texts, pictures, owner, block)
+
+
+def recall_ratios(by_text: Tensor, by_image: Tensor, owner: Tensor) -> dict[str, Ratios]:
+    """What `retrieval_recall` sums over images, of the ranks that `retrieval_ranks` gives."""
+    num_images = len(by_image)
+    asking = torch.bincount(owner, minlength=num_images)
+    found = {k: torch.bincount(owner, (by_text < k).double(), minlength=num_images) for k in RECALL_AT}
+    return {f"image_retrieval_recall@{k}": Ratios.of_images(found[k], asking) for k in RECALL_AT} | {
+        f"text_retrieval_recall@{k}": Ratios.of_images(by_image < k) for k in RECALL_AT
     }
 
 
@@ -154,11 +175,6 @@ def best_ranks(scores: Tensor, query_owner: Tensor, target_owner: Tensor) -> Ten
     first = position.expand_as(scores).masked_fill(~own | (scores != best), len(position)).amin(dim=1, keepdim=True)
     behind = (scores < best) | ((scores == best) & (position >= first))
     return (~behind).sum(dim=1)  # a NaN is never behind, so that a broken model ranks last
-
-
-def hit_rate(ranks: Tensor, k: int) -> float:
-    """Share of ranks below k."""
-    return (ranks < k).double().mean().item()
 
 
 def _ranks(queries: Tensor, targets: Tensor, query_owner: Tensor, target_owner: Tensor, block: int) -> Tensor:
@@ -213,6 +229,25 @@ def segmentation_scores(confusion: Tensor, absent: Absent = "mmseg") -> dict[str
     return {
         "miou": class_iou(confusion, absent).nanmean().item(),
         "pixel_acc": (counts.trace() / counts.sum()).item(),
+    }
+
+
+def pixel_counts(confusion: Tensor, image: int) -> Tensor:
+    """What an image adds to each class in it, int64 [classes, 5]: image, class, right, true and predicted pixels."""
+    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    seen = (true + predicted).nonzero()[:, 0]
+    return torch.stack([torch.full_like(seen, image), seen, right[seen], true[seen], predicted[seen]], dim=1)
+
+
+def segmentation_ratios(counts: Tensor, num_images: int, absent: Absent = "mmseg") -> dict[str, Ratios]:
+    """What `segmentation_scores` sums over images, of the rows [E, 5] of `pixel_counts`."""
+    image, group, right, true, predicted = counts[counts[:, 0].argsort(stable=True)].T
+    above, true = right.double(), true.double()
+    union = true + predicted.double() - above
+    counted = true if absent == "detectron2" else None
+    return {
+        "miou": Ratios(image, group, above, union, num_images, counted),
+        "pixel_acc": Ratios(image, torch.zeros_like(group), above, true, num_images),
     }
 
 

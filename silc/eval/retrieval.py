@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from silc.eval import metrics, pictures
+from silc.eval.bootstrap import resampled
 from silc.eval.embed import ALONE, Progress, image_features, silent, text_features
 from silc.eval.protocols import WHOLE_IMAGE
 from silc.types import Evaluation, Picture, Record
@@ -77,15 +78,16 @@ class Retrieval:
             self.progress,
             world=self.world,
         )
+        ratios = metrics.recall_ratios(*metrics.retrieval_ranks(images, texts, owner), owner)
         record = Record(
             dataset=self.data.name,
             task="zeroshot_retrieval",
-            metrics=metrics.retrieval_recall(images, texts, owner),
+            metrics={name: ratio.score() for name, ratio in ratios.items()},
             chance=metrics.retrieval_chance(captions_per_image),
             protocol=self.protocol(model),
             model=model.name,
         )
-        return Evaluation(record, self._strips(images, texts, owner))
+        return Evaluation(record, self._strips(images, texts, owner), resampled(ratios))
 
     def _captions(self) -> list[Sequence[str]]:
         return [own[: self.config.max_captions or None] for own in self.data.captions]

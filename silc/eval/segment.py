@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from silc.eval import metrics, pamr, pictures
+from silc.eval.bootstrap import resampled
 from silc.eval.datasets import IGNORE
 from silc.eval.embed import ALONE, Progress, batches, dealt, finite, silent
 from silc.eval.prompts import templates, text_classifier
@@ -117,7 +118,7 @@ class ZeroShotSegmentation:
         """
         data, absent = self._data(), self.config.absent_classes
         scorer = scorer_of(model, self.data.classes, self.config, self.world)
-        counts, overlays = self._tally(data, scorer, window_rules(model, self.config))
+        counts, by_image, overlays = self._tally(data, scorer, window_rules(model, self.config))
         if not counts.any():
             raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
         record = Record(
@@ -132,18 +133,22 @@ class ZeroShotSegmentation:
                 "most_confused": metrics.most_confused(counts, data.classes),
             },
         )
-        return Evaluation(record, [overlays[index] for index in sorted(overlays)])
+        ratios = metrics.segmentation_ratios(by_image, len(data), absent)
+        return Evaluation(record, [overlays[index] for index in sorted(overlays)], resampled(ratios))
 
     def _tally(
         self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
-    ) -> tuple[Tensor, dict[int, Picture]]:
-        """Confusion counts [C, C] of all ranks' images, and pictures by index."""
+    ) -> tuple[Tensor, Tensor, dict[int, Picture]]:
+        """Of all ranks' images: confusion counts [C, C], each image's rows of `pixel_counts`, pictures by index."""
         num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts, overlays, complaint = torch.zeros(num_classes, num_classes, dtype=torch.int64), {}, ""
+        rows = [torch.empty(0, 5, dtype=torch.int64)]
         try:
             for index, image, truth, prediction in self._predictions(data, scorer, rules):
-                counts += metrics.confusion(truth, prediction, num_classes, IGNORE)
+                own = metrics.confusion(truth, prediction, num_classes, IGNORE)
+                counts += own
+                rows.append(metrics.pixel_counts(own, index))
                 if index in shown:
                     seen = image if self.config.photographs else None
                     panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
@@ -151,11 +156,12 @@ class ZeroShotSegmentation:
                 self.progress(index + 1, len(data))
         except BadInput as error:  # one rank's alone, perhaps; the others wait for its share
             complaint = str(error)
-        shares = self.world.collect((counts, overlays, complaint))
-        if complaints := [told for _, _, told in shares if told]:
+        shares = self.world.collect((counts, torch.cat(rows), overlays, complaint))
+        if complaints := [told for *_, told in shares if told]:
             raise BadInput(complaints[0])
-        counts = sum((share for share, _, _ in shares), start=torch.zeros_like(counts))
-        return counts, {index: picture for _, share, _ in shares for index, picture in share.items()}
+        counts = sum((share for share, *_ in shares), start=torch.zeros_like(counts))
+        by_image = torch.cat([share for _, share, *_ in shares])
+        return counts, by_image, {index: picture for *_, share, _ in shares for index, picture in share.items()}
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""

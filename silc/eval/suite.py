@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.embed import ALONE
 from silc.eval.fewshot import FewShot
@@ -168,7 +169,9 @@ def run(
         for weights, model in models.items():
             progress(f"{task.name}, {weights}", len(evaluations), total)
             evaluation = _cached(task, model, weights, cache, checksum, world)
-            record = replace(evaluation.record, weights=weights, examples_seen=examples_seen, train_flops=train_flops)
+            intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
+            record = replace(evaluation.record, weights=weights, intervals=intervals)
+            record = replace(record, examples_seen=examples_seen, train_flops=train_flops)
             evaluations.append(replace(evaluation, record=record))
     progress("evaluated", total, total)
     return evaluations

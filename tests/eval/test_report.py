@@ -7,12 +7,14 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
-from silc.eval import suite
+from silc.eval import curves, gallery, suite
 from silc.eval.config import EvalConfig
 from silc.eval.pictures import PANEL, contact_sheet, retrieval_strip
-from silc.eval.report import column_names, percent, printed_table, score_table, write_report
+from silc.eval.report import write_report
+from silc.eval.score_table import column_names, paired, percent, printed_table, score_table
 from silc.terminal import console
 from silc.types import Evaluation, Picture, Record
 
@@ -42,8 +44,12 @@ def test_the_page_is_complete_and_loads_nothing(evaluations, tmp_path):
     html = page.read_text()
     assert "run &lt;1&gt;" in html
     assert "<p>First &lt;line&gt;.</p>" in html
-    assert "<script" not in html
+    assert html.count("<script>") == html.count("<script") == 1  # ours, in the page
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html)
+    assert not re.search(r"fetch|XMLHttpRequest|import", html[html.index("<script>") :])
+    contents = re.findall(r'<a href="#(\w+)">', html)
+    assert {"scores", "training", "examples", "protocols"} <= set(contents)
+    assert re.findall(r'<section id="(\w+)"', html) == contents
     assert not re.search(r"url\((?!#)", html)
     for text in ("loss/contrastive", "teacher/entropy", "grad_norm", "stripes-zs-seg: miou in %", "best constant"):
         assert text in html
@@ -80,19 +86,28 @@ def test_the_same_run_gives_the_same_page(evaluations, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def scored(model: str, weights: str, **metrics: float) -> Evaluation:
+def scored(model: str, weights: str, resampled: list[float] | None = None, **metrics: float) -> Evaluation:
     chance = {"miou": 0.1, "best_constant_miou": 0.2}
-    return Evaluation(Record("voc", "zeroshot_segmentation", metrics, chance, {}, model=model, weights=weights))
+    record = Record("voc", "zeroshot_segmentation", metrics, chance, {"num_images": 9}, model=model, weights=weights)
+    return Evaluation(record, resampled={} if resampled is None else {"miou": resampled})
 
 
-def test_table_marks_the_best_and_knows_the_floor():
-    table = score_table(
-        [scored("a", "student", miou=0.3), scored("a", "teacher", miou=0.15), scored("b", "teacher", miou=0.3)]
-    )
-    assert table.columns == ["a student", "a teacher", "b teacher"]
-    (row,) = table.rows
-    assert (row.chance, row.constant, row.floor) == (0.1, 0.2, 0.2)
-    assert row.best == {"a student", "b teacher"}
+def test_the_best_is_marked_only_where_it_surely_is():
+    """Draws of b lie above those of a by .1 each, though both swing by more; c swings on its own."""
+    swing = torch.linspace(0, 0.4, 1000)
+    a = scored("a", "", swing.tolist(), miou=0.2)
+    b = scored("b", "", (swing + 0.1).tolist(), miou=0.3)
+    c = scored("c", "", swing.flip(0).tolist(), miou=0.2)
+    (row,) = score_table([a, b]).rows
+    assert (row.chance, row.constant, row.floor, row.num_images) == (0.1, 0.2, 0.2, 9)
+    assert row.best == {"b"}
+    assert score_table([a, b, c]).rows[0].best == set()
+    assert score_table([a, scored("b", "", miou=0.3)]).rows[0].best == set()  # of unknown spread
+    assert score_table([a]).rows[0].best == set()
+    (pair,) = paired(score_table([a, b]))
+    assert (pair.column, pair.than, pair.sure) == ("b", "a", True)
+    assert (pair.difference, pair.low, pair.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert [pair.sure for pair in paired(score_table([a, c]))] == [False]
 
 
 def test_a_model_that_was_not_scored_on_a_task_has_an_empty_cell(evaluations):
@@ -155,13 +170,78 @@ def test_runs_stand_side_by_side(evaluations, tmp_path):
         for e in segmented
     ]
     histories = {name: [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}] for name in ("early", "late")}
-    write_report(tmp_path / "r.html", title="t", summary="", evaluations=runs, histories=histories)
+    settings = {name: {"train.seed": 0, "train.optim.lr": 1e-3} for name in ("early", "late")}
+    write_report(tmp_path / "r.html", title="t", summary="", evaluations=runs, histories=histories, settings=settings)
     page = (tmp_path / "r.html").read_text()
     assert "Against examples seen" in page
     assert "Against training FLOPs" in page
+    assert "train.optim.lr" not in page
     assert '<td>cat</td><td>dog</td><td class="number">25.0</td>' in page
     assert "IoU by class" in page
     assert "early" in page
     assert "late" in page
     write_report(tmp_path / "r.html", title="t", summary="", evaluations=evaluations, histories={})
     assert "Against examples seen" not in (tmp_path / "r.html").read_text()
+
+
+def test_settings_that_differ_are_listed(tmp_path):
+    settings = {"a": {"train.seed": 0, "train.optim.lr": 1e-3}, "b": {"train.seed": 0, "train.optim.lr": 3e-4}}
+    histories = {name: [{"step": 1, "loss": 2.0}] for name in settings}
+    write_report(tmp_path / "r.html", title="", summary="", evaluations=[], histories=histories, settings=settings)
+    page = (tmp_path / "r.html").read_text()
+    assert "<td><code>train.optim.lr</code></td><td>0.001</td><td>0.0003</td>" in page
+    assert "train.seed" not in page
+
+
+def test_a_model_has_one_colour_and_a_point_of_cost_is_not_joined():
+    runs = [
+        replace(
+            scored(model, weights, miou=score),
+            record=replace(scored(model, weights, miou=score).record, examples_seen=n),
+        )
+        for model, weights, score, n in (
+            ("a", "student", 0.3, 100),
+            ("a", "teacher", 0.4, 100),
+            ("b", "student", 0.5, 200),
+        )
+    ]
+    palette = curves.Palette(["a", "b", "a"])
+    assert palette["a"] != palette["b"]
+    assert len({curves.Palette(list(map(str, range(30))))[str(i)] for i in range(30)}) == 30
+    ((_, (svg,)),) = curves.cost_plots(runs, palette)
+    assert svg.count(palette["a"]) >= 2
+    assert palette["b"] in svg
+    history = {"a": [{"step": s, "loss": 1 / s} for s in (1, 2, 3)]}
+    ((_, (curve,)),) = curves.training_curves(history, palette)
+    joined = rf'<path d="M[^"]*L[^"]*" [^>]*stroke: {palette["a"]}'
+    assert re.search(joined, curve)
+    assert not re.search(joined, svg)
+
+
+def test_long_curves_are_thinned_and_keep_their_spikes():
+    points = [(float(x), 50.0 if x == 7777 else x % 3) for x in range(100_000)]
+    kept = curves.thinned(points)
+    assert len(kept) <= curves.MAX_POINTS
+    assert (7777.0, 50.0) in kept
+    assert kept == sorted(kept)
+    assert curves.thinned(points[:9]) == points[:9]
+
+
+def test_a_page_with_many_pictures_and_long_histories_stays_small(tmp_path, monkeypatch):
+    noise = torch.randint(0, 256, (420, 640, 3), dtype=torch.uint8).numpy()
+    pictures = [Picture(f"set {i % 2}", f"image {i}", Image.fromarray(noise)) for i in range(6)]
+    evaluations = [replace(scored(model, "student", miou=0.3), pictures=pictures) for model in "abc"]
+    records = [{"step": s, "loss": 1 / s, "lr": s, "grad_norm": s % 7} for s in range(1, 5001)]
+    page = {"title": "", "summary": "", "evaluations": evaluations, "histories": dict.fromkeys("abc", records)}
+    write_report(tmp_path / "r.html", **page)
+    assert 1e6 < len((tmp_path / "r.html").read_text()) < 3e6
+    monkeypatch.setattr(gallery, "PICTURE_BYTES", 200_000)
+    write_report(tmp_path / "r.html", **page)
+    html = (tmp_path / "r.html").read_text()
+    assert len(html) < 1e6
+    groups, left_out = gallery.galleries(evaluations)
+    kept = [len(entries) for _, entries in groups]
+    assert 0 < left_out == 6 - sum(kept)
+    assert min(kept) > 0
+    assert max(kept) - min(kept) <= 1
+    assert f"{left_out} more were left out" in html

@@ -187,7 +187,7 @@ def test_scores_have_the_fields_of_clip_benchmark_and_cost(root, oracle, noise, 
     for score in scores:
         assert set(score) == {
             *("dataset", "model", "pretrained", "task", "metrics", "language"),
-            *("weights", "chance", "protocol", "examples_seen", "train_flops", "details"),
+            *("weights", "chance", "protocol", "examples_seen", "train_flops", "details", "intervals"),
         }
         assert (score["examples_seen"], score["train_flops"], score["language"]) == (1000, 2e12, "en")
     assert list(scores[0]["metrics"]) == ["acc1", "acc5", "mean_per_class_recall"]

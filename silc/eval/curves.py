@@ -1,0 +1,215 @@
+"""Curves of a report: small plots as inline SVG, in the page's own colours; a model has one colour in all of them."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import io
+import itertools
+import math
+import re
+import warnings
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from markupsafe import Markup
+
+from silc.eval.score_table import HEADLINES, brief
+from silc.eval.suite import task_name
+from silc.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from silc.types import Evaluation
+
+SECTIONS = {
+    "Losses": r"loss.*",
+    "Teacher": r"teacher/.*",
+    "Optimisation": r"lr|grad_norm|logit_.*|weight_decay|momentum",
+    "Data and speed": r"samples_per_s|data_wait|bad/.*|skipped",
+    "Other": r".*",
+}
+"""Sections of the training curves: a scalar goes to the first whose pattern its whole name matches."""
+POSITIONS = ("step", "epoch", "examples_seen", "train_flops", "time")
+"""Records' keys that say where they are, and are not plotted."""
+COSTS = {"examples_seen": "examples seen", "train_flops": "training FLOPs"}
+INK = "#0a0b0c"  # stands for the page's own text colour, dark or light
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#ca8a04", "#ec4899")
+MAX_POINTS = 400
+"""Of a line; of longer ones each stretch shows its least and its greatest value."""
+
+
+class Line(NamedTuple):
+    """A curve, or points, of one panel."""
+
+    model: str
+    weights: str
+    """The student's lines are dashed, its points hollow."""
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+class Panel(NamedTuple):
+    """One small plot."""
+
+    title: str
+    lines: Sequence[Line]
+    level: float | None = None
+    """A dotted horizontal line: chance."""
+    joined: bool = True
+    """Whether the points of a line are stages of one run."""
+
+
+class Palette:
+    """A colour for each model, the same wherever it is drawn."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        names = dict.fromkeys(models)
+        self.colours = dict(zip(names, map(_colour, itertools.count()), strict=False))
+
+    def __getitem__(self, model: str) -> str:
+        return self.colours[model]
+
+
+def _colour(index: int) -> str:
+    if index < len(COLOURS):
+        return COLOURS[index]
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.7, 0.75)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def training_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], palette: Palette
+) -> list[tuple[str, list[Markup]]]:
+    """(section, SVGs) of every number in the records, one small plot each with a line per run."""
+    names = [name for name in _scalars(histories) if not name.startswith("eval/") and name not in POSITIONS]
+    sections: dict[str, list[Panel]] = {section: [] for section in SECTIONS}
+    for name in names:
+        section = next(section for section, pattern in SECTIONS.items() if re.fullmatch(pattern, name))
+        lines = [line for run, history in histories.items() if (line := _line(run, "", name, history)).x]
+        if section == "Losses" or any(len(set(line.y)) > 1 for line in lines):  # a constant needs no plot
+            sections[section].append(Panel(name, lines))
+    return [(section, _drawn(panels, section, palette)) for section, panels in sections.items() if panels]
+
+
+def score_curves(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], evaluations: Sequence[Evaluation], palette: Palette
+) -> list[Markup]:
+    """SVGs of the headline metrics along training, teacher and student of every run."""
+    chance = {
+        (task_name(e.record.task, e.record.dataset), metric): value
+        for e in evaluations
+        for metric, value in e.record.chance.items()
+    }
+    panels: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for key in _scalars(histories):
+        match = re.fullmatch(r"eval/([^/]+)/(.+)/([^/]+)", key)
+        if match and match[3] in HEADLINES:
+            lines = [_line(run, match[1], key, history) for run, history in histories.items()]
+            panels[match[2], match[3]] += [line._replace(y=[100 * y for y in line.y]) for line in lines if line.x]
+    drawn = []
+    for (task, metric), lines in panels.items():
+        level = chance.get((task, metric))
+        drawn.append(Panel(f"{task}: {brief(metric)} in %", lines, None if level is None else 100 * level))
+    return _drawn(drawn, "scores", palette)
+
+
+def cost_plots(evaluations: Sequence[Evaluation], palette: Palette) -> list[tuple[str, list[Markup]]]:
+    """(cost, SVGs) of the headline metrics of every model against what it cost; empty for models of one cost.
+
+    A point a model: no line joins models that are not stages of one run.
+    """
+    drawn = []
+    for cost, heading in COSTS.items():
+        points: dict[tuple[str, str], list[Line]] = defaultdict(list)
+        for record in (evaluation.record for evaluation in evaluations):
+            spent = getattr(record, cost)
+            for metric in set(HEADLINES) & set(record.metrics) if spent is not None else ():
+                task = task_name(record.task, record.dataset)
+                score = 100 * record.metrics[metric]
+                points[task, metric].append(Line(record.model or record.weights, record.weights, [spent], [score]))
+        panels = [
+            Panel(f"{task}: {brief(metric)} in %", lines, joined=False)
+            for (task, metric), lines in points.items()
+            if len({line.x[0] for line in lines}) > 1
+        ]
+        if panels:
+            drawn.append((heading, _drawn(panels, heading, palette)))
+    return drawn
+
+
+def _scalars(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Names of the numbers in the records, in order of appearance."""
+    return list(
+        dict.fromkeys(
+            name
+            for record in itertools.chain.from_iterable(histories.values())
+            for name, value in record.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        )
+    )
+
+
+def _line(model: str, weights: str, name: str, history: Sequence[Mapping[str, Any]]) -> Line:
+    points = [
+        (float(record.get("step", i)), float(record[name]))
+        for i, record in enumerate(history)
+        if isinstance(record.get(name), int | float) and math.isfinite(record[name])
+    ]
+    kept = thinned(points)
+    return Line(model, weights, [x for x, _ in kept], [y for _, y in kept])
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `MAX_POINTS` of the points: of each stretch the least and the greatest value, in their order."""
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    stretches = MAX_POINTS // 2
+    kept = []
+    for i in range(stretches):
+        own = points[i * len(points) // stretches : (i + 1) * len(points) // stretches]
+        kept += sorted({min(own, key=lambda p: p[1]), max(own, key=lambda p: p[1])})
+    return kept
+
+
+def _drawn(panels: Sequence[Panel], section: str, palette: Palette) -> list[Markup]:
+    """An SVG element a panel."""
+    # Here, since scores are made without it: it takes long to import, and a borrowed machine may not have it.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
+    style = {"svg.fonttype": "none", "font.size": 9, "axes.linewidth": 0.6, "text.parse_math": False} | colours
+    drawn = []
+    for panel in panels:
+        # Ids that a drawing refers to must differ from those of the page's other drawings.
+        salt = hashlib.sha256(f"{section}/{panel.title}".encode(errors="replace")).hexdigest()
+        with rc_context(style | {"svg.hashsalt": salt}), warnings.catch_warnings():  # type: ignore[arg-type]
+            # The browser has the letters that matplotlib's own font lacks.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure = Figure(figsize=(3.4, 2.0))
+            figure.patch.set_alpha(0)
+            _draw(figure.add_axes((0.14, 0.15, 0.83, 0.72)), panel, palette)
+            buffer = io.StringIO()
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+        svg = buffer.getvalue()
+        drawn.append(Markup(svg[svg.index("<svg") :].replace(INK, "currentColor")))
+    return drawn
+
+
+def _draw(axes: Any, panel: Panel, palette: Palette) -> None:
+    axes.set_title(one_line(panel.title), fontsize=9, loc="left")
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.5)
+    axes.locator_params(axis="x", nbins=5)
+    for line in panel.lines:
+        colour, student = palette[line.model], line.weights == "student"
+        style = ("--" if student else "-") if panel.joined else "none"
+        marker = "." if panel.joined and len(line.x) < 12 else "" if panel.joined else "o"
+        face = "none" if student and not panel.joined else colour
+        axes.plot(line.x, line.y, color=colour, linewidth=1.3, linestyle=style, marker=marker, markerfacecolor=face)
+    if panel.level is not None:
+        axes.axhline(panel.level, color=INK, alpha=0.6, linewidth=0.9, linestyle=":")

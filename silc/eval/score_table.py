@@ -1,0 +1,192 @@
+"""Scores side by side: every model in a column, with interval and chance; what is best, and surely so."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from silc.eval.bootstrap import difference
+from silc.eval.suite import task_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from silc.types import Evaluation, Record
+
+HEADLINES = ("acc1", "1shot_acc1", "10shot_acc1", "image_retrieval_recall@1", "text_retrieval_recall@1", "miou")
+"""Metrics that are plotted and compared in pairs; the table has them all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one task, for every model that was scored on it."""
+
+    task: str  # as in a record
+    dataset: str
+    metric: str
+    chance: float | None
+    constant: float | None
+    """Best constant answer, where there is one."""
+    scores: Mapping[str, float]  # by column
+    num_images: int | None = None
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """95 % intervals, by column."""
+    resampled: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Scores on the draws of the bootstrap, by column."""
+
+    @property
+    def best(self) -> set[str]:
+        """The column with the highest score, where its paired difference to every other one lies above 0."""
+        first = max(self.scores, key=lambda column: self.scores[column])
+        others = self.scores.keys() - {first}
+        gaps = [difference(self.resampled.get(first, ()), self.resampled.get(other, ())) for other in others]
+        return {first} if others and all(gap is not None and gap[0] > 0 for gap in gaps) else set()
+
+    @property
+    def floor(self) -> float:
+        """The score that takes no skill."""
+        return max(self.chance or 0.0, self.constant or 0.0)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Rows by task and data set, one column per model and weights."""
+
+    columns: list[str]
+    rows: list[Row]
+
+
+class Paired(NamedTuple):
+    """How far two models lie apart on one metric."""
+
+    task: str
+    metric: str
+    column: str
+    than: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def score_table(evaluations: Sequence[Evaluation]) -> ScoreTable:
+    """Lay out every score of every model, in the order of the tasks' first appearance."""
+    names = column_names([evaluation.record for evaluation in evaluations])
+    by_task: dict[tuple[str, str], dict[str, Evaluation]] = defaultdict(dict)
+    for name, evaluation in zip(names, evaluations, strict=True):
+        by_task[evaluation.record.task, evaluation.record.dataset][name] = evaluation
+    rows = [
+        _row(task, dataset, metric, own)
+        for (task, dataset), own in by_task.items()
+        for metric in dict.fromkeys(metric for evaluation in own.values() for metric in evaluation.record.metrics)
+    ]
+    return ScoreTable(list(dict.fromkeys(names)), rows)
+
+
+def _row(task: str, dataset: str, metric: str, evaluations: Mapping[str, Evaluation]) -> Row:
+    """One metric of the models' evaluations on one task, which are given by column."""
+    first = next(iter(evaluations.values())).record
+    records = {column: evaluation.record for column, evaluation in evaluations.items()}
+    return Row(
+        task,
+        dataset,
+        metric,
+        chance=first.chance.get(metric),
+        constant=first.chance.get(f"best_constant_{metric}"),
+        scores={column: r.metrics[metric] for column, r in records.items() if metric in r.metrics},
+        num_images=first.protocol.get("num_images"),
+        intervals={column: r.intervals[metric] for column, r in records.items() if metric in r.intervals},
+        resampled={column: e.resampled[metric] for column, e in evaluations.items() if metric in e.resampled},
+    )
+
+
+def paired(table: ScoreTable) -> list[Paired]:
+    """Every model's difference to the first one, on the headline metrics that both were scored on."""
+    found = []
+    for row in (row for row in table.rows if row.metric in HEADLINES):
+        than, *others = [column for column in table.columns if column in row.scores]
+        for column in others:
+            gap = difference(row.resampled.get(column, ()), row.resampled.get(than, ()))
+            if gap is not None:
+                apart = row.scores[column] - row.scores[than]
+                found.append(Paired(task_name(row.task, row.dataset), row.metric, column, than, apart, *gap))
+    return found
+
+
+def column_names(records: Sequence[Record]) -> list[str]:
+    """A short name per record: its weights, with the model's name in front where there are several models."""
+    several = len({record.model for record in records}) > 1
+    return [
+        " ".join(part for part in (record.model if several else "", record.weights) if part) or "model"
+        for record in records
+    ]
+
+
+def percent(score: float | None) -> str:
+    """A score in percent, with a second decimal below 1 %.
+
+    >>> percent(0.4567), percent(0.005), percent(None)
+    ('45.7', '0.50', '')
+    """
+    if score is None:
+        return ""
+    return f"{100 * score:.2f}" if 0 < score < 0.01 else f"{100 * score:.1f}"
+
+
+def brief(metric: str) -> str:
+    """The field's shorthand, which leaves room for the numbers.
+
+    >>> brief("image_retrieval_recall@1")
+    'T2I R@1'
+    """
+    for name, short in (("image_retrieval_recall", "T2I R"), ("text_retrieval_recall", "I2T R")):
+        metric = metric.replace(name, short)
+    return metric.replace("mean_per_class_recall", "class mean")
+
+
+def printed_table(evaluations: Sequence[Evaluation]) -> Table:
+    """The table for a terminal: the best of a row is bold, what is no better than chance or a constant answer dim.
+
+    ± is half the 95 % interval.
+    """
+    table = score_table(evaluations)
+    printed = Table(
+        title="Scores in %, ± half the 95 % interval over images",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    printed.add_column("task", no_wrap=True)
+    printed.add_column("metric", no_wrap=True)
+    for column in table.columns:
+        printed.add_column(column, justify="right")
+    for header in ("chance", "best constant", "n"):
+        printed.add_column(header, justify="right", style="dim")
+    for name, rows in itertools.groupby(table.rows, key=lambda row: task_name(row.task, row.dataset)):
+        for i, row in enumerate(rows):
+            cells = [_styled(row, column) for column in table.columns]
+            images = "" if row.num_images is None else str(row.num_images)
+            outer = (percent(row.chance), percent(row.constant), "" if i else images)
+            printed.add_row("" if i else name, brief(row.metric), *cells, *outer)
+        printed.add_section()
+    return printed
+
+
+def _styled(row: Row, column: str) -> Text:
+    text = percent(row.scores.get(column))
+    if text and column in row.intervals:
+        low, high = row.intervals[column]
+        text += f" ±{50 * (high - low):.1f}"
+    low_score = bool(text) and row.scores[column] <= row.floor
+    return Text(text, style="dim" if low_score else "bold" if column in row.best else "")
