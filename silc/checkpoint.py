@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+HEADS = ("head", "teacher", "patch_head", "patch_teacher")
+"""What an objective may have beside its towers (`model`), each in a file of its name."""
+WEIGHTS = ("model", *HEADS)
+"""All that another run goes on from."""
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
 UNKNOWN_TO_IT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
 """What a file system says of a request that it has no notion of; a failure to write is another."""

@@ -130,15 +130,18 @@ def load(file: Path) -> Config:
     """Read a YAML file.
 
     Raises:
-        BadInput: no such file, no YAML, or not a run's configuration.
+        BadInput: no such file, no YAML, or not a run's configuration; names the file.
     """
     try:
-        values = yaml.safe_load(file.read_text())
+        values = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise BadInput(f"{file} holds no run configuration; see `silc show silc_c`")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from error
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

@@ -121,7 +121,7 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         BadInput: a GPU is asked for and there is none.
         LostRank: a rank did not answer.
     """
-    size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    size, local_rank = described()
     mine = place(device, local_rank, size)
     on_gpu = mine.type == "cuda"
     if on_gpu:
@@ -147,6 +147,30 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         raise LostRank(_complaint(PrefixStore("lost", store), rank, size, error)) from None
     finally:
         dist.destroy_process_group()
+
+
+def described() -> tuple[int, int]:
+    """Number of ranks and this process's number on its node, as the environment describes them.
+
+    Raises:
+        BadInput: a part of the description is missing or no number.
+    """
+    numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    for name in numbers:
+        value = os.environ.get(name, "").strip()
+        if value and not value.isdecimal():
+            raise BadInput(f"the environment's {name} is '{value}', needed is a number; start the ranks with torchrun")
+        numbers[name] = int(value) if value else numbers[name]
+    size, rank, local_rank = numbers.values()
+    needed = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not os.environ.get(name, "").strip()] if size > 1 or rank else []
+    if missing or rank >= size:
+        told = f"without {' and '.join(missing)}" if missing else f"and RANK is {rank}"
+        raise BadInput(
+            f"the environment names a group of ranks (WORLD_SIZE {size}) {told}; start the ranks with torchrun, which "
+            "sets all of it, or unset WORLD_SIZE and RANK for one process"
+        )
+    return size, local_rank
 
 
 def place(device: str | torch.device = "auto", local_rank: int = 0, ranks: int = 1) -> torch.device:

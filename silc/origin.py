@@ -45,7 +45,7 @@ class Origin:
     has_head: bool
     """Whether it brings a trained distillation head and centre."""
     read: Callable[[], Mapping[str, Mapping[str, Tensor]]]
-    """Its weights: `model`, and where it has them `teacher`, `head`, `patch_head`, `patch_teacher`."""
+    """Its weights: of `checkpoint.WEIGHTS`, those that it has."""
 
 
 def find(source: str) -> Origin:
@@ -79,8 +79,7 @@ def _of_run(run: Path) -> Origin:
     config = configs.load(run / CONFIG)
 
     def read() -> Mapping[str, Mapping[str, Tensor]]:
-        parts = ("model", "teacher", "head", "patch_head", "patch_teacher")
-        return checkpoint.read(newest, only=parts).parts
+        return checkpoint.read(newest, only=checkpoint.WEIGHTS).parts
 
     return Origin(
         newest,

@@ -8,10 +8,10 @@ model.segment("street.jpg", ["road", "car", "sky"]).overlay().save("segmented.pn
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -114,8 +114,13 @@ class Model(Encoder):
         return super().encode_text(texts, normalize=normalize)
 
     def pixels(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Normalised pixels [B, 3, H, W], on the model's device, of files or images."""
-        several = [images] if isinstance(images, Picture) else images
+        """Normalised pixels [B, 3, H, W], on the model's device, of files or images.
+
+        Raises:
+            BadInput: a file that is no image, or what is neither (arrays, bytes).
+        """
+        is_list = isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray)
+        several: Iterable[Any] = images if is_list and not hasattr(images, "dtype") else [images]  # type: ignore[assignment]
         batch = torch.stack([self.preprocess(open_image(image)) for image in several])
         return self.preprocess.normalize(batch.to(self.device))
 
@@ -234,9 +239,16 @@ def open_image(image: Picture) -> Image.Image:
     """An RGB image, of a file where it is one.
 
     Raises:
-        BadInput: no such file, or no image in it.
+        BadInput: no such file, no image in it, or neither a file's name nor an image.
     """
-    return to_rgb(image) if isinstance(image, Image.Image) else read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    raise BadInput(
+        f"an image is a file's name or a PIL.Image, not {type(image).__name__}; PIL.Image.fromarray makes one of an "
+        "array uint8 [H, W, 3], PIL.Image.open(io.BytesIO(data)) of bytes"
+    )
 
 
 def load_run(

@@ -70,8 +70,6 @@ ENVIRONMENT = "env.json"
 CAPTIONS_FOR_TOKENIZER = 1_000_000
 GRACE = 10.0
 """Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
-HEADS = ("head", "teacher", "patch_head", "patch_teacher")
-"""Parts of an objective that a checkpoint holds where the recipe has them."""
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
@@ -524,7 +522,7 @@ def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str
     parts = {"model": lora.merged(objective.student), "optimizer": optimizer.state()}
     if beside := lora.added(objective.student):
         parts["lora"] = beside
-    for name in HEADS:
+    for name in checkpoint.HEADS:
         if (module := getattr(objective, name)) is not None:
             parts[name] = module.state_dict()
     return parts
@@ -578,7 +576,7 @@ def _resume(
         _adapt(objective, config.train.optim.lora)
     student = lora.unmerged(objective.student, saved.parts["model"], saved.parts.get("lora", {}))
     checkpoint.load_into(objective.student, student, saved.path / "model.safetensors")
-    for name in HEADS:
+    for name in checkpoint.HEADS:
         if (module := getattr(objective, name)) is not None:
             checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
     # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.

@@ -238,3 +238,39 @@ def test_every_command_reads_devices_alike(args: list[str], capsys: pytest.Captu
         said = capsys.readouterr().err
         assert "needed auto, cpu, cuda or cuda:N" in said
         assert said.count("\n") == 1
+
+
+GROUP = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": None}, r"WORLD_SIZE 2\) without RANK; start the ranks with torchrun"),
+        ({"WORLD_SIZE": None, "RANK": "1"}, "without WORLD_SIZE"),
+        ({"MASTER_ADDR": None, "MASTER_PORT": None}, "without MASTER_ADDR and MASTER_PORT"),
+        ({"RANK": ""}, "without RANK"),
+        ({"RANK": "2"}, r"WORLD_SIZE 2\) and RANK is 2"),
+        ({"WORLD_SIZE": "0"}, r"WORLD_SIZE 0\) and RANK is 0"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', needed is a number"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1', needed is a number"),
+    ],
+)
+def test_half_a_description_of_a_group_is_refused(
+    changes: dict[str, str | None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (GROUP | changes).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BadInput, match=message) as caught, distributed.join("cpu"):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_one_process_needs_no_description(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in GROUP:
+        monkeypatch.delenv(name, raising=False)
+    for given in ({}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": ""}):
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        with distributed.join("cpu") as world:
+            assert world.size == 1

@@ -57,6 +57,29 @@ def test_a_run_is_its_teacher_unless_asked(trained: Path, photo: Path) -> None:
         silc.load(trained, size=32)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3), np.uint8),
+        np.zeros((2, 4, 4, 3)),
+        torch.zeros(3, 4, 4),
+        b"\xff\xd8",
+        bytearray(b"x"),
+        None,
+        3,
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_what_is_no_image_is_told_what_is_taken(model: Model, image: object) -> None:
+    with pytest.raises(BadInput, match=rf"a file's name or a PIL.Image, not {type(image).__name__};") as caught:
+        model.features(image)  # type: ignore[arg-type]
+    assert "PIL.Image.fromarray" in str(caught.value)
+    with pytest.raises(BadInput, match=r"PIL\.Image"):
+        model.segment(image, ["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"PIL\.Image"):
+        model.pixels([image])  # type: ignore[list-item]
+
+
 def test_features(model: Model, photo: Path) -> None:
     """What each is: the pooled embedding, the tower's tokens, and the readout evaluation uses."""
     f = model.features(photo)

@@ -175,14 +175,24 @@ def test_yaml_reads_a_number_without_a_dot(tmp_path: Any) -> None:
         ("trian: {seed: 1}", r"unknown field 'trian.seed'; did you mean 'train.seed'"),
         ("train: {optim: {lrr: 1}}", r"unknown field 'train.optim.lrr'; did you mean 'train.optim.lr'"),
         ("train: {batch_size: many}", r"field 'train.batch_size'.*got 'many'"),
+        ("train: {seed: 1, sede: 2}", r"c\.yaml: unknown field 'train.sede'"),
+        ("data: {workers: -1}", r"c\.yaml: .*workers"),
+        ("\ufefftrian: {seed: 1}", r"c\.yaml: unknown field 'trian.seed'"),
         ("just text", "holds no run configuration"),
         ("a: [", "cannot read"),
     ],
 )
 def test_bad_yaml(text: str, message: str, tmp_path: Any) -> None:
-    (tmp_path / "c.yaml").write_text(text)
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(BadInput, match=message):
         configs.load(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_yaml_with_a_byte_order_mark(end: str, tmp_path: Any) -> None:
+    (tmp_path / "c.yaml").write_bytes(f"\ufefftrain:{end}  seed: 7{end}out: ä{end}".encode())
+    loaded = configs.load(tmp_path / "c.yaml")
+    assert (loaded.train.seed, loaded.out) == (7, "ä")
 
 
 def test_every_field_has_a_docstring() -> None:

@@ -95,12 +95,12 @@ class BPETokenizer:
         if not file.is_file():
             raise BadInput(f"tokenizer {file} does not exist; name a tokenizer.json or a directory that holds one")
         try:
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
         except Exception as error:  # tokenizers raises bare Exception
             raise BadInput(f"{file} is no tokenizer.json: {error}") from error
         settings = file.with_name("tokenizer_config.json")
         try:
-            named = json.loads(settings.read_text()) if settings.is_file() else {}
+            named = json.loads(settings.read_text(encoding="utf-8-sig")) if settings.is_file() else {}
         except ValueError as error:
             raise BadInput(f"{settings} is no JSON: {error}") from error
         eos = _special(tokenizer, file, "eos_token", named, USUAL_EOS)

@@ -33,9 +33,6 @@ from silc.interop.pretrained import Pretrained
 from silc.predict import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, load_run, newest_checkpoint
 from silc.types import BadInput
 
-CONTINUED = ("model", "head", "teacher", "patch_head", "patch_teacher")
-"""Parts of a checkpoint that another run can start from; those that are there are kept."""
-
 
 @dataclass(frozen=True)
 class Format:
@@ -164,7 +161,7 @@ def _verify_ours(directory: Path, probe: Probe) -> list[Check]:
 def _keep_going(run: Path, out: Path) -> None:
     """The run again, without its optimizer, and without the paths of the machine it was made on."""
     config = configs.load(run / CONFIG)
-    saved = checkpoint.read(newest_checkpoint(run), only=CONTINUED)
+    saved = checkpoint.read(newest_checkpoint(run), only=checkpoint.WEIGHTS)
     out.mkdir()
     (out / TOKENIZER).mkdir()
     for file in (run / TOKENIZER).iterdir():

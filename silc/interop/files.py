@@ -22,7 +22,7 @@ def read_json(file: Path) -> dict[str, Any]:
         BadInput: there is none.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read {file}: {error}") from error
     if not isinstance(value, dict):

@@ -117,6 +117,15 @@ def test_foreign_tokenizers(tmp_path: Path) -> None:
     assert BPETokenizer.load(tmp_path, 4)(["a dog a dog", "a"]).tolist() == [[3, 4, 3, 0], [3, 0, 1, 1]]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_tokenizer(tmp_path: Path) -> None:
+    words("<STOP>", "<FILL>").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<STOP>", "pad_token": "<FILL>"}')
+    before = BPETokenizer.load(tmp_path, 4)(["a dog"]).tolist()
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert BPETokenizer.load(tmp_path, 4)(["a dog"]).tolist() == before
+
+
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"tokenizer\.json does not exist"):
         BPETokenizer.load(tmp_path, 16)
