@@ -38,8 +38,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 import tyro
 
 from silc import config as configs
-from silc import recipes
+from silc import given, recipes
 from silc.eval.config import EvalConfig
+from silc.given import Idle, evaluated
 from silc.models.variants import LOCAL_SIZE
 from silc.settings import NATURAL, Device, Duration, Range, Settings, limits
 from silc.terminal import complain, finish, page, prepare, say
@@ -118,7 +119,7 @@ def _dispatch(args: list[str]) -> int:
         case "show":
             return _show(rest)
         case "recipes":
-            return _recipes()
+            return _recipes(rest)
         case "data":
             return _data(rest)
         case "demo":
@@ -131,6 +132,7 @@ def _dispatch(args: list[str]) -> int:
 
 def _train(args: list[str]) -> int:
     config = _configured("train", args)
+    given.say_unread(given.flags(configs.Config, args), config)
     from silc import run
 
     run.train(config)
@@ -159,17 +161,20 @@ def _finetune(args: list[str]) -> int:
     config = continuation.configured(
         chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
     )
+    given.say_unread(given.flags(configs.Config, rest), config)
     run.train(config)
     return 0
 
 
 def _taken(args: list[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Values of `--name value` and `--name=value` for these names, and the arguments that are left."""
-    found, left, words = {}, [], iter(args)
+    found, left, words = dict[str, str](), list[str](), iter(args)
     for word in words:
-        name, given, value = word.removeprefix("--").partition("=")
+        name, has_value, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and name in names:
-            found[name] = value if given else next(words, "")
+            value = value if has_value else next(words, "")
+            if found.setdefault(name, value) != value:
+                raise BadInput(f"--{name} is given twice, as {found[name]!r} and as {value!r}; give it once")
         else:
             left.append(word)
     return found, left
@@ -180,6 +185,25 @@ class EvalCommand(EvalConfig):
     """Score runs on the data sets under a root, side by side."""
 
     section: ClassVar[str] = ""
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("*",), lambda c: c.list, "--list shows the tasks under --root and scores nothing", but=("root", "list")),
+        Idle(
+            ("*",),
+            lambda c: bool(c.table) and not c.root,
+            "without --root the table is made of the scores there are",
+            but=("table", "out"),
+        ),
+        Idle(("segmentation", "window", "readout", "absent_classes"), evaluated("-zs-seg"), "no task segments"),
+        Idle(("pamr", "mix", "background"), evaluated("-zs-seg"), "no task segments"),
+        Idle(("ensemble",), evaluated("-zs", "-zs-seg"), "no task makes classes of prompts"),
+        Idle(("classification",), evaluated("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
+        Idle(("shots",), evaluated("-fewshot"), "no few-shot task"),
+        Idle(("max_captions",), evaluated("-retrieval"), "no retrieval task"),
+        Idle(("tokenizer",), lambda c: all(map(_is_run, c.runs)), "runs have the one they were trained with"),
+        Idle(
+            ("weights",), lambda c: all(map(_is_import, c.runs)), "none of these is a run with a student and a teacher"
+        ),
+    )
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
@@ -261,6 +285,9 @@ def _list_tasks(root: str) -> int:
 class ImportCommand(Settings):
     """Read a model of another library, check every tensor, and write it in silc's own form."""
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("text_pool",), lambda c: not c.source.endswith(".npz"), "only big_vision's .npz does not tell it"),
+    )
     source: tyro.conf.Positional[str]
     """open_clip:NAME/PRETRAINED, hf:ORG/NAME, a big_vision .npz, or a directory of open_clip or transformers."""
     out: tyro.conf.Positional[str]
@@ -278,7 +305,8 @@ def _import(args: list[str]) -> int:
     from silc.interop import pretrained, sources
 
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
-    model = sources.read(command.source, tokenizer=tokenizer, size=command.size or None, text_pool=command.text_pool)
+    pool = command.text_pool if command.source.endswith(".npz") else None
+    model = sources.read(command.source, tokenizer=tokenizer, size=command.size or None, text_pool=pool)
     pretrained.save(model, Path(command.out))
     say("\n".join(model.mapped))
     say(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
@@ -289,6 +317,9 @@ def _import(args: list[str]) -> int:
 class ExportCommand:
     """Write a model for other libraries, all formats or none; each is read back and compared before it is there."""
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("weights",), lambda c: _is_import(c.model), "the model is no run with a student and a teacher"),
+    )
     model: tyro.conf.Positional[str]
     """A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: tyro.conf.Positional[str]
@@ -323,6 +354,16 @@ def _export(args: list[str]) -> int:
     return 0
 
 
+def _is_run(model: str) -> bool:
+    """As `silc.predict.is_run`, without torch."""
+    return (Path(model) / "config.yaml").is_file()
+
+
+def _is_import(model: str) -> bool:
+    """Whether it is some model other than a run; what is not there at all is for its reader to say."""
+    return not _is_run(model) and (":" in model or Path(model).exists())
+
+
 def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
@@ -331,6 +372,12 @@ def _listed(names: str) -> list[str]:
 class PredictCommand(Settings):
     """Use a model on images: a run, an import, or whatever `silc import` takes."""
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("names",), lambda c: c.task == "embed", "embedding takes no names"),
+        Idle(("templates",), lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
+        Idle(("segmentation",), lambda c: c.task != "segment", "windows are for segment"),
+        Idle(("weights",), lambda c: _is_import(c.model), "the model is no run with a student and a teacher"),
+    )
     task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
     """Probabilities of names as JSON, features as .npy, or overlays and label maps in a folder."""
     model: tyro.conf.Positional[str]
@@ -407,6 +454,9 @@ class PlanCommand(Settings):
     Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
     """
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("price",), lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
+    )
     recipes: tyro.conf.Positional[tuple[str, ...]]
     """Names, or config.yaml of runs."""
     gpus: Annotated[int, Range(least=1, most=10_000_000)] = 8
@@ -435,6 +485,7 @@ def _plan(args: list[str]) -> int:
     if not names:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
     configurations = [_configured("plan", [name, *overrides]) for name in names]
+    given.say_unread(given.flags(configs.Config, overrides), configurations[0])
     from silc.plan import gpus, project, tables
 
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
@@ -459,7 +510,9 @@ def _show(args: list[str]) -> int:
     return 0
 
 
-def _recipes() -> int:
+def _recipes(args: list[str]) -> int:
+    if args and args[0] not in ("-h", "--help"):
+        raise BadInput(f"silc recipes lists all and takes nothing; to see one: silc show {args[0]}")
     say(_first_lines(recipes.BASES))
     say(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
     say(f"The paper's ablation, 5 B examples: {', '.join(f'{row}-5b' for row in recipes.ABLATION)}.")
@@ -569,18 +622,22 @@ def _check_fields(args: list[str], name: str) -> None:
 
 def _over(base: Config, args: list[str], command: str) -> Config:
     """A configuration with the fields given as flags."""
-    return _read(configs.Config, args, f"silc {command}", base)
+    config = _read(configs.Config, args, f"silc {command}", base)
+    return configs.with_one_source(config, given.flags(configs.Config, args))
 
 
 def _read(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
     """Flags as a value; tyro's boxed complaint, on stderr before it exits, becomes a BadInput of one line."""
-    complaint = io.StringIO()
+    complaint, flags = io.StringIO(), given.flags(kind, args)
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=args, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
+            value = tyro.cli(kind, args=args, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
     except SystemExit as stop:
         if not stop.code:
             raise
+    else:
+        given.refuse_unread(flags, value, getattr(kind, "idle", ()))
+        return value
     words = " ".join(re.sub(r"[\u2500-\u257f]+", " ", complaint.getvalue()).split())
     said = words.partition(" For full helptext")[0].partition(" Argument helptext:")[0]
     flag = re.search(r"Error parsing --(\S+):", said)

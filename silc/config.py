@@ -11,7 +11,7 @@ import difflib
 import inspect
 import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -147,27 +147,54 @@ def load(file: Path) -> Config:
 def override(config: Config, values: Mapping[str, Any]) -> Config:
     """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
 
-    Where several paths end so, training's is meant ("batch_size").
+    Where several paths end so, training's is meant ("batch_size"). `data.train` selects the source that reads it.
 
     Raises:
-        BadInput: no such field, several that end so, or a value of the wrong type.
+        BadInput: no such field, several that end so, one given twice, a value of the wrong type, or two sources.
     """
-    changed = to_dict(config)
+    changed, given = to_dict(config), dict[str, str]()
     known = [path for path, _, _ in fields(config)]
     for name, value in values.items():
-        found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
-        if not found:
-            raise BadInput(f"unknown field '{name}'{nearest(name, [*known, *(path.split('.')[-1] for path in known)])}")
-        if len(found) > 1:
-            found = [path for path in found if path.startswith("train.")] or found
-        if len(found) > 1:
-            raise BadInput(f"'{name}' could be {' or '.join(found)}; write one of these")
-        *sections, leaf = found[0].split(".")
+        path = path_of(name, known)
+        if path in given:
+            raise BadInput(f"'{name}' and '{given[path]}' are both {path}; give it once")
+        given[path] = name
+        *sections, leaf = path.split(".")
         inside = changed
         for section in sections:
             inside = inside[section]
         inside[leaf] = value
-    return from_dict(changed)
+    return with_one_source(from_dict(changed), given)
+
+
+def path_of(name: str, known: Sequence[str]) -> str:
+    """The one of the known paths that a name means, by `override`'s rule."""
+    found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
+    if not found:
+        raise BadInput(f"unknown field '{name}'{nearest(name, [*known, *(path.split('.')[-1] for path in known)])}")
+    if len(found) > 1:
+        found = [path for path in found if path.startswith("train.")] or found
+    if len(found) > 1:
+        raise BadInput(f"'{name}' could be {' or '.join(found)}; write one of these")
+    return found[0]
+
+
+def with_one_source(config: Config, given: Collection[str]) -> Config:
+    """The configuration after `given` paths were set: what was named last is read, `data.train` or generated scenes.
+
+    Raises:
+        BadInput: both were given.
+    """
+    data = config.data
+    if data.source != "scenes" or not data.train:
+        return config
+    if {"data.train", "data.source"} <= set(given):
+        raise BadInput(f"data.train {data.train!r} and data.source scenes are two sources of pairs; leave one out")
+    if "data.source" in given:
+        return dataclasses.replace(config, data=dataclasses.replace(data, train=""))
+    if "data.train" in given:
+        return dataclasses.replace(config, data=dataclasses.replace(data, source="shards"))
+    return config
 
 
 def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:

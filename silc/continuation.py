@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
-from silc import origin, recipes, run
+from silc import given, origin, recipes, run
 from silc.data.pairs import open_pairs
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late"
     Raises:
         BadInput: the model, the data or a setting cannot be used.
     """
-    given = {"data.train": data, "out": str(out)} | fields
-    return run.train(configured(str(init), mode, lambda base: configs.override(base, given)))
+    values = {"data.train": data, "out": str(out)} | fields
+    config = configured(str(init), mode, lambda base: configs.override(base, values))
+    known = [path for path, _, _ in configs.fields(config)]
+    given.say_unread([configs.path_of(name, known) for name in fields], config)
+    return run.train(config)
 
 
 def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Config:
@@ -42,8 +45,8 @@ def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Conf
         adjust: puts what the user said onto defaults; called twice, as some defaults depend on the data it names.
     """
     source = origin.find(init)
-    given = source.preprocess
-    pixels = configs.PixelsConfig(given.mean, given.std, given.resize, given.interpolation)
+    theirs = source.preprocess
+    pixels = configs.PixelsConfig(theirs.mean, theirs.std, theirs.resize, theirs.interpolation)
     base = recipes.continued(init, source.model, pixels, source.contrastive, mode)
     asked = adjust(base)
     pairs = open_pairs(asked.data, seed=asked.train.seed)

@@ -180,7 +180,7 @@ def load(
     weights: Literal["auto", "student", "teacher"] = "auto",
     tokenizer: str | Path | None = None,
     size: int | None = None,
-    text_pool: TextPool = "last",
+    text_pool: TextPool | None = None,
     device: str | torch.device = "auto",
 ) -> Model:
     """A model to use.
@@ -191,14 +191,17 @@ def load(
         weights: of a run; `auto` is the teacher where there is one.
         tokenizer: file or directory, instead of the model's own; needed with a .npz.
         size: side of the images, in pixels, where it should be another than the model's.
-        text_pool: of a .npz; see `silc.interop.big_vision`.
+        text_pool: of a .npz; see `silc.interop.big_vision`; None is "last".
         device: auto, cpu, cuda or cuda:N; `auto` takes the GPU when there is one.
 
     Raises:
         BadInput: no such model, one that cannot be read exactly, or no such device.
     """
-    asked: Weights = "both" if weights == "auto" else weights
     where = place(device)
+    if weights != "auto" and not is_run(source):
+        sources.kind_of(source)  # what is no model at all is told so
+        raise BadInput(f"{source} is no run with a student and a teacher; leave weights={weights!r} out")
+    asked: Weights = "both" if weights == "auto" else weights
     path = Path(tokenizer) if tokenizer else None
     loaded = load_any(source, weights=asked, tokenizer=path, size=size, text_pool=text_pool, device=where)
     encoder = loaded.models.get("teacher") or next(iter(loaded.models.values()))
@@ -211,7 +214,7 @@ def load_any(
     weights: Weights = "both",
     tokenizer: Path | None = None,
     size: int | None = None,
-    text_pool: TextPool = "last",
+    text_pool: TextPool | None = None,
     device: torch.device | str = "cpu",
     name: str = "",
 ) -> Loaded:
@@ -221,8 +224,10 @@ def load_any(
         BadInput: as `load`; a tokenizer or a size is given for a run, which has its own.
     """
     if is_run(source):
-        if tokenizer or size is not None:
-            raise BadInput(f"{source} is a run, whose tokenizer and size are those it was trained with; leave them out")
+        if tokenizer or size is not None or text_pool is not None:
+            raise BadInput(
+                f"{source} is a run, whose tokenizer, size and text_pool are those it was trained with; leave them out"
+            )
         return load_run(source, weights=weights, device=device, name=name)
     pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)
     towers = pretrained.build().to(device)

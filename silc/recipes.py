@@ -68,7 +68,8 @@ def silc_s() -> Config:
 def finetune(base: Config) -> Config:
     """The paper's second stage on 100 M cleaner pairs (SILC-C, SILC-S): rsqrt, 1e-4, no warm-up, no weight decay.
 
-    Its length is not stated; ten passes leave room for the stated cool-down of 50k steps.
+    Its length is not stated; ten passes leave room for the stated cool-down of 50k steps. On generated scenes
+    (`-tiny`) the cool-down is the same share of the run, four fifths.
     """
     optim = replace(base.train.optim, lr=1e-4, warmup="0 steps", weight_decay=0.0, schedule="rsqrt")
     return replace(base, train=replace(base.train, duration="1B examples", optim=optim))
@@ -182,7 +183,10 @@ def on_scenes(base: Config) -> Config:
     At this size w = 1 was no gain and w = 0.1 within noise of one (docs/log.md), so this recipe alone uses 0.1.
     """
     crops, optim = replace(base.data.crops, num_local=4), base.train.optim
-    warmup = "10%" if optim.warmup == OptimConfig().warmup else optim.warmup
+    if optim.warmup == OptimConfig().warmup:
+        optim = replace(optim, schedule="cosine", warmup="10%", cooldown="0 steps")
+    else:  # a second stage keeps its schedule
+        optim = replace(optim, cooldown="80%")
     return replace(
         base,
         data=DataConfig(source="scenes", scenes=ScenesConfig(num=20_000, size=64), crops=crops, vocab_size=512),
@@ -191,7 +195,7 @@ def on_scenes(base: Config) -> Config:
         train=TrainConfig(
             duration="25k examples",
             batch_size=128,
-            optim=replace(optim, schedule="cosine", cooldown="0 steps", warmup=warmup),
+            optim=optim,
             precision="auto",
             device="cpu",
             log_every="5 steps",
@@ -208,6 +212,17 @@ BASES: dict[str, Callable[[], Config]] = {
 
 ABLATION = ("clip", "clip_views", "clip_views_ema", "silc_c")
 """The rows of the paper's ablation, each one change away from the one before."""
+SECOND_STAGES = ("silc_c_finetune", "silc_s_finetune")
+"""Recipes that go on from a run."""
+EARLIER = {
+    f"{name}-tiny": {"train.optim.schedule": "cosine", "train.optim.cooldown": "0 steps"} for name in SECOND_STAGES
+}
+"""What recipes said before where that was no field's default, by their names: runs that began so go on so."""
+
+
+def goes_on(name: str) -> bool:
+    """Whether the recipe is a second stage, which has to be given a run to go on from."""
+    return name.partition("-")[0] in SECOND_STAGES
 
 
 def names() -> list[str]:

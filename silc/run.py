@@ -94,20 +94,25 @@ def train(config: Config) -> Path:
     with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         _check_micro_batch(config, world)
         config, precision = _settled(config, out, world)
+        config, source = _with_one_source(config, out)
         config, kept = _as_begun(config, out)
         resumed = _claim(out, config, world)
         if world.is_main:
-            for said in filter(None, (kept, precision)):
+            for said in filter(None, (source, kept, precision)):
                 say(said)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:
             raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
+        if recipes.goes_on(config.recipe) and origin is None and resumed is None:
+            raise BadInput(f"{config.recipe} goes on from a pre-trained run; name it with --init RUN")
         preemption = Preemption()
         in_evaluation = Interruptible(**vars(world), asked=preemption.asked)
         evaluators = _evaluators(config, in_evaluation)
         pairs, held_out_task = _split(
             config, open_pairs(config.data, seed=config.train.seed, show=world.is_main), in_evaluation
         )
+        if world.is_main:
+            say(_reading(config, pairs))
         # From here on it is only written down: no signature or password of an address goes into files or trackers.
         config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
         if world.is_main and resumed is None:
@@ -277,12 +282,43 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
     return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
 
 
+def _reading(config: Config, pairs: Pairs) -> str:
+    scenes = config.data.source == "scenes"
+    what = "generated scenes (data.source scenes)" if scenes else without_secrets(config.data.train)
+    apart = f"; {config.train.held_out:,} more are held out" if config.train.held_out else ""
+    return f"reading {len(pairs):,} pairs: {what}{apart}"
+
+
+def _with_one_source(config: Config, out: Path) -> tuple[Config, str]:
+    """The configuration with one source of pairs, and a line where `data.train` is named and not read.
+
+    Runs from before `data.train` selected its source may have been given it and have seen scenes; they go on so.
+
+    Raises:
+        BadInput: a new run names both.
+    """
+    if not config.data.train:
+        return config, ""
+    if config.resume == "auto" and (out / CONFIG).is_file():
+        begun = configs.load(out / CONFIG).data
+        if begun.source == "scenes" and begun.train:
+            said = f"data.train is not read: {out} began on generated scenes (data.source scenes) and goes on with them"
+            return replace(config, data=replace(config.data, source="scenes")), said
+    if config.data.source == "scenes":
+        raise BadInput(
+            f"data.train is {without_secrets(config.data.train)!r} and data.source is scenes: two sources of pairs; "
+            "give --data.source shards to read the first, or --data.source scenes alone"
+        )
+    return config, ""
+
+
 def _as_begun(config: Config, out: Path) -> tuple[Config, str]:
     """The configuration with what the run in `out` began with where its recipe says something else since, and the line
     that says so.
 
-    A field's default in its dataclass is what was done before there was the field. Where the run has this and the
-    configuration has what the recipe of both says today, the recipe has changed and nobody asked for it.
+    A field's default in its dataclass is what was done before there was the field. Where the run has this, or what the
+    recipe said earlier (`recipes.EARLIER`), and the configuration has what the recipe of both says today, the recipe
+    has changed and nobody asked for it.
     """
     if not (out / CONFIG).is_file():
         return config, ""
@@ -290,10 +326,11 @@ def _as_begun(config: Config, out: Path) -> tuple[Config, str]:
     if begun.recipe != config.recipe or config.recipe not in recipes.names():
         return config, ""
     before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
+    earlier = recipes.EARLIER.get(config.recipe, {})
     changed = {
         path: was
         for path, was, now in _differences(configs.to_dict(begun), today)
-        if was == before[path] and now == recipe[path] and not _free(path)
+        if was in (before[path], earlier.get(path, before[path])) and now == recipe[path] and not _free(path)
     }
     said = ", ".join(f"{path} {was}" for path, was in changed.items())
     return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
@@ -387,7 +424,10 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
     """The given tokenizer, or that of the run this one starts from, or one trained on the captions."""
     length = config.model.text.length
     if config.data.tokenizer:
-        return BPETokenizer.load(config.data.tokenizer, length)
+        given = BPETokenizer.load(config.data.tokenizer, length)
+        if origin is not None and given.tokenizer.get_vocab() != origin.tokenizer.tokenizer.get_vocab():
+            raise BadInput(f"data.tokenizer {config.data.tokenizer} is not that of {config.init}; leave it out")
+        return given
     if origin is not None:
         return origin.tokenizer
     return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)

@@ -52,6 +52,8 @@ def evaluate(
     """
     models = _several(source)
     runs = [Path(one) for one in models if is_run(one)]
+    if tokenizer is not None and len(runs) == len(models):
+        raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
     for one in models:  # before any work is done
         newest_checkpoint(Path(one)) if is_run(one) else kind_of(one)
     if not config.root and runs:

@@ -20,11 +20,21 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images heap threads terminal extras | types | settings | distributed checkpoint | data models losses"
-    " | objective | training eval | openvocab | config | recipes | interop | predict | exports curate | origin"
+    " | objective | training eval | openvocab | config | recipes given | interop | predict | exports curate | origin"
     " | run scoring folders | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
-TORCH_FREE = ("types", "settings", "config", "recipes", "cli", "data/config", "models/config", "models/variants")
+TORCH_FREE = (
+    "types",
+    "settings",
+    "config",
+    "recipes",
+    "given",
+    "cli",
+    "data/config",
+    "models/config",
+    "models/variants",
+)
 TORCH_FREE += ("losses/config", "training/config", "eval/config")
 
 

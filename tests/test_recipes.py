@@ -77,7 +77,10 @@ def differences(a: Any, b: Any, prefix: str = "") -> set[str]:
         (
             "silc_s-tiny",
             "silc_s_finetune-tiny",
-            {"train.optim.lr", "train.optim.warmup", "train.optim.weight_decay"},
+            {
+                *("train.optim.lr", "train.optim.warmup", "train.optim.weight_decay"),
+                *("train.optim.schedule", "train.optim.cooldown"),
+            },
         ),
     ],
 )
@@ -98,6 +101,9 @@ def test_constants_of_the_paper() -> None:
     assert (optim.lr, optim.betas, optim.clip_norm, optim.timescale) == (1e-3, (0.9, 0.95), 1.0, 10_000)
     assert recipes.get("clip").objective.initial_scale == pytest.approx(1 / 0.07)
     assert (recipes.get("siglip").objective.initial_scale, recipes.get("siglip").objective.bias_init) == (10, -10)
+    for name in ("silc_c_finetune-tiny", "silc_s_finetune-tiny", "silc_c_finetune-s16"):
+        tiny = recipes.get(name).train.optim
+        assert (tiny.lr, tiny.schedule, tiny.warmup, tiny.weight_decay) == (1e-4, "rsqrt", "0 steps", 0)
     second = recipes.get("silc_c_finetune").train.optim
     assert (second.lr, second.schedule, second.warmup, second.weight_decay) == (1e-4, "rsqrt", "0 steps", 0)
 

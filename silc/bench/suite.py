@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 from rich.table import Table
 
+from silc.given import Idle
 from silc.settings import Device, Range, Settings
 from silc.terminal import say
 from silc.types import BadInput
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 class BenchConfig(Settings):
     """Measure side by side, in one run, against the fastest code one would otherwise write."""
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(
+            ("images",), lambda c: not {"loader", "step", "all"} & set(c.parts), "neither loader nor step is measured"
+        ),
+        Idle(("profile",), lambda c: not {"step", "all"} & set(c.parts), "no step is measured"),
+        Idle(("threads",), lambda c: c.device.startswith("cuda"), "it computes on a GPU"),
+    )
     parts: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """loader, step, losses, eval, start or all."""
     device: Annotated[str, Device()] = "auto"

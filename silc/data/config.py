@@ -90,7 +90,7 @@ class DataConfig(Settings):
 
     section: ClassVar[str] = "data"
     source: Literal["shards", "scenes"] = "shards"
-    """`shards`: what `train` names. `scenes`: rendered on the fly from the seed."""
+    """`shards`: what `train` names; giving `train` selects it. `scenes`: rendered on the fly from the seed."""
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
     by '::'; http://, https:// and s3:// addresses likewise (pip install -e '.[remote]'). Or a folder of images with a

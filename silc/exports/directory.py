@@ -117,6 +117,9 @@ def _model(
     """A model as a value, and what is known of it."""
     name = Path(source).name if Path(source).exists() else str(source)
     if not is_run(source):
+        if weights != "auto":
+            sources.kind_of(source)  # what is no model at all is told so
+            raise BadInput(f"{source} is no run with a student and a teacher; leave weights {weights!r} out")
         model = replace(sources.read(source, tokenizer=Path(tokenizer) if tokenizer else None), source=name)
         scores = scores_of(Path(source), "pretrained")
         return model, Facts(name, license, datasets, "pretrained", None, None, scores)

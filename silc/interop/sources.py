@@ -19,18 +19,20 @@ from silc.types import BadInput
 
 
 def read(
-    source: str | Path, *, tokenizer: Path | None = None, size: int | None = None, text_pool: TextPool = "last"
+    source: str | Path, *, tokenizer: Path | None = None, size: int | None = None, text_pool: TextPool | None = None
 ) -> Pretrained:
     """A model from any of the above.
 
     Args:
         tokenizer: a tokenizer.json, a spiece.model or a directory with one, instead of the model's own.
         size: side of the images it is to be made for; its position embedding is resampled by its source's rule.
-        text_pool: where a big_vision text tower takes its embedding, which its file does not tell.
+        text_pool: where a big_vision text tower takes its embedding, which its file does not tell; None is "last".
 
     Raises:
-        BadInput: nothing there, nothing known, or what the reader of that source refuses.
+        BadInput: nothing there, nothing known, what the reader of that source refuses, or a `text_pool` for another.
     """
+    if text_pool is not None and kind_of(source) != "npz":
+        raise BadInput(f"text_pool {text_pool!r} is for big_vision's .npz files; {source} tells its own, leave it out")
     found = _read(str(source), tokenizer, text_pool)
     return found if size is None else found.at(size)
 
@@ -60,7 +62,7 @@ def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
     )
 
 
-def _read(source: str, tokenizer: Path | None, text_pool: TextPool) -> Pretrained:
+def _read(source: str, tokenizer: Path | None, text_pool: TextPool | None) -> Pretrained:
     match kind_of(source):
         case "saved":
             return pretrained.read(Path(source), tokenizer)
@@ -73,4 +75,4 @@ def _read(source: str, tokenizer: Path | None, text_pool: TextPool) -> Pretraine
             f"{source} holds no tokenizer, as none of big_vision's files does; give it with tokenizer=FILE "
             "(--tokenizer FILE), a tokenizer.json or spiece.model"
         )
-    return big_vision.read(Path(source), tokenizer, text_pool=text_pool)
+    return big_vision.read(Path(source), tokenizer, text_pool=text_pool or "last")

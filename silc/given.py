@@ -1,0 +1,176 @@
+"""What a person gave: each flag once, and nothing that is not read without a word.
+
+A command refuses a flag it would not read. A run's configuration is large and recipes leave parts of it idle, so there
+what was *given* and is not read is said in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from silc.config import Config
+from silc.terminal import say
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Settings that are not read where `when` holds."""
+
+    paths: tuple[str, ...]
+    """Names, or globs."""
+    when: Callable[[Any], bool]
+    because: str
+    but: tuple[str, ...] = ()
+    """Those that are read all the same."""
+
+    def has(self, path: str) -> bool:
+        """Whether it speaks of this setting."""
+        return path not in self.but and any(fnmatchcase(path, glob) for glob in self.paths)
+
+
+def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
+    """The settings of a dataclass that a command line gives, by their paths, and the words they were given.
+
+    Raises:
+        BadInput: a flag is given twice with different values.
+    """
+    hints, given = dict(_hints(kind)), dict[str, list[str]]()
+    starts = [i for i, word in enumerate(args) if word.startswith("--")]
+    for start, end in zip(starts, [*starts[1:], len(args)], strict=True):
+        name, has_value, value = args[start].removeprefix("--").partition("=")
+        path = name.replace("-", "_")
+        words = [value] * bool(has_value) + list(args[start + 1 : end])
+        positive = ".".join([*path.split(".")[:-1], path.split(".")[-1].removeprefix("no_")])
+        if hints.get(positive) is bool:
+            path, words = positive, [str(path == positive)]
+        elif get_origin(hints.get(path)) is not tuple:
+            words = words[:1]
+        if given.setdefault(path, words) != words:
+            was, now = " ".join(given[path]), " ".join(words)
+            raise BadInput(f"--{name} is given twice, as {was!r} and as {now!r}; give it once")
+    return given
+
+
+def unread(given: Iterable[str], value: Any, rules: Iterable[Idle]) -> dict[str, str]:
+    """Those of the given paths that `value` leaves unread, and why."""
+    given, found = list(given), dict[str, str]()
+    for rule in rules:
+        spoken_of = [path for path in given if rule.has(path)]
+        if spoken_of and rule.when(value):
+            found = dict.fromkeys(spoken_of, rule.because) | found
+    return found
+
+
+def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> None:
+    """Complain of flags that a command would not read.
+
+    Raises:
+        BadInput: there are some.
+    """
+    if found := unread(given, command, rules):
+        said = "; ".join(f"--{path.replace('_', '-')}: {why}" for path, why in found.items())
+        raise BadInput(f"not used, leave it out: {said}")
+
+
+def say_unread(given: Iterable[str], config: Config) -> None:
+    """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank."""
+    if (found := unread(given, config, RUN)) and os.environ.get("RANK", "0") == "0":
+        said = "; ".join(f"{path} ({why})" for path, why in found.items())
+        say(f"silc: given and not used in this run: {said}", error=True)
+
+
+def _heads(config: Config) -> bool:
+    return config.objective.distill or config.objective.patches != "off"
+
+
+def _views(config: Config) -> bool:
+    return config.objective.needs_globals or config.objective.distill
+
+
+RUN: tuple[Idle, ...] = (
+    Idle(("data.scenes.*",), lambda c: c.data.source != "scenes", "data.source is shards"),
+    Idle(
+        ("data.shuffle_shards", "data.index_cache", "data.remote_*", "data.max_*", "data.accept_changed_shards"),
+        lambda c: c.data.source == "scenes",
+        "data.source is scenes",
+    ),
+    Idle(("data.remote_*",), lambda c: "://" not in c.data.train, "data.train names no address"),
+    Idle(("data.accept_changed_shards",), lambda c: c.resume == "never", "nothing is resumed"),
+    Idle(("data.photometric.*",), lambda c: not _views(c), "the image-text loss sees the whole image alone"),
+    Idle(
+        ("data.photometric.*",),
+        lambda c: not c.data.photometric.on,
+        "data.photometric.on is off",
+        but=("data.photometric.on",),
+    ),
+    Idle(("data.crops.*global*",), lambda c: not c.objective.needs_globals, "no loss uses global views"),
+    Idle(("data.crops.*local*",), lambda c: not c.objective.distill, "objective.distill is off"),
+    Idle(("data.crops.aspect", "data.crops.flip"), lambda c: not _views(c), "no loss uses cropped views"),
+    Idle(("data.vocab_size",), lambda c: bool(c.data.tokenizer), "data.tokenizer has its own"),
+    Idle(("data.vocab_size",), lambda c: bool(c.init), "init brings its tokenizer"),
+    Idle(("init_weights",), lambda c: not c.init, "init names nothing to start from"),
+    Idle(("model.head.*",), lambda c: not _heads(c), "no loss uses the head"),
+    Idle(("model.teacher.*",), lambda c: not c.objective.teacher, "objective.teacher is off"),
+    Idle(
+        ("model.teacher.temperature", "model.teacher.centre_momentum", "objective.student_temperature"),
+        lambda c: not _heads(c),
+        "objective.distill and objective.patches are off",
+    ),
+    Idle(("objective.weight", "objective.student_globals"), lambda c: not c.objective.distill, "distill is off"),
+    Idle(("objective.patch_*",), lambda c: c.objective.patches == "off", "objective.patches is off"),
+    Idle(("objective.bias_init",), lambda c: c.objective.contrastive == "softmax", "the softmax loss has no bias"),
+    Idle(
+        ("objective.scale_init", "objective.bias_init"),
+        lambda c: bool(c.init),
+        "init brings its own, unless its loss is the other one",
+    ),
+    Idle(
+        ("train.optim.timescale", "train.optim.cooldown"),
+        lambda c: c.train.optim.schedule == "cosine",
+        "train.optim.schedule is cosine",
+    ),
+    Idle(("train.optim.decay",), lambda c: c.train.optim.weight_decay == 0, "train.optim.weight_decay is 0"),
+    Idle(
+        ("train.sharding",),
+        lambda c: c.train.sharding != "none" and os.environ.get("WORLD_SIZE", "1") == "1",
+        "one rank holds everything; start several with torchrun",
+    ),
+    Idle(
+        ("eval.*",),
+        lambda c: c.train.eval_every == "never" and not c.train.held_out,
+        "train.eval_every is never",
+        but=("eval.root",),  # which `silc eval RUN` takes where it is given none
+    ),
+)
+"""What a run leaves unread."""
+
+
+def evaluated(*suffixes: str) -> Callable[[Any], bool]:
+    """Whether `--tasks` names tasks, and none that ends so; globs without an end of their own may mean any."""
+    ends = ("-zs", "-fewshot", "-retrieval", "-zs-seg")
+
+    def none_of_them(command: Any) -> bool:
+        names: Collection[str] = [name.strip() for name in command.tasks.split(",")]
+        return all(name.endswith(ends) and not name.endswith(suffixes) for name in names)
+
+    return none_of_them
+
+
+def _hints(kind: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Path and plain type of every setting of a dataclass and those inside it."""
+    hints: Mapping[str, Any] = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _hints(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{field.name}", next((part for part in get_args(hint) if get_origin(part) is tuple), hint)
