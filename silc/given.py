@@ -7,6 +7,7 @@ what was *given* and is not read is said in one line.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
     """
     hints, given = dict(_hints(kind)), dict[str, list[str]]()
     starts = [i for i, word in enumerate(args) if word.startswith("--")]
-    for start, end in zip(starts, [*starts[1:], len(args)], strict=True):
+    for start, end in itertools.pairwise([*starts, len(args)]):
         name, has_value, value = args[start].removeprefix("--").partition("=")
         path = name.replace("-", "_")
         words = [value] * bool(has_value) + list(args[start + 1 : end])

@@ -118,7 +118,7 @@ def test_one_line_and_two(args: list[str], message: str, capsys: pytest.CaptureF
         (["--data.crops.no-flp"], "did you mean 'data.crops.flip'?"),
         (["--train.batch-size", "many"], "invalid literal for int() with base 10: 'many'"),
         (["--train.precision", "fp8"], "bf16"),
-        (["--train.log-every", "10"], "train.duration is '10'; needed a duration like '500 steps'"),
+        (["--train.log-every", "10"], "train.log_every is '10'; needed a duration like '500 steps'"),
         (["stray"], "stray"),
     ],
 )
