@@ -574,7 +574,7 @@ def _demo(args: list[str]) -> int:
         out: str = "out/demo"
         """Where everything goes; an earlier demo there is replaced."""
         duration: Annotated[str, Duration(share=False, words=("",))] = ""
-        """How long to train; by default as long as this machine allows in five minutes: 25k or 10k examples."""
+        """How long to train; by default as long as this machine allows in five minutes: 25k or 6k examples."""
 
     command = _read(Demo, args, "silc demo")
     from silc import demo

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 RECIPE = "silc_c-tiny"
-LONG, SHORT = recipes.get(RECIPE).train.duration, "10k examples"
+LONG, SHORT = recipes.get(RECIPE).train.duration, "6k examples"
 """What is trained on: the recipe's, or what a slow machine ends in five minutes all the same."""
 SECONDS = 210
 """The longest that the steps of the long training may take; the rest of the five minutes is start and evaluation."""
@@ -89,8 +89,8 @@ def main(out: Path, *, duration: str = "") -> None:
 
 
 def measured_rate(config: Config, out: Path) -> float:
-    """Pairs per second of a run of six steps, the last three of them; nothing of it is left in `out`."""
-    trial = replace(config.train, duration="6 steps", log_every="3 steps", save_every="never")
+    """Pairs per second of a run of four steps, the last two of them; nothing of it is left in `out`."""
+    trial = replace(config.train, duration="4 steps", log_every="2 steps", save_every="never")
     with contextlib.redirect_stdout(io.StringIO()):
         run.train(replace(config, out=str(out), train=trial))
     rate: float = history(out)[-1]["samples_per_s"]
