@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from silc.data.index_cache import expanded
 from silc.eval.datasets import distinct, images_below, lines_of, text_of
 from silc.eval.pictures import colour
 from silc.eval.prompts import templates, text_classifier
@@ -82,7 +83,7 @@ def names_of(given: str) -> Sequence[str]:
     Raises:
         BadInput: there is none, one comes twice, or what looks like a file is none.
     """
-    file = Path(given).expanduser()
+    file = expanded(given)
     if given.strip() and file.is_dir():
         raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
     if file.is_file():

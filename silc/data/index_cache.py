@@ -31,11 +31,27 @@ VERSION = 2
 
 
 def cache_folder(setting: str, name: str = "index") -> Path | None:
-    """The folder a configuration asks for: a path, one in the user's own cache for an empty setting, None for `off`."""
+    """The folder a configuration asks for: a path, one in the user's own cache for an empty setting, None for `off`.
+
+    None, too, for a user who has no home, as in many containers: a folder that others can guess is no place for it.
+    """
     if setting == "off":
         return None
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(setting).expanduser() if setting else Path(base) / "silc" / name
+    if setting:
+        return expanded(setting)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(base) / "silc" / name
+
+
+def expanded(name: str) -> Path:
+    """A path with its `~` spelt out; as it is, where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 class IndexCache:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from silc.data.captions import NoCaption, Unread, captions_in, usable
-from silc.data.index_cache import IndexCache, cache_folder
+from silc.data.index_cache import IndexCache, cache_folder, expanded
 from silc.data.progress import track
 from silc.data.remote import CONCURRENT, Remote, RemoteFault, RemoteFile, is_address, split_joined, without_secrets
 from silc.data.span_cache import SpanCache
@@ -133,7 +133,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         )
     from silc.data.folder import FolderPairs  # as above
 
-    if table := table_of(Path(config.train).expanduser()):
+    if table := table_of(expanded(config.train)):
         return FolderPairs(table, max_pixels=config.max_pixels)
     cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
     spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
@@ -185,7 +185,7 @@ def _expand_braces(name: str) -> Iterator[str]:
 
 
 def _expand_glob(name: str, pattern: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import pwd
 from dataclasses import astuple
 from pathlib import Path
 
@@ -176,3 +177,27 @@ def test_where_it_is(tmp_path: Path, shards: list[Path], monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True)
 def _warnings(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
+
+
+def test_a_user_without_a_home_has_no_cache_and_needs_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in containers that run under any number: no HOME, no entry in passwd."""
+
+    def unknown(_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pwd, "getpwnam", unknown)
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder("") is None
+    assert cache_folder("", "shards") is None
+    assert cache_folder(str(tmp_path)) == tmp_path
+    assert cache_folder("~/cache") == Path("~/cache")
+    for given in ("~/x.tar", "~nobody9/{0..3}.tar", "~"):
+        with pytest.raises(BadInput, match=r"does not exist|directory"):
+            open_pairs(DataConfig(train=given), seed=0)
+    write_tar(tmp_path / "0.tar", sample(0))
+    assert len(open_pairs(DataConfig(train="0.tar"), seed=0)) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder("") == Path("/elsewhere/silc/index")
