@@ -26,8 +26,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.metadata
 import io
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import tyro
 
+import silc
 from silc import config as configs
 from silc import given, recipes
 from silc.eval.config import EvalConfig
@@ -98,6 +101,9 @@ def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         say(__doc__)
         return 0
+    if args[0] in ("-V", "--version"):
+        say(f"silc {silc.__version__}, torch {importlib.metadata.version('torch')}, Python {platform.python_version()}")
+        return 0
     command, rest = args[0], args[1:]
     match command:
         case "train":
@@ -131,8 +137,8 @@ def _dispatch(args: list[str]) -> int:
 
 
 def _train(args: list[str]) -> int:
-    config = _configured("train", args)
-    given.say_unread(given.flags(configs.Config, args), config)
+    config, fields = _configured("train", args)
+    given.say_unread(given.flags(configs.Config, fields), config)
     from silc import run
 
     run.train(config)
@@ -157,7 +163,7 @@ def _finetune(args: list[str]) -> int:
         raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
     from silc import continuation, run
 
-    _check_fields(rest, "silc_c")
+    rest = _spelled_out(rest, "silc_c")
     config = continuation.configured(
         chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
     )
@@ -484,8 +490,8 @@ def _plan(args: list[str]) -> int:
     command = _read(PlanCommand, [*names, *options, *([] if names else overrides)], "silc plan")
     if not names:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
-    configurations = [_configured("plan", [name, *overrides]) for name in names]
-    given.say_unread(given.flags(configs.Config, overrides), configurations[0])
+    configurations, spelled = zip(*(_configured("plan", [name, *overrides]) for name in names), strict=True)
+    given.say_unread(given.flags(configs.Config, spelled[0]), configurations[0])
     from silc.plan import gpus, project, tables
 
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
@@ -502,7 +508,7 @@ def _plan(args: list[str]) -> int:
 def _show(args: list[str]) -> int:
     from rich.table import Table
 
-    config = _configured("show", args)
+    config, _ = _configured("show", args)
     table = Table("field", "value", "meaning", title=config.recipe, title_justify="left")
     for path, value, meaning in configs.fields(config):
         table.add_row(path, repr(value), meaning)
@@ -594,8 +600,8 @@ def _bench(args: list[str]) -> int:
     return 0
 
 
-def _configured(command: str, args: list[str]) -> Config:
-    """RECIPE (a name or a run's config.yaml) with the fields given after it."""
+def _configured(command: str, args: list[str]) -> tuple[Config, list[str]]:
+    """RECIPE (a name or a run's config.yaml) with the fields given after it, and those flags spelled out."""
     if not args or args[0].startswith("-"):
         if args and args[0] in ("-h", "--help"):
             say(
@@ -605,19 +611,35 @@ def _configured(command: str, args: list[str]) -> Config:
             raise SystemExit(0)
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
     name = args[0]
-    _check_fields(args[1:], name)
+    fields = _spelled_out(args[1:], name)
     base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
-    return _over(base, args[1:], f"{command} {name}")
+    return _over(base, fields, f"{command} {name}"), fields
 
 
-def _check_fields(args: list[str], name: str) -> None:
-    """Refuse a flag that is no field, with the nearest one; `name` is whose fields can be listed."""
-    known = {path for path, _, _ in configs.fields(configs.Config())}
-    for flag in (arg.split("=")[0] for arg in args if arg.startswith("--") and arg != "--help"):
-        path = flag.removeprefix("--").replace("-", "_")
-        switch = ".".join([*path.split(".")[:-1], path.split(".")[-1].removeprefix("no_")])
-        if path not in known and switch not in known:
-            raise BadInput(f"unknown field '{path}'{configs.nearest(path, known)} (`silc show {name}` lists them)")
+def _spelled_out(args: Sequence[str], name: str) -> list[str]:
+    """The arguments with every field's whole path (--lr is --train.optim.lr); `name` is whose fields can be listed.
+
+    Raises:
+        BadInput: a flag is no field, or could be several.
+    """
+    known = [path for path, _, _ in configs.fields(configs.Config())]
+    spelled = []
+    for word in args:
+        flag, has_value, value = word.partition("=")
+        if flag.startswith("--") and flag != "--help":
+            path = flag.removeprefix("--").replace("-", "_")
+            *sections, leaf = path.split(".")
+            switch = ".".join([*sections, leaf.removeprefix("no_")])
+            try:
+                whole = configs.path_of(switch, known)
+            except BadInput as error:
+                asked = str(error).replace(f"'{switch}'", f"'{path}'", 1)
+                raise BadInput(f"{asked} (`silc show {name}` lists them)") from None
+            sections, leaf = whole.split(".")[:-1], whole.split(".")[-1]
+            whole = ".".join([*sections, f"no_{leaf}" if switch != path else leaf])
+            word = f"--{whole.replace('_', '-')}{has_value}{value}"
+        spelled.append(word)
+    return spelled
 
 
 def _over(base: Config, args: list[str], command: str) -> Config:

@@ -167,11 +167,45 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     return with_one_source(from_dict(changed), given)
 
 
+SYNONYMS = {
+    **dict.fromkeys(("learning_rate", "learningrate", "peak_lr", "max_lr", "base_lr"), "train.optim.lr"),
+    **dict.fromkeys(("epochs", "epoch", "num_epochs", "steps", "num_steps", "max_steps"), "train.duration"),
+    **dict.fromkeys(("total_steps", "iterations", "max_iterations", "examples"), "train.duration"),
+    **dict.fromkeys(("batch", "batchsize", "bs", "global_batch_size", "train_batch_size"), "train.batch_size"),
+    **dict.fromkeys(("accum_freq", "grad_accumulation", "gradient_accumulation_steps"), "train.micro_batch"),
+    **dict.fromkeys(("wd", "decay_rate"), "train.optim.weight_decay"),
+    **dict.fromkeys(("grad_clip", "grad_clip_norm", "gradient_clipping", "max_grad_norm"), "train.optim.clip_norm"),
+    **dict.fromkeys(("warmup_steps", "warmup_epochs", "warmup_ratio"), "train.optim.warmup"),
+    **dict.fromkeys(("lr_scheduler", "scheduler"), "train.optim.schedule"),
+    **dict.fromkeys(("amp", "dtype", "fp16", "bf16", "mixed_precision"), "train.precision"),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers"), "data.workers"),
+    **dict.fromkeys(("dataset", "data_path", "train_data", "shards", "data"), "data.train"),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir", "logs"), "out"),
+    **dict.fromkeys(("pretrained", "checkpoint", "from_pretrained"), "init"),
+    **dict.fromkeys(("image_size", "img_size", "resolution"), "model.image.size"),
+    **dict.fromkeys(("patch_size",), "model.image.patch"),
+    **dict.fromkeys(("context_length", "max_length"), "model.text.length"),
+    **dict.fromkeys(("save_freq", "save_frequency", "save_steps", "checkpoint_every"), "train.save_every"),
+    **dict.fromkeys(("eval_freq", "eval_steps", "val_frequency"), "train.eval_every"),
+    **dict.fromkeys(("log_freq", "logging_steps", "print_freq"), "train.log_every"),
+    **dict.fromkeys(("random_seed",), "train.seed"),
+    **dict.fromkeys(("wandb", "report_to", "logger", "tracker"), "train.trackers"),
+    **dict.fromkeys(("lora_rank", "lora_r"), "train.optim.lora"),
+}
+"""What other projects call a setting, and what it is called here: an unknown name leads there."""
+
+
 def path_of(name: str, known: Sequence[str]) -> str:
-    """The one of the known paths that a name means, by `override`'s rule."""
+    """The one of the known paths that a name means, by `override`'s rule.
+
+    Raises:
+        BadInput: no path ends so, or several do; another project's name for a setting leads to ours.
+    """
     found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not found:
-        raise BadInput(f"unknown field '{name}'{nearest(name, [*known, *(path.split('.')[-1] for path in known)])}")
+        meant = SYNONYMS.get(name.rpartition(".")[2])
+        hint = f"; did you mean '{meant}'?" if meant else nearest(name, [*known, *(p.split(".")[-1] for p in known)])
+        raise BadInput(f"unknown field '{name}'{hint}")
     if len(found) > 1:
         found = [path for path in found if path.startswith("train.")] or found
     if len(found) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -125,6 +126,50 @@ def test_one_line_and_two(args: list[str], message: str, capsys: pytest.CaptureF
 def test_a_field_that_is_wrong(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "silc_c", *args]) == 2
     assert message in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [
+        (["--lr", "2e-4"], ["--train.optim.lr", "2e-4"]),
+        (["--batch-size=64", "--duration", "5 epochs"], ["--train.batch-size", "64", "--train.duration", "5 epochs"]),
+        (["--crops.no-flip"], ["--data.crops.no-flip"]),
+        (["--local-size", "96", "--freeze", "text"], ["--data.crops.local-size", "96", "--train.optim.freeze", "text"]),
+    ],
+)
+def test_the_end_of_a_name_is_enough(short: list[str], whole: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for flags in (short, whole):
+        assert main(["show", "silc_c", *flags]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [
+        ("--learning-rate", "train.optim.lr"),
+        ("--epochs", "train.duration"),
+        ("--batch", "train.batch_size"),
+        ("--train.optim.learning_rate", "train.optim.lr"),
+        ("--num-workers", "data.workers"),
+        ("--output-dir", "out"),
+    ],
+)
+def test_other_projects_names_lead_to_ours(flag: str, field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "silc_c", flag, "1"]) == 2
+    assert f"did you mean '{field}'?" in one_line(capsys.readouterr().err)
+
+
+def test_synonyms_lead_to_fields_and_hide_none() -> None:
+    known = [path for path, _, _ in configs.fields(configs.Config())]
+    assert set(configs.SYNONYMS.values()) <= set(known)
+    assert not set(configs.SYNONYMS) & {path.split(".")[-1] for path in known}
+
+
+def test_version_says_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"silc [\d.]+, torch [\d.+\w]+, Python [\d.]+\n", capsys.readouterr().out)
 
 
 def test_flags_can_be_turned_off(capsys: pytest.CaptureFixture[str]) -> None:
