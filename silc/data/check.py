@@ -371,7 +371,7 @@ def _contents(found: Check) -> str:
     if "rows" in found.contents:
         return f"{found.contents['rows']:,} rows of {found.num_samples:,} images"
     names = {"samples": "members in samples", "lost": "lost in a cut", ".": "without suffix"}
-    most = Counter(found.contents).most_common(12)
+    most = sorted(Counter(found.contents).most_common(12), key=lambda each: each[0] != "samples")
     return ", ".join(f"{count:,} {names.get(fate, fate)}" for fate, count in most)
 
 

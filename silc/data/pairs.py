@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import random
 import re
 from collections import Counter
@@ -25,7 +26,7 @@ from silc.data.index_cache import IndexCache, cache_folder, expanded
 from silc.data.progress import track
 from silc.data.remote import CONCURRENT, Remote, RemoteFault, RemoteFile, is_address, split_joined, without_secrets
 from silc.data.span_cache import SpanCache
-from silc.data.tables import table_of
+from silc.data.tables import table_of, tables_in
 from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_pixels, is_image_name
 from silc.types import BadInput, Broken
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from silc.data.config import DataConfig
     from silc.images import Suffices
 
+log = logging.getLogger(__name__)
 FAULTS = ("broken_shard", "cut_shard", "ignored_member")
 """What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
 CAPTIONS = ("txt", "json")
@@ -133,7 +135,10 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         )
     from silc.data.folder import FolderPairs  # as above
 
-    if table := table_of(expanded(config.train)):
+    named = expanded(config.train)
+    if table := table_of(named):
+        if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
+            log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
         return FolderPairs(table, max_pixels=config.max_pixels)
     cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
     spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None

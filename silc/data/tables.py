@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.data.captions import FIELDS, Unread, captions_in
+from silc.data.tar import TABLES
 from silc.images import is_image_name
 from silc.types import BadInput
 
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 IMAGE_FIELDS = ("file_name", "image", "filepath", "filename", "image_path", "path")
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
-NAMES = (*(f"captions{suffix}" for suffix in SUFFIXES), "metadata.jsonl", "metadata.csv")
+NAMES = (*(f"captions{suffix}" for suffix in TABLES), "metadata.jsonl", "metadata.csv")
 """Tables that are looked for in a folder, upper or lower case; `metadata` is Hugging Face's."""
 DELIMITERS = "\t,;|"
 MAX_FIELD = 1 << 17
 """Characters of a line, or of a row of several."""
-MAX_LINES = 200
+MAX_LINES = 50
 """Lines of one row; a quote that closes later closes another one."""
 SHOWN = 40
 """Characters of a column's name in a message."""
@@ -63,7 +63,7 @@ def table_of(path: Path) -> Path | None:
     """The table a path names, itself or in its folder (the first of `NAMES`); None if it names none."""
     if path.is_dir():
         return next(iter(tables_in(path)), None)
-    return path if path.suffix.lower() in SUFFIXES and path.is_file() else None
+    return path if path.suffix.lower() in TABLES and path.is_file() else None
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -197,7 +197,7 @@ def _cells(lines: Sequence[str], start: int, columns: _Columns) -> Iterator[tupl
             yield number, Unread(f"has a line of {len(line):,} characters; the limit is {MAX_FIELD:,}")
         elif '"' not in line:
             yield number, line.split(columns.delimiter)
-        elif (cells := _quoted(line, columns.delimiter)) is not None:
+        elif cells := _quoted(line, columns.delimiter):
             yield number, cells
         else:
             cells, place = _over_lines(lines, number - 1, columns)
@@ -206,24 +206,26 @@ def _cells(lines: Sequence[str], start: int, columns: _Columns) -> Iterator[tupl
 
 def _over_lines(lines: Sequence[str], first: int, columns: _Columns) -> tuple[list[str], int]:
     """A row whose quotes do not close in its own line, and where the next one begins."""
-    whole = lines[first]
-    for place in range(first + 1, min(first + MAX_LINES, len(lines))):
+    whole, place = lines[first], first + 1
+    found = _quoted(whole.rstrip("\r\n"), columns.delimiter)
+    while found is not None and place < min(first + MAX_LINES, len(lines)):  # a quote is open
         if len(whole) > MAX_FIELD or columns.is_row(lines[place]):
             break
         whole += lines[place]
-        if '"' in lines[place] and (found := _quoted(whole.rstrip("\r\n"), columns.delimiter)) is not None:
-            return found, place + 1
+        place += 1
+        if '"' in lines[place - 1] and (found := _quoted(whole.rstrip("\r\n"), columns.delimiter)):
+            return found, place
     # No quoted field, then: the quotes are part of the text.
     cells = lines[first].rstrip("\r\n").split(columns.delimiter)
     return [_unquoted(cell) for cell in cells], first + 1
 
 
 def _quoted(row: str, delimiter: str) -> list[str] | None:
-    """The cells of a row whose quotes are RFC 4180's; None if they are not, or do not close."""
+    """The cells of a row whose quotes are RFC 4180's; none at all while one is open, None if they are not."""
     try:
         return next(csv.reader(io.StringIO(row, newline=""), delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        return None
+    except csv.Error as error:
+        return [] if "unexpected end" in str(error) else None
 
 
 def _unquoted(cell: str) -> str:

@@ -40,9 +40,16 @@ MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
 """Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
 SAMPLE = np.dtype([("image", MEMBER), ("txt", MEMBER), ("json", MEMBER), ("duplicate", "?")])
 """A sample's members, and whether its shard has an earlier one of the same key."""
+TABLES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
 MAX_MEMBER_BYTES = 1 << 28
 MAX_JSON_LOOKED_AT = 1 << 20
 BLOCK = 512
+OTHERS = {
+    b"PK": "it is a zip archive; unpack it and pack its files with `tar -cf`",
+    b"PAR1": "it is a Parquet file (img2dataset writes one beside each shard, without the images); name the .tar files",
+    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+}
+"""How other files begin that stand in a shard's place, and what to do."""
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
@@ -250,12 +257,19 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
     needed = "needed is an uncompressed tar of {key}.jpg|jpeg|png|webp with {key}.txt or {key}.json"
     if found.damage and not found.contents.total():
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(32)
         for mark, (name, command) in COMPRESSED.items():
             if start.startswith(mark):
                 return (
                     f"it is compressed by {name}, so that nothing in it can be read by its place; `{command}` it first"
                 )
+        for mark, advice in OTHERS.items():
+            if start.startswith(mark):
+                return advice
+        if path.name.lower().endswith(TABLES):
+            return (
+                "it is a table of captions by its name; such a table is given alone, not among others or by a pattern"
+            )
         return f"it is no uncompressed tar file or is damaged ({found.damage}); {needed}"
     images = [each for each in found.samples if "image" in each.parts]
     texts = [each for each in found.samples if "image" not in each.parts]

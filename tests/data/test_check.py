@@ -78,6 +78,28 @@ def test_planted_faults(corpus: Any, workers: str, tmp_path: Path, capsys: pytes
     assert len([source for source in page.sources if source.startswith("data:image")]) == 24
 
 
+def test_what_became_of_members_and_rows_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = [
+        *sample(0),
+        ("00000.cls", b"3"),
+        ("00000.npy", b""),
+        ("1.cls", b"3"),
+        ("._x.jpg", b""),
+        ("../x.jpg", b""),
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    (tmp_path / "captions.csv").write_text("image,caption\n1.png,a\n1.png,b\n2.png,c,d\n")
+    (tmp_path / "1.png").write_bytes(encoded(photo(1), "PNG"))
+    for data, said, contents in (
+        ("a.tar", "2 members in samples, 2 .cls, 1 .npy, 1 hidden, 1 ignored", {".cls": 2, "ignored": 1}),
+        ("captions.csv", "3 rows of 2 images", {"rows": 3}),
+    ):
+        assert main(["data", "check", str(tmp_path / data), "--out", str(tmp_path / "out"), "--workers", "0"]) == 0
+        assert f"found: {said}" in capsys.readouterr().out
+        assert contents.items() <= json.loads((tmp_path / "out" / "check.json").read_text())["contents"].items()
+        assert said in page_of(tmp_path / "out").text
+
+
 def test_every_cause_has_a_meaning() -> None:
     named = set(re.findall(r"`(\w+)`", BadSample.__doc__ or "")) | set(FAULTS)
     assert named == set(MEANINGS)

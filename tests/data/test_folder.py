@@ -148,6 +148,24 @@ def test_a_folder_without_a_table_is_told_what_to_do(tmp_path: Path, names: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["captions.tsv", "Captions.CSV", "captions.txt", "list.TXT", "my table.Tsv", "c.json"])
+def test_a_table_of_any_usual_name_is_read(folder: Path, name: str) -> None:
+    text = "image\tcaption\nimages/0.jpg\ta\nimages/1.jpg\tb\n"
+    rows = [{"image": "images/0.jpg", "caption": "a"}, {"image": "images/1.jpg", "caption": "b"}]
+    (folder / name).write_text(json.dumps(rows) if name.endswith("json") else text)
+    pairs = open_pairs(DataConfig(train=str(folder / name)), seed=0)
+    assert listed(pairs) == [("images/0.jpg", ("a",)), ("images/1.jpg", ("b",))]  # type: ignore[arg-type]
+
+
+def test_tables_among_others_and_beside_one_another_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("captions.csv", "captions.tsv"):
+        (folder / name).write_text("image,caption\nimages/0.jpg,a\n")
+    assert len(open_pairs(DataConfig(train=str(folder)), seed=0)) == 1
+    assert "captions.csv is read; beside it are captions.tsv, which are not" in caplog.text
+    with pytest.raises(BadInput, match=r"captions\.csv holds no sample: it is a table of captions by its name"):
+        open_pairs(DataConfig(train=f"{folder}/captions.*", index_cache="off"), seed=0)
+
+
 def test_the_advice_for_img2datasets_files_works(tmp_path: Path, shards: list[Path]) -> None:
     for shard in shards[:2]:
         (tmp_path / "data" / shard.stem).mkdir(parents=True)

@@ -73,6 +73,20 @@ def test_a_changed_shard_is_walked_again(tmp_path: Path, walks: list[Path]) -> N
         cache(path)
 
 
+def test_an_index_of_older_rules_is_made_anew(
+    tmp_path: Path, walks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = write_tar(tmp_path / "a.tar", sample(0)), IndexCache(tmp_path / "cache")
+    assert index_cache.VERSION > 1
+    monkeypatch.setattr(index_cache, "VERSION", index_cache.VERSION - 1)
+    cache(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(index_cache, "index_shard", lambda path: walks.append(path) or index_shard(path))
+    cache(path)
+    cache(path)
+    assert walks == [path, path]
+
+
 def test_relative_paths_mean_the_folder_they_were_used_in(
     tmp_path: Path, walks: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,6 +361,14 @@ def zstd(path: Path) -> None:
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(2000))
 
 
+def zipped(path: Path) -> None:
+    path.write_bytes(b"PK\3\4" + bytes(2000))
+
+
+def parquet(path: Path) -> None:
+    path.write_bytes(b"PAR1" + bytes(2000))
+
+
 def captions_elsewhere(path: Path) -> None:
     write_tar(path, [("images/0.jpg", JPEG), ("captions/0.txt", b"a dog"), ("x.mp4", b"")])
 
@@ -385,6 +393,8 @@ WORDS = {
     no_tar: "no uncompressed tar",
     compressed: "compressed by gzip.*`gunzip`",
     zstd: "compressed by zstd.*`zstd -d`",
+    zipped: "zip archive; unpack it",
+    parquet: r"Parquet.*name the \.tar files",
     images_without_captions: r"2 \.jpg, so there is no caption; needed is",
     captions_elsewhere: r"1 \.jpg, 1 \.txt, 1 \.mp4.*'images/0'.*'captions/0'.*folders included",
     compound: r"'0\.img'.*'0\.cap'.*without its last suffix",
