@@ -6,6 +6,7 @@ A file that holds no image does not stop the others: it is named in the JSON, wi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -84,9 +85,9 @@ def names_of(given: str) -> Sequence[str]:
         BadInput: there is none, one comes twice, or what looks like a file is none.
     """
     file = expanded(given)
-    if given.strip() and file.is_dir():
+    if given.strip() and os.path.isdir(file):  # a list may be too long for a name, at which pathlib stumbles
         raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
-    if file.is_file():
+    if os.path.isfile(file):
         names = _names_in(file)
     elif "," not in given and re.search(r"[/\\]|\.\w{1,5}$", given):
         raise BadInput(f"--names {given} does not exist; give a file with one class name a line, or 'road, car, sky'")

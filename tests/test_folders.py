@@ -36,6 +36,8 @@ def test_a_list_is_a_list(given: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_names_with_slashes_dots_and_commas(tmp_path: Path) -> None:
     assert names_of("car/truck, St. Bernard") == ["car/truck", "St. Bernard"]
+    many = [f"class {number}" for number in range(500)]
+    assert names_of(", ".join(many)) == many
     (tmp_path / "n.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
     assert names_of(str(tmp_path / "n.txt")) == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
 

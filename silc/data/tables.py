@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,9 +62,9 @@ class Rows:
 
 def table_of(path: Path) -> Path | None:
     """The table a path names, itself or in its folder (the first of `NAMES`); None if it names none."""
-    if path.is_dir():
+    if os.path.isdir(path):  # a pattern may be too long for a name, at which pathlib stumbles
         return next(iter(tables_in(path)), None)
-    return path if path.suffix.lower() in TABLES and path.is_file() else None
+    return path if path.suffix.lower() in TABLES and os.path.isfile(path) else None
 
 
 def tables_in(folder: Path) -> list[Path]:

@@ -157,6 +157,7 @@ def test_tables_are_found_by_name_in_any_case(tmp_path: Path, name: str) -> None
     assert table_of(tmp_path) == tmp_path / name == table_of(tmp_path / name)
     assert table_of(tmp_path / "gone.csv") is None
     assert table_of(tmp_path.with_name("00000.tar")) is None
+    assert table_of(tmp_path / ("{" + "00000," * 100 + "}.csv")) is None
 
 
 @pytest.mark.parametrize(
