@@ -24,6 +24,7 @@ from silc.data.config import DataConfig
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
+from silc.regular import regular
 from silc.settings import Range, Settings, limits
 from silc.training.config import TrainConfig
 from silc.types import BadInput
@@ -133,7 +134,7 @@ def load(file: Path) -> Config:
         BadInput: no such file, no YAML, or not a run's configuration; names the file.
     """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        values = yaml.safe_load(regular(file).read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):

@@ -19,8 +19,9 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images heap threads terminal extras | types | settings | distributed checkpoint | data models losses"
-    " | objective | training eval | openvocab | config | recipes given | interop | predict | exports curate | origin"
+    "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint"
+    " | data models losses | objective | training eval | openvocab | config | recipes given | interop | predict"
+    " | exports curate | origin"
     " | run scoring folders | continuation serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}

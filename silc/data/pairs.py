@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import random
 import re
 from collections import Counter
@@ -195,6 +196,8 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
         return [path]
     if path.is_dir():
         raise BadInput(f"shard {name!r} is a directory without captions.jsonl or captions.csv; {_inside(path)}")
+    if os.path.exists(path):
+        raise BadInput(f"shard {name!r} is a pipe or a device, and shards are read by offset; name a file")
     if not has_magic(name):
         raise BadInput(f"shard {name!r} (of {pattern!r}) does not exist; check the path and the range in braces")
     found = sorted(path for path in map(Path, glob(str(path))) if path.is_file())

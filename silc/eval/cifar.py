@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from silc.eval.datasets import ClassificationSet, Lazy
+from silc.regular import regular
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def read_batch(file: Path) -> dict[str, Any]:
         BadInput: it is missing, or asks for anything but plain values and arrays of bytes.
     """
     try:
-        with file.open("rb") as handle:
+        with regular(file).open("rb") as handle:
             # Written by Python 2: its strings, bytes of pixels among them, are read as latin-1.
             found = _PlainUnpickler(handle, encoding="latin1").load()
     except FileNotFoundError:

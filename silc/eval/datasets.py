@@ -25,6 +25,7 @@ from PIL import Image
 from silc.data.captions import NoCaption, usable
 from silc.data.tables import read_rows, table_of
 from silc.images import READ, UNREAD, BadImage, decode_rgb, is_image_name
+from silc.regular import regular
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -360,7 +361,7 @@ def read_image(path: Path) -> Image.Image:
         BadInput: it cannot be read or decoded.
     """
     try:
-        return decode_rgb(path.read_bytes())
+        return decode_rgb(regular(path).read_bytes())
     except (OSError, BadImage) as error:
         raise BadInput(f"cannot read the image {path}: {error}") from error
 
@@ -372,7 +373,7 @@ def read_label(path: Path) -> NDArray[Any]:
         BadInput: it cannot be read or decoded.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(regular(path), formats=["PNG"]) as image:
             return np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot read the label {path}: {error}") from error
@@ -385,7 +386,7 @@ def text_of(file: Path) -> str:
         BadInput: it is missing or unreadable.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return regular(file).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{file} is missing") from None
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from silc.data.tar import IMAGES, walk
 from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet, lines_of
 from silc.images import READ, BadImage, decode_rgb
+from silc.regular import regular
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Member(NamedTuple):
 
     def read(self) -> bytes:
         """Its bytes."""
-        with self.shard.open("rb") as handle:
+        with regular(self.shard).open("rb") as handle:
             handle.seek(self.offset)
             return handle.read(self.size)
 

@@ -25,6 +25,7 @@ from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess
+from silc.regular import regular
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
         BadInput: no such file, not an archive of arrays, or one with objects in it.
     """
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        with regular(file).open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             prefix = "opt/params/" if any(name.startswith("opt/params/") for name in archive.files) else "params/"
             names = [name for name in archive.files if name.startswith(prefix)]
             if not names:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from silc.regular import regular
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def read_json(file: Path) -> dict[str, Any]:
         BadInput: there is none.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
+        value = json.loads(regular(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read {file}: {error}") from error
     if not isinstance(value, dict):
