@@ -47,6 +47,8 @@ DATA = ("pretrain64", "segmentation")
 SEEDS = range(5)
 SECONDS = {1: 540, 2: 240}
 """A call takes no longer than this."""
+PATIENCE = 20
+"""Limits are so many times as long where the parts are only tried: what else the machine does is not in question."""
 KEPT = {".json", ".jsonl", ".log", ".md", ".txt", ".yaml"}
 """What results are made of; weights and pictures stay there."""
 
@@ -179,9 +181,10 @@ def call(number: int, results: Path, *, tiny: bool, parts: Sequence[Part] = ()) 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
     outcomes: list[dict[str, Any]] = []
+    patience = PATIENCE if tiny else 1
     for part in parts or plan(folder, tiny=tiny)[number]:
-        left = SECONDS[number] - 10 - (time.monotonic() - begun)
-        outcomes.append(_run(part, folder / f"{part.name}.log", min(part.seconds, int(left))))
+        left = patience * SECONDS[number] - 10 - (time.monotonic() - begun)
+        outcomes.append(_run(part, folder / f"{part.name}.log", min(patience * part.seconds, int(left))))
         print(f"{part.name}: {outcomes[-1]['outcome']} after {outcomes[-1]['seconds']:.0f} s", flush=True)
         (folder / "parts.json").write_text(json.dumps(outcomes, indent=1) + "\n")
         archive(folder, results / f"call-{number}.tar.gz")

@@ -152,7 +152,7 @@ def test_an_unknown_task_is_named_with_the_nearest_and_the_list():
 def test_only_chosen_sets_are_read(root):
     (root / "retrieval" / "pairs" / "captions.json").unlink()
     assert len(suite.tasks(EvalConfig(root=str(root), tasks="shapes-zs"))) == 1
-    with pytest.raises(BadInput, match=r"captions\.json is missing"):
+    with pytest.raises(BadInput, match=r"captions\.json cannot be read: No such file"):
         suite.tasks(EvalConfig(root=str(root)))
 
 

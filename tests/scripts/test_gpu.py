@@ -125,33 +125,43 @@ def test_the_environment_is_told(gpu: Any) -> None:
     assert {"torch", "timm", "numpy"} <= set(told["versions"])
 
 
-@pytest.mark.slow
-def test_every_part_on_a_cpu(silc_data: Path, tmp_path: Path) -> None:
-    """As it runs there: from the payload's layout, without matplotlib."""
-    there = tmp_path / "there"
-    there.mkdir()
+@pytest.fixture
+def there(silc_data: Path, tmp_path: Path) -> Path:
+    """The payload's layout, on a machine without matplotlib."""
+    folder = tmp_path / "there"
+    folder.mkdir()
     for name in ("silc", "scripts", "tests", "pyproject.toml"):
-        (there / name).symlink_to(ROOT / name)
-    (there / "COMMIT").write_text("0" * 40)
-    (there / "data").symlink_to(silc_data)
-    absent = tmp_path / "absent/matplotlib"
-    absent.mkdir(parents=True)
-    (absent / "__init__.py").write_text("raise ImportError('not here')")
-    env = {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "TINY": "1",
-        "PYTHONPATH": str(absent.parent),
-        "OMP_NUM_THREADS": "1",
-    }
-    for number, parts in ((1, ("tests", "bench", "ablation")), (2, ("photographs", "profile"))):
-        command = [str(there / "scripts/gpu.sh"), "--call", str(number), str(tmp_path / "results")]
-        subprocess.run(command, env=env, check=True, cwd=there)
-        folder = tmp_path / f"results/call-{number}"
-        told = {one["name"]: one["outcome"] for one in json.loads((folder / "parts.json").read_text())}
-        assert told == dict.fromkeys(parts, "done")
-    scores = json.loads((tmp_path / "results/call-2/photographs/silc_c/seed-0/scores.json").read_text())
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "COMMIT").write_text("0" * 40)
+    (folder / "data").symlink_to(silc_data)
+    (folder / "absent/matplotlib").mkdir(parents=True)
+    (folder / "absent/matplotlib/__init__.py").write_text("raise ImportError('not here')")
+    return folder
+
+
+def tried(there: Path, number: int) -> tuple[Path, dict[str, str]]:
+    """Results of a call in the tiny setting, and how its parts ended."""
+    env = {"PYTHON": sys.executable, "TINY": "1", "PYTHONPATH": str(there / "absent"), "OMP_NUM_THREADS": "1"}
+    command = [str(there / "scripts/gpu.sh"), "--call", str(number), str(there / "results")]
+    subprocess.run(command, env={**os.environ, **env}, check=False, cwd=there)
+    folder = there / f"results/call-{number}"
+    return folder, {one["name"]: one["outcome"] for one in json.loads((folder / "parts.json").read_text())}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_first_calls_parts_on_a_cpu(there: Path) -> None:
+    folder, outcomes = tried(there, 1)
+    assert outcomes == dict.fromkeys(("tests", "bench", "ablation"), "done")
+    assert (folder / "ablation/clip/seed-0/scores.json").is_file()
+    assert json.loads((folder / "bench.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_second_calls_parts_on_a_cpu(there: Path) -> None:
+    folder, outcomes = tried(there, 2)
+    assert outcomes == dict.fromkeys(("photographs", "profile"), "done")
+    scores = json.loads((folder / "photographs/silc_c/seed-0/scores.json").read_text())
     assert {record["weights"] for record in scores} == {"student", "teacher"}
-    assert "aten::" in (tmp_path / "results/call-2/profile.txt").read_text()
-    assert (tmp_path / "results/call-1/ablation/clip/seed-0/scores.json").is_file()
-    assert json.loads((tmp_path / "results/call-1/bench.json").read_text())["rows"]
+    assert "aten::" in (folder / "profile.txt").read_text()
