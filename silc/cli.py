@@ -210,6 +210,8 @@ class EvalCommand(EvalConfig):
             ("weights",), lambda c: all(map(_is_import, c.runs)), "none of these is a run with a student and a teacher"
         ),
     )
+    exif_orientation: Literal["ignore", "apply"] = "apply"
+    """Whether a photograph is turned as EXIF says that the camera was held. Label maps never are."""
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""

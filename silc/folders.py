@@ -137,6 +137,8 @@ def embed(model: Model, images: Images, out: Path, batch_size: int) -> None:
 
 def segment(model: Model, images: Images, names: Sequence[str], out: Path, config: EvalConfig) -> None:
     """Write into a folder, for each image, an overlay and a label map (a PNG whose values index the names)."""
+    if len(names) > 2**16:
+        raise BadInput(f"{len(names):,} names are more than a label map of 16 bits holds; give at most 65,536")
     segmenter = model.segmenter(names, config)
     found: list[dict[str, Any]] = []
     for batch in images.batches(1):

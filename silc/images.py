@@ -1,14 +1,17 @@
 """A stranger's bytes to RGB, as an image or as its pixels, or a reason why not.
 
 The format is taken from an allow-list and the size from the header, so a decompression bomb is refused before
-a single pixel is decoded. Grey, palette, CMYK, 16-bit and animated images are converted (first frame).
+a single pixel is decoded. All modes become RGB as a viewer shows them (`to_rgb`). What EXIF says of how a camera was
+held changes nothing until `upright`, or `decode_pixels(turned=True)`, turns the picture.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,15 +64,18 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         BadImage: cause `no_image` (not an image of an allowed format), `too_large` (more than `max_pixels`
             by its header; undecoded) or `broken_image` (cut or damaged).
     """
-    return _decoded(_open(data, max_pixels))
+    return _decoded(_open(data, max_pixels), data)
 
 
-def decode_pixels(data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffices | None = None) -> np.ndarray:
+def decode_pixels(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffices | None = None, turned: bool = False
+) -> np.ndarray:
     """The pixels of `decode_rgb`, uint8 [H, W, 3], the caller's own to write into; JPEGs take less time.
 
     Args:
         suffices: a sound JPEG is decoded at the least of an eighth, a quarter and half of its sides that this calls
             enough, if any is.
+        turned: turn the picture as EXIF's orientation says.
 
     Raises:
         BadImage: as `decode_rgb` does. Pillow alone says what is broken: it reads every header, and what
@@ -77,11 +83,67 @@ def decode_pixels(data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffic
     """
     image = _open(data, max_pixels)
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        how = orientation(image) if turned else 1
+        if suffices is not None and how in SIDEWAYS:
+            suffices = _sideways(suffices)
         try:
-            return _decode_jpeg(data, image.size, suffices)
+            return _turned(_decode_jpeg(data, image.size, suffices), how)
         except ValueError:
             pass  # damaged, or of a kind it does not know
-    return np.array(_decoded(image))
+    whole = _decoded(image, data)
+    return np.array(upright(whole) if turned else whole)
+
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by its EXIF orientation."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
+TOLD_BY = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow keeps what says so."""
+
+
+def orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8 as EXIF numbers it; 1, upright, where that is not said or cannot be read."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's readers of damaged EXIF raise anything, and no picture is lost for it
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says, which it then says no more; itself where there is none."""
+    method = TURNS.get(orientation(image))
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    for key in TOLD_BY:
+        turned.info.pop(key, None)
+    return turned
+
+
+def _turned(pixels: np.ndarray, how: int) -> np.ndarray:
+    """Pixels [H, W, 3] as `upright` turns an image of this orientation."""
+    if how in SIDEWAYS:
+        pixels = pixels.swapaxes(0, 1)
+    if how in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if how in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _sideways(suffices: Suffices) -> Suffices:
+    return lambda width, height: suffices(height, width)
 
 
 def _decode_jpeg(data: bytes, size: tuple[int, int], suffices: Suffices | None) -> np.ndarray:
@@ -110,6 +172,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
+        # The JPEG reader gives up where it stumbles over EXIF, PNG's where notes are long.
+        if (isinstance(error, ValueError) or data.startswith(JPEG)) and len(bare := _without_notes(data)) < len(data):
+            with suppress(BadImage):
+                return _open(bare, max_pixels)
         raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image{_but(data)}") from error
     if image.width * image.height > max_pixels:
         raise BadImage("too_large", f"{image.width} x {image.height} pixels, the limit is {max_pixels:,}")
@@ -135,23 +201,74 @@ def _but(data: bytes) -> str:
     return next((f", but {name}" for name in known), "")
 
 
-def _decoded(image: Image.Image) -> Image.Image:
+JPEG = b"\xff\xd8"
+PNG = b"\x89PNG\r\n\x1a\n"
+NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+def _without_notes(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile, for whose length Pillow refuses whole files (ValueError), a JPEG
+    without EXIF and XMP; they hold no pixel. Other bytes as they are."""
+    if data.startswith(JPEG):
+        return _without_exif(data)
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind not in NOTES:
+            kept.append(data[at : at + 12 + length])
+        at += 12 + length
+    return b"".join([*kept, data[at:]])
+
+
+def _without_exif(data: bytes) -> bytes:
+    """A JPEG without its APP1 segments."""
+    kept, at = [JPEG], len(JPEG)
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:  # the pixels begin
+        stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] != 0xE1:
+            kept.append(data[at:stop])
+        at = stop
+    return b"".join([*kept, data[at:]])
+
+
+def _decoded(image: Image.Image, data: bytes) -> Image.Image:
     width, height = image.size
     try:
         return to_rgb(image)
     except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError, Warning) as error:
+        if isinstance(error, ValueError) and len(bare := _without_notes(data)) < len(data):
+            return _decoded(_open(bare, width * height), bare)  # they may stand behind the pixels, too
         raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """First frame as 8-bit RGB; transparency goes onto white, 16-bit grey keeps its high byte."""
+    """First frame as 8-bit RGB, as a viewer shows it: transparency goes onto white, greys of more than 8 bits keep
+    their brightness (see `_grey`). Its `info` has what was said of the orientation."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        scale = 255 / 65535 if image.mode.startswith("I") else 255 / max(1.0, float(values.max(initial=0.0)))
-        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+        return _told(_grey(image).convert("RGB"), image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _told(Image.alpha_composite(white, rgba).convert("RGB"), image)
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies, whatever the mode
+
+
+def _told(rgb: Image.Image, of: Image.Image) -> Image.Image:
+    rgb.info.update({key: of.info[key] for key in TOLD_BY if key in of.info})
+    return rgb
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """8-bit grey of 16 and 32 bits and of floats. Where the mode does not tell the range, the largest value does: the
+    range ends at 1 (floats), at 255, at 65,535, or else at that value."""
+    values = np.asarray(image)
+    if values.dtype.itemsize == 2:  # I;16 and its kin: by a table, which takes the least memory
+        return Image.fromarray((np.arange(65_536) / 257).round().astype(np.uint8)[values])
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0.0))
+    ranges = (1.0, 255.0, 65_535.0) if image.mode == "F" else (255.0, 65_535.0)
+    white = next((limit for limit in ranges if largest <= limit), largest)
+    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))

@@ -26,7 +26,7 @@ from silc.eval.config import EvalConfig
 from silc.eval.datasets import read_image
 from silc.eval.pictures import colour_overlay
 from silc.eval.segment import score_maps, scorer_of, window_rules
-from silc.images import to_rgb
+from silc.images import to_rgb, upright
 from silc.interop import sources
 from silc.interop.big_vision import TextPool
 from silc.models.head import DistillHead
@@ -78,7 +78,7 @@ class Segmentation:
 
     image: Image.Image
     names: Sequence[str]
-    labels: Tensor  # int64 [H, W]: index into names
+    labels: Tensor  # int64 [H, W]: index into names; H and W are the turned image's
     map: ScoreMap
 
     @property
@@ -241,19 +241,23 @@ def is_run(source: str | Path) -> bool:
 
 
 def open_image(image: Picture) -> Image.Image:
-    """An RGB image, of a file where it is one.
+    """An RGB image, of a file where it is one, turned as EXIF says that the camera was held.
 
     Raises:
-        BadInput: no such file, no image in it, or neither a file's name nor an image.
+        BadInput: no such file, no image in it, an image that is cut or has colours that do not become RGB, or neither
+            a file's name nor an image.
     """
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
     if isinstance(image, str | Path):
-        return read_image(Path(image))
-    raise BadInput(
-        f"an image is a file's name or a PIL.Image, not {type(image).__name__}; PIL.Image.fromarray makes one of an "
-        "array uint8 [H, W, 3], PIL.Image.open(io.BytesIO(data)) of bytes"
-    )
+        return upright(read_image(Path(image)))
+    if not isinstance(image, Image.Image):
+        raise BadInput(
+            f"an image is a file's name or a PIL.Image, not {type(image).__name__}; PIL.Image.fromarray makes one of "
+            "an array uint8 [H, W, 3], PIL.Image.open(io.BytesIO(data)) of bytes"
+        )
+    try:
+        return upright(to_rgb(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput(f"an image of {image.width} x {image.height} pixels, mode {image.mode}: {error}") from error
 
 
 def load_run(

@@ -16,6 +16,7 @@ from typing import Literal
 
 from silc.config import Config, PixelsConfig, nearest
 from silc.data.config import CropConfig, DataConfig, ScenesConfig
+from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
@@ -29,6 +30,8 @@ def clip() -> Config:
         model=variant("b16"),
         objective=ObjectiveConfig(contrastive="softmax", contrastive_views="original", teacher=False, distill=False),
         train=TrainConfig(precision="auto", optim=OptimConfig(decay="kernels")),
+        data=DataConfig(exif_orientation="apply"),
+        eval=EvalConfig(exif_orientation="apply"),
     )
 
 
@@ -137,7 +140,10 @@ def continued(
     optim = OptimConfig(lr=3e-5, weight_decay=0.01, schedule="cosine", warmup="10%", cooldown="0 steps")
     train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, precision="auto", save_every="50%")
     base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
-    base = replace(base, data=DataConfig(crops=CropConfig(local_size=local_size(model.image.size, model.image.patch))))
+    crops = CropConfig(local_size=local_size(model.image.size, model.image.patch))
+    base = replace(
+        base, data=DataConfig(crops=crops, exif_orientation="apply"), eval=EvalConfig(exif_orientation="apply")
+    )
     # Trained SigLIPs stand above CLIP's 100: the first step must not pull them down to it.
     return MODES[mode](sigmoid(base) if loss == "sigmoid" else base)
 
@@ -189,7 +195,7 @@ def on_scenes(base: Config) -> Config:
         optim = replace(optim, cooldown="80%")
     return replace(
         base,
-        data=DataConfig(source="scenes", scenes=ScenesConfig(num=20_000, size=64), crops=crops, vocab_size=512),
+        data=replace(base.data, source="scenes", scenes=ScenesConfig(num=20_000, size=64), crops=crops, vocab_size=512),
         model=replace(base.model, head=HeadConfig(256, 64, 512), teacher=TeacherConfig(half_life="3k examples")),
         objective=replace(base.objective, weight=0.1),
         train=TrainConfig(

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from scripts.fuzz_images import bombs, decoded, mutated, originals, pillows
 from silc import images
-from silc.images import FORMATS, BadImage, decode_pixels, decode_rgb
+from silc.images import FORMATS, BadImage, decode_pixels, decode_rgb, orientation, to_rgb, upright
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_images.py"
 
@@ -239,3 +241,142 @@ def test_what_is_no_sound_jpeg_is_decoded_whole() -> None:
     for name in ("png", "cmyk", "marker_in_the_middle"):
         data = unsound()[name]
         assert np.array_equal(decode_pixels(data, suffices=lambda *_: True), np.asarray(decode_rgb(data)))
+
+
+# --- how the camera was held
+
+
+def exif(how: int) -> bytes:
+    return ROTATED.replace(b"\x01\0\x06\0\0", b"\x01\0" + bytes([how]) + b"\0\0")
+
+
+@pytest.mark.parametrize("how", range(10))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_pictures_are_turned_as_pillow_turns_them(how: int, format: str) -> None:
+    buffer = io.BytesIO()
+    picture().save(buffer, format, exif=exif(how))
+    data = buffer.getvalue()
+    theirs = ImageOps.exif_transpose(Image.open(io.BytesIO(data)).convert("RGB"))
+    turned = upright(decode_rgb(data))
+    assert np.array_equal(np.asarray(turned), np.asarray(theirs))
+    assert np.array_equal(decode_pixels(data, turned=True), np.asarray(theirs))
+    assert np.array_equal(decode_pixels(data), np.asarray(decode_rgb(data)))
+    assert upright(turned) is turned  # what is upright says so
+    assert orientation(decode_rgb(data)) == (how if 2 <= how <= 8 else 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
+def test_every_mode_is_turned(mode: str) -> None:
+    buffer = io.BytesIO()
+    grey = picture().convert("L")
+    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    image.save(buffer, "PNG", exif=exif(6))
+    data = buffer.getvalue()
+    plain = decode_rgb(data)
+    assert np.array_equal(decode_pixels(data, turned=True), np.asarray(plain.transpose(Image.Transpose.ROTATE_270)))
+
+
+@pytest.mark.parametrize("how", [1, 6])
+def test_scales_suffice_for_the_turned_picture(how: int) -> None:
+    """Asked of the width and height that come out."""
+    data, asked = jpeg(picture(), exif=exif(how)), []
+    pixels = decode_pixels(
+        data, suffices=lambda *size: bool(asked.append(size)) or size == (51, 34)[:: 1 if how == 1 else -1], turned=True
+    )
+    assert pixels.shape[1::-1] == asked[-1] == ((51, 34) if how == 1 else (34, 51))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ROTATED[:9],
+        ROTATED[:20],
+        b"Exif\0\0",
+        b"Exif\0\0" + bytes(range(200)),
+        ROTATED.replace(b"MM\0*", b"MM\0+"),
+        ROTATED.replace(b"\x01\x12\0\x03", b"\x01\x12\0\x07"),
+        ROTATED.replace(b"\0\0\0\x08", b"\xff\xff\xff\xf8"),
+    ],
+)
+def test_broken_exif_breaks_no_picture(broken: bytes) -> None:
+    data = jpeg(picture(), exif=broken)
+    assert decode_pixels(data, turned=True).shape in ((67, 101, 3), (101, 67, 3))
+    assert upright(decode_rgb(data)).mode == "RGB"
+
+
+# --- as a viewer shows them
+
+
+def png_with(kind: bytes, content: bytes, *, behind: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    data = buffer.getvalue()
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    at = data.index(b"IEND") - 4 if behind else 33
+    return data[:at] + chunk + data[at:]
+
+
+LONG = zlib.compress(bytes(3_000_000))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"zTXt", b"note\0\0" + LONG),
+        (b"iTXt", b"note\0\x01\0\0\0" + LONG),
+        (b"iCCP", b"profile\0\0" + LONG),
+        (b"tEXt", b"note\0" + b"x" * 70_000_000),
+        (b"zTXt", b"Raw profile type exif\0\0" + LONG),
+    ],
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_long_notes_and_profiles_lose_no_picture(kind: bytes, content: bytes, behind: bool) -> None:
+    if kind == b"iCCP" and behind:
+        pytest.skip("a profile stands before the pixels")
+    data = png_with(kind, content, behind=behind)
+    assert np.array_equal(decode_pixels(data), np.asarray(picture()))
+    assert np.array_equal(np.asarray(decode_rgb(data)), np.asarray(picture()))
+
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+GREYS = {
+    "16 bits": RAMP.astype(np.uint16) * 257,
+    "16 bits, dark": (RAMP.astype(np.uint16) // 8) * 257,
+    "32 bits of 8": RAMP.astype(np.int32),
+    "32 bits of 16": RAMP.astype(np.int32) * 257,
+    "32 bits": RAMP.astype(np.int32) * 8_421_504,
+    "floats to 1": (RAMP / 255).astype(np.float32),
+    "floats to 255": RAMP.astype(np.float32),
+    "floats, dim": np.minimum(RAMP, 99).astype(np.float32),
+    "floats to 65535": RAMP.astype(np.float32) * 257,
+}
+
+
+@pytest.mark.parametrize("name", GREYS)
+def test_greys_keep_their_brightness(name: str) -> None:
+    want = {"16 bits, dark": RAMP // 8, "floats, dim": np.minimum(RAMP, 99)}.get(name, RAMP)
+    shown = np.asarray(to_rgb(Image.fromarray(GREYS[name])))
+    assert np.array_equal(shown, want[..., None].repeat(3, axis=2))
+
+
+def test_what_is_no_number_is_black() -> None:
+    values = np.array([[np.nan, np.inf], [-1.0, 0.5]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(values)))[..., 0].tolist() == [[0, 0], [0, 128]]
+
+
+def test_transparency_goes_onto_white() -> None:
+    half = Image.new("RGBA", (2, 1), (0, 0, 0, 128))
+    half.putpixel((1, 0), (0, 0, 0, 0))
+    for image in (half, half.convert("LA"), half.convert("RGBa"), half.convert("LA").convert("La")):
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [127, 255]
+    palette = Image.new("P", (1, 1), 3)
+    palette.info["transparency"] = 3
+    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_inks_are_as_pillow_shows_them() -> None:
+    """An Adobe JPEG stores its inks inverted; Pillow's own conversion of the same file."""
+    data = jpeg(picture().convert("CMYK"), quality=95)
+    assert b"Adobe" in data
+    shown = np.asarray(decode_rgb(data)).astype(int)
+    assert abs(shown - np.asarray(picture()).astype(int)).mean() < 8

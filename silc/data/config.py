@@ -127,5 +127,8 @@ class DataConfig(Settings):
     was read before may so come again, or come later; durations in epochs are counted in epochs of the new list."""
     max_pixels: Annotated[int, Range(least=1, most=10_000_000_000)] = 64_000_000
     """Images above this are refused from their header, undecoded."""
+    exif_orientation: Literal["ignore", "apply"] = "ignore"
+    """Whether a photograph is turned as EXIF says that the camera was held: `apply`, as viewers show it, or `ignore`,
+    as it is stored. Recipes apply; a run from before goes on as it began."""
     max_bad_rate: Annotated[float, SHARE] = 0.1
     """The run stops once more than this share of the samples read, by all ranks, is broken."""

@@ -35,13 +35,13 @@ BLOCK = 1000
 class FolderPairs:
     """Pairs of a table of captions beside its images."""
 
-    def __init__(self, table: Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, table: Path, *, max_pixels: int = MAX_PIXELS, turned: bool = False) -> None:
         """
         Raises:
             BadInput: the table cannot be read, or has no column of images or of captions.
         """
         self.table = table
-        self._decode = partial(decode_pixels, max_pixels=max_pixels)
+        self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         rows = read_rows(table)
         # One string and its ends instead of a list of objects: forked workers share it without touching it.
         lines = [json.dumps(row, default=_unread).encode() for row in rows.captions.items()]

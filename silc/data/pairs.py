@@ -136,16 +136,18 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         )
     from silc.data.folder import FolderPairs  # as above
 
+    turned = config.exif_orientation == "apply"
     named = expanded(config.train)
     if table := table_of(named):
         if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
             log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
-        return FolderPairs(table, max_pixels=config.max_pixels)
+        return FolderPairs(table, max_pixels=config.max_pixels, turned=turned)
     cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
     spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
     return ShardPairs(
         expand(config.train, Remote(patience=config.remote_patience, cache=spans)),
         max_pixels=config.max_pixels,
+        turned=turned,
         index=IndexCache(cache, speaks=show) if cache else index_shard,
         show=show,
     )
@@ -232,6 +234,7 @@ class ShardPairs:
         paths: Sequence[Path | RemoteFile],
         *,
         max_pixels: int = MAX_PIXELS,
+        turned: bool = False,
         index: Callable[[Path | RemoteFile], ShardIndex] = index_shard,
         show: bool = False,
     ) -> None:
@@ -241,7 +244,7 @@ class ShardPairs:
             BadInput: no shard holds a sample; RemoteFault, if one cannot be had.
         """
         self.shards, self.faults = _index(paths, index, show)
-        self._decode = partial(decode_pixels, max_pixels=max_pixels)
+        self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
         self.contents: Mapping[str, int] = sum((Counter(shard.contents) for shard in self.shards), Counter())

@@ -58,6 +58,7 @@ class ZeroShotClassification:
             "canonicalize": WHOLE_IMAGE[self.config.classification].canonicalize,
             "image_size": preprocess.size,
             "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+            "exif_orientation": self.config.exif_orientation,
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:

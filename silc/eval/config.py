@@ -48,6 +48,9 @@ class EvalConfig(Settings):
     """Captions per image in retrieval, the first ones; 0 keeps all (CLIP cuts to 5)."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 64
     """Images, windows or texts per forward pass."""
+    exif_orientation: Literal["ignore", "apply"] = "ignore"
+    """Whether a photograph is turned as EXIF says that the camera was held (recipes and `silc eval`: apply). Label maps
+    never are: they are drawn on one or the other."""
     photographs: bool = True
     """Show photographs in the report; off draws label maps alone, for sets that may not be passed on."""
     num_pictures: Annotated[int, Range(least=0, most=10_000)] = 6

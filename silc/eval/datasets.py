@@ -2,7 +2,7 @@
 
     <root>/classification/<set>/classes.txt  {train,test}/<class folder>/*   folders called as classes: `order_of`
     <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...], or a table
-    <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  8-bit: line of classes.txt, 255 ignored
+    <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  line of classes.txt (see IGNORED)
 
 Sets in the layouts their authors publish are read by `layouts.py`. The evaluators take the three dataclasses below,
 so data that is not in files (generated scenes) is evaluated alike.
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-IGNORE = 255
-"""Label of pixels that count neither as truth nor as prediction."""
+IGNORED = (255, 65_535, 2**31 - 1)
+"""Labels of pixels that are not scored: the first of these that is no class. So 8-bit maps of up to 255 classes ignore
+255, 16-bit maps of more ignore 65535."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,20 @@ class SegmentationSet:
     images: Sequence[Image.Image]  # N RGB images
     labels: Sequence[NDArray[Any]]  # N arrays [H, W]
     background_ignored: bool = False
-    """Whether label 0 is a background that is not scored: 0 becomes 255 and the others move down by one (VOC-20)."""
+    """Whether label 0 is a background that is not scored: 0 becomes `ignore`, the others move down by one (VOC-20)."""
     files: Sequence[Path] = ()
     """What is read; empty if it is not in files."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def ignore(self) -> int:
+        """The label that is not scored, stored and in the truth: 255, or 65535 where 255 is a class."""
+        return next(value for value in IGNORED if value >= len(self.classes) + self.background_ignored)
+
     def example(self, index: int) -> tuple[Image.Image, NDArray[np.int64]]:
-        """Image and truth [H, W] of one picture; truth is a class in [0, C) or 255.
+        """Image and truth [H, W] of one picture; truth is a class in [0, C) or `ignore`.
 
         Raises:
             BadInput: image and label differ in size, or a label is outside the class list.
@@ -92,21 +98,31 @@ class SegmentationSet:
         if label.shape != (image.height, image.width):
             raise BadInput(
                 f"{name}: the image is {image.width} x {image.height} but its label has shape {list(label.shape)}; "
-                f"needed is [{image.height}, {image.width}], one number per pixel"
+                f"needed is [{image.height}, {image.width}], one number per pixel{_turned_against(image, label)}"
             )
-        stored = len(self.classes) + self.background_ignored
-        outside = np.unique(label[(label != IGNORE) & ((label < 0) | (label >= stored))])
+        stored, ignore = len(self.classes) + self.background_ignored, self.ignore
+        outside = np.unique(label[(label != ignore) & ((label < 0) | (label >= stored))])
         if outside.size:
             raise BadInput(
-                f"{name}: label {outside[0]} is outside its {stored} classes (0 to {stored - 1}, {IGNORE} is ignored); "
+                f"{name}: label {outside[0]} is outside its {stored} classes (0 to {stored - 1}, {ignore} is ignored); "
                 "add the missing names to the class list or correct the label"
             )
-        return image, reduce_zero_label(label) if self.background_ignored else label
+        return image, reduce_zero_label(label, ignore) if self.background_ignored else label
 
 
-def reduce_zero_label(label: NDArray[np.int64]) -> NDArray[np.int64]:
+def _turned_against(image: Image.Image, label: NDArray[np.int64]) -> str:
+    """What to try where a label has the image's sides, but swapped."""
+    if label.shape != (image.width, image.height):
+        return ""
+    return (
+        ". One is turned against the other: a label map is drawn on the photograph as it is stored, or as viewers turn "
+        "it by its EXIF orientation; use --exif-orientation ignore or apply (eval.exif_orientation)"
+    )
+
+
+def reduce_zero_label(label: NDArray[np.int64], ignore: int = 255) -> NDArray[np.int64]:
     """Ignore class 0 and move the others down by one, as mmseg does: [0, 1, 150, 255] -> [255, 0, 149, 255]."""
-    return np.where((label == 0) | (label == IGNORE), IGNORE, label - 1)
+    return np.where((label == 0) | (label == ignore), ignore, label - 1)
 
 
 @dataclass(frozen=True)
@@ -366,15 +382,20 @@ def read_image(path: Path) -> Image.Image:
         raise BadInput(f"cannot read the image {path}: {error}") from error
 
 
+STRETCHED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies greys of 2 and 4 bits by."""
+
+
 def read_label(path: Path) -> NDArray[Any]:
-    """Label array [H, W] of a PNG file; palette indices are kept as they are.
+    """Label array [H, W] of a PNG file; palette indices and greys of 1 to 16 bits are kept as they are.
 
     Raises:
         BadInput: it cannot be read or decoded.
     """
     try:
         with Image.open(regular(path), formats=["PNG"]) as image:
-            return np.array(image)
+            stretched = STRETCHED.get(str(image.tile[0].args), 1) if image.tile else 1
+            return np.array(image) // stretched if stretched > 1 else np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot read the label {path}: {error}") from error
 

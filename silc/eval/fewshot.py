@@ -86,6 +86,7 @@ class FewShot:
             "order": "of the files",
             "image_size": preprocess.size,
             "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+            "exif_orientation": self.config.exif_orientation,
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:

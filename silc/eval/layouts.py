@@ -30,7 +30,6 @@ import numpy as np
 
 from silc.eval.cifar import read_cifar
 from silc.eval.datasets import (
-    IGNORE,
     ClassificationSet,
     RetrievalSet,
     SegmentationSet,
@@ -247,9 +246,12 @@ def read_coco_stuff(folder: Path) -> SegmentationSet:
 def read_stuffthingmap(path: Path) -> NDArray[Any]:
     """Classes of 171 [H, W] from ids of 182."""
     used = [number for number in range(182) if number not in UNUSED_IDS]
-    table = np.full(256, IGNORE, np.uint8)
+    table = np.full(256, 255, np.uint8)
     table[used] = np.arange(len(used))
-    return np.asarray(table[read_label(path)])
+    label = read_label(path)
+    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
+        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
+    return np.asarray(table[label])
 
 
 # --- CLIP_benchmark's WebDataset --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from silc.eval.bootstrap import Ratios
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,12 +192,17 @@ def _ranks(queries: Tensor, targets: Tensor, query_owner: Tensor, target_owner: 
 
 
 def confusion(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
-    """Pixel counts int64 [C, C], rows are the truth; pixels whose truth is `ignore` are left out.
+    """Pixel counts int64 [C, C], rows are the truth; pixels whose truth is `ignore`, which is no class, are left out.
+
+    Raises:
+        BadInput: `ignore` is a class.
 
     >>> confusion(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2)
     tensor([[1, 0],
             [1, 1]])
     """
+    if 0 <= ignore < num_classes:
+        raise BadInput(f"the label {ignore} is one of the {num_classes} classes; ignore one that is none")
     # What is left out goes into a cell of its own, which takes a fifth of the time of picking out the rest.
     cells = torch.where(truth == ignore, num_classes**2, truth.long() * num_classes + prediction)
     return torch.bincount(cells.flatten(), minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)

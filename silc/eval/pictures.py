@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from silc.eval.datasets import IGNORE
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,24 +33,28 @@ LEGEND_SHARE = 0.005
 
 
 def segmentation_panel(
-    image: Image.Image | None, truth: NDArray[np.int64], prediction: NDArray[np.int64], classes: Sequence[str]
+    image: Image.Image | None,
+    truth: NDArray[np.int64],
+    prediction: NDArray[np.int64],
+    classes: Sequence[str],
+    ignore: int = 255,
 ) -> Image.Image:
     """Image, truth and prediction side by side over a legend of the classes in them.
 
     Args:
         image: None leaves it out and draws the labels on white.
-        truth: [H, W] of the image's size; pixels of 255 are not scored and stay grey.
+        truth: [H, W] of the image's size; pixels of `ignore` are not scored and stay grey.
         prediction: [H, W].
     """
-    unscored = truth == IGNORE
-    prediction = np.where(unscored, IGNORE, prediction)
+    unscored = truth == ignore
+    prediction = np.where(unscored, ignore, prediction)
     under = image or Image.new("RGB", truth.shape[::-1], BACKGROUND)
     panels = {"image": image} if image else {}
-    panels["truth"] = colour_overlay(under, truth)
-    panels["prediction, where scored" if unscored.any() else "prediction"] = colour_overlay(under, prediction)
+    panels["truth"] = colour_overlay(under, truth, ignore)
+    panels["prediction, where scored" if unscored.any() else "prediction"] = colour_overlay(under, prediction, ignore)
     shown = [_enlarged(panel) for panel in panels.values()]
     width = sum(panel.width for panel in shown) + GAP * (len(shown) - 1)
-    legend = _legend(_present(truth, prediction), classes, width)
+    legend = _legend(_present(truth, prediction, ignore), classes, width)
     sheet = Image.new("RGB", (width, LINE + shown[0].height + GAP + legend.height), BACKGROUND)
     draw, x = ImageDraw.Draw(sheet), 0
     for title, panel in zip(panels, shown, strict=True):
@@ -63,19 +65,19 @@ def segmentation_panel(
     return sheet
 
 
-def colour_overlay(image: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
-    """The image, grey, under the colours of its labels [H, W]; ignored pixels stay grey and light."""
+def colour_overlay(image: Image.Image, labels: NDArray[np.int64], ignore: int | None = None) -> Image.Image:
+    """The image, grey, under the colours of its labels [H, W]; those of `ignore` stay grey and light."""
     overlay = Image.new("RGB", image.size)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):  # all at once, a large photograph would take gigabytes
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        overlay.paste(_coloured(strip, labels[top : top + rows]), (0, top))
+        overlay.paste(_coloured(strip, labels[top : top + rows], ignore), (0, top))
     return overlay
 
 
-def _coloured(image: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
+def _coloured(image: Image.Image, labels: NDArray[np.int64], ignore: int | None) -> Image.Image:
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
-    kept = labels != IGNORE
+    kept = np.ones(labels.shape, bool) if ignore is None else labels != ignore
     palette = np.array([colour(index) for index in range(int(labels[kept].max(initial=0)) + 1)], dtype=np.float32)
     mixed = np.where(kept[..., None], 0.3 * grey + 0.7 * palette[np.where(kept, labels, 0)], 0.5 * grey + 127)
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
@@ -161,10 +163,10 @@ def _tile(image: Image.Image) -> Image.Image:
     return tile
 
 
-def _present(truth: NDArray[np.int64], prediction: NDArray[np.int64]) -> list[int]:
+def _present(truth: NDArray[np.int64], prediction: NDArray[np.int64], ignore: int) -> list[int]:
     """Classes in truth or prediction, most pixels first."""
     seen = np.concatenate([truth, prediction])
-    counts = np.bincount(seen[seen != IGNORE], minlength=1)
+    counts = np.bincount(seen[seen != ignore], minlength=1)
     return [int(i) for i in counts.argsort(kind="stable")[::-1] if counts[i] > LEGEND_SHARE * truth.size]
 
 

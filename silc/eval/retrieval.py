@@ -60,6 +60,7 @@ class Retrieval:
             "max_captions": self.config.max_captions or "all",
             "image_size": preprocess.size,
             "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+            "exif_orientation": self.config.exif_orientation,
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:

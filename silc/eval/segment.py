@@ -23,7 +23,6 @@ import torch.nn.functional as F
 
 from silc.eval import metrics, pamr, pictures
 from silc.eval.bootstrap import resampled
-from silc.eval.datasets import IGNORE
 from silc.eval.embed import ALONE, Progress, batches, dealt, finite, silent
 from silc.eval.prompts import templates, text_classifier
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
@@ -98,6 +97,7 @@ class ZeroShotSegmentation:
             "canonicalize": False,
             "readout": _readout(model, config.readout),
             "resize": f"shorter side {rules.shorter}{longer}, rounded {rules.rounding}, {rules.interpolation}",
+            "exif_orientation": config.exif_orientation,
             "window": rules.window,
             "stride": rules.stride,
             "fit": rules.fit,
@@ -146,12 +146,14 @@ class ZeroShotSegmentation:
         rows = [torch.empty(0, 5, dtype=torch.int64)]
         try:
             for index, image, truth, prediction in self._predictions(data, scorer, rules):
-                own = metrics.confusion(truth, prediction, num_classes, IGNORE)
+                own = metrics.confusion(truth, prediction, num_classes, data.ignore)
                 counts += own
                 rows.append(metrics.pixel_counts(own, index))
                 if index in shown:
                     seen = image if self.config.photographs else None
-                    panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes)
+                    panel = pictures.segmentation_panel(
+                        seen, truth.numpy(), prediction.numpy(), data.classes, data.ignore
+                    )
                     overlays[index] = Picture(self.name, str(data.ids[index]), panel)
                 self.progress(index + 1, len(data))
         except BadInput as error:  # one rank's alone, perhaps; the others wait for its share

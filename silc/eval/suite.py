@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
+from silc.eval.datasets import Lazy
 from silc.eval.embed import ALONE
 from silc.eval.fewshot import FewShot
 from silc.eval.layouts import discover, everything
 from silc.eval.prompts import templates
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
+from silc.images import upright
 from silc.types import BadInput, Evaluation
 
 if TYPE_CHECKING:
@@ -100,17 +102,25 @@ def listing(root: str) -> list[Task]:
 def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
     """The evaluator of one task; reads its data set's lists."""
     bar = partial(progress, task.name)
-    data = task.source.read()
+    data = _held(task.source.read(), config)
     match task.kind:
         case "zeroshot_classification":
             return ZeroShotClassification(task.name, data, config, bar, world)
         case "fewshot_classification":
             assert task.source.read_train is not None
-            return FewShot(task.name, task.source.read_train(), data, config, bar, world)
+            return FewShot(task.name, _held(task.source.read_train(), config), data, config, bar, world)
         case "zeroshot_retrieval":
             return Retrieval(task.name, data, config, bar, world)
         case _:
             return ZeroShotSegmentation(task.name, data, config, bar, world)
+
+
+def _held(data: Any, config: EvalConfig) -> Any:
+    """A data set with its photographs as they are to be held: turned by EXIF's orientation, or as stored."""
+    if config.exif_orientation == "ignore":
+        return data
+    images = data.images
+    return replace(data, images=Lazy(range(len(images)), lambda index: upright(images[index])))
 
 
 def task_name(kind: str, dataset: str) -> str:

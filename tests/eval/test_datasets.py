@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from silc.eval import metrics
 from silc.eval.datasets import (
     SegmentationSet,
     folders,
     lines_of,
     order_of,
     read_classification,
+    read_label,
     read_retrieval,
     read_segmentation,
     reduce_zero_label,
@@ -354,3 +359,49 @@ def test_real_folders_read_completely(real_data):
             sizes[kind, name] = (len(shots.classes), len(shots.labels))
             assert {image.mode for image in shots.images} == {"RGB"}
     assert {key: sizes[key] for key in SIZES} == SIZES
+
+
+@pytest.mark.parametrize("num", [254, 255, 256, 300, 847])
+@pytest.mark.parametrize("background", [False, True])
+def test_every_class_counts_and_what_is_ignored_is_none(num, background, tmp_path):
+    """Through files: the last classes, 255 among them, and the one value that is not scored."""
+    stored = num + background
+    ignored = 255 if stored <= 255 else 65_535
+    label = np.arange(stored, dtype=np.uint16)[None].repeat(2, axis=0)
+    label[1] = ignored
+    image, file = Image.new("RGB", (stored, 2)), tmp_path / "labels" / "1.png"
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    image.save(tmp_path / "images" / "1.png")
+    (Image.fromarray(label.astype(np.uint8)) if stored <= 256 and ignored == 255 else Image.fromarray(label)).save(file)
+    names = [*(["background"] if background else []), *(f"c{index}" for index in range(num))]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    data = read_segmentation(tmp_path)
+    truth = torch.from_numpy(data.example(0)[1])
+    assert data.ignore == ignored
+    assert int(metrics.confusion(truth, truth.clamp(max=num - 1), num, data.ignore).trace()) == num
+
+
+def test_an_ignored_label_that_is_a_class_is_refused():
+    with pytest.raises(BadInput, match="the label 255 is one of the 300 classes"):
+        metrics.confusion(torch.zeros(4), torch.zeros(4), 300, 255)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_greys_of_few_bits_are_classes(bits, tmp_path):
+    """Pillow stretches them to 0..255."""
+    size, file = 2**bits, tmp_path / "label.png"
+    palette = Image.fromarray(np.arange(size, dtype=np.uint8)[None])
+    packed = np.packbits(np.unpackbits(np.asarray(palette).reshape(-1, 1), axis=1)[:, -bits:].reshape(1, -1), axis=1)
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))  # noqa: E731
+    header = struct.pack(">IIBBBBB", size, 1, bits, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" + packed.tobytes())
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    assert read_label(file)[0].tolist() == list(range(size))
+
+
+def test_a_label_turned_against_its_photograph_is_told(tmp_path):
+    label = np.zeros((50, 30), np.uint8)
+    data = SegmentationSet("phone", ["a"], ["0"], [Image.new("RGB", (50, 30))], [label])
+    with pytest.raises(BadInput, match=r"use --exif-orientation ignore or apply \(eval\.exif_orientation\)"):
+        data.example(0)
