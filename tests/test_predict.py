@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 import silc
 from silc import config as configs
-from silc import run
+from silc import folders, run
 from silc.cli import main
 from silc.config import Config
 from silc.data.scenes import write_sets
@@ -265,3 +265,43 @@ def test_doctor_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert needed in out
     assert main(["doctor", "--root", str(tmp_path / "none")]) == 0
     assert "no task's data under" in capsys.readouterr().out
+
+
+def phone(size: tuple[int, int] = (50, 30)) -> Image.Image:
+    """A photograph taken with the camera on its side: stored as it lay, and said so by EXIF."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    image.getexif()[0x0112] = 6
+    return image
+
+
+def test_photographs_are_turned_as_they_were_held(model: Model, tmp_path: Path) -> None:
+    """Files, images that say so, and folders; the masks are the turned picture's."""
+    file = tmp_path / "phone.png"
+    stored = phone()
+    stored.save(file, exif=stored.getexif())
+    with Image.open(file) as opened:
+        turned = ImageOps.exif_transpose(opened.convert("RGB"))
+        expected = model.encode_image(turned)
+        assert torch.equal(model.encode_image(file), expected)
+        assert torch.equal(model.encode_image(opened), expected)
+    assert not torch.equal(model.encode_image(Image.fromarray(np.asarray(stored))), expected)
+    found = model.segment(file, ["a", "b"])
+    assert found.labels.shape == (50, 30)
+    assert found.overlay().size == (30, 50)
+    assert torch.equal(found.labels, model.segment(turned, ["a", "b"]).labels)
+
+
+def test_label_maps_of_many_names(model: Model, tmp_path: Path) -> None:
+    """More than 256 names are written in 16 bits; 255 is a class like the others."""
+    Image.fromarray(np.asarray(phone())).save(tmp_path / "in.png")
+    names = [f"name {index}" for index in range(300)]
+    images = folders.images_of([tmp_path / "in.png"], "segment")
+    folders.segment(model, images, names, tmp_path / "out", EvalConfig())
+    with Image.open(tmp_path / "out" / "00000-in.labels.png") as opened:
+        assert opened.mode == "I;16"
+        assert np.array_equal(np.asarray(opened), model.segment(tmp_path / "in.png", names).labels.numpy())
+
+
+def test_images_that_are_none_are_told(model: Model) -> None:
+    with pytest.raises(BadInput, match="mode LAB"):
+        model.features(Image.new("LAB", (9, 9)))

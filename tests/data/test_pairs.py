@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from silc import recipes
 from silc.data.config import DataConfig, ScenesConfig
 from silc.data.pairs import BadSample, ShardPairs, expand, open_pairs
 from silc.types import BadInput
@@ -280,3 +283,24 @@ def test_json_of_a_real_sample_is_what_python_reads(real_shards: list[Path]) -> 
         member = tar.extractfile(f"{pair.key}.json")
         assert member is not None
         assert tuple(caption.strip() for caption in json.load(member)["captions"]) == pair.captions
+
+
+def test_photographs_are_turned_where_that_is_asked(tmp_path: Path) -> None:
+    """Shards and tables alike; a run from before reads them as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8))
+    image.save(tmp_path / "1.png", exif=exif)
+    (tmp_path / "captions.csv").write_text("file_name,caption\n1.png,a phone\n")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, data in (("1.png", (tmp_path / "1.png").read_bytes()), ("1.txt", b"a phone")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    stored = np.asarray(image)
+    for where in (tmp_path, tmp_path / "0.tar"):
+        for how, expected in (("ignore", stored), ("apply", np.rot90(stored, -1))):
+            config = DataConfig(train=str(where), exif_orientation=how, index_cache="off")  # type: ignore[arg-type]
+            assert np.array_equal(open_pairs(config, seed=0)[0].pixels, expected)
+    assert DataConfig().exif_orientation == "ignore"
+    assert recipes.get("silc_c").data.exif_orientation == recipes.get("clip-tiny").data.exif_orientation == "apply"

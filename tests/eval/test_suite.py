@@ -211,3 +211,21 @@ def test_without_photographs_no_picture_shows_one(root, oracle):
     (with_photographs,) = (e.pictures for e in shown if e.record.task == "zeroshot_segmentation")
     assert len(maps) == len(with_photographs) > 0
     assert all(plain.image.width < full.image.width for plain, full in zip(maps, with_photographs, strict=True))
+
+
+def test_photographs_are_turned_where_that_is_asked(tmp_path, oracle):
+    """A label map drawn on the turned photograph fits it; as it is stored it is refused, and the setting named."""
+    folder, exif = tmp_path / "segmentation" / "phone", Image.Exif()
+    exif[0x0112] = 6
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (48, 24), (9, 9, 9)).save(folder / "images" / "1.png", exif=exif)
+    Image.fromarray(np.zeros((48, 24), np.uint8)).save(folder / "labels" / "1.png")
+    (folder / "classes.txt").write_text("w4\nw9\n")
+    (task,) = suite.tasks(EvalConfig(root=str(tmp_path), exif_orientation="apply"))
+    record = task(oracle).record
+    assert record.protocol["exif_orientation"] == "apply"
+    (task,) = suite.tasks(EvalConfig(root=str(tmp_path)))
+    assert task.protocol(oracle)["exif_orientation"] == "ignore"
+    with pytest.raises(BadInput, match=r"24 x 48|48 x 24.*exif-orientation ignore or apply"):
+        task(oracle)
