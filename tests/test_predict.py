@@ -302,6 +302,8 @@ def test_label_maps_of_many_names(model: Model, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(opened), model.segment(tmp_path / "in.png", names).labels.numpy())
 
 
-def test_images_that_are_none_are_told(model: Model) -> None:
-    with pytest.raises(BadInput, match="mode LAB"):
-        model.features(Image.new("LAB", (9, 9)))
+def test_an_image_that_is_cut_is_told(model: Model, tmp_path: Path) -> None:
+    phone().save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-300])
+    with Image.open(tmp_path / "cut.jpg") as opened, pytest.raises(BadInput, match="50 x 30 pixels, mode RGB: "):
+        model.features(opened)
