@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import shlex
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -215,12 +216,16 @@ def _inside(folder: Path) -> str:
         return f"name the tar files in it, for example '{folder}/*.tar'"
     if packed := next((file for file in files if re.search(r"\.(tgz|tar\.\w+)$", file.name.lower())), None):
         return f"{packed.name} in it is compressed: unpack it (`gunzip`, `zstd -d`) to .tar and name the tar files"
+    if table := next((file for file in files if file.suffix.lower() in (".csv", ".tsv", ".jsonl")), None):
+        return f"{table.name} in it is one by its name: give {table} itself"
     images = {file.with_suffix("") for file in files if is_image_name(file.name)}
-    if any(file.suffix.lower() in (".txt", ".json") and file.with_suffix("") in images for file in files):
-        pack = 'for d in */; do tar -cf "${d%/}.tar" -C "$d" .; done'
+    texts = (file for file in files if file.suffix.lower() in (".txt", ".json"))
+    if beside := next((file for file in texts if file.with_suffix("") in images), None):
+        each, place = ' for d in */; do tar -cf "${d%/}.tar" -C "$d" .; done', shlex.quote(str(folder))
+        pack = f"tar -cf {place}.tar -C {place} ." if beside.parent == folder else f"cd {place} &&{each}"
         return (
             "its images have a .txt or .json each (img2dataset's output_format `files`): put each folder into a tar, "
-            f"for example `cd {folder} && {pack}`, and name the tar files"
+            f"for example `{pack}`, and name the tar files"
         )
     held = "holds images, but says nowhere what they show" if images else "holds no images and no tar files"
     return f"it {held}; needed is captions.csv with a first line 'file_name,caption', or tar files"

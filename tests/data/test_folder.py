@@ -130,6 +130,8 @@ INSIDE = {
     "a/00000.TGZ": r"00000\.TGZ in it is compressed",
     "00000/7.jpg 00000/7.txt 00000/7.json": r"img2dataset's output_format `files`.*do tar -cf",
     "b/7.GIF b/7.txt": "have a .txt or .json each",
+    "7.jpg 7.txt": r"`tar -cf \S+data\.tar -C \S+data \.`",
+    "list.TSV 7.jpg": r"list\.TSV in it is one by its name: give \S+data/list\.TSV itself",
     "pictures/1.GIF": "holds images, but says nowhere what they show",
     "notes.md": "holds no images and no tar files",
     "": "holds no images and no tar files",
