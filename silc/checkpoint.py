@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from silc.types import BadInput
 
@@ -65,6 +64,8 @@ def write(
         BadInput: the disk is full or not writable; earlier checkpoints are untouched.
     """
     final, partial = root / f"step-{step:08d}", root / f".partial-step-{step:08d}"
+    from safetensors.torch import save_file  # with torch, which those who only look for checkpoints do without
+
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         _sweep(root)
@@ -194,6 +195,8 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     # A manifest proves that a file is what somebody wrote, not who that was.
     try:
         return load_file(file)

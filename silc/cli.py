@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import importlib.metadata
 import io
 import os
@@ -41,7 +40,7 @@ import tyro
 
 import silc
 from silc import config as configs
-from silc import given, recipes
+from silc import given, places, recipes
 from silc.eval.config import EvalConfig
 from silc.given import Idle, evaluated
 from silc.models.variants import LOCAL_SIZE
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from silc.config import Config
 
 T = TypeVar("T")
-FULL_OR_LOCKED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 COMMANDS = (
     *("train", "finetune", "eval", "import", "export", "predict", "plan", "bench", "doctor", "show", "recipes"),
     *("data", "demo"),
@@ -83,10 +81,9 @@ def _run(args: list[str]) -> int:
         # At once: taking the interpreter down beside broken connections took seconds, and aborted now and then.
         os._exit(75)
     except OSError as error:
-        if error.errno not in FULL_OR_LOCKED:
+        if error.filename is None and error.errno not in places.CANNOT_WRITE:
             raise
-        place = error.filename or "the output"
-        complain(f"{place} cannot be written: {error.strerror}; what was finished before is intact")
+        complain(places.complaint(error))
         return 2
     except Preempted as stop:
         if said := str(stop):
@@ -138,7 +135,11 @@ def _dispatch(args: list[str]) -> int:
 
 def _train(args: list[str]) -> int:
     config, fields = _configured("train", args)
+    from silc import checks
+
+    out, goes_on = checks.training(config)
     given.say_unread(given.flags(configs.Config, fields), config)
+    _begin(f"train: {config.recipe} {'goes on' if goes_on else 'begins'} in {out}")
     from silc import run
 
     run.train(config)
@@ -161,9 +162,15 @@ def _finetune(args: list[str]) -> int:
             say(FINETUNE.format(modes=_first_lines(recipes.MODES)))
             return 0
         raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
+    rest = _spelled_out(rest, "silc_c")
+    from silc import rundir
+
+    asked, _ = _taken(rest, ("out", "resume"))
+    rundir.check_model(chosen["init"])
+    out, _ = rundir.claim(asked.get("out", ""), asked.get("resume", configs.Config().resume))
+    _begin(f"finetune: {chosen['init']} goes on in {out}")
     from silc import continuation, run
 
-    rest = _spelled_out(rest, "silc_c")
     config = continuation.configured(
         chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
     )
@@ -215,7 +222,7 @@ class EvalCommand(EvalConfig):
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
-    """JSON file for all records; default each run's own scores.json. A report.html is written beside the first."""
+    """JSON file for all records; default each run's own scores.json. The page is FILE.html, or report.html."""
     tokenizer: str = ""
     """tokenizer.json, spiece.model or a directory with one, for models that are no runs; a .npz has none of its own."""
     device: Annotated[str, Device()] = "auto"
@@ -240,48 +247,73 @@ def _eval(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
+    stem = _table_stem(command.table, Path(command.out or command.runs[0])) if command.table else None
     files = _score(command.runs, command) if command.root or not command.table else [Path(n) for n in command.runs]
-    if command.table and files:
-        _paper_table(command.table, files, Path(command.out or files[0]))
+    if stem and files:
+        _paper_table(command.table, files, stem)
     return 0
 
 
 def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
     """Score models and write what came out; the files of records on the main rank, nothing on torchrun's others."""
-    from silc import scoring
+    from silc import checks
 
     beside = next((Path(model) for model in models if Path(model).is_dir()), None)
     if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
         raise BadInput("none of these models is in a directory that could keep its scores; give --out FILE.json")
-    default = beside or Path(command.out).parent
-    cache = None if command.cache == "off" else Path(command.cache or default / "eval-cache")
+    config = checks.scoring(models, command.config())
+    files = checks.result_files(models, command.out or None)
+    cache = _cache(command.cache, beside or files.page.parent)
+    _begin(f"eval: {config.tasks} under {config.root}, of {', '.join(models)}")
+    from silc import scoring
+
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
-    evaluations = scoring.evaluate(models, command.config(), device=command.device, cache=cache, tokenizer=tokenizer)
+    evaluations = scoring.evaluate(models, config, device=command.device, cache=cache, tokenizer=tokenizer)
     if not evaluations:
         return []
-    out = Path(command.out) if command.out else None
     title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
-    written, page = scoring.write_results(models, evaluations, out, title=title)
+    written, page = scoring.write_results(models, evaluations, command.out or None, title=title)
     say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return written
 
 
-def _paper_table(name: str, scored: list[Path], beside: Path) -> None:
+def _cache(given: str, beside: Path) -> Path | None:
+    """The folder that keeps results: the one asked for, or one beside the scores where that can be written."""
+    if given:
+        return None if given == "off" else places.folder(given, flag="--cache")
+    try:
+        return places.folder(beside / "eval-cache", flag="--cache")
+    except BadInput as error:
+        _begin(f"eval: no results are kept for the next time: {error}")
+        return None
+
+
+def _paper_table(name: str, scored: list[Path], stem: Path) -> None:
     from silc.eval import tables
 
     table = tables.paper_table(name, scored)
-    stem = (beside.parent if beside.suffix else beside) / f"table-{name}"
     say(tables.to_markdown(table))
     say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
+
+
+def _table_stem(name: str, beside: Path) -> Path:
+    """Where a table goes, less its suffixes, tried: into a folder, or beside a file of scores and named after it."""
+    if beside.is_dir() or not beside.suffix:
+        stem = beside / f"table-{name}"
+    else:
+        stem = beside.with_name(f"table-{name}" if beside.name == "scores.json" else f"{beside.stem}.table-{name}")
+    return [places.file(f"{stem}{suffix}", flag="the table") for suffix in (".html", ".json", ".md")][-1].with_suffix(
+        ""
+    )
 
 
 def _list_tasks(root: str) -> int:
     from rich.table import Table
 
-    from silc.eval import suite
+    from silc.eval import tasks
 
     table = Table("task", "there", "needs", title=f"Tasks under {root or 'the --root you give'}", title_justify="left")
-    for task in suite.listing(root):
+    for task in tasks.listing(root):
         missing = [path for path in task.needs if not path.exists()]
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
@@ -310,14 +342,19 @@ class ImportCommand(Settings):
 
 def _import(args: list[str]) -> int:
     command = _read(ImportCommand, args, "silc import")
+    from silc.interop.sources import kind_of
+
+    kind_of(command.source)
+    out = places.empty_folder(command.out)
+    _begin(f"import: {command.source} into {out}")
     from silc.interop import pretrained, sources
 
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
     pool = command.text_pool if command.source.endswith(".npz") else None
     model = sources.read(command.source, tokenizer=tokenizer, size=command.size or None, text_pool=pool)
-    pretrained.save(model, Path(command.out))
+    pretrained.save(model, out)
     say("\n".join(model.mapped))
-    say(f"{len(model.mapped)} rows, nothing left over: {command.out}   next: silc eval {command.out} --root DATA")
+    say(f"{len(model.mapped)} rows, nothing left over: {out}   next: silc eval {out} --root DATA")
     return 0
 
 
@@ -346,11 +383,15 @@ class ExportCommand:
 
 def _export(args: list[str]) -> int:
     command = _read(ExportCommand, args, "silc export")
+    from silc.exports import formats
+
+    out = formats.check(command.model, command.out, _listed(command.formats))
+    _begin(f"export: {command.model} as {command.formats} into {out}")
     from silc.exports.directory import export
 
     checks = export(
         command.model,
-        command.out,
+        out,
         _listed(command.formats),
         weights=command.weights,
         tokenizer=command.tokenizer or None,
@@ -358,7 +399,7 @@ def _export(args: list[str]) -> int:
         datasets=_listed(command.datasets),
     )
     say("\n".join(map(str, checks)))
-    say(f"exported: {command.out}   what to know of it: {Path(command.out) / 'README.md'}")
+    say(f"exported: {out}   what to know of it: {out / 'README.md'}")
     return 0
 
 
@@ -412,16 +453,19 @@ class PredictCommand(Settings):
 
 def _predict(args: list[str]) -> int:
     command = _read(PredictCommand, args, "silc predict")
-    if not command.out:
-        raise BadInput(f"silc predict {command.task} needs a place for what comes out; give --out")
-    from silc import folders
-    from silc.predict import load
+    from silc import folders, rundir
+    from silc.eval.prompts import templates
 
+    out = folders.place_of(command.task, command.out)
+    rundir.check_model(command.model)
+    templates(command.templates)
     names = folders.names_of(command.names) if command.task != "embed" else []
     images = folders.images_of(command.images, command.task)
     config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
+    _begin(f"predict: {command.task} {len(images.files)} images with {command.model} into {out}")
+    from silc.predict import load
+
     model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
-    out = Path(command.out)
     match command.task:
         case "classify":
             folders.classify(model, images, names, out, command.templates, command.batch_size)
@@ -494,6 +538,7 @@ def _plan(args: list[str]) -> int:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
     configurations, spelled = zip(*(_configured("plan", [name, *overrides]) for name in names), strict=True)
     given.say_unread(given.flags(configs.Config, spelled[0]), configurations[0])
+    file = places.file(command.json, flag="--json") if command.json else None
     from silc.plan import gpus, project, tables
 
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
@@ -501,9 +546,9 @@ def _plan(args: list[str]) -> int:
         project.plan(one, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price) for one in configurations
     ]
     say(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)).rstrip("\n"))
-    if command.json:
-        tables.write(plans, Path(command.json))
-        say(f"plan: {command.json}")
+    if file:
+        tables.write(plans, file)
+        say(f"plan: {file}")
     return 0
 
 
@@ -516,6 +561,12 @@ def _show(args: list[str]) -> int:
         table.add_row(path, repr(value), meaning)
     page(table, width=200)
     return 0
+
+
+def _begin(line: str) -> None:
+    """What a command is about to do, before it loads torch, which takes seconds; under torchrun of one process."""
+    if os.environ.get("RANK", "0") == "0":
+        say(line)
 
 
 def _recipes(args: list[str]) -> int:
@@ -555,11 +606,13 @@ def _data(args: list[str]) -> int:
     from silc.data.pairs import open_pairs
     from silc.data.remote import without_secrets
 
+    out = check.place_of(command.out)
+    _begin(f"data check: {without_secrets(command.data)} into {out}")
     pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
     say(
         check.run(
             pairs,
-            Path(command.out),
+            out,
             title=without_secrets(command.data),
             limit=command.samples,
             workers=command.workers,
@@ -585,6 +638,8 @@ def _demo(args: list[str]) -> int:
         """How long to train; by default as long as this machine allows in five minutes: 25k or 6k examples."""
 
     command = _read(Demo, args, "silc demo")
+    places.folder(command.out)
+    _begin(f"demo: into {command.out}")
     from silc import demo
 
     demo.main(Path(command.out), duration=command.duration)
@@ -595,6 +650,8 @@ def _bench(args: list[str]) -> int:
     from silc.bench import suite
 
     config = _read(suite.BenchConfig, args, "silc bench")
+    suite.check(config)
+    _begin(f"bench: {', '.join(config.parts)}")
     rows = suite.run(config)
     page(suite.table(rows), width=200)
     if config.out:

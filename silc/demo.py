@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from silc import recipes, run, scoring
+from silc import places, recipes, run, scoring
 from silc.data import scenes
 from silc.eval import suite
 from silc.eval.config import EvalConfig
@@ -59,6 +59,7 @@ def main(out: Path, *, duration: str = "") -> None:
         duration: how long to train; by default what the measured rate allows in five minutes, `LONG` or `SHORT`.
     """
     config = recipes.get(RECIPE)
+    out = places.folder(out)
     _clear(out)
     (out / MARKER).touch()
     length = f"Trained for {duration}, as asked for."

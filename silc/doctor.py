@@ -11,7 +11,7 @@ import torch
 
 import silc
 from silc.distributed import place
-from silc.eval import suite
+from silc.eval import tasks
 from silc.extras import install
 from silc.training.precision import fit_of
 
@@ -35,7 +35,7 @@ def findings(root: str = "") -> list[tuple[str, str, str]]:
     found += [("device", *_device()), ("precision", *_precision())]
     found += [(name, *_version(name, extra)) for name, extra in LIBRARIES.items()]
     if root:
-        there = [task.name for task in suite.listing(root) if task.found] if Path(root).is_dir() else []
+        there = [task.name for task in tasks.listing(root) if task.found] if Path(root).is_dir() else []
         advice = "" if there else f"`silc eval --list --root {root}` shows what each task needs"
         found.append(("data", ", ".join(there) or f"no task's data under {root}", advice))
     return found

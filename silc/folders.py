@@ -1,4 +1,4 @@
-"""Images and folders in; JSON, arrays and overlays out: what `silc predict` does.
+"""Images and folders in; JSON, arrays and overlays out: what `silc predict` does. Importing it imports no torch.
 
 A file that holds no image does not stop the others: it is named in the JSON, with the reason.
 """
@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
+from silc import places
 from silc.data.index_cache import expanded
-from silc.eval.datasets import distinct, images_below, lines_of, text_of
+from silc.eval.datasets import distinct, images_below, lines_of, read_image, text_of
 from silc.eval.pictures import colour
-from silc.eval.prompts import templates, text_classifier
-from silc.predict import open_image
+from silc.eval.prompts import templates
+from silc.images import upright
 from silc.terminal import console, progress
 from silc.types import BadInput
 
@@ -50,7 +50,7 @@ class Images:
                 batch = []
                 for file in self.files[start : start + size]:
                     try:
-                        batch.append((file, open_image(file)))
+                        batch.append((file, upright(read_image(file))))
                     except BadInput as error:
                         self.unreadable.append({"file": str(file), "why": str(error)})
                 if batch:
@@ -111,8 +111,32 @@ def _names_in(file: Path) -> list[str]:
     return [name.strip() for name in lines[0].split(",")] if len(lines) == 1 else lines
 
 
+def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path:
+    """The file or folder that a task writes, tried; `given` is what --out says.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    if not given:
+        raise BadInput(f"silc predict {task} needs a place for what comes out; give --out")
+    if task == "segment":
+        return places.folder(given)
+    out = places.file(given)
+    if task == "embed":
+        if out.suffix != ".npy":
+            raise BadInput(f"--out {out} is where features go; give a name that ends in .npy")
+        places.file(_names_beside(out), flag="the files' names")
+    return out
+
+
+def _names_beside(features: Path) -> Path:
+    return features.with_suffix(".json")
+
+
 def classify(model: Model, images: Images, names: Sequence[str], out: Path, prompts: str, batch_size: int) -> None:
     """Write each image's probability of each name, best first, as JSON."""
+    from silc.eval.class_features import text_classifier
+
     features = text_classifier(model, names, templates(prompts), batch_size=batch_size).to(model.device)
     found = []
     for batch in images.batches(batch_size):
@@ -125,13 +149,13 @@ def classify(model: Model, images: Images, names: Sequence[str], out: Path, prom
 
 def embed(model: Model, images: Images, out: Path, batch_size: int) -> None:
     """Write features of unit length [N, D] as .npy, and the N files' names as .json beside it."""
-    if out.suffix != ".npy":
-        raise BadInput(f"--out {out} is where features go; give a name that ends in .npy")
+    import torch
+
     rows, files = [], []
     for batch in images.batches(batch_size):
         rows.append(model.encode_image([image for _, image in batch]).cpu())
         files += [str(file) for file, _ in batch]
-    _write(out.with_suffix(".json"), {"model": model.name, "files": files}, images)
+    _write(_names_beside(out), {"model": model.name, "files": files}, images)
     np.save(out, torch.cat(rows).numpy())
 
 

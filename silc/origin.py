@@ -14,9 +14,9 @@ from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.interop import sources
-from silc.models.image import POSITIONS, resample_positions
-from silc.predict import CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
+from silc.models.image import POSITIONS, positions_at
 from silc.preprocess import Preprocess
+from silc.rundir import CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
     if size != origin.model.image.size:
         for tensors in (model, teacher):
             if POSITIONS in tensors:
-                tensors[POSITIONS] = resample_positions(tensors[POSITIONS], origin.model.image, size)
+                tensors[POSITIONS] = positions_at(tensors[POSITIONS], origin.model.image, size)
         said += f"; position embedding resampled from {origin.model.image.size} to {size} px"
     if objective.config.contrastive != origin.contrastive:
         fresh = objective.student.state_dict()

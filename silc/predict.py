@@ -28,25 +28,22 @@ from silc.eval.pictures import colour_overlay
 from silc.eval.segment import score_maps, scorer_of, window_rules
 from silc.images import to_rgb, upright
 from silc.interop import sources
-from silc.interop.big_vision import TextPool
 from silc.models.head import DistillHead
 from silc.models.silc import Encoder, TwoTower
 from silc.models.teacher import Teacher
 from silc.preprocess import Preprocess
+from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.eval.score_map import ScoreMap
+    from silc.interop.big_vision import TextPool
     from silc.types import Tokenizer
 
 Contrastive = Literal["softmax", "sigmoid"]
 Picture = Image.Image | str | Path
 """An image, or the file it is in."""
 Weights = Literal["student", "teacher", "both"]
-CONFIG, TOKENIZER, CHECKPOINTS = "config.yaml", "tokenizer", "checkpoints"
-"""What a run's directory holds."""
-CONTINUE = "continue"
-"""The run that an export of one holds."""
 
 
 @dataclass(frozen=True)
@@ -235,11 +232,6 @@ def load_any(
     return Loaded({"pretrained": encoder}, None, None, pretrained.checksum, pretrained.contrastive)
 
 
-def is_run(source: str | Path) -> bool:
-    """Whether a directory is a run's."""
-    return (Path(source) / CONFIG).is_file()
-
-
 def open_image(image: Picture) -> Image.Image:
     """An RGB image, of a file where it is one, turned as EXIF says that the camera was held.
 
@@ -305,20 +297,6 @@ def _checksum(run: Path, saved: Path) -> str:
     for file in (saved / checkpoint.MANIFEST, run / "config.yaml", *sorted((run / "tokenizer").iterdir())):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def newest_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run.
-
-    Raises:
-        BadInput: no run there, or no checkpoint yet.
-    """
-    if not (run / CONFIG).is_file():
-        raise BadInput(f"{run} holds no run (no config.yaml); give the --out directory of `silc train`")
-    found = checkpoint.find(run / CHECKPOINTS)
-    if not found:
-        raise BadInput(f"{run} holds no finished checkpoint yet; wait for one, or go on with --resume auto")
-    return found[0]
 
 
 def encoders(

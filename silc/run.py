@@ -9,7 +9,7 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from silc import checkpoint, recipes
+from silc import checkpoint, checks, recipes
 from silc import config as configs
 from silc import origin as origins
 from silc.config import Config
@@ -36,13 +36,13 @@ from silc.distributed import World, join
 from silc.eval import held_out, suite
 from silc.eval.retrieval import Retrieval
 from silc.heap import keep_freed_memory
-from silc.interop.pretrained import SETTINGS
 from silc.models import lora
 from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.predict import CHECKPOINTS, CONFIG, TOKENIZER, encoders
+from silc.predict import encoders
 from silc.preprocess import Preprocess
+from silc.rundir import CHECKPOINTS, CONFIG, TOKENIZER, as_begun, with_one_source
 from silc.terminal import complain, say
 from silc.training.alarm import CollapseAlarm
 from silc.training.config import examples_of, steps_of
@@ -70,15 +70,6 @@ ENVIRONMENT = "env.json"
 CAPTIONS_FOR_TOKENIZER = 1_000_000
 GRACE = 10.0
 """Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
-# Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
-# same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
-FREE = (
-    *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
-    *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
-    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
-    *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
-    *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
-)
 
 
 def train(config: Config) -> Path:
@@ -88,15 +79,14 @@ def train(config: Config) -> Path:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
-    if not config.out:
-        raise BadInput("no output directory; give --out DIR")
-    out = Path(config.out)
+    out, goes_on = checks.training(config)
     with join(config.train.device, timedelta(seconds=config.train.timeout)) as world:
         _check_micro_batch(config, world)
         config, precision = _settled(config, out, world)
-        config, source = _with_one_source(config, out)
-        config, kept = _as_begun(config, out)
-        resumed = _claim(out, config, world)
+        config, source = with_one_source(config, out)
+        config, kept = as_begun(config, out)
+        resumed = _newest(out, world) if goes_on else None
+        out.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             for said in filter(None, (source, kept, precision)):
                 say(said)
@@ -289,62 +279,6 @@ def _reading(config: Config, pairs: Pairs) -> str:
     return f"reading {len(pairs):,} pairs: {what}{apart}"
 
 
-def _with_one_source(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration with one source of pairs, and a line where `data.train` is named and not read.
-
-    Runs from before `data.train` selected its source may have been given it and have seen scenes; they go on so.
-
-    Raises:
-        BadInput: a new run names both.
-    """
-    if not config.data.train:
-        return config, ""
-    if config.resume == "auto" and (out / CONFIG).is_file():
-        begun = configs.load(out / CONFIG).data
-        if begun.source == "scenes" and begun.train:
-            said = f"data.train is not read: {out} began on generated scenes (data.source scenes) and goes on with them"
-            return replace(config, data=replace(config.data, source="scenes")), said
-    if config.data.source == "scenes":
-        raise BadInput(
-            f"data.train is {without_secrets(config.data.train)!r} and data.source is scenes: two sources of pairs; "
-            "give --data.source shards to read the first, or --data.source scenes alone"
-        )
-    return config, ""
-
-
-def _as_begun(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration with what the run in `out` began with where its recipe says something else since, and the line
-    that says so.
-
-    A field's default in its dataclass is what was done before there was the field. Where the run has this, or what the
-    recipe said earlier (`recipes.EARLIER`), and the configuration has what the recipe of both says today, the recipe
-    has changed and nobody asked for it.
-    """
-    if not (out / CONFIG).is_file():
-        return config, ""
-    begun, today = configs.load(out / CONFIG), configs.to_dict(config)
-    if begun.recipe != config.recipe or config.recipe not in recipes.names():
-        return config, ""
-    before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
-    earlier = recipes.EARLIER.get(config.recipe, {})
-    changed = {
-        path: was
-        for path, was, now in _differences(configs.to_dict(begun), today)
-        if was in (before[path], earlier.get(path, before[path])) and now == recipe[path] and not _free(path)
-    }
-    said = ", ".join(f"{path} {was}" for path, was in changed.items())
-    return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Path and value of every setting."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _settled(config: Config, out: Path, world: World) -> tuple[Config, str]:
     """The configuration with the precision this run has, and what is to be said about it."""
     written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
@@ -352,32 +286,8 @@ def _settled(config: Config, out: Path, world: World) -> tuple[Config, str]:
     return replace(config, train=replace(config.train, precision=found.precision)), found.said
 
 
-def _claim(out: Path, config: Config, world: World) -> Path | None:
-    """The checkpoint to go on from, or None for a new run; refuses a directory that holds something else."""
-    found = checkpoint.find(out / CHECKPOINTS)
-    files = checkpoint.listed(found[0]) if found else []
-    weights_alone = bool(files) and "optimizer.safetensors" not in files
-    if (out / SETTINGS).is_file() or weights_alone:
-        raise BadInput(
-            f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
-            f"use --init {out} and give another --out"
-        )
-    if not (out / CONFIG).is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        return None
-    if config.resume == "never":
-        raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
-    theirs, ours = configs.to_dict(configs.load(out / CONFIG)), configs.to_dict(config)
-    differing = [
-        f"{path} is {was!r} there and {now!r} here"
-        for path, was, now in _differences(theirs, ours)
-        if not _free(path) and not (path == "init" and found)
-    ]
-    if differing:
-        raise BadInput(
-            f"{out} holds another run: {'; '.join(differing[:3])}; give another --out, or go on as it began with "
-            f"`silc train {out / CONFIG} --resume auto`"
-        )
+def _newest(out: Path, world: World) -> Path | None:
+    """The checkpoint that a run goes on from; None where it was stopped before its first."""
     # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
     newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
     return newest
@@ -403,21 +313,6 @@ def _newest_intact(root: Path) -> Path | None:
         complain(f"{complaint.partition(';')[0]}; set aside, going on from {newest}")
         checkpoint.set_aside(path)
     return newest
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found = []
-    for key, value in a.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            found += _differences(value, b[key], f"{path}.")
-        elif value != b[key]:
-            found.append((path, value, b[key]))
-    return found
-
-
-def _free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in FREE)
 
 
 def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None) -> BPETokenizer:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silc import checks, terminal
 from silc import config as configs
-from silc import terminal
 from silc.distributed import join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
@@ -16,8 +16,8 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
-from silc.interop.sources import kind_of
-from silc.predict import CONFIG, is_run, load_any, newest_checkpoint
+from silc.predict import load_any
+from silc.rundir import CONFIG, is_run
 from silc.training.log import history
 from silc.types import BadInput
 
@@ -51,13 +51,9 @@ def evaluate(
         BadInput: no such model, task, data or device.
     """
     models = _several(source)
-    runs = [Path(one) for one in models if is_run(one)]
-    if tokenizer is not None and len(runs) == len(models):
+    if tokenizer is not None and all(is_run(one) for one in models):
         raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
-    for one in models:  # before any work is done
-        newest_checkpoint(Path(one)) if is_run(one) else kind_of(one)
-    if not config.root and runs:
-        config = replace(config, root=configs.load(runs[0] / CONFIG).eval.root)
+    config = checks.scoring(models, config)
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
@@ -84,12 +80,12 @@ def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
 def write_results(
     source: str | Path | Sequence[str | Path],
     evaluations: list[Evaluation],
-    scores: Path | None = None,
+    scores: str | Path | None = None,
     *,
     title: str,
     summary: str = "",
 ) -> tuple[list[Path], Path]:
-    """Write records, report.html and segmentations.png, and print the table.
+    """Write records, a page and a sheet of segmentations (`checks.result_files` says where), and print the table.
 
     Args:
         source: the models, as they were given to `evaluate`.
@@ -99,30 +95,28 @@ def write_results(
         The files of records, and the report beside the first.
 
     Raises:
-        BadInput: no file is named and a model is in no directory.
+        BadInput: a file cannot be written, or none is named and a model is in no directory.
     """
     models = _several(source)
     named = dict(zip(models, distinct_names(models), strict=True))
     records = [evaluation.record for evaluation in evaluations]
-    if scores is not None:
-        files = {scores: records}
-    else:
-        for one in models:
-            if not Path(one).is_dir():
-                raise BadInput(f"{one} is in no directory that could keep its scores; give --out FILE.json")
-        files = {Path(one) / "scores.json": [r for r in records if r.model == name] for one, name in named.items()}
-    for file, own in files.items():
+    files = checks.result_files(models, scores)
+    own = [records] if scores is not None else [[r for r in records if r.model == name] for name in named.values()]
+    for file, mine in zip(files.scores, own, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
-        suite.write_scores(file, own)
-    first = next(iter(files))
-    page = first.with_name("report.html")
+        suite.write_scores(file, mine)
     histories = {name: history(Path(one)) for one, name in named.items()}
     report.write_report(
-        page, title=title, summary=summary, evaluations=evaluations, histories=histories, settings=_settings(named)
+        files.page,
+        title=title,
+        summary=summary,
+        evaluations=evaluations,
+        histories=histories,
+        settings=_settings(named),
     )
-    _write_segmentations(evaluations, first.with_name("segmentations.png"))
+    _write_segmentations(evaluations, files.pictures)
     terminal.page(printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
-    return list(files), page
+    return list(files.scores), files.page
 
 
 def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:

@@ -19,24 +19,15 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint"
-    " | data models losses | objective | training eval | openvocab | config | recipes given | interop | predict"
-    " | exports curate | origin"
-    " | run scoring folders | continuation serve bench plan demo doctor | cli | __main__"
+    "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint places"
+    " | data models losses | objective | training eval | openvocab | config | recipes given | interop | rundir"
+    " | predict | exports curate | checks | origin | run scoring folders | continuation serve bench plan demo doctor"
+    " | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
-TORCH_FREE = (
-    "types",
-    "settings",
-    "config",
-    "recipes",
-    "given",
-    "cli",
-    "data/config",
-    "models/config",
-    "models/variants",
-)
-TORCH_FREE += ("losses/config", "training/config", "eval/config")
+TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
+TORCH_FREE += ("models/variants", "losses/config", "training/config", "eval/config", "eval/tasks", "places", "rundir")
+TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "folders", "data/check", "bench/suite")
 
 
 def modules() -> list[Path]:

@@ -88,7 +88,7 @@ def rows(config: BenchConfig) -> Iterator[Row]:
     yield from in_parts(setting)
     yield from side_by_side(setting)
     if config.profile:
-        profile(setting, Path(config.profile))
+        profile(setting, Path(config.profile).expanduser())
     if config.kind == "cuda":
         yield from compiled(replace(setting, batch=128), config.images)
         return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import tyro
 from rich.table import Table
 
+from silc import places
 from silc.given import Idle
 from silc.settings import Device, Range, Settings
 from silc.terminal import say
@@ -80,17 +81,30 @@ def chosen(names: Sequence[str]) -> list[str]:
     return list(PARTS) if "all" in names else list(names)
 
 
-def run(config: BenchConfig) -> list[Row]:
-    """Measure the parts asked for, in turn, saying which, and keep what there is after each row; rows by number.
+def check(config: BenchConfig) -> list[str]:
+    """The parts to run; what is mistyped or cannot be written is told now, not in minutes. Imports no torch.
 
     Raises:
-        BadInput: no such part, no such images, or a GPU is asked for and there is none.
+        BadInput: no such part, no such images, or a file that cannot be written.
     """
     parts = chosen(config.parts)
     if config.images:
         from silc.data.pairs import expand
 
-        expand(config.images)  # what is mistyped is told now, not in minutes
+        expand(config.images)
+    for flag, name in (("--out", config.out), ("--profile", config.profile)):
+        if name:
+            places.file(name, flag=flag)
+    return parts
+
+
+def run(config: BenchConfig) -> list[Row]:
+    """Measure the parts asked for, in turn, saying which, and keep what there is after each row; rows by number.
+
+    Raises:
+        BadInput: as `check`, or a GPU is asked for and there is none.
+    """
+    parts = check(config)
     import torch
 
     from silc.distributed import place
@@ -106,7 +120,9 @@ def run(config: BenchConfig) -> list[Row]:
             value = row.missing or f"{row.value:.3g} {row.unit}"
             say(f"bench {part}: {row.number} {row.what}: {value}", error=True)
             if config.out:
-                write(rows, environment(config), Path(config.out))  # at once: what fails later takes nothing along
+                write(
+                    rows, environment(config), Path(config.out).expanduser()
+                )  # at once: what fails later takes nothing along
     return sorted(rows, key=lambda row: row.number)
 
 
@@ -139,11 +155,8 @@ def _processor() -> str:
 
 def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:
     """Keep rows and what they were measured on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = [asdict(row) | {"met": row.met} for row in sorted(rows, key=lambda row: row.number)]
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
-    beside.replace(file)
+    places.write_whole(file, json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
 
 
 def table(rows: Sequence[Row]) -> Table:

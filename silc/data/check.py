@@ -29,11 +29,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from PIL import Image
 
+from silc import places
 from silc.data.pairs import BadSample
 from silc.data.progress import track
 from silc.data.quarantine import QUARANTINE
@@ -163,6 +161,18 @@ class Check:
             self.captions.add(caption.encode(), caption)
 
 
+def place_of(given: str) -> Path:
+    """The folder for what comes out, tried.
+
+    Raises:
+        BadInput: it, or a file in it, cannot be written.
+    """
+    out = places.folder(given)
+    for name in (REPORT, SUMMARY, QUARANTINE):
+        places.file(out / name)
+    return out
+
+
 def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False) -> Check:
     """Read and decode samples as training does, and count.
 
@@ -213,6 +223,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
 
 def summary(found: Check) -> dict[str, Any]:
     """The numbers, for programs."""
+
     widths, heights = np.array(found.widths), np.array(found.heights)
     return {
         "samples": found.num_samples,
@@ -386,6 +397,10 @@ def _thumbnail(pair: Pair) -> str:
 
 def _histograms(found: Check) -> Markup:
     """Sizes, aspects and captions, as an SVG element in the page's own colours."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     widths, heights = np.array(found.widths), np.array(found.heights)
     words, captions = np.array(found.words), np.array(found.captions_per_image)
     sides = np.minimum(widths, heights)

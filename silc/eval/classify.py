@@ -12,8 +12,9 @@ import torch
 
 from silc.eval import metrics
 from silc.eval.bootstrap import resampled
+from silc.eval.class_features import text_classifier
 from silc.eval.embed import ALONE, Progress, image_features, silent
-from silc.eval.prompts import canonicalize, templates, text_classifier
+from silc.eval.prompts import canonicalize, templates
 from silc.eval.protocols import OWN_TEMPLATES, WHOLE_IMAGE
 from silc.types import Evaluation, Record
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from markupsafe import Markup
 
 from silc.eval.score_table import HEADLINES, brief
-from silc.eval.suite import task_name
+from silc.eval.tasks import task_name
 from silc.terminal import one_line
 
 if TYPE_CHECKING:

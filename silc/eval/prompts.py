@@ -1,4 +1,4 @@
-"""Class names to text features: names, prompt templates, canonicalisation, ensembling.
+"""Class names to prompts: published names, prompt templates, canonicalisation. Imports no torch.
 
 `templates.json` holds the prompts (`clip7` to `cifar18` are CLIP's, `tcl9` TCL's, `scene5` MaskCLIP's), `classes/`
 the names with their sources. Named sets that are made of others: `clip80+1` is big_vision's, `maskclip85` MaskCLIP's.
@@ -13,19 +13,10 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-
-from silc.eval.embed import ALONE, text_features
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from silc.distributed import World
-    from silc.eval.protocols import Order
-    from silc.types import DualEncoder
 
 HERE = Path(__file__).parent
 COMPOSED = {"clip80+1": ("clip80", "plain"), "maskclip85": ("clip80", "scene5")}
@@ -66,30 +57,3 @@ def canonicalize(text: str, *, keep_braces: bool = False) -> str:
 def prompts(name: str, templates: Sequence[str]) -> list[str]:
     """One prompt per template for a class name."""
     return [template.replace("{}", name) for template in templates]
-
-
-def ensemble(features: Tensor, order: Order) -> Tensor:
-    """One unit-length feature [C, D] per class from those of its P prompts [C, P, D].
-
-    `normalize, mean, normalize` is what CLIP, big_vision and MaskCLIP do; `mean, normalize` (TCL, GroupViT) lets
-    prompts with long features weigh more.
-    """
-    if order == "normalize, mean, normalize":
-        features = F.normalize(features, dim=-1)
-    return F.normalize(features.mean(dim=1), dim=-1)
-
-
-def text_classifier(
-    model: DualEncoder,
-    names: Sequence[str],
-    templates: Sequence[str],
-    order: Order = "normalize, mean, normalize",
-    *,
-    batch_size: int = 256,
-    world: World = ALONE,
-) -> Tensor:
-    """Unit-length weights [C, D] on the CPU, one row per class name, ensembled over the templates."""
-    texts = [text for name in names for text in prompts(name, templates)]
-    normalized = order == "normalize, mean, normalize"
-    features = text_features(model, texts, batch_size, normalize=normalized, world=world)  # [C * P, D]
-    return ensemble(features.unflatten(0, (len(names), len(templates))), order)

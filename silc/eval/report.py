@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from silc.eval.curves import Palette, cost_plots, score_curves, training_curves
 from silc.eval.gallery import galleries
 from silc.eval.score_table import Row, brief, column_names, paired, percent, score_table
-from silc.eval.suite import task_name
+from silc.eval.tasks import task_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from silc.eval.bootstrap import difference
-from silc.eval.suite import task_name
+from silc.eval.tasks import task_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,15 +1,10 @@
-"""Which tasks there are, which are asked for, and their scores on disk.
-
-A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`.
-"""
+"""The evaluators of the tasks asked for, run over models, and their scores on disk."""
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,57 +14,24 @@ from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
 from silc.eval.embed import ALONE
 from silc.eval.fewshot import FewShot
-from silc.eval.layouts import discover, everything
-from silc.eval.prompts import templates
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
+from silc.eval.tasks import Task, asked_for, task_name
 from silc.images import upright
-from silc.types import BadInput, Evaluation
+from silc.types import Evaluation
 
 if TYPE_CHECKING:
     from silc.distributed import World
     from silc.eval.cache import Cache
     from silc.eval.config import EvalConfig
-    from silc.eval.datasets import Source
     from silc.types import DualEncoder, Evaluator, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""
 
-SUFFIX = {
-    "zeroshot_classification": "zs",
-    "fewshot_classification": "fewshot",
-    "zeroshot_retrieval": "retrieval",
-    "zeroshot_segmentation": "zs-seg",
-}
-"""Of a task's name, by the `task` of its records."""
-
 
 def silent(what: str, done: int, total: int) -> None:
     """A progress callback that says nothing."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A kind of task on a data set."""
-
-    kind: str  # as in a record
-    source: Source[Any]
-
-    @property
-    def name(self) -> str:
-        """How it is asked for."""
-        return task_name(self.kind, self.source.name)
-
-    @property
-    def needs(self) -> list[Path]:
-        """Files and folders that must be there."""
-        return [*self.source.needs, *(self.source.train_needs if self.kind == "fewshot_classification" else ())]
-
-    @property
-    def found(self) -> bool:
-        """Whether they are."""
-        return all(path.exists() for path in self.needs)
 
 
 def tasks(config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> list[Evaluator]:
@@ -82,21 +44,7 @@ def tasks(config: EvalConfig, progress: Progress = silent, world: World = ALONE)
     Raises:
         BadInput: nothing under the root, a task or prompt set that is not there, or a data set with something missing.
     """
-    if config.templates:
-        templates(config.templates)
-    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
-    return [evaluator(there[name], config, progress, world) for name in select(config.tasks, list(there))]
-
-
-def tasks_on(source: Source[Any]) -> list[Task]:
-    """The tasks a data set is for; few-shot classification where it has training images."""
-    kinds = [f"zeroshot_{source.kind}"] + ["fewshot_classification"] * (source.read_train is not None)
-    return [Task(kind, source) for kind in kinds]
-
-
-def listing(root: str) -> list[Task]:
-    """Every task there could be under a root, found or not."""
-    return [task for source in everything(Path(root)) for task in tasks_on(source)]
+    return [evaluator(task, config, progress, world) for task in asked_for(config)]
 
 
 def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
@@ -121,35 +69,6 @@ def _held(data: Any, config: EvalConfig) -> Any:
         return data
     images = data.images
     return replace(data, images=Lazy(range(len(images)), lambda index: upright(images[index])))
-
-
-def task_name(kind: str, dataset: str) -> str:
-    """Name of the task on a data set; `kind` is the `task` of a record.
-
-    >>> task_name("zeroshot_segmentation", "voc2012")
-    'voc2012-zs-seg'
-    """
-    return f"{dataset}-{SUFFIX[kind]}"
-
-
-def select(asked: str, there: Sequence[str]) -> list[str]:
-    """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
-
-    Raises:
-        BadInput: a name or glob that matches nothing, with the nearest name.
-
-    >>> select("*-zs, a-retrieval", ["a-zs", "b-zs", "a-retrieval", "b-retrieval"])
-    ['a-zs', 'b-zs', 'a-retrieval']
-    """
-    chosen: set[str] = set()
-    for pattern in (part.strip() for part in asked.split(",")):
-        matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
-        if not matching:
-            close = difflib.get_close_matches(pattern, there, n=1, cutoff=0.4)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise BadInput(f"no task '{pattern}'; {hint}There are: {', '.join(there)} (or 'all')")
-        chosen.update(matching)
-    return [name for name in there if name in chosen]
 
 
 def run(

@@ -25,12 +25,14 @@ import torch
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
+from silc.exports import formats as offered
 from silc.exports import graphs, open_clip, transformers
 from silc.exports.card import Facts, card, scores_of
 from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
-from silc.predict import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, load_run, newest_checkpoint
+from silc.predict import load_run
+from silc.rundir import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 
 
@@ -44,18 +46,18 @@ class Format:
 
 
 FORMATS = {
-    open_clip.NAME: Format(open_clip.write, open_clip.verify, open_clip.notes),
-    transformers.NAME: Format(transformers.write, transformers.verify, transformers.notes),
-    graphs.ONNX: Format(graphs.write_onnx, graphs.verify_onnx),
-    graphs.TORCH: Format(graphs.write_torch, graphs.verify_torch),
-    graphs.INT8: Format(graphs.write_int8, graphs.verify_int8),
+    offered.OPEN_CLIP: Format(open_clip.write, open_clip.verify, open_clip.notes),
+    offered.TRANSFORMERS: Format(transformers.write, transformers.verify, transformers.notes),
+    offered.ONNX: Format(graphs.write_onnx, graphs.verify_onnx),
+    offered.TORCH: Format(graphs.write_torch, graphs.verify_torch),
+    offered.INT8: Format(graphs.write_int8, graphs.verify_int8),
 }
 
 
 def export(
     source: str | Path,
     out: str | Path,
-    formats: Sequence[str] = (open_clip.NAME, transformers.NAME),
+    formats: Sequence[str] = (offered.OPEN_CLIP, offered.TRANSFORMERS),
     *,
     weights: Literal["auto", "student", "teacher"] = "auto",
     tokenizer: str | Path | None = None,
@@ -79,17 +81,12 @@ def export(
         BadInput: no such model or format, a format that has no such towers, a library that is not installed, or a
             format that did not give the model's numbers back. Nothing is left behind.
     """
-    out = Path(out)
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise BadInput(f"no format '{', '.join(unknown)}'; there are: {', '.join(FORMATS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} is not empty; give another directory")
+    out = offered.check(source, out, formats)
     model, facts = _model(source, weights, tokenizer, license, datasets)
     probe = Probe(model)
     chosen = {name: FORMATS[name] for name in FORMATS if name in formats}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".partial-{out.name}-") as folder:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
         partial = Path(folder) / out.name
         pretrained.save(model, partial)
         model.tokenizer.save(partial)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from silc.exports.formats import INT8, ONNX, TORCH
 from silc.exports.verify import Check, Compare, Probe, compare, compare_directions, needs
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from silc.models.silc import Encoder
     from silc.models.text import TextTower
 
-ONNX, TORCH, INT8 = "onnx", "torch_export", "int8"
 IMAGE_NAMES, TEXT_NAMES = ("image_embeds", "patch_embeds"), ("text_embeds",)
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from silc.exports.formats import TRANSFORMERS as NAME
 from silc.exports.verify import TEXTS, Check, Probe, needs
 from silc.interop.mapping import give
 from silc.interop.transformers import ACTIVATIONS, LEGACY_EOS, rules
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained
     from silc.models.config import ImageTowerConfig, TextTowerConfig
 
-NAME = "transformers"
 Kind = Literal["siglip", "clip"]
 ACTIVATION_NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 PIPELINE_LENGTH = 64

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from silc.regular import regular
 from silc.types import BadInput
+
+SAVED, OPEN_CLIP, HUGGING_FACE = "silc.json", "open_clip_config.json", "config.json"
+"""The file that tells whose a directory of a model is: silc's own (an import or export), open_clip's, the hub's."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +46,8 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; where you "
             "trust it, convert it once: `python -m silc.interop.unpickle FILE OUT.safetensors`"
         )
+    from safetensors.torch import load_file  # with torch, which those who only ask what is there do without
+
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from silc.extras import install
-from silc.interop.files import read_json, read_safetensors
+from silc.interop.files import OPEN_CLIP, read_json, read_safetensors
 from silc.interop.hub import download, no_network
 from silc.interop.mapping import (
     BATCHED,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from silc.data.tokenizer import BPETokenizer
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+CONFIG, WEIGHTS = OPEN_CLIP, "open_clip_model.safetensors"
 CLIP_PIXELS = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),

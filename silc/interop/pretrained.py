@@ -19,11 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from silc import checkpoint
+from silc import checkpoint, places
 from silc.data.tokenizer import BPETokenizer
-from silc.interop.files import read_json, read_safetensors
+from silc.interop.files import SAVED, read_json, read_safetensors
 from silc.models.config import ModelConfig
-from silc.models.image import POSITIONS, resample_positions
+from silc.models.image import POSITIONS, positions_at
 from silc.models.silc import TwoTower
 from silc.preprocess import Interpolation, Preprocess, Resize
 from silc.types import BadInput
@@ -31,7 +31,7 @@ from silc.types import BadInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-SETTINGS, WEIGHTS, TOKENIZER = "silc.json", "silc.safetensors", "tokenizer"
+SETTINGS, WEIGHTS, TOKENIZER = SAVED, "silc.safetensors", "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Pretrained:
         if size == self.model.image.size:
             return self
         image = replace(self.model.image, size=size)
-        positions = resample_positions(self.weights[POSITIONS], self.model.image, size)
+        positions = positions_at(self.weights[POSITIONS], self.model.image, size)
         return replace(
             self,
             model=replace(self.model, image=image),
@@ -114,8 +114,7 @@ def save(pretrained: Pretrained, out: Path) -> None:
     Raises:
         BadInput: it cannot be written, or holds something already.
     """
-    if out.exists() and any(out.iterdir()):
-        raise BadInput(f"{out} is not empty; give another directory")
+    out = places.empty_folder(out)
     settings = _Settings(
         model=pretrained.model,
         **asdict(pretrained.preprocess),

@@ -10,12 +10,14 @@ DIR                         what `silc import` wrote, or one of the above by the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from silc.interop import big_vision, open_clip, pretrained, transformers
-from silc.interop.big_vision import TextPool
-from silc.interop.pretrained import Pretrained
+from silc.interop.files import HUGGING_FACE, OPEN_CLIP, SAVED
 from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.interop.big_vision import TextPool
+    from silc.interop.pretrained import Pretrained
 
 
 def read(
@@ -50,11 +52,11 @@ def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
         return "hf"
     if path.suffix == ".npz":
         return "npz"
-    if (path / pretrained.SETTINGS).is_file():  # an export holds the other formats too
+    if (path / SAVED).is_file():  # an export holds the other formats too
         return "saved"
-    if (path / open_clip.CONFIG).is_file():
+    if (path / OPEN_CLIP).is_file():
         return "open_clip"
-    if (path / "config.json").is_file():
+    if (path / HUGGING_FACE).is_file():
         return "hf"
     raise BadInput(
         f"{source} is no model: neither a run of `silc train`, a directory of `silc import`, open_clip or "
@@ -63,16 +65,25 @@ def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
 
 
 def _read(source: str, tokenizer: Path | None, text_pool: TextPool | None) -> Pretrained:
+    # Each reader is loaded when it is needed: whose a source is can be asked without torch, and timm is open_clip's.
     match kind_of(source):
         case "saved":
+            from silc.interop import pretrained
+
             return pretrained.read(Path(source), tokenizer)
         case "open_clip":
+            from silc.interop import open_clip
+
             return open_clip.read(source.removeprefix("open_clip:"), tokenizer)
         case "hf":
+            from silc.interop import transformers
+
             return transformers.read(source.removeprefix("hf:"), tokenizer)
     if tokenizer is None:
         raise BadInput(
             f"{source} holds no tokenizer, as none of big_vision's files does; give it with tokenizer=FILE "
             "(--tokenizer FILE), a tokenizer.json or spiece.model"
         )
+    from silc.interop import big_vision
+
     return big_vision.read(Path(source), tokenizer, text_pool=text_pool or "last")

@@ -13,13 +13,14 @@ Legend: V image views, B rows on this rank, N = B * ranks, D joint width. Everyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from silc.losses.eager import eager
 from silc.losses.precision import no_autocast
 
 if TYPE_CHECKING:
@@ -144,8 +145,7 @@ class _Softmax(_FormedForward):
 
 
 # A compiler would unroll the blocks, and cannot follow what is sent between ranks.
-_sigmoid: Callable[..., Tensor] = torch.compiler.disable(_Sigmoid.apply)
-_softmax: Callable[..., Tensor] = torch.compiler.disable(_Softmax.apply)
+_sigmoid, _softmax = eager(_Sigmoid.apply), eager(_Softmax.apply)
 
 
 class _Denominator(NamedTuple):

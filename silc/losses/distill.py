@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from silc.losses.eager import eager
 from silc.losses.precision import no_autocast
 from silc.types import Distilled
 
@@ -160,7 +161,7 @@ class _Distill(torch.autograd.Function):
 
 
 # A compiler would unroll the loops over blocks into one graph; its towers are what there is to gain from it.
-_apply = torch.compiler.disable(_Distill.apply)
+_apply = eager(_Distill.apply)
 
 
 def _blocks(num_prototypes: int, num_rows: int, device: str) -> list[slice]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def choose_attention(model: nn.Module, device: torch.device, *, half: bool) -> None:
-    """Switch every attention of a model (timm's, and the text tower's, which has the same switch) to the faster code.
+    """Switch every attention of a model to the faster code.
 
     The fused kernel for bfloat16 on a CPU takes seven times as long as plain products on a local view's 36 tokens and
     three times on a global view's 256 (torch 2.15, AVX-512, forward and backward; docs/performance.md). Everywhere else

@@ -1,4 +1,4 @@
-"""The image tower: a timm ViT whose patches can be read out in the text's space.
+"""The image tower: a ViT whose patches can be read out in the text's space.
 
 Module names are open_clip's (`trunk.*`, `head.proj.*`), so weights travel without a table.
 
@@ -16,15 +16,11 @@ Anything else is refused: MAP tokens are not in the joint space before the atten
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from timm.layers.norm import LayerNorm
-from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from silc.models.vit import Trunk, resample_positions
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -37,52 +33,20 @@ READOUTS = {
     "cls": ("value_block", "tokens"),
     "mean": ("tokens", "value_block"),
 }
-TIMM_POOL: dict[str, Literal["map", "token", "avg"]] = {"map": "map", "cls": "token", "mean": "avg"}
 POSITIONS = "visual.trunk.pos_embed"
 """Name of the position embedding in a two-tower model."""
-RESAMPLE: dict[str, dict[str, Any]] = {
-    "bicubic_antialias": {"interpolation": "bicubic", "antialias": True},
-    "bicubic": {"interpolation": "bicubic", "antialias": False},
-    "bilinear_antialias": {"interpolation": "bilinear", "antialias": True},
-    # scipy.ndimage.zoom of order 1, big_vision's way, puts the corners on the corners.
-    "bilinear_corners": {"interpolation": "bilinear", "antialias": False, "align_corners": True},
-}
 
 
-def resample_positions(positions: Tensor, image: ImageTowerConfig, size: int) -> Tensor:
+def positions_at(positions: Tensor, image: ImageTowerConfig, size: int) -> Tensor:
     """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
 
     The tower then computes at that size what it computed there before, and its embedding can learn at that size.
     """
     old, new = image.size // image.patch, size // image.patch
-    moved: Tensor = resample_abs_pos_embed(
-        positions,
-        new_size=[new, new],
-        old_size=[old, old],
-        num_prefix_tokens=int(image.pool == "cls"),
-        **RESAMPLE[image.position_resample],
-    )
-    return moved.contiguous()
-
-
-class Trunk(VisionTransformer):
-    """timm's ViT, its position embedding resampled as the weights' source does it."""
-
-    resample: str
-
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        """Tokens [B, prefix + T, C], positions added, of patches [B, h, w, C]."""
-        positions: Tensor = resample_abs_pos_embed(
-            self.pos_embed,
-            new_size=list(x.shape[1:3]),
-            old_size=self.patch_embed.grid_size,
-            num_prefix_tokens=self.num_prefix_tokens,
-            **RESAMPLE[self.resample],
-        )
-        x = x.flatten(1, 2)
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return x + positions
+    prefix = int(image.pool == "cls")
+    return resample_positions(
+        positions, (old, old), (new, new), prefix=prefix, rule=image.position_resample
+    ).contiguous()
 
 
 class ImageTower(nn.Module):
@@ -97,24 +61,7 @@ class ImageTower(nn.Module):
         super().__init__()
         self.pool = config.pool
         self.patch = config.patch
-        self.trunk = Trunk(
-            img_size=config.size,
-            patch_size=config.patch,
-            embed_dim=config.width,
-            depth=config.depth,
-            num_heads=config.heads,
-            mlp_ratio=config.mlp / config.width,
-            class_token=config.pool == "cls",
-            global_pool=TIMM_POOL[config.pool],
-            # The final norm comes before pooling, so that the mean of the dense tokens is the pooled embedding.
-            fc_norm=False,
-            num_classes=0,
-            dynamic_img_size=True,
-            pre_norm=config.pre_norm,
-            act_layer=config.activation,
-            norm_layer=partial(LayerNorm, eps=config.norm_eps),
-        )
-        self.trunk.resample = config.position_resample
+        self.trunk = Trunk(config)
         self.head = nn.Sequential()  # SigLIP's MAP gives the joint embedding itself
         if config.projects:
             proj = nn.Linear(config.width, embed_dim, bias=config.projection == "linear+bias")
@@ -171,6 +118,6 @@ class ImageTower(nn.Module):
         for block in blocks:
             x = block(x)
         values = last.attn.qkv(last.norm1(x)).chunk(3, dim=-1)[2]
-        x = x + last.ls1(last.attn.proj(values))
-        x = x + last.ls2(last.mlp(last.norm2(x)))
+        x = x + last.attn.proj(values)
+        x = x + last.mlp(last.norm2(x))
         return trunk.norm(x)  # type: ignore[no-any-return]

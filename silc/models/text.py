@@ -9,16 +9,13 @@ causal with the end token pooled (CLIP).
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers.attention_pool import AttentionPoolLatent
-from timm.layers.create_act import get_act_layer
-from timm.layers.norm import LayerNorm
 from torch import nn
 
+from silc.models.vit import ACTIVATIONS, AttentionPool
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ class Attention(nn.Module):
     """Multi-head self-attention [B, T, C] -> [B, T, C]."""
 
     fused_attn = True
-    """Whether torch's fused kernel is taken (attention.py); timm's name for it."""
+    """Whether torch's fused kernel is taken (attention.py)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -59,12 +56,13 @@ class Block(nn.Module):
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
         width, mlp = config.width, config.mlp
-        activation: Any = get_act_layer(config.activation)
         self.ln_1 = nn.LayerNorm(width, config.norm_eps)
         self.attn = Attention(width, config.heads)
         self.ln_2 = nn.LayerNorm(width, config.norm_eps)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, mlp), gelu=activation(), c_proj=nn.Linear(mlp, width)),
+            OrderedDict(
+                c_fc=nn.Linear(width, mlp), gelu=ACTIVATIONS[config.activation](), c_proj=nn.Linear(mlp, width)
+            ),
         )
 
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
@@ -111,14 +109,7 @@ class TextTower(nn.Module):
         self.transformer = Transformer(config)
         self.ln_final = nn.LayerNorm(config.width, config.norm_eps)
         if config.pooling == "map":
-            norm: Any = partial(LayerNorm, eps=config.norm_eps)
-            self.attn_pool = AttentionPoolLatent(
-                config.width,
-                num_heads=config.heads,
-                mlp_ratio=config.mlp / config.width,
-                norm_layer=norm,
-                act_layer=get_act_layer(config.activation),
-            )
+            self.attn_pool = AttentionPool(config.width, config.heads, config.mlp, config.activation, config.norm_eps)
         self.text_projection: nn.Module = nn.Identity()
         if config.projection != "none":
             self.text_projection = nn.Linear(config.width, embed_dim, bias=config.projection == "linear+bias")

@@ -52,6 +52,10 @@ class Meter(TorchDispatchMode):
         self.names: dict[int, str] = {}  # of every storage alive
         self.sizes: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and hiding each operator from the compiler costs more than the rest
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if (formula := _formula(func)) is not None:

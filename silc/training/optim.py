@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,12 @@ EMBEDDING = re.compile(
 )
 
 
+class _AdamW(torch.optim.AdamW):
+    """torch's own, except that it does not hide from torch's compiler, which would load it (as long as torch takes)."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
 class Optimizer:
     """AdamW with clipping, and a state that is named by parameter.
 
@@ -43,7 +50,7 @@ class Optimizer:
         # Those that decay come first, then the top layers.
         for name in sorted(self.parameters, key=lambda name: (name not in decaying, -factors[name])):
             groups.setdefault((name in decaying, factors[name]), []).append(self.parameters[name])
-        self.adamw = torch.optim.AdamW(
+        self.adamw = _AdamW(
             [
                 {"params": own, "weight_decay": config.weight_decay if decay else 0.0, "factor": factor}
                 for (decay, factor), own in groups.items()
@@ -65,7 +72,8 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts as a flat dict of tensors, `<parameter>/<exp_avg|exp_avg_sq|step>`."""

@@ -16,8 +16,8 @@ from silc.models.image import ImageTower
 SIZE, PATCH, WIDTH, JOINT = 32, 8, 32, 24
 
 
-def tower(pool: str) -> ImageTower:
-    config = ImageTowerConfig(size=SIZE, patch=PATCH, width=WIDTH, depth=2, heads=4, mlp=64, pool=pool)
+def tower(pool: str, **options: object) -> ImageTower:
+    config = ImageTowerConfig(size=SIZE, patch=PATCH, width=WIDTH, depth=2, heads=4, mlp=64, pool=pool, **options)
     model = ImageTower(config, WIDTH if pool == "map" else JOINT).eval()
     for parameter in model.parameters():  # also biases and scales, which start at 0 and 1
         nn.init.normal_(parameter, std=0.3)
@@ -37,6 +37,26 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
+def timms(model: ImageTower) -> VisionTransformer:
+    """timm's ViT with the tower's weights."""
+    theirs = VisionTransformer(
+        img_size=SIZE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=2,
+        num_heads=4,
+        mlp_ratio=2,
+        class_token=model.pool == "cls",
+        global_pool={"map": "map", "cls": "token", "mean": "avg"}[model.pool],  # type: ignore[arg-type]
+        fc_norm=False,
+        num_classes=0,
+        dynamic_img_size=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    ).eval()
+    theirs.load_state_dict(model.trunk.state_dict())
+    return theirs
+
+
 @torch.no_grad()
 def last_block_on_its_diagonal(trunk: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
     x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(pixels)))
@@ -53,7 +73,7 @@ def last_block_on_its_diagonal(trunk: VisionTransformer, pixels: torch.Tensor) -
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_the_value_path_is_attention_masked_to_its_diagonal(pool, size):
     model, pixels = tower(pool), images(*size)
-    want = model.head(last_block_on_its_diagonal(model.trunk, pixels))
+    want = model.head(last_block_on_its_diagonal(timms(model), pixels))
     got = model.dense(pixels, "value_block")
     assert got.shape == (2, size[0] // PATCH, size[1] // PATCH, JOINT)
     close(got.flatten(1, 2), want)
@@ -77,7 +97,7 @@ def test_the_map_head_on_identical_tokens_is_its_dense_readout():
 @torch.no_grad()
 def test_both_value_paths_together():
     model, pixels = tower("map"), images()
-    tokens = last_block_on_its_diagonal(model.trunk, pixels)
+    tokens = last_block_on_its_diagonal(timms(model), pixels)
     alone = torch.stack([model.trunk.attn_pool(tokens[:, [t]]) for t in range(tokens.shape[1])], dim=1)
     close(model.dense(pixels, "value_block+map_value").flatten(1, 2), alone)
 
@@ -105,20 +125,7 @@ def test_value_block_of_open_clips_own_vit():
     theirs = OpenClipViT(SIZE, PATCH, WIDTH, layers=2, heads=4, mlp_ratio=2, output_dim=JOINT).eval()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.3)
-    ours = tower("cls")
-    ours.trunk = VisionTransformer(
-        img_size=SIZE,
-        patch_size=PATCH,
-        embed_dim=WIDTH,
-        depth=2,
-        num_heads=4,
-        mlp_ratio=2,
-        pre_norm=True,
-        num_classes=0,
-        global_pool="token",
-        dynamic_img_size=True,
-        norm_layer=partial(nn.LayerNorm, eps=1e-5),
-    ).eval()
+    ours = tower("cls", pre_norm=True, norm_eps=1e-5)
     weights = {f"visual.{name}": tensor for name, tensor in theirs.state_dict().items() if name != "proj"}
     ours.trunk.load_state_dict(checkpoint_filter_fn(weights, ours.trunk))
     ours.head.proj.weight.copy_(theirs.proj.T)

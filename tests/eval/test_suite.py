@@ -17,6 +17,7 @@ from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet, RetrievalSet, SegmentationSet
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
+from silc.eval.tasks import select
 from silc.types import BadInput
 
 
@@ -135,18 +136,18 @@ THERE = ["cifar10-zs", "tiny-zs", "coco-retrieval", "voc-zs-seg", "camvid-zs-seg
     ],
 )
 def test_select(asked, want):
-    assert suite.select(asked, THERE) == want
+    assert select(asked, THERE) == want
 
 
 def test_an_unknown_task_is_named_with_the_nearest_and_the_list():
     with pytest.raises(BadInput) as raised:
-        suite.select("coco-retreival", THERE)
+        select("coco-retreival", THERE)
     assert str(raised.value) == (
         "no task 'coco-retreival'; did you mean 'coco-retrieval'? There are: "
         "cifar10-zs, tiny-zs, coco-retrieval, voc-zs-seg, camvid-zs-seg (or 'all')"
     )
     with pytest.raises(BadInput, match="no task ''"):
-        suite.select("", THERE)
+        select("", THERE)
 
 
 def test_only_chosen_sets_are_read(root):

@@ -1,0 +1,90 @@
+"""What is refused before the work: no place to write, no data, no such model, no such task. Imports no torch.
+
+The command line asks before it loads anything, and the work itself asks again, so that Python's callers hear the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from silc import config as configs
+from silc import places
+from silc.eval.tasks import asked_for
+from silc.rundir import CONFIG, check_model, check_same, claim, is_run
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.config import Config
+    from silc.eval.config import EvalConfig
+
+SCORES, REPORT, SEGMENTATIONS = "scores.json", "report.html", "segmentations.png"
+
+
+def training(config: Config) -> tuple[Path, bool]:
+    """The directory of a run, and whether it goes on in it.
+
+    Raises:
+        BadInput: nothing can be written there, it holds something else, `init` is no model, or there is nothing of
+            what is to be evaluated.
+    """
+    out, goes_on = claim(config.out, config.resume)
+    if goes_on:
+        check_same(out, config)
+    elif config.init:
+        check_model(config.init)
+    if config.train.eval_every != "never":
+        asked_for(config.eval)
+    return out, goes_on
+
+
+def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
+    """The evaluation asked for; without a root it has the one that the first run was configured with.
+
+    Raises:
+        BadInput: no such model or task, or no data.
+    """
+    for one in models:
+        check_model(one)
+    runs = [Path(one) for one in models if is_run(one)]
+    if not config.root and runs:
+        config = replace(config, root=configs.load(runs[0] / CONFIG).eval.root)
+    asked_for(config)
+    return config
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """Where an evaluation goes."""
+
+    scores: Sequence[Path]
+    """One for all models, or one for each."""
+    page: Path
+    pictures: Path
+
+
+def result_files(models: Sequence[str | Path], given: str | Path | None) -> ResultFiles:
+    """The files of an evaluation, tried: FILE.json with FILE.html beside it, or scores.json with report.html.
+
+    Args:
+        given: the file of all records; None gives each model its own, scores.json in its directory.
+
+    Raises:
+        BadInput: one cannot be written, or no file is named and a model is in no directory.
+    """
+    if given is not None:
+        scores = [places.file(given)]
+    else:
+        for one in models:
+            if not Path(one).is_dir():
+                raise BadInput(f"{one} is in no directory that could keep its scores; give --out FILE.json")
+        scores = [places.file(Path(one) / SCORES, flag="scores") for one in models]
+    first = scores[0]
+    plain = first.name == SCORES
+    page = first.with_name(REPORT if plain else f"{first.stem}.html")
+    pictures = first.with_name(SEGMENTATIONS if plain else f"{first.stem}.{SEGMENTATIONS}")
+    if first in (page, pictures):
+        raise BadInput(f"--out {first} is for scores, and {first.name} is made beside them; give FILE.json")
+    return ResultFiles(scores, places.file(page, flag="the report"), places.file(pictures, flag="the pictures"))

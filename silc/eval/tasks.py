@@ -1,0 +1,104 @@
+"""Which tasks there are under a root, and which are asked for. Imports no torch.
+
+A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc.eval.layouts import discover, everything
+from silc.eval.prompts import templates
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.eval.config import EvalConfig
+    from silc.eval.datasets import Source
+
+SUFFIX = {
+    "zeroshot_classification": "zs",
+    "fewshot_classification": "fewshot",
+    "zeroshot_retrieval": "retrieval",
+    "zeroshot_segmentation": "zs-seg",
+}
+"""Of a task's name, by the `task` of its records."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of task on a data set."""
+
+    kind: str  # as in a record
+    source: Source[Any]
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        return task_name(self.kind, self.source.name)
+
+    @property
+    def needs(self) -> list[Path]:
+        """Files and folders that must be there."""
+        return [*self.source.needs, *(self.source.train_needs if self.kind == "fewshot_classification" else ())]
+
+    @property
+    def found(self) -> bool:
+        """Whether they are."""
+        return all(path.exists() for path in self.needs)
+
+
+def asked_for(config: EvalConfig) -> list[Task]:
+    """The tasks that `config.tasks` names, of the data sets under `config.root`; no list of theirs is read.
+
+    Raises:
+        BadInput: nothing under the root, or a task or prompt set that is not there.
+    """
+    if config.templates:
+        templates(config.templates)
+    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
+    return [there[name] for name in select(config.tasks, list(there))]
+
+
+def tasks_on(source: Source[Any]) -> list[Task]:
+    """The tasks a data set is for; few-shot classification where it has training images."""
+    kinds = [f"zeroshot_{source.kind}"] + ["fewshot_classification"] * (source.read_train is not None)
+    return [Task(kind, source) for kind in kinds]
+
+
+def listing(root: str) -> list[Task]:
+    """Every task there could be under a root, found or not."""
+    return [task for source in everything(Path(root)) for task in tasks_on(source)]
+
+
+def task_name(kind: str, dataset: str) -> str:
+    """Name of the task on a data set; `kind` is the `task` of a record.
+
+    >>> task_name("zeroshot_segmentation", "voc2012")
+    'voc2012-zs-seg'
+    """
+    return f"{dataset}-{SUFFIX[kind]}"
+
+
+def select(asked: str, there: Sequence[str]) -> list[str]:
+    """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
+
+    Raises:
+        BadInput: a name or glob that matches nothing, with the nearest name.
+
+    >>> select("*-zs, a-retrieval", ["a-zs", "b-zs", "a-retrieval", "b-retrieval"])
+    ['a-zs', 'b-zs', 'a-retrieval']
+    """
+    chosen: set[str] = set()
+    for pattern in (part.strip() for part in asked.split(",")):
+        matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
+        if not matching:
+            close = difflib.get_close_matches(pattern, there, n=1, cutoff=0.4)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise BadInput(f"no task '{pattern}'; {hint}There are: {', '.join(there)} (or 'all')")
+        chosen.update(matching)
+    return [name for name in there if name in chosen]

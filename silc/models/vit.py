@@ -1,0 +1,241 @@
+"""The parts of a ViT, and the ViT, with timm's names, numbers and initial values.
+
+Written out because importing timm takes longer than importing torch (all its models, torchvision and torch's compiler
+come along); `tests/models/test_vit.py` holds outputs, gradients and initial values against timm's own, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.config import Activation, ImageTowerConfig
+
+RESAMPLE: dict[str, dict[str, Any]] = {
+    "bicubic_antialias": {"mode": "bicubic", "antialias": True},
+    "bicubic": {"mode": "bicubic", "antialias": False},
+    "bilinear_antialias": {"mode": "bilinear", "antialias": True},
+    # scipy.ndimage.zoom of order 1, big_vision's way, puts the corners on the corners.
+    "bilinear_corners": {"mode": "bilinear", "antialias": False, "align_corners": True},
+}
+
+
+def resample_positions(
+    positions: Tensor, old: tuple[int, int], new: tuple[int, int], *, prefix: int, rule: str
+) -> Tensor:
+    """A position embedding [1, prefix + h w, C] of a grid `old` = (h, w) on another grid, by a rule of `RESAMPLE`."""
+    # While a graph is exported the grid is a symbol, and may not be asked whether it is the old one.
+    if not torch.compiler.is_exporting() and old == new:
+        return positions
+    kept, grid = positions[:, :prefix], positions[:, prefix:]
+    dtype, width = grid.dtype, grid.shape[-1]
+    grid = grid.float().reshape(1, *old, width).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=new, **RESAMPLE[rule]).permute(0, 2, 3, 1).reshape(1, -1, width).to(dtype)
+    return torch.cat([kept, grid], dim=1) if prefix else grid
+
+
+class GELU(nn.Module):
+    """x Phi(x), exact."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+class GELUTanh(nn.Module):
+    """Its approximation by tanh."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
+
+
+class QuickGELU(nn.Module):
+    """Its approximation x sigmoid(1.702 x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "gelu": GELU,
+    "gelu_tanh": GELUTanh,
+    "quick_gelu": QuickGELU,
+}
+
+
+class MLP(nn.Module):
+    """Two linear layers [..., C] -> [..., C] with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = ACTIVATIONS[activation]()
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
+    """softmax(q k^T / sqrt(c)) v of [B, heads, T, c], by torch's fused kernel or as two products and a softmax."""
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+    q = q * q.shape[-1] ** -0.5
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention [B, T, C] -> [B, T, C]."""
+
+    fused_attn = True
+    """Whether torch's fused kernel is taken (attention.py)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.proj(attend(q, k, v, fused=self.fused_attn).transpose(1, 2).reshape(b, t, c))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and a residual."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: Activation, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, norm_eps)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, norm_eps)
+        self.mlp = MLP(width, hidden, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class AttentionPool(nn.Module):
+    """Attention pooling with one latent query (MAP, SigLIP): [B, T, C] -> [B, C]."""
+
+    fused_attn = True
+    """Whether torch's fused kernel is taken (attention.py)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: Activation, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, norm_eps)
+        self.mlp = MLP(width, hidden, activation)
+        self.init_latent()
+
+    def init_latent(self) -> None:
+        """Draw the latent."""
+        with torch.no_grad():
+            draw_truncated_(self.latent, std=1.0).mul_(self.latent.shape[-1] ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, c = x.shape
+        q = self.q(self.latent.expand(b, -1, -1)).reshape(b, 1, self.heads, c // self.heads).transpose(1, 2)
+        k, v = self.kv(x).reshape(b, t, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        out = self.proj(attend(q, k, v, fused=self.fused_attn).transpose(1, 2).reshape(b, 1, c))
+        return (out + self.mlp(self.norm(out)))[:, 0]  # type: ignore[no-any-return]
+
+
+class PatchEmbed(nn.Module):
+    """Images [B, 3, H, W] to patches [B, h, w, C]; a side must be a multiple of the patch's."""
+
+    def __init__(self, config: ImageTowerConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.grid_size = (config.size // config.patch, config.size // config.patch)
+        self.proj = nn.Conv2d(3, config.width, config.patch, config.patch, bias=not config.pre_norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for side in images.shape[-2:]:
+            torch._assert(side % self.patch == 0, f"a side of {side} px is no multiple of the patch's {self.patch}")
+        out: Tensor = self.proj(images).permute(0, 2, 3, 1)
+        return out
+
+
+class Trunk(nn.Module):
+    """A ViT for images of any size, its position embedding resampled as the weights' source does it."""
+
+    def __init__(self, config: ImageTowerConfig) -> None:
+        super().__init__()
+        width = config.width
+        parts = (width, config.heads, config.mlp, config.activation, config.norm_eps)
+        self.resample, self.pool = config.position_resample, config.pool
+        self.num_prefix_tokens = int(config.pool == "cls")
+        # Drawn in timm's order, so that a seed means the same weights.
+        patch_embed = PatchEmbed(config)
+        tokens = self.num_prefix_tokens + patch_embed.grid_size[0] * patch_embed.grid_size[1]
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.pool == "cls" else None
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
+        self.patch_embed = patch_embed
+        self.norm_pre = nn.LayerNorm(width, config.norm_eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.Sequential(*(Block(*parts) for _ in range(config.depth)))
+        # Before pooling, so that the mean of the dense tokens is the pooled embedding.
+        self.norm = nn.LayerNorm(width, config.norm_eps)
+        self.attn_pool = AttentionPool(*parts) if config.pool == "map" else None
+        draw_truncated_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=1e-6)
+        self.apply(_draw)
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Tokens [B, prefix + T, C], positions added, of patches [B, h, w, C]."""
+        positions = resample_positions(
+            self.pos_embed,
+            self.patch_embed.grid_size,
+            (x.shape[1], x.shape[2]),
+            prefix=self.num_prefix_tokens,
+            rule=self.resample,
+        )
+        x = x.flatten(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return x + positions
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Tokens [B, prefix + T, C] after the final norm, of images [B, 3, H, W]."""
+        x = self.norm_pre(self._pos_embed(self.patch_embed(images)))
+        return self.norm(self.blocks(x))  # type: ignore[no-any-return]
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Pooled features [B, C] of the tokens."""
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens)  # type: ignore[no-any-return]
+        return tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)
+
+
+@torch.no_grad()
+def draw_truncated_(x: Tensor, *, std: float) -> Tensor:
+    """Fill with a normal distribution between -2 and 2 (not 2 std), as timm draws it: one uniform number each.
+
+    torch's own draws again what falls outside, so the same seed means other weights.
+    """
+    share = math.erf(2 / std / math.sqrt(2))  # of the distribution that lies within
+    return x.uniform_(-share, share).erfinv_().mul_(std * math.sqrt(2)).clamp_(-2, 2)
+
+
+def _draw(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        draw_truncated_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, AttentionPool):
+        module.init_latent()

@@ -1,0 +1,138 @@
+"""Places to write to, tried before the work: what cannot be written is told at once, in one line, and nothing is left.
+
+Trying is writing: a file without a name is made where the place is to be and goes away again, so what no look at
+permissions tells (a read-only file system, a full disk, a quota) shows as well. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from silc.types import BadInput
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a write says, which names no file: the disk or a quota is full, the place is locked or broken."""
+ENOUGH = 4096
+"""Bytes that must find room."""
+
+
+def file(given: str | Path, *, flag: str = "--out") -> Path:
+    """A file that can be written: not there yet, below folders that can be made, or there and not locked.
+
+    Args:
+        given: a leading `~` is the home folder, as in a shell.
+        flag: where it was given, for the message.
+
+    Raises:
+        BadInput: it cannot be written; says why.
+    """
+    path = _reached(given, flag)
+    if path.is_dir() or str(given).endswith(os.sep):
+        raise BadInput(f"{flag} {given}: {path} is a folder, and a file is needed; name a file in it")
+    try:
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        if not path.exists() or path.is_file():  # a device or a pipe needs no room beside it
+            _try(path.parent)
+    except OSError as error:
+        raise _refused(given, flag, error) from None
+    return path
+
+
+def folder(given: str | Path, *, flag: str = "--out") -> Path:
+    """A folder that files can be written into: there, or below folders that can be made. Arguments as for `file`.
+
+    Raises:
+        BadInput: it cannot be written to; says why.
+    """
+    path = _reached(given, flag)
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"{flag} {given}: {path} is a file, and a folder is needed; give another {flag}")
+    try:
+        _try(path)
+    except OSError as error:
+        raise _refused(given, flag, error) from None
+    return path
+
+
+def empty_folder(given: str | Path, *, flag: str = "OUT") -> Path:
+    """A folder as of `folder` that holds nothing yet.
+
+    Raises:
+        BadInput: it cannot be written to, or holds something.
+    """
+    path = folder(given, flag=flag)
+    if path.is_dir() and any(path.iterdir()):
+        raise BadInput(f"{path} is not empty; give another directory")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole at any time: beside its place first, then renamed; its folder is made.
+
+    What is no plain file (a device, a pipe) is written to, and what a link leads to is written, not the link.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    beside = path.with_name(f".partial-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def complaint(error: OSError) -> str:
+    """One line for an error of the file system that came during the work."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
+    return f"{name}: {error.strerror or error}; what was finished before is intact"
+
+
+def _reached(given: str | Path, flag: str) -> Path:
+    """The path meant; every part of it that is there is what it must be, and the rest has names that can be."""
+    if not str(given):
+        raise BadInput(f"{flag} is empty; name a place to write to")
+    if "\0" in str(given):
+        raise BadInput(f"{flag} {str(given)!r}: a path cannot hold a null byte")
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{flag} {given}: {error}; write the whole path") from None
+    try:
+        for part in (path, *path.parents):
+            if part.is_symlink() and not part.exists():
+                raise BadInput(
+                    f"{flag} {given}: {part} is a link to {os.readlink(part)}, which is not there; "
+                    f"make that, remove the link, or give another {flag}"
+                )
+        there = _nearest(path)
+        if there != path and not there.is_dir():
+            raise BadInput(f"{flag} {given}: {there} is a file, and a folder is needed there; give another {flag}")
+        for name in path.relative_to(there).parts:
+            (there / name).exists()  # one name at a time: whether it can be one is told even where no folder is yet
+    except OSError as error:
+        raise _refused(given, flag, error) from None
+    return path
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next((part for part in (path, *path.parents) if part.exists()), Path("."))
+
+
+def _try(folder: Path) -> None:
+    """Write something into a folder, or into the nearest above it that is there."""
+    with tempfile.TemporaryFile(dir=_nearest(folder)) as handle:
+        handle.write(bytes(ENOUGH))
+
+
+def _refused(given: str | Path, flag: str, error: OSError) -> BadInput:
+    reason = {errno.ENXIO: "a pipe that nobody reads"}.get(error.errno or 0, error.strerror or str(error))
+    return BadInput(f"{flag} {_short(str(given))} cannot be written: {reason}; give another {flag}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"

@@ -1,0 +1,181 @@
+"""A run's directory: what it holds, and whether a run may begin or go on in it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc import checkpoint, places, recipes
+from silc import config as configs
+from silc.config import Config
+from silc.data.remote import without_secrets
+from silc.interop.files import SAVED
+from silc.interop.sources import kind_of
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG, TOKENIZER, CHECKPOINTS = "config.yaml", "tokenizer", "checkpoints"
+"""What a run's directory holds."""
+CONTINUE = "continue"
+"""The run that an export of one holds."""
+
+# Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
+# same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
+FREE = (
+    *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
+    *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
+    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
+    *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
+    *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
+)
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether a directory is a run's."""
+    return (Path(source) / CONFIG).is_file()
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        BadInput: no run there, or no checkpoint yet.
+    """
+    if not (run / CONFIG).is_file():
+        raise BadInput(f"{run} holds no run (no config.yaml); give the --out directory of `silc train`")
+    found = checkpoint.find(run / CHECKPOINTS)
+    if not found:
+        raise BadInput(f"{run} holds no finished checkpoint yet; wait for one, or go on with --resume auto")
+    return found[0]
+
+
+def check_model(source: str | Path) -> None:
+    """Look whether a source can be a model at all; nothing is read, and nothing fetched.
+
+    Raises:
+        BadInput: it is neither a run with a checkpoint nor anything that `silc import` takes.
+    """
+    newest_checkpoint(Path(source)) if is_run(source) else kind_of(source)
+
+
+def claim(given: str, resume: str) -> tuple[Path, bool]:
+    """The directory of a run that is to begin or to go on, and whether it holds a run already; nothing is written.
+
+    Raises:
+        BadInput: there is none or it cannot be written, it holds something else, or a run where `resume` is `never`.
+    """
+    if not given:
+        raise BadInput("no output directory; give --out DIR")
+    out = places.folder(given)
+    places.folder(out / CHECKPOINTS)
+    found = checkpoint.find(out / CHECKPOINTS)
+    files = checkpoint.listed(found[0]) if found else []
+    weights_alone = bool(files) and "optimizer.safetensors" not in files
+    if (out / SAVED).is_file() or weights_alone:
+        raise BadInput(
+            f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
+            f"use --init {out} and give another --out"
+        )
+    holds_run = is_run(out)
+    if holds_run and resume == "never":
+        raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
+    return out, holds_run
+
+
+def check_same(out: Path, config: Config) -> None:
+    """Compare a configuration with that of the run in `out`.
+
+    Raises:
+        BadInput: it is another run's; names the first differences.
+    """
+    found = checkpoint.find(out / CHECKPOINTS)
+    config, _ = with_one_source(config, out)
+    config, _ = as_begun(config, out)
+    begun = configs.load(out / CONFIG)
+    if config.train.precision == "auto":  # it goes on in the one it has
+        config = replace(config, train=replace(config.train, precision=begun.train.precision))
+    theirs, ours = configs.to_dict(begun), configs.to_dict(config)
+    differing = [
+        f"{path} is {was!r} there and {now!r} here"
+        for path, was, now in _differences(theirs, ours)
+        if not _free(path) and not (path == "init" and found)
+    ]
+    if differing:
+        raise BadInput(
+            f"{out} holds another run: {'; '.join(differing[:3])}; give another --out, or go on as it began with "
+            f"`silc train {out / CONFIG} --resume auto`"
+        )
+
+
+def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
+    """The configuration with one source of pairs, and a line where `data.train` is named and not read.
+
+    Runs from before `data.train` selected its source may have been given it and have seen scenes; they go on so.
+
+    Raises:
+        BadInput: a new run names both.
+    """
+    if not config.data.train:
+        return config, ""
+    if config.resume == "auto" and (out / CONFIG).is_file():
+        begun = configs.load(out / CONFIG).data
+        if begun.source == "scenes" and begun.train:
+            said = f"data.train is not read: {out} began on generated scenes (data.source scenes) and goes on with them"
+            return replace(config, data=replace(config.data, source="scenes")), said
+    if config.data.source == "scenes":
+        raise BadInput(
+            f"data.train is {without_secrets(config.data.train)!r} and data.source is scenes: two sources of pairs; "
+            "give --data.source shards to read the first, or --data.source scenes alone"
+        )
+    return config, ""
+
+
+def as_begun(config: Config, out: Path) -> tuple[Config, str]:
+    """The configuration with what the run in `out` began with where its recipe says something else since, and the line
+    that says so.
+
+    A field's default in its dataclass is what was done before there was the field. Where the run has this, or what the
+    recipe said earlier (`recipes.EARLIER`), and the configuration has what the recipe of both says today, the recipe
+    has changed and nobody asked for it.
+    """
+    if not (out / CONFIG).is_file():
+        return config, ""
+    begun, today = configs.load(out / CONFIG), configs.to_dict(config)
+    if begun.recipe != config.recipe or config.recipe not in recipes.names():
+        return config, ""
+    before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
+    earlier = recipes.EARLIER.get(config.recipe, {})
+    changed = {
+        path: was
+        for path, was, now in _differences(configs.to_dict(begun), today)
+        if was in (before[path], earlier.get(path, before[path])) and now == recipe[path] and not _free(path)
+    }
+    said = ", ".join(f"{path} {was}" for path, was in changed.items())
+    return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of every setting."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key, value in a.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found += _differences(value, b[key], f"{path}.")
+        elif value != b[key]:
+            found.append((path, value, b[key]))
+    return found
+
+
+def _free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in FREE)

@@ -1,0 +1,109 @@
+"""The ViT against timm's, which it stands for: outputs, gradients and initial values, to the bit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.layers.create_act import get_act_layer
+from timm.layers.norm import LayerNorm
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from silc.models.config import ImageTowerConfig
+from silc.models.vit import RESAMPLE, AttentionPool, Trunk, resample_positions
+
+POOLS = {"map": "map", "cls": "token", "mean": "avg"}
+
+
+def timms(config: ImageTowerConfig) -> VisionTransformer:
+    return VisionTransformer(
+        img_size=config.size,
+        patch_size=config.patch,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp / config.width,
+        class_token=config.pool == "cls",
+        global_pool=POOLS[config.pool],  # type: ignore[arg-type]
+        fc_norm=False,
+        num_classes=0,
+        dynamic_img_size=True,
+        pre_norm=config.pre_norm,
+        act_layer=config.activation,
+        norm_layer=partial(LayerNorm, eps=config.norm_eps),
+    )
+
+
+def seeded(make: Any, *args: Any) -> Any:
+    torch.manual_seed(3)
+    return make(*args)
+
+
+def passed(trunk: Any, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[str, Tensor]]]:
+    """Tokens, pooled features and every gradient."""
+    trunk.zero_grad()
+    tokens = trunk.forward_features(images)
+    pooled = trunk.forward_head(tokens)
+    (pooled.square().sum() + tokens.sin().sum()).backward()
+    return tokens, pooled, [(name, p.grad) for name, p in trunk.named_parameters()]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("activation", "pre_norm"), [("gelu", False), ("gelu_tanh", False), ("quick_gelu", True)])
+def test_a_seed_means_timms_weights_and_they_compute_what_timm_computes(
+    pool: Any, activation: Any, pre_norm: bool
+) -> None:
+    config = ImageTowerConfig(
+        32, 8, 24, depth=2, heads=2, mlp=40, pool=pool, activation=activation, pre_norm=pre_norm, norm_eps=1e-5
+    )
+    ours, theirs = seeded(Trunk, config), seeded(timms, config)
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+    assert seeded(lambda: (Trunk(config), torch.rand(1)))[1] == seeded(lambda: (timms(config), torch.rand(1)))[1]
+    for fused in (True, False):
+        for part in (*ours.modules(), *theirs.modules()):
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = fused
+        for side in ((32, 32), (16, 16), (48, 24)):
+            images = torch.randn(3, 3, *side)
+            for got, expected in zip(passed(ours, images)[:2], passed(theirs, images)[:2], strict=True):
+                assert torch.equal(got, expected)
+            for (name, got), (_, expected) in zip(passed(ours, images)[2], passed(theirs, images)[2], strict=True):
+                assert torch.equal(got, expected), name
+
+
+@pytest.mark.parametrize("rule", RESAMPLE)
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_positions_are_resampled_as_timm_resamples_them(rule: str, prefix: int) -> None:
+    options = dict(RESAMPLE[rule])
+    options["interpolation"] = options.pop("mode")
+    positions = torch.randn(1, prefix + 16, 6)
+    for new in ((4, 4), (2, 8), (7, 3)):
+        theirs = resample_abs_pos_embed(positions, list(new), [4, 4], num_prefix_tokens=prefix, **options)
+        assert torch.equal(resample_positions(positions, (4, 4), new, prefix=prefix, rule=rule), theirs)
+
+
+def test_the_pool_by_itself_is_timms() -> None:
+    def theirs() -> AttentionPoolLatent:
+        act: Any = get_act_layer("gelu_tanh")
+        return AttentionPoolLatent(
+            24, num_heads=3, mlp_ratio=2.0, norm_layer=partial(LayerNorm, eps=1e-6), act_layer=act
+        )
+
+    ours, expected = seeded(AttentionPool, 24, 3, 48, "gelu_tanh", 1e-6), seeded(theirs)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+    x = torch.randn(2, 5, 24)
+    assert torch.equal(ours(x), expected(x))
+
+
+def test_a_side_that_the_patch_does_not_divide_is_refused() -> None:
+    trunk = Trunk(ImageTowerConfig(32, 8, 24, depth=1, heads=2, mlp=40))
+    with pytest.raises(AssertionError, match="a side of 20 px is no multiple of the patch's 8"):
+        trunk.forward_features(torch.randn(1, 3, 32, 20))
