@@ -1,5 +1,5 @@
 # make demo    set up, train a small SILC on generated scenes, leave out/demo/report.html (at most 5 minutes on two slow cores)
-# make test    set up, run the tests (the slow ones: make test-slow)
+# make test    set up, run the tests, several at once (the slow ones: make test-slow)
 # make check   set up, run formatter, linter and type checker without changing anything
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
@@ -8,6 +8,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+
+# A process for each core, up to a number, for memory: default tests hold up to 2 GB each, slow ones models of full size.
+# One that is done takes over half of what another has left.
+TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses logical --maxprocesses
 
 .PHONY: setup demo test test-slow check elsewhere drill audit lock clean
 
@@ -27,10 +31,10 @@ demo: setup
 	$(BIN)/silc demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(TESTS) 4
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) 2 -m slow
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,10 +1,26 @@
-"""What tests of whole runs share: a model that trains in seconds, and the real data where it is."""
+"""What tests share, so that what is dear is made once.
+
+small("silc_c", out=..., **train_fields)   a recipe cut down until a run takes a second
+finished("silc_c")                         a finished run of it, one for all tests: look, do not write
+ranks.silc("train", ..., ranks=2)          `torchrun -m silc train ...` without the imports (tests/ranks.py)
+silc_data                                  the real photographs, where they are
+
+A test of the default suite stays below five seconds of one slow core; what needs more is `@pytest.mark.slow`. A peer
+that takes seconds to import is imported in the test that asks it. Tests run beside one another: no fixed port, no quiet
+machine.
+"""
 
 from __future__ import annotations
 
 import os
+
+# Tests are many and small: two threads of one small product wait for each other, and `make test` runs several at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +32,8 @@ from silc.data.config import ScenesConfig
 from silc.models.config import HeadConfig, ImageTowerConfig, ModelConfig, TextTowerConfig
 
 ROOT = Path(__file__).parent.parent
+# Processes started with start_method="forkserver" find what they import in memory.
+multiprocessing.set_forkserver_preload(["silc.cli", "silc.run"])
 SILC_DATA = Path(os.environ.get("SILC_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -63,5 +81,19 @@ def small() -> Callable[..., Config]:
             "device": "cpu",
         }
         return replace(config, out=str(out), model=model, data=data, train=replace(config.train, **(fields | train)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(small: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A finished run of two steps of a recipe of `small`, at images of `size` px; every test gets the same folder."""
+    from silc import run  # here: who tests a loss does not wait for it
+
+    @cache
+    def make(name: str, size: int = 16) -> Path:
+        config = small(name, duration="2 steps", out=tmp_path_factory.mktemp(name) / "run")
+        image = replace(config.model.image, size=size)
+        return run.train(replace(config, model=replace(config.model, image=image)))
 
     return make

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -21,57 +18,50 @@ import torch.distributed as dist
 from silc import cli, distributed
 from silc.distributed import agree_on_attempt
 from silc.types import BadInput, LostRank
+from tests.ranks import SERVER, environments
 
 SHORT = timedelta(seconds=5)
-RANK = """
-import os, signal, sys, time, torch
-from datetime import timedelta
-from silc.distributed import join
-from silc.types import LostRank
 
-victim, sent, timeout = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-try:
-    with join("cpu", timedelta(seconds=timeout)) as world:
-        for step in range(3):
+
+def rank_of_a_group(place: dict[str, str], victim: int, sent: int, timeout: float, said: str) -> None:
+    """A rank whose last fellow gets a signal in the middle; writes down after how long it gave up, and why."""
+    os.environ |= place
+    try:
+        with distributed.join("cpu", timedelta(seconds=timeout)) as world:
+            for _ in range(3):
+                world.mean(torch.ones(1000))
+            if world.rank == victim:
+                os.kill(os.getpid(), sent)
+            start = time.monotonic()
             world.mean(torch.ones(1000))
-        if world.rank == victim:
-            os.kill(os.getpid(), sent)
-        start = time.monotonic()
-        world.mean(torch.ones(1000))
-except LostRank as error:
-    print(f"{time.monotonic() - start:.2f} {error}", flush=True)
-    os._exit(75)
-"""
+    except LostRank as error:
+        Path(said).write_text(f"{time.monotonic() - start:.2f} {error}")
+        os._exit(75)
 
 
 @pytest.mark.parametrize(("ranks", "sent", "limit"), [(2, signal.SIGKILL, 2.0), (3, signal.SIGSTOP, 4.0)])
 def test_a_lost_rank_ends_the_others_in_time_and_is_named(ranks: int, sent: int, limit: float, tmp_path: Path) -> None:
     """The last rank dies, or stops with a timeout of 2 s."""
-    port = free_port()
-    running = []
-    for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-c", RANK, str(ranks - 1), str(int(sent)), "2" if sent == signal.SIGSTOP else "60"]
-        environment = os.environ | {name: str(value) for name, value in place.items()}
-        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    timeout = 2.0 if sent == signal.SIGSTOP else 60.0
+    running = [
+        SERVER.Process(target=rank_of_a_group, args=(place, ranks - 1, sent, timeout, str(tmp_path / str(rank))))
+        for rank, place in enumerate(environments(ranks))
+    ]
+    for process in running:
+        process.start()
     try:
         for rank, process in enumerate(running[:-1]):
-            said, _ = process.communicate(timeout=300)
+            process.join(300)
+            said = (tmp_path / str(rank)).read_text()
             taken, _, line = said.partition(" ")
             how = "in time" if sent == signal.SIGSTOP else "any more"
             assert line.startswith(f"rank {rank} gives up: rank {ranks - 1} did not answer {how};"), said
-            assert process.returncode == 75
+            assert process.exitcode == 75
             assert float(taken) < limit
     finally:
         for process in running:
             process.kill()
-            process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            process.join()
 
 
 def agreed(store: dist.Store, ranks: list[int], size: int) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from silc.predict import load_run
 from silc.preprocess import Preprocess
 from silc.training.log import history
 from silc.types import BadInput, Batch, Hyper, Projection, Views
+from tests import ranks
 
 QUICK = {
     "data.source": "scenes",
@@ -49,15 +48,9 @@ def cosines(projection: Projection) -> Tensor:
 
 
 @pytest.fixture
-def source(small: Callable[..., Config], tmp_path: Path) -> Callable[[str], Path]:
+def source(finished: Callable[..., Path]) -> Callable[[str], Path]:
     """A trained run of a recipe, at images of 32 px."""
-
-    def make(name: str) -> Path:
-        config = small(name, duration="2 steps", out=tmp_path / name)
-        model = replace(config.model, image=replace(config.model.image, size=32))
-        return run.train(replace(config, model=model))
-
-    return make
+    return partial(finished, size=32)
 
 
 def configured(init: Path, mode: str = "late", **fields: Any) -> Config:
@@ -87,30 +80,32 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "contrastive, image frozen": ("contrastive", {"train__optim__freeze": ["image"]}),
+    "silc, head-only EMA, masked patches": (
+        "silc",
+        {"objective__head_only_ema": True, "objective__patches": "masked"},
+    ),
+    "late, LoRA": ("late", {"train__optim__lora": 2}),
+    "late, larger": ("late", {"model__image__size": 48}),
+}
+ALIKE: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive": ("contrastive", {}),
     "silc": ("silc", {}),
     "late": ("late", {}),
     "late, masked patches": ("late", {"objective__patches": "masked"}),
     "late, all patches": ("late", {"objective__patches": "all"}),
     "late, head-only EMA": ("late", {"objective__head_only_ema": True}),
-    "silc, head-only EMA, masked patches": (
-        "silc",
-        {"objective__head_only_ema": True, "objective__patches": "masked"},
-    ),
     "late, text frozen": ("late", {"train__optim__freeze": ["text"]}),
-    "contrastive, image frozen": ("contrastive", {"train__optim__freeze": ["image"]}),
     "late, layer decay": ("late", {"train__optim__layer_decay": 0.7}),
-    "late, LoRA": ("late", {"train__optim__lora": 2}),
     "silc, LoRA, text frozen": ("silc", {"train__optim__lora": 2, "train__optim__freeze": ["text"]}),
-    "late, larger": ("late", {"model__image__size": 48}),
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)])
 def test_every_variant_trains_and_resumes_bit_for_bit(
     source: Callable[[str], Path], variant: str, tmp_path: Path
 ) -> None:
-    mode, fields = VARIANTS[variant]
+    mode, fields = (VARIANTS | ALIKE)[variant]
     config = replace(configured(source("clip"), mode, **fields), out=str(tmp_path / "run"))
     run.train(config)
     whole, records = weights(tmp_path / "run"), [dict(record) for record in history(tmp_path / "run")]
@@ -388,20 +383,15 @@ def test_a_siglip_above_clips_limit_is_not_pulled_down(source: Callable[[str], P
     assert objective.student.logit_scale.item() == pytest.approx(4.77)
 
 
-@pytest.mark.parametrize("learns", [("freeze", "text"), ("lora", "2")])
+@pytest.mark.parametrize("learns", [pytest.param(("freeze", "text"), marks=pytest.mark.slow), ("lora", "2")])
 def test_two_processes_equal_one(learns: tuple[str, str], source: Callable[[str], Path], tmp_path: Path) -> None:
-    """Late SILC with masked patches and towers that stand still, in part, under torchrun: the losses and the held-out
+    """Late SILC with masked patches and towers that stand still, in part, on two ranks: the losses and the held-out
     scores of one."""
     init = source("clip")
     flags = [f"--{name}={value}" for name, value in (QUICK | {"objective.patches": "masked"}).items()]
     given = ["finetune", "--init", str(init), *flags, f"--train.optim.{learns[0]}", learns[1]]
     assert main([*given, "--out", str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "silc"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *given, "--out", str(tmp_path / "two")], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr, done.stderr
-    assert done.stdout.count("held out of this run") == 1
+    assert ranks.silc(*given, "--out", str(tmp_path / "two")).count("held out of this run") == 1
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert len(one) == len(two) == 7
     for a, b in zip(one, two, strict=True):

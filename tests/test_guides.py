@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +14,11 @@ import transformers as hf
 from PIL import Image
 
 from silc import run
+from silc.cli import main
 from silc.config import Config
 from silc.data.scenes import write_sets
 from silc.data.tokenizer import BPETokenizer
+from tests.data.conftest import sample, write_tar
 
 GUIDES = Path(__file__).parent.parent / "docs" / "guides"
 
@@ -36,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Config]
     (folder / "photos").mkdir()
     for name in ("street.jpg", "park.jpg", "photos/a.jpg", "photos/b.png"):
         Image.effect_noise((60, 40), 90).convert("RGB").save(folder / name)
-    write_sets(folder / "data", size=24, seed=0)
+    write_sets(folder / "data", size=24, seed=0, num_retrieval=40, num_segmentation=8, per_class=2)
     run.train(small("silc_s", folder / "run", duration="2 steps"))
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -59,24 +58,24 @@ def exportable(place: Path, small: Callable[..., Config]) -> Path:
     return place
 
 
-def shell(command: list[str], cwd: Path) -> str:
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def python(code: str) -> None:
+    exec(compile(code, "guide", "exec"), {"__name__": "__main__"})
 
 
-def test_use_in_python(place: Path) -> None:
+def test_use_in_python(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(place)
     (code,) = blocks("use.md", "python")
     named = "open_clip:ViT-B-16-SigLIP-256/webli"
     assert named in code
-    out = shell([sys.executable, "-W", "error", "-c", code.replace(named, "run")], place)
+    python(code.replace(named, "run"))
+    out = capsys.readouterr().out
     assert "torch.Size([1, 2, 2, 32])" in out
     assert "torch.Size([40, 60])" in out
     assert (place / "segmented.png").is_file()
 
 
-def test_use_on_the_command_line(place: Path) -> None:
+def test_use_on_the_command_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
     lines = [line for block in blocks("use.md", "sh") for line in block.splitlines()]
     assert len(lines) >= 7
     for line in lines:
@@ -85,20 +84,24 @@ def test_use_on_the_command_line(place: Path) -> None:
             assert words[-1] == "siglip2"
             continue
         assert words[0] == "silc"
-        shell([sys.executable, "-m", *words], place)
+        assert main(words[1:]) == 0, line
     for made in ("out/siglip2/silc.json", "out/classes.json", "out/features.npy", "out/masks", "out/scores.json"):
         assert (place / made).exists(), made
 
 
-def test_export(exportable: Path) -> None:
+def test_export(exportable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(exportable)
+    shard = write_tar(exportable / "00000.tar", [member for number in range(20) for member in sample(number)])
     export, go_on = (block.splitlines() for block in blocks("export.md", "sh"))
     for line in (*export, *go_on):
-        words = shlex.split(line)
+        words = shlex.split(line.replace("shards/{00000..00099}.tar", str(shard)))
         assert words[0] == "silc"
-        shell([sys.executable, "-m", *words], exportable)
+        assert main(words[1:]) == 0, line
     assert (exportable / "out/on/config.yaml").is_file()
     code = "\n".join(blocks("export.md", "python"))
-    said = shell([sys.executable, "-c", code], exportable)
+    capsys.readouterr()
+    python(code)
+    said = capsys.readouterr().out
     assert "torch_export  patch_embeds of 3 x 3 x" in said
     assert "torch.Size([4, 32]) torch.Size([4, 2, 4, 32])" in said
     assert said.count("torch.Size([1, 32])") == 3

@@ -118,7 +118,7 @@ def test_probabilities(contrastive: str, model: Model) -> None:
 
 def test_segmentation_is_evaluations(model: Model, tmp_path: Path) -> None:
     """The labels that `segment` gives are those that the evaluator compares with the truth."""
-    write_sets(tmp_path, size=40, seed=0)
+    write_sets(tmp_path, size=40, seed=0, num_retrieval=4, num_segmentation=6, per_class=1)
     (task,) = tasks(EvalConfig(root=str(tmp_path), tasks="*-zs-seg", batch_size=4))
     data = task.sets[0]
     image, truth = data.example(0)
@@ -233,7 +233,7 @@ def test_bad_commands(
 def test_an_import_is_evaluated_like_the_run_it_came_from(trained: Path, model: Model, tmp_path: Path) -> None:
     """One run, its teacher saved as an import: the same scores, cached under another key, weights named."""
     data = tmp_path / "data"
-    write_sets(data, size=24, seed=0)
+    write_sets(data, size=24, seed=0, num_retrieval=40, num_segmentation=8, per_class=2)
     towers = {**model.model.state_dict(), **{f"visual.{k}": x for k, x in model.visual.state_dict().items()}}
     config = configs.load(trained / "config.yaml").model
     text = replace(config.text, vocab_size=model.tokenizer.vocab_size)
@@ -250,7 +250,7 @@ def test_an_import_is_evaluated_like_the_run_it_came_from(trained: Path, model: 
 
 
 def test_doctor_says_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_sets(tmp_path, size=24, seed=0)
+    write_sets(tmp_path, size=24, seed=0, num_retrieval=4, num_segmentation=2, per_class=1)
     assert main(["doctor", "--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for needed in (

@@ -35,7 +35,14 @@ def built(config: Config) -> SilcObjective:
         )
 
 
-@pytest.mark.parametrize("name", recipes.names())
+# Every recipe at its own size and one at every size; the others are slow tests.
+NAMES = [
+    name if "-" not in name or name.startswith("silc_c-") else pytest.param(name, marks=pytest.mark.slow)
+    for name in recipes.names()
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_builds_at_its_real_size(name: str) -> None:
     config = recipes.get(name)
     assert config.recipe == name

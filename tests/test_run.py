@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ from silc.config import Config
 from silc.predict import load_run
 from silc.training.log import history
 from silc.types import BadInput
+from tests import ranks
 from tests.data.conftest import sample, write_tar
 
 CLOCK = {"samples_per_s", "data_wait"}
@@ -79,14 +78,13 @@ def test_killed_and_resumed_equals_uninterrupted(small: Callable[..., Config], t
     run.train(config)
     interrupted = replace(config, out=str(tmp_path / "cut"))
     configs.save(interrupted, tmp_path / "cut.yaml")
-    command = [sys.executable, "-m", "silc", "train", str(tmp_path / "cut.yaml")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = ranks.start("train", str(tmp_path / "cut.yaml"), said=tmp_path / "said")
     first = tmp_path / "cut" / "checkpoints" / "step-00000004" / "manifest.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + ranks.TIMEOUT
     while not first.is_file() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert first.is_file()
 
     done_before = history(tmp_path / "cut")[-1]["step"]
@@ -139,35 +137,36 @@ def test_a_run_from_before_a_recipe_changed_keeps_what_it_began_with(
         run.train(replace(today, resume="auto", objective=replace(today.objective, weight=1.0)))
 
 
-def test_two_processes_equal_one(small: Callable[..., Config], tmp_path: Path) -> None:
-    """`torchrun ... -m silc train` on two ranks: same reduced losses as one process at the same global batch."""
-    for name in ("silc_c", "silc_s"):
-        one = small(name, duration="4 steps", out=tmp_path / f"{name}-one")
-        run.train(one)
-        two = replace(one, out=str(tmp_path / f"{name}-two"))
-        configs.save(two, tmp_path / f"{name}.yaml")
-        torchrun(["train", str(tmp_path / f"{name}.yaml")])
-        ours, theirs = curve(tmp_path / f"{name}-one"), curve(tmp_path / f"{name}-two")
-        assert len(ours) == len(theirs) == 4
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.keys() == b.keys()
-            for key, value in a.items():
-                assert b[key] == pytest.approx(value, rel=2e-4, abs=1e-5), (name, a["step"], key)
-        a, b = (weights(tmp_path / f"{name}-{which}") for which in ("one", "two"))
-        for key in (k for k in a if k.startswith(("model/", "teacher/", "head/"))):
-            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
+@pytest.mark.parametrize("name", ["silc_c", "silc_s"])
+def test_two_processes_equal_one(small: Callable[..., Config], name: str, tmp_path: Path) -> None:
+    """Same reduced losses as one process at the same global batch."""
+    assert_two_equal_one(small(name, duration="4 steps", out=tmp_path / "one"), tmp_path, ranks.silc)
 
 
-def torchrun(args: list[str], ranks: int = 2) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "silc", *args],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.mark.slow
+def test_torchrun(small: Callable[..., Config], tmp_path: Path) -> None:
+    """The same by `torchrun ... -m silc train`, of which other tests have only what it writes into the environment."""
+    assert_two_equal_one(small("silc_c", duration="4 steps", out=tmp_path / "one"), tmp_path, torchrun)
+
+
+def assert_two_equal_one(one: Config, folder: Path, two_ranks: Callable[..., object]) -> None:
+    run.train(one)
+    configs.save(replace(one, out=str(folder / "two")), folder / "two.yaml")
+    two_ranks("train", str(folder / "two.yaml"))
+    ours, theirs = curve(folder / "one"), curve(folder / "two")
+    assert len(ours) == len(theirs) == 4
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == pytest.approx(value, rel=2e-4, abs=1e-5), (a["step"], key)
+    a, b = weights(folder / "one"), weights(folder / "two")
+    for key in (k for k in a if k.startswith(("model/", "teacher/", "head/"))):
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def torchrun(*args: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "silc", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr, done.stderr
     # One rank speaks.

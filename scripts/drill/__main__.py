@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from .budget import budget
 from .checkpoints import corruption, disk, saves, saves_of_two
 from .costs import asynchronous, overhead
 from .data import images, remote
@@ -33,7 +34,7 @@ from .resuming import preempt, reshard, resume
 
 SCENARIOS: tuple[Callable[[Path, bool], Iterator[Row]], ...] = (
     *(resume, saves, saves_of_two, preempt, reshard, asynchronous, corruption, disk, numbers, collapse, images),
-    *(remote, hang, nodes, elastic, overhead),
+    *(remote, hang, nodes, elastic, overhead, budget),
 )
 
 

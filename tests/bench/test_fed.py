@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,14 +50,15 @@ class Recorded:
 # The compiler asks activations that cross a graph's end for their gradient.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.usefixtures("brief")
-def test_the_row(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_row(small: Callable[..., Config], compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a compiled step meets in real batches what it was compiled for."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     config = small("silc_c")
-    compiled, synthetic = step.OurStep(config, "cpu", compile=True), step.batch_of(config, 16, "cpu")
+    compiled, synthetic = step.OurStep(config, "cpu", compile=compile), step.batch_of(config, 16, "cpu")
     compiled(synthetic)
     recorded = Recorded(compiled)
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with torch.compiler.set_stance("fail_on_recompile") if compile else nullcontext():
         row = fed.fed_by_tars(config, recorded, synthetic, CPU)
     assert len(recorded.layouts) == 1
     assert row.number == 11

@@ -165,7 +165,7 @@ def _indexed(folder: str, paths: list[Path]) -> str:
 
 
 def test_many_processes_at_once(tmp_path: Path, shards: list[Path]) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with multiprocessing.get_context("forkserver").Pool(3) as pool:
         found = pool.starmap(_indexed, [(str(tmp_path / "cache"), shards)] * 9)
     assert set(found) == {ShardPairs(shards).fingerprint}
     assert all(file.suffix == ".npz" for file in (tmp_path / "cache").iterdir())  # nothing partial is left

@@ -21,8 +21,8 @@ from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.distributed import World
 from silc.training.log import history
 from silc.types import BadInput, Batch, Broken, Views
+from tests import ranks
 from tests.data.test_loader import GRID, loader
-from tests.test_run import torchrun
 
 # pytest's filters replace those `silc.images` sets, in this process but not in its workers.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -179,7 +179,7 @@ def test_two_ranks_of_silc_train_count_as_one(corpus: Any, small: Callable[..., 
     config = replace(config, data=replace(config.data, source="shards", train=str(paths[0].with_name("*.tar"))))
     run.train(config)
     configs.save(replace(config, out=str(tmp_path / "two")), tmp_path / "two.yaml")
-    torchrun(["train", str(tmp_path / "two.yaml"), "--data.workers", "1"])
+    ranks.silc("train", str(tmp_path / "two.yaml"), "--data.workers", "1")
     one, two = ((tmp_path / name / QUARANTINE).read_text() for name in ("one", "two"))
     assert one == two
     assert set(entries(tmp_path / "one" / QUARANTINE)) == truth

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from silc.eval import metrics, pictures, prompts, score_table, segment, suite, tables
 
@@ -167,6 +166,8 @@ def summed(truth: torch.Tensor, prediction: torch.Tensor, num_classes: int) -> t
 
 @pytest.mark.parametrize("missing_from_truth", [(), (2,), (2, 5)])
 def test_miou_equals_torchmetrics(missing_from_truth):
+    from torchmetrics.classification import MulticlassJaccardIndex
+
     truth, prediction = random_labels(7, seed=3)
     for absent in missing_from_truth:
         truth[truth == absent] = 255
@@ -186,6 +187,8 @@ def test_absent_classes_count_zero_in_mmseg_and_not_at_all_in_detectron2():
 
 
 def test_random_labels_in_detectron2_convention_equal_the_mean_over_present_classes():
+    from torchmetrics.classification import MulticlassJaccardIndex
+
     truth, prediction = random_labels(7, seed=4)
     truth[truth == 2] = 255
     counts = summed(truth, prediction, 7)

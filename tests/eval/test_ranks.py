@@ -66,7 +66,7 @@ def test_two_processes_equal_one(root, tmp_path):
     alone = json.loads(json.dumps(scores(root, World())))
     assert len(alone) == 4
     assert len({record["metrics"].get("miou") for record, _ in alone}) == 2
-    mp.start_processes(_rank, args=(2, str(root), str(tmp_path)), nprocs=2, start_method="spawn")
+    mp.start_processes(_rank, args=(2, str(root), str(tmp_path)), nprocs=2, start_method="forkserver")
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
 

@@ -343,6 +343,7 @@ def test_what_a_library_lacks_is_refused(format_: str, towers: Any, message: str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+@pytest.mark.slow  # makes every SigLIP that timm names
 def test_the_nearest_of_timms_is_named() -> None:
     """SigLIP's B/16 of big_vision has the tanh GELU, timm's of that name the exact one."""
     image = replace(IMAGE, size=256, patch=16, width=768, heads=12, depth=12, mlp=3072)

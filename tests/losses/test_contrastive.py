@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,11 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
+from silc.bench.contrastive import extra_megabytes
 from silc.distributed import World
 from silc.losses import contrastive
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
+from tests.ranks import apart
 
 KINDS = ["softmax", "sigmoid"]
 NAMES = ("image", "text", "scale", "bias")
@@ -154,7 +154,7 @@ def test_a_factor_on_the_loss_reaches_the_gradient_once(kind: str) -> None:
 
 def test_a_ring_of_processes_equals_one(tmp_path: Path) -> None:
     """Four and two gloo processes, averaged as DDP averages, against the plain formula on the whole batch."""
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=max(RINGS), start_method="spawn")
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=max(RINGS), start_method="forkserver")
     for ranks, kind in itertools.product(RINGS, KINDS):
         parts = [torch.load(tmp_path / f"{kind}-{ranks}-{rank}.pt", weights_only=True) for rank in range(ranks)]
         value = torch.stack([value for value, _ in parts]).mean()
@@ -184,8 +184,4 @@ def _rank(process: int, folder: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_does_not_grow_with_the_batch(kind: str) -> None:
     """8,192 pairs have 268 MB of logits; the peak beyond features and their gradients is that of the blocks."""
-    script = (
-        "from silc.bench.contrastive import extra_megabytes; import sys; print(extra_megabytes(sys.argv[1], 8192, 16))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, kind], capture_output=True, text=True, check=True)
-    assert 1 < float(done.stdout) < 100
+    assert 1 < apart(extra_megabytes, kind, 8192, 16) < 100

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightly.loss import DINOLoss
 from torch import Tensor
 
 from silc.bench.baselines.dino import double_loop, hoisted_loop
@@ -74,6 +73,8 @@ def test_equals_the_loop_over_pairs(shape: tuple[int, int, int, int], with_globa
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[0] == 2])
 def test_sixteen_pairs_equal_lightly(shape: tuple[int, int, int, int]) -> None:
     """lightly drops pairs of equal index: one teacher view a call, and a dummy in the student's slot 0."""
+    from lightly.loss import DINOLoss
+
     teacher, student, _, centre = (t.float() for t in logits(*shape))
     dino = DINOLoss(output_dim=shape[3], teacher_temp=TAU_T, student_temp=TAU_S)
     student.requires_grad_()
@@ -92,6 +93,8 @@ def test_sixteen_pairs_equal_lightly(shape: tuple[int, int, int, int]) -> None:
 
 def test_eighteen_pairs_equal_lightly() -> None:
     """DINO's own form: the student's globals too, never against themselves."""
+    from lightly.loss import DINOLoss
+
     teacher, student, student_globals, centre = (t.float() for t in logits(2, 8, 3, 32))
     dino = DINOLoss(output_dim=32, teacher_temp=TAU_T, student_temp=TAU_S)
     dino.center = centre.view(1, 1, -1).clone()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lightly.loss import IBOTPatchLoss
 from torch import Tensor
 
 from silc.losses.patches import patch_loss
@@ -51,6 +50,8 @@ def test_equals_the_loop_over_patches(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_lightly(shape: tuple[int, ...]) -> None:
     """lightly's iBOT loss takes masked tokens in a row and a mask that says how many each image has."""
+    from lightly.loss import IBOTPatchLoss
+
     teacher, student, centre = (t.float() for t in logits(shape))
     num_views, num, hidden, k = shape
     mask = torch.zeros(num_views * num, 2, 2 * hidden, dtype=torch.bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import nn
@@ -49,6 +48,8 @@ def changes(tower: nn.Module) -> dict[str, lora.LowRank]:
 @pytest.mark.parametrize("pool", ["map", "cls"])
 def test_linear_layers_equal_pefts(pool: Any) -> None:
     """Output and the gradients of A and B, with peft's factor alpha / r at 1."""
+    import peft
+
     plain, images = image_tower(pool).double(), torch.randn(3, 3, 16, 24).double()
     ours = adapted(plain).double()
     layers = r"trunk\.blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"

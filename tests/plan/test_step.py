@@ -20,6 +20,7 @@ from silc.plan.step import HYPER, Step, a_batch, measure
 from silc.training.parts import Gradients
 
 VOCABULARY = 512
+SLOW = pytest.mark.slow
 
 
 def cut(name: str, depth: int = 2, **objective: object) -> Config:
@@ -45,7 +46,10 @@ def map_pool(tokens: int, width: int, mlp: int) -> float:
     return 2 * (tokens * 2 * width * width + 2 * width * width + 2 * tokens * width + 2 * width * mlp)
 
 
-@pytest.mark.parametrize(("size", "pool"), [("tiny", "map"), ("s16", "map"), ("b16", "cls")])
+@pytest.mark.parametrize(
+    ("size", "pool"),
+    [("tiny", "map"), ("tiny", "cls"), *(pytest.param(*slow, marks=SLOW) for slow in (("s16", "map"), ("b16", "cls")))],
+)
 def test_flops_of_each_part_are_those_of_the_closed_forms(size: str, pool: str) -> None:
     config = recipes.get(f"silc_s-{size}")
     config = replace(config, model=replace(config.model, image=replace(config.model.image, pool=pool)))  # type: ignore[arg-type]
@@ -80,7 +84,9 @@ def test_flops_of_each_part_are_those_of_the_closed_forms(size: str, pool: str) 
     assert found.keys() == expected.keys() | losses.keys()
 
 
-@pytest.mark.parametrize("name", ["silc_c-tiny", "silc_c-s16", "clip-b16"])
+@pytest.mark.parametrize(
+    "name", ["silc_c-tiny", "clip-tiny", *(pytest.param(name, marks=SLOW) for name in ("silc_c-s16", "clip-b16"))]
+)
 def test_flops_agree_with_torchs_counter_and_with_what_runs_record(name: str) -> None:
     config = recipes.get(name)
     step, recorded = measured(config, 1), run.flops_per_example(config, VOCABULARY, 0)
@@ -130,7 +136,10 @@ def assert_memory_is_a_real_steps(config: Config, batch: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("silc_c-tiny", "float32"), ("silc_c-tiny", "bf16"), ("silc_s-s16", "bf16"), ("clip-s16", "float32")],
+    [
+        *(("silc_c-tiny", "float32"), ("silc_c-tiny", "bf16"), ("clip-tiny", "float32")),
+        *(pytest.param(*slow, marks=SLOW) for slow in (("silc_s-s16", "bf16"), ("clip-s16", "float32"))),
+    ],
 )
 def test_memory_is_what_a_real_step_holds(name: str, precision: str) -> None:
     """Recipes with few blocks, at two batch sizes: to 1 %."""
@@ -180,7 +189,7 @@ def test_what_is_extrapolated_is_what_is_measured_there() -> None:
 
 
 def test_sharding_leaves_a_share_of_each_weight_and_gathers_blocks_as_they_run() -> None:
-    config, ranks = recipes.get("silc_c-s16"), 8
+    config, ranks = cut("silc_c-s16"), 8
     whole = measured(config, 4, ranks)
     step = measure(config, batch=4, ranks=ranks, vocab_size=VOCABULARY, sharded=True)
     for what in ("weights", "teacher's weights"):

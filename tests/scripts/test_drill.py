@@ -9,10 +9,10 @@ import pytest
 from scripts.drill.__main__ import drill
 from scripts.nginx import missing
 
-SLOW = ("saves_of_two", "preempt", "reshard", "asynchronous", "corruption", "remote")
-SCENARIOS = ("resume", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+SCENARIOS = ("resume", "saves_of_two", "preempt", "reshard", "asynchronous", "corruption", "remote")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_is_lost(scenario, tmp_path):
     if scenario == "remote" and (absent := missing()):

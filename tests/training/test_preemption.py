@@ -136,7 +136,7 @@ ASKED = [(0, 1), (1, 0), (0, 2), (1, 1), None]
 
 def test_ranks_leave_an_evaluation_together_wherever_one_is_asked(tmp_path: Path) -> None:
     """Also where one was asked in its last batch and the other has done all of its own."""
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in range(2):
         left = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert left == [True, True, True, True, False], f"rank {rank}"

@@ -73,8 +73,8 @@ def test_latest_moves_when_the_bytes_are_durable(tmp_path: Path, monkeypatch: py
 
 
 def test_training_waits_for_less_than_a_tenth_of_a_save(tmp_path: Path) -> None:
-    """Medians of five, of 256 MB."""
-    blocked, whole = blocked_and_whole(tmp_path, parts_of(256), 5)
+    """Medians of five, of 64 MB."""
+    blocked, whole = blocked_and_whole(tmp_path, parts_of(64), 5)
     assert blocked < 0.1 * whole
 
 

@@ -114,7 +114,9 @@ def pair(small: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("pair")
     config = small("silc_c", duration="5 steps", save_every="3 steps", out=folder / "one")
     run.train(config)
-    mp.start_processes(_rank, args=(str(folder), cases(small), config, _free_ports(2)), nprocs=2, start_method="spawn")
+    mp.start_processes(
+        _rank, args=(str(folder), cases(small), config, _free_ports(2)), nprocs=2, start_method="forkserver"
+    )
     return folder
 
 
