@@ -271,7 +271,7 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 @contextmanager
 def _reading(pairs: Pairs, workers: int) -> Iterator[Callable[[Iterable[int]], Iterator[Look]]]:
     """A function of indices that looks at samples, in order, here or in other processes."""
-    if workers and (why := lacking()):
+    if workers and (why := lacking(workers)):
         log.warning("--workers %d: %s; this process reads alone", workers, why)
         workers = 0
     if not workers:

@@ -155,7 +155,7 @@ class Loader:
 
     def _choose_transport(self) -> None:
         """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
-        if why := lacking():
+        if why := lacking(workers=self.workers):
             self.workers = 0
             self._say(
                 f"data.workers {self._board.num_workers}: {why}; batches are made in this process, which is slower"

@@ -181,10 +181,12 @@ def free_shared_memory() -> int:
         return 0
 
 
-def lacking() -> str:
-    """Why no worker process can be started here, or nothing."""
+def lacking(workers: int) -> str:
+    """Why so many worker processes cannot be started here, or nothing."""
     try:
-        multiprocessing.get_context(START_METHOD).Lock()
+        # About as many as their queues take, each a page of shared memory.
+        context = multiprocessing.get_context(START_METHOD)
+        _ = [context.Lock() for _ in range(3 * workers + 9)]
     except (OSError, ImportError) as error:
         return f"processes cannot share anything: {error} (is {SHARED_MEMORY} there, with room, and writable?)"
     return ""

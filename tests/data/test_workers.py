@@ -99,7 +99,7 @@ def test_a_check_does_not_wait_for_a_worker_that_ended(
 def test_a_check_without_worker_processes(
     shards: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checks, "lacking", lambda: "processes cannot share anything")
+    monkeypatch.setattr(checks, "lacking", lambda _: "processes cannot share anything")
     assert check(ShardPairs(shards), workers=2).num_good == len(ShardPairs(shards))
     assert "this process reads alone" in caplog.text
 
