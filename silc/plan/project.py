@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, LOSSES, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
 from silc.run import flops_per_example
+from silc.terminal import say
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -195,9 +196,13 @@ def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float 
             f"train.batch_size {size} does not divide among {gpus} cards; take {fitting}, or another --train.batch-size"
         )
     batch, vocabulary = size // gpus, config.model.text.vocab_size or config.data.vocab_size
-    step, *others = (
-        measure(config, batch=b, ranks=gpus, vocab_size=vocabulary) for b in (batch, 2 * batch, batch // 2 or 3)
-    )
-    sharded = measure(config, batch=batch, ranks=gpus, vocab_size=vocabulary, sharded=True)
+
+    def measured(pairs: int, *, sharded: bool = False) -> Step:
+        how = ", sharded" if sharded else ""
+        say(f"plan: {config.recipe}: a step of {pairs} pairs a card{how}, on tensors without data", error=True)
+        return measure(config, batch=pairs, ranks=gpus, vocab_size=vocabulary, sharded=sharded)
+
+    step, *others = (measured(pairs) for pairs in (batch, 2 * batch, batch // 2 or 3))
+    sharded = measured(batch, sharded=True)
     recorded = flops_per_example(config, vocabulary, eos_id=0)
     return Plan(config.recipe, gpu, mfu, price, recorded, step, sharded, (others[0], others[1]))
