@@ -100,7 +100,14 @@ def _views(config: Config) -> bool:
 RUN: tuple[Idle, ...] = (
     Idle(("data.scenes.*",), lambda c: c.data.source != "scenes", "data.source is shards"),
     Idle(
-        ("data.shuffle_shards", "data.index_cache", "data.remote_*", "data.max_*", "data.accept_changed_shards"),
+        (
+            "data.shuffle_shards",
+            "data.index_cache",
+            "data.remote_*",
+            "data.max_*",
+            "data.exif_orientation",
+            "data.accept_changed_shards",
+        ),
         lambda c: c.data.source == "scenes",
         "data.source is scenes",
     ),

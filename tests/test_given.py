@@ -165,7 +165,7 @@ def test_a_second_stage_from_before_its_recipe_changed_goes_on(
 def test_idle_settings_are_named_in_one_line(
     recipe: str, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = cli._configured("train", [recipe, *flags])
+    config, _ = cli._configured("train", [recipe, *flags])
     given.say_unread(given.flags(Config, flags), config)
     line = capsys.readouterr().err
     assert said in line
@@ -176,7 +176,7 @@ def test_idle_settings_are_named_in_one_line(
 @pytest.mark.parametrize("recipe", ["silc_c-tiny", "silc_s", "clip"])
 def test_what_a_recipe_leaves_idle_by_itself_is_not_said(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--train.batch-size", "64", "--train.optim.lr", "1e-4", "--eval.root", "/data", "--out", "x"]
-    given.say_unread(given.flags(Config, flags), cli._configured("train", [recipe, *flags]))
+    given.say_unread(given.flags(Config, flags), cli._configured("train", [recipe, *flags])[0])
     assert not capsys.readouterr().err
 
 
