@@ -426,7 +426,7 @@ def test_a_file_without_samples_is_named(tmp_path: Path, write: object) -> None:
 def random_members(rng: np.random.Generator) -> list[tuple[str, bytes, bytes]]:
     """(name, type, data) of a few samples, and of what else people put into shards, in disorder."""
     png = encoded(photo(0, (8, 6)), "PNG")
-    images = [png, png, png, b"", b"<html>", png[:-20]]
+    images = [png, png, png, b"", b"<html>", png[:100]]
     texts = [b"a dog", b"a dog", b"", b" \n", b"caf\xe9", "ein Hund".encode("utf-8-sig")]
     objects = [b'{"caption": "a dog"}', b'{"captions": ["a", "b"]}', b'{"caption": 3}', b"{", b"[]", b'{"url": "x"}']
     members = []
@@ -525,7 +525,7 @@ def test_members_balance_on_shards_made_wrong_at_random(tmp_path: Path) -> None:
     causes: Counter[str] = Counter()
     for seed in range(60):
         causes += balanced(tmp_path / "0.tar", random_shard(tmp_path / "0.tar", np.random.default_rng(seed)))
-    assert len(causes) >= 9, causes  # it does meet faults
+    assert len(causes) >= 10, causes  # it does meet faults
 
 
 @pytest.mark.slow
@@ -533,7 +533,7 @@ def test_members_balance_on_a_thousand_shards(tmp_path: Path) -> None:
     causes: Counter[str] = Counter()
     for seed in range(1000, 2000):
         causes += balanced(tmp_path / "0.tar", random_shard(tmp_path / "0.tar", np.random.default_rng(seed)))
-    assert len(causes) >= 11, causes
+    assert len(causes) >= 10, causes
 
 
 def test_files_keep_few_descriptors_open_and_survive_pickling(tmp_path: Path) -> None:
