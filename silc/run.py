@@ -42,7 +42,7 @@ from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
 from silc.predict import encoders
 from silc.preprocess import Preprocess
-from silc.rundir import CHECKPOINTS, CONFIG, TOKENIZER, as_begun, with_one_source
+from silc.rundir import CHECKPOINTS, CONFIG, TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import complain, say
 from silc.training.alarm import CollapseAlarm
 from silc.training.config import examples_of, steps_of
@@ -86,9 +86,10 @@ def train(config: Config) -> Path:
         config, source = with_one_source(config, out)
         config, kept = as_begun(config, out)
         resumed = _newest(out, world) if goes_on else None
+        config, init = with_its_init(config, out) if resumed is not None else (config, "")
         out.mkdir(parents=True, exist_ok=True)
         if world.is_main:
-            for said in filter(None, (source, kept, precision)):
+            for said in filter(None, (source, init, kept, precision)):
                 say(said)
         origin = origins.find(config.init) if config.init and resumed is None else None
         if config.train.optim.lora and origin is None and resumed is None:

@@ -133,6 +133,13 @@ def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
     return config, ""
 
 
+def with_its_init(config: Config, out: Path) -> tuple[Config, str]:
+    """The configuration of a run that goes on from its checkpoint, and a line where another `init` is named by now."""
+    began = configs.load(out / CONFIG).init
+    said = f"init {config.init} is not read: {out} goes on from its own checkpoint" if config.init != began else ""
+    return replace(config, init=began), said if config.init else ""
+
+
 def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     """The configuration with what the run in `out` began with where its recipe says something else since, and the line
     that says so.

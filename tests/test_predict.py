@@ -53,7 +53,7 @@ def test_a_run_is_its_teacher_unless_asked(trained: Path, photo: Path) -> None:
     for weights, name in (("auto", "teacher"), ("teacher", "teacher"), ("student", "student")):
         loaded = silc.load(trained, weights=weights, device="cpu")
         assert torch.equal(loaded.encode_image(photo), both[name].encode_image(pixels))
-    with pytest.raises(BadInput, match="is a run, whose tokenizer and size"):
+    with pytest.raises(BadInput, match="is a run, whose tokenizer, size"):
         silc.load(trained, size=32)
 
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Literal
 from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, LOSSES, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
 from silc.run import flops_per_example
+from silc.settings import amount_of
 from silc.terminal import say
+from silc.training.config import examples_of
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ class Plan:
     mfu: float
     price: float | None
     """Of a card and hour, in any currency."""
+    examples: float | None
+    """How long the run is; None where that is told in epochs, as the data is not looked at."""
     recorded: float
     """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
     step: Step
@@ -205,4 +209,7 @@ def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float 
     step, *others = (measured(pairs) for pairs in (batch, 2 * batch, batch // 2 or 3))
     sharded = measured(batch, sharded=True)
     recorded = flops_per_example(config, vocabulary, eos_id=0)
-    return Plan(config.recipe, gpu, mfu, price, recorded, step, sharded, (others[0], others[1]))
+    duration = config.train.duration
+    in_epochs = amount_of(duration)[1] == "epoch"
+    examples = None if in_epochs else examples_of(duration, batch_size=size, steps_per_epoch=0)
+    return Plan(config.recipe, gpu, mfu, price, examples, recorded, step, sharded, (others[0], others[1]))

@@ -61,7 +61,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "fitting_batch_per_gpu": plan.fitting(engine),
             "collectives": [asdict(c) | {"sent": sent(c, ranks)} for c in plan.traffic(engine, ranks)],
             "step_seconds": _bounds(plan, engine, ranks),
-            "hours": {name: plan.hours(engine, examples) for name, examples in EXAMPLES.items()},
+            "hours": {name: plan.hours(engine, examples) for name, examples in _lengths(plan).items()},
             "weak_scaling": {nodes: plan.efficiency(engine, nodes) for nodes in NODES},
         }
         for engine in ENGINES
@@ -190,9 +190,16 @@ def _time(plan: Plan) -> Table:
     return table
 
 
+def _lengths(plan: Plan) -> dict[str, float]:
+    """Runs whose hours are told, in examples: the usual ones, and this recipe's own where that is another."""
+    if plan.examples is None or plan.examples in EXAMPLES.values():
+        return EXAMPLES
+    return EXAMPLES | {f"{plan.examples:,.0f} examples (train.duration)": plan.examples}
+
+
 def _runs(plan: Plan) -> Table:
     table = _table("hours (projection)", *HEADINGS.values())
-    for name, examples in EXAMPLES.items():
+    for name, examples in _lengths(plan).items():
         hours = [plan.hours(engine, examples) for engine in ENGINES]
         table.add_row(name, *(f"{fast:,.0f} - {slow:,.0f}" for fast, slow in hours))
         table.add_row("  card hours", *(f"{f * plan.step.ranks:,.0f} - {s * plan.step.ranks:,.0f}" for f, s in hours))

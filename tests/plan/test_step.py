@@ -175,7 +175,9 @@ def test_what_is_extrapolated_is_what_is_measured_there() -> None:
     """Memory over the batch, payloads and the image-text loss over the global batch."""
     config = cut("silc_c-tiny")
     steps = [measured(config, batch, 4) for batch in (2048, 4096, 1024)]
-    plan = project.Plan("", replace(GPUS["h100"], memory=5), 0.4, None, 0.0, steps[0], steps[0], (steps[1], steps[2]))
+    plan = project.Plan(
+        "", replace(GPUS["h100"], memory=5), 0.4, None, None, 0.0, steps[0], steps[0], (steps[1], steps[2])
+    )
     most = plan.fitting("none")
     assert 2048 < most < 8192
     apart = sum(plan.memory("none").values()) - sum(steps[0].memory.values())
