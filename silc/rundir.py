@@ -150,14 +150,17 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     """
     if not (out / CONFIG).is_file():
         return config, ""
-    begun, today = configs.load(out / CONFIG), configs.to_dict(config)
+    begun = configs.load(out / CONFIG)
+    if config.objective.scale_max is None and begun.objective.scale_max == 1000.0:
+        # How `silc finetune` said "nowhere" before there was None: nothing to tell.
+        config = replace(config, objective=replace(config.objective, scale_max=1000.0))
     if begun.recipe != config.recipe or config.recipe not in recipes.names():
         return config, ""
     before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
     earlier = recipes.EARLIER.get(config.recipe, {})
     changed = {
         path: was
-        for path, was, now in _differences(configs.to_dict(begun), today)
+        for path, was, now in _differences(configs.to_dict(begun), configs.to_dict(config))
         if was in (before[path], earlier.get(path, before[path])) and now == recipe[path] and not _free(path)
     }
     said = ", ".join(f"{path} {was}" for path, was in changed.items())

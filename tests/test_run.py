@@ -137,6 +137,22 @@ def test_a_run_from_before_a_recipe_changed_keeps_what_it_began_with(
         run.train(replace(today, resume="auto", objective=replace(today.objective, weight=1.0)))
 
 
+def test_a_continued_run_from_before_goes_on_with_its_way_to_say_no_clamp(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`silc finetune` of a SigLIP wrote 1000.0, which no scale reaches."""
+    today = replace(
+        small("silc_s", duration="2 steps", save_every="1 steps", out=tmp_path / "run"), recipe="finetune-silc"
+    )
+    run.train(replace(today, objective=replace(today.objective, scale_max=1000.0)))
+    whole = weights(tmp_path / "run")
+    (checkpoint.find(tmp_path / "run" / "checkpoints")[0] / checkpoint.MANIFEST).unlink()
+    run.train(replace(today, resume="auto"))
+    assert_same(weights(tmp_path / "run"), whole)
+    assert configs.load(tmp_path / "run/config.yaml").objective.scale_max == 1000
+    assert "began before" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["silc_c", "silc_s"])
 def test_two_processes_equal_one(small: Callable[..., Config], name: str, tmp_path: Path) -> None:
     """Same reduced losses as one process at the same global batch."""
