@@ -11,15 +11,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "train": "silc.run",
-    "finetune": "silc.continuation",
-    "evaluate": "silc.scoring",
-    "load": "silc.predict",
-    "load_run": "silc.predict",
-    "export": "silc.exports.directory",
-    "recipe": "silc.recipes",
-    "Config": "silc.config",
-    "BadInput": "silc.types",
+    "train": "silc.start:train",
+    "finetune": "silc.continuation:finetune",
+    "evaluate": "silc.scoring:evaluate",
+    "load": "silc.predict:load",
+    "load_run": "silc.predict:load_run",
+    "export": "silc.exports.directory:export",
+    "recipe": "silc.recipes:get",
+    "Config": "silc.config:Config",
+    "BadInput": "silc.types:BadInput",
 }
 __all__ = [*_WHERE, "__version__"]
 
@@ -27,7 +27,8 @@ __all__ = [*_WHERE, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'silc' has no attribute '{name}'")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

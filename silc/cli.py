@@ -671,8 +671,7 @@ def _configured(command: str, args: list[str]) -> tuple[Config, list[str]]:
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
     name = args[0]
     fields = _spelled_out(args[1:], name)
-    base = configs.load(Path(name)) if name.endswith((".yaml", ".yml")) else recipes.get(name)
-    return _over(base, fields, f"{command} {name}"), fields
+    return _over(recipes.named(name), fields, f"{command} {name}"), fields
 
 
 def _spelled_out(args: Sequence[str], name: str) -> list[str]:

@@ -93,6 +93,8 @@ class Model(Encoder):
     """A `DualEncoder` that also takes files, images and words."""
 
     contrastive: Contrastive = "softmax"
+    weights: str = "pretrained"
+    """Which weights of a run it has: student or teacher; `pretrained` where it was not trained here."""
 
     @torch.no_grad()
     def encode_image(self, images: Tensor | Picture | Sequence[Picture]) -> Tensor:
@@ -201,8 +203,8 @@ def load(
     asked: Weights = "both" if weights == "auto" else weights
     path = Path(tokenizer) if tokenizer else None
     loaded = load_any(source, weights=asked, tokenizer=path, size=size, text_pool=text_pool, device=where)
-    encoder = loaded.models.get("teacher") or next(iter(loaded.models.values()))
-    return Model(**vars(encoder), contrastive=loaded.contrastive)
+    which = "teacher" if "teacher" in loaded.models else next(iter(loaded.models))
+    return Model(**vars(loaded.models[which]), contrastive=loaded.contrastive, weights=which)
 
 
 def load_any(

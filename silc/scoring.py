@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,54 +13,69 @@ from silc import config as configs
 from silc.distributed import join
 from silc.eval import report, suite
 from silc.eval.cache import Cache
+from silc.eval.config import EvalConfig
 from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
-from silc.predict import load_any
+from silc.models.silc import Encoder
+from silc.predict import Loaded, Model, Weights, load_any
 from silc.rundir import CONFIG, is_run
 from silc.training.log import history
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from silc.eval.config import EvalConfig
+    import torch
+
     from silc.types import Evaluation
+
+    Scored = str | Path | Encoder
 
 
 def evaluate(
-    source: str | Path | Sequence[str | Path],
-    config: EvalConfig,
+    source: Scored | Sequence[Scored],
+    config: EvalConfig | None = None,
     *,
     device: str = "auto",
     cache: Path | None = None,
     tokenizer: Path | None = None,
+    **fields: Any,
 ) -> list[Evaluation]:
     """Score one or more models on the tasks asked for: runs (their newest checkpoint, student and/or teacher), imports
-    and other people's checkpoints, named as for `silc.load`.
+    and other people's checkpoints, named as for `silc.load`, and models in memory, such as `silc.load` gives.
 
-    Without a root in `config` it is the one the first run was configured with. Under torchrun the ranks share the
-    images of every task; the scores are those of a single process.
+    Without a root it is the one the first run was configured with. Under torchrun the ranks share the images of every
+    task; the scores are those of a single process.
 
     Args:
-        cache: a folder that keeps results by weights, data and protocol; None computes all anew.
-        tokenizer: for every model that is no run, instead of its own; big_vision's have none.
+        config: tasks and protocol.
+        device: where to compute; a model in memory is scored where it is.
+        cache: a folder that keeps results by weights, data and protocol; None computes all anew, and so does a model
+            in memory, whose weights may have changed.
+        tokenizer: for every named model that is no run, instead of its own; big_vision's have none.
+        fields: of EvalConfig, over those of `config`: root="data", tasks="*-zs", templates="plain".
 
     Returns:
         One evaluation per model, weights and task on the main rank, nothing on the others.
 
     Raises:
-        BadInput: no such model, task, data or device.
+        BadInput: no such model, task, data, device or field; models in memory that cannot be told apart by their names.
     """
+    values = {f"eval.{name}": str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+    config = configs.override(configs.Config(eval=config or EvalConfig()), values).eval
     models = _several(source)
-    if tokenizer is not None and all(is_run(one) for one in models):
+    named = [one for one in models if isinstance(one, str | Path)]
+    if not named:
+        _refuse_what_only_names_take(device != "auto", tokenizer is not None, "weights" in fields, cache is not None)
+    if tokenizer is not None and all(is_run(one) for one in named):
         raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
-    config = checks.scoring(models, config)
+    config = checks.scoring(named, config)
+    readers = _readers(models, config.weights, tokenizer)
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world)
-        for one, name in zip(models, distinct_names(models), strict=True):
-            given = None if is_run(one) else tokenizer
-            loaded = load_any(one, weights=config.weights, tokenizer=given, device=world.device, name=name)
+        for read in readers:
+            loaded = read(world.device)
             evaluations += suite.run(
                 loaded.models,
                 evaluators,
@@ -73,8 +89,56 @@ def evaluate(
         return evaluations if world.is_main else []
 
 
-def _several(source: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [source] if isinstance(source, str | Path) else list(source)
+def _readers(
+    models: Sequence[Scored], weights: Weights, tokenizer: Path | None
+) -> list[Callable[[torch.device], Loaded]]:
+    """What gives each model on a device.
+
+    Raises:
+        BadInput: what is no model; two in memory of one name and the same weights.
+    """
+    named = [one for one in models if isinstance(one, str | Path)]
+    names = dict(zip(named, distinct_names(named), strict=True))
+    readers: list[Callable[[torch.device], Loaded]] = []
+    seen: set[tuple[str, str]] = set()
+    for one in models:
+        if isinstance(one, str | Path):
+            own = None if is_run(one) else tokenizer
+            readers.append(partial(_read, one, weights, own, names[one]))
+        elif isinstance(one, Encoder):
+            which = one.weights if isinstance(one, Model) else "in memory"
+            if (one.name, which) in seen:
+                raise BadInput(f"two models in memory are called {one.name!r}; give each a name: model.name = 'mine'")
+            seen.add((one.name, which))
+            readers.append(partial(_as_it_is, one, which))
+        else:
+            raise BadInput(f"a model is a path, a name or what `silc.load` gives, not {type(one).__name__}")
+    return readers
+
+
+def _as_it_is(model: Encoder, which: str, _: torch.device) -> Loaded:
+    loss = model.contrastive if isinstance(model, Model) else "softmax"
+    return Loaded({which: model}, None, None, "", loss)
+
+
+def _read(source: str | Path, weights: Weights, tokenizer: Path | None, name: str, device: torch.device) -> Loaded:
+    return load_any(source, weights=weights, tokenizer=tokenizer, name=name, device=device)
+
+
+def _refuse_what_only_names_take(device: bool, tokenizer: bool, weights: bool, cache: bool) -> None:
+    """
+    Raises:
+        BadInput: something was given that is not read for models in memory.
+    """
+    if device:
+        raise BadInput("device is for models given by name; a model in memory is scored where it is: model.to(device)")
+    if tokenizer or weights or cache:
+        what = "tokenizer" if tokenizer else "weights" if weights else "cache"
+        raise BadInput(f"{what} is for models given by name; leave it out for models in memory")
+
+
+def _several(source: Any) -> list[Any]:
+    return list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
 
 
 def write_results(

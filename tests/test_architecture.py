@@ -21,8 +21,8 @@ PACKAGE = ROOT / "silc"
 ORDER = (
     "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given | interop | rundir"
-    " | predict | exports curate | checks | origin | run scoring folders | continuation serve bench plan demo doctor"
-    " | cli | __main__"
+    " | predict | exports curate | checks | origin | run scoring folders"
+    " | continuation start serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")

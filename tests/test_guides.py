@@ -64,7 +64,7 @@ def python(code: str) -> None:
 
 def test_use_in_python(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(place)
-    (code,) = blocks("use.md", "python")
+    code, _ = blocks("use.md", "python")
     named = "open_clip:ViT-B-16-SigLIP-256/webli"
     assert named in code
     python(code.replace(named, "run"))
@@ -72,6 +72,19 @@ def test_use_in_python(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "torch.Size([1, 2, 2, 32])" in out
     assert "torch.Size([40, 60])" in out
     assert (place / "segmented.png").is_file()
+
+
+def test_training_and_scoring_in_python(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    _, code = blocks("use.md", "python")
+    (place / "shards").mkdir()
+    write_tar(place / "shards/0.tar", [member for number in range(8) for member in sample(number)])
+    python(code)
+    out = capsys.readouterr().out
+    assert "'acc1': " in out
+    assert (place / "out/tiny/metrics.jsonl").is_file()
 
 
 def test_use_on_the_command_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
