@@ -585,6 +585,8 @@ class CheckCommand(Settings):
     data: tyro.conf.Positional[str]
     """What data.train takes: tar shards ('/data/{00000..00331}.tar', 'https://...', 's3://...'), or a folder with a
     table of captions."""
+    image_root: str = ""
+    """Folder of a table's images, as data.image_root; empty: the table's folder."""
     out: str = "data-check"
     """Folder for what comes out."""
     samples: Annotated[int, NATURAL] = 0
@@ -608,7 +610,7 @@ def _data(args: list[str]) -> int:
 
     out = check.place_of(command.out)
     _begin(f"data check: {without_secrets(command.data)} into {out}")
-    pairs = open_pairs(DataConfig(train=command.data), seed=0, show=True)
+    pairs = open_pairs(DataConfig(train=command.data, image_root=command.image_root), seed=0, show=True)
     say(
         check.run(
             pairs,

@@ -107,6 +107,7 @@ RUN: tuple[Idle, ...] = (
             "data.max_*",
             "data.exif_orientation",
             "data.accept_changed_shards",
+            "data.image_root",
         ),
         lambda c: c.data.source == "scenes",
         "data.source is scenes",

@@ -28,7 +28,14 @@ FREE = (
     *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
     *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
-    *("data.train", "data.workers", "data.index_cache", "data.max_bad_rate", "data.accept_changed_shards"),
+    *(
+        "data.train",
+        "data.image_root",
+        "data.workers",
+        "data.index_cache",
+        "data.max_bad_rate",
+        "data.accept_changed_shards",
+    ),
     *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
 )
 

@@ -63,7 +63,7 @@ MEANINGS = {
     "empty_caption": "nothing but space",
     "broken_caption": "no UTF-8, no JSON, no text (a number, say), or a row with too many columns",
     "duplicate_key": "an earlier sample of the same shard has this key",
-    "unsafe_path": "outside the folder of its table; not read",
+    "unsafe_path": "outside the folder of its table, or data.image_root; not read",
     "unreadable": "the file system refused",
     "broken_shard": "a shard that holds nothing to read; left out",
     "cut_shard": "a shard that ends early; the samples before the cut are used",

@@ -96,6 +96,9 @@ class DataConfig(Settings):
     by '::'; http://, https:// and s3:// addresses likewise (pip install -e '.[remote]'). Or a folder of images with a
     table (captions.jsonl, .json, .csv, .tsv or .txt), or the table: an image (file_name, image, filepath) and its
     caption (caption, captions, text, title) a row."""
+    image_root: str = ""
+    """Folder of a table's images: paths of its rows are read under it, absolute ones too if they lie in it; what leads
+    out of it, by '..' or a link, is a broken sample. Empty: the table's folder."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     crops: CropConfig = field(default_factory=CropConfig)

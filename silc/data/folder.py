@@ -1,7 +1,8 @@
 """A folder of images with a table of captions (see `tables`).
 
-Rows of one image are one pair with all their captions. Paths are relative to the table's folder; what lies outside it,
-by `..`, by an absolute path or through a link, is a broken sample and is not read.
+Rows of one image are one pair with all their captions. Paths are relative to the table's folder, or to `image_root`;
+absolute ones are read where they lie in it. What lies outside, by `..`, by an absolute path or through a link, is a
+broken sample and is not read.
 """
 
 from __future__ import annotations
@@ -35,11 +36,18 @@ BLOCK = 1000
 class FolderPairs:
     """Pairs of a table of captions beside its images."""
 
-    def __init__(self, table: Path, *, max_pixels: int = MAX_PIXELS, turned: bool = False) -> None:
+    def __init__(
+        self, table: Path, *, image_root: Path | None = None, max_pixels: int = MAX_PIXELS, turned: bool = False
+    ) -> None:
         """
+        Args:
+            image_root: the folder of the images; None is the table's.
+
         Raises:
-            BadInput: the table cannot be read, or has no column of images or of captions.
+            BadInput: the table cannot be read, or has no column of images or of captions; `image_root` is no folder.
         """
+        if image_root is not None and not os.path.isdir(image_root):
+            raise BadInput(f"data.image_root {image_root} is no folder; name the one that the table's images lie in")
         self.table = table
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         rows = read_rows(table)
@@ -54,7 +62,7 @@ class FolderPairs:
         self.fingerprint = hashlib.sha256(self._lines).hexdigest()
         self.faults: Sequence[Broken] = ()
         self.contents: Mapping[str, int] = {"rows": rows.num}
-        self._root = Path(os.path.realpath(table.parent))
+        self._root = Path(os.path.realpath(image_root or table.parent))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -104,7 +112,7 @@ class FolderPairs:
         try:
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
-                raise self._bad("unsafe_path", name, f"lies outside {self._root}")
+                raise self._bad("unsafe_path", name, f"lies outside {self._root} (data.image_root)")
             if not os.path.isfile(path):  # a pipe would be waited for
                 raise self._bad("no_image", name, "is no file, or there is none")
             if os.path.getsize(path) > MAX_MEMBER_BYTES:

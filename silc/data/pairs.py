@@ -142,7 +142,13 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     if table := table_of(named):
         if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
             log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
-        return FolderPairs(table, max_pixels=config.max_pixels, turned=turned)
+        root = expanded(config.image_root) if config.image_root else None
+        return FolderPairs(table, image_root=root, max_pixels=config.max_pixels, turned=turned)
+    if config.image_root:
+        raise BadInput(
+            f"data.image_root {config.image_root} is for a table of captions, and data.train names none; shards hold "
+            "their images, leave it out"
+        )
     cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
     spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
     return ShardPairs(

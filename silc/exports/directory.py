@@ -173,7 +173,7 @@ def _keep_going(run: Path, out: Path) -> None:
         config,
         out="",
         init="",
-        data=replace(config.data, train="", tokenizer="", index_cache=""),
+        data=replace(config.data, train="", image_root="", tokenizer="", index_cache=""),
         eval=replace(config.eval, root=""),
     )
     configs.save(placeless, out / CONFIG)

@@ -293,6 +293,78 @@ def test_order_and_fingerprint(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert_equal(list(loader(moved, workers=2).batches(0, 3)), list(loader(moved).batches(0, 3)))
 
 
+def elsewhere(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A table in a folder of its own, and the paths of its rows by what becomes of them; `folder` is the root."""
+    (folder / "out.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder / "in.jpg").symlink_to("images/3.jpg")
+    (folder.parent / "link").symlink_to(folder)  # another name of the root
+    (folder.parent / "data2").mkdir()  # begins as the root does
+    (folder.parent / "data2" / "0.jpg").write_bytes(encoded(photo(0)))
+    tables = folder.parent / "tables"
+    tables.mkdir()
+    (tables / "beside.jpg").write_bytes(encoded(photo(0)))
+    return tables, {
+        "images/0.jpg": "",
+        str(folder / "images" / "1.jpg"): "",
+        str(folder.parent / "link" / "images" / "2.jpg"): "",
+        "images/../images/3.jpg": "",
+        "in.jpg": "",
+        "../data/images/4.jpg": "",
+        "../secret.jpg": "unsafe_path",
+        str(folder / ".." / "secret.jpg"): "unsafe_path",
+        str(folder.parent / "secret.jpg"): "unsafe_path",
+        str(folder.parent / "data2" / "0.jpg"): "unsafe_path",
+        "out.jpg": "unsafe_path",
+        str(folder / "out.jpg"): "unsafe_path",
+        str(tables / "beside.jpg"): "unsafe_path",
+        "beside.jpg": "no_image",
+    }
+
+
+@pytest.mark.parametrize("write", ["captions.jsonl", "captions.csv", "captions.tsv"])
+def test_images_lie_under_another_root_than_the_table(folder: Path, write: str) -> None:
+    """Relative paths are the root's, absolute ones are allowed in it, and nothing leads out of it."""
+    tables, expected = elsewhere(folder)
+    if write.endswith("jsonl"):
+        write_jsonl(tables, [{"image": name, "caption": "a"} for name in expected])
+    else:
+        delimiter = "\t" if write.endswith("tsv") else ","
+        write_csv(tables, ["image", "caption"], [[name, "a"] for name in expected], delimiter).rename(tables / write)
+    pairs, found = open_pairs(DataConfig(train=str(tables), image_root=f"{folder}/"), seed=0), {}
+    for index, name in enumerate(expected):
+        try:
+            assert pairs[index].key == name
+            found[name] = ""
+        except BadSample as bad:
+            found[name] = bad.broken.cause
+    assert found == expected
+    # Without a root it is the table's folder, as before.
+    pairs = open_pairs(DataConfig(train=str(tables)), seed=0)
+    assert pairs[list(expected).index("beside.jpg")].key == "beside.jpg"
+    assert pairs[list(expected).index(str(tables / "beside.jpg"))].captions == ("a",)
+    with pytest.raises(BadSample, match="unsafe_path"):
+        pairs[1]
+
+
+def test_a_root_of_images_is_a_folder_and_has_a_table(folder: Path) -> None:
+    write_jsonl(folder, [{"image": "images/0.jpg", "caption": "a"}])
+    with pytest.raises(BadInput, match=r"data.image_root .*gone is no folder"):
+        open_pairs(DataConfig(train=str(folder), image_root=str(folder / "gone")), seed=0)
+    with tarfile.open(folder / "0.tar", "w"):
+        pass
+    with pytest.raises(BadInput, match=r"is for a table of captions, and data.train names none"):
+        open_pairs(DataConfig(train=str(folder / "0.tar"), image_root=str(folder)), seed=0)
+
+
+def test_silc_data_check_reads_under_a_root(folder: Path, tmp_path: Path) -> None:
+    tables, expected = elsewhere(folder)
+    write_jsonl(tables, [{"image": name, "caption": "a"} for name in expected])
+    args = ["--image-root", str(folder), "--workers", "0", "--out", str(tmp_path / "check")]
+    assert main(["data", "check", str(tables), *args]) == 0
+    causes = json.loads((tmp_path / "check" / "check.json").read_text())["causes"]
+    assert causes == dict(Counter(cause for cause in expected.values() if cause))
+
+
 def test_silc_train_reads_a_folder(small: Callable[..., Config], folder: Path, tmp_path: Path) -> None:
     rows: Rows = [{"image": f"images/{number}.jpg", "caption": f"photo {number}"} for number in range(12)]
     bad: Rows = [{"image": "../secret.jpg", "caption": "x"}, {"image": "images/0.jpg", "text": " and more"}]
