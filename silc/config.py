@@ -133,16 +133,30 @@ def load(file: Path) -> Config:
     Raises:
         BadInput: no such file, no YAML, or not a run's configuration; names the file.
     """
+    values = _values(file)
+    try:
+        return from_dict(values)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from error
+
+
+def written(file: Path) -> set[str]:
+    """Paths of the settings that a YAML file holds; a run from before a field was made lacks it.
+
+    Raises:
+        BadInput: as `load`.
+    """
+    return set(_leaves(_values(file)))
+
+
+def _values(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(regular(file).read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise BadInput(f"{file} holds no run configuration; see `silc show silc_c`")
-    try:
-        return from_dict(values)
-    except BadInput as error:
-        raise BadInput(f"{file}: {error}") from error
+    return values
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

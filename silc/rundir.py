@@ -151,25 +151,27 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     """The configuration with what the run in `out` began with where its recipe says something else since, and the line
     that says so.
 
-    A field's default in its dataclass is what was done before there was the field. Where the run has this, or what the
-    recipe said earlier (`recipes.EARLIER`), and the configuration has what the recipe of both says today, the recipe
-    has changed and nobody asked for it.
+    A field's default in its dataclass is what was done before there was the field, so a run whose config.yaml lacks a
+    field has that. Where the run has a default, or what the recipe said earlier (`recipes.EARLIER`), and the
+    configuration has what the recipe of both says today, the recipe has changed and nobody asked for it.
     """
     if not (out / CONFIG).is_file():
         return config, ""
-    begun = configs.load(out / CONFIG)
+    begun, written = configs.load(out / CONFIG), configs.written(out / CONFIG)
     if config.objective.scale_max is None and begun.objective.scale_max == 1000.0:
         # How `silc finetune` said "nowhere" before there was None: nothing to tell.
         config = replace(config, objective=replace(config.objective, scale_max=1000.0))
-    if begun.recipe != config.recipe or config.recipe not in recipes.names():
-        return config, ""
-    before, recipe = dict(_flat(configs.to_dict(Config()))), dict(_flat(configs.to_dict(recipes.get(config.recipe))))
-    earlier = recipes.EARLIER.get(config.recipe, {})
-    changed = {
-        path: was
-        for path, was, now in _differences(configs.to_dict(begun), configs.to_dict(config))
-        if was in (before[path], earlier.get(path, before[path])) and now == recipe[path] and not _free(path)
-    }
+    before = dict(_flat(configs.to_dict(Config())))
+    recipe, earlier = dict[str, Any](), dict[str, Any]()
+    if begun.recipe == config.recipe and config.recipe in recipes.names():
+        recipe = dict(_flat(configs.to_dict(recipes.get(config.recipe))))
+        earlier = recipes.EARLIER.get(config.recipe, {})
+    changed = {}
+    for path, was, now in _differences(configs.to_dict(begun), configs.to_dict(config)):
+        of_before = was in (before[path], earlier.get(path, before[path]))
+        of_today = path in recipe and now == recipe[path]
+        if (path not in written or (of_before and of_today)) and not _free(path):
+            changed[path] = was
     said = ", ".join(f"{path} {was}" for path, was in changed.items())
     return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
 

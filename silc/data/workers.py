@@ -32,6 +32,8 @@ POLL = 0.5
 """Seconds between two looks at the processes and at requests to stop, while nothing comes."""
 PATIENCE = 600.0
 """Seconds without another sample begun by any worker, after which they are held to hang."""
+ENDING = 10.0
+"""Seconds in which what a worker made comes through after it has left with code 0."""
 SLOT = np.dtype([("reading", "<i8"), ("turns", "<i8"), ("said", "S400")])
 
 
@@ -113,12 +115,16 @@ class Watch:
             LostWorker: a worker died, or none of them has begun another sample for `patience` seconds.
             StoppedWaiting: this process was asked to stop.
         """
-        turns, since = self.board.turns(), time.monotonic()
+        turns, since, done = self.board.turns(), time.monotonic(), None
         while not come(POLL):
             if self.asked():
                 raise StoppedWaiting
-            self.check()
             now, moved = time.monotonic(), self.board.turns()
+            # Workers that were told to end leave with code 0, maybe before what they made has come through.
+            if any(process.exitcode == 0 for process in self.processes):
+                done = done or now
+            if done is None or now - done > ENDING or any(process.exitcode for process in self.processes):
+                self.check()
             if moved != turns:
                 turns, since = moved, now
             elif now - since > self.patience:
