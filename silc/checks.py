@@ -31,6 +31,8 @@ def training(config: Config) -> tuple[Path, bool]:
             what is to be evaluated.
     """
     out, goes_on = claim(config.out, config.resume)
+    if config.extend and not goes_on:
+        raise BadInput(f"{out} holds no run to extend; give the --out of one, or leave --extend out to begin one")
     if goes_on:
         check_same(out, config)
     elif config.init:

@@ -673,7 +673,9 @@ def _configured(command: str, args: list[str]) -> tuple[Config, list[str]]:
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
     name = args[0]
     fields = _spelled_out(args[1:], name)
-    return _over(recipes.named(name), fields, f"{command} {name}"), fields
+    from silc import rundir
+
+    return _over(rundir.named(name), fields, f"{command} {name}"), fields
 
 
 def _spelled_out(args: Sequence[str], name: str) -> list[str]:

@@ -62,6 +62,8 @@ class Config:
     """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
+    extend: bool = False
+    """With `resume auto`: the run in `out`, finished or not, goes on to a longer `train.duration` than it had."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs and views."""
     pixels: PixelsConfig = field(default_factory=PixelsConfig)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
-from silc.config import Config, PixelsConfig, load, nearest
+from silc.config import Config, PixelsConfig, nearest
 from silc.data.config import CropConfig, DataConfig, ScenesConfig
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
@@ -236,16 +235,6 @@ def names() -> list[str]:
     """Every recipe name."""
     sized_ones = [name for base in BASES for name in (base, *(f"{base}-{size}" for size in LOCAL_SIZE))]
     return [*sized_ones, *(f"{row}-5b" for row in ABLATION)]
-
-
-def named(name: str | Path) -> Config:
-    """A recipe by its name, or a run's own configuration by its file.
-
-    Raises:
-        BadInput: no such recipe or file.
-    """
-    is_file = str(name).endswith((".yaml", ".yml"))
-    return load(Path(name)) if is_file else get(str(name))
 
 
 def get(name: str) -> Config:

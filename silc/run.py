@@ -121,9 +121,11 @@ def train(config: Config) -> Path:
             gradients, optimizer, began = _begin(config, origin, objective, world)
             # What was wrong with the shards themselves counts once, on the main rank.
             progress = Progress(bad=Counter(fault.cause for fault in pairs.faults if world.is_main))
+        extended = _extended(config, out, loader.steps_per_epoch, schedule, progress.step) if goes_on else ""
+        config = replace(config, resume="never", extend=False)
         world.barrier()
         if world.is_main:
-            configs.save(replace(config, resume="never"), out / CONFIG)
+            configs.save(config, out / CONFIG)
             (out / ENVIRONMENT).write_text(json.dumps(environment(world), indent=1))
 
         with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
@@ -131,8 +133,9 @@ def train(config: Config) -> Path:
             evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, in_evaluation)
             both = replace(config, eval=replace(config.eval, weights="both"))
             compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, in_evaluation)
-            if log is not None and began:
-                log.say(began)
+            for said in filter(None, (began, extended)):
+                if log is not None:
+                    log.say(said)
             quarantine = _quarantine(config, out, pairs, progress, world)
             saver = Saver(out / CHECKPOINTS, config.train.keep, world, saved=progress.step if resumed else None)
             save = _saving(config, saver, flops, objective, optimizer, loader, quarantine, world)
@@ -386,6 +389,30 @@ def _schedule(config: Config, steps_per_epoch: int) -> Schedule:
         momentum=momentum_of(half_life, batch_size),
         temperature=teacher.temperature,
     )
+
+
+def _extended(config: Config, out: Path, steps_per_epoch: int, schedule: Schedule, done: int) -> str:
+    """How the run in `out` was lengthened, in words; '' where it was not.
+
+    Raises:
+        BadInput: it is longer already.
+    """
+    begun = configs.load(out / CONFIG)
+    if begun.train.duration == config.train.duration:
+        return ""
+    before, after = _schedule(begun, steps_per_epoch), schedule.total
+    if after < before.total:
+        raise BadInput(
+            f"train.duration {config.train.duration!r} is {after:,} steps, and {out} has {done:,} of {before.total:,} "
+            "steps done; --extend makes a run longer, not shorter"
+        )
+    if after == before.total:
+        return ""
+    said = f"extended from {before.total:,} to {after:,} steps"
+    if not 0 < done < after:
+        return said
+    was, goes_on = before.at(done - 1).lr, schedule.at(done).lr
+    return f"{said}: the learning rate goes from {was:.1e} to {goes_on:.1e} at step {done:,}"
 
 
 def _pace(config: Config, total: int, steps_per_epoch: int) -> Pace:

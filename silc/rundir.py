@@ -25,7 +25,7 @@ CONTINUE = "continue"
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "eval", "train.device", "train.sharding", "train.compile"),
+    *("recipe", "out", "resume", "extend", "eval", "train.device", "train.sharding", "train.compile"),
     *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *(
@@ -39,10 +39,26 @@ FREE = (
     *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
 )
 
+LENGTH = "train.duration"
+"""The setting in which an extended run differs from what it began as."""
+
 
 def is_run(source: str | Path) -> bool:
     """Whether a directory is a run's."""
     return (Path(source) / CONFIG).is_file()
+
+
+def named(name: str | Path) -> Config:
+    """A recipe by its name, or a configuration by its file: a run's own means the directory where it lies now.
+
+    Raises:
+        BadInput: no such recipe or file.
+    """
+    if not str(name).endswith((".yaml", ".yml")):
+        return recipes.get(str(name))
+    file, config = Path(name), configs.load(Path(name))
+    lies_in_run = file.name == CONFIG and (file.parent / CHECKPOINTS).is_dir()
+    return replace(config, out=str(file.parent)) if lies_in_run else config
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -105,15 +121,16 @@ def check_same(out: Path, config: Config) -> None:
     if config.train.precision == "auto":  # it goes on in the one it has
         config = replace(config, train=replace(config.train, precision=begun.train.precision))
     theirs, ours = configs.to_dict(begun), configs.to_dict(config)
-    differing = [
-        f"{path} is {was!r} there and {now!r} here"
+    differing = {
+        path: f"{path} is {was!r} there and {now!r} here"
         for path, was, now in _differences(theirs, ours)
-        if not _free(path) and not (path == "init" and found)
-    ]
+        if not _free(path) and not (path == "init" and found) and not (path == LENGTH and config.extend)
+    }
     if differing:
+        lengthen = "add --extend to lengthen it, " if list(differing) == [LENGTH] else ""
         raise BadInput(
-            f"{out} holds another run: {'; '.join(differing[:3])}; give another --out, or go on as it began with "
-            f"`silc train {out / CONFIG} --resume auto`"
+            f"{out} holds another run: {'; '.join(list(differing.values())[:3])}; {lengthen}give another --out, or go "
+            f"on as it began with `silc train {out / CONFIG} --resume auto`"
         )
 
 

@@ -187,7 +187,7 @@ def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
     """Every setting of each run but where it is, by the run's name."""
     runs = {name: configs.load(Path(one) / CONFIG) for one, name in named.items() if is_run(one)}
     return {
-        name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume")}
+        name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume", "extend")}
         for name, config in runs.items()
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
-from silc import given, recipes, run
+from silc import given, run, rundir
 from silc.config import Config
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path
         BadInput: the recipe, a setting, the data, or what `out` or `init` hold cannot be used.
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
-    base = recipe if isinstance(recipe, Config) else recipes.named(recipe)
+    base = recipe if isinstance(recipe, Config) else rundir.named(recipe)
     places = {"data.train": str(data), "out": str(out)}
     values = {path: place for path, place in places.items() if place} | fields
     config = configs.override(base, values)

@@ -21,6 +21,7 @@ from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.predict import load_run
+from silc.training.config import OptimConfig
 from silc.training.log import history
 from silc.types import BadInput
 from tests import ranks
@@ -336,6 +337,93 @@ def test_a_directory_of_another_run_is_left_alone(
     with pytest.raises(BadInput, match=message):
         run.train(change(config))
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(("done", "schedule"), [("4 steps", "rsqrt"), ("7 steps", "rsqrt"), ("4 steps", "cosine")])
+def test_an_extended_run_is_from_there_on_the_longer_run(
+    small: Callable[..., Config], done: str, schedule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the schedule does not depend on the length, all is equal bit for bit; else the rates are from there on.
+
+    96 scenes in batches of 16 are 6 steps an epoch, so the run is extended inside the first and the second.
+    """
+    optim = OptimConfig(lr=1e-3, schedule=schedule, warmup="2 steps", cooldown="0 steps")  # type: ignore[arg-type]
+    longer = small("silc_c", duration="9 steps", optim=optim, out=tmp_path / "longer")
+    run.train(longer)
+    short = replace(longer, out=str(tmp_path / "short"), train=replace(longer.train, duration=done))
+    run.train(short)
+    steps, was = int(done[0]), curve(tmp_path / "short")[-1]["lr"]
+    capsys.readouterr()
+    run.train(replace(longer, out=short.out, resume="auto", extend=True))
+    planned, extended = curve(tmp_path / "longer"), curve(tmp_path / "short")
+    if schedule == "rsqrt":
+        assert extended == planned
+        assert_same(weights(tmp_path / "short"), weights(tmp_path / "longer"))
+    else:
+        assert [r["lr"] for r in extended[:steps]] != [r["lr"] for r in planned[:steps]]
+    assert [r["lr"] for r in extended[steps:]] == [r["lr"] for r in planned[steps:]]
+    now = planned[steps]["lr"]
+    said = f"extended from {steps} to 9 steps: the learning rate goes from {was:.1e} to {now:.1e} at step {steps}\n"
+    assert capsys.readouterr().out.count(said) == 1
+    written = configs.load(tmp_path / "short/config.yaml")
+    assert (written.train.duration, written.extend, written.resume) == ("9 steps", False, "never")
+
+
+def test_what_cannot_be_extended_is_refused_and_left_as_it_is(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small("clip", duration="3 steps", out=tmp_path / "run")
+    with pytest.raises(BadInput, match=r"run holds no run to extend; give the --out of one, or leave --extend out"):
+        run.train(replace(config, resume="auto", extend=True))
+    assert not (tmp_path / "run").exists()
+    run.train(config)
+    written = (tmp_path / "run/config.yaml").read_text()
+    assert "extend: false\n" in written
+    written = written.replace("extend: false\n", "")  # a run from before there was the field
+    (tmp_path / "run/config.yaml").write_text(written)
+
+    def lasting(duration: str, **fields: object) -> Config:
+        train = replace(config.train, duration=duration)
+        return replace(config, resume="auto", train=train, **fields)  # type: ignore[arg-type]
+
+    for asked, message in (
+        (
+            lasting("5 steps"),
+            r"train.duration is '3 steps' there and '5 steps' here; add --extend to lengthen it, give",
+        ),
+        (
+            lasting("2 steps", extend=True),
+            r"'2 steps' is 2 steps, and .*run has 3 of 3 steps done; --extend makes a run",
+        ),
+        (
+            replace(lasting("5 steps", extend=True), init_weights="teacher"),
+            r"another run: init_weights is 'all' there and 'teacher' here; give another --out",
+        ),
+    ):
+        with pytest.raises(BadInput, match=message):
+            run.train(asked)
+    assert (tmp_path / "run/config.yaml").read_text() == written
+    capsys.readouterr()
+    run.train(lasting("48 examples", extend=True))  # as long as it is, in another unit
+    assert "extended from" not in capsys.readouterr().out
+
+
+def test_a_run_goes_on_by_its_own_configuration_wherever_it_lies(
+    small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`silc train RUN/config.yaml --resume auto`, and the same with a longer duration, on a run that was moved."""
+    monkeypatch.chdir(tmp_path)
+    run.train(small("clip", duration="3 steps", out="out/run"))
+    (tmp_path / "out/run").rename(tmp_path / "moved")
+    again = ["train", "moved/config.yaml"]
+    assert main(again) == 2  # it holds a run, and nobody said that it goes on
+    assert main([*again, "--resume", "auto"]) == 0
+    assert main([*again, "--resume", "auto", "--duration", "4 steps"]) == 2
+    assert main([*again, "--resume", "auto", "--extend", "--duration", "4 steps"]) == 0
+    assert [record["step"] for record in curve(tmp_path / "moved")] == [1, 2, 3, 4]
+    assert main(["train", "moved/config.yaml", "--out", "out/other"]) == 0  # the same once more, elsewhere
+    assert len(curve(tmp_path / "out/other")) == 4
+    assert not (tmp_path / "out/run").exists()
 
 
 def test_a_checkpoint_of_another_architecture(small: Callable[..., Config], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_commands_are_understood() -> None:
         else:
             arguments = words[words.index("silc") + 2 :]
             assert words[words.index("silc") + 1] == "train"
-        assert _configured("train", arguments).out.endswith("out/run")
+        assert _configured("train", arguments)[0].out.endswith("out/run")
 
 
 def test_settings_are_fields() -> None:
