@@ -248,14 +248,21 @@ def _eval(args: list[str]) -> int:
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
     stem = _table_stem(command.table, Path(command.out or command.runs[0])) if command.table else None
-    files = _score(command.runs, command) if command.root or not command.table else [Path(n) for n in command.runs]
+    scored = command.root or not command.table
+    files, unscored = _score(command.runs, command) if scored else ([Path(name) for name in command.runs], [])
     if stem and files:
         _paper_table(command.table, files, stem)
-    return 0
+    if unscored and files:
+        complain(f"not scored: {', '.join(unscored)}; the files hold the others")
+    return BadInput.exit_code if unscored else 0
 
 
-def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
-    """Score models and write what came out; the files of records on the main rank, nothing on torchrun's others."""
+def _score(models: Sequence[str], command: EvalCommand) -> tuple[list[Path], list[str]]:
+    """Score models and write what came out.
+
+    Returns:
+        The files of records, which are the main rank's, and the tasks that could not be scored.
+    """
     from silc import checks
 
     beside = next((Path(model) for model in models if Path(model).is_dir()), None)
@@ -266,15 +273,20 @@ def _score(models: Sequence[str], command: EvalCommand) -> list[Path]:
     cache = _cache(command.cache, beside or files.page.parent)
     _begin(f"eval: {config.tasks} under {config.root}, of {', '.join(models)}")
     from silc import scoring
+    from silc.eval.progress import Unscored
 
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
-    evaluations = scoring.evaluate(models, config, device=command.device, cache=cache, tokenizer=tokenizer)
-    if not evaluations:
-        return []
+    speaks = os.environ.get("RANK", "0") == "0"
+    unscored = Unscored(complain if speaks else lambda _: None)
+    evaluations = scoring.evaluate(
+        models, config, device=command.device, cache=cache, tokenizer=tokenizer, failed=unscored
+    )
+    if not evaluations:  # on another rank than the main one, or of no task
+        return [], unscored.tasks
     title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
     written, page = scoring.write_results(models, evaluations, command.out or None, title=title)
     say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
-    return written
+    return written, unscored.tasks
 
 
 def _cache(given: str, beside: Path) -> Path | None:

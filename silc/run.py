@@ -34,6 +34,7 @@ from silc.data.tokenizer import BPETokenizer
 from silc.data.workers import LostWorker, StoppedWaiting
 from silc.distributed import World, join
 from silc.eval import held_out, suite
+from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.heap import keep_freed_memory
 from silc.models import lora
@@ -130,9 +131,11 @@ def train(config: Config) -> Path:
 
         with _log(config, out, progress.step, schedule.total) if world.is_main else nullcontext() as log:
             flops = flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id)
-            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, in_evaluation)
+            # A data set that became unreadable since the run began costs its scores, not the run.
+            unscored = Unscored(log.say if log is not None else lambda _: None)
+            evaluate = _evaluation(config, flops, objective, tokenizer, evaluators, log, in_evaluation, unscored)
             both = replace(config, eval=replace(config.eval, weights="both"))
-            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, in_evaluation)
+            compare = _evaluation(both, flops, objective, tokenizer, held_out_task, log, in_evaluation, unscored)
             for said in filter(None, (began, extended)):
                 if log is not None:
                     log.say(said)
@@ -185,7 +188,9 @@ def train(config: Config) -> Path:
                 except BadInput:
                     saver.wait()  # what was saved before is not to be lost to what came after
                     raise
-            if log is not None and held_out_task:
+            if log is not None and unscored.tasks:
+                log.say(f"not scored all along: {', '.join(unscored.tasks)}; `silc eval {out}` scores what is mended")
+            if log is not None and held_out_task and held_out.TASK not in unscored.tasks:
                 log.say(held_out.report(history(out), len(held_out_task[0].sets[0].images)))
             if log is not None:
                 log.say(f"done: {out}   next: silc eval {out} --root DATA")
@@ -567,12 +572,13 @@ def _evaluation(
     evaluators: list[Evaluator],
     log: Log | None,
     world: Interruptible,
+    failed: suite.Failed,
 ) -> Callable[[Progress], None]:
     def run_evaluators(progress: Progress) -> None:
         model = _in_one_piece(config, objective, tokenizer)
         model.eval()
         models = encoders(model.student, model.teacher, tokenizer, model.preprocess, weights=config.eval.weights)
-        results = suite.run(models, evaluators, world=world)
+        results = suite.run(models, evaluators, world=world, failed=failed)
         world.collect(None)  # the one to come for whoever heeds in the last batch
         model.train()
         if log is not None:

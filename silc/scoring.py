@@ -39,6 +39,7 @@ def evaluate(
     device: str = "auto",
     cache: Path | None = None,
     tokenizer: Path | None = None,
+    failed: suite.Failed = suite.refuse,
     **fields: Any,
 ) -> list[Evaluation]:
     """Score one or more models on the tasks asked for: runs (their newest checkpoint, student and/or teacher), imports
@@ -53,13 +54,15 @@ def evaluate(
         cache: a folder that keeps results by weights, data and protocol; None computes all anew, and so does a model
             in memory, whose weights may have changed.
         tokenizer: for every named model that is no run, instead of its own; big_vision's have none.
+        failed: called with a task that cannot be scored, weights and why; where it returns, the others are scored.
         fields: of EvalConfig, over those of `config`: root="data", tasks="*-zs", templates="plain".
 
     Returns:
         One evaluation per model, weights and task on the main rank, nothing on the others.
 
     Raises:
-        BadInput: no such model, task, data, device or field; models in memory that cannot be told apart by their names.
+        BadInput: no such model, task, data, device or field; models in memory that cannot be told apart by their names;
+            a task that cannot be scored, where `failed` is not given.
     """
     values = {f"eval.{name}": str(value) if isinstance(value, Path) else value for name, value in fields.items()}
     config = configs.override(configs.Config(eval=config or EvalConfig()), values).eval
@@ -73,7 +76,7 @@ def evaluate(
     readers = _readers(models, config.weights, tokenizer)
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
-        evaluators = suite.tasks(config, progress.within, world)
+        evaluators = suite.tasks(config, progress.within, world, failed)
         for read in readers:
             loaded = read(world.device)
             evaluations += suite.run(
@@ -85,6 +88,7 @@ def evaluate(
                 cache=None if cache is None else Cache(cache),
                 checksum=loaded.checksum,
                 world=world,
+                failed=failed,
             )
         return evaluations if world.is_main else []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -290,16 +291,43 @@ def test_eval_of_a_run_on_folders(
     assert main([*args, "--tasks", "scenes-zs-sgg"]) == 2
     assert "did you mean 'scenes-zs-seg'?" in one_line(capsys.readouterr().err)
 
+    # Sets that cannot be read, from the start and on the way, do not stop the others.
+    (tmp_path / "sets" / "classification" / "scenes_seen" / "classes.txt").unlink()
+    image = next((tmp_path / "sets" / "retrieval" / "scenes" / "images").iterdir())
+    image.write_bytes(image.read_bytes()[:40])
+    assert main(args) == 2
+    bad = ("scenes_seen-zs", "scenes-retrieval")
+    *told, last = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told] == [f"{task} is not scored" for task in bad]
+    assert last == f"silc: not scored: {', '.join(bad)}; the files hold the others"
+    left = json.loads(scores.read_text())
+    assert left == [r for r in records if (r["dataset"], r["task"]) in {(x["dataset"], x["task"]) for x in left}]
+    assert len(left) == len(records) - 4
+    # One that is alone is told, and what was written before stays.
+    assert main([*args, "--tasks", "scenes-retrieval"]) == 2
+    assert one_line(capsys.readouterr().err).startswith("silc: scenes-retrieval is not scored: cannot read the image")
+    assert json.loads(scores.read_text()) == left
 
-def test_evaluation_during_training(small: Callable[..., Config], tmp_path: Path) -> None:
+
+def test_evaluation_during_training(
+    small: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set that turns out to be broken costs its scores, not the run."""
     from dataclasses import replace
 
     from silc.data.scenes import write_sets
     from silc.eval.config import EvalConfig
 
     write_sets(tmp_path / "sets", size=24, seed=0, num_retrieval=6, num_segmentation=3, per_class=1)
+    label = tmp_path / "sets" / "segmentation" / "scenes" / "labels" / "00000.png"
+    shutil.copytree(label.parent.parent, tmp_path / "sets" / "segmentation" / "cut")
+    (tmp_path / "sets" / "segmentation" / "cut" / "labels" / label.name).write_bytes(label.read_bytes()[:50])
     config = small("silc_c", duration="4 steps", out=tmp_path / "run", eval_every="50%")
-    run.train(replace(config, eval=EvalConfig(root=str(tmp_path / "sets"), tasks="scenes-retrieval,scenes-zs-seg")))
+    run.train(replace(config, eval=EvalConfig(root=str(tmp_path / "sets"), tasks="*-retrieval,*-zs-seg")))
+    told = [line for line in capsys.readouterr().out.splitlines() if "not scored" in line]
+    assert len(told) == 2
+    assert told[0].startswith("cut-zs-seg is not scored: cannot read the label")
+    assert told[1].startswith("not scored all along: cut-zs-seg; ")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scored = [r for r in records if "eval/teacher/scenes-zs-seg/miou" in r]
     assert [r["step"] for r in scored] == [2, 4]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from silc.eval.datasets import Lazy
-from silc.types import Evaluation, Picture, Record
+from silc.types import BadInput, Evaluation, Picture, Record
 
 if TYPE_CHECKING:
     from silc.types import DualEncoder, Evaluator
@@ -84,7 +84,10 @@ def _described(data: Any) -> list[Any] | None:
         for field in dataclasses.fields(data)
         if field.name not in ("images", "files") and not isinstance(value := getattr(data, field.name), Lazy)
     ]
-    states = [(str(file), (state := file.stat()).st_size, state.st_mtime_ns) for file in data.files]
+    try:
+        states = [(str(file), (state := file.stat()).st_size, state.st_mtime_ns) for file in data.files]
+    except OSError as error:
+        raise BadInput(f"{data.name}: cannot read {error.filename}: {error.strerror}") from error
     return [lists, states]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from silc.preprocess import Preprocess
     from silc.types import DualEncoder
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with how many of how many are done."""
 ALONE = World()
@@ -99,14 +100,35 @@ def _gathered(
     features: Callable[[range], Tensor], total: int, batch_size: int, progress: Progress, world: World
 ) -> Tensor:
     """Features [total, D] of all batches, each computed on one rank."""
-    mine: dict[int, Tensor] = {}
-    for batch in dealt(total, batch_size, world):
-        mine[batch.start] = features(batch).float().cpu()
-        progress(batch.stop, total)
+
+    def share() -> dict[int, Tensor]:
+        mine: dict[int, Tensor] = {}
+        for batch in dealt(total, batch_size, world):
+            mine[batch.start] = features(batch).float().cpu()
+            progress(batch.stop, total)
+        return mine
+
     everyone: dict[int, Tensor] = {}
-    for share in world.collect(mine):
-        everyone |= share
+    for theirs in shared(share, world):
+        everyone |= theirs
     return torch.cat([everyone[start] for start in sorted(everyone)])
+
+
+def shared(share: Callable[[], T], world: World) -> list[T]:
+    """Every rank's share, in rank order. What one finds wrong is told by all, as the others wait for its share.
+
+    Raises:
+        BadInput: on every rank, what the first of those that found something says.
+    """
+    mine, complaint = None, ""
+    try:
+        mine = share()
+    except BadInput as error:
+        complaint = str(error)
+    everyone = world.collect((mine, complaint))
+    if told := [theirs for _, theirs in everyone if theirs]:
+        raise BadInput(told[0])
+    return [theirs for theirs, _ in everyone]
 
 
 def finite(features: Tensor, model: DualEncoder) -> Tensor:

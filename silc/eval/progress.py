@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from silc.terminal import console, progress, say
+from silc.terminal import console, one_line, progress, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from silc.types import BadInput
 
 
 class Bar:
@@ -27,6 +29,23 @@ class Bar:
     def within(self, what: str, done: int, total: int) -> None:
         """Progress inside a task."""
         self.bar.update(self.inner, description=what, completed=done, total=total, visible=True)
+
+
+class Unscored:
+    """Tasks that could not be scored, each told in a line where it happens (`suite.Failed`)."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.told: set[tuple[str, str]] = set()
+        self.tasks: list[str] = []
+
+    def __call__(self, task: str, weights: str, error: BadInput) -> None:
+        """Tell of a task; what is wrong with its data is not told again for other weights."""
+        if (task, str(error)) not in self.told:
+            self.told.add((task, str(error)))
+            self.tell(one_line(f"{task} is not scored: {error}"))
+        if task not in self.tasks:
+            self.tasks.append(task)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from silc.eval import metrics, pamr, pictures
 from silc.eval.bootstrap import resampled
 from silc.eval.class_features import text_classifier
-from silc.eval.embed import ALONE, Progress, batches, dealt, finite, silent
+from silc.eval.embed import ALONE, Progress, batches, dealt, finite, shared, silent
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window
@@ -141,30 +141,29 @@ class ZeroShotSegmentation:
         self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
     ) -> tuple[Tensor, Tensor, dict[int, Picture]]:
         """Of all ranks' images: confusion counts [C, C], each image's rows of `pixel_counts`, pictures by index."""
+        shares = shared(lambda: self._share(data, scorer, rules), self.world)
+        counts = torch.stack([own for own, _, _ in shares]).sum(0)
+        by_image = torch.cat([own for _, own, _ in shares])
+        return counts, by_image, {index: picture for _, _, own in shares for index, picture in own.items()}
+
+    def _share(
+        self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
+    ) -> tuple[Tensor, Tensor, dict[int, Picture]]:
+        """The same of this rank's images."""
         num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
-        counts, overlays, complaint = torch.zeros(num_classes, num_classes, dtype=torch.int64), {}, ""
+        counts, overlays = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
         rows = [torch.empty(0, 5, dtype=torch.int64)]
-        try:
-            for index, image, truth, prediction in self._predictions(data, scorer, rules):
-                own = metrics.confusion(truth, prediction, num_classes, data.ignore)
-                counts += own
-                rows.append(metrics.pixel_counts(own, index))
-                if index in shown:
-                    seen = image if self.config.photographs else None
-                    panel = pictures.segmentation_panel(
-                        seen, truth.numpy(), prediction.numpy(), data.classes, data.ignore
-                    )
-                    overlays[index] = Picture(self.name, str(data.ids[index]), panel)
-                self.progress(index + 1, len(data))
-        except BadInput as error:  # one rank's alone, perhaps; the others wait for its share
-            complaint = str(error)
-        shares = self.world.collect((counts, torch.cat(rows), overlays, complaint))
-        if complaints := [told for *_, told in shares if told]:
-            raise BadInput(complaints[0])
-        counts = sum((share for share, *_ in shares), start=torch.zeros_like(counts))
-        by_image = torch.cat([share for _, share, *_ in shares])
-        return counts, by_image, {index: picture for *_, share, _ in shares for index, picture in share.items()}
+        for index, image, truth, prediction in self._predictions(data, scorer, rules):
+            own = metrics.confusion(truth, prediction, num_classes, data.ignore)
+            counts += own
+            rows.append(metrics.pixel_counts(own, index))
+            if index in shown:
+                seen = image if self.config.photographs else None
+                panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes, data.ignore)
+                overlays[index] = Picture(self.name, str(data.ids[index]), panel)
+            self.progress(index + 1, len(data))
+        return counts, torch.cat(rows), overlays
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""

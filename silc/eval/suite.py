@@ -6,25 +6,26 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
-from silc.eval.embed import ALONE
+from silc.eval.embed import ALONE, shared
 from silc.eval.fewshot import FewShot
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.tasks import Task, asked_for, task_name
 from silc.images import upright
-from silc.types import Evaluation
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.distributed import World
     from silc.eval.cache import Cache
     from silc.eval.config import EvalConfig
-    from silc.types import DualEncoder, Evaluator, Record
+    from silc.types import DualEncoder, Evaluation, Evaluator, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""
@@ -34,17 +35,40 @@ def silent(what: str, done: int, total: int) -> None:
     """A progress callback that says nothing."""
 
 
-def tasks(config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> list[Evaluator]:
+Failed = Callable[[str, str, BadInput], None]
+"""Called with a task that cannot be scored, the weights ("" for all) and why, the same on every rank."""
+
+
+def refuse(task: str, weights: str, error: BadInput) -> None:
+    """Let one task that cannot be scored end the whole."""
+    raise error
+
+
+def tasks(
+    config: EvalConfig, progress: Progress = silent, world: World = ALONE, failed: Failed = refuse
+) -> list[Evaluator]:
     """The evaluators that `config.tasks` names, of the data sets under `config.root`.
 
     Prompts, file lists and captions of the chosen sets are read here, so what is missing is said before any model runs.
     `progress` hears of every batch, under the task's name. Over several ranks each takes a share of the batches and
-    all have the result.
+    all have the result. `failed` hears of a data set with something missing, on any rank; where it returns, the others
+    are taken.
 
     Raises:
-        BadInput: nothing under the root, a task or prompt set that is not there, or a data set with something missing.
+        BadInput: nothing under the root, a task or prompt set that is not there, or what `failed` raises.
     """
-    return [evaluator(task, config, progress, world) for task in asked_for(config)]
+    read, wrong = dict[str, "Evaluator"](), dict[str, str]()
+    for task in asked_for(config):
+        try:
+            read[task.name] = evaluator(task, config, progress, world)
+        except BadInput as error:
+            wrong[task.name] = str(error)
+    told: dict[str, str] = {}
+    for theirs in world.collect(wrong):
+        told |= theirs
+    for name, why in told.items():
+        failed(name, "", BadInput(why))
+    return [one for name, one in read.items() if name not in told]
 
 
 def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
@@ -81,6 +105,7 @@ def run(
     cache: Cache | None = None,
     checksum: str = "",
     world: World = ALONE,
+    failed: Failed = refuse,
 ) -> list[Evaluation]:
     """Score every model on every task, task by task.
 
@@ -91,17 +116,24 @@ def run(
         cache: where results are kept and taken from.
         checksum: of the checkpoint; without it nothing is cached.
         world: the ranks that evaluate together.
+        failed: hears of a task that cannot be scored; where it returns, the others are.
+
+    Raises:
+        BadInput: what `failed` raises.
     """
     evaluations: list[Evaluation] = []
     total = len(models) * len(evaluators)
-    for task in evaluators:
-        for weights, model in models.items():
-            progress(f"{task.name}, {weights}", len(evaluations), total)
+    for number, (task, (weights, model)) in enumerate(product(evaluators, models.items())):
+        progress(f"{task.name}, {weights}", number, total)
+        try:
             evaluation = _cached(task, model, weights, cache, checksum, world)
-            intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
-            record = replace(evaluation.record, weights=weights, intervals=intervals)
-            record = replace(record, examples_seen=examples_seen, train_flops=train_flops)
-            evaluations.append(replace(evaluation, record=record))
+        except BadInput as error:
+            failed(task.name, weights, error)
+            continue
+        intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
+        record = replace(evaluation.record, weights=weights, intervals=intervals)
+        record = replace(record, examples_seen=examples_seen, train_flops=train_flops)
+        evaluations.append(replace(evaluation, record=record))
     progress("evaluated", total, total)
     return evaluations
 
@@ -111,7 +143,7 @@ def _cached(
 ) -> Evaluation:
     if cache is None:
         return task(model)
-    key = cache.key(checksum, weights, task, model)
+    key = shared(lambda: cache.key(checksum, weights, task, model), world)[world.rank]
     found = cache.get(key)
     everyone_has_it = all(world.collect(found is not None))  # all ranks take it, or all compute
     if found is not None and everyone_has_it:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from silc.distributed import World
 from silc.eval import suite
 from silc.eval.config import EvalConfig
+from silc.eval.progress import Unscored
 from silc.preprocess import Preprocess
+from silc.types import BadInput
 
 
 class Letters:
@@ -53,9 +56,10 @@ class Random:
         return F.normalize(features, dim=-1) if normalize else features
 
 
-def scores(root, world):
+def scores(root, world, failed=suite.refuse):
     config = EvalConfig(root=str(root), batch_size=3, num_pictures=2)
-    evaluations = suite.run({"student": Random()}, suite.tasks(config, world=world), world=world)
+    evaluators = suite.tasks(config, world=world, failed=failed)
+    evaluations = suite.run({"student": Random()}, evaluators, world=world, failed=failed)
     return [
         [asdict(e.record), [(picture.caption, picture.image.tobytes().hex()) for picture in e.pictures]]
         for e in evaluations
@@ -66,9 +70,21 @@ def test_two_processes_equal_one(root, tmp_path):
     alone = json.loads(json.dumps(scores(root, World())))
     assert len(alone) == 4
     assert len({record["metrics"].get("miou") for record, _ in alone}) == 2
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(root / "classification", spoilt / "classification")
+    shutil.copytree(root / "retrieval", spoilt / "retrieval")
+    (spoilt / "retrieval" / "pairs" / "images" / "4.png").write_bytes(b"cut")  # one rank alone reads it
     mp.start_processes(_rank, args=(2, str(root), str(tmp_path)), nprocs=2, start_method="forkserver")
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
+        others, told = json.loads((tmp_path / f"{rank}.spoilt.json").read_text())
+        assert [record["task"] for record, _ in others] == ["zeroshot_classification"]
+        # A set whose list one rank alone cannot read, and one of whose pictures one rank alone found broken.
+        assert [line.split(":")[0] for line in told] == [
+            *("shapes-fewshot is not scored", "pairs-retrieval is not scored")
+        ]
+        assert "gone on rank 1" in told[0]
+        assert "cannot read the image" in told[1]
 
 
 def _rank(rank: int, ranks: int, root: str, folder: str) -> None:
@@ -76,4 +92,13 @@ def _rank(rank: int, ranks: int, root: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     found = scores(root, World(rank, ranks))
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    if rank == 1:
+        suite.FewShot = _gone
+    unscored = Unscored((told := []).append)
+    others = scores(Path(folder, "spoilt"), World(rank, ranks), unscored)
+    Path(folder, f"{rank}.spoilt.json").write_text(json.dumps([others, told]))
     dist.destroy_process_group()
+
+
+def _gone(*_):
+    raise BadInput("gone on rank 1")

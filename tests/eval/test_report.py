@@ -69,6 +69,17 @@ def test_ids_that_drawings_refer_to_are_defined_once(evaluations, tmp_path):
     assert {name for name in referred if defined.count(name) != 1} == set()
 
 
+@pytest.mark.parametrize("missing", [0, 7])
+def test_a_model_that_some_task_could_not_score(evaluations, tmp_path, missing):
+    """The table and the page hold what there is, where one number of model and task is not."""
+    left = [one for number, one in enumerate(evaluations) if number != missing]
+    write_report(tmp_path / "r.html", title="", summary="", evaluations=left, histories={})
+    here = console(file=io.StringIO(), width=200)
+    here.print(printed_table(left))
+    for said in (here.file.getvalue(), (tmp_path / "r.html").read_text()):
+        assert evaluations[missing].record.dataset in said
+
+
 def test_a_page_without_history_or_scores(evaluations, tmp_path):
     write_report(tmp_path / "a.html", title="a", summary="", evaluations=evaluations, histories={})
     assert "<h2>Training</h2>" not in (tmp_path / "a.html").read_text()

@@ -15,6 +15,7 @@ from silc.eval import suite
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet, RetrievalSet, SegmentationSet
+from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.tasks import select
@@ -102,15 +103,77 @@ def test_features_that_are_not_finite_are_refused(root, oracle, task, method, va
         suite.run({"student": oracle}, suite.tasks(EvalConfig(root=str(root), tasks=task, shots=(1,))))
 
 
-def test_what_one_rank_finds_is_told_by_all(root, oracle):
-    """The others do not wait for its counts: each collective is entered by all."""
+@pytest.mark.parametrize("task", ["shapes-zs", "shapes-fewshot", "pairs-retrieval", "stripes-zs-seg"])
+def test_what_one_rank_finds_is_told_by_all(root, oracle, task):
+    """The others do not wait for its share: each collective is entered by all, and ends alike."""
+    shares = []
 
     class Two(World):
         def collect(self, value):
-            return [value, (torch.zeros_like(value[0]), {}, "found there")] if isinstance(value, tuple) else [value]
+            if not isinstance(value, tuple):
+                return [value]
+            shares.append(value)
+            return [value, (None, "found there")] if len(shares) == 2 else [value]
 
     with pytest.raises(BadInput, match="found there"):
-        suite.run({"x": oracle}, suite.tasks(EvalConfig(root=str(root), tasks="stripes-zs-seg"), world=Two()))
+        suite.run({"x": oracle}, suite.tasks(EvalConfig(root=str(root), tasks=task, shots=(1,)), world=Two()))
+    assert len(shares) == 2
+
+
+def spoil(root, how):
+    """Make one data set unusable; the task that suffers."""
+    if how == "no captions":
+        (root / "retrieval" / "pairs" / "captions.json").unlink()
+        return "pairs-retrieval"
+    if how == "no class names":
+        (root / "classification" / "shapes" / "classes.txt").unlink()
+        return "shapes-zs"
+    if how == "a label missing":
+        (root / "segmentation" / "stripes" / "labels" / "1.png").unlink()
+        return "stripes-zs-seg"
+    if how == "a cut image":
+        file = root / "retrieval" / "pairs" / "images" / "7.png"
+        file.write_bytes(file.read_bytes()[:60])
+        return "pairs-retrieval"
+    Image.fromarray(np.full((24, 32), 77, np.uint8)).save(root / "segmentation" / "stripes" / "labels" / "2.png")
+    return "stripes-zs-seg"
+
+
+@pytest.mark.parametrize(
+    "how", ["no captions", "no class names", "a label missing", "a cut image", "a label that is no class"]
+)
+def test_one_bad_set_does_not_stop_the_others(root, oracle, how):
+    """It is told once, in one line, whether its lists or its pictures are at fault; the others' scores are the same."""
+    config = EvalConfig(root=str(root), shots=(1,))
+    whole = {e.record.task: e.record for e in suite.run({"a": oracle}, suite.tasks(config))}
+    bad, told = spoil(root, how), []
+    unscored = Unscored(told.append)
+    evaluators = suite.tasks(config, failed=unscored)
+    found = suite.run({"student": oracle, "teacher": oracle}, evaluators, failed=unscored)
+    assert bad in unscored.tasks
+    assert len(told) == len(unscored.tasks)  # not again for the teacher
+    assert told[unscored.tasks.index(bad)].startswith(f"{bad} is not scored: ")
+    assert len(found) == 2 * (4 - len(unscored.tasks)) > 0
+    for one in found:
+        assert one.record.metrics == whole[one.record.task].metrics
+    with pytest.raises(BadInput):
+        suite.run({"student": oracle}, suite.tasks(config))
+
+
+def test_weights_whose_features_are_not_finite_do_not_stop_the_others(root, oracle, noise):
+    noise.encode_text = lambda ids, normalize: torch.full((len(ids), 41), torch.nan)
+    unscored = Unscored(lambda _: None)
+    evaluators = suite.tasks(EvalConfig(root=str(root), tasks="shapes-zs,pairs-retrieval"))
+    found = suite.run({"student": noise, "teacher": oracle}, evaluators, failed=unscored)
+    assert [(one.record.dataset, one.record.weights) for one in found] == [("shapes", "teacher"), ("pairs", "teacher")]
+    assert unscored.tasks == ["shapes-zs", "pairs-retrieval"]
+
+
+def test_what_is_asked_for_wrongly_is_refused_at_once(root):
+    unscored = Unscored(pytest.fail)
+    for config in (EvalConfig(), EvalConfig(root=str(root), tasks="shape-zs"), EvalConfig(root=str(root / "no"))):
+        with pytest.raises(BadInput):
+            suite.tasks(config, failed=unscored)
 
 
 def test_class_names_are_cut_at_the_comma_and_canonicalised(oracle, flat):
