@@ -416,7 +416,7 @@ def _export(args: list[str]) -> int:
 
 
 def _is_run(model: str) -> bool:
-    """As `silc.predict.is_run`, without torch."""
+    """As `silc.rundir.is_run`, without torch."""
     return (Path(model) / "config.yaml").is_file()
 
 
@@ -475,7 +475,7 @@ def _predict(args: list[str]) -> int:
     images = folders.images_of(command.images, command.task)
     config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
     _begin(f"predict: {command.task} {len(images.files)} images with {command.model} into {out}")
-    from silc.predict import load
+    from silc.loading import load
 
     model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
     match command.task:

@@ -1,4 +1,4 @@
-"""Models to use: of a run, an import, or somebody else's checkpoint. No trainer here.
+"""What a model does in a user's hands: files, images and words in; features, probabilities, masks and pictures out.
 
 model = silc.load("open_clip:ViT-B-16-SigLIP-256/webli")
 model.features("street.jpg").aligned                 # [1, h, w, D]: patches in the space of the texts
@@ -7,66 +7,45 @@ model.segment("street.jpg", ["road", "car", "sky"]).overlay().save("segmented.pn
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from silc import checkpoint
-from silc import config as configs
-from silc.data.tokenizer import BPETokenizer
+from silc.dense import component_pictures, dense_features
 from silc.distributed import place
+from silc.eval.class_features import text_classifier
 from silc.eval.config import EvalConfig
-from silc.eval.datasets import read_image
+from silc.eval.datasets import distinct
 from silc.eval.pictures import colour_overlay
+from silc.eval.prompts import templates as prompt_set
 from silc.eval.segment import score_maps, scorer_of, window_rules
-from silc.images import to_rgb, upright
-from silc.interop import sources
-from silc.models.head import DistillHead
-from silc.models.silc import Encoder, TwoTower
-from silc.models.teacher import Teacher
-from silc.preprocess import Preprocess
-from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
+from silc.inputs import Picture, Pictures, each_of, in_batches, open_image
+from silc.models.silc import Encoder
 from silc.types import BadInput
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from silc.eval.score_map import ScoreMap
-    from silc.interop.big_vision import TextPool
-    from silc.types import Tokenizer
 
 Contrastive = Literal["softmax", "sigmoid"]
-Picture = Image.Image | str | Path
-"""An image, or the file it is in."""
-Weights = Literal["student", "teacher", "both"]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a run has made so far, or a model that came from elsewhere."""
-
-    models: dict[str, Encoder]
-    """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here."""
-    examples_seen: int | None
-    train_flops: float | None
-    checksum: str
-    """Of all that makes the models: weights, configuration and tokenizer."""
-    contrastive: Contrastive
-    """The loss they were trained with."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOWER = "tower"
+"""The image tower's own patch features, beside the readouts into the space of the texts."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a model sees in one image. D is the width of the joint space, C that of the tower."""
+    """What a model sees in B images. D is the width of the joint space, C that of the tower."""
 
-    pooled: Tensor  # [1, D] of unit length
-    patches: Tensor  # [1, h, w, C] as the tower leaves them
-    aligned: Tensor  # [1, h, w, D] of unit length: their products with text features are cosines
+    pooled: Tensor  # [B, D] of unit length
+    patches: Tensor  # [B, h, w, C] as the tower leaves them
+    aligned: Tensor  # [B, h, w, D] of unit length: their products with text features are cosines
 
 
 @dataclass(frozen=True)
@@ -88,66 +67,171 @@ class Segmentation:
         return colour_overlay(self.image, self.labels.numpy())
 
 
-@dataclass
+@dataclass(repr=False)
 class Model(Encoder):
     """A `DualEncoder` that also takes files, images and words."""
 
     contrastive: Contrastive = "softmax"
     weights: str = "pretrained"
     """Which weights of a run it has: student or teacher; `pretrained` where it was not trained here."""
+    dtype: torch.dtype = torch.float32
+    """In which its towers compute, float32 or bfloat16; the weights stay float32 (autocast), features are float32."""
 
-    @torch.no_grad()
-    def encode_image(self, images: Tensor | Picture | Sequence[Picture]) -> Tensor:
-        """Unit-length features [B, D] of files or images, or of normalised pixels [B, 3, H, W].
+    def __repr__(self) -> str:
+        count = sum(p.numel() for tower in (self.visual, self.model.text) for p in tower.parameters())
+        size = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+        where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        images = f"{self.preprocess.size} px in patches of {self.patch_size}"
+        return f"Model({self.name}, {self.weights}: {size} parameters, {images}, {self.contrastive}, {where})"
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Model:
+        """Move the model itself to a device, and/or have it compute in another precision; returns it.
 
         Raises:
-            BadInput: a file that is no image.
+            BadInput: no such device, or a precision other than float32 and bfloat16.
         """
-        return super().encode_image(images if isinstance(images, Tensor) else self.pixels(images))
+        if dtype is not None:
+            self.dtype = precision_of(dtype)
+        if device is not None:
+            where = place(device)
+            self.model.to(where)
+            self.visual.to(where)
+        return self
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor | Pictures) -> Tensor:
+        """Unit-length features [B, D] of images, or of normalised pixels, float [B, 3, H, W].
+
+        Raises:
+            BadInput: what is no image (`silc.inputs`).
+        """
+        with self._computing():
+            return super().encode_image(images if _normalised(images) else self.pixels(images))
+
+    @torch.no_grad()
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """As of any encoder."""
+        with self._computing():
+            return super().encode_pooled(images)
 
     @torch.no_grad()
     def encode_text(self, texts: Tensor | str | Sequence[str], *, normalize: bool = True) -> Tensor:
         """Features [B, D] of texts, or of ids [B, T]; of unit length unless `normalize` is off."""
         if not isinstance(texts, Tensor):
             texts = self.tokenizer([texts] if isinstance(texts, str) else texts).to(self.device)
-        return super().encode_text(texts, normalize=normalize)
-
-    def pixels(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Normalised pixels [B, 3, H, W], on the model's device, of files or images.
-
-        Raises:
-            BadInput: a file that is no image, or what is neither (arrays, bytes).
-        """
-        is_list = isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray)
-        several: Iterable[Any] = images if is_list and not hasattr(images, "dtype") else [images]  # type: ignore[assignment]
-        batch = torch.stack([self.preprocess(open_image(image)) for image in several])
-        return self.preprocess.normalize(batch.to(self.device))
+        with self._computing():
+            return super().encode_text(texts, normalize=normalize)
 
     @torch.no_grad()
-    def features(self, image: Picture) -> Features:
-        """Pooled and dense features of an image, by the model's own preprocessing and first dense readout.
+    def encode_dense(self, images: Tensor, readout: str) -> Tensor:
+        """Patch features [B, h, w, D], not normalised, of normalised pixels; `tower` is the tower's own [B, h, w, C].
 
         Raises:
-            BadInput: a file that is no image.
+            BadInput: the model has no such readout.
         """
-        pixels = self.pixels(image)
+        with self._computing():
+            if readout == TOWER:
+                return self.visual.patches(images).float()
+            return super().encode_dense(images, readout)
+
+    def pixels(self, images: Pictures) -> Tensor:
+        """Normalised pixels [B, 3, H, W], on the model's device, of images.
+
+        Raises:
+            BadInput: what is no image (`silc.inputs`).
+        """
+        batch = torch.stack([self.preprocess(open_image(image)) for image in each_of(images)])
+        return self.preprocess.normalize(batch.to(self.device))
+
+    def features(self, images: Pictures) -> Features:
+        """Pooled and dense features of images, by the model's own preprocessing and first dense readout.
+
+        Raises:
+            BadInput: what is no image (`silc.inputs`).
+        """
+        pixels = self.pixels(images)
         aligned = F.normalize(self.encode_dense(pixels, self.readouts[0]), dim=-1)
-        return Features(super().encode_image(pixels), self.visual.patches(pixels).float(), aligned)
+        return Features(self.encode_image(pixels), self.encode_dense(pixels, TOWER), aligned)
+
+    def dense(
+        self, images: Pictures, *, size: int | None = None, readout: str = "", batch_size: int = 8
+    ) -> list[Tensor]:
+        """Dense features [h, w, D] of each whole image, its aspect kept, on the CPU; h and w are each image's own.
+
+        Args:
+            size: pixels of the shorter side; any, rounded to whole patches. None is the model's own.
+            readout: into the space of the texts, of unit length; the model's first by default. `tower` gives the image
+                tower's own features [h, w, C], as it leaves them.
+            batch_size: images in memory; neighbours of one shape share a forward pass.
+
+        Raises:
+            BadInput: what is no image, an image too thin, a size below a patch, or no such readout.
+        """
+        return [features for _, features in self._dense(images, size, readout, batch_size)]
+
+    def pca(
+        self, images: Pictures, *, size: int | None = None, readout: str = TOWER, batch_size: int = 8
+    ) -> list[Image.Image]:
+        """Pictures, of the images' sizes, whose colours are the first three principal components of `dense` features.
+
+        Components and stretch are those of all the images together, so colours compare between them; arguments and
+        errors are those of `dense`.
+        """
+        sizes, maps = zip(*self._dense(images, size, readout, batch_size), strict=True)
+        return component_pictures(maps, sizes)
+
+    def _dense(
+        self, images: Pictures, size: int | None, readout: str, batch_size: int
+    ) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """(width, height) of each image, and its features."""
+        asked, side = readout or self.readouts[0], size or self.preprocess.size
+        if asked not in (*self.readouts, TOWER):
+            raise BadInput(f"no dense readout '{asked}'; there are: {', '.join((*self.readouts, TOWER))}")
+        if side < self.patch_size:
+            raise BadInput(f"size {side} is less than a patch of {self.patch_size} pixels; give at least that")
+
+        def features(pixels: Tensor) -> Tensor:
+            found = self.encode_dense(pixels, asked)
+            return found if asked == TOWER else F.normalize(found, dim=-1)
+
+        for some in in_batches(each_of(images), batch_size):
+            opened = [open_image(image) for image in some]
+            for image, found in zip(opened, dense_features(self, opened, side, features), strict=True):
+                yield image.size, found
+
+    def classify(
+        self, images: Pictures, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
+    ) -> list[dict[str, float]]:
+        """The probability of each name for each image, best first; `probs` says what they sum to.
+
+        Args:
+            templates: prompts around the names: a set (clip80+1, clip80, clip7, cifar18, tcl9, maskclip85, plain), or
+                texts with {} in the name's place.
+
+        Raises:
+            BadInput: no names, one twice, no such prompts, or what is no image (`silc.inputs`).
+        """
+        classifier = self.classifier(names, templates, batch_size=batch_size)
+        return [row for some in in_batches(each_of(images), batch_size) for row in classifier(some)]
+
+    def classifier(
+        self, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
+    ) -> Classifier:
+        """`classify` for many images: the names are embedded once. It takes as many as fit a forward pass."""
+        return Classifier(self, class_list(names), prompts_of(templates), batch_size)
 
     @torch.no_grad()
     def segment(self, image: Picture, names: Sequence[str], config: EvalConfig | None = None) -> Segmentation:
         """The class of each pixel among `names`, by the sliding windows that `config` (TCL's) describes.
 
         Raises:
-            BadInput: no names, or a file that is no image.
+            BadInput: no names, one twice, or what is no image (`silc.inputs`).
         """
         return self.segmenter(names, config)(image)
 
     def segmenter(self, names: Sequence[str], config: EvalConfig | None = None) -> Segmenter:
         """`segment` for many images: the names are embedded once."""
-        if not names or isinstance(names, str):
-            raise BadInput(f"names must be a list of classes, e.g. ['road', 'car', 'sky']; got {names!r}")
-        return Segmenter(self, list(names), config or EvalConfig())
+        return Segmenter(self, class_list(names), config or EvalConfig())
 
     def probs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Probabilities [B, N] of unit-length image features [B, D] and text features [N, D].
@@ -156,6 +240,67 @@ class Model(Encoder):
         """
         logits = images @ texts.T * self.model.logit_scale.exp() + self.model.logit_bias
         return (logits.sigmoid() if self.contrastive == "sigmoid" else logits.softmax(dim=-1)).detach()
+
+    def _computing(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def _normalised(images: Tensor | Pictures) -> TypeGuard[Tensor]:
+    """Whether these are pixels as `Preprocess.normalize` leaves them, and no image."""
+    return isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
+
+
+def precision_of(given: torch.dtype | str) -> torch.dtype:
+    """float32 or bfloat16, by torch's name or as a string.
+
+    Raises:
+        BadInput: another one.
+    """
+    found = PRECISIONS.get(str(given).removeprefix("torch."))
+    if found is None:
+        raise BadInput(f"dtype is float32 or bfloat16, not {given}; models are trained in these")
+    return found
+
+
+def class_list(names: Sequence[str]) -> list[str]:
+    """
+    Raises:
+        BadInput: no names, or one twice.
+    """
+    if isinstance(names, str) or not names:
+        raise BadInput(f"names must be a list of classes, e.g. ['road', 'car', 'sky']; got {names!r}")
+    return list(distinct(list(names), "names"))
+
+
+def prompts_of(templates: str | Sequence[str]) -> list[str]:
+    """The prompts of a set by name, or those that are given.
+
+    Raises:
+        BadInput: no such set, none, or one without {}.
+    """
+    if isinstance(templates, str) and "{}" not in templates:
+        return prompt_set(templates)
+    given = [templates] if isinstance(templates, str) else list(templates)
+    for prompt in given or [""]:
+        if "{}" not in prompt:
+            raise BadInput(f"templates hold {{}} where the name goes, e.g. 'a photo of a {{}}.'; got {prompt!r}")
+    return given
+
+
+class Classifier:
+    """Tells images of the same classes apart; made by `Model.classifier`."""
+
+    def __init__(self, model: Model, names: Sequence[str], prompts: Sequence[str], batch_size: int) -> None:
+        self.model, self.names = model, names
+        self.features = text_classifier(model, names, prompts, batch_size=batch_size).to(model.device)  # [C, D]
+
+    def __call__(self, images: Pictures) -> list[dict[str, float]]:
+        """The probability of each name for each image of a forward pass, best first."""
+        probabilities = self.model.probs(self.model.encode_image(images), self.features).cpu()
+        ranked = (sorted(zip(self.names, row, strict=True), key=lambda one: -one[1]) for row in probabilities.tolist())
+        return [dict(row) for row in ranked]
 
 
 class Segmenter:
@@ -171,155 +316,3 @@ class Segmenter:
         opened = open_image(image)
         (scores,) = score_maps([opened], self.scorer, self.rules, self.config.batch_size)
         return Segmentation(opened, self.names, scores.labels(opened.height, opened.width), scores)
-
-
-def load(
-    source: str | Path,
-    *,
-    weights: Literal["auto", "student", "teacher"] = "auto",
-    tokenizer: str | Path | None = None,
-    size: int | None = None,
-    text_pool: TextPool | None = None,
-    device: str | torch.device = "auto",
-) -> Model:
-    """A model to use.
-
-    Args:
-        source: a run's directory, what `silc import` wrote, `open_clip:NAME/PRETRAINED`, `hf:ORG/NAME`, a directory of
-            either library, or big_vision's .npz.
-        weights: of a run; `auto` is the teacher where there is one.
-        tokenizer: file or directory, instead of the model's own; needed with a .npz.
-        size: side of the images, in pixels, where it should be another than the model's.
-        text_pool: of a .npz; see `silc.interop.big_vision`; None is "last".
-        device: auto, cpu, cuda or cuda:N; `auto` takes the GPU when there is one.
-
-    Raises:
-        BadInput: no such model, one that cannot be read exactly, or no such device.
-    """
-    where = place(device)
-    if weights != "auto" and not is_run(source):
-        sources.kind_of(source)  # what is no model at all is told so
-        raise BadInput(f"{source} is no run with a student and a teacher; leave weights={weights!r} out")
-    asked: Weights = "both" if weights == "auto" else weights
-    path = Path(tokenizer) if tokenizer else None
-    loaded = load_any(source, weights=asked, tokenizer=path, size=size, text_pool=text_pool, device=where)
-    which = "teacher" if "teacher" in loaded.models else next(iter(loaded.models))
-    return Model(**vars(loaded.models[which]), contrastive=loaded.contrastive, weights=which)
-
-
-def load_any(
-    source: str | Path,
-    *,
-    weights: Weights = "both",
-    tokenizer: Path | None = None,
-    size: int | None = None,
-    text_pool: TextPool | None = None,
-    device: torch.device | str = "cpu",
-    name: str = "",
-) -> Loaded:
-    """The models of a run, or the one of another source; `name` is the source's own unless given.
-
-    Raises:
-        BadInput: as `load`; a tokenizer or a size is given for a run, which has its own.
-    """
-    if is_run(source):
-        if tokenizer or size is not None or text_pool is not None:
-            raise BadInput(
-                f"{source} is a run, whose tokenizer, size and text_pool are those it was trained with; leave them out"
-            )
-        return load_run(source, weights=weights, device=device, name=name)
-    pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)
-    towers = pretrained.build().to(device)
-    encoder = Encoder(towers, towers.visual, pretrained.tokenizer, pretrained.preprocess, name or str(source))
-    return Loaded({"pretrained": encoder}, None, None, pretrained.checksum, pretrained.contrastive)
-
-
-def open_image(image: Picture) -> Image.Image:
-    """An RGB image, of a file where it is one, turned as EXIF says that the camera was held.
-
-    Raises:
-        BadInput: no such file, no image in it, an image that is cut or has colours that do not become RGB, or neither
-            a file's name nor an image.
-    """
-    if isinstance(image, str | Path):
-        return upright(read_image(Path(image)))
-    if not isinstance(image, Image.Image):
-        raise BadInput(
-            f"an image is a file's name or a PIL.Image, not {type(image).__name__}; PIL.Image.fromarray makes one of "
-            "an array uint8 [H, W, 3], PIL.Image.open(io.BytesIO(data)) of bytes"
-        )
-    try:
-        return upright(to_rgb(image))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadInput(f"an image of {image.width} x {image.height} pixels, mode {image.mode}: {error}") from error
-
-
-def load_run(
-    run: Path | str, *, weights: Weights = "both", device: torch.device | str = "cpu", name: str = ""
-) -> Loaded:
-    """The models of a run's newest checkpoint, and what they cost; `name` is the directory's unless given.
-
-    Raises:
-        BadInput: no run there, a damaged checkpoint, or a teacher asked of a run that has none.
-    """
-    run = Path(run)
-    newest = newest_checkpoint(run)
-    config = configs.load(run / CONFIG)
-    tokenizer = BPETokenizer.load(run / TOKENIZER, config.model.text.length)
-    saved = checkpoint.read(newest, only=("model", "teacher"))
-    student = TwoTower(
-        config.model,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
-        scale_init=config.objective.initial_scale,
-        bias_init=config.objective.bias_init,
-    )
-    checkpoint.load_into(student, saved.parts["model"], saved.path / "model.safetensors")
-    teacher = None
-    if config.objective.teacher:
-        head = DistillHead(config.model.head, config.model.embed_dim) if config.objective.distill else None
-        teacher = Teacher(None if config.objective.head_only_ema else student.visual, head)
-        checkpoint.load_into(teacher, saved.parts["teacher"], saved.path / "teacher.safetensors")
-        teacher.to(device).eval()
-    models = encoders(
-        student.to(device).eval(),
-        teacher,
-        tokenizer,
-        Preprocess(config.model.image.size, **asdict(config.pixels)),
-        name=name or run.name,
-        weights=weights,
-    )
-    cost = saved.state["cost"]
-    checksum = _checksum(run, newest)
-    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, config.objective.contrastive)
-
-
-def _checksum(run: Path, saved: Path) -> str:
-    digest = hashlib.sha256()
-    for file in (saved / checkpoint.MANIFEST, run / "config.yaml", *sorted((run / "tokenizer").iterdir())):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def encoders(
-    student: TwoTower,
-    teacher: Teacher | None,
-    tokenizer: Tokenizer,
-    preprocess: Preprocess,
-    *,
-    name: str = "",
-    weights: Weights = "both",
-) -> dict[str, Encoder]:
-    """Student and/or teacher as `DualEncoder`s; `both` gives what there is.
-
-    Raises:
-        BadInput: the teacher is asked for and there is none.
-    """
-    models = {}
-    if weights in ("student", "both"):
-        models["student"] = Encoder(student, student.visual, tokenizer, preprocess, name)
-    if weights in ("teacher", "both") and teacher is not None and teacher.visual is not None:
-        models["teacher"] = Encoder(student, teacher.visual, tokenizer, preprocess, name)
-    if not models:
-        raise BadInput(f"{name or 'this run'} has no teacher; use --weights student")
-    return models

@@ -37,11 +37,11 @@ from silc.eval import held_out, suite
 from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.heap import keep_freed_memory
+from silc.loading import encoders
 from silc.models import lora
 from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.predict import encoders
 from silc.preprocess import Preprocess
 from silc.rundir import CHECKPOINTS, CONFIG, TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import complain, say

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from silc import checks, terminal
 from silc import config as configs
 from silc.distributed import join
@@ -18,15 +20,14 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
+from silc.loading import Loaded, Weights, load_any
 from silc.models.silc import Encoder
-from silc.predict import Loaded, Model, Weights, load_any
+from silc.predict import Model
 from silc.rundir import CONFIG, is_run
 from silc.training.log import history
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    import torch
-
     from silc.types import Evaluation
 
     Scored = str | Path | Encoder
@@ -79,7 +80,7 @@ def evaluate(
         evaluators = suite.tasks(config, progress.within, world, failed)
         for read in readers:
             loaded = read(world.device)
-            evaluations += suite.run(
+            scored = suite.run(
                 loaded.models,
                 evaluators,
                 progress,
@@ -90,7 +91,18 @@ def evaluate(
                 world=world,
                 failed=failed,
             )
+            evaluations += [_with_precision(evaluation, loaded.models) for evaluation in scored]
         return evaluations if world.is_main else []
+
+
+def _with_precision(evaluation: Evaluation, models: Mapping[str, Encoder]) -> Evaluation:
+    """The record says so where a model computed in another precision than float32."""
+    record = evaluation.record
+    model = models[record.weights]
+    if not isinstance(model, Model) or model.dtype == torch.float32:
+        return evaluation
+    protocol = {**record.protocol, "precision": str(model.dtype).removeprefix("torch.")}
+    return replace(evaluation, record=replace(record, protocol=protocol))
 
 
 def _readers(

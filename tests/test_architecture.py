@@ -20,8 +20,8 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint places"
-    " | data models losses | objective | training eval | openvocab | config | recipes given | interop | rundir"
-    " | predict | exports curate | checks | origin | run scoring folders"
+    " | data models losses | objective | training eval | openvocab | config | recipes given"
+    " | interop inputs dense | rundir | predict | loading | exports curate | checks | origin | run scoring folders"
     " | continuation start serve bench plan demo doctor | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
@@ -123,7 +123,8 @@ def test_one_writer_of_teacher_and_centre() -> None:
 
 
 def test_predict_knows_no_trainer() -> None:
-    assert not [name for name in imports(PACKAGE / "predict.py") if name.startswith("silc.training")]
+    for file in ("predict.py", "loading.py"):
+        assert not [name for name in imports(PACKAGE / file) if name.startswith("silc.training")]
 
 
 def test_no_attic() -> None:

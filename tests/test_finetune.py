@@ -18,9 +18,9 @@ from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.distributed import World
+from silc.loading import load_run
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
-from silc.predict import load_run
 from silc.preprocess import Preprocess
 from silc.training.log import history
 from silc.types import BadInput, Batch, Hyper, Projection, Views

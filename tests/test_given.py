@@ -18,7 +18,7 @@ from silc import config as configs
 from silc.config import Config
 from silc.eval.config import EvalConfig
 from silc.interop import sources
-from silc.predict import load
+from silc.loading import load
 from silc.scoring import evaluate
 from silc.training.log import history
 from silc.types import BadInput

@@ -19,7 +19,10 @@ from silc import folders, run
 from silc.cli import main
 from silc.config import Config
 from silc.data.scenes import write_sets
+from silc.eval import metrics
+from silc.eval.class_features import text_classifier
 from silc.eval.config import EvalConfig
+from silc.eval.prompts import templates
 from silc.eval.suite import tasks
 from silc.interop import pretrained
 from silc.interop.pretrained import Pretrained
@@ -53,31 +56,8 @@ def test_a_run_is_its_teacher_unless_asked(trained: Path, photo: Path) -> None:
     for weights, name in (("auto", "teacher"), ("teacher", "teacher"), ("student", "student")):
         loaded = silc.load(trained, weights=weights, device="cpu")
         assert torch.equal(loaded.encode_image(photo), both[name].encode_image(pixels))
-    with pytest.raises(BadInput, match="is a run, whose tokenizer, size"):
-        silc.load(trained, size=32)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((4, 4, 3), np.uint8),
-        np.zeros((2, 4, 4, 3)),
-        torch.zeros(3, 4, 4),
-        b"\xff\xd8",
-        bytearray(b"x"),
-        None,
-        3,
-    ],
-    ids=lambda image: type(image).__name__,
-)
-def test_what_is_no_image_is_told_what_is_taken(model: Model, image: object) -> None:
-    with pytest.raises(BadInput, match=rf"a file's name or a PIL.Image, not {type(image).__name__};") as caught:
-        model.features(image)  # type: ignore[arg-type]
-    assert "PIL.Image.fromarray" in str(caught.value)
-    with pytest.raises(BadInput, match=r"PIL\.Image"):
-        model.segment(image, ["a", "b"])  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match=r"PIL\.Image"):
-        model.pixels([image])  # type: ignore[list-item]
+    with pytest.raises(BadInput, match="is a run, whose tokenizer and text_pool"):
+        silc.load(trained, tokenizer=trained / "tokenizer")
 
 
 def test_features(model: Model, photo: Path) -> None:
@@ -98,9 +78,13 @@ def test_images_come_as_files_images_and_pixels(model: Model, photo: Path) -> No
         image = opened.convert("RGB")
     pixels = model.pixels(image)
     features = model.encode_image(pixels)
-    for given in (photo, str(photo), image, [photo], [image]):
-        assert torch.equal(model.encode_image(given), features)
-    assert model.encode_image([photo, image]).shape == (2, 32)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    alike = [photo, str(photo), image, array, tensor, array / 255, tensor / 255, (tensor / 255).double()]
+    for given in (*alike, *([one] for one in alike), array[None], tensor[None]):
+        assert torch.equal(model.encode_image(given), features), type(given)  # type: ignore[arg-type]
+    assert torch.equal(model.pixels(tensor[None] / 255), pixels)
+    torch.testing.assert_close(model.encode_image(alike), features.expand(len(alike), -1))
     assert torch.equal(model.encode_text("a cat"), model.encode_text(model.tokenizer(["a cat"])))
 
 
@@ -114,6 +98,93 @@ def test_probabilities(contrastive: str, model: Model) -> None:
     expected = odds / odds.sum(1, keepdim=True) if contrastive == "softmax" else odds / (1 + odds)
     torch.testing.assert_close(model.probs(images, texts).double(), expected, rtol=1e-4, atol=1e-6)
     assert not model.probs(images, texts).requires_grad
+
+
+def test_a_run_at_another_size(trained: Path, model: Model, photo: Path) -> None:
+    """The position embedding is resampled to the patches there are, as for dense features."""
+    larger = silc.load(trained, size=32, device="cpu")
+    assert larger.pixels(photo).shape == (1, 3, 32, 32)
+    assert torch.equal(larger.encode_image(photo), model.encode_image(larger.pixels(photo)))
+    assert larger.features([photo, photo]).aligned.shape == (2, 4, 4, 32)
+    with pytest.raises(BadInput, match="size 30 is no multiple of the patch of 8 pixels; use 24 or 32"):
+        silc.load(trained, size=30)
+
+
+def test_bfloat16_computes_as_autocast_does(trained: Path, model: Model, photo: Path) -> None:
+    pixels, ids = model.pixels(photo), model.tokenizer(["a cat"])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        image, text = model.visual(pixels).float(), model.model.text(ids).float()
+        dense = model.visual.dense(pixels, model.readouts[0]).float()
+    exact = model.encode_image(photo)
+    half = silc.load(trained, device="cpu", dtype="bfloat16")
+    assert half.encode_image(photo).dtype == torch.float32
+    assert torch.equal(half.encode_image(photo), F.normalize(image, dim=-1))
+    assert torch.equal(half.encode_text(ids, normalize=False), text)
+    assert torch.equal(half.encode_dense(pixels, model.readouts[0]), dense)
+    assert not torch.equal(half.encode_image(photo), exact)
+    assert half.to("cpu", torch.float32) is half
+    assert torch.equal(half.encode_image(photo), exact)
+    for wrong in ("float16", torch.int8):
+        with pytest.raises(BadInput, match="dtype is float32 or bfloat16, not"):
+            half.to(dtype=wrong)
+    with pytest.raises(BadInput, match="gpu"):
+        half.to("gpu")
+
+
+def test_what_it_is_in_one_line(model: Model) -> None:
+    said = repr(model.to(dtype="bfloat16"))
+    parameters = sum(p.numel() for tower in (model.visual, model.model.text) for p in tower.parameters())
+    for part in (
+        "Model(run, teacher: ",
+        f"{parameters:,} parameters",
+        "16 px in patches of 8",
+        "softmax",
+        "bfloat16 on cpu",
+    ):
+        assert part in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_classes_are_zero_shot_evaluations(loss: str, model: Model, tmp_path: Path) -> None:
+    """The same features of names, and the same best name for every image, as the evaluator has."""
+    model.contrastive = loss  # type: ignore[assignment]
+    write_sets(tmp_path, size=24, seed=0)
+    (task, *_) = tasks(EvalConfig(root=str(tmp_path), tasks="*-zs", templates="clip7", classification="clip"))
+    data, seen = task.sets[0], list[torch.Tensor]()
+    inner = metrics.confusion
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "confusion", lambda a, b, *rest, **named: seen.append(b) or inner(a, b, *rest, **named))
+        task(model)
+    images = [data.images[index] for index in range(len(data.labels))]
+    model.preprocess = task._preprocess(model)  # type: ignore[attr-defined]
+    found = model.classify(images, data.classes, batch_size=7)
+    assert [data.classes.index(next(iter(row))) for row in found] == seen[0].tolist()
+    weights = text_classifier(model, data.classes, templates("clip7"))
+    expected = model.probs(model.encode_image(images[:3]), weights)
+    for row, values in zip(found, expected, strict=False):
+        assert list(row.values()) == sorted(row.values(), reverse=True)
+        assert [row[name] for name in data.classes] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_prompts_and_names_of_ones_own(model: Model, photo: Path) -> None:
+    (given,) = model.classify(photo, ["red", "blue"], ["a {}", "the {}"])
+    weights = text_classifier(model, ["red", "blue"], ["a {}", "the {}"])
+    expected = model.probs(model.encode_image(photo), weights)[0].tolist()
+    assert [given["red"], given["blue"]] == pytest.approx(expected, abs=1e-6)
+    assert model.classify(photo, ["red", "blue"], "{}") == model.classify(photo, ["red", "blue"], "plain")
+    for names, prompts, message in (
+        (["red"], "clip9", "no prompt set 'clip9'; did you mean"),
+        (["red"], ["a photo"], r"templates hold \{\} where the name goes"),
+        (["red"], [], "templates hold"),
+        (["red", "red"], "plain", "the class 'red' twice"),
+        ("red", "plain", "names must be a list"),
+        ([], "plain", "names must be a list"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            model.classify(photo, names, prompts)
+    with pytest.raises(BadInput, match="the class 'red' twice"):
+        model.segment(photo, ["red", "red"])
 
 
 def test_segmentation_is_evaluations(model: Model, tmp_path: Path) -> None:
@@ -183,8 +254,8 @@ def test_embed(trained: Path, model: Model, folder: Path, tmp_path: Path) -> Non
     out = tmp_path / "e.npy"
     assert predict("embed", trained, folder, folder / "a.png", "--out", out, "--batch-size", "2") == 0
     files = [Path(name).name for name in json.loads(out.with_suffix(".json").read_text())["files"]]
-    assert files == ["a.png", "b.jpg", "a.png"]
-    expected = model.encode_image([folder / "a.png", folder / "deep" / "b.jpg", folder / "a.png"])
+    assert files == ["a.png", "b.jpg"]  # each once
+    expected = model.encode_image([folder / "a.png", folder / "deep" / "b.jpg"])
     np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-6)
 
 

@@ -20,7 +20,7 @@ from silc import checkpoint, run
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
-from silc.predict import load_run
+from silc.loading import load_run
 from silc.training.config import OptimConfig
 from silc.training.log import history
 from silc.types import BadInput

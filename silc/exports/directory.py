@@ -31,7 +31,7 @@ from silc.exports.card import Facts, card, scores_of
 from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
-from silc.predict import load_run
+from silc.loading import load_run
 from silc.rundir import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 

@@ -29,8 +29,8 @@ from silc.config import Config
 from silc.exports import open_clip as out_open_clip
 from silc.exports import transformers as out_transformers
 from silc.exports.directory import FORMATS
+from silc.loading import load_run
 from silc.models.config import ImageTowerConfig, ModelConfig
-from silc.predict import load_run
 from silc.types import BadInput
 
 from .conftest import CLIP_IMAGE, CLIP_TEXT, IMAGE, TEXT

@@ -236,6 +236,6 @@ def test_a_sharded_run_repeats_itself_and_is_a_run_like_any_other(pair: Path, sm
     assert curve(pair / "sharded") == curve(pair / "sharded-again")
     assert_same(weights(pair / "sharded"), weights(pair / "sharded-again"))
     assert sum("eval/" in "".join(record) for record in curve(pair / "sharded")) == 2
-    from silc.predict import load_run
+    from silc.loading import load_run
 
     assert load_run(pair / "sharded").models.keys() == {"student", "teacher"}

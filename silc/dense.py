@@ -1,0 +1,99 @@
+"""Dense features of whole images, as they lie in them, and pictures of their three principal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from silc.eval.segment import MAX_SCALED
+from silc.preprocess import resample
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from silc.models.silc import Encoder
+
+OUTLIERS = 1.0
+"""Percent of the patches at either end of a component that are drawn as its ends: a few would dull all others."""
+
+
+def scaled_to_patches(width: int, height: int, size: int, patch: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `size`, each to the nearest multiple of the patch, at least one.
+
+    >>> scaled_to_patches(640, 427, 224, 16), scaled_to_patches(100, 300, 32, 16)
+    ((336, 224), (32, 96))
+    """
+    factor = size / min(width, height) / patch
+    return patch * max(1, round(width * factor)), patch * max(1, round(height * factor))
+
+
+@torch.no_grad()
+def dense_features(
+    model: Encoder, images: Sequence[Image.Image], size: int, features: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """Features [h, w, D] of each image, on the CPU; neighbours of one shape share a forward pass.
+
+    Args:
+        images: as many as fit a forward pass.
+        size: pixels of the shorter side.
+        features: of normalised pixels [B, 3, H, W]; gives [B, h, w, D].
+
+    Raises:
+        BadInput: an image too thin to be scaled.
+    """
+    pixels = [_scaled(model, image, size) for image in images]
+    for _, alike in groupby(pixels, key=lambda one: one.shape):
+        batch = torch.stack(list(alike)).to(model.device)
+        yield from features(model.preprocess.normalize(batch)).float().cpu()
+
+
+def _scaled(model: Encoder, image: Image.Image, size: int) -> Tensor:
+    width, height = scaled_to_patches(*image.size, size, model.patch_size)
+    if width * height > MAX_SCALED:
+        raise BadInput(
+            f"an image of {image.width} x {image.height} pixels is too thin: with a shorter side of {size} it has "
+            f"{width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces, or give a smaller size"
+        )
+    return resample(image, width, height, model.preprocess.interpolation)
+
+
+def principal_components(maps: Sequence[Tensor], count: int = 3) -> list[NDArray[np.float64]]:
+    """Coordinates [h, w, count] of features [h, w, D] on the first principal components of all maps together.
+
+    Signs are those with which a component's largest weight is positive, so the same features give the same colours.
+    Components that there are not (D < count) are zero.
+    """
+    patches = np.concatenate([one.reshape(-1, one.shape[-1]).double().numpy() for one in maps])
+    mean = patches.mean(axis=0)
+    # The covariance is D x D, however many the patches are.
+    _, vectors = np.linalg.eigh((patches - mean).T @ (patches - mean))
+    axes = vectors[:, ::-1][:, :count]
+    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)
+    found = [(one.double().numpy() - mean) @ axes for one in maps]
+    return [np.pad(one, ((0, 0), (0, 0), (0, count - axes.shape[1]))) for one in found]
+
+
+def component_pictures(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
+    """Pictures of (width, height) whose red, green and blue are the first three principal components of all maps.
+
+    Each component is stretched over 0..255 by all pictures' patches alike, so colours compare between them.
+    """
+    coordinates = principal_components(maps)
+    everywhere = np.concatenate([one.reshape(-1, 3) for one in coordinates])
+    low, high = np.percentile(everywhere, (OUTLIERS, 100 - OUTLIERS), axis=0)
+    spread = np.where(high - low > 1e-9 * max(1.0, float(np.abs(everywhere).max())), high - low, np.inf)
+    pictures = []
+    for one, size in zip(coordinates, sizes, strict=True):
+        shares = np.where(np.isinf(spread), 0.5, (one - low) / spread).clip(0, 1)
+        pixels = Image.fromarray((255 * shares).round().astype(np.uint8))
+        pictures.append(pixels.resize(size, Image.Resampling.BICUBIC))
+    return pictures

@@ -1,0 +1,79 @@
+"""Images as people hold them: a file's name, a Pillow image, an array, a tensor, or several of them; RGB images out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from silc.eval.datasets import read_image
+from silc.images import to_rgb, upright
+from silc.types import BadInput
+
+Picture = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor
+"""An image: a file, a Pillow image, an array [H, W, 3] or a tensor [3, H, W], either uint8 or float in 0..1."""
+Pictures = Picture | Iterable[Picture]
+"""One image, or several; an array [B, H, W, 3] and a tensor [B, 3, H, W] are several."""
+
+
+def each_of(images: Pictures) -> Iterator[Picture]:
+    """The images of what was given, one after the other; none is opened."""
+    if isinstance(images, np.ndarray | Tensor):
+        yield from images if images.ndim == 4 else [images]
+    elif isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray):
+        yield from images
+    else:
+        yield images
+
+
+def in_batches(images: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    """Images in lists of at most `size`."""
+    while some := list(islice(images, size)):
+        yield some
+
+
+def open_image(image: Picture) -> Image.Image:
+    """An RGB image; those of files and of Pillow are turned as EXIF says that the camera was held.
+
+    Raises:
+        BadInput: no such file, no image in it, an image that is cut or has colours that do not become RGB, an array or
+            tensor of another shape, type or range, or none of these.
+    """
+    if isinstance(image, str | Path):
+        return upright(read_image(Path(image)))
+    if isinstance(image, np.ndarray):
+        return _of_array(image, "an array", "[H, W, 3]", channels=-1)
+    if isinstance(image, Tensor):
+        return _of_array(image.detach().cpu(), "a tensor", "[3, H, W]", channels=0)
+    if not isinstance(image, Image.Image):
+        raise BadInput(
+            "an image is a file's name, a PIL.Image, an array [H, W, 3] or a tensor [3, H, W], not "
+            f"{type(image).__name__}; PIL.Image.open(io.BytesIO(data)) makes one of bytes"
+        )
+    try:
+        return upright(to_rgb(image))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput(f"an image of {image.width} x {image.height} pixels, mode {image.mode}: {error}") from error
+
+
+def _of_array(given: Any, kind: str, shape: str, *, channels: int) -> Image.Image:
+    """An image of pixels, uint8 or, as 0 is black and 1 is white, float."""
+    rule = f"an image is {kind} {shape}, uint8, or float from 0 (black) to 1 (white)"
+    if given.ndim != 3 or given.shape[channels] != 3 or 0 in given.shape:
+        raise BadInput(f"{rule}; this one is {list(given.shape)}: move the channels or convert it to RGB")
+    if given.dtype == torch.bfloat16:  # which numpy does not have
+        given = given.float()
+    pixels = np.moveaxis(np.asarray(given), channels, -1)
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # so is what is not a number refused
+            raise BadInput(f"{rule}; this one goes from {pixels.min():.4g} to {pixels.max():.4g}: scale it")
+        pixels = (pixels.astype(np.float64) * 255).round().astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise BadInput(f"{rule}; this one is {pixels.dtype}: convert it")
+    return Image.fromarray(np.ascontiguousarray(pixels))

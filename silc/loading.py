@@ -1,0 +1,191 @@
+"""Models there are, made ready to use: of a run, an import, or somebody else's checkpoint. No trainer here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from silc import checkpoint
+from silc import config as configs
+from silc.data.tokenizer import BPETokenizer
+from silc.distributed import place
+from silc.interop import sources
+from silc.models.config import multiples_near
+from silc.models.head import DistillHead
+from silc.models.silc import Encoder, TwoTower
+from silc.models.teacher import Teacher
+from silc.predict import Contrastive, Model, precision_of
+from silc.preprocess import Preprocess
+from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from silc.interop.big_vision import TextPool
+    from silc.types import Tokenizer
+
+Weights = Literal["student", "teacher", "both"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run has made so far, or a model that came from elsewhere."""
+
+    models: dict[str, Encoder]
+    """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here."""
+    examples_seen: int | None
+    train_flops: float | None
+    checksum: str
+    """Of all that makes the models: weights, configuration and tokenizer."""
+    contrastive: Contrastive
+    """The loss they were trained with."""
+
+
+def load(
+    source: str | Path,
+    *,
+    weights: Literal["auto", "student", "teacher"] = "auto",
+    tokenizer: str | Path | None = None,
+    size: int | None = None,
+    text_pool: TextPool | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+) -> Model:
+    """A model to use.
+
+    Args:
+        source: a run's directory, what `silc import` wrote, `open_clip:NAME/PRETRAINED`, `hf:ORG/NAME`, a directory of
+            either library, or big_vision's .npz.
+        weights: of a run; `auto` is the teacher where there is one.
+        tokenizer: file or directory, instead of the model's own; needed with a .npz.
+        size: side of the images, in pixels, where it should be another than the model's.
+        text_pool: of a .npz; see `silc.interop.big_vision`; None is "last".
+        device: auto, cpu, cuda or cuda:N; `auto` takes the GPU when there is one.
+        dtype: in which it computes, float32 or bfloat16 (`Model.dtype`).
+
+    Raises:
+        BadInput: no such model, one that cannot be read exactly, no such device or precision.
+    """
+    where, precision = place(device), precision_of(dtype)
+    if weights != "auto" and not is_run(source):
+        sources.kind_of(source)  # what is no model at all is told so
+        raise BadInput(f"{source} is no run with a student and a teacher; leave weights={weights!r} out")
+    asked: Weights = "both" if weights == "auto" else weights
+    path = Path(tokenizer) if tokenizer else None
+    loaded = load_any(source, weights=asked, tokenizer=path, size=size, text_pool=text_pool, device=where)
+    which = "teacher" if "teacher" in loaded.models else next(iter(loaded.models))
+    return Model(**vars(loaded.models[which]), contrastive=loaded.contrastive, weights=which, dtype=precision)
+
+
+def load_any(
+    source: str | Path,
+    *,
+    weights: Weights = "both",
+    tokenizer: Path | None = None,
+    size: int | None = None,
+    text_pool: TextPool | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "",
+) -> Loaded:
+    """The models of a run, or the one of another source; `name` is the source's own unless given.
+
+    Raises:
+        BadInput: as `load`; a tokenizer is given for a run, which has its own.
+    """
+    if is_run(source):
+        if tokenizer or text_pool is not None:
+            raise BadInput(
+                f"{source} is a run, whose tokenizer and text_pool are those it was trained with; leave them out"
+            )
+        return load_run(source, weights=weights, size=size, device=device, name=name)
+    pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)
+    towers = pretrained.build().to(device)
+    encoder = Encoder(towers, towers.visual, pretrained.tokenizer, pretrained.preprocess, name or str(source))
+    return Loaded({"pretrained": encoder}, None, None, pretrained.checksum, pretrained.contrastive)
+
+
+def load_run(
+    run: Path | str,
+    *,
+    weights: Weights = "both",
+    size: int | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "",
+) -> Loaded:
+    """The models of a run's newest checkpoint, and what they cost; `name` is the directory's unless given.
+
+    Args:
+        size: side of the images, in pixels, where it should be another than the run's; the tower resamples its position
+            embedding by its own rule.
+
+    Raises:
+        BadInput: no run there, a damaged checkpoint, a teacher asked of a run that has none, or a size that is no
+            multiple of the patch.
+    """
+    run = Path(run)
+    newest = newest_checkpoint(run)
+    config = configs.load(run / CONFIG)
+    patch = config.model.image.patch
+    if size is not None and (size < patch or size % patch):
+        raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
+    tokenizer = BPETokenizer.load(run / TOKENIZER, config.model.text.length)
+    saved = checkpoint.read(newest, only=("model", "teacher"))
+    student = TwoTower(
+        config.model,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        scale_init=config.objective.initial_scale,
+        bias_init=config.objective.bias_init,
+    )
+    checkpoint.load_into(student, saved.parts["model"], saved.path / "model.safetensors")
+    teacher = None
+    if config.objective.teacher:
+        head = DistillHead(config.model.head, config.model.embed_dim) if config.objective.distill else None
+        teacher = Teacher(None if config.objective.head_only_ema else student.visual, head)
+        checkpoint.load_into(teacher, saved.parts["teacher"], saved.path / "teacher.safetensors")
+        teacher.to(device).eval()
+    models = encoders(
+        student.to(device).eval(),
+        teacher,
+        tokenizer,
+        Preprocess(size or config.model.image.size, **asdict(config.pixels)),
+        name=name or run.name,
+        weights=weights,
+    )
+    cost = saved.state["cost"]
+    checksum = _checksum(run, newest)
+    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, config.objective.contrastive)
+
+
+def _checksum(run: Path, saved: Path) -> str:
+    digest = hashlib.sha256()
+    for file in (saved / checkpoint.MANIFEST, run / "config.yaml", *sorted((run / "tokenizer").iterdir())):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def encoders(
+    student: TwoTower,
+    teacher: Teacher | None,
+    tokenizer: Tokenizer,
+    preprocess: Preprocess,
+    *,
+    name: str = "",
+    weights: Weights = "both",
+) -> dict[str, Encoder]:
+    """Student and/or teacher as `DualEncoder`s; `both` gives what there is.
+
+    Raises:
+        BadInput: the teacher is asked for and there is none.
+    """
+    models = {}
+    if weights in ("student", "both"):
+        models["student"] = Encoder(student, student.visual, tokenizer, preprocess, name)
+    if weights in ("teacher", "both") and teacher is not None and teacher.visual is not None:
+        models["teacher"] = Encoder(student, teacher.visual, tokenizer, preprocess, name)
+    if not models:
+        raise BadInput(f"{name or 'this run'} has no teacher; use --weights student")
+    return models
