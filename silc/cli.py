@@ -322,7 +322,7 @@ def _table_stem(name: str, beside: Path) -> Path:
 def _list_tasks(root: str) -> int:
     from rich.table import Table
 
-    from silc.eval import tasks
+    from silc.eval import own_sets, tasks
 
     table = Table("task", "there", "needs", title=f"Tasks under {root or 'the --root you give'}", title_justify="left")
     for task in tasks.listing(root):
@@ -330,6 +330,7 @@ def _list_tasks(root: str) -> int:
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         table.add_row(task.name, "-" if not root else "no" if missing else "yes", needs)
     page(table, width=200)
+    say(f"\n{own_sets.shown()}")
     return 0
 
 

@@ -13,7 +13,7 @@
 | `cityscapes`    | `cityscapes/leftImg8bit/val/`, `cityscapes/gtFine/val/*/*_gtFine_labelTrainIds.png`              |
 | `coco-stuff`    | `coco_stuff164k/images/val2017/`, `coco_stuff164k/annotations/val2017/`: stuffthingmaps' `*.png` |
 |                 | or mmsegmentation's `*_labelTrainIds.png`                                                        |
-| any other       | `classification/<set>`, `retrieval/<set>`, `segmentation/<set>`: folders as in `datasets.py`, or |
+| any other       | `classification/<set>`, `retrieval/<set>`, `segmentation/<set>`: folders as in `own_sets.py`, or |
 |                 | CLIP_benchmark's WebDataset: `classnames.txt`, `{train,test}/{nshards.txt,0.tar,...}`            |
 
 Class lists are mmsegmentation's, which are TCL's.
