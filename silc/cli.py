@@ -7,7 +7,7 @@
     silc eval RUN [RUN ...] --table main
     silc import SOURCE OUT  open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz or a directory, into silc's own form
     silc export MODEL OUT   for open_clip, transformers, onnx, torch_export, int8, each checked before it is there
-    silc predict classify|embed|segment MODEL IMAGES... --out OUT
+    silc predict classify|embed|segment MODEL IMAGES... [--names ...] [--out OUT]
     silc doctor             what is installed, device, precision, data
     silc plan RECIPE --gpus 64 --gpu h100   parameters, FLOPs, memory, traffic, hours and cost, before it is started
     silc show RECIPE        every field with its value and meaning
@@ -438,16 +438,18 @@ class PredictCommand(Settings):
         Idle(("names",), lambda c: c.task == "embed", "embedding takes no names"),
         Idle(("templates",), lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
         Idle(("segmentation",), lambda c: c.task != "segment", "windows are for segment"),
+        Idle(("alpha", "legend", "edges"), lambda c: c.task != "segment", "overlays are for segment"),
         Idle(("weights",), lambda c: _is_import(c.model), "the model is no run with a student and a teacher"),
     )
     task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
-    """Probabilities of names as JSON, features as .npy, or overlays and label maps in a folder."""
+    """Probabilities of names on the screen and as JSON, features as .npy, or overlays and label maps in a folder."""
     model: tyro.conf.Positional[str]
     """A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of them."""
     out: str = ""
-    """Where it goes: FILE.json to classify, FILE.npy to embed, a folder to segment."""
+    """Where it goes: FILE.json to classify (or nowhere: the likeliest names are printed), FILE.npy to embed, a new or
+    empty folder to segment."""
     names: str = ""
     """Classes to tell apart, separated by commas, or a .txt file with one a line."""
     templates: str = "clip7"
@@ -458,6 +460,12 @@ class PredictCommand(Settings):
     """tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."""
     segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
     """Sliding windows when segmenting, as for `silc eval`."""
+    alpha: Annotated[float, Range(least=0, most=1)] = 0.7
+    """Share of the classes' colours in overlays."""
+    legend: bool = False
+    """Name the classes below overlays."""
+    edges: bool = False
+    """Draw white lines between classes in overlays."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
     device: Annotated[str, Device()] = "auto"
@@ -475,20 +483,23 @@ def _predict(args: list[str]) -> int:
     names = folders.names_of(command.names) if command.task != "embed" else []
     images = folders.images_of(command.images, command.task)
     config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
-    _begin(f"predict: {command.task} {len(images.files)} images with {command.model} into {out}")
+    into = "" if out is None else f" into {out}"
+    _begin(f"predict: {command.task} {len(images.files)} images with {command.model}{into}")
     from silc.loading import load
 
     model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
-    match command.task:
-        case "classify":
-            folders.classify(model, images, names, out, command.templates, command.batch_size)
-        case "embed":
+    match command.task, out:
+        case "classify", _:
+            say("\n".join(folders.classify(model, images, names, out, command.templates, command.batch_size)))
+        case "embed", Path():
             folders.embed(model, images, out, command.batch_size)
-        case "segment":
-            folders.segment(model, images, names, out, config)
+        case "segment", Path():
+            overlay = {"alpha": command.alpha, "legend": command.legend, "edges": command.edges}
+            folders.segment(model, images, names, out, config, **overlay)
     if images.unreadable:
-        complain(f"{len(images.unreadable)} files are no images; the JSON names them")
-    say(f"{command.task}: {len(images.files) - len(images.unreadable)} images: {out}")
+        told = "the JSON names them" if out else "; ".join(one["why"] for one in images.unreadable)
+        complain(f"{len(images.unreadable)} files are no images; {told}")
+    say(f"{command.task}: {len(images.files) - len(images.unreadable)} images{f': {out}' if out else ''}")
     return 0
 
 

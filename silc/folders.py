@@ -20,9 +20,8 @@ from silc import places
 from silc.data.index_cache import expanded
 from silc.eval.datasets import distinct, images_below, lines_of, read_image, text_of
 from silc.eval.pictures import colour
-from silc.eval.prompts import templates
 from silc.images import upright
-from silc.terminal import console, progress
+from silc.terminal import console, one_line, progress
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -111,16 +110,23 @@ def _names_in(file: Path) -> list[str]:
     return [name.strip() for name in lines[0].split(",")] if len(lines) == 1 else lines
 
 
-def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path:
-    """The file or folder that a task writes, tried; `given` is what --out says.
+SHOWN = 3
+"""Names printed for an image."""
+
+
+def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path | None:
+    """The file or folder that a task writes, tried; `given` is what --out says. Classes may be printed alone.
 
     Raises:
-        BadInput: it cannot be written.
+        BadInput: it cannot be written, or the folder for masks holds something: another call's files would stand
+            among this one's.
     """
+    if not given and task == "classify":
+        return None
     if not given:
         raise BadInput(f"silc predict {task} needs a place for what comes out; give --out")
     if task == "segment":
-        return places.folder(given)
+        return places.empty_folder(given, flag="--out")
     out = places.file(given)
     if task == "embed":
         if out.suffix != ".npy":
@@ -133,18 +139,22 @@ def _names_beside(features: Path) -> Path:
     return features.with_suffix(".json")
 
 
-def classify(model: Model, images: Images, names: Sequence[str], out: Path, prompts: str, batch_size: int) -> None:
-    """Write each image's probability of each name, best first, as JSON."""
-    from silc.eval.class_features import text_classifier
-
-    features = text_classifier(model, names, templates(prompts), batch_size=batch_size).to(model.device)
-    found = []
+def classify(
+    model: Model, images: Images, names: Sequence[str], out: Path | None, prompts: str, batch_size: int
+) -> list[str]:
+    """Each image's likeliest names as a line; its probability of each name, best first, as JSON where `out` is."""
+    classifier = model.classifier(names, prompts, batch_size=batch_size)
+    found: list[dict[str, Any]] = []
     for batch in images.batches(batch_size):
-        probabilities = model.probs(model.encode_image([image for _, image in batch]), features).cpu()
-        for (file, _), row in zip(batch, probabilities, strict=True):
-            ranked = sorted(zip(names, row.tolist(), strict=True), key=lambda pair: -pair[1])
-            found.append({"file": str(file), "probabilities": dict(ranked)})
-    _write(out, {"model": model.name, "prompts": prompts, "images": found}, images)
+        rows = classifier([image for _, image in batch])
+        found += [{"file": str(file), "probabilities": row} for (file, _), row in zip(batch, rows, strict=True)]
+    if out is not None:
+        _write(out, {"model": model.name, "prompts": prompts, "images": found}, images)
+    return [one_line(f"{one['file']}: {_likeliest(one['probabilities'])}") for one in found]
+
+
+def _likeliest(probabilities: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in list(probabilities.items())[:SHOWN])
 
 
 def embed(model: Model, images: Images, out: Path, batch_size: int) -> None:
@@ -159,8 +169,12 @@ def embed(model: Model, images: Images, out: Path, batch_size: int) -> None:
     np.save(out, torch.cat(rows).numpy())
 
 
-def segment(model: Model, images: Images, names: Sequence[str], out: Path, config: EvalConfig) -> None:
-    """Write into a folder, for each image, an overlay and a label map (a PNG whose values index the names)."""
+def segment(model: Model, images: Images, names: Sequence[str], out: Path, config: EvalConfig, **overlay: Any) -> None:
+    """Write into a folder, for each image, an overlay and a label map (a PNG whose values index the names).
+
+    Args:
+        overlay: what `Segmentation.overlay` takes.
+    """
     if len(names) > 2**16:
         raise BadInput(f"{len(names):,} names are more than a label map of 16 bits holds; give at most 65,536")
     segmenter = model.segmenter(names, config)
@@ -174,7 +188,7 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
             continue
         stem = f"{number:05d}-{file.stem}"
         out.mkdir(parents=True, exist_ok=True)
-        result.overlay().save(out / f"{stem}.overlay.png")
+        result.overlay(**overlay).save(out / f"{stem}.overlay.png")
         _palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
         shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
         found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})

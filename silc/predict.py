@@ -21,7 +21,7 @@ from silc.distributed import place
 from silc.eval.class_features import text_classifier
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import distinct
-from silc.eval.pictures import colour_overlay
+from silc.eval.pictures import ALPHA, colour_overlay, with_edges, with_legend
 from silc.eval.prompts import templates as prompt_set
 from silc.eval.segment import score_maps, scorer_of, window_rules
 from silc.inputs import Picture, Pictures, each_of, in_batches, open_image
@@ -62,9 +62,23 @@ class Segmentation:
         """[C, h, w] cosines (or what the protocol makes of them) at the size that was scored; made when asked for."""
         return self.map.whole().cpu()
 
-    def overlay(self) -> Image.Image:
-        """The image under the colours of its classes."""
-        return colour_overlay(self.image, self.labels.numpy())
+    def overlay(self, *, alpha: float = ALPHA, legend: bool = False, edges: bool = False) -> Image.Image:
+        """The image, grey, under the colours of its classes.
+
+        Args:
+            alpha: share of the colours, 0 to 1.
+            legend: the classes that cover more than half a percent, by name, below the image.
+            edges: white lines between the classes.
+
+        Raises:
+            BadInput: an alpha that is not from 0 to 1.
+        """
+        if not 0 <= alpha <= 1:
+            raise BadInput(f"alpha is the share of the colours, from 0 to 1; got {alpha}")
+        labels = self.labels.numpy()
+        picture = colour_overlay(self.image, labels, alpha=alpha)
+        picture = with_edges(picture, labels) if edges else picture
+        return with_legend(picture, labels, self.names) if legend else picture
 
 
 @dataclass(repr=False)

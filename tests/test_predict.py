@@ -250,6 +250,27 @@ def test_classify(trained: Path, model: Model, folder: Path, tmp_path: Path) -> 
     assert list(given.values()) == sorted(given.values(), reverse=True)
 
 
+def test_classes_are_printed(trained: Path, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The three likeliest names of each image, with a file or without one."""
+    names = ("--names", "red, blue, green, grey")
+    assert predict("classify", trained, folder, *names) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if line.startswith(str(folder))]
+    assert [Path(line.partition(": ")[0]).name for line in lines] == ["a.png", "b.jpg"]
+    assert "c.png: " in said.err.replace("\n", "")
+    assert predict("classify", trained, folder, *names, "--out", tmp_path / "c.json") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(folder))] == lines
+    row = list(json.loads((tmp_path / "c.json").read_text())["images"][0]["probabilities"].items())
+    assert lines[0].partition(": ")[2] == ", ".join(f"{name} {100 * share:.1f}%" for name, share in row[:3])
+
+
+def test_masks_want_a_folder_of_their_own(trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert predict("segment", trained, folder, "--names", "a,b", "--out", folder) == 2
+    assert "is not empty; give another directory" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_embed(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.npy"
     assert predict("embed", trained, folder, folder / "a.png", "--out", out, "--batch-size", "2") == 0
@@ -271,12 +292,24 @@ def test_segment(trained: Path, model: Model, folder: Path, tmp_path: Path) -> N
     assert found["images"][1]["shares"]["red"] == pytest.approx((expected == 0).mean())
     with Image.open(out / "00001-b.overlay.png") as opened:
         assert opened.size == (40, 24)
+    more = ("--legend", "--edges", "--alpha", "0.5")
+    assert predict("segment", trained, folder, "--names", "red, green, blue", "--out", tmp_path / "t", *more) == 0
+    expected_picture = model.segment(folder / "a.png", ["red", "green", "blue"]).overlay(
+        alpha=0.5, legend=True, edges=True
+    )
+    with Image.open(tmp_path / "t" / "00000-a.overlay.png") as opened:
+        assert np.array_equal(opened, expected_picture)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["classify", "RUN", "IN", "--names", "a,b"], "needs a place for what comes out; give --out"),
+        (["segment", "RUN", "IN", "--names", "a,b"], "needs a place for what comes out; give --out"),
+        (["classify", "RUN", "IN", "--names", "a,b", "--legend"], "overlays are for segment"),
+        (
+            ["segment", "RUN", "IN", "--names", "a,b", "--out", "x", "--alpha", "2"],
+            "--alpha is 2.0; needed a number at least 0 and at most 1",
+        ),
         (["classify", "RUN", "IN", "--out", "x.json"], "class names are needed"),
         (["segment", "RUN", "nowhere", "--names", "a,b", "--out", "x"], "nowhere does not exist"),
         (["embed", "RUN", "IN", "--out", "x.json"], "ends in .npy"),

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,12 @@ TILE = 160
 STRIP = 2**18
 """Pixels that are coloured at a time."""
 GAP = 6
-LINE = 20
+TEXT, LINE = 14, 20
+"""Pixels of letters, and from line to line."""
+ALPHA = 0.7
+"""Share of a class's colour in an overlay."""
+EDGE = 400
+"""Pixels of a picture's shorter side for which its edges get one pixel thicker to either side."""
 BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 RIGHT = (22, 163, 74)
 LEGEND_SHARE = 0.005
@@ -65,22 +70,55 @@ def segmentation_panel(
     return sheet
 
 
-def colour_overlay(image: Image.Image, labels: NDArray[np.int64], ignore: int | None = None) -> Image.Image:
-    """The image, grey, under the colours of its labels [H, W]; those of `ignore` stay grey and light."""
+def colour_overlay(
+    image: Image.Image, labels: NDArray[np.int64], ignore: int | None = None, *, alpha: float = ALPHA
+) -> Image.Image:
+    """The image, grey, under the colours of its labels [H, W]; those of `ignore` stay grey and light.
+
+    Args:
+        alpha: share of the colours, 0 (the grey image) to 1 (colours alone).
+    """
     overlay = Image.new("RGB", image.size)
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):  # all at once, a large photograph would take gigabytes
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        overlay.paste(_coloured(strip, labels[top : top + rows], ignore), (0, top))
+        overlay.paste(_coloured(strip, labels[top : top + rows], ignore, alpha), (0, top))
     return overlay
 
 
-def _coloured(image: Image.Image, labels: NDArray[np.int64], ignore: int | None) -> Image.Image:
+def _coloured(image: Image.Image, labels: NDArray[np.int64], ignore: int | None, alpha: float) -> Image.Image:
     grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
     kept = np.ones(labels.shape, bool) if ignore is None else labels != ignore
     palette = np.array([colour(index) for index in range(int(labels[kept].max(initial=0)) + 1)], dtype=np.float32)
-    mixed = np.where(kept[..., None], 0.3 * grey + 0.7 * palette[np.where(kept, labels, 0)], 0.5 * grey + 127)
+    own = palette[np.where(kept, labels, 0)]
+    mixed = np.where(kept[..., None], (1 - alpha) * grey + alpha * own, 0.5 * grey + 127)
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def with_edges(picture: Image.Image, labels: NDArray[np.int64]) -> Image.Image:
+    """The picture with a white line where neighbouring labels [H, W] differ, thicker in large pictures."""
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    mask = Image.fromarray(edges).convert("L")
+    if thicker := min(picture.size) // EDGE:
+        mask = mask.filter(ImageFilter.MaxFilter(2 * min(thicker, 3) + 1))
+    lined = picture.copy()
+    lined.paste(BACKGROUND, mask=mask)
+    return lined
+
+
+def with_legend(picture: Image.Image, labels: NDArray[np.int64], classes: Sequence[str]) -> Image.Image:
+    """The picture over a legend of the classes in its labels [H, W], largest first; letters grow with the picture."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    present = [int(i) for i in (-counts).argsort(kind="stable") if counts[i] > LEGEND_SHARE * labels.size]
+    size = max(TEXT, picture.width // 60)
+    widest = max((_entry_width(classes[index], size) for index in present), default=1)
+    legend = _legend(present, classes, max(picture.width, widest), size)
+    sheet = Image.new("RGB", (legend.width, picture.height + GAP + legend.height), BACKGROUND)
+    sheet.paste(picture, (0, 0))
+    sheet.paste(legend, (0, picture.height + GAP))
+    return sheet
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -170,24 +208,30 @@ def _present(truth: NDArray[np.int64], prediction: NDArray[np.int64], ignore: in
     return [int(i) for i in counts.argsort(kind="stable")[::-1] if counts[i] > LEGEND_SHARE * truth.size]
 
 
-def _legend(present: Sequence[int], classes: Sequence[str], width: int) -> Image.Image:
-    font, x = _font(), 0
+def _legend(present: Sequence[int], classes: Sequence[str], width: int, size: int = TEXT) -> Image.Image:
+    """Squares of colour and names, as many a line as the width holds; `size` is that of the letters, in pixels."""
+    font, line, square, x = _font(size), LINE * size // TEXT, size - 1, 0
     rows: list[list[tuple[int, int]]] = [[]]
     for index in present:
-        needed = 20 + int(font.getlength(classes[index])) + 14
+        needed = _entry_width(classes[index], size)
         if rows[-1] and x + needed > width:
             rows.append([])
             x = 0
         rows[-1].append((x, index))
         x += needed
-    legend = Image.new("RGB", (width, LINE * len(rows)), BACKGROUND)
+    legend = Image.new("RGB", (width, line * len(rows)), BACKGROUND)
     draw = ImageDraw.Draw(legend)
-    for line, row in enumerate(rows):
+    for number, row in enumerate(rows):
+        top = number * line
         for x, index in row:
-            draw.rectangle((x, line * LINE + 3, x + 13, line * LINE + 16), fill=colour(index))
-            draw.text((x + 19, line * LINE + 1), classes[index], INK, font=font)
+            draw.rectangle((x, top + 3, x + square, top + 3 + square), fill=colour(index))
+            draw.text((x + square + 6, top + 1), classes[index], INK, font=font)
     return legend
 
 
-def _font(size: int = 14) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _entry_width(name: str, size: int) -> int:
+    return 6 + size + int(_font(size).getlength(name)) + size
+
+
+def _font(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
