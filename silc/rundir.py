@@ -187,7 +187,9 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     for path, was, now in _differences(configs.to_dict(begun), configs.to_dict(config)):
         of_before = was in (before[path], earlier.get(path, before[path]))
         of_today = path in recipe and now == recipe[path]
-        if (path not in written or (of_before and of_today)) and not _free(path):
+        recipe_changed = of_before and of_today
+        free = _free(path) and not path.startswith("eval.")  # scores along a run are one curve
+        if (recipe_changed and not free) or (path not in written and not _free(path)):
             changed[path] = was
     said = ", ".join(f"{path} {was}" for path, was in changed.items())
     return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
