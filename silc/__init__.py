@@ -6,7 +6,18 @@ Importing this package imports no torch; the names below load what they need whe
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that editors and type checkers know them
+    from silc.config import Config as Config
+    from silc.continuation import finetune as finetune
+    from silc.exports.directory import export as export
+    from silc.loading import load as load
+    from silc.loading import load_run as load_run
+    from silc.recipes import get as recipe  # noqa: F401
+    from silc.scoring import evaluate as evaluate
+    from silc.start import train as train
+    from silc.types import BadInput as BadInput
 
 __version__ = "0.1.0"
 

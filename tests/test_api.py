@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_star_import_brings_every_public_name() -> None:
     assert dir(silc) == sorted(silc.__all__)
     with pytest.raises(AttributeError, match="recipee"):
         silc.recipee  # noqa: B018
+
+
+def test_what_type_checkers_see_is_what_is_there() -> None:
+    (block,) = [node for node in ast.parse(Path(silc.__file__).read_text()).body if isinstance(node, ast.If)]
+    seen = {
+        name.asname: f"{line.module}:{name.name}"
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for name in line.names
+    }
+    assert seen == silc._WHERE
 
 
 def test_recipe() -> None:
@@ -83,6 +95,10 @@ def test_evaluate_takes_names_and_models_in_memory(trained: Path, data: Path) ->
     in_memory = silc.evaluate(model, **fields)
     assert len(scores(in_memory)) >= 2
     assert scores(in_memory) == scores(by_name)
+    half = silc.evaluate(model.to(dtype="bfloat16"), **fields)
+    assert [evaluation.record.protocol["precision"] for evaluation in half] == ["bfloat16"] * len(half)
+    assert all("precision" not in evaluation.record.protocol for evaluation in in_memory)
+    model.to(dtype="float32")
     student = silc.load(trained, weights="student", device="cpu")
     both = scores(silc.evaluate([model, student, trained], root=data, tasks="*-zs", device="cpu"))
     assert {key[1].rpartition(" ")[2] for key in both} == {"teacher", "student"}
