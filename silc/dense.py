@@ -87,6 +87,8 @@ def component_pictures(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]])
 
     Each component is stretched over 0..255 by all pictures' patches alike, so colours compare between them.
     """
+    if not maps:
+        return []
     coordinates = principal_components(maps)
     everywhere = np.concatenate([one.reshape(-1, 3) for one in coordinates])
     low, high = np.percentile(everywhere, (OUTLIERS, 100 - OUTLIERS), axis=0)

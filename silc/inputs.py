@@ -32,10 +32,26 @@ def each_of(images: Pictures) -> Iterator[Picture]:
         yield images
 
 
-def in_batches(images: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    """Images in lists of at most `size`."""
-    while some := list(islice(images, size)):
+def in_batches(images: Pictures, size: int) -> Iterator[list[Picture]]:
+    """The images in lists of at most `size`.
+
+    Raises:
+        BadInput: a size below 1.
+    """
+    waiting, size = each_of(images), at_least_one(size)
+    while some := list(islice(waiting, size)):
         yield some
+
+
+def at_least_one(batch_size: int) -> int:
+    """The size itself.
+
+    Raises:
+        BadInput: it is below 1.
+    """
+    if batch_size < 1:
+        raise BadInput(f"batch_size is how many are computed at once, at least 1; got {batch_size}")
+    return batch_size
 
 
 def open_image(image: Picture) -> Image.Image:

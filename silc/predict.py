@@ -24,7 +24,7 @@ from silc.eval.datasets import distinct
 from silc.eval.pictures import ALPHA, colour_overlay, with_edges, with_legend
 from silc.eval.prompts import templates as prompt_set
 from silc.eval.segment import score_maps, scorer_of, window_rules
-from silc.inputs import Picture, Pictures, each_of, in_batches, open_image
+from silc.inputs import Picture, Pictures, at_least_one, each_of, in_batches, open_image
 from silc.models.silc import Encoder
 from silc.types import BadInput
 
@@ -154,8 +154,10 @@ class Model(Encoder):
         Raises:
             BadInput: what is no image (`silc.inputs`).
         """
-        batch = torch.stack([self.preprocess(open_image(image)) for image in each_of(images)])
-        return self.preprocess.normalize(batch.to(self.device))
+        batch = [self.preprocess(open_image(image)) for image in each_of(images)]
+        if not batch:
+            raise BadInput("there is no image; give at least one")
+        return self.preprocess.normalize(torch.stack(batch).to(self.device))
 
     def features(self, images: Pictures) -> Features:
         """Pooled and dense features of images, by the model's own preprocessing and first dense readout.
@@ -191,8 +193,8 @@ class Model(Encoder):
         Components and stretch are those of all the images together, so colours compare between them; arguments and
         errors are those of `dense`.
         """
-        sizes, maps = zip(*self._dense(images, size, readout, batch_size), strict=True)
-        return component_pictures(maps, sizes)
+        found = list(self._dense(images, size, readout, batch_size))
+        return component_pictures([features for _, features in found], [seen for seen, _ in found])
 
     def _dense(
         self, images: Pictures, size: int | None, readout: str, batch_size: int
@@ -208,7 +210,7 @@ class Model(Encoder):
             found = self.encode_dense(pixels, asked)
             return found if asked == TOWER else F.normalize(found, dim=-1)
 
-        for some in in_batches(each_of(images), batch_size):
+        for some in in_batches(images, batch_size):
             opened = [open_image(image) for image in some]
             for image, found in zip(opened, dense_features(self, opened, side, features), strict=True):
                 yield image.size, found
@@ -226,13 +228,13 @@ class Model(Encoder):
             BadInput: no names, one twice, no such prompts, or what is no image (`silc.inputs`).
         """
         classifier = self.classifier(names, templates, batch_size=batch_size)
-        return [row for some in in_batches(each_of(images), batch_size) for row in classifier(some)]
+        return [row for some in in_batches(images, batch_size) for row in classifier(some)]
 
     def classifier(
         self, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
     ) -> Classifier:
         """`classify` for many images: the names are embedded once. It takes as many as fit a forward pass."""
-        return Classifier(self, class_list(names), prompts_of(templates), batch_size)
+        return Classifier(self, class_list(names), prompts_of(templates), at_least_one(batch_size))
 
     @torch.no_grad()
     def segment(self, image: Picture, names: Sequence[str], config: EvalConfig | None = None) -> Segmentation:

@@ -71,4 +71,4 @@ def test_one_or_several() -> None:
     assert [len(list(each_of(images))) for images in several] == [3, 3, 3, 3]
     for one in (PIXELS, CHANNELS_FIRST, "a.jpg", Path("a.jpg"), Image.fromarray(PIXELS)):
         assert [image is one for image in each_of(one)] == [True]
-    assert [len(some) for some in in_batches(each_of([PIXELS] * 5), 2)] == [2, 2, 1]
+    assert [len(some) for some in in_batches([PIXELS] * 5, 2)] == [2, 2, 1]

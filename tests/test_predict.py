@@ -100,6 +100,17 @@ def test_probabilities(contrastive: str, model: Model) -> None:
     assert not model.probs(images, texts).requires_grad
 
 
+def test_no_image_and_no_batch(model: Model) -> None:
+    assert model.dense([]) == model.pca([]) == model.classify([], ["a", "b"]) == []
+    for call in (model.features, model.encode_image, model.pixels):
+        with pytest.raises(BadInput, match="there is no image"):
+            call([])
+    with pytest.raises(BadInput, match="batch_size is how many are computed at once, at least 1; got 0"):
+        model.classify([Image.new("RGB", (9, 9))], ["a", "b"], batch_size=0)
+    with pytest.raises(BadInput, match="at least 1; got 0"):
+        model.dense([Image.new("RGB", (9, 9))], batch_size=0)
+
+
 def test_a_run_at_another_size(trained: Path, model: Model, photo: Path) -> None:
     """The position embedding is resampled to the patches there are, as for dense features."""
     larger = silc.load(trained, size=32, device="cpu")
