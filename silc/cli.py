@@ -166,14 +166,14 @@ def _finetune(args: list[str]) -> int:
     from silc import rundir
 
     asked, _ = _taken(rest, ("out", "resume"))
+    mode = chosen.get("mode", "late")
+    recipes.mode_called(mode)
     rundir.check_model(chosen["init"])
     out, _ = rundir.claim(asked.get("out", ""), asked.get("resume", configs.Config().resume))
     _begin(f"finetune: {chosen['init']} goes on in {out}")
     from silc import continuation, run
 
-    config = continuation.configured(
-        chosen["init"], chosen.get("mode", "late"), lambda base: _over(base, rest, "finetune")
-    )
+    config = continuation.configured(chosen["init"], mode, lambda base: _over(base, rest, "finetune"))
     given.say_unread(given.flags(configs.Config, rest), config)
     run.train(config)
     return 0

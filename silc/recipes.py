@@ -123,6 +123,17 @@ def late(base: Config) -> Config:
 MODES: dict[str, Callable[[Config], Config]] = {"late": late, "silc": silc, "contrastive": contrastive}
 
 
+def mode_called(name: str) -> Callable[[Config], Config]:
+    """What a mode of `silc finetune` makes of a configuration.
+
+    Raises:
+        BadInput: no such mode.
+    """
+    if name not in MODES:
+        raise BadInput(f"unknown mode '{name}'{nearest(name, MODES)}; there are: {', '.join(MODES)}")
+    return MODES[name]
+
+
 def continued(
     init: str, model: ModelConfig, pixels: PixelsConfig, loss: Literal["softmax", "sigmoid"], mode: str
 ) -> Config:
@@ -135,8 +146,7 @@ def continued(
     Raises:
         BadInput: no such mode.
     """
-    if mode not in MODES:
-        raise BadInput(f"unknown mode '{mode}'{nearest(mode, MODES)}; there are: {', '.join(MODES)}")
+    goes_on = mode_called(mode)
     optim = OptimConfig(lr=3e-5, weight_decay=0.01, schedule="cosine", warmup="10%", cooldown="0 steps")
     train = TrainConfig(duration="5 epochs", batch_size=128, optim=optim, precision="auto", save_every="50%")
     base = Config(recipe=f"finetune-{mode}", init=init, pixels=pixels, model=model, train=train)
@@ -145,7 +155,7 @@ def continued(
         base, data=DataConfig(crops=crops, exif_orientation="apply"), eval=EvalConfig(exif_orientation="apply")
     )
     # Trained SigLIPs stand above CLIP's 100: the first step must not pull them down to it.
-    return MODES[mode](sigmoid(base) if loss == "sigmoid" else base)
+    return goes_on(sigmoid(base) if loss == "sigmoid" else base)
 
 
 def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config:

@@ -447,7 +447,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
     [
         ({"lrr": 1}, "unknown field 'lrr'; did you mean 'lr'"),
         ({"size": 64}, "'size' could be data.scenes.size or model.image.size; write one of these"),
-        ({"duration": 5}, "field 'train.duration'"),
+        ({"train.duration": 5}, "field 'train.duration'"),
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),
         ({"train.optim.lora": -1}, "lora is -1; needed a whole number at least 0"),
@@ -459,7 +459,7 @@ def test_what_is_refused(source: Callable[[str], Path], fields: dict[str, Any], 
     import silc
 
     with pytest.raises(BadInput, match=message):
-        silc.finetune(source("clip"), "", tmp_path / "run", **QUICK, **fields)
+        silc.finetune(source("clip"), "", tmp_path / "run", **(QUICK | fields))
 
 
 def test_batch_size_means_trainings(small: Callable[..., Config]) -> None:

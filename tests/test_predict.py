@@ -284,10 +284,12 @@ def test_masks_want_a_folder_of_their_own(trained: Path, folder: Path, capsys: p
 
 def test_embed(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.npy"
-    assert predict("embed", trained, folder, folder / "a.png", "--out", out, "--batch-size", "2") == 0
+    # A file that is also in a folder given is one image; where it is named first it stands.
+    given = (folder / "deep" / "b.jpg", folder, folder / "a.png")
+    assert predict("embed", trained, *given, "--out", out, "--batch-size", "2") == 0
     files = [Path(name).name for name in json.loads(out.with_suffix(".json").read_text())["files"]]
-    assert files == ["a.png", "b.jpg"]  # each once
-    expected = model.encode_image([folder / "a.png", folder / "deep" / "b.jpg"])
+    assert files == ["b.jpg", "a.png"]
+    expected = model.encode_image([folder / "deep" / "b.jpg", folder / "a.png"])
     np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-6)
 
 

@@ -29,6 +29,8 @@ from tests.data.conftest import sample, write_tar
 
 CLOCK = {"samples_per_s", "data_wait"}
 """What two runs may differ in."""
+NOTHING = 1e-300
+"""A learning rate that is 0 in float32; 0 itself is refused."""
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
@@ -195,7 +197,7 @@ def test_init_takes_weights_and_not_the_position(small: Callable[..., Config], t
     run.train(first)
     second = small("silc_c_finetune", duration="2 steps", out=tmp_path / "second")
     # A learning rate of nothing and a centre that stays show what was taken over.
-    frozen = replace(second.train, optim=replace(second.train.optim, lr=0.0))
+    frozen = replace(second.train, optim=replace(second.train.optim, lr=NOTHING))
     still = replace(second.model, teacher=replace(second.model.teacher, centre_momentum=1.0))
     run.train(replace(second, init=str(tmp_path / "first"), train=frozen, model=still))
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
@@ -221,7 +223,7 @@ def test_a_clip_run_goes_on_as_silc(small: Callable[..., Config], tmp_path: Path
     run.train(small("clip", duration="2 steps", out=tmp_path / "clip"))
     config = small("silc_c", duration="1 steps", out=tmp_path / "late")
     config = replace(config, init=str(tmp_path / "clip"))
-    frozen = replace(config.train, optim=replace(config.train.optim, lr=0.0))
+    frozen = replace(config.train, optim=replace(config.train.optim, lr=NOTHING))
     run.train(replace(config, train=frozen))
     after = weights(tmp_path / "late")
     assert all(torch.equal(after[k], after[f"model/{k[8:]}"]) for k in after if k.startswith("teacher/visual."))
@@ -235,7 +237,7 @@ def test_rows_of_the_ablation_start_from_one_another(
     """With and without a head: the averaged tower is taken over, the head starts fresh or is left out."""
     run.train(small(one, duration="3 steps", out=tmp_path / "one"))
     config = small(other, duration="1 steps", out=tmp_path / "other")
-    frozen = replace(config.train, optim=replace(config.train.optim, lr=0.0))
+    frozen = replace(config.train, optim=replace(config.train.optim, lr=NOTHING))
     run.train(replace(config, init=str(tmp_path / "one"), train=frozen))
     before, after = weights(tmp_path / "one"), weights(tmp_path / "other")
     kept = history(tmp_path / "other")[-1]["teacher/momentum"]
@@ -256,7 +258,7 @@ def test_a_checkpoint_is_always_written_at_the_end(small: Callable[..., Config],
         (lambda c: replace(c, train=replace(c.train, duration="3 examples")), "is less than one step of 16 pairs"),
         (
             lambda c: replace(c, model=replace(c.model, teacher=replace(c.model.teacher, half_life="0 examples"))),
-            "half_life is 0",
+            "half_life is '0 examples'; needed a duration",
         ),
     ],
 )

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from silc.eval import metrics, pictures, prompts, score_table, segment, suite, tables
+from silc.eval import metrics, pictures, prompts, score_table, segment, tables, tasks
 
 
-@pytest.mark.parametrize("module", [metrics, pictures, prompts, score_table, segment, suite, tables])
+@pytest.mark.parametrize("module", [metrics, pictures, prompts, score_table, segment, tables, tasks])
 def test_worked_examples_of_the_docstrings(module):
     outcome = doctest.testmod(module, extraglobs={"torch": torch, "Path": Path})
     assert outcome.failed == 0

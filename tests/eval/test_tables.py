@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from silc.cli import main
-from silc.eval import suite, tables
+from silc.eval import suite, tables, tasks
 from silc.eval.config import EvalConfig
 from silc.eval.tables import NAMES, paper_table, to_html, to_json, to_markdown
 from silc.preprocess import Preprocess
@@ -105,7 +105,7 @@ def test_the_published_protocols_are_what_evaluators_record(oracle, root):
     evaluators = suite.tasks(EvalConfig(root=str(root), shots=(1,)))
     differing = {}
     for evaluator in evaluators:
-        kind = next(kind for kind, end in suite.SUFFIX.items() if evaluator.name.endswith(f"-{end}"))
+        kind = next(kind for kind, end in tasks.SUFFIX.items() if evaluator.name.endswith(f"-{end}"))
         ours = evaluator.protocol(model)
         assert theirs[kind].keys() <= ours.keys()
         differing |= {name: ours[name] for name, value in theirs[kind].items() if ours[name] != value}

@@ -25,7 +25,7 @@ STILL = {
     "train.batch_size": 16,
     "train.duration": "2 steps",
     "train.device": "cpu",
-    "train.optim.lr": 0.0,
+    "train.optim.lr": 1e-300,  # 0 is refused; this is 0 in float32
 }
 """A learning rate of nothing shows what was taken over."""
 
