@@ -200,7 +200,7 @@ class Model(Encoder):
         self, images: Pictures, size: int | None, readout: str, batch_size: int
     ) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """(width, height) of each image, and its features."""
-        asked, side = readout or self.readouts[0], size or self.preprocess.size
+        asked, side = readout or self.readouts[0], self.preprocess.size if size is None else size
         if asked not in (*self.readouts, TOWER):
             raise BadInput(f"no dense readout '{asked}'; there are: {', '.join((*self.readouts, TOWER))}")
         if side < self.patch_size:

@@ -60,8 +60,9 @@ def test_they_are_the_towers_at_that_size(model: Model) -> None:
 
 
 def test_what_cannot_be_is_told(model: Model) -> None:
-    with pytest.raises(BadInput, match="size 7 is less than a patch of 8"):
-        model.dense(noise(9, 9, 0), size=7)
+    for size in (0, 7):
+        with pytest.raises(BadInput, match=f"size {size} is less than a patch of 8"):
+            model.dense(noise(9, 9, 0), size=size)
     with pytest.raises(BadInput, match=r"no dense readout 'tokenz'; there are: .*tower"):
         model.pca(noise(9, 9, 0), readout="tokenz")
     with pytest.raises(BadInput, match="is too thin: with a shorter side of 512"):

@@ -269,7 +269,7 @@ def test_keywords_that_would_not_be_read(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_keywords_that_a_run_does_not_read(small: Callable[..., Config], tmp_path: Path) -> None:
     trained = run.train(small("clip", duration="1 steps", out=tmp_path / "run"))
-    for keywords in ({"size": 0}, {"size": 32}, {"text_pool": "first"}, {"tokenizer": tmp_path}):
+    for keywords in ({"text_pool": "first"}, {"tokenizer": tmp_path}):
         with pytest.raises(BadInput, match="leave them out"):
             load(trained, device="cpu", **keywords)
     with pytest.raises(BadInput, match="tokenizer is for models that are no runs"):

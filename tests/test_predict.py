@@ -119,6 +119,8 @@ def test_a_run_at_another_size(trained: Path, model: Model, photo: Path) -> None
     assert larger.features([photo, photo]).aligned.shape == (2, 4, 4, 32)
     with pytest.raises(BadInput, match="size 30 is no multiple of the patch of 8 pixels; use 24 or 32"):
         silc.load(trained, size=30)
+    with pytest.raises(BadInput, match="size 0 is no multiple of the patch of 8 pixels; use 8"):
+        silc.load(trained, size=0)
 
 
 def test_bfloat16_computes_as_autocast_does(trained: Path, model: Model, photo: Path) -> None:
