@@ -68,6 +68,7 @@ LEGAL: dict[str, dict[float, str]] = {
     "--samples": {0: ALL, HUGE: ALL},
     "--workers": {0: "reads in this process"},
     "--pictures": {0: OFF},
+    "--alpha": {0: "the grey image alone"},
 }
 COMMANDS: dict[str, tuple[type, list[str]]] = {
     "eval": (cli.EvalCommand, ["eval", "run"]),
