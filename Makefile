@@ -4,10 +4,15 @@
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
 # make audit   look every pinned dependency up in PyPI's advisories (needs the network)
+# TORCH=cpu    with any of these on a new checkout: torch without CUDA's 5 GB, from PyTorch's own index (not by its hash)
 # make lock    pin every dependency again
 
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= locked
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# What of the lock has nothing to do with CUDA: whole entries, a line with == and those of its hashes.
+WITHOUT_CUDA := awk '/==/ { cuda = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } !cuda' requirements.lock
 
 # A process for each core, up to a number, for memory: default tests hold up to 2 GB each, slow ones models of full size.
 # One that is done takes over half of what another has left.
@@ -23,8 +28,14 @@ setup: .venv/.installed
 	  || { echo "silc needs Python >= 3.11; name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+ifeq ($(TORCH),cpu)
+	$(WITHOUT_CUDA) > .venv/cpu.lock
+	$(INSTALL) --require-hashes --no-deps --requirement .venv/cpu.lock
+	$(INSTALL) --torch-backend cpu $$(grep -oE '^torch(vision)?==[^ ]+' requirements.lock)
+else
+	$(INSTALL) --require-hashes --requirement requirements.lock
+endif
+	$(INSTALL) --no-deps --editable .
 	touch $@
 
 demo: setup

@@ -33,6 +33,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
@@ -531,6 +532,11 @@ class PlanCommand(Settings):
     """
 
     idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(
+            ("gpus", "gpu", "mfu", "price", "pairs", "network", "gpus_per_node", "json"),
+            lambda c: bool(c.cards),
+            "--cards tells the largest batches of one card and nothing else",
+        ),
         Idle(("price",), lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
     )
     recipes: tyro.conf.Positional[tuple[str, ...]]
@@ -543,10 +549,14 @@ class PlanCommand(Settings):
     """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
     price: Annotated[float | None, Range(least=0, most=1e6)] = None
     """Of a card and hour, for the cost."""
+    pairs: Annotated[int | None, Range(least=1)] = None
+    """Number of pairs, for a `train.duration` in epochs."""
     network: Annotated[float | None, Range(above=0, most=1e6)] = None
     """GB/s a node sends to others, one direction, instead of the card's usual."""
     gpus_per_node: Annotated[int | None, Range(least=1, most=10_000)] = None
     """Instead of 8."""
+    cards: str = ""
+    """Gigabytes of cards, e.g. 8,24,80: only tells the largest batch of each recipe that one of them holds."""
     json: str = ""
     """File for every number."""
 
@@ -563,12 +573,15 @@ def _plan(args: list[str]) -> int:
     configurations, spelled = zip(*(_configured("plan", [name, *overrides]) for name in names), strict=True)
     given.say_unread(given.flags(configs.Config, spelled[0]), configurations[0])
     file = places.file(command.json, flag="--json") if command.json else None
-    from silc.plan import gpus, project, tables
+    from silc.plan import cards, gpus, project, tables
 
+    if command.cards:
+        held = cards.largest_batches(configurations, cards.sizes(command.cards))
+        say(tables.text(tables.cards(held)).strip("\n"))
+        return 0
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
-    plans = [
-        project.plan(one, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price) for one in configurations
-    ]
+    plan = partial(project.plan, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price, pairs=command.pairs)
+    plans = [plan(one) for one in configurations]
     say(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)).rstrip("\n"))
     if file:
         tables.write(plans, file)

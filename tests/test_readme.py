@@ -86,10 +86,10 @@ def test_commands_are_understood(demo: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert inline
     for words in commands():
         if words[0] == "train" and words[1].endswith("config.yaml"):
-            silc(words, {"out/cc3m": "out/demo"})
+            silc(words, {"out/s16": "out/demo"})
         elif words[0] == "train":
-            for extra in ([], *inline):
-                assert _configured("train", [*words[1:], *extra])[0].out == "out/cc3m"
+            for extra in ([], *([] if "--train.duration" in words else inline)):
+                assert _configured("train", [*words[1:], *extra])[0].out in ("out/cc3m", "out/s16")
         elif words[0] == "eval":
             here = {"out/cc3m": "out/demo", "/data/eval": "out/demo/data", "voc2012-zs-seg": "scenes-zs-seg"}
             silc(words, here)
@@ -98,7 +98,7 @@ def test_commands_are_understood(demo: Path, monkeypatch: pytest.MonkeyPatch) ->
         elif words[0] == "data":
             silc(words, {"/data/cc3m/{00000..00331}.tar": str(write_tar(demo / "00000.tar", sample(0)))})
         elif words[0] == "plan":  # of a smaller recipe: the guide's test prints this one's
-            silc(words, {"silc_c": "silc_c-tiny"})
+            silc(["plan", "silc_c-tiny", *words[2:]], {})
         else:
             silc(words, {})
 
@@ -112,6 +112,36 @@ def silc(words: list[str], here: dict[str, str]) -> None:
     except SystemExit as ended:  # of --help
         code = ended.code
     assert code == 0, words
+
+
+@pytest.mark.slow
+def test_plans_are_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """In full; the head of the longer one."""
+    head, table = blocks("text")
+    (one,) = [words for words in commands() if words[0] == "plan" and "--pairs" in words]
+    assert main(one) == 0
+    assert capsys.readouterr().out.startswith(head)
+    (command,) = re.findall(r"`silc (plan [^`]+ --cards [^`]+)`", README)
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out == table
+
+
+def test_setting_up_without_cuda_installs_the_rest_of_the_lock() -> None:
+    """`make setup TORCH=cpu`; fetching that torch takes a network, so the commands are only shown."""
+    show = ["make", "--no-print-directory", "--eval=show:;@$(WITHOUT_CUDA)", "show"]
+    kept = subprocess.run(show, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    lock = (ROOT / "requirements.lock").read_text()
+    names = [set(re.findall(r"^([\w.-]+)==", text, flags=re.MULTILINE)) for text in (lock, kept)]
+    gone = names[0] - names[1]
+    assert {"torch", "torchvision", "triton"} <= gone
+    assert all(name.startswith(("nvidia-", "cuda-")) for name in gone - {"torch", "torchvision", "triton"})
+    assert names[1] < names[0]
+    assert set(kept.splitlines()) < set(lock.splitlines())
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\w)", kept, flags=re.MULTILINE)[1:])
+    dry = ["make", "--dry-run", "--always-make", "setup", "TORCH=cpu"]
+    said = subprocess.run(dry, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "--require-hashes --no-deps --requirement .venv/cpu.lock" in said
+    assert "--torch-backend cpu" in said
 
 
 def test_paths_exist() -> None:

@@ -70,15 +70,20 @@ class Plan:
     price: float | None
     """Of a card and hour, in any currency."""
     examples: float | None
-    """How long the run is; None where that is told in epochs, as the data is not looked at."""
+    """How long the run is; None where that is told in epochs of nobody knows how many pairs: no data is looked at."""
     recorded: float
     """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
     step: Step
     sharded: Step
-    """The same, sharded."""
+    """The same, sharded; of one card the same once more."""
     others: tuple[Step, Step]
     """The same with other batches, not sharded. What grows with the global batch lies on a line through two; memory,
     where every image meets every text, on a parabola through three."""
+
+    @property
+    def engines(self) -> tuple[Sharding, ...]:
+        """Those that differ: one card has nothing to share."""
+        return ("none", "full") if self.step.ranks > 1 else ("none",)
 
     @property
     def capacity(self) -> float:
@@ -185,8 +190,10 @@ def sent(collective: Collective, ranks: int) -> float:
     return collective.payload * SHARES.get(collective.kind, 1) * (ranks - 1) / ranks
 
 
-def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float | None = None) -> Plan:
-    """What a recipe takes on `gpus` cards.
+def plan(
+    config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float | None = None, pairs: int | None = None
+) -> Plan:
+    """What a recipe takes on `gpus` cards; `pairs` is the number of pairs, for durations in epochs.
 
     Raises:
         BadInput: its batch does not divide among them, or a number makes no sense.
@@ -207,9 +214,10 @@ def plan(config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float 
         return measure(config, batch=pairs, ranks=gpus, vocab_size=vocabulary, sharded=sharded)
 
     step, *others = (measured(pairs) for pairs in (batch, 2 * batch, batch // 2 or 3))
-    sharded = measured(batch, sharded=True)
+    sharded = measured(batch, sharded=True) if gpus > 1 else step
     recorded = flops_per_example(config, vocabulary, eos_id=0)
     duration = config.train.duration
-    in_epochs = amount_of(duration)[1] == "epoch"
-    examples = None if in_epochs else examples_of(duration, batch_size=size, steps_per_epoch=0)
+    pairs = config.data.scenes.num if pairs is None and config.data.source == "scenes" else pairs
+    unknown = amount_of(duration)[1] == "epoch" and pairs is None
+    examples = None if unknown else examples_of(duration, batch_size=size, steps_per_epoch=(pairs or 0) // size)
     return Plan(config.recipe, gpu, mfu, price, examples, recorded, step, sharded, (others[0], others[1]))

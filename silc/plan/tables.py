@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.table import Table
 
+from silc.plan.cards import micro_batch
 from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
 from silc.terminal import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 GIB = 2**30
-ENGINES: tuple[Sharding, Sharding] = ("none", "full")
 HEADINGS = {"none": "DDP", "full": "FSDP2"}
 
 
@@ -30,9 +30,11 @@ def text(renderable: Any) -> str:
 
 
 def tables(plan: Plan) -> Group:
-    """Everything about one plan."""
-    taken = (_parameters(plan), _flops(plan), _memory(plan), _fit(plan), _traffic(plan))
-    return _titled(_title(plan), *taken, _time(plan), _runs(plan), _scaling(plan))
+    """Everything about one plan: how long it takes and whether it fits, then why."""
+    taken = (_title(plan), _length(plan), _fit(plan), _parameters(plan), _flops(plan), _memory(plan))
+    if plan.step.ranks == 1:
+        return _titled(*taken, _time(plan))
+    return _titled(*taken, _traffic(plan), _time(plan), _runs(plan), _scaling(plan))
 
 
 def side_by_side(plans: Sequence[Plan]) -> Group:
@@ -40,15 +42,32 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
     memory = _table("GiB per card at the peak, DDP", *(plan.recipe for plan in plans))
     _rows(memory, [{name: size / GIB for name, size in plan.memory("none").items()} for plan in plans], "total", 2)
     memory.add_row("pairs that fit", *(_fitting(plan, "none") for plan in plans))
-    memory.add_row("  with FSDP2", *(_fitting(plan, "full") for plan in plans))
-    bytes_ = _table("MB a card sends in a step, DDP", *(plan.recipe for plan in plans))
-    _rows(bytes_, [_sent(plan, "none") for plan in plans], "total", 1)
+    if plans[0].step.ranks > 1:
+        memory.add_row("  with FSDP2", *(_fitting(plan, "full") for plan in plans))
+    tables = [memory]
+    if plans[0].step.ranks > 1:
+        tables.append(_table("MB a card sends in a step, DDP", *(plan.recipe for plan in plans)))
+        _rows(tables[-1], [_sent(plan, "none") for plan in plans], "total", 1)
     time = _table("GFLOPs per example, ms per step", *(plan.recipe for plan in plans))
     time.add_row("training", *(f"{plan.flops(plan.step.ranks) / 1e9:,.0f}" for plan in plans))
     bounds = [plan.time("none", plan.step.ranks) for plan in plans]
     time.add_row("computed", *(f"{b.compute * 1e3:,.0f}" for b in bounds))
-    time.add_row("sent", *(f"{b.send * 1e3:,.1f}" for b in bounds))
-    return _titled(_title(*plans), memory, bytes_, time)
+    if plans[0].step.ranks > 1:
+        time.add_row("sent", *(f"{b.send * 1e3:,.1f}" for b in bounds))
+    return _titled(_title(*plans), *tables, time)
+
+
+def cards(held: Mapping[str, Mapping[float, int]]) -> Group:
+    """The largest batch of each recipe on one card of each size, and parts for larger ones."""
+    memory = list(next(iter(held.values())))
+    table = _table("largest train.batch_size on one card", *(f"{size:g} GB" for size in memory))
+    for recipe, largest in held.items():
+        table.add_row(recipe, *(f"{pairs:,}" if pairs else "none" for pairs in largest.values()))
+        table.add_row(
+            "  larger ones: train.micro_batch",
+            *(f"{micro_batch(pairs)}" if pairs else "" for pairs in largest.values()),
+        )
+    return _titled(table)
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -64,7 +83,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "hours": {name: plan.hours(engine, examples) for name, examples in _lengths(plan).items()},
             "weak_scaling": {nodes: plan.efficiency(engine, nodes) for nodes in NODES},
         }
-        for engine in ENGINES
+        for engine in plan.engines
     }
     measured = {name: value for name, value in asdict(plan.step).items() if name not in ("memory", "collectives")}
     about = {"recipe": plan.recipe, "gpu": asdict(plan.gpu), "gpus": ranks, "mfu": plan.mfu, "price": plan.price}
@@ -87,6 +106,8 @@ def _bounds(plan: Plan, engine: Sharding, ranks: int) -> dict[str, float]:
 def _title(plan: Plan, *others: Plan) -> str:
     step, gpu = plan.step, plan.gpu
     names = ", ".join(one.recipe for one in (plan, *others))
+    if step.ranks == 1:
+        return f"{names}: 1 x {gpu.name}, {step.batch:,} pairs a step"
     return f"{names}: {step.ranks} x {gpu.name}, {step.batch} pairs each, {step.batch * step.ranks:,} a step"
 
 
@@ -115,6 +136,30 @@ def _rows(table: Table, columns: Sequence[dict[str, float]], total: str, digits:
     table.add_row(total, *(f"{sum(column.values()):,.{digits}f}" for column in columns), style="bold")
 
 
+def _headings(plan: Plan) -> list[str]:
+    return [HEADINGS[engine] for engine in plan.engines] if len(plan.engines) > 1 else [""]
+
+
+def _length(plan: Plan) -> str:
+    """Hours and cost of the run that was asked for."""
+    if plan.examples is None:
+        return "train.duration is in epochs: give --pairs N, the pairs there are, for the hours."
+    fast, slow = plan.hours("none", plan.examples)
+    steps = plan.examples / (plan.step.batch * plan.step.ranks)
+    said = f"{plan.examples:,.0f} examples, {steps:,.0f} steps: {_span(fast, slow)} hours"
+    if plan.step.ranks > 1:
+        said += f", {_span(fast * plan.step.ranks, slow * plan.step.ranks)} card hours"
+    if plan.price is not None:
+        said += f", cost {_span(plan.cost(fast) or 0.0, plan.cost(slow) or 0.0)}"
+    return f"{said} (projection)."
+
+
+def _span(least: float, most: float) -> str:
+    digits = 0 if most >= 10 else 2
+    low, high = f"{least:,.{digits}f}", f"{most:,.{digits}f}"
+    return low if low == high else f"{low} - {high}"
+
+
 def _parameters(plan: Plan) -> Table:
     table = _table("millions of parameters", "")
     _rows(table, [{name: n / 1e6 for name, n in plan.step.parameters.items()}], "total", 1)
@@ -130,10 +175,10 @@ def _flops(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    table = _table("GiB per card at the peak of a step", *HEADINGS.values())
-    _rows(table, [{k: size / GIB for k, size in plan.memory(engine).items()} for engine in ENGINES], "total", 2)
-    table.add_row(f"a card's {plan.gpu.memory:g} GB", *([f"{plan.capacity / GIB:,.2f}"] * 2))
-    table.add_row("pairs that fit", *(_fitting(plan, engine) for engine in ENGINES))
+    table = _table("GiB per card at the peak of a step", *_headings(plan))
+    _rows(table, [{k: size / GIB for k, size in plan.memory(engine).items()} for engine in plan.engines], "total", 2)
+    table.add_row(f"a card's {plan.gpu.memory:g} GB", *([f"{plan.capacity / GIB:,.2f}"] * len(plan.engines)))
+    table.add_row("pairs that fit", *(_fitting(plan, engine) for engine in plan.engines))
     return table
 
 
@@ -145,12 +190,16 @@ def _fitting(plan: Plan, engine: Sharding) -> str:
 def _fit(plan: Plan) -> str:
     """Whether it fits, and what would."""
     step, size = plan.step, plan.step.batch * plan.step.ranks
-    if sum(plan.memory("none").values()) <= plan.capacity:
-        return "It fits."
+    held, room = sum(plan.memory("none").values()), plan.fitting("none")
+    if held <= plan.capacity:
+        most = f"{room * step.ranks:,} ({room:,} pairs each)" if step.ranks > 1 else f"{room:,}"
+        beyond = " or more" if room == LOOKED * step.batch else ""
+        of = f"{held / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB a card"
+        return f"It fits: {of}. The largest train.batch_size that fits: {most}{beyond}."
     ways = []
-    if sum(plan.memory("full").values()) <= plan.capacity:
+    if step.ranks > 1 and sum(plan.memory("full").values()) <= plan.capacity:
         ways.append("sharding (FSDP2) on these cards")
-    if room := plan.fitting("none"):
+    if room:
         more = (n for n in range(plan.gpu.per_node, size + 1, plan.gpu.per_node) if size % n == 0 and size // n <= room)
         if (cards := next(more, None)) is not None:
             ways.append(f"{cards} cards with {size // cards} pairs each")
@@ -158,7 +207,12 @@ def _fit(plan: Plan) -> str:
         ways.append(f"--train.micro-batch {part}, the same step in parts for more computing")
         even = room // 8 * 8 or room
         ways.append(f"--train.batch-size {even * step.ranks} ({even} pairs each) on these cards")
-    return "It does not fit with DDP. What would: " + ("; ".join(ways) or "a larger card, smaller towers") + "."
+    engine = " with DDP" if step.ranks > 1 else ""
+    return (
+        f"It does not fit{engine}: {held / GIB:,.1f} GiB of {plan.capacity / GIB:,.1f}. What would: "
+        + ("; ".join(ways) or "a larger card, smaller towers")
+        + "."
+    )
 
 
 def _sent(plan: Plan, engine: Sharding) -> dict[str, float]:
@@ -167,20 +221,23 @@ def _sent(plan: Plan, engine: Sharding) -> dict[str, float]:
 
 
 def _traffic(plan: Plan) -> Table:
-    table = _table("MB a card sends in a step", *HEADINGS.values())
-    _rows(table, [_sent(plan, engine) for engine in ENGINES], "total", 1)
+    table = _table("MB a card sends in a step", *_headings(plan))
+    _rows(table, [_sent(plan, engine) for engine in plan.engines], "total", 1)
     return table
 
 
 def _time(plan: Plan) -> Table:
     ranks, gpu = plan.step.ranks, plan.gpu
+    joined = f"; {gpu.link:g} GB/s a card within a node, {gpu.network:g} GB/s a node between them" if ranks > 1 else ""
     table = _table(
-        f"ms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS; {gpu.link:g} GB/s a card within a node, "
-        f"{gpu.network:g} GB/s a node between them",
-        *HEADINGS.values(),
+        f"ms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS" + joined,
+        *_headings(plan),
     )
-    bounds = [plan.time(engine, ranks) for engine in ENGINES]
+    bounds = [plan.time(engine, ranks) for engine in plan.engines]
     table.add_row("computing", *(f"{b.compute * 1e3:,.1f}" for b in bounds))
+    if ranks == 1:
+        table.add_row("pairs per second", *(f"{plan.step.batch / b.compute:,.0f}" for b in bounds))
+        return table
     table.add_row("sending", *(f"{b.send * 1e3:,.1f}" for b in bounds))
     table.add_row(
         "step, all or nothing overlapped", *(f"{b.overlapped * 1e3:,.1f} - {b.in_turn * 1e3:,.1f}" for b in bounds)
@@ -198,9 +255,9 @@ def _lengths(plan: Plan) -> dict[str, float]:
 
 
 def _runs(plan: Plan) -> Table:
-    table = _table("hours (projection)", *HEADINGS.values())
+    table = _table("hours (projection)", *_headings(plan))
     for name, examples in _lengths(plan).items():
-        hours = [plan.hours(engine, examples) for engine in ENGINES]
+        hours = [plan.hours(engine, examples) for engine in plan.engines]
         table.add_row(name, *(f"{fast:,.0f} - {slow:,.0f}" for fast, slow in hours))
         table.add_row("  card hours", *(f"{f * plan.step.ranks:,.0f} - {s * plan.step.ranks:,.0f}" for f, s in hours))
         if plan.price is not None:
@@ -212,10 +269,10 @@ def _runs(plan: Plan) -> Table:
 def _scaling(plan: Plan) -> Table:
     table = _table(
         f"weak scaling (projection), {plan.step.batch} pairs per card: rate per card over that on one node, %",
-        *HEADINGS.values(),
+        *_headings(plan),
     )
     for nodes in NODES:
-        shares = [sorted(plan.efficiency(engine, nodes)) for engine in ENGINES]
+        shares = [sorted(plan.efficiency(engine, nodes)) for engine in plan.engines]
         table.add_row(
             f"{nodes} x {plan.gpu.per_node} cards", *(f"{100 * low:.1f} - {100 * high:.1f}" for low, high in shares)
         )

@@ -50,7 +50,7 @@ def test_the_commands_are_understood() -> None:
 def test_settings_are_fields() -> None:
     known = {path for path, _, _ in configs.fields(configs.Config())} | {"resume"}
     flags = {flag.replace("-", "_") for flag in re.findall(r"`--([\w.-]+)", GUIDE)}
-    own = {"price", "mfu", "network", "gpus_per_node", "json", "out"}
+    own = {"pairs", "cards", "price", "mfu", "network", "gpus_per_node", "json", "out"}
     assert own <= flags
     assert len(flags - own) >= 6
     assert flags - own <= known
