@@ -13,7 +13,7 @@ Legend: V image views, B rows on this rank, N = B * ranks, D joint width. Everyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -84,8 +84,8 @@ class _Sigmoid(_FormedForward):
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring: Ring) -> Tensor:
         loss, for_bias, for_image = torch.zeros_like(bias), torch.zeros_like(bias), torch.zeros_like(image)
         visitor, owed = text, torch.zeros_like(text)
-        for hop in range(ring.size):
-            for view, rows, columns in _blocks(image):
+        for hop in hops(ring):
+            for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 block_loss, push = _pairwise(torch.addmm(bias, scale * x, y.T), own=hop == 0 and rows == columns)
                 loss += block_loss
@@ -114,8 +114,8 @@ class _Softmax(_FormedForward):
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tensor:
         over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with its texts
         own_logits, visitor = image.new_empty(image.shape[:2]), text
-        for hop in range(ring.size):
-            for view, rows, columns in _blocks(image):
+        for hop in hops(ring):
+            for view, rows, columns in in_blocks(image):
                 logits = (scale * image[view, rows]) @ visitor[columns].T
                 over_texts.at(view, rows).add(logits, dim=1)
                 over_images.at(view, columns).add(logits, dim=0)
@@ -126,8 +126,8 @@ class _Softmax(_FormedForward):
             over_images = _Denominator(*travelled)
 
         for_image, owed = torch.zeros_like(image), torch.zeros_like(text)
-        for hop in range(ring.size):
-            for view, rows, columns in _blocks(image):
+        for hop in hops(ring):
+            for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 logits = (scale * x) @ y.T
                 push = over_texts.at(view, rows).share_(logits.clone(), dim=1)
@@ -183,11 +183,16 @@ def _views(image: Tensor) -> Tensor:
     return image.float().reshape(-1, *image.shape[-2:])
 
 
-def _blocks(image: Tensor) -> Iterator[tuple[int, slice, slice]]:
+def in_blocks(image: Tensor) -> Iterable[tuple[int, slice, slice]]:
     """View, rows and columns of every block of the logits [V, B, B] of one visitor."""
     num_views, num, _ = image.shape
     parts = [slice(start, min(start + SIDE, num)) for start in range(0, num, SIDE)]
     return ((view, rows, columns) for view in range(num_views) for rows in parts for columns in parts)
+
+
+def hops(ring: Ring) -> Iterable[int]:
+    """One for each rank whose texts visit this one; in the first they are its own."""
+    return range(ring.size)
 
 
 def _gradients(

@@ -11,7 +11,7 @@ Everything is computed in float32; on a GPU under autocast the products take bfl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,7 +104,7 @@ class _Distill(torch.autograd.Function):
         x = student.flatten(0, 1) / temperatures[0]  # [V B, C]
         y = teacher.flatten(0, 1) / temperatures[1]  # [G B, C]
         c = centre / temperatures[1]
-        blocks = _blocks(len(prototypes), len(x), x.device.type)
+        blocks = in_blocks(len(prototypes), len(x), x.device.type)
 
         def product(a: Tensor, b: Tensor) -> Tensor:
             if precision is torch.float32:
@@ -164,11 +164,11 @@ class _Distill(torch.autograd.Function):
 _apply = eager(_Distill.apply)
 
 
-def _blocks(num_prototypes: int, num_rows: int, device: str) -> list[slice]:
+def in_blocks(num_prototypes: int, num_rows: int, device: str) -> Iterable[slice]:
     """Prototypes in blocks whose logits are few enough at a time."""
     least, most, logits = BLOCKS.get(device, BLOCKS["cuda"])
     width = min(most, max(least, logits // max(1, num_rows)))
-    return [slice(start, start + width) for start in range(0, num_prototypes, width)]
+    return [slice(start, min(start + width, num_prototypes)) for start in range(0, num_prototypes, width)]
 
 
 def _log_normaliser(blocks: Iterator[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from silc.distributed import World
+from silc.plan import repeats
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
 from silc.run import untrained
 from silc.training.parts import Gradients
@@ -81,7 +82,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
             shard(objective, World(size=ranks))
         fakes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         objective.to_empty(device="cpu")
-        with meter, meter.following_resizes(), meter.parts_of(objective):
+        with meter, meter.following_resizes(), meter.parts_of(objective), repeats.counted(meter):
             with meter.part(VIEWS):
                 pairs = a_batch(config, batch)
 
