@@ -8,7 +8,8 @@ import sys
 import pytest
 
 PAGES = """
-import resource, sys
+import ctypes, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: large pages are too few to be counted
 import numpy as np
 from silc.heap import keep_freed_memory, return_large_memory
 if sys.argv[1] != "leave":
@@ -31,5 +32,5 @@ def test_pages_are_not_asked_for_again() -> None:
         return int(done.stdout)
 
     assert faults("keep") < 50
-    assert faults("return") > 500
-    assert faults("leave") > 500  # 64 MB are 16,384 pages, or 32 large ones and a rest of 512
+    assert faults("return") > 10_000
+    assert faults("leave") > 10_000  # 64 MB are 16,384 pages

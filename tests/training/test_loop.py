@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from silc import config as configs
 from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
@@ -145,8 +146,9 @@ def test_records_hold_what_is_promised(small: Callable[..., Config]) -> None:
     assert [r["train_flops"] for r in log.records] == [40, 80]
 
 
-def test_matrices_decay_and_vectors_do_not(small: Callable[..., Config]) -> None:
-    config = small("silc_c")
+@pytest.mark.parametrize("decay", ["matrices", "kernels"])
+def test_vectors_do_not_decay_and_of_matrices_those_asked_for(small: Callable[..., Config], decay: str) -> None:
+    config = configs.override(small("silc_c"), {"train.optim.decay": decay})
     objective = SilcObjective(
         config.model, config.objective, preprocess=Preprocess(16), world=World(), vocab_size=60, eos_id=1
     )
@@ -157,9 +159,20 @@ def test_matrices_decay_and_vectors_do_not(small: Callable[..., Config]) -> None
     names = {id(p): n for n, p in optimizer.parameters.items()}
     free = {names[id(p)] for p in others["params"]}
     assert "student.logit_scale" in free
-    assert all(
-        n.endswith(("bias", "norm.weight", "ln_final.weight", "logit_scale")) or "norm" in n or "ln_" in n for n in free
-    )
+    vectors = {
+        n
+        for n in free
+        if n.endswith(("bias", "norm.weight", "ln_final.weight", "logit_scale")) or "norm" in n or "ln_" in n
+    }
+    tables = {
+        "head.prototypes",
+        "student.text.positional_embedding",
+        "student.text.token_embedding.weight",
+        "student.visual.trunk.attn_pool.latent",
+        "student.visual.trunk.pos_embed",
+    }
+    assert free == (vectors | tables if decay == "kernels" else vectors)
+    assert not vectors & tables
     # Torch groups must sum to everything that is trained: nothing is forgotten.
     trained = {n for n, p in objective.named_parameters() if p.requires_grad}
     assert {names[id(p)] for g in optimizer.adamw.param_groups for p in g["params"]} == trained

@@ -131,6 +131,7 @@ def test_what_comes_after_a_save_does_not_cost_it(
         raise BadInput("no such file")
 
     monkeypatch.setattr(checkpoint, "write", slowly)
+    monkeypatch.setattr(run.checks, "asked_for", lambda _: None)
     monkeypatch.setattr(run.suite, "tasks", lambda *_, **__: [])
     monkeypatch.setattr(run.suite, "run", stumble)
     config = small("clip", duration="4 steps", save_every="2 steps", eval_every="2 steps", out=tmp_path / "run")
