@@ -89,4 +89,7 @@ def result_files(models: Sequence[str | Path], given: str | Path | None) -> Resu
     pictures = first.with_name(SEGMENTATIONS if plain else f"{first.stem}.{SEGMENTATIONS}")
     if first in (page, pictures):
         raise BadInput(f"--out {first} is for scores, and {first.name} is made beside them; give FILE.json")
+    if given is not None:
+        places.beside(page, first, flag="the report")
+        places.beside(pictures, first, flag="the pictures")
     return ResultFiles(scores, places.file(page, flag="the report"), places.file(pictures, flag="the pictures"))

@@ -483,6 +483,7 @@ def _predict(args: list[str]) -> int:
     templates(command.templates)
     names = folders.names_of(command.names) if command.task != "embed" else []
     images = folders.images_of(command.images, command.task)
+    folders.keep_images(images, out)
     config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
     into = "" if out is None else f" into {out}"
     _begin(f"predict: {command.task} {len(images.files)} images with {command.model}{into}")

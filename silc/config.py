@@ -151,9 +151,24 @@ def written(file: Path) -> set[str]:
     return set(_leaves(_values(file)))
 
 
+class _EachOnce(yaml.SafeLoader):
+    """Refuses a name that comes twice: PyYAML takes the last, and all that the first held would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines = dict[str, int]()
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                told = f"{key.value!r} is given twice, in lines {lines[key.value]} and {line}; give it once"
+                raise yaml.constructor.ConstructorError(None, None, told)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _values(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(regular(file).read_text(encoding="utf-8-sig"))
+        values = yaml.load(regular(file).read_text(encoding="utf-8-sig"), _EachOnce)
+    except RecursionError as error:
+        raise BadInput(f"cannot read {file}: it is nested too deeply") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):

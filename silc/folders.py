@@ -77,6 +77,16 @@ def images_of(paths: Sequence[str | Path], what: str) -> Images:
     return Images(list(dict.fromkeys(files)), what)
 
 
+def keep_images(images: Images, out: Path | None) -> None:
+    """Refuse a place that is one of the images, by whatever name.
+
+    Raises:
+        BadInput: it is.
+    """
+    if out is not None and out.is_file() and any(os.path.samefile(out, file) for file in images.files):
+        raise BadInput(f"--out {out} is one of the images and would be replaced; give another --out")
+
+
 def names_of(given: str) -> Sequence[str]:
     """Class names of a comma-separated list, or of a file: one a line, a line with commas, or a JSON list.
 
@@ -131,7 +141,7 @@ def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path 
     if task == "embed":
         if out.suffix != ".npy":
             raise BadInput(f"--out {out} is where features go; give a name that ends in .npy")
-        places.file(_names_beside(out), flag="the files' names")
+        places.beside(_names_beside(out), out, flag="the files' names")
     return out
 
 

@@ -66,12 +66,16 @@ def open_image(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _of_array(image, "an array", "[H, W, 3]", channels=-1)
     if isinstance(image, Tensor):
+        if image.is_meta or image.layout != torch.strided:
+            raise BadInput("an image is a dense tensor [3, H, W] with values; this one is sparse or on the meta device")
         return _of_array(image.detach().cpu(), "a tensor", "[3, H, W]", channels=0)
     if not isinstance(image, Image.Image):
         raise BadInput(
             "an image is a file's name, a PIL.Image, an array [H, W, 3] or a tensor [3, H, W], not "
             f"{type(image).__name__}; PIL.Image.open(io.BytesIO(data)) makes one of bytes"
         )
+    if 0 in image.size:
+        raise BadInput(f"an image of {image.width} x {image.height} pixels holds nothing")
     try:
         return upright(to_rgb(image))
     except (OSError, ValueError, SyntaxError) as error:

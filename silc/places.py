@@ -42,6 +42,18 @@ def file(given: str | Path, *, flag: str = "--out") -> Path:
     return path
 
 
+def beside(path: Path, of: Path, *, flag: str) -> Path:
+    """A file that is written beside another, under a name nobody gave: what is there without the other is not ours.
+
+    Raises:
+        BadInput: it cannot be written, or it would replace somebody's file.
+    """
+    tried = file(path, flag=flag)
+    if path.exists() and not of.exists():
+        raise BadInput(f"{flag}: {path} is there, without {of}, and would be replaced; move it or give another --out")
+    return tried
+
+
 def folder(given: str | Path, *, flag: str = "--out") -> Path:
     """A folder that files can be written into: there, or below folders that can be made. Arguments as for `file`.
 

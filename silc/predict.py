@@ -7,10 +7,10 @@ model.segment("street.jpg", ["road", "car", "sky"]).overlay().save("segmented.pn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -130,9 +130,13 @@ class Model(Encoder):
 
     @torch.no_grad()
     def encode_text(self, texts: Tensor | str | Sequence[str], *, normalize: bool = True) -> Tensor:
-        """Features [B, D] of texts, or of ids [B, T]; of unit length unless `normalize` is off."""
+        """Features [B, D] of texts, or of ids [B, T]; of unit length unless `normalize` is off.
+
+        Raises:
+            BadInput: something that is no text.
+        """
         if not isinstance(texts, Tensor):
-            texts = self.tokenizer([texts] if isinstance(texts, str) else texts).to(self.device)
+            texts = self.tokenizer(text_list(texts)).to(self.device)
         with self._computing():
             return super().encode_text(texts, normalize=normalize)
 
@@ -280,14 +284,28 @@ def precision_of(given: torch.dtype | str) -> torch.dtype:
     return found
 
 
+def text_list(texts: str | Iterable[str]) -> list[str]:
+    """
+    Raises:
+        BadInput: something that is no text, or text with half a surrogate pair, which UTF-8 does not have.
+    """
+    several = isinstance(texts, Iterable) and not isinstance(texts, str | bytes)
+    listed: list[Any] = list(texts) if several else [texts]
+    for text in listed:
+        if not isinstance(text, str) or text.encode(errors="ignore").decode() != text:
+            raise BadInput(f"texts are one text or a list of them, e.g. ['a dog', 'a cat']; got {text!r}")
+    return listed
+
+
 def class_list(names: Sequence[str]) -> list[str]:
     """
     Raises:
-        BadInput: no names, or one twice.
+        BadInput: no names, one twice, or one that is no text.
     """
-    if isinstance(names, str) or not names:
+    listed = [] if isinstance(names, str | bytes) or not isinstance(names, Iterable) else list(names)
+    if not listed or not all(isinstance(name, str) for name in listed):
         raise BadInput(f"names must be a list of classes, e.g. ['road', 'car', 'sky']; got {names!r}")
-    return list(distinct(list(names), "names"))
+    return list(distinct(text_list(listed), "names"))
 
 
 def prompts_of(templates: str | Sequence[str]) -> list[str]:

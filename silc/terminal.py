@@ -97,9 +97,9 @@ def page(renderable: Any, *, width: int) -> None:
 
 def progress(console: Console, *columns: Any, **settings: Any) -> Progress:
     """Bars, each with a description in plain text; `columns` in place of those that are usual."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-    usual = (BarColumn(), TaskProgressColumn(markup=False), TimeRemainingColumn())
+    usual = (BarColumn(), words("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     return Progress(words("{task.description}"), *(columns or usual), console=console, **settings)
 
 

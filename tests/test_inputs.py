@@ -58,6 +58,11 @@ def test_floats_are_rounded() -> None:
         (bytearray(b"x"), "not bytearray"),
         (None, "not NoneType"),
         (3, "not int"),
+        (torch.zeros(3, 4, 4).to_sparse(), "a dense tensor"),
+        (torch.zeros(3, 4, 4, device="meta"), "a dense tensor"),
+        (Image.new("RGB", (0, 5)), "an image of 0 x 5 pixels holds nothing"),
+        (Image.new("L", (7, 0)), "an image of 7 x 0 pixels"),
+        (Image.Image(), "an image of 0 x 0 pixels"),
     ],
 )
 def test_what_is_no_image_is_told_what_is_taken(image: object, message: str) -> None:

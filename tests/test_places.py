@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from silc import checks, places
+from silc import checks, folders, places
 from silc.cli import main
 from silc.types import BadInput
 
@@ -206,3 +206,26 @@ def test_pages_are_named_after_their_scores(tmp_path: Path) -> None:
     plain = checks.result_files([tmp_path], None)
     assert (plain.scores[0].name, plain.page.name) == ("scores.json", "report.html")
     assert plain == checks.result_files([tmp_path], tmp_path / "scores.json")
+
+
+def test_what_was_not_named_replaces_nobodys_file(tmp_path: Path) -> None:
+    """Files beside --out are ours only where --out itself is there from before."""
+    for mine in ("labels.json", "notes.html", "maps.segmentations.png"):
+        (tmp_path / mine).write_text("mine")
+    for write in (
+        lambda: folders.place_of("embed", str(tmp_path / "labels.npy")),
+        lambda: checks.result_files(["hf:a/b"], tmp_path / "notes.json"),
+        lambda: checks.result_files(["hf:a/b"], tmp_path / "maps.json"),
+    ):
+        with pytest.raises(
+            BadInput, match=r"is there, without .* and would be replaced; move it or give another --out"
+        ):
+            write()
+    (tmp_path / "labels.npy").write_bytes(b"")
+    assert folders.place_of("embed", str(tmp_path / "labels.npy")) == tmp_path / "labels.npy"
+
+
+def test_no_image_is_replaced_by_what_is_said_of_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in ("photo.jpg", "./folder/../photo.jpg"):
+        assert main(["predict", "classify", "model", "photo.jpg", "--names", "a,b", "--out", out]) == 2
+        assert "is one of the images and would be replaced" in capsys.readouterr().err

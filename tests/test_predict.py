@@ -105,6 +105,16 @@ def test_no_image_and_no_batch(model: Model) -> None:
     for call in (model.features, model.encode_image, model.pixels):
         with pytest.raises(BadInput, match="there is no image"):
             call([])
+    for names in ([1, 2], None, b"ab", np.array([1, 2]), ["a", None]):
+        with pytest.raises(BadInput, match="names must be a list of classes"):
+            model.classify([Image.new("RGB", (9, 9))], names)  # type: ignore[arg-type]
+    for texts in (None, 5, b"ab", ["a", None], [["a"]], "half \ud800"):
+        with pytest.raises(BadInput, match="texts are one text or a list of them"):
+            model.encode_text(texts)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="texts are one text"):
+        model.classify([Image.new("RGB", (9, 9))], ["a", "half \ud800"])
+    assert model.encode_text(text for text in ("a", "b")).shape == model.encode_text(["a", "b"]).shape  # type: ignore[arg-type]
+    assert list(model.classify([Image.new("RGB", (9, 9))], np.array(["a", "b"]))[0]) in (["a", "b"], ["b", "a"])  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="batch_size is how many are computed at once, at least 1; got 0"):
         model.classify([Image.new("RGB", (9, 9))], ["a", "b"], batch_size=0)
     with pytest.raises(BadInput, match="at least 1; got 0"):

@@ -193,6 +193,9 @@ def test_yaml_reads_a_number_without_a_dot(tmp_path: Any) -> None:
         ("\ufefftrian: {seed: 1}", r"c\.yaml: unknown field 'trian.seed'"),
         ("just text", "holds no run configuration"),
         ("a: [", "cannot read"),
+        ("[" * 3000, "nested too deeply"),
+        ("train: {seed: 1}\ndata: {workers: 0}\ntrain: {batch_size: 8}\n", "'train' is given twice, in lines 1 and 3"),
+        ("train:\n  seed: 1\n  seed: 2\n", r"'seed' is given twice, in lines 2 and 3; give it once$"),
     ],
 )
 def test_bad_yaml(text: str, message: str, tmp_path: Any) -> None:

@@ -74,6 +74,8 @@ def test_a_name_is_the_same_in_a_line_a_table_and_a_bar(name: str, capsys: pytes
     with progress(console(file=screen, width=120, force_terminal=True, color_system=None)) as bar:
         list(bar.track(range(2), description=name))
     assert name in screen.getvalue()
+    assert " 100% " in screen.getvalue()
+    assert "[progress" not in screen.getvalue()
 
 
 @pytest.mark.parametrize(("name", "seen"), UNPRINTABLE.items())

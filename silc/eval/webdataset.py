@@ -79,8 +79,8 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
         BadInput: a shard is missing, damaged, or holds what would be left out: scores are of all or of none.
     """
     count = lines_of(folder / "nshards.txt")[0]
-    if not count.isdecimal():
-        raise BadInput(f"{folder / 'nshards.txt'} says '{count}', needed is a number")
+    if not (count.isdecimal() and len(count) < 10):
+        raise BadInput(f"{folder / 'nshards.txt'} says '{count[:40]}', needed is a number")
     if (folder / f"{int(count)}.tar").exists():
         raise BadInput(f"{folder / 'nshards.txt'} says {count}, but {folder / f'{int(count)}.tar'} is there too")
     samples: dict[str, dict[str, Member]] = {}

@@ -114,6 +114,7 @@ def test_clip_benchmarks_classification_shards(wds, oracle):
     [
         ("classnames.txt", b"w1\n", "1/a has the label '1'|0/b has the label '1'"),
         ("test/nshards.txt", b"many", "says 'many', needed is a number"),
+        ("test/nshards.txt", b"9" * 5000, "needed is a number"),
         ("test/nshards.txt", b"3", r"cannot read the shard .*2\.tar"),
         ("test/1.tar", b"no tar", r"cannot read the shard .*1\.tar"),
         ("test/nshards.txt", b"1", r"nshards\.txt says 1, but .*1\.tar is there too"),

@@ -405,3 +405,9 @@ def test_a_label_turned_against_its_photograph_is_told(tmp_path):
     data = SegmentationSet("phone", ["a"], ["0"], [Image.new("RGB", (50, 30))], [label])
     with pytest.raises(BadInput, match=r"use --exif-orientation ignore or apply \(eval\.exif_orientation\)"):
         data.example(0)
+
+
+def test_a_set_of_background_alone_is_refused(root):
+    (root / "segmentation/stripes/classes.txt").write_text("background\n")
+    with pytest.raises(BadInput, match="names the background alone"):
+        read_segmentation(root / "segmentation/stripes")
