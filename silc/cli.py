@@ -744,8 +744,10 @@ def _spelled_out(args: Sequence[str], name: str) -> list[str]:
 
 def _over(base: Config, args: list[str], command: str) -> Config:
     """A configuration with the fields given as flags."""
-    config = _read(configs.Config, args, f"silc {command}", base)
-    return configs.with_one_source(config, given.flags(configs.Config, args))
+    config, flags = _read(configs.Config, args, f"silc {command}", base), given.flags(configs.Config, args)
+    if "data.train" in flags and not config.data.train:  # a shell's variable that is not set: scenes are not meant
+        raise BadInput("--data.train is given and empty; name tar shards or a folder, or leave it out")
+    return configs.with_one_source(config, flags)
 
 
 def _read(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:

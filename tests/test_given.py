@@ -301,3 +301,10 @@ def test_init_named_anew_at_a_resume_is_told(
     run.train(replace(config, init="elsewhere", resume="auto"))
     assert f"init elsewhere is not read: {tmp_path / 'run'} goes on from its own" in capsys.readouterr().out
     assert configs.load(tmp_path / "run" / "config.yaml").init == ""
+
+
+def test_shards_named_by_an_empty_variable_are_not_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for empty in (["--data.train", ""], ["--data.train="]):
+        assert cli.main(["train", "clip-tiny", *empty, "--out", str(tmp_path / "run")]) == 2
+        assert "--data.train is given and empty" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +38,8 @@ MAX_LINES = 50
 """Lines of one row; a quote that closes later closes another one."""
 SHOWN = 40
 """Characters of a column's name in a message."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""The byte order marks of UTF-16."""
 ESCAPED = re.compile("[\udc80-\udcff]")
 """What Python's `surrogateescape` makes of bytes that are no UTF-8."""
 
@@ -80,15 +83,28 @@ def read_rows(table: Path) -> Rows:
         BadInput: it cannot be read, or has no column of images or of captions.
     """
     try:
-        # Bytes that are no UTF-8 become lone surrogates, by which they are known later, row by row.
-        text = table.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        data = table.read_bytes()
     except OSError as error:
         raise BadInput(f"{table} cannot be read: {error.strerror}; check the path and its permissions") from error
-    readers = {".jsonl": _json_lines, ".json": _json_list}
-    return readers.get(table.suffix.lower(), _csv_rows)(text, table)
+    if data.startswith(UTF_16):
+        raise BadInput(f'{table} is UTF-16 text, as Excel\'s "Unicode Text" is; save it as UTF-8')
+    # Bytes that are no UTF-8 become lone surrogates, by which they are known later, row by row.
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    if table.suffix.lower() not in (".json", ".jsonl"):
+        return _csv_rows(text, table)
+    return _json_list(text, table) if _is_one_value(text, table) else _json_lines(text, table)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def _is_one_value(text: str, table: Path) -> bool:
+    """Whether JSON is one value, as `.json` says and a list shows, and not an object a line."""
+    if text.lstrip().startswith("["):
+        return True
+    lines = (line for line in text.split("\n") if line.strip())
+    starts = [line.strip()[:1] + line.strip()[-1:] for line in islice(lines, 2)]
+    return table.suffix.lower() == ".json" and starts != ["{}", "{}"]
 
 
 def _json_lines(text: str, table: Path) -> Rows:
@@ -108,6 +124,11 @@ def _json_list(text: str, table: Path) -> Rows:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{table} is no JSON: {error}") from error
+    if isinstance(entries, dict) and {"images", "annotations"} <= entries.keys():
+        raise BadInput(
+            f"{table} is in COCO's form, images and annotations apart; join them by image_id into a list of "
+            '{"image": file, "captions": [text, ...]}'
+        )
     if not isinstance(entries, list):
         raise BadInput(f'{table} must be a JSON list of {{"image": file, "captions": [text, ...]}}')
     rows, has_escapes = Rows(), bool(ESCAPED.search(text))

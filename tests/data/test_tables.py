@@ -122,6 +122,24 @@ def test_objects_are_read_alike_in_lists_and_lines(tmp_path: Path, fields: Any, 
     assert rows(tmp_path / "captions.json", "\ufeff" + json.dumps([entry, other], indent=1)) == both
 
 
+def test_json_is_read_as_it_is_written_whatever_its_suffix(tmp_path: Path) -> None:
+    entries = [{"image": "1.jpg", "caption": "a"}, {"image": "2.jpg", "caption": "b"}]
+    both = {"1.jpg": ["a"], "2.jpg": ["b"]}
+    for name in ("a.json", "a.JSONL"):
+        for text in (json.dumps(entries), json.dumps(entries, indent=1), "\n".join(map(json.dumps, entries))):
+            assert rows(tmp_path / name, f"\ufeff\n{text}\r\n") == both
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.txt"])
+def test_utf_16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_bytes(
+        "\ufeffimage\tcaption\n1.jpg\ta\n".encode(encoding).replace(b"\xff\xfe" * 2, b"\xff\xfe")
+    )
+    with pytest.raises(BadInput, match=r"is UTF-16 text.*save it as UTF-8"):
+        read_rows(tmp_path / name)
+
+
 def test_a_number_is_named(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image": "1.jpg", "caption": 3}\n')
     with pytest.raises(NoCaption, match=r"has the number 3 for a caption; needed is text in quotes"):
@@ -134,6 +152,9 @@ def test_a_number_is_named(tmp_path: Path) -> None:
         ("a.json", "{", "is no JSON"),
         ("a.json", '{"image": "1.jpg"}', "must be a JSON list"),
         ("a.json", "[" * 100_000, "is no JSON"),
+        ("a.json", '{"images": [], "annotations": []}', "COCO's form.*join them by image_id"),
+        ("a.jsonl", "[" * 100_000, "is no JSON"),
+        ("a.json", "1\n2\n", "is no JSON"),
         ("a.csv", "1.jpg,a dog\n2.jpg,a cat\n", r"has the columns \['1\.jpg', 'a dog'\]; needed a first line"),
         ("a.tsv", "caption\turl\nx\thttp://y\n", r"\['caption', 'url'\]"),
         ("a.txt", "\n\n", "columns"),
