@@ -172,8 +172,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
-        # The JPEG reader gives up where it stumbles over EXIF, PNG's where notes are long.
-        if (isinstance(error, ValueError) or data.startswith(JPEG)) and len(bare := _without_notes(data)) < len(data):
+        # The JPEG reader gives up where it stumbles over EXIF, PNG's where notes are long or broken.
+        if data.startswith((JPEG, PNG)) and len(bare := _without_notes(data)) < len(data):
             with suppress(BadImage):
                 return _open(bare, max_pixels)
         raise BadImage("no_image", f"{len(data)} bytes that are no {'/'.join(FORMATS)} image{_but(data)}") from error
@@ -203,11 +203,12 @@ def _but(data: bytes) -> str:
 
 JPEG = b"\xff\xd8"
 PNG = b"\x89PNG\r\n\x1a\n"
-NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+KEPT = (b"tRNS", b"eXIf")
+"""Of PNG's ancillary chunks (their names begin with a small letter) those that change what is seen."""
 
 
 def _without_notes(data: bytes) -> bytes:
-    """A PNG without its texts and its colour profile, for whose length Pillow refuses whole files (ValueError), a JPEG
+    """A PNG without its texts, profile and other notes, for whose length or damage Pillow refuses whole files, a JPEG
     without EXIF and XMP; they hold no pixel. Other bytes as they are."""
     if data.startswith(JPEG):
         return _without_exif(data)
@@ -216,7 +217,7 @@ def _without_notes(data: bytes) -> bytes:
     kept, at = [PNG], len(PNG)
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind not in NOTES:
+        if kind in KEPT or not kind[:1].islower():
             kept.append(data[at : at + 12 + length])
         at += 12 + length
     return b"".join([*kept, data[at:]])

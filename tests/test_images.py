@@ -321,6 +321,16 @@ LONG = zlib.compress(bytes(3_000_000))
 
 @pytest.mark.parametrize(
     ("kind", "content"),
+    [(b"gAMA", b""), (b"cHRM", b"\0"), (b"pHYs", b"\0"), (b"acTL", b"\0"), (b"iCCP", b""), (b"sRGB", b"")],
+)
+def test_broken_notes_lose_no_picture(kind: bytes, content: bytes) -> None:
+    data = png_with(kind, content)
+    assert np.array_equal(decode_pixels(data, turned=True), np.asarray(picture()))
+    assert np.array_equal(np.asarray(decode_rgb(data)), np.asarray(picture()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
     [
         (b"zTXt", b"note\0\0" + LONG),
         (b"iTXt", b"note\0\x01\0\0\0" + LONG),

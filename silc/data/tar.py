@@ -284,6 +284,11 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
             f"; the first image's key is {images[0].key!r}, the first caption's {texts[0].key!r}: a key is the path "
             "without its last suffix, folders included, and has to be the same"
         )
+    elif images and (counts[".txt"] or counts[".json"]):  # left out as parts of other samples
+        said += (
+            f"; the first image's key is {images[0].key!r}, and the captions' keys go on behind a dot, as in "
+            f"{images[0].key}.jpg.txt: a key is the path without its last suffix; rename them to {images[0].key}.txt"
+        )
     elif images or texts:
         said += f", so there is {'no caption' if images else 'no image'}"
     return f"{said}; {needed}" + (f"; it is damaged too ({found.damage})" if found.damage else "")

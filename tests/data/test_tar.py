@@ -377,6 +377,10 @@ def compound(path: Path) -> None:
     write_tar(path, [("0.img.jpg", JPEG), ("0.cap.txt", b"a dog")])
 
 
+def captions_behind_suffixes(path: Path) -> None:
+    write_tar(path, [("0.jpg", JPEG), ("0.jpg.txt", b"a dog")])
+
+
 def only_links(path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for name in ("0.jpg", "0.txt"):
@@ -398,6 +402,7 @@ WORDS = {
     images_without_captions: r"2 \.jpg, so there is no caption; needed is",
     captions_elsewhere: r"1 \.jpg, 1 \.txt, 1 \.mp4.*'images/0'.*'captions/0'.*folders included",
     compound: r"'0\.img'.*'0\.cap'.*without its last suffix",
+    captions_behind_suffixes: r"first image's key is '0'.*as in 0\.jpg\.txt.*rename them to 0\.txt",
     only_links: "2 ignored",
     empty_tar: "its members are none",
 }
