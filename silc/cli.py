@@ -550,7 +550,7 @@ class PlanCommand(Settings):
     """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
     price: Annotated[float | None, Range(least=0, most=1e6)] = None
     """Of a card and hour, for the cost."""
-    pairs: Annotated[int | None, Range(least=1)] = None
+    pairs: Annotated[int | None, Range(least=1, most=10**12)] = None
     """Number of pairs, for a `train.duration` in epochs."""
     network: Annotated[float | None, Range(above=0, most=1e6)] = None
     """GB/s a node sends to others, one direction, instead of the card's usual."""
