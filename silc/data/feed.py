@@ -6,7 +6,7 @@ a lost worker is met where the next item is asked for, between two steps.
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import queue
 import threading
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
@@ -68,6 +68,9 @@ class Feed(Generic[Item]):
         raise StopIteration
 
     def _fail(self, item: BaseException) -> NoReturn:
+        if isinstance(item, ConnectionError | EOFError):
+            # A worker that is being killed closes its end first, and is seen to be gone a moment later.
+            multiprocessing.connection.wait([process.sentinel for process in self._watch.processes], ENDING)
         self._watch.check()  # one that is gone is the cause of whatever was raised
         if isinstance(item, OSError) or "Too many open files" in str(item):
             raise LostWorker(

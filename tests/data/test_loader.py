@@ -344,6 +344,7 @@ def test_a_worker_outlives_requests_to_stop_but_not_its_main_process(shards: lis
     assert worker.exitcode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_process_that_ends_in_the_middle_of_its_batches_ends(shards: list[Path], tmp_path: Path) -> None:
     """Left open, as by an exception whose traceback still holds them."""

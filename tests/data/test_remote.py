@@ -211,6 +211,7 @@ def test_a_shard_that_is_none_is_a_broken_one_and_others_are_used(server: Nginx)
     ]
 
 
+@pytest.mark.slow
 def test_gone_for_a_while_and_gone_for_good(
     server: Nginx, shards: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from silc.data import check as checks
 from silc.data import loader as loaders
 from silc.data import workers
 from silc.data.check import check
+from silc.data.feed import Feed
 from silc.data.pairs import Pair, ShardPairs
 from silc.data.workers import Board, LostWorker, StoppedWaiting, Watch
 from silc.types import BadInput
@@ -205,7 +206,26 @@ def test_a_fault_in_the_code_keeps_its_traceback(shards: list[Path]) -> None:
         list(loader(Trouble(shards, harm), workers=1).batches(0, 20))
 
 
-def test_the_board_tells_workers_apart() -> None:
+def test_a_worker_that_closes_its_end_before_it_is_seen_to_be_gone() -> None:
+    watch = Watch(Board(1), str, "--workers")
+
+    def start() -> Iterator[int]:
+        context = multiprocessing.get_context("fork")
+        context.Process(target=lambda: (time.sleep(0.5), os.kill(os.getpid(), signal.SIGKILL)), daemon=True).start()
+        return reset()
+
+    def reset() -> Iterator[int]:
+        yield 1
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    feed = Feed(start, watch)
+    assert next(feed) == 1
+    with pytest.raises(LostWorker, match=r"was killed \(SIGKILL\)"):
+        next(feed)
+
+
+def test_the_board_tells_workers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ENDING", 0.1)
     board = Board(3)
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=board.reading, args=(number,)) for number in (7, 8, 9)]

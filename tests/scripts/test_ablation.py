@@ -89,7 +89,7 @@ def test_rows_at_equal_training_flops_stand_beside_those_at_equal_examples(ablat
     assert (out / "ablation-flops.svg").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("size", ["tiny", "s16"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("s16", marks=pytest.mark.slow)])
 def test_longer_runs_take_the_flops_of_what_they_are_set_against(ablation, size):
     from silc import recipes
     from silc.run import flops_per_example
