@@ -11,7 +11,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
-from silc.data.workers import LostWorker
+from silc.data.workers import ENDING, LostWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from silc.data.workers import Watch
 
 Item = TypeVar("Item")
-ENDING = 10.0
-"""Seconds that the processes have to end by themselves."""
 
 
 class Feed(Generic[Item]):

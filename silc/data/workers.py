@@ -33,7 +33,7 @@ POLL = 0.5
 PATIENCE = 600.0
 """Seconds without another sample begun by any worker, after which they are held to hang."""
 ENDING = 10.0
-"""Seconds in which what a worker made comes through after it has left with code 0."""
+"""Seconds that workers have to end by themselves, and that what one made may take to come through once it left."""
 SLOT = np.dtype([("reading", "<i8"), ("turns", "<i8"), ("said", "S400")])
 
 
