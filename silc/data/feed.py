@@ -67,8 +67,10 @@ class Feed(Generic[Item]):
 
     def _fail(self, item: BaseException) -> NoReturn:
         if isinstance(item, ConnectionError | EOFError):
-            # A worker that is being killed closes its end first, and is seen to be gone a moment later.
-            multiprocessing.connection.wait([process.sentinel for process in self._watch.processes], ENDING)
+            # A worker that is being killed closes its ends first, the sentinel too, and is over a moment later.
+            ends = {process.sentinel: process for process in self._watch.processes}
+            for end in multiprocessing.connection.wait(list(ends), ENDING):
+                ends[end].join(ENDING)  # type: ignore[index]
         self._watch.check()  # one that is gone is the cause of whatever was raised
         if isinstance(item, OSError) or "Too many open files" in str(item):
             raise LostWorker(
