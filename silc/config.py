@@ -12,15 +12,15 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from silc.data.config import DataConfig
+from silc.data.config import CropConfig, DataConfig
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
@@ -28,6 +28,9 @@ from silc.regular import regular
 from silc.settings import Range, Settings, limits
 from silc.training.config import TrainConfig
 from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class PixelsConfig(Settings):
     """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
     interpolation: Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = "bicubic"
     """Filter for whole images."""
+
+    def preprocess(self, size: int) -> Preprocess:
+        """What a model with these settings expects of images of `size` pixels a side."""
+        from silc.preprocess import Preprocess  # with torch, which those who only read settings do without
+
+        return Preprocess(size, self.mean, self.std, self.resize, self.interpolation)
 
 
 InitWeights = Literal["all", "student", "teacher"]
@@ -94,6 +103,16 @@ class Config:
             raise BadInput("train.optim.freeze names the image tower, which the teacher is to teach; leave it out")
         if self.objective.student_globals and crops.num_global < 2:
             raise BadInput("objective.student_globals needs data.crops.num_global >= 2: no view is set against itself")
+
+    @property
+    def drawn(self) -> CropConfig:
+        """The crops that are drawn: none of a kind that no loss reads."""
+        crops, objective = self.data.crops, self.objective
+        return replace(
+            crops,
+            num_global=crops.num_global if objective.needs_globals else 0,
+            num_local=crops.num_local if objective.distill else 0,
+        )
 
 
 _SCHEMA: TypeAdapter[Config] = TypeAdapter(Config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,6 @@ from silc.models.head import DistillHead
 from silc.models.silc import Encoder, TwoTower
 from silc.models.teacher import Teacher
 from silc.predict import Contrastive, Model, precision_of
-from silc.preprocess import Preprocess
 from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from silc.interop.big_vision import TextPool
+    from silc.preprocess import Preprocess
     from silc.types import Tokenizer
 
 Weights = Literal["student", "teacher", "both"]
@@ -151,7 +151,7 @@ def load_run(
         student.to(device).eval(),
         teacher,
         tokenizer,
-        Preprocess(size or config.model.image.size, **asdict(config.pixels)),
+        config.pixels.preprocess(size or config.model.image.size),
         name=name or run.name,
         weights=weights,
     )

@@ -6,7 +6,7 @@ Two moments: `find` tells shape and tokenizer without reading a weight, so that 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,6 @@ from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.interop import sources
 from silc.models.image import POSITIONS, positions_at
-from silc.preprocess import Preprocess
 from silc.rundir import CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from silc.config import InitWeights
     from silc.models.config import ModelConfig
     from silc.objective import SilcObjective
+    from silc.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _of_run(run: Path) -> Origin:
         config.model,
         config.objective.contrastive,
         BPETokenizer.load(run / TOKENIZER, config.model.text.length),
-        Preprocess(config.model.image.size, **asdict(config.pixels)),
+        config.pixels.preprocess(config.model.image.size),
         has_head=config.objective.distill,
         read=read,
     )

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,6 @@ from silc.models import lora
 from silc.models.attention import choose_attention
 from silc.models.teacher import half_life_of, momentum_of
 from silc.objective import SilcObjective
-from silc.preprocess import Preprocess
 from silc.rundir import CHECKPOINTS, CONFIG, TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import complain, say
 from silc.training.alarm import CollapseAlarm
@@ -59,7 +58,7 @@ from silc.training.saver import Saver
 from silc.training.schedules import Schedule
 from silc.training.sharding import is_sharded, shard, whole
 from silc.training.trackers import Tracker
-from silc.types import BadInput, Preempted
+from silc.types import BadInput, Batch, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -224,13 +223,8 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
     config = replace(config, objective=replace(config.objective, head_only_ema=False))
     objective = untrained(config, vocab_size, eos_id, World())
-    crops = config.data.crops
-    return training_flops(
-        objective,
-        size=config.model.image.size,
-        crops=(crops.num_global, crops.num_local, crops.local_size),
-        text_length=config.model.text.length,
-    )
+    with torch.device("meta"):
+        return training_flops(objective, blank_batch(config, 1))
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -251,17 +245,13 @@ def _objective(config: Config, vocab_size: int, eos_id: int, world: World) -> Si
     objective = SilcObjective(
         config.model,
         config.objective,
-        preprocess=_preprocess(config),
+        preprocess=config.pixels.preprocess(config.model.image.size),
         world=world,
         vocab_size=vocab_size,
         eos_id=eos_id,
     )
     freeze(objective, config.train.optim.freeze)
     return objective
-
-
-def _preprocess(config: Config) -> Preprocess:
-    return Preprocess(config.model.image.size, **asdict(config.pixels))
 
 
 def _evaluators(config: Config, world: Interruptible) -> list[Evaluator]:
@@ -337,17 +327,24 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
     return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
 
 
+def views_of(config: Config) -> MultiCrop:
+    """What draws the views of an image that a recipe asks for."""
+    size, original = config.model.image.size, config.objective.needs_original
+    return MultiCrop(config.drawn, size=size, original=original, preprocess=config.pixels.preprocess(size))
+
+
+def blank_batch(config: Config, num: int) -> Batch:
+    """A rank's batch as its loader makes it, of views and texts without content."""
+    text = torch.zeros(num, config.model.text.length, dtype=torch.int64)
+    return Batch(views_of(config).blank(num), text, keys=[""] * num)
+
+
 def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader:
     """What gives this rank its batches."""
-    data, objective, size = config.data, config.objective, config.model.image.size
-    drawn = replace(
-        data.crops,
-        num_global=data.crops.num_global if objective.needs_globals else 0,
-        num_local=data.crops.num_local if objective.distill else 0,
-    )
+    data = config.data
     return Loader(
         pairs,
-        MultiCrop(drawn, size=size, original=objective.needs_original, preprocess=_preprocess(config)),
+        views_of(config),
         tokenizer,
         batch_size=config.train.batch_size,
         seed=config.train.seed,

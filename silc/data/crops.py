@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from silc.data.streams import stream
+from silc.types import Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,6 +78,11 @@ class MultiCrop:
             return empty((num, *batch, side, side, 3), dtype=torch.uint8).movedim(-1, -3) if num else None
 
         return views(config.num_global, self.size), views(config.num_local, config.local_size)
+
+    def blank(self, num: int) -> Views:
+        """Views of `num` images as a loader gives them, without content."""
+        original = torch.zeros(num, 3, self.size, self.size, dtype=torch.uint8) if self.original else None
+        return Views(original, *self.room(num, empty=torch.zeros))
 
     def _crop(self, pixels: Tensor, name: str, seed: tuple[int, ...], views: Tensor, area: tuple[float, float]) -> None:
         """Write views [V, 3, r, r] of pixels [1, H, W, 3]."""

@@ -23,14 +23,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from silc.distributed import World
 from silc.plan import repeats
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
-from silc.run import untrained
+from silc.run import blank_batch, untrained
 from silc.training.parts import Gradients
 from silc.training.sharding import shard
-from silc.types import BadInput, Batch, Hyper, Views
+from silc.types import BadInput, Hyper
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from silc.config import Config
 
 HYPER = Hyper(lr=0.0, momentum=1.0, temperature=1.0)
@@ -84,7 +82,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
         objective.to_empty(device="cpu")
         with meter, meter.following_resizes(), meter.parts_of(objective), repeats.counted(meter):
             with meter.part(VIEWS):
-                pairs = a_batch(config, batch)
+                pairs = blank_batch(config, batch)
 
             @contextmanager
             def forward() -> Iterator[None]:
@@ -109,24 +107,6 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
             memory={name: size for name, size in meter.at_peak.items() if size},
             collectives=tuple(Collective(*place, payload) for place, payload in meter.payloads.items()),
         )
-
-
-def a_batch(config: Config, size: int) -> Batch:
-    """A rank's batch of a recipe, as its loader makes it, of views without content."""
-    crops, objective, side = config.data.crops, config.objective, config.model.image.size
-
-    def views(*shape: int) -> Tensor:
-        return torch.zeros(*shape, dtype=torch.uint8)
-
-    return Batch(
-        Views(
-            views(size, 3, side, side) if objective.needs_original else None,
-            views(crops.num_global, size, 3, side, side) if objective.needs_globals else None,
-            views(crops.num_local, size, 3, crops.local_size, crops.local_size) if objective.distill else None,
-        ),
-        torch.zeros(size, config.model.text.length, dtype=torch.int64),
-        keys=[""] * size,
-    )
 
 
 def _by_owner(sizes: dict[str, int]) -> dict[str, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from silc.types import Batch, Hyper, Views
+from silc.types import Hyper
 
 if TYPE_CHECKING:
     from silc.objective import SilcObjective
+    from silc.types import Batch
 
 
 class _Counter(TorchDispatchMode):
@@ -32,25 +32,13 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def training_flops(objective: SilcObjective, *, size: int, crops: tuple[int, int, int], text_length: int) -> float:
-    """FLOPs of one training step per example: forward and backward of the student, forward of the teacher.
+def training_flops(objective: SilcObjective, batch: Batch) -> float:
+    """FLOPs of a training step: forward and backward of the student, forward of the teacher.
 
     Args:
         objective: built on the meta device, in a world of one.
-        size: R.
-        crops: number of global views, of local views, and r.
-        text_length: T.
+        batch: on the meta device too; of one pair for FLOPs per example.
     """
-    num_global, num_local, local_size = crops
-
-    def views(num: int, side: int) -> torch.Tensor:
-        return torch.zeros(num, 1, 3, side, side, dtype=torch.uint8, device="meta")
-
-    batch = Batch(
-        views=Views(views(1, size)[0], views(num_global, size), views(num_local, local_size)),
-        text=torch.zeros(1, text_length, dtype=torch.int64, device="meta"),
-        keys=("",),
-    )
     with _Counter() as counter:
         objective(batch, Hyper(lr=0.0, momentum=1.0, temperature=1.0)).loss.backward()
     return float(counter.total)

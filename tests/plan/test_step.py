@@ -16,7 +16,8 @@ from silc.models.image import ImageTower
 from silc.plan import project
 from silc.plan.gpus import GPUS
 from silc.plan.meter import Meter
-from silc.plan.step import HYPER, Step, a_batch, measure
+from silc.plan.step import HYPER, Step, measure
+from silc.run import blank_batch
 from silc.training.parts import Gradients
 
 VOCABULARY = 512
@@ -110,7 +111,7 @@ def peak_of_a_real_step(config: Config, batch: int) -> tuple[int, int]:
     gradients = Gradients(objective, objective, config.train.micro_batch, half)
 
     def step() -> None:
-        gradients(a_batch(config, batch), HYPER)
+        gradients(blank_batch(config, batch), HYPER)
         objective.zero_grad()
 
     step()  # what is made once is made
@@ -166,7 +167,7 @@ def test_memory_is_what_a_gpu_holds(name: str) -> None:
     gradients = Gradients(objective, objective, 0, partial(torch.autocast, "cuda", torch.bfloat16))
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
-        gradients(a_batch(config, batch).to("cuda"), HYPER)
+        gradients(blank_batch(config, batch).to("cuda"), HYPER)
         objective.zero_grad()
     assert sum(measured(config, batch).memory.values()) == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.05)
 
