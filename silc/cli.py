@@ -643,8 +643,8 @@ def _data(args: list[str]) -> int:
     command = _read(CheckCommand, args[1:], "silc data check")
     from silc.data import check
     from silc.data.config import DataConfig
-    from silc.data.pairs import open_pairs
     from silc.data.remote import without_secrets
+    from silc.data.sources import open_pairs
 
     out = check.place_of(command.out)
     _begin(f"data check: {without_secrets(command.data)} into {out}")

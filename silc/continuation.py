@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
 from silc import given, origin, recipes, run
-from silc.data.pairs import open_pairs
+from silc.data.sources import open_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

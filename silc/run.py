@@ -26,9 +26,9 @@ from silc import origin as origins
 from silc.config import Config
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
-from silc.data.pairs import open_pairs
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.remote import without_secrets
+from silc.data.sources import open_pairs
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.data.workers import LostWorker, StoppedWaiting

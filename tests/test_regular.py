@@ -14,7 +14,8 @@ from silc import cli
 from silc import config as configs
 from silc.data.config import DataConfig
 from silc.data.folder import FolderPairs
-from silc.data.pairs import BadSample, open_pairs
+from silc.data.pairs import BadSample
+from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.eval.datasets import lines_of, read_image, read_label
 from silc.eval.webdataset import Member

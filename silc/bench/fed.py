@@ -19,9 +19,9 @@ import torch
 from silc import run
 from silc.bench.loader import photographs, write_shard
 from silc.bench.measure import Row, Target, in_turns, not_measured
-from silc.data.pairs import open_pairs
 from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
+from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 

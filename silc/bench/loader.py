@@ -23,9 +23,10 @@ from silc.bench.measure import Row, Target, in_turns
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
-from silc.data.pairs import ShardPairs, expand
 from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
+from silc.data.shards import ShardPairs
+from silc.data.sources import expand
 from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
 from silc.images import decode_pixels, decode_rgb

@@ -89,7 +89,7 @@ def check(config: BenchConfig) -> list[str]:
     """
     parts = chosen(config.parts)
     if config.images:
-        from silc.data.pairs import expand
+        from silc.data.sources import expand
 
         expand(config.images)
     for flag, name in (("--out", config.out), ("--profile", config.profile)):

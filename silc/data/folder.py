@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silc.data.captions import NoCaption, Unread, usable
-from silc.data.pairs import BadSample, Pair, spread_captions
+from silc.data.pairs import BadSample, Pair, Pairs, spread_captions
 from silc.data.tables import read_rows
 from silc.data.tar import MAX_MEMBER_BYTES
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from silc.images import Suffices
 
@@ -33,7 +33,7 @@ BLOCK = 1000
 """Rows that are mixed and read as one shard is."""
 
 
-class FolderPairs:
+class FolderPairs(Pairs):
     """Pairs of a table of captions beside its images."""
 
     def __init__(
@@ -60,8 +60,7 @@ class FolderPairs:
         starts = np.arange(0, len(lines), BLOCK)
         self.blocks = np.minimum(len(lines) - starts, BLOCK).astype(np.int64)
         self.fingerprint = hashlib.sha256(self._lines).hexdigest()
-        self.faults: Sequence[Broken] = ()
-        self.contents: Mapping[str, int] = {"rows": rows.num}
+        self.contents = {"rows": rows.num}
         self._root = Path(os.path.realpath(image_root or table.parent))
 
     def __len__(self) -> int:
@@ -84,9 +83,6 @@ class FolderPairs:
         pairs = copy.copy(self)
         pairs._decode = partial(self._decode, suffices=suffices)
         return pairs
-
-    def read_ahead(self, indices: Sequence[int]) -> None:
-        """Nothing: what is on a disk is there."""
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""

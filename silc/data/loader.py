@@ -210,7 +210,7 @@ class Loader:
                     "the same, or start another run from it with --init"
                 )
         there, ours = state.get("fingerprint"), self.fingerprint
-        if there == ours:
+        if there == ours or there == self._steps.pairs.former_fingerprint:
             return
         if not self.accept_changed_shards:
             raise BadInput(

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from silc.data.pairs import Pair
+from silc.data.pairs import Pair, Pairs
 from silc.data.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from silc.images import Suffices
-    from silc.types import Broken
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (215, 35, 40),
@@ -160,15 +158,13 @@ def _texture(rng: np.random.Generator, texture: str, size: int) -> np.ndarray:
     return ink
 
 
-class ScenePairs:
+class ScenePairs(Pairs):
     """Training scenes by number: the seen combinations only, the same scene each epoch."""
 
     def __init__(self, num: int, size: int, seed: int) -> None:
         self.num, self.size, self.seed = num, size, seed
         self.blocks = np.array([num], dtype=np.int64)
         self.fingerprint = hashlib.sha256(f"scenes {num} {size} {seed}".encode()).hexdigest()
-        self.faults: Sequence[Broken] = ()
-        self.contents: Mapping[str, int] = {}
 
     def __len__(self) -> int:
         return self.num
@@ -182,13 +178,6 @@ class ScenePairs:
     def where(self, index: int) -> str:
         """Its number."""
         return f"scene {index}"
-
-    def reduced(self, suffices: Suffices) -> ScenePairs:
-        """As they are: a scene is drawn at its size."""
-        return self
-
-    def read_ahead(self, indices: Sequence[int]) -> None:
-        """Nothing: a scene is drawn when it is asked for."""
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions; no scene is drawn for them."""

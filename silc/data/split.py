@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from silc.data.pairs import Pairs
 from silc.data.streams import stream
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from silc.data.pairs import Pair, Pairs
+    from silc.data.pairs import Pair
     from silc.images import Suffices
 
 
@@ -25,10 +27,14 @@ def draw_held_out(pairs: Pairs, num: int) -> np.ndarray:
     """
     if num >= len(pairs):
         raise BadInput(f"train.held_out is {num} of {len(pairs)} pairs; hold out fewer, or 0 for none")
-    return np.sort(stream("held_out").choice(len(pairs), size=num, replace=False, shuffle=False)).astype(np.int64)
+    return _drawn(len(pairs), num)
 
 
-class Without:
+def _drawn(total: int, num: int) -> np.ndarray:
+    return np.sort(stream("held_out").choice(total, size=num, replace=False, shuffle=False)).astype(np.int64)
+
+
+class Without(Pairs):
     """The `Pairs` that are left when some are held out."""
 
     def __init__(self, pairs: Pairs, held_out: np.ndarray) -> None:
@@ -37,21 +43,23 @@ class Without:
         ends = np.cumsum(pairs.blocks)
         lost = np.bincount(np.searchsorted(ends, held_out, side="right"), minlength=len(ends))
         self.blocks = pairs.blocks - lost
-        self.fingerprint = f"{pairs.fingerprint}-{len(held_out)}"
-        self.faults = pairs.faults
-        # How many pairs stand before each that is held out.
+        self._held_out = held_out.astype("<i8")
+        self.fingerprint = f"{pairs.fingerprint}-{hashlib.sha256(self._held_out.tobytes()).hexdigest()[:32]}"
+        self.faults, self.contents = pairs.faults, pairs.contents
         self._before = held_out - np.arange(len(held_out))
+        """How many pairs that are left stand before each that is held out."""
 
     @property
-    def contents(self) -> Mapping[str, int]:
-        """Of the whole source."""
-        return self.pairs.contents
+    def former_fingerprint(self) -> str:
+        """Of the pairs left by `draw_held_out`, and no others: only how many are held out."""
+        num = len(self._held_out)
+        drawn = np.array_equal(self._held_out, _drawn(len(self.pairs), num))
+        return f"{self.pairs.fingerprint}-{num}" if drawn else self.fingerprint
 
     def __len__(self) -> int:
         return len(self.pairs) - len(self._before)
 
     def __getitem__(self, index: int) -> Pair:
-        """Raises BadSample when the pair cannot be used."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.pairs[self._number(index)]

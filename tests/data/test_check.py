@@ -15,8 +15,9 @@ import pytest
 
 from silc.cli import main
 from silc.data.check import MEANINGS, check, summary
-from silc.data.pairs import FAULTS, BadSample, ShardPairs
+from silc.data.pairs import FAULTS, BadSample
 from silc.data.scenes import ScenePairs
+from silc.data.shards import ShardPairs
 from tests.data.conftest import encoded, photo, sample, write_tar
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

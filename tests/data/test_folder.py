@@ -22,8 +22,10 @@ from silc.cli import main
 from silc.config import Config
 from silc.data.config import DataConfig
 from silc.data.folder import FolderPairs
-from silc.data.pairs import BadSample, ShardPairs, open_pairs
+from silc.data.pairs import BadSample
 from silc.data.quarantine import QUARANTINE
+from silc.data.shards import ShardPairs
+from silc.data.sources import open_pairs
 from silc.data.tables import table_of
 from silc.training.log import history
 from silc.types import BadInput

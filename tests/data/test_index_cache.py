@@ -16,7 +16,8 @@ import pytest
 from silc.data import index_cache
 from silc.data.config import DataConfig
 from silc.data.index_cache import IndexCache, cache_folder
-from silc.data.pairs import ShardPairs, open_pairs
+from silc.data.shards import ShardPairs
+from silc.data.sources import open_pairs
 from silc.data.tar import ShardIndex, index_shard
 from silc.types import BadInput
 from tests.data.conftest import sample, write_tar

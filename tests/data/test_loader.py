@@ -23,9 +23,10 @@ from silc.data.config import CropConfig
 from silc.data.crops import MultiCrop
 from silc.data.folder import FolderPairs
 from silc.data.loader import Loader
-from silc.data.pairs import BadSample, Pair, Pairs, ShardPairs
+from silc.data.pairs import BadSample, Pair, Pairs
 from silc.data.scenes import ScenePairs
-from silc.data.split import Without
+from silc.data.shards import ShardPairs
+from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.preprocess import Preprocess
 from silc.types import BadInput, Batch, Broken
@@ -313,6 +314,23 @@ def test_a_saved_position_is_checked() -> None:
         assert str(other.state(0)[name]) in str(caught.value)
 
 
+def test_a_run_goes_on_with_its_own_subset_alone(shards: list[Path]) -> None:
+    """Of two that are as large; and a run of before its numbers were written down with what `train.held_out` drew."""
+    pairs = ShardPairs(shards)
+    drawn = draw_held_out(pairs, 3)
+    ours, other = (loader(Without(pairs, numbers)) for numbers in (drawn, np.array([0, 1, 2])))
+    ours.check(ours.state(5))
+    other.check(other.state(5))
+    before = ours.state(5) | {"fingerprint": f"{pairs.fingerprint}-3"}
+    ours.check(before)
+    for state in (ours.state(5), before, loader(pairs).state(5)):
+        with pytest.raises(BadInput, match="fingerprint of the samples"):
+            other.check(state)
+    for state in (other.state(5), before | {"fingerprint": f"{pairs.fingerprint}-4"}, loader(pairs).state(5)):
+        with pytest.raises(BadInput, match="fingerprint of the samples"):
+            ours.check(state)
+
+
 def test_other_samples_are_accepted_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     """The position in samples is kept; the order and the epoch are the new list's."""
     state = loader(ScenePairs(20, 16, 0)).state(5)
@@ -351,7 +369,7 @@ def test_a_process_that_ends_in_the_middle_of_its_batches_ends(shards: list[Path
     script = tmp_path / "left_open.py"
     script.write_text(
         "import sys; from pathlib import Path; from tests.data.test_loader import loader; "
-        "from silc.data.pairs import ShardPairs; "
+        "from silc.data.shards import ShardPairs; "
         "batches = loader(ShardPairs([Path(p) for p in sys.argv[1:]]), workers=1).batches(0, 1000); next(batches); "
         "sys.kept = batches"
     )

@@ -18,7 +18,9 @@ from PIL import Image
 
 from silc import recipes
 from silc.data.config import DataConfig, ScenesConfig
-from silc.data.pairs import BadSample, ShardPairs, expand, open_pairs
+from silc.data.pairs import BadSample
+from silc.data.shards import ShardPairs
+from silc.data.sources import expand, open_pairs
 from silc.types import BadInput
 from tests.data.conftest import encoded, photo, sample
 

@@ -19,9 +19,9 @@ from torchvision.transforms import functional as peer
 
 from silc.cli import main
 from silc.data.config import PhotometricConfig
-from silc.data.pairs import ShardPairs
 from silc.data.photometric import DRAWN, JITTERS, draw, recolour
 from silc.data.photometric import _recoloured as recoloured_at_once
+from silc.data.shards import ShardPairs
 from silc.preprocess import to_uint8
 from silc.types import BadInput
 from tests.data.conftest import photo

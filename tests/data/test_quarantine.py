@@ -16,8 +16,8 @@ import torch
 from silc import config as configs
 from silc import run
 from silc.config import Config
-from silc.data.pairs import ShardPairs
 from silc.data.quarantine import QUARANTINE, Quarantine
+from silc.data.shards import ShardPairs
 from silc.distributed import World
 from silc.training.log import history
 from silc.types import BadInput, Batch, Broken, Views

@@ -29,8 +29,10 @@ from silc.config import Config
 from silc.data import remote
 from silc.data.config import DataConfig
 from silc.data.index_cache import IndexCache
-from silc.data.pairs import BadSample, Pair, ShardPairs, expand, open_pairs
+from silc.data.pairs import BadSample, Pair
 from silc.data.remote import Remote, RemoteFault, RemoteFile, Unreachable, split_joined, without_secrets
+from silc.data.shards import ShardPairs
+from silc.data.sources import expand, open_pairs
 from silc.data.span_cache import SpanCache
 from silc.data.split import Without
 from silc.types import BadInput, Batch
@@ -472,7 +474,8 @@ def test_settings_arrive(server: Nginx, tmp_path: Path, shards: list[Path]) -> N
 FAR = """
 import hashlib, sys
 from silc.data import remote
-from silc.data.pairs import ShardPairs, expand
+from silc.data.shards import ShardPairs
+from silc.data.sources import expand
 from silc.data.remote import Remote
 from silc.types import BadInput
 remote.FIRST_PAUSE = 0.01

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 
+from silc.data.pairs import Source
 from silc.data.split import Without, draw_held_out
 from silc.types import BadInput, Broken
 
 
-class Numbers:
+class Numbers(Source[Any]):
     """`Pairs` that are their own numbers, in uneven blocks."""
 
     def __init__(self, blocks: list[int]) -> None:
@@ -38,13 +40,27 @@ def test_without_has_all_the_others_in_order(held_out: list[int]) -> None:
     left = Without(pairs, np.array(held_out, dtype=np.int64))
     others = [number for number in range(10) if number not in held_out]
     assert [left[index] for index in range(len(left))] == others
+    assert left.contents == {}
     ends = np.cumsum(left.blocks)
     shard = lambda number: int(np.searchsorted(np.cumsum(pairs.blocks), number, side="right"))  # noqa: E731
     assert [int(np.searchsorted(ends, index, side="right")) for index in range(len(left))] == [*map(shard, others)]
     assert left.blocks.sum() == len(left) == 10 - len(held_out)
-    assert left.fingerprint != Without(pairs, np.array([0, 1])).fingerprint or len(held_out) == 2
     with pytest.raises(IndexError):
         left[len(left)]
+
+
+def test_a_subset_is_known_by_its_numbers() -> None:
+    pairs: Any = Numbers([4, 0, 3, 3])
+    subsets = [np.array(numbers) for num in range(4) for numbers in combinations(range(10), num)]
+    fingerprints = [Without(pairs, numbers).fingerprint for numbers in subsets]
+    assert len(set(fingerprints)) == len(subsets) == 176
+    assert all(fingerprint.startswith("abc-") for fingerprint in fingerprints)
+    assert fingerprints[20] == Without(pairs, subsets[20].astype(np.int32)).fingerprint
+    # Before, the number of pairs held out was all that it told; what `draw_held_out` takes alone goes by that name too.
+    former = {Without(pairs, numbers).former_fingerprint for numbers in subsets} - set(fingerprints)
+    assert former == {f"abc-{num}" for num in range(4)}
+    assert Without(pairs, draw_held_out(pairs, 3)).former_fingerprint == "abc-3"
+    assert pairs.former_fingerprint == "abc"
 
 
 def test_draw_is_fixed_sorted_and_spread() -> None:

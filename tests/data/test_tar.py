@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from silc.data.check import check
-from silc.data.pairs import ShardPairs
+from silc.data.shards import ShardPairs
 from silc.data.tar import Files, index_shard, walk
 from silc.images import READ, UNREAD
 from silc.types import BadInput
@@ -248,7 +248,8 @@ def hostile(path: Path, canary: Path) -> dict[str, int]:
 READ_ALL = """
 import sys
 from pathlib import Path
-from silc.data.pairs import BadSample, ShardPairs
+from silc.data.pairs import BadSample
+from silc.data.shards import ShardPairs
 from PIL import Image
 Image.init()
 

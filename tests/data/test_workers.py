@@ -19,7 +19,8 @@ from silc.data import loader as loaders
 from silc.data import workers
 from silc.data.check import check
 from silc.data.feed import Feed
-from silc.data.pairs import Pair, ShardPairs
+from silc.data.pairs import Pair
+from silc.data.shards import ShardPairs
 from silc.data.workers import Board, LostWorker, StoppedWaiting, Watch
 from silc.types import BadInput
 from tests.data.test_loader import assert_equal, loader

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 from silc import checkpoint, run
 from silc.config import Config
-from silc.data.pairs import open_pairs
+from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.objective import SilcObjective

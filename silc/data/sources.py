@@ -1,0 +1,149 @@
+"""Opening the source of pairs that a run is configured for, and the files that a shard pattern names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+from glob import glob, has_magic
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc.data.folder import FolderPairs
+from silc.data.index_cache import IndexCache, cache_folder, expanded
+from silc.data.remote import Remote, RemoteFile, is_address, split_joined, without_secrets
+from silc.data.scenes import ScenePairs
+from silc.data.shards import ShardPairs
+from silc.data.span_cache import SpanCache
+from silc.data.tables import table_of, tables_in
+from silc.data.tar import index_shard
+from silc.images import is_image_name
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from silc.data.config import DataConfig
+    from silc.data.pairs import Pairs
+
+log = logging.getLogger(__name__)
+LOOKED_AT = 10_000
+"""Files of a folder that are looked at to say what it holds."""
+
+
+def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
+    """The source a run is configured for.
+
+    Args:
+        show: show on a terminal how far the opening has come, and say what slows it down.
+
+    Raises:
+        BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
+    """
+    if config.source == "scenes":
+        return ScenePairs(config.scenes.num, config.scenes.size, seed)
+    if not config.train:
+        raise BadInput(
+            "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
+            "with captions.jsonl or captions.csv"
+        )
+    turned = config.exif_orientation == "apply"
+    named = expanded(config.train)
+    if table := table_of(named):
+        if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
+            log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
+        root = expanded(config.image_root) if config.image_root else None
+        return FolderPairs(table, image_root=root, max_pixels=config.max_pixels, turned=turned)
+    if config.image_root:
+        raise BadInput(
+            f"data.image_root {config.image_root} is for a table of captions, and data.train names none; shards hold "
+            "their images, leave it out"
+        )
+    cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
+    spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
+    return ShardPairs(
+        expand(config.train, Remote(patience=config.remote_patience, cache=spans)),
+        max_pixels=config.max_pixels,
+        turned=turned,
+        index=IndexCache(cache, speaks=show) if cache else index_shard,
+        show=show,
+    )
+
+
+def expand(pattern: str, remote: Remote | None = None) -> list[Path | RemoteFile]:
+    """Files of a shard pattern: '{00000..00331}' and '{a,b}' braces, globs, several patterns joined by '::'.
+
+    Args:
+        remote: how addresses are read.
+
+    Raises:
+        BadInput: a named file does not exist or a glob matches nothing. That an address has no file shows when it is
+            first read.
+    """
+    remote = remote or Remote()
+    paths: list[Path | RemoteFile] = []
+    for part in split_joined(pattern):
+        found: list[Path | RemoteFile] = []
+        for name in _expand_braces(part):
+            found += remote.files(name) if is_address(name) else _expand_glob(name, without_secrets(pattern))
+        if not found:
+            named = without_secrets(part)
+            raise BadInput(f"shard pattern {named!r} names no file; a range runs upwards, as in {{00000..00331}}")
+        paths += found
+    return paths
+
+
+def _expand_braces(name: str) -> Iterator[str]:
+    for braces in re.finditer(r"\{([^{}]*)\}", name):
+        before, inside, after = name[: braces.start()], braces[1], name[braces.end() :]
+        if bounds := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+            first, last = bounds.groups()
+            choices: Any = (str(i).zfill(len(first)) for i in range(int(first), int(last) + 1))
+        elif "," in inside:
+            choices = inside.split(",")
+        else:
+            continue
+        for choice in choices:
+            yield from _expand_braces(before + choice + after)
+        return
+    yield name
+
+
+def _expand_glob(name: str, pattern: str) -> list[Path]:
+    path = expanded(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        raise BadInput(f"shard {name!r} is a directory without captions.jsonl or captions.csv; {_inside(path)}")
+    if os.path.exists(path):
+        raise BadInput(f"shard {name!r} is a pipe or a device, and shards are read by offset; name a file")
+    if not has_magic(name):
+        raise BadInput(f"shard {name!r} (of {pattern!r}) does not exist; check the path and the range in braces")
+    found = sorted(path for path in map(Path, glob(str(path))) if path.is_file())
+    if not found:
+        raise BadInput(f"shard pattern {name!r} matches no file; check the path, or quote it against the shell")
+    return found
+
+
+def _inside(folder: Path) -> str:
+    """What to do with a folder that has no table."""
+    files = sorted(file for file in islice(folder.glob("**/*"), LOOKED_AT) if file.is_file())
+    if any(file.suffix.lower() == ".tar" for file in files):
+        return f"name the tar files in it, for example '{folder}/*.tar'"
+    if packed := next((file for file in files if re.search(r"\.(tgz|tar\.\w+)$", file.name.lower())), None):
+        return f"{packed.name} in it is compressed: unpack it (`gunzip`, `zstd -d`) to .tar and name the tar files"
+    if table := next((file for file in files if file.suffix.lower() in (".csv", ".tsv", ".jsonl")), None):
+        return f"{table.name} in it is one by its name: give {table} itself"
+    images = {file.with_suffix("") for file in files if is_image_name(file.name)}
+    texts = (file for file in files if file.suffix.lower() in (".txt", ".json"))
+    if beside := next((file for file in texts if file.with_suffix("") in images), None):
+        each, place = ' for d in */; do tar -cf "${d%/}.tar" -C "$d" .; done', shlex.quote(str(folder))
+        pack = f"tar -cf {place}.tar -C {place} ." if beside.parent == folder else f"cd {place} &&{each}"
+        return (
+            "its images have a .txt or .json each (img2dataset's output_format `files`): put each folder into a tar, "
+            f"for example `{pack}`, and name the tar files"
+        )
+    held = "holds images, but says nowhere what they show" if images else "holds no images and no tar files"
+    return f"it {held}; needed is captions.csv with a first line 'file_name,caption', or tar files"
