@@ -54,6 +54,14 @@ class Checkpoint:
     parts: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
 
+    def load_into(self, module: nn.Module, name: str) -> None:
+        """Load a group of tensors, which must fit exactly.
+
+        Raises:
+            BadInput: names or shapes differ; names the first difference.
+        """
+        load_into(module, self.parts.get(name, {}), self.path / f"{name}.safetensors")
+
 
 def write(
     root: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int

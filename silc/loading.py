@@ -13,9 +13,8 @@ from silc.data.tokenizer import BPETokenizer
 from silc.distributed import place
 from silc.interop import sources
 from silc.models.config import multiples_near
-from silc.models.head import DistillHead
-from silc.models.silc import Encoder, TwoTower
-from silc.models.teacher import Teacher
+from silc.models.silc import Encoder
+from silc.objective import networks
 from silc.predict import Contrastive, Model, precision_of
 from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
 from silc.types import BadInput
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from silc.interop.big_vision import TextPool
+    from silc.models.silc import TwoTower
+    from silc.models.teacher import Teacher
     from silc.preprocess import Preprocess
     from silc.types import Tokenizer
 
@@ -133,19 +134,12 @@ def load_run(
         raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
     tokenizer = BPETokenizer.load(run / TOKENIZER, config.model.text.length)
     saved = checkpoint.read(newest, only=("model", "teacher"))
-    student = TwoTower(
-        config.model,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
-        scale_init=config.objective.initial_scale,
-        bias_init=config.objective.bias_init,
+    student, _, teacher = networks(
+        config.model, config.objective, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id
     )
-    checkpoint.load_into(student, saved.parts["model"], saved.path / "model.safetensors")
-    teacher = None
-    if config.objective.teacher:
-        head = DistillHead(config.model.head, config.model.embed_dim) if config.objective.distill else None
-        teacher = Teacher(None if config.objective.head_only_ema else student.visual, head)
-        checkpoint.load_into(teacher, saved.parts["teacher"], saved.path / "teacher.safetensors")
+    saved.load_into(student, "model")
+    if teacher is not None:
+        saved.load_into(teacher, "teacher")
         teacher.to(device).eval()
     models = encoders(
         student.to(device).eval(),

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from silc.checkpoint import HEADS
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.losses.distill import distill_loss, other_views, perplexity
 from silc.losses.patches import patch_loss
@@ -48,6 +49,24 @@ class Features:
     teacher_patches: Tensor | None = None  # [G, B, M, C] teacher, the same places of the whole views, no gradient
 
 
+class Networks(NamedTuple):
+    """Student, and what the losses ask for beside it."""
+
+    student: TwoTower
+    head: DistillHead | None
+    teacher: Teacher | None
+
+
+def networks(model: ModelConfig, config: ObjectiveConfig, *, vocab_size: int, eos_id: int) -> Networks:
+    """Untrained towers and head, and the teacher at the student."""
+    student = TwoTower(
+        model, vocab_size=vocab_size, eos_id=eos_id, scale_init=config.initial_scale, bias_init=config.bias_init
+    )
+    head = DistillHead(model.head, model.embed_dim) if config.distill else None
+    averaged = None if config.head_only_ema else student.visual
+    return Networks(student, head, Teacher(averaged, head) if config.teacher else None)
+
+
 class SilcObjective(nn.Module):
     """Student, teacher and losses in one module, so that DDP and compilers see one forward.
 
@@ -73,19 +92,10 @@ class SilcObjective(nn.Module):
         self.config = config
         self.centre_momentum = model_config.teacher.centre_momentum
         self.preprocess, self.world = preprocess, world
-        self.student = TwoTower(
-            model_config,
-            vocab_size=vocab_size,
-            eos_id=eos_id,
-            scale_init=config.initial_scale,
-            bias_init=config.bias_init,
-        )
+        self.student, self.head, self.teacher = networks(model_config, config, vocab_size=vocab_size, eos_id=eos_id)
         if config.contrastive == "softmax":
             # InfoNCE does not see a bias; a parameter without gradient would only stop DDP.
             self.student.logit_bias.requires_grad_(False)
-        self.head = DistillHead(model_config.head, model_config.embed_dim) if config.distill else None
-        averaged = None if config.head_only_ema else self.student.visual
-        self.teacher = Teacher(averaged, self.head) if config.teacher else None
         with_patches = config.patches != "off"
         self.patch_head = PatchHead(model_config.head, model_config.image.width) if with_patches else None
         self.patch_teacher = AveragedHead(self.patch_head.head) if self.patch_head is not None else None
@@ -133,6 +143,11 @@ class SilcObjective(nn.Module):
         """Those that enter the image-text loss."""
         original = views.original if self.config.needs_original else None
         return Views(original, None if self.config.contrastive_views == "original" else views.globals, None)
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """What it has beside its towers, by the name of its file in a checkpoint."""
+        return {name: module for name in HEADS if (module := getattr(self, name)) is not None}
 
     @property
     def supervised(self) -> bool:

@@ -126,9 +126,8 @@ def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWei
         model |= {name: fresh[name] for name in ("logit_scale", "logit_bias")}
         said += f"; scale and bias fresh, as the loss was {origin.contrastive}"
     checkpoint.load_into(objective.student, model, origin.path / "model.safetensors")
-    for name in ("head", "patch_head", "patch_teacher") if what == "all" else ():
-        module = getattr(objective, name)
-        if module is not None and name in parts:
+    for name, module in objective.heads.items():
+        if what == "all" and name in parts and name != "teacher":
             checkpoint.load_into(module, parts[name], origin.path / f"{name}.safetensors")
             said += f", {name.replace('_', ' ')}"
     if objective.teacher is None:

@@ -487,10 +487,7 @@ def _parts(objective: SilcObjective, optimizer: Optimizer) -> dict[str, dict[str
     parts = {"model": lora.merged(objective.student), "optimizer": optimizer.state()}
     if beside := lora.added(objective.student):
         parts["lora"] = beside
-    for name in checkpoint.HEADS:
-        if (module := getattr(objective, name)) is not None:
-            parts[name] = module.state_dict()
-    return parts
+    return parts | {name: module.state_dict() for name, module in objective.heads.items()}
 
 
 def _saving(
@@ -541,9 +538,8 @@ def _resume(
         _adapt(objective, config.train.optim.lora)
     student = lora.unmerged(objective.student, saved.parts["model"], saved.parts.get("lora", {}))
     checkpoint.load_into(objective.student, student, saved.path / "model.safetensors")
-    for name in checkpoint.HEADS:
-        if (module := getattr(objective, name)) is not None:
-            checkpoint.load_into(module, saved.parts[name], saved.path / f"{name}.safetensors")
+    for name, module in objective.heads.items():
+        saved.load_into(module, name)
     # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
     gradients = _gradients(config, objective, world)
     optimizer = Optimizer(config.train.optim, objective)

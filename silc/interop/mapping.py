@@ -167,5 +167,5 @@ def shapes_of(model: ModelConfig) -> dict[str, torch.Size]:
     """Names and shapes of the towers' state dict, which takes no memory."""
     assert model.text.vocab_size, "an imported tower knows its vocabulary"
     with torch.device("meta"):
-        towers = TwoTower(model, vocab_size=model.text.vocab_size, eos_id=0, scale_init=1.0, bias_init=0.0)
+        towers = TwoTower(model, vocab_size=model.text.vocab_size, eos_id=0)
     return {name: tensor.shape for name, tensor in towers.state_dict().items()}

@@ -53,13 +53,7 @@ class Pretrained:
 
     def build(self) -> TwoTower:
         """The towers with these weights, strictly loaded."""
-        towers = TwoTower(
-            self.model,
-            vocab_size=self.tokenizer.vocab_size,
-            eos_id=self.tokenizer.eos_id,
-            scale_init=1.0,
-            bias_init=0.0,
-        )
+        towers = TwoTower(self.model, vocab_size=self.tokenizer.vocab_size, eos_id=self.tokenizer.eos_id)
         checkpoint.load_into(towers, self.weights, Path(self.source))
         return towers.eval()
 

@@ -28,7 +28,7 @@ class TwoTower(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, *, vocab_size: int, eos_id: int, scale_init: float, bias_init: float
+        self, config: ModelConfig, *, vocab_size: int, eos_id: int, scale_init: float = 1.0, bias_init: float = 0.0
     ) -> None:
         super().__init__()
         self.visual = ImageTower(config.image, config.embed_dim)
