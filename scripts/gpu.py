@@ -314,13 +314,13 @@ def trials(configs: Sequence[Config], scored: EvalConfig, *, at_once: int) -> in
 
 def trial(config: Config, scored: EvalConfig) -> None:
     """Train and score one run, unless that is done. The page is left out: matplotlib may be missing here."""
-    from silc import run, scoring
+    from silc import evaluation, run
     from silc.eval.suite import write_scores
 
     scores = Path(config.out) / "scores.json"
     if not scores.is_file():
         run.train(replace(config, resume="auto"))
-        evaluations = scoring.evaluate(config.out, scored, device=config.train.device)
+        evaluations = evaluation.evaluate(config.out, scored, device=config.train.device)
         write_scores(scores, [evaluation.record for evaluation in evaluations])
 
 

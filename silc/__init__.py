@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # so that editors and type checkers know them
     from silc.config import Config as Config
     from silc.continuation import finetune as finetune
+    from silc.evaluation import evaluate as evaluate
     from silc.exports.directory import export as export
     from silc.loading import load as load
     from silc.loading import load_run as load_run
     from silc.recipes import get as recipe  # noqa: F401
-    from silc.scoring import evaluate as evaluate
     from silc.start import train as train
     from silc.types import BadInput as BadInput
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "train": "silc.start:train",
     "finetune": "silc.continuation:finetune",
-    "evaluate": "silc.scoring:evaluate",
+    "evaluate": "silc.evaluation:evaluate",
     "load": "silc.loading:load",
     "load_run": "silc.loading:load_run",
     "export": "silc.exports.directory:export",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from silc import places, recipes, run, scoring
+from silc import evaluation, places, recipes, results, run
 from silc.data import scenes
 from silc.eval import suite
 from silc.eval.config import EvalConfig
@@ -74,7 +74,7 @@ def main(out: Path, *, duration: str = "") -> None:
     scenes.write_sets(data, size=config.data.scenes.size, seed=config.train.seed)
     tasks = EvalConfig(root=str(data))
     baseline = suite.run({"colour histogram": ColourHistogram(Preprocess(config.model.image.size))}, suite.tasks(tasks))
-    evaluations = scoring.evaluate(out, tasks) + baseline
+    evaluations = evaluation.evaluate(out, tasks) + baseline
     tower = config.model.image
     summary = SUMMARY.format(
         width=tower.width,
@@ -83,9 +83,7 @@ def main(out: Path, *, duration: str = "") -> None:
         textures=len(scenes.TEXTURES),
         length=length,
     )
-    _, page = scoring.write_results(
-        out, evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary
-    )
+    _, page = results.write([out], evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary)
     say(f"report: {page}")
 
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from silc.config import Config
-from silc.terminal import say
+from silc.terminal import announce
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> 
 
 def say_unread(given: Iterable[str], config: Config) -> None:
     """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank."""
-    if (found := unread(given, config, RUN)) and os.environ.get("RANK", "0") == "0":
+    if found := unread(given, config, RUN):
         said = "; ".join(f"{path} ({why})" for path, why in found.items())
-        say(f"silc: given and not used in this run: {said}", error=True)
+        announce(f"silc: given and not used in this run: {said}", error=True)
 
 
 def _heads(config: Config) -> bool:

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import TextIO
 
     from rich.console import Console
@@ -56,6 +57,17 @@ def complain(text: object) -> None:
     say(f"silc: {one_line(text)}", error=True)
 
 
+def is_heard() -> bool:
+    """Whether this process speaks for its group before there is one: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def announce(line: str, *, error: bool = False) -> None:
+    """Say once, of all ranks, what is about to be done; torch, which takes seconds to load, is not needed for it."""
+    if is_heard():
+        say(line, error=error)
+
+
 def prepare() -> None:
     """Make the process's streams and warnings such that every name can be printed."""
     for stream in (sys.stdout, sys.stderr):
@@ -93,6 +105,16 @@ def page(renderable: Any, *, width: int) -> None:
     """Show a table, `width` characters wide where nobody sees the edge of a window."""
     here = console()
     (here if here.is_terminal else console(width=width)).print(renderable)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Show rows under the names of their columns."""
+    from rich.table import Table
+
+    shown = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        shown.add_row(*row)
+    page(shown, width=200)
 
 
 def progress(console: Console, *columns: Any, **settings: Any) -> Progress:

@@ -33,7 +33,7 @@ from silc.models.config import HeadConfig, ImageTowerConfig, ModelConfig, TextTo
 
 ROOT = Path(__file__).parent.parent
 # Processes started with start_method="forkserver" find what they import in memory.
-multiprocessing.set_forkserver_preload(["silc.cli", "silc.run"])
+multiprocessing.set_forkserver_preload(["silc.cli", "silc.commands.train", "silc.run"])
 SILC_DATA = Path(os.environ.get("SILC_DATA", ROOT.parent / "shared" / "data"))
 
 

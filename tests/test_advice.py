@@ -19,6 +19,7 @@ import pytest
 
 from silc import cli, recipes
 from silc import config as configs
+from silc.commands.plan import PlanCommand
 from silc.extras import install
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def advice() -> list[tuple[str, str]]:
         for text in strings(file):
             found += [(file.name, span) for span in spans(text)]
             found += [(file.name, line.strip()) for line in re.findall(r"next: (silc .*)", text)]
-    usage = [line.strip() for line in (cli.__doc__ or "").splitlines() if line.startswith("    silc ")]
+    usage = [line.strip() for line in cli.usage().splitlines() if line.startswith("    silc ")]
     found += [("cli.py", line.partition("  ")[0]) for line in usage]  # what it does stands after two spaces
     return found
 
@@ -100,9 +101,7 @@ def flags_of(command: str) -> frozenset[str]:
     fields = {f"--{path.replace('_', '-')}" for path, _, _ in configs.fields(configs.Config())}
     if command in FIELDS:
         own = {"--init", "--mode"} if command == "finetune" else set()
-        own |= (
-            {f"--{f.replace('_', '-')}" for f in cli.PlanCommand.__dataclass_fields__} if command == "plan" else set()
-        )
+        own |= {f"--{f.replace('_', '-')}" for f in PlanCommand.__dataclass_fields__} if command == "plan" else set()
         return frozenset(fields | own | {"--help"})
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
@@ -178,7 +177,7 @@ def test_extras_asked_for_exist_and_are_used() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("install", "needs"):
                 asked |= {arg.value for arg in node.args[-1:] if isinstance(arg, ast.Constant)}
-    from silc.doctor import LIBRARIES
+    from silc.commands.doctor import LIBRARIES
 
     assert {"log", "interop", "remote"} <= asked
     assert asked | set(LIBRARIES.values()) - {""} <= extras().keys()

@@ -22,13 +22,14 @@ PACKAGE = ROOT / "silc"
 ORDER = (
     "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
-    " | interop inputs dense | rundir | predict | loading | exports curate | checks | origin | run scoring folders"
-    " | continuation start serve bench plan demo doctor | cli | __main__"
+    " | interop inputs dense | rundir | predict | loading | exports curate | checks | origin | run evaluation results"
+    " | continuation start serve bench plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
 TORCH_FREE += ("models/variants", "losses/config", "training/config", "eval/config", "eval/tasks", "places", "rundir")
-TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "folders", "data/check", "bench/suite")
+TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "data/check", "bench/suite")
+TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
 
 def modules() -> list[Path]:

@@ -15,11 +15,17 @@ from PIL import Image
 
 from silc import cli, continuation, given, recipes, run
 from silc import config as configs
+from silc.commands.configured import configured
+from silc.commands.eval import EvalCommand
+from silc.commands.export import ExportCommand
+from silc.commands.import_model import ImportCommand
+from silc.commands.plan import PlanCommand
+from silc.commands.predict import PredictCommand
 from silc.config import Config
 from silc.eval.config import EvalConfig
+from silc.evaluation import evaluate
 from silc.interop import sources
 from silc.loading import load
-from silc.scoring import evaluate
 from silc.training.log import history
 from silc.types import BadInput
 
@@ -165,7 +171,7 @@ def test_a_second_stage_from_before_its_recipe_changed_goes_on(
 def test_idle_settings_are_named_in_one_line(
     recipe: str, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, _ = cli._configured("train", [recipe, *flags])
+    config, _ = configured("train", [recipe, *flags])
     given.say_unread(given.flags(Config, flags), config)
     line = capsys.readouterr().err
     assert said in line
@@ -176,7 +182,7 @@ def test_idle_settings_are_named_in_one_line(
 @pytest.mark.parametrize("recipe", ["silc_c-tiny", "silc_s", "clip"])
 def test_what_a_recipe_leaves_idle_by_itself_is_not_said(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--train.batch-size", "64", "--train.optim.lr", "1e-4", "--eval.root", "/data", "--out", "x"]
-    given.say_unread(given.flags(Config, flags), cli._configured("train", [recipe, *flags])[0])
+    given.say_unread(given.flags(Config, flags), configured("train", [recipe, *flags])[0])
     assert not capsys.readouterr().err
 
 
@@ -185,7 +191,7 @@ def test_idle_rules_name_settings_that_exist() -> None:
     for rule in given.RUN:
         assert any(map(rule.has, paths)), rule
         assert set(rule.but) <= set(paths)
-    for command in (cli.EvalCommand, cli.PredictCommand, cli.ExportCommand, cli.ImportCommand, cli.PlanCommand):
+    for command in (EvalCommand, PredictCommand, ExportCommand, ImportCommand, PlanCommand):
         names = {path for path, _ in given._hints(command)}
         for rule in command.idle:
             assert any(map(rule.has, names)), rule

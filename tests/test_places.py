@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from silc import checks, folders, places
+from silc import checks, places
 from silc.cli import main
+from silc.commands import predictions
 from silc.types import BadInput
 
 LONG = "x" * 300
@@ -213,7 +214,7 @@ def test_what_was_not_named_replaces_nobodys_file(tmp_path: Path) -> None:
     for mine in ("labels.json", "notes.html", "maps.segmentations.png"):
         (tmp_path / mine).write_text("mine")
     for write in (
-        lambda: folders.place_of("embed", str(tmp_path / "labels.npy")),
+        lambda: predictions.place_of("embed", str(tmp_path / "labels.npy")),
         lambda: checks.result_files(["hf:a/b"], tmp_path / "notes.json"),
         lambda: checks.result_files(["hf:a/b"], tmp_path / "maps.json"),
     ):
@@ -222,7 +223,7 @@ def test_what_was_not_named_replaces_nobodys_file(tmp_path: Path) -> None:
         ):
             write()
     (tmp_path / "labels.npy").write_bytes(b"")
-    assert folders.place_of("embed", str(tmp_path / "labels.npy")) == tmp_path / "labels.npy"
+    assert predictions.place_of("embed", str(tmp_path / "labels.npy")) == tmp_path / "labels.npy"
 
 
 def test_no_image_is_replaced_by_what_is_said_of_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 import silc
 from silc import config as configs
-from silc import folders, run
+from silc import run
 from silc.cli import main
+from silc.commands import image_files, predictions
 from silc.config import Config
 from silc.data.scenes import write_sets
 from silc.eval import metrics
@@ -424,8 +425,8 @@ def test_label_maps_of_many_names(model: Model, tmp_path: Path) -> None:
     """More than 256 names are written in 16 bits; 255 is a class like the others."""
     Image.fromarray(np.asarray(phone())).save(tmp_path / "in.png")
     names = [f"name {index}" for index in range(300)]
-    images = folders.images_of([tmp_path / "in.png"], "segment")
-    folders.segment(model, images, names, tmp_path / "out", EvalConfig())
+    images = image_files.images_of([tmp_path / "in.png"], "segment")
+    predictions.segment(model, images, names, tmp_path / "out", EvalConfig())
     with Image.open(tmp_path / "out" / "00000-in.labels.png") as opened:
         assert opened.mode == "I;16"
         assert np.array_equal(np.asarray(opened), model.segment(tmp_path / "in.png", names).labels.numpy())

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from silc.cli import _configured, main
+from silc.cli import main
+from silc.commands.configured import configured
 from silc.data import scenes
 from tests.data.conftest import sample, write_tar
 
@@ -89,7 +90,7 @@ def test_commands_are_understood(demo: Path, monkeypatch: pytest.MonkeyPatch) ->
             silc(words, {"out/s16": "out/demo"})
         elif words[0] == "train":
             for extra in ([], *([] if "--train.duration" in words else inline)):
-                assert _configured("train", [*words[1:], *extra])[0].out in ("out/cc3m", "out/s16")
+                assert configured("train", [*words[1:], *extra])[0].out in ("out/cc3m", "out/s16")
         elif words[0] == "eval":
             here = {"out/cc3m": "out/demo", "/data/eval": "out/demo/data", "voc2012-zs-seg": "scenes-zs-seg"}
             silc(words, here)

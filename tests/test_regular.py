@@ -12,6 +12,7 @@ import pytest
 
 from silc import cli
 from silc import config as configs
+from silc.commands.image_files import images_of
 from silc.data.config import DataConfig
 from silc.data.folder import FolderPairs
 from silc.data.pairs import BadSample
@@ -19,7 +20,6 @@ from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.eval.datasets import lines_of, read_image, read_label
 from silc.eval.webdataset import Member
-from silc.folders import images_of
 from silc.interop.files import read_json, read_safetensors
 from silc.types import BadInput
 

@@ -14,6 +14,11 @@ from silc import cli, recipes, run
 from silc import config as configs
 from silc.bench.suite import BenchConfig
 from silc.checkpoint import find, read
+from silc.commands.data_check import CheckCommand
+from silc.commands.eval import EvalCommand
+from silc.commands.import_model import ImportCommand
+from silc.commands.plan import PlanCommand
+from silc.commands.predict import PredictCommand
 from silc.config import Config
 from silc.data.config import CropConfig
 from silc.distributed import World
@@ -71,11 +76,11 @@ LEGAL: dict[str, dict[float, str]] = {
     "--alpha": {0: "the grey image alone"},
 }
 COMMANDS: dict[str, tuple[type, list[str]]] = {
-    "eval": (cli.EvalCommand, ["eval", "run"]),
-    "import": (cli.ImportCommand, ["import", "source", "out"]),
-    "predict": (cli.PredictCommand, ["predict", "classify", "run", "image.jpg", "--out", "x.json"]),
-    "plan": (cli.PlanCommand, ["plan", "clip"]),
-    "data check": (cli.CheckCommand, ["data", "check", "x.tar"]),
+    "eval": (EvalCommand, ["eval", "run"]),
+    "import": (ImportCommand, ["import", "source", "out"]),
+    "predict": (PredictCommand, ["predict", "classify", "run", "image.jpg", "--out", "x.json"]),
+    "plan": (PlanCommand, ["plan", "clip"]),
+    "data check": (CheckCommand, ["data", "check", "x.tar"]),
     "bench": (BenchConfig, ["bench", "losses"]),
 }
 

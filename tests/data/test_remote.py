@@ -24,7 +24,7 @@ import torch
 from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
 from silc import cli, run
-from silc.cli import _configured
+from silc.commands.configured import configured
 from silc.config import Config
 from silc.data import remote
 from silc.data.config import DataConfig
@@ -529,7 +529,7 @@ def test_the_guide(server: Nginx, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(commands) == 4
     for words in commands:
         if words[0] == "train":
-            assert _configured("train", words[1:])[0].out == "out/cc3m"
+            assert configured("train", words[1:])[0].out == "out/cc3m"
             continue
         words[2] = server.url("plain", FIVE)
         assert cli.main([*words, "--workers", "0"]) == 0

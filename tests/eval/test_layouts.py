@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from silc import checks, loading, scoring
+from silc import checks, evaluation, loading
 from silc.cli import main
 from silc.eval.cifar import read_batch, read_cifar
 from silc.eval.layouts import UNUSED_IDS, discover, read_stuffthingmap
@@ -88,7 +88,7 @@ def scored(tmp_path, monkeypatch, capsys):
         model = NameReader(NameTokenizer(list(names)))
         loaded = loading.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
         monkeypatch.setattr(checks, "check_model", lambda path: None)
-        monkeypatch.setattr(scoring, "load_any", lambda *_, **__: loaded)
+        monkeypatch.setattr(evaluation, "load_any", lambda *_, **__: loaded)
         out = tmp_path / "scores.json"
         (tmp_path / "run").mkdir(exist_ok=True)
         command = ["eval", str(tmp_path / "run"), "--root", str(root), "--out", str(out), "--device", "cpu", *args]

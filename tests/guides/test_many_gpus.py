@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from silc import config as configs
-from silc.cli import _configured, main
+from silc.cli import main
+from silc.commands.configured import configured
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "guides" / "many-gpus.md").read_text()
@@ -44,7 +45,7 @@ def test_the_commands_are_understood() -> None:
         else:
             arguments = words[words.index("silc") + 2 :]
             assert words[words.index("silc") + 1] == "train"
-        assert _configured("train", arguments)[0].out.endswith("out/run")
+        assert configured("train", arguments)[0].out.endswith("out/run")
 
 
 def test_settings_are_fields() -> None:
@@ -55,4 +56,4 @@ def test_settings_are_fields() -> None:
     assert len(flags - own) >= 6
     assert flags - own <= known
     for inline in re.findall(r"`(--(?:train|data|objective)[^` ]+ [^`]+)`", GUIDE):
-        _configured("train", ["silc_c", *shlex.split(inline)])
+        configured("train", ["silc_c", *shlex.split(inline)])

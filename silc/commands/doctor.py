@@ -1,19 +1,17 @@
-"""What is here: libraries, device, precision, data. For bug reports, and before a long run."""
+"""`silc doctor`: libraries, device, precision, data. For bug reports, and before a long run."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 import silc
-from silc.distributed import place
-from silc.eval import tasks
+from silc import terminal
+from silc.commands import flags
 from silc.extras import install
-from silc.training.precision import fit_of
 
 LIBRARIES = {
     **dict.fromkeys(("torch", "torchvision", "timm", "tokenizers", "safetensors", "numpy", "pillow"), ""),
@@ -22,6 +20,21 @@ LIBRARIES = {
     **{"torchao": "quant", "wandb": "log", "trackio": "log"},
 }
 """What is used, and the extra it comes with; empty: silc's own dependencies."""
+
+
+@dataclass(frozen=True)
+class DoctorCommand:
+    """Say what is installed, on what it would compute, in which precision, and what data is found."""
+
+    root: str = ""
+    """A folder of evaluation data."""
+
+
+def main(args: list[str]) -> int:
+    """Print what was found, and what to do about it."""
+    command = flags.read(DoctorCommand, args, "silc doctor")
+    terminal.table("silc doctor", ("what", "found", "to do"), findings(command.root))
+    return 0
 
 
 def findings(root: str = "") -> list[tuple[str, str, str]]:
@@ -35,6 +48,8 @@ def findings(root: str = "") -> list[tuple[str, str, str]]:
     found += [("device", *_device()), ("precision", *_precision())]
     found += [(name, *_version(name, extra)) for name, extra in LIBRARIES.items()]
     if root:
+        from silc.eval import tasks
+
         there = [task.name for task in tasks.listing(root) if task.found] if Path(root).is_dir() else []
         advice = "" if there else f"`silc eval --list --root {root}` shows what each task needs"
         found.append(("data", ", ".join(there) or f"no task's data under {root}", advice))
@@ -42,6 +57,8 @@ def findings(root: str = "") -> list[tuple[str, str, str]]:
 
 
 def _device() -> tuple[str, str]:
+    import torch
+
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return ", ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in names), ""
@@ -53,6 +70,9 @@ def _device() -> tuple[str, str]:
 
 
 def _precision() -> tuple[str, str]:
+    from silc.distributed import place
+    from silc.training.precision import fit_of
+
     fit = fit_of(place())
     return f"{fit.best} where train.precision is auto: {fit.why}", ""
 

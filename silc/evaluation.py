@@ -1,4 +1,4 @@
-"""Models that are there, scored: what `silc.evaluate` and `silc eval` call, and the files and pages they leave."""
+"""Models that are there, scored: `silc.evaluate`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from silc import checks, terminal
+from silc import checks
 from silc import config as configs
 from silc.distributed import join
-from silc.eval import report, suite
+from silc.eval import suite
 from silc.eval.cache import Cache
 from silc.eval.config import EvalConfig
-from silc.eval.pictures import contact_sheet
 from silc.eval.progress import evaluation_bar
-from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
 from silc.loading import Loaded, Weights, load_any
 from silc.models.silc import Encoder
 from silc.predict import Model
-from silc.rundir import CONFIG, is_run
-from silc.training.log import history
+from silc.rundir import is_run
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -67,7 +64,7 @@ def evaluate(
     """
     values = {f"eval.{name}": str(value) if isinstance(value, Path) else value for name, value in fields.items()}
     config = configs.override(configs.Config(eval=config or EvalConfig()), values).eval
-    models = _several(source)
+    models = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     named = [one for one in models if isinstance(one, str | Path)]
     if not named:
         _refuse_what_only_names_take(device != "auto", tokenizer is not None, "weights" in fields, cache is not None)
@@ -78,20 +75,14 @@ def evaluate(
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world, failed)
+        kept = None if cache is None else Cache(cache)
+        score = partial(suite.run, evaluators=evaluators, progress=progress, cache=kept, world=world, failed=failed)
         for read in readers:
-            loaded = read(world.device)
-            scored = suite.run(
-                loaded.models,
-                evaluators,
-                progress,
-                examples_seen=loaded.examples_seen,
-                train_flops=loaded.train_flops,
-                cache=None if cache is None else Cache(cache),
-                checksum=loaded.checksum,
-                world=world,
-                failed=failed,
+            one = read(world.device)
+            scored = score(
+                one.models, checksum=one.checksum, examples_seen=one.examples_seen, train_flops=one.train_flops
             )
-            evaluations += [_with_precision(evaluation, loaded.models) for evaluation in scored]
+            evaluations += [_with_precision(evaluation, one.models) for evaluation in scored]
         return evaluations if world.is_main else []
 
 
@@ -151,73 +142,3 @@ def _refuse_what_only_names_take(device: bool, tokenizer: bool, weights: bool, c
     if tokenizer or weights or cache:
         what = "tokenizer" if tokenizer else "weights" if weights else "cache"
         raise BadInput(f"{what} is for models given by name; leave it out for models in memory")
-
-
-def _several(source: Any) -> list[Any]:
-    return list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-
-
-def write_results(
-    source: str | Path | Sequence[str | Path],
-    evaluations: list[Evaluation],
-    scores: str | Path | None = None,
-    *,
-    title: str,
-    summary: str = "",
-) -> tuple[list[Path], Path]:
-    """Write records, a page and a sheet of segmentations (`checks.result_files` says where), and print the table.
-
-    Args:
-        source: the models, as they were given to `evaluate`.
-        scores: the file of all records; None gives each model its own, scores.json in its directory.
-
-    Returns:
-        The files of records, and the report beside the first.
-
-    Raises:
-        BadInput: a file cannot be written, or none is named and a model is in no directory.
-    """
-    models = _several(source)
-    named = dict(zip(models, distinct_names(models), strict=True))
-    records = [evaluation.record for evaluation in evaluations]
-    files = checks.result_files(models, scores)
-    own = [records] if scores is not None else [[r for r in records if r.model == name] for name in named.values()]
-    for file, mine in zip(files.scores, own, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        suite.write_scores(file, mine)
-    histories = {name: history(Path(one)) for one, name in named.items()}
-    report.write_report(
-        files.page,
-        title=title,
-        summary=summary,
-        evaluations=evaluations,
-        histories=histories,
-        settings=_settings(named),
-    )
-    _write_segmentations(evaluations, files.pictures)
-    terminal.page(printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
-    return list(files.scores), files.page
-
-
-def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
-    """Every setting of each run but where it is, by the run's name."""
-    runs = {name: configs.load(Path(one) / CONFIG) for one, name in named.items() if is_run(one)}
-    return {
-        name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume", "extend")}
-        for name, config in runs.items()
-    }
-
-
-def _write_segmentations(evaluations: list[Evaluation], file: Path) -> None:
-    """A contact sheet with an image a row and a model a column; none where nothing was segmented."""
-    models = column_names([evaluation.record for evaluation in evaluations])
-    overlays = [
-        replace(picture, caption=f"{picture.caption}: {model}")
-        for model, evaluation in zip(models, evaluations, strict=True)
-        if evaluation.record.task == "zeroshot_segmentation"
-        for picture in evaluation.pictures
-    ]
-    if overlays:
-        # A stable sort keeps the models in order within an image.
-        rows = sorted(overlays, key=lambda picture: (picture.group, picture.caption.partition(": ")[0]))
-        contact_sheet(rows, columns=len(set(models))).save(file)

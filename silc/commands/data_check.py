@@ -1,0 +1,60 @@
+"""`silc data check`: a look at pairs before training on them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from silc.commands import flags
+from silc.settings import NATURAL, Range, Settings
+from silc.terminal import announce, say
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class CheckCommand(Settings):
+    """Look at data before training on it: report.html with pictures, check.json, and a list of broken samples."""
+
+    data: tyro.conf.Positional[str]
+    """What data.train takes: tar shards ('/data/{00000..00331}.tar', 'https://...', 's3://...'), or a folder with a
+    table of captions."""
+    image_root: str = ""
+    """Folder of a table's images, as data.image_root; empty: the table's folder."""
+    out: str = "data-check"
+    """Folder for what comes out."""
+    samples: Annotated[int, NATURAL] = 0
+    """Look at this many, evenly spread; 0 is all."""
+    workers: Annotated[int, Range(least=0, most=1024)] = min(8, os.cpu_count() or 1)
+    """Processes that read; 0 reads in this one."""
+    pictures: Annotated[int, Range(least=0, most=10_000)] = 24
+    """Pictures on the page."""
+
+
+def main(args: list[str]) -> int:
+    """Look at the pairs and write what was found."""
+    if args[:1] != ["check"]:
+        if args and args[0] not in ("-h", "--help"):
+            raise BadInput(f"unknown command 'data {args[0]}'; there is `silc data check SHARDS`")
+        args = ["check", "--help"]
+    command = flags.read(CheckCommand, args[1:], "silc data check")
+    from silc.data import check
+    from silc.data.config import DataConfig
+    from silc.data.remote import without_secrets
+    from silc.data.sources import open_pairs
+
+    out = check.place_of(command.out)
+    announce(f"data check: {without_secrets(command.data)} into {out}")
+    pairs = open_pairs(DataConfig(train=command.data, image_root=command.image_root), seed=0, show=True)
+    said = check.run(
+        pairs,
+        out,
+        title=without_secrets(command.data),
+        limit=command.samples,
+        workers=command.workers,
+        num_pictures=command.pictures,
+    )
+    say(said)
+    return 0

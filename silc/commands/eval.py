@@ -1,0 +1,156 @@
+"""`silc eval`: scores of models on the data sets under a root, a report, and tables of the paper beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import tyro
+
+from silc import checks, places, terminal
+from silc.commands import flags
+from silc.commands.model_flags import DeviceName, is_import
+from silc.eval.config import EvalConfig
+from silc.given import Idle, evaluated
+from silc.rundir import is_run
+from silc.terminal import announce, complain, say
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class EvalCommand(EvalConfig):
+    """Score runs on the data sets under a root, side by side."""
+
+    section: ClassVar[str] = ""
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("*",), lambda c: c.list, "--list shows the tasks under --root and scores nothing", but=("root", "list")),
+        Idle(
+            ("*",),
+            lambda c: bool(c.table) and not c.root,
+            "without --root the table is made of the scores there are",
+            but=("table", "out"),
+        ),
+        Idle(("segmentation", "window", "readout", "absent_classes"), evaluated("-zs-seg"), "no task segments"),
+        Idle(("pamr", "mix", "background"), evaluated("-zs-seg"), "no task segments"),
+        Idle(("ensemble",), evaluated("-zs", "-zs-seg"), "no task makes classes of prompts"),
+        Idle(("classification",), evaluated("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
+        Idle(("shots",), evaluated("-fewshot"), "no few-shot task"),
+        Idle(("max_captions",), evaluated("-retrieval"), "no retrieval task"),
+        Idle(("tokenizer",), lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
+        Idle(
+            ("weights",), lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"
+        ),
+    )
+    exif_orientation: Literal["ignore", "apply"] = "apply"
+    """Whether a photograph is turned as EXIF says that the camera was held. Label maps never are."""
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
+    out: str = ""
+    """JSON file for all records; default each run's own scores.json. The page is FILE.html, or report.html."""
+    tokenizer: str = ""
+    """tokenizer.json, spiece.model or a directory with one, for models that are no runs; a .npz has none of its own."""
+    device: DeviceName = "auto"
+    cache: str = ""
+    """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
+    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
+    """Lay the runs out beside this table of the paper (.md, .html, .json); without --root from the scores there are."""
+    list: bool = False
+    """Show every task, what it needs under the root and whether it is there; score nothing."""
+
+    def config(self) -> EvalConfig:
+        """The part that shapes the numbers."""
+        return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
+
+
+def main(args: list[str]) -> int:
+    """Score, or list the tasks, or lay out the scores there are; 2 where a task could not be scored."""
+    command = flags.read(EvalCommand, args, "silc eval")
+    if command.list:
+        return _list_tasks(command.root)
+    if not command.runs:
+        raise BadInput(
+            "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
+        )
+    stem = _table_stem(command.table, Path(command.out or command.runs[0])) if command.table else None
+    scored = command.root or not command.table
+    files, unscored = _score(command.runs, command) if scored else ([Path(name) for name in command.runs], [])
+    if stem and files:
+        _paper_table(command.table, files, stem)
+    if unscored and files:
+        complain(f"not scored: {', '.join(unscored)}; the files hold the others")
+    return BadInput.exit_code if unscored else 0
+
+
+def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path], Sequence[str]]:
+    """Score models and write what came out.
+
+    Returns:
+        The files of records, which are the main rank's, and the tasks that could not be scored.
+    """
+    beside = next((Path(model) for model in models if Path(model).is_dir()), None)
+    if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
+        raise BadInput("none of these models is in a directory that could keep its scores; give --out FILE.json")
+    config = checks.scoring(models, command.config())
+    files = checks.result_files(models, command.out or None)
+    cache = _cache(command.cache, beside or files.page.parent)
+    announce(f"eval: {config.tasks} under {config.root}, of {', '.join(models)}")
+    from silc import evaluation, results
+    from silc.eval.progress import Unscored
+
+    tokenizer = Path(command.tokenizer) if command.tokenizer else None
+    unscored = Unscored(complain if terminal.is_heard() else lambda _: None)
+    evaluations = evaluation.evaluate(
+        models, config, device=command.device, cache=cache, tokenizer=tokenizer, failed=unscored
+    )
+    if not evaluations:  # on another rank than the main one, or of no task
+        return [], unscored.tasks
+    title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
+    written, page = results.write(models, evaluations, command.out or None, title=title)
+    say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
+    return written, unscored.tasks
+
+
+def _cache(given: str, beside: Path) -> Path | None:
+    """The folder that keeps results: the one asked for, or one beside the scores where that can be written."""
+    if given:
+        return None if given == "off" else places.folder(given, flag="--cache")
+    try:
+        return places.folder(beside / "eval-cache", flag="--cache")
+    except BadInput as error:
+        announce(f"eval: no results are kept for the next time: {error}")
+        return None
+
+
+def _paper_table(name: str, scored: Sequence[Path], stem: Path) -> None:
+    from silc.eval import tables
+
+    table = tables.paper_table(name, scored)
+    say(tables.to_markdown(table))
+    say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
+
+
+def _table_stem(name: str, beside: Path) -> Path:
+    """Where a table goes, less its suffixes, tried: into a folder, or beside a file of scores and named after it."""
+    if beside.is_dir() or not beside.suffix:
+        stem = beside / f"table-{name}"
+    else:
+        stem = beside.with_name(f"table-{name}" if beside.name == "scores.json" else f"{beside.stem}.table-{name}")
+    return [places.file(f"{stem}{suffix}", flag="the table") for suffix in (".html", ".json", ".md")][-1].with_suffix(
+        ""
+    )
+
+
+def _list_tasks(root: str) -> int:
+    from silc.eval import own_sets, tasks
+
+    rows = []
+    for task in tasks.listing(root):
+        missing = [path for path in task.needs if not path.exists()]
+        needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
+        rows.append((task.name, "-" if not root else "no" if missing else "yes", needs))
+    terminal.table(f"Tasks under {root or 'the --root you give'}", ("task", "there", "needs"), rows)
+    say(f"\n{own_sets.shown()}")
+    return 0

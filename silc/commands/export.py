@@ -1,0 +1,57 @@
+"""`silc export`: a model for other libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tyro
+
+from silc.commands import flags
+from silc.commands.model_flags import WEIGHTS_OF_RUNS, ModelName, TokenizerPath, WeightsName
+from silc.exports import formats
+from silc.given import Idle
+from silc.terminal import announce, say
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a model for other libraries, all formats or none; each is read back and compared before it is there."""
+
+    idle: ClassVar[tuple[Idle, ...]] = (WEIGHTS_OF_RUNS,)
+    model: ModelName
+    out: tyro.conf.Positional[str]
+    """Directory to write."""
+    formats: str = "open_clip,transformers"
+    """Of open_clip, transformers, onnx, torch_export, int8, separated by commas; silc's own is always written."""
+    weights: WeightsName = "auto"
+    tokenizer: TokenizerPath = ""
+    license: str = "unknown"
+    """For the model card, in the hub's words, e.g. apache-2.0."""
+    datasets: str = ""
+    """For the model card, ORG/NAME separated by commas."""
+
+
+def main(args: list[str]) -> int:
+    """Export a model; says what was compared."""
+    command = flags.read(ExportCommand, args, "silc export")
+    out = formats.check(command.model, command.out, _listed(command.formats))
+    announce(f"export: {command.model} as {command.formats} into {out}")
+    from silc.exports.directory import export
+
+    checks = export(
+        command.model,
+        out,
+        _listed(command.formats),
+        weights=command.weights,
+        tokenizer=command.tokenizer or None,
+        license=command.license,
+        datasets=_listed(command.datasets),
+    )
+    say("\n".join(map(str, checks)))
+    say(f"exported: {out}   what to know of it: {out / 'README.md'}")
+    return 0
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]

@@ -1,0 +1,38 @@
+"""Flags of every command that takes a model: types that carry their line of help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from silc.given import Idle
+from silc.rundir import is_run
+from silc.settings import Device
+
+ModelName = Annotated[
+    tyro.conf.Positional[str],
+    tyro.conf.arg(
+        help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."
+    ),
+]
+WeightsName = Annotated[
+    Literal["auto", "student", "teacher"],
+    tyro.conf.arg(help="Of a run; `auto` is the teacher where there is one."),
+]
+TokenizerPath = Annotated[
+    str,
+    tyro.conf.arg(
+        help="tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."
+    ),
+]
+DeviceName = Annotated[str, Device(), tyro.conf.arg(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+
+
+def is_import(model: str) -> bool:
+    """Whether it is some model other than a run; what is not there at all is for its reader to say."""
+    return not is_run(model) and (":" in model or Path(model).exists())
+
+
+WEIGHTS_OF_RUNS = Idle(("weights",), lambda c: is_import(c.model), "the model is no run with a student and a teacher")

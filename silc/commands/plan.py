@@ -1,0 +1,83 @@
+"""`silc plan`: what a run will take, before it is started."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+import tyro
+
+from silc import given, places
+from silc.commands import flags
+from silc.commands.configured import configured
+from silc.given import Idle
+from silc.settings import Range, Settings
+from silc.terminal import say
+from silc.types import BadInput
+
+
+@dataclass(frozen=True)
+class PlanCommand(Settings):
+    """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are set side by side.
+
+    Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
+    """
+
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(
+            ("gpus", "gpu", "mfu", "price", "pairs", "network", "gpus_per_node", "json"),
+            lambda c: bool(c.cards),
+            "--cards tells the largest batches of one card and nothing else",
+        ),
+        Idle(("price",), lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
+    )
+    recipes: tyro.conf.Positional[tuple[str, ...]]
+    """Names, or config.yaml of runs."""
+    gpus: Annotated[int, Range(least=1, most=10_000_000)] = 8
+    """Number of cards, over all nodes."""
+    gpu: str = "h100"
+    """a100-40, a100-80, h100, h200, b200, l40s or rtx4090."""
+    mfu: Annotated[float, Range(above=0, most=1)] = 0.4
+    """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
+    price: Annotated[float | None, Range(least=0, most=1e6)] = None
+    """Of a card and hour, for the cost."""
+    pairs: Annotated[int | None, Range(least=1, most=10**12)] = None
+    """Number of pairs, for a `train.duration` in epochs."""
+    network: Annotated[float | None, Range(above=0, most=1e6)] = None
+    """GB/s a node sends to others, one direction, instead of the card's usual."""
+    gpus_per_node: Annotated[int | None, Range(least=1, most=10_000)] = None
+    """Instead of 8."""
+    cards: str = ""
+    """Gigabytes of cards, e.g. 8,24,80: only tells the largest batch of each recipe that one of them holds."""
+    json: str = ""
+    """File for every number."""
+
+
+def main(args: list[str]) -> int:
+    """Print the plan of a recipe, of several side by side, or the batches that cards hold."""
+    chosen, rest = flags.taken(args, [field.name for field in dataclasses.fields(PlanCommand)[1:]])
+    first_flag = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    names, overrides = rest[:first_flag], rest[first_flag:]
+    options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+    command = flags.read(PlanCommand, [*names, *options, *([] if names else overrides)], "silc plan")
+    if not names:
+        raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
+    configurations, typed = zip(*(configured("plan", [name, *overrides]) for name in names), strict=True)
+    given.say_unread(typed[0], configurations[0])
+    file = places.file(command.json, flag="--json") if command.json else None
+    from silc.plan import cards, gpus, project, tables
+
+    if command.cards:
+        held = cards.largest_batches(configurations, cards.sizes(command.cards))
+        say(tables.text(tables.cards(held)).strip("\n"))
+        return 0
+    card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
+    plan = partial(project.plan, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price, pairs=command.pairs)
+    plans = [plan(one) for one in configurations]
+    say(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)).rstrip("\n"))
+    if file:
+        tables.write(plans, file)
+        say(f"plan: {file}")
+    return 0

@@ -1,0 +1,86 @@
+"""`silc predict`: a model on images and folders of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from silc.commands import class_names, flags, image_files, predictions
+from silc.commands.model_flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
+from silc.eval.config import EvalConfig
+from silc.eval.prompts import templates
+from silc.given import Idle
+from silc.rundir import check_model
+from silc.settings import Range, Settings
+from silc.terminal import announce, complain, say
+
+
+@dataclass(frozen=True)
+class PredictCommand(Settings):
+    """Use a model on images: a run, an import, or whatever `silc import` takes."""
+
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle(("names",), lambda c: c.task == "embed", "embedding takes no names"),
+        Idle(("templates",), lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
+        Idle(("segmentation",), lambda c: c.task != "segment", "windows are for segment"),
+        Idle(("alpha", "legend", "edges"), lambda c: c.task != "segment", "overlays are for segment"),
+        WEIGHTS_OF_RUNS,
+    )
+    task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
+    """Probabilities of names on the screen and as JSON, features as .npy, or overlays and label maps in a folder."""
+    model: ModelName
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, or folders of them."""
+    out: str = ""
+    """Where it goes: FILE.json to classify (or nowhere: the likeliest names are printed), FILE.npy to embed, a new or
+    empty folder to segment."""
+    names: str = ""
+    """Classes to tell apart, separated by commas, or a .txt file with one a line."""
+    templates: str = "clip7"
+    """Prompts around the names when classifying: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain."""
+    weights: WeightsName = "auto"
+    tokenizer: TokenizerPath = ""
+    segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
+    """Sliding windows when segmenting, as for `silc eval`."""
+    alpha: Annotated[float, Range(least=0, most=1)] = 0.7
+    """Share of the classes' colours in overlays."""
+    legend: bool = False
+    """Name the classes below overlays."""
+    edges: bool = False
+    """Draw white lines between classes in overlays."""
+    batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
+    """Images (windows, texts) per forward pass."""
+    device: DeviceName = "auto"
+
+
+def main(args: list[str]) -> int:
+    """Classify, embed or segment; files that are no images are told at the end."""
+    command = flags.read(PredictCommand, args, "silc predict")
+    out = predictions.place_of(command.task, command.out)
+    check_model(command.model)
+    templates(command.templates)
+    names = class_names.names_of(command.names) if command.task != "embed" else []
+    images = image_files.images_of(command.images, command.task)
+    image_files.keep_images(images, out)
+    config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
+    into = "" if out is None else f" into {out}"
+    announce(f"predict: {command.task} {len(images.files)} images with {command.model}{into}")
+    from silc.loading import load
+
+    model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
+    match command.task, out:
+        case "classify", _:
+            say("\n".join(predictions.classify(model, images, names, out, command.templates, command.batch_size)))
+        case "embed", Path():
+            predictions.embed(model, images, out, command.batch_size)
+        case "segment", Path():
+            overlay = {"alpha": command.alpha, "legend": command.legend, "edges": command.edges}
+            predictions.segment(model, images, names, out, config, **overlay)
+    if images.unreadable:
+        told = "the JSON names them" if out else "; ".join(one["why"] for one in images.unreadable)
+        complain(f"{len(images.unreadable)} files are no images; {told}")
+    say(f"{command.task}: {len(images.files) - len(images.unreadable)} images{f': {out}' if out else ''}")
+    return 0

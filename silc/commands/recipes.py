@@ -1,0 +1,19 @@
+"""`silc recipes`: their names."""
+
+from __future__ import annotations
+
+from silc import recipes
+from silc.commands.configured import first_lines
+from silc.models.variants import LOCAL_SIZE
+from silc.terminal import say
+from silc.types import BadInput
+
+
+def main(args: list[str]) -> int:
+    """Print a line per recipe, and how the others are named."""
+    if args and args[0] not in ("-h", "--help"):
+        raise BadInput(f"silc recipes lists all and takes nothing; to see one: silc show {args[0]}")
+    say(first_lines(recipes.BASES))
+    say(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
+    say(f"The paper's ablation, 5 B examples: {', '.join(f'{row}-5b' for row in recipes.ABLATION)}.")
+    return 0
