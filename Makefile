@@ -2,12 +2,14 @@
 # make test    set up, run the tests, several at once (the slow ones: make test-slow)
 # make check   set up, run formatter, linter and type checker without changing anything
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
+# make bench   set up, time the start and the loader beside what one would use otherwise (2 minutes; PARTS=all: everything)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
 # make audit   look every pinned dependency up in PyPI's advisories (needs the network)
 # TORCH=cpu    with any of these on a new checkout: torch without CUDA's 5 GB, from PyTorch's own index (not by its hash)
 # make lock    pin every dependency again
 
 PYTHON ?= python3
+PARTS ?= start loader
 BIN := .venv/bin
 TORCH ?= locked
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -18,7 +20,7 @@ WITHOUT_CUDA := awk '/==/ { cuda = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+
 # One that is done takes over half of what another has left.
 TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses logical --maxprocesses
 
-.PHONY: setup demo test test-slow check elsewhere drill audit lock clean
+.PHONY: setup demo test test-slow check elsewhere bench drill audit lock clean
 
 setup: .venv/.installed
 
@@ -54,6 +56,9 @@ check: setup
 
 elsewhere: setup
 	SILC=$(BIN)/silc PYTHON=$(BIN)/python UV=$(BIN)/uv scripts/export_elsewhere.sh
+
+bench: setup
+	$(BIN)/silc bench $(PARTS)
 
 drill: setup
 	$(BIN)/python -m scripts.drill

@@ -42,7 +42,7 @@ WITHOUT = ("matplotlib",)
 """Draws what is drawn at home; its wheels weigh a quarter of the payload."""
 TARGET = ("--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:", "--no-deps")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-SOURCE = ("silc", "scripts", "tests", "pyproject.toml", "LICENSE")
+SOURCE = ("silc", "benchmarks", "scripts", "tests", "pyproject.toml", "LICENSE")
 DATA = ("pretrain64", "segmentation")
 SEEDS = range(5)
 SECONDS = {1: 540, 2: 240}
@@ -326,7 +326,7 @@ def trial(config: Config, scored: EvalConfig) -> None:
 
 def profile(out: Path, *, tiny: bool) -> int:
     """torch's profile of one SILC step, B/16, the most expensive kernels first."""
-    from silc.bench import step
+    from benchmarks import step
 
     small = step.Setting("cpu", "tiny", 48, 1, 4, half=False, turns=1)
     step.profile(small if tiny else step.ON_GPU, out / "profile.txt")

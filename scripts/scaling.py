@@ -1,6 +1,6 @@
 """How time and memory grow with the work: batch, views, prototypes, image size, classes.
 
-    python scripts/scaling.py docs/performance/scaling      # .json and .svg; about two minutes of CPU time
+    python -m scripts.scaling docs/performance/scaling      # .json and .svg; about two minutes of CPU time
 
 One thread, CPU time of the process, the better of two runs after one that is not counted. Steps are of four blocks
 of width 192, float32; the loss alone is at the paper's bottleneck. Expected: straight lines of time, and memory of the
@@ -21,11 +21,11 @@ import matplotlib
 import torch
 import torch.nn.functional as F
 
+from benchmarks.baselines.dino import double_loop
+from benchmarks.losses import Case
+from benchmarks.measure import extra_memory
+from benchmarks.step import OurStep, batch_of
 from silc import recipes
-from silc.bench.baselines.dino import double_loop
-from silc.bench.losses import Case
-from silc.bench.measure import extra_memory
-from silc.bench.step import OurStep, batch_of
 from silc.config import Config
 from silc.eval.score_map import Box, ScoreMap, Window
 

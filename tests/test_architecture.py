@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import re
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ ORDER = (
     "preprocess images heap threads terminal extras regular | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
     " | interop inputs dense | rundir | predict | loading | exports curate | checks | origin | run evaluation results"
-    " | continuation start serve bench plan demo | commands | cli | __main__"
+    " | continuation start serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
 TORCH_FREE += ("models/variants", "losses/config", "training/config", "eval/config", "eval/tasks", "places", "rundir")
-TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "data/check", "bench/suite")
+TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "data/check")
 TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
 
@@ -45,7 +46,7 @@ def top(path: Path) -> str:
 def imports(path: Path, *, run_time_only: bool = False) -> set[str]:
     """Dotted names a file imports, relative ones resolved; `run_time_only` leaves out `if TYPE_CHECKING` blocks."""
     tree = ast.parse(path.read_text())
-    package = ["silc", *path.relative_to(PACKAGE).parts[:-1]]
+    package = [*path.relative_to(ROOT).parts[:-1]]
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -107,24 +108,39 @@ def test_the_order_is_the_documented_one() -> None:
     assert ORDER in " ".join((ROOT / "docs" / "architecture.md").read_text().split())
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_package_does_without_benchmarks(path: Path) -> None:
+    """They come with a checkout alone: the command looks for them when it is called, nothing else knows them."""
+    assert not {name for name in imports(path, run_time_only=True) if name.split(".")[0] == "benchmarks"}
+    if path.stem != "bench":
+        assert not re.search(r"\bbenchmarks\b", path.read_text())
+
+
+def test_benchmarks_are_not_shipped() -> None:
+    setuptools = pytest.importorskip("setuptools")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = setuptools.find_packages(str(ROOT), **settings["packages"]["find"])
+    assert {name.split(".")[0] for name in found} == {"silc"}
+
+
+@pytest.mark.parametrize("name", [*(f"silc/{name}" for name in TORCH_FREE), "benchmarks/suite"])
 def test_help_needs_no_torch(name: str) -> None:
     """What `silc train RECIPE --help` imports must not import torch, at any depth."""
     seen: set[str] = set()
 
     def closure(module: str) -> None:
-        path = PACKAGE / f"{module}.py"
+        path = ROOT / f"{module}.py"
         if not path.is_file():
-            path = PACKAGE / module / "__init__.py"
+            path = ROOT / module / "__init__.py"
         if not path.is_file() or module in seen:
             return
         seen.add(module)
         for imported in imports(path, run_time_only=True):
             assert imported.split(".")[0] not in ("torch", "torchvision", "timm"), f"{module} imports {imported}"
             parts = imported.split(".")
-            if parts[0] == "silc":
-                closure("/".join(parts[1:]))
-                closure("/".join(parts[1:-1]))
+            if parts[0] in ("silc", "benchmarks"):
+                closure("/".join(parts))
+                closure("/".join(parts[:-1]))
 
     closure(name)
     assert len(seen) >= 1

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.baselines.dino import double_loop
 from silc import recipes
-from silc.bench.baselines.dino import double_loop
 from silc.config import Config
 from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss

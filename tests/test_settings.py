@@ -10,9 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from benchmarks.suite import BenchConfig
 from silc import cli, recipes, run
 from silc import config as configs
-from silc.bench.suite import BenchConfig
 from silc.checkpoint import find, read
 from silc.commands.data_check import CheckCommand
 from silc.commands.eval import EvalCommand

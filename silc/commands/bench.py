@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import silc
 from silc import terminal
-from silc.bench import suite
 from silc.commands import flags
 from silc.terminal import announce, say
+from silc.types import BadInput
 
 
 def main(args: list[str]) -> int:
     """Measure, print the rows, and keep them where a file is given."""
+    sys.path.insert(0, str(_checkout()))  # an editable install puts the package alone there
+    from benchmarks import suite
+
     config = flags.read(suite.BenchConfig, args, "silc bench")
     suite.check(config)
     announce(f"bench: {', '.join(config.parts)}")
@@ -18,3 +25,18 @@ def main(args: list[str]) -> int:
     if config.out:
         say(f"benchmark: {config.out}")
     return 0
+
+
+def _checkout() -> Path:
+    """The folder that holds the package and the benchmarks.
+
+    Raises:
+        BadInput: the package is installed without them.
+    """
+    root = Path(silc.__file__).parents[1]
+    if not (root / "benchmarks" / "suite.py").is_file():
+        raise BadInput(
+            "silc bench needs the folder benchmarks/, which comes with silc's repository and not with an installed "
+            f"package ({root / 'silc'}); in a clone of it: `pip install -e .`, then `silc bench`"
+        )
+    return root

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.bench import step
-from silc.bench.baselines.dino import double_loop
+from benchmarks import step
+from benchmarks.baselines.dino import double_loop
 from silc.config import Config
 from silc.losses.distill import distill_loss
 from silc.training.parts import Gradients

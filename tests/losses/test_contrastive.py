@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.bench.contrastive import extra_megabytes
+from benchmarks.contrastive import extra_megabytes
 from silc.distributed import World
 from silc.losses import contrastive
 from silc.losses.contrastive import sigmoid_loss, softmax_loss

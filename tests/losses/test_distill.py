@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.bench.baselines.dino import double_loop, hoisted_loop
+from benchmarks.baselines.dino import double_loop, hoisted_loop
 from silc.losses import distill
 from silc.losses.distill import distill_loss, other_views, perplexity
 from silc.types import Projection, Targets

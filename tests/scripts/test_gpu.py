@@ -130,7 +130,7 @@ def there(silc_data: Path, tmp_path: Path) -> Path:
     """The payload's layout, on a machine without matplotlib."""
     folder = tmp_path / "there"
     folder.mkdir()
-    for name in ("silc", "scripts", "tests", "pyproject.toml"):
+    for name in ("silc", "benchmarks", "scripts", "tests", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "COMMIT").write_text("0" * 40)
     (folder / "data").symlink_to(silc_data)

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from silc.bench import evaluation, step
-from silc.bench.baselines.windows import per_window
-from silc.bench.suite import BenchConfig
+from benchmarks import evaluation, step
+from benchmarks.baselines.windows import per_window
+from benchmarks.suite import BenchConfig
 from silc.config import Config
 from silc.eval.config import EvalConfig
 from silc.eval.metrics import segmentation_scores
@@ -54,7 +54,7 @@ def test_the_loop_over_windows_gives_the_same_counts(
 @pytest.mark.parametrize("name", ["clip", "silc_c"])
 def test_the_training_steps_start_from_the_same_loss(small: Callable[..., Config], name: str) -> None:
     """With our weights copied in, and the teacher the student's copy, the first step's loss is ours."""
-    training = pytest.importorskip("silc.bench.baselines.training")
+    training = pytest.importorskip("benchmarks.baselines.training")
     config = small(name)
     ours, batch = step.OurStep(config, "cpu"), step.batch_of(config, 4, "cpu")
     made = training.clip_model(config, step.VOCABULARY, "cpu")

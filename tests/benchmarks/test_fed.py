@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from silc.bench import fed, loader, step
+from benchmarks import fed, loader, step
 from silc.config import Config
 from silc.types import Batch
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+CHECKOUT = Path(__file__).parents[1]
+"""Where processes of the benchmark's own begin, so that they find its modules."""
 Sense = Literal["at least", "at most"]
 
 

@@ -23,7 +23,7 @@ from silc.terminal import say
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from silc.bench.measure import Row
+    from benchmarks.measure import Row
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
     "step": (("step", "rows"),),
     "eval": (("evaluation", "rows"),),
 }
-"""What each part runs: functions of modules of this package, imported when it is its turn."""
+"""What each part runs: functions of modules beside this one, imported when it is its turn."""
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -130,7 +130,7 @@ def _measured(part: str, config: BenchConfig) -> Iterator[Row]:
     start = time.perf_counter()
     for module, function in PARTS[part]:
         say(f"bench {part}: {module} ...", error=True)
-        found = import_module(f"silc.bench.{module}")
+        found = import_module(f"benchmarks.{module}")
         yield from getattr(found, function)(config)
     say(f"bench {part}: {time.perf_counter() - start:.0f} s", error=True)
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from silc.bench.baselines.dino import hoisted_loop
+from benchmarks.baselines.dino import hoisted_loop
 from silc.models.attention import choose_attention
 
 if TYPE_CHECKING:

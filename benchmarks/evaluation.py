@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from silc.bench.baselines.windows import per_window
-from silc.bench.measure import Row, Target, extra_memory, in_turns
+from benchmarks.baselines.windows import per_window
+from benchmarks.measure import Row, Target, extra_memory, in_turns
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
 from silc.eval.segment import ZeroShotSegmentation
@@ -24,7 +24,7 @@ from silc.preprocess import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.bench.suite import BenchConfig
+    from benchmarks.suite import BenchConfig
 
 WIDTH, HEIGHT, NUM_CLASSES = 500, 375, 20
 

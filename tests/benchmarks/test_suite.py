@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from silc.bench import suite
-from silc.bench.measure import Row, Target, Turns, extra_memory, in_turns, not_measured
+from benchmarks import start, suite
+from benchmarks.measure import CHECKOUT, Row, Target, Turns, extra_memory, in_turns, not_measured
 from silc.cli import main
 from silc.types import BadInput
 
@@ -32,6 +35,44 @@ def test_parts_by_name() -> None:
 def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "speed"]) == 2
     assert capsys.readouterr().err.startswith("silc: no part 'speed'")
+
+
+def test_elsewhere_one_line_says_where_the_benchmarks_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installed package may have another's folder of that name beside it."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").write_text("raise AssertionError('another project')")
+    monkeypatch.setattr("silc.__file__", str(tmp_path / "silc" / "__init__.py"))
+    assert main(["bench", "start"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("silc: silc bench needs the folder benchmarks/, which comes with silc's repository")
+    assert line.endswith("in a clone of it: `pip install -e .`, then `silc bench`")
+
+
+def test_a_checkout_has_them_from_any_folder(tmp_path: Path) -> None:
+    """As an editable install finds the package alone, in a folder where other benchmarks are."""
+    (tmp_path / "benchmarks.py").write_text("raise AssertionError('another project')")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    script = (
+        f"import sys; sys.path.append({str(CHECKOUT)!r}); from silc.cli import main; sys.exit(main(['bench', 'speed']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stderr.startswith("silc: no part 'speed' of the benchmark")
+
+
+def test_the_rows_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's seconds are those beyond torch's import; every turn has a folder of its own."""
+    commands: list[str] = []
+
+    def seconds(command: Callable[[int], Sequence[str]]) -> float:
+        commands.append(" ".join(command(3)))
+        return {"-m silc --help": 0.3, "-c import torch": 2.0}.get(commands[-1], 4.5)
+
+    monkeypatch.setattr(start, "_cpu_seconds", seconds)
+    rows = start.rows(suite.BenchConfig(device="cpu"))
+    assert [(row.number, row.value, row.met) for row in rows] == [(13, 0.3, True), (15, 2.5, True)]
+    assert commands[-1].endswith("/3")
 
 
 def test_a_ratio_is_taken_within_turns() -> None:
@@ -71,7 +112,7 @@ def test_what_fails_takes_nothing_along(tmp_path: Path, monkeypatch: pytest.Monk
         yield from ROWS[::-1]
         raise MemoryError
 
-    monkeypatch.setattr("silc.bench.start.rows", rows)
+    monkeypatch.setattr("benchmarks.start.rows", rows)
     with pytest.raises(MemoryError):
         suite.run(suite.BenchConfig(("start",), "cpu", out=str(tmp_path / "bench.json")))
     assert [row["number"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == [4, 7, 10]

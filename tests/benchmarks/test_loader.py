@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.bench import loader
-from silc.bench.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
-from silc.bench.suite import BenchConfig
+from benchmarks import loader
+from benchmarks.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
+from benchmarks.suite import BenchConfig
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.images import decode_rgb
 

@@ -18,8 +18,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from silc.bench.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
-from silc.bench.measure import Row, Target, in_turns
+from benchmarks.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
+from benchmarks.measure import Row, Target, in_turns
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from silc.bench.suite import BenchConfig
+    from benchmarks.suite import BenchConfig
 
 SIZE = 256
 NUM_IMAGES = 32

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from silc.bench.baselines.dino import double_loop, hoisted_loop
-from silc.bench.measure import Row, Target, extra_memory, in_turns
+from benchmarks.baselines.dino import double_loop, hoisted_loop
+from benchmarks.measure import Row, Target, extra_memory, in_turns
 from silc.losses.distill import distill_loss
 from silc.types import Projection, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.bench.suite import BenchConfig
+    from benchmarks.suite import BenchConfig
 
 PROTOTYPES, BOTTLENECK = 65_536, 256
 NUM_GLOBAL, NUM_LOCAL = 2, 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from silc.bench import contrastive
-from silc.bench.suite import BenchConfig
+from benchmarks import contrastive
+from benchmarks.suite import BenchConfig
 
 
 def test_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:

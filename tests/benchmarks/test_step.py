@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from silc.bench import step
-from silc.bench.suite import BenchConfig
+from benchmarks import step
+from benchmarks.suite import BenchConfig
 from silc.config import Config
 from silc.training.precision import Fit
 
@@ -48,8 +48,8 @@ def test_a_cpu_that_is_slow_at_bf16_is_spared_its_rows(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("tiny")
 def test_without_open_clip_its_rows_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "silc.bench.baselines.training", None)
-    monkeypatch.delattr("silc.bench.baselines.training", raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.baselines.training", None)
+    monkeypatch.delattr("benchmarks.baselines.training", raising=False)
     rows = step.side_by_side(step.Setting("cpu", "s16", 256, 6, 4, half=False, turns=1))
     assert [row.number for row in rows if "open_clip is not installed" in row.missing] == [7, 9, 9]
     assert [row.number for row in rows if not row.missing] == [8]

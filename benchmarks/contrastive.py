@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from silc.bench.measure import Row, Target, forget_peak, held, in_turns, peak
+from benchmarks.measure import CHECKOUT, Row, Target, forget_peak, held, in_turns, peak
 from silc.distributed import CPU, World, place
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.bench.suite import BenchConfig
+    from benchmarks.suite import BenchConfig
 
 LARGE, WIDTH = 32_768, 512
 SMALL = (512, 1024, 2048, 4096)
@@ -56,8 +56,9 @@ def _row(kind: str, device: torch.device) -> Row:
 
 def _in_a_process_of_its_own(kind: str) -> float:
     """Memory that this process has freed but not given back would hide what is taken."""
-    script = f"from silc.bench.contrastive import *; print(extra_megabytes({kind!r}, {LARGE}, {WIDTH}))"
-    return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    script = f"from benchmarks.contrastive import *; print(extra_megabytes({kind!r}, {LARGE}, {WIDTH}))"
+    command = [sys.executable, "-c", script]
+    return float(subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout)
 
 
 def extra_megabytes(kind: str, num: int, dim: int, device: torch.device = CPU) -> float:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.loader import photographs, write_shard
+from benchmarks.measure import Row, Target, in_turns, not_measured
 from silc import run
-from silc.bench.loader import photographs, write_shard
-from silc.bench.measure import Row, Target, in_turns, not_measured
 from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
@@ -26,6 +26,7 @@ from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 
 if TYPE_CHECKING:
+    from benchmarks.measure import Turns
     from silc.config import Config
     from silc.types import Batch
 
@@ -75,31 +76,7 @@ def fed_by_tars(
         tokenizer = BPETokenizer.train(pairs.captions(NUM_CAPTIONS), data.vocab_size, config.model.text.length)
         loader = run.loader_of(config, pairs, tokenizer, World(device=device))
         with closing(loader.batches(0, ENDLESS)) as batches:
-
-            def draw_only(num: int = steps) -> None:
-                for _ in islice(batches, num):
-                    pass
-
-            def fed(num: int = steps) -> None:
-                for batch in islice(batches, num):
-                    step(batch.to(device))
-
-            def begin_anew(name: str) -> None:
-                if name in ("fed", "loader"):
-                    draw_only(PREFETCH * workers)
-                else:
-                    time.sleep(REFILL)
-                if name == "fed":
-                    fed(3)
-
-            contenders: dict[str, Callable[[], Any]] = {
-                "synthetic": lambda: [step(synthetic) for _ in range(steps)],
-                "fed": fed,
-                "loader": draw_only,
-                "colours": _colours(config, synthetic),
-            }
-            settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-            turns = in_turns(contenders, turns=TURNS, settle=settle, before=begin_anew)
+            turns = _in_turns(config, batches, lambda batch: step(batch.to(device)), synthetic, steps)
     num = steps * config.train.batch_size
     figures = {
         "workers": workers,
@@ -112,6 +89,38 @@ def fed_by_tars(
         "seconds to change the colours of a batch on the device": turns.median("colours"),
     }
     return Row(11, what, turns.ratio("fed", "synthetic"), "x", TARGET, figures)
+
+
+def _in_turns(
+    config: Config, batches: Iterator[Batch], step: Callable[[Batch], Any], synthetic: Batch, steps: int
+) -> Turns:
+    """So many steps on one batch and on those of the loader, the loader alone, and one change of colours."""
+    workers = config.data.workers
+
+    def draw_only(num: int = steps) -> None:
+        for _ in islice(batches, num):
+            pass
+
+    def fed(num: int = steps) -> None:
+        for batch in islice(batches, num):
+            step(batch)
+
+    def begin_anew(name: str) -> None:
+        if name in ("fed", "loader"):
+            draw_only(PREFETCH * workers)
+        else:
+            time.sleep(REFILL)
+        if name == "fed":
+            fed(3)
+
+    contenders: dict[str, Callable[[], Any]] = {
+        "synthetic": lambda: [step(synthetic) for _ in range(steps)],
+        "fed": fed,
+        "loader": draw_only,
+        "colours": _colours(config, synthetic),
+    }
+    settle = torch.cuda.synchronize if synthetic.text.is_cuda else lambda: None
+    return in_turns(contenders, turns=TURNS, settle=settle, before=begin_anew)
 
 
 def usable_cores() -> int:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks import fed
+from benchmarks.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc import recipes
-from silc.bench import fed
-from silc.bench.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc.config import Config
 from silc.distributed import World
 from silc.extras import install
@@ -35,8 +35,8 @@ from silc.types import Batch, Hyper, Views
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.bench.measure import Turns
-    from silc.bench.suite import BenchConfig
+    from benchmarks.measure import Turns
+    from benchmarks.suite import BenchConfig
 
 VOCABULARY, EOS = 32_000, 1
 HYPER = Hyper(lr=1e-3, momentum=0.99, temperature=0.04)
@@ -118,7 +118,7 @@ def side_by_side(setting: Setting) -> list[Row]:
     }
     missing = ""
     try:
-        from silc.bench.baselines import training
+        from benchmarks.baselines import training
     except ImportError:
         missing = f"open_clip is not installed: {install('interop')}"
     else:
