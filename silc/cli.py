@@ -26,39 +26,25 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train", "RECIPE --data.train '/data/{00000..00331}.tar' --out out/run"),
-    "finetune": Command(
-        "finetune",
-        "--init MODEL --data.train '/data/{000..009}.tar' --out out/mine",
-        "go on from a run, hf:, open_clip:",
+    "train": Command(
+        "train", "RECIPE --data.train '/data/{00000..00331}.tar' --out out/run", "begin a run, or go on with it"
     ),
-    "eval": Command("eval", "RUN [RUN ...] --root /data --tasks all --out scores.json", "also: --list, --table main"),
-    "import": Command(
-        "import_model",
-        "SOURCE OUT",
-        "open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz or a directory, into silc's own form",
+    "finetune": Command("finetune", "--init MODEL --data.train SHARDS --out out/mine", "from a run, hf: or open_clip:"),
+    "eval": Command(
+        "eval", "RUN [RUN ...] --root /data --out scores.json", "scores and a report; also --list, --table"
     ),
-    "export": Command(
-        "export", "MODEL OUT", "for open_clip, transformers, onnx, torch_export, int8, each checked before it is there"
-    ),
-    "predict": Command("predict", "classify|embed|segment MODEL IMAGES... [--names ...] [--out OUT]"),
+    "import": Command("import_model", "SOURCE OUT", "open_clip:, hf:, FILE.npz or a directory, into silc's own form"),
+    "export": Command("export", "MODEL OUT", "for open_clip, transformers, onnx, torch_export, int8, each checked"),
+    "predict": Command("predict", "classify|embed|segment MODEL IMAGES...", "with --names and --out"),
     "doctor": Command("doctor", "", "what is installed, device, precision, data"),
-    "plan": Command(
-        "plan",
-        "RECIPE --gpus 64 --gpu h100",
-        "parameters, FLOPs, memory, traffic, hours and cost, before it is started",
-    ),
+    "plan": Command("plan", "RECIPE --gpus 64 --gpu h100", "FLOPs, memory, traffic, hours and cost, before it starts"),
     "show": Command("show", "RECIPE", "every field with its value and meaning"),
     "recipes": Command("recipes", "", "the names of the recipes"),
     "data": Command(
-        "data_check",
-        "check SHARDS",
-        "counts, broken samples, sizes, captions, duplicates and pictures, before training on it",
+        "data_check", "check SHARDS", "counts, broken samples, captions, duplicates, pictures, before training"
     ),
     "demo": Command("demo", "", "what `make demo` runs"),
-    "bench": Command(
-        "bench", "[PART ...]", "how fast, against what one would use otherwise: loader step losses eval start all"
-    ),
+    "bench": Command("bench", "[PART ...]", "how fast, beside what one would use otherwise"),
 }
 EXIT_CODES = """
 Exit codes: 0 done, 2 bad input (one line on stderr), 75 try again (another rank was lost, a server does not answer),

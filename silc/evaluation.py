@@ -67,7 +67,10 @@ def evaluate(
     models = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     named = [one for one in models if isinstance(one, str | Path)]
     if not named:
-        _refuse_what_only_names_take(device != "auto", tokenizer is not None, "weights" in fields, cache is not None)
+        _refuse_unread(
+            {"device": device != "auto", "tokenizer": tokenizer is not None, "weights": "weights" in fields}
+            | {"cache": cache is not None}
+        )
     if tokenizer is not None and all(is_run(one) for one in named):
         raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
     config = checks.scoring(named, config)
@@ -78,7 +81,7 @@ def evaluate(
         kept = None if cache is None else Cache(cache)
         score = partial(suite.run, evaluators=evaluators, progress=progress, cache=kept, world=world, failed=failed)
         for read in readers:
-            one = read(world.device)
+            one = read(device=world.device)
             scored = score(
                 one.models, checksum=one.checksum, examples_seen=one.examples_seen, train_flops=one.train_flops
             )
@@ -96,22 +99,20 @@ def _with_precision(evaluation: Evaluation, models: Mapping[str, Encoder]) -> Ev
     return replace(evaluation, record=replace(record, protocol=protocol))
 
 
-def _readers(
-    models: Sequence[Scored], weights: Weights, tokenizer: Path | None
-) -> list[Callable[[torch.device], Loaded]]:
-    """What gives each model on a device.
+def _readers(models: Sequence[Scored], weights: Weights, tokenizer: Path | None) -> list[Callable[..., Loaded]]:
+    """What gives each model on a `device`.
 
     Raises:
         BadInput: what is no model; two in memory of one name and the same weights.
     """
     named = [one for one in models if isinstance(one, str | Path)]
     names = dict(zip(named, distinct_names(named), strict=True))
-    readers: list[Callable[[torch.device], Loaded]] = []
+    readers: list[Callable[..., Loaded]] = []
     seen: set[tuple[str, str]] = set()
     for one in models:
         if isinstance(one, str | Path):
             own = None if is_run(one) else tokenizer
-            readers.append(partial(_read, one, weights, own, names[one]))
+            readers.append(partial(load_any, one, weights=weights, tokenizer=own, name=names[one]))
         elif isinstance(one, Encoder):
             which = one.weights if isinstance(one, Model) else "in memory"
             if (one.name, which) in seen:
@@ -123,22 +124,18 @@ def _readers(
     return readers
 
 
-def _as_it_is(model: Encoder, which: str, _: torch.device) -> Loaded:
+def _as_it_is(model: Encoder, which: str, *, device: torch.device) -> Loaded:
     loss = model.contrastive if isinstance(model, Model) else "softmax"
     return Loaded({which: model}, None, None, "", loss)
 
 
-def _read(source: str | Path, weights: Weights, tokenizer: Path | None, name: str, device: torch.device) -> Loaded:
-    return load_any(source, weights=weights, tokenizer=tokenizer, name=name, device=device)
-
-
-def _refuse_what_only_names_take(device: bool, tokenizer: bool, weights: bool, cache: bool) -> None:
+def _refuse_unread(given: Mapping[str, bool]) -> None:
     """
     Raises:
-        BadInput: something was given that is not read for models in memory.
+        BadInput: something was given that is read for named models alone.
     """
-    if device:
-        raise BadInput("device is for models given by name; a model in memory is scored where it is: model.to(device)")
-    if tokenizer or weights or cache:
-        what = "tokenizer" if tokenizer else "weights" if weights else "cache"
-        raise BadInput(f"{what} is for models given by name; leave it out for models in memory")
+    if what := next((name for name, is_given in given.items() if is_given), ""):
+        moved = "a model in memory is scored where it is: model.to(device)"
+        raise BadInput(
+            f"{what} is for models given by name; {moved if what == 'device' else 'leave it out for models in memory'}"
+        )

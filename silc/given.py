@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,7 +51,7 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
         name, has_value, value = args[start].removeprefix("--").partition("=")
         path = name.replace("-", "_")
         words = [value] * bool(has_value) + list(args[start + 1 : end])
-        positive = ".".join([*path.split(".")[:-1], path.split(".")[-1].removeprefix("no_")])
+        positive = switch(path)
         if hints.get(positive) is bool:
             path, words = positive, [str(path == positive)]
         elif get_origin(hints.get(path)) is not tuple:
@@ -59,6 +60,11 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
             was, now = " ".join(given[path]), " ".join(words)
             raise BadInput(f"--{name} is given twice, as {was!r} and as {now!r}; give it once")
     return given
+
+
+def switch(path: str) -> str:
+    """The setting that a flag turns off: data.crops.flip for data.crops.no_flip; any other path is itself."""
+    return re.sub(r"(^|\.)no_(?=[^.]+$)", r"\1", path)
 
 
 def unread(given: Iterable[str], value: Any, rules: Iterable[Idle]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -43,21 +44,19 @@ def spelled_out(args: Sequence[str], name: str) -> list[str]:
     Raises:
         BadInput: a flag is no field, or could be several.
     """
-    known = [path for path, _, _ in configs.fields(configs.Config())]
-    spelled = []
+    known, spelled = [path for path, _, _ in configs.fields(configs.Config())], []
     for word in args:
         flag, has_value, value = word.partition("=")
         if flag.startswith("--") and flag != "--help":
             path = flag.removeprefix("--").replace("-", "_")
-            *sections, leaf = path.split(".")
-            switch = ".".join([*sections, leaf.removeprefix("no_")])
+            switch = given.switch(path)
             try:
                 whole = configs.path_of(switch, known)
             except BadInput as error:
                 asked = str(error).replace(f"'{switch}'", f"'{path}'", 1)
                 raise BadInput(f"{asked} (`silc show {name}` lists them)") from None
-            sections, leaf = whole.split(".")[:-1], whole.split(".")[-1]
-            whole = ".".join([*sections, f"no_{leaf}" if switch != path else leaf])
+            if switch != path:
+                whole = re.sub(r"[^.]+$", r"no_\g<0>", whole)
             word = f"--{whole.replace('_', '-')}{has_value}{value}"
         spelled.append(word)
     return spelled
