@@ -20,15 +20,17 @@ from PIL import Image
 
 from benchmarks.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
 from benchmarks.measure import Row, Target, in_turns
+from silc.data.collate import PairCollate
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
-from silc.data.loader import Loader
+from silc.data.loader import Loader, Plan
 from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand
 from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
+from silc.distributed import World
 from silc.images import decode_pixels, decode_rgb
 from silc.preprocess import Preprocess
 from silc.types import BadInput
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.suite import BenchConfig
+    from silc.types import Batch
 
 SIZE = 256
 NUM_IMAGES = 32
@@ -89,7 +92,7 @@ def write_shard(path: Path, images: Sequence[bytes], num: int) -> Path:
     return path
 
 
-def _crops(images: Sequence[bytes], loader: Loader) -> list[Row]:
+def _crops(images: Sequence[bytes], loader: Loader[Batch]) -> list[Row]:
     crops, steps = CropConfig(), count()
     decoders = {"simplejpeg": simplejpeg.decode_jpeg, "torchvision": torchvision_decode, "pillow": decode_rgb}
     turns = in_turns(
@@ -201,12 +204,12 @@ def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
     return lambda data: multi_crop(decode_pixels(data), (0, 0, next(visits)))
 
 
-def _loader(shards: Sequence[ShardIndex]) -> Loader:
+def _loader(shards: Sequence[ShardIndex]) -> Loader[Batch]:
     """All of it: reading, order, captions, tokens, batches."""
     pairs = ShardPairs([shard.path for shard in shards])
     tokenizer = BPETokenizer.train(pairs.captions(200), 300, 64)
     views = MultiCrop(CropConfig(), size=SIZE, original=False, preprocess=Preprocess(SIZE))
-    return Loader(pairs, views, tokenizer, batch_size=NUM_IMAGES, seed=0, shuffle_shards=64, workers=0)
+    return Loader(pairs, PairCollate(views, tokenizer), Plan(NUM_IMAGES, seed=0, shuffle_shards=64, workers=0), World())
 
 
 def _some(shards: Sequence[ShardIndex]) -> list[bytes]:

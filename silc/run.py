@@ -24,8 +24,9 @@ from silc import checkpoint, checks, recipes
 from silc import config as configs
 from silc import origin as origins
 from silc.config import Config
+from silc.data.collate import PairCollate
 from silc.data.crops import MultiCrop
-from silc.data.loader import Loader
+from silc.data.loader import Loader, Plan
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
@@ -339,25 +340,20 @@ def blank_batch(config: Config, num: int) -> Batch:
     return Batch(views_of(config).blank(num), text, keys=[""] * num)
 
 
-def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader:
+def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader[Batch]:
     """What gives this rank its batches."""
-    data = config.data
-    return Loader(
-        pairs,
-        views_of(config),
-        tokenizer,
+    data, views = config.data, views_of(config)
+    plan = Plan(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle_shards=data.shuffle_shards,
         workers=data.workers,
         accept_changed_shards=data.accept_changed_shards,
-        rank=world.rank,
-        world_size=world.size,
-        photometric=data.photometric,
-        device=world.device,
         # A server is tried for so long; what takes longer than that and any step is not coming.
         patience=config.train.timeout + data.remote_patience,
     )
+    reduced = pairs.reduced(views.suffices) if data.crops.scaled_decoding else pairs
+    return Loader(reduced, PairCollate(views, tokenizer, data.photometric, device=world.device), plan, world)
 
 
 def _quarantine(config: Config, out: Path, pairs: Pairs, progress: Progress, world: World) -> Quarantine:
@@ -496,7 +492,7 @@ def _saving(
     flops: float,
     objective: SilcObjective,
     optimizer: Optimizer,
-    loader: Loader,
+    loader: Loader[Batch],
     quarantine: Quarantine,
     world: World,
 ) -> Callable[[Progress], None]:
@@ -529,7 +525,7 @@ def _begin(
 
 
 def _resume(
-    config: Config, path: Path, objective: SilcObjective, loader: Loader, world: World
+    config: Config, path: Path, objective: SilcObjective, loader: Loader[Batch], world: World
 ) -> tuple[Gradients, Optimizer, Progress]:
     """Everything as it was when the checkpoint was written, in whatever layout the ranks have now."""
     saved = checkpoint.read(path)

@@ -7,8 +7,8 @@ R global size and r local size in pixels, T text tokens, D joint embedding, K pr
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,9 +73,29 @@ class Broken(NamedTuple):
     detail: str  # the rest, for people
 
 
+class AnyBatch(Protocol):
+    """One rank's share of one global batch, whatever is learnt from it."""
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def broken(self) -> Sequence[Broken]:
+        """Samples met (and replaced) while this batch was made, in the batch's order."""
+        ...
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """Their number by cause."""
+        ...
+
+    def to(self, device: torch.device | str) -> AnyBatch:
+        """The batch on a device."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of one global batch."""
+    """SILC's: views of images, and text."""
 
     views: Views
     text: Tensor  # int64 [B, T]
@@ -102,6 +122,11 @@ class Batch:
         """Copy views and text to a device."""
         move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
         return Batch(self.views.map(move), move(self.text), self.keys, self.broken)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which a copy to a GPU is not waited for."""
+        pin = lambda x: x.pin_memory()  # noqa: E731
+        return replace(self, views=self.views.map(pin), text=pin(self.text))
 
 
 class Projection(NamedTuple):

@@ -1,7 +1,7 @@
-"""Pairs to batches: the order, the draws of each visit, worker processes, and what happens to broken samples.
+"""Samples to batches: the order, whose turn each visit is, worker processes, and what happens to broken samples.
 
 A global batch is a function of (seed, step) and the source alone. Workers make whole batches, ranks take contiguous
-slices, so neither their number changes what is trained on.
+slices, so neither their number changes what is trained on. What a batch is, `collate` says: of pairs, `PairCollate`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import sys
 import threading
 import warnings
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from silc.data.feed import Feed
 from silc.data.order import Order
-from silc.data.pairs import BadSample
-from silc.data.photometric import draw, recolour
-from silc.data.streams import stream
+from silc.data.pairs import BadSample, Sample
 from silc.data.workers import (
     PATIENCE,
     SHARED_MEMORY,
@@ -41,17 +39,16 @@ from silc.data.workers import (
     leave_saying,
 )
 from silc.heap import return_large_memory
-from silc.types import BadInput, Batch, Views
+from silc.types import AnyBatch, BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from silc.data.config import PhotometricConfig
-    from silc.data.crops import MultiCrop
-    from silc.data.pairs import Pair, Pairs
-    from silc.types import Broken, Tokenizer
+    from silc.data.pairs import Source
+    from silc.distributed import World
+    from silc.types import Broken
 
 log = logging.getLogger(__name__)
 
@@ -60,81 +57,94 @@ MAX_CONSECUTIVE_BAD = 100
 PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
 
-# What a worker ships: tuples and dicts, which torch's pinning thread looks into; a dataclass it does not.
-_Crops = tuple["Tensor | None", "Tensor | None"]  # globals [G, B, 3, R, R], locals [L, B, 3, r, r]
-_Drawn = tuple["np.ndarray", "np.ndarray"]  # what is to be done to their colours, DRAWN [G, B] and [L, B]
-_Parts = tuple["Tensor | None", _Crops, "_Drawn | None", "Tensor", list[str], list["Broken"]]
+Made = TypeVar("Made", bound=AnyBatch, covariant=True)
+Turn = tuple[int, int, int]
+"""Whose draws a visit's are: (seed, epoch, index), for `stream`."""
 
 
-class Loader:
+@dataclass
+class Share(Generic[Sample]):
+    """One rank's samples of one global batch. They are gone through once, each is read when it is asked for."""
+
+    turns: Sequence[Turn]
+    read: Callable[[int, list[Broken]], Sample]
+    """A sample by its number, or the one in its place; adds to the list what is broken."""
+    empty: Callable[..., Tensor]
+    """`torch.empty`; in a worker its memory is the one that the batch travels in, so nothing is copied."""
+    keys: list[str] = field(default_factory=list)
+    """Of the samples that were read."""
+    broken: list[Broken] = field(default_factory=list)
+    """What could not be used and was replaced."""
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __iter__(self) -> Iterator[tuple[Sample, Turn]]:
+        for turn in self.turns:
+            sample = self.read(turn[-1], self.broken)
+            self.keys.append(sample.key)
+            yield sample, turn
+
+
+class Collate(Protocol[Made]):
+    """How samples become a batch."""
+
+    def __call__(self, share: Share[Any]) -> Made:
+        """The batch of all samples of a share, with its keys and what was broken. Called in a worker.
+
+        What it draws comes from a `stream` of the sample's turn. If the batch has a method `pin_memory`, torch calls it
+        before the batch goes to a GPU.
+        """
+        ...
+
+    def num_bytes(self, num: int) -> int:
+        """Of the batch of so many samples, about: whether workers have the room to share it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples make which batch, and how they are read."""
+
+    batch_size: int
+    """The global one, over all ranks."""
+    seed: int
+    shuffle_shards: int
+    workers: int
+    accept_changed_shards: bool = False
+    patience: float = PATIENCE
+    """Seconds without a sample begun by any worker, after which they are held to hang."""
+
+
+class Loader(Generic[Made]):
     """Batches by step, for one rank."""
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        views: MultiCrop,
-        tokenizer: Tokenizer,
-        *,
-        batch_size: int,
-        seed: int,
-        shuffle_shards: int,
-        workers: int,
-        accept_changed_shards: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        photometric: PhotometricConfig | None = None,
-        device: torch.device | None = None,
-        patience: float = PATIENCE,
-    ) -> None:
-        """Args:
-            batch_size: the global one, over all ranks.
-            photometric: what is done to the colours of crops.
-            device: where views are wanted. An accelerator changes the colours of a whole batch itself; for any other
-                the workers do, view by view.
-            patience: seconds without a sample begun by any worker, after which they are held to hang.
-
+    def __init__(self, source: Source[Any], collate: Collate[Made], plan: Plan, world: World) -> None:
+        """
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
         """
-        if batch_size < 1 or batch_size % world_size:
-            raise BadInput(f"the global batch size is {batch_size}; needed a positive multiple of {world_size} ranks")
-        if len(pairs) < batch_size:
+        batch_size = plan.batch_size
+        if batch_size < 1 or batch_size % world.size:
+            raise BadInput(f"the global batch size is {batch_size}; needed a positive multiple of {world.size} ranks")
+        if len(source) < batch_size:
             raise BadInput(
-                f"{len(pairs)} samples are fewer than one global batch of {batch_size}; "
+                f"{len(source)} samples are fewer than one global batch of {batch_size}; "
                 "lower the batch size or name more shards (data.train)"
             )
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle_shards = shuffle_shards
-        self.fingerprint = pairs.fingerprint
-        self.workers, self.patience = workers, patience
-        self.accept_changed_shards = accept_changed_shards
-        self.speaks = rank == 0
-        self.device = device or torch.device("cpu")
-        self.steps_per_epoch = len(pairs) // batch_size  # the remainder is dropped: no batch mixes epochs
-        self.num_samples = len(pairs)
-        order = Order(pairs.blocks, seed, shuffle_shards)
-        colours = photometric if photometric and photometric.on else None
-        whole = self.device.type != "cpu"
-        pairs = pairs.reduced(views.suffices) if views.config.scaled_decoding else pairs
-        self._board = Board(workers)
-        self._steps = _Steps(
-            pairs,
-            views,
-            tokenizer,
-            order,
-            batch_size,
-            self.steps_per_epoch,
-            rank,
-            world_size,
-            colours,
-            whole,
-            self._board,
-        )
-        if workers:
+        self.plan = plan
+        self.source = source
+        self.workers = plan.workers
+        self.steps_per_epoch = len(source) // batch_size  # the remainder is dropped: no batch mixes epochs
+        self._speaks = world.is_main
+        self._pins = world.device.type == "cuda"
+        self._board = Board(plan.workers)
+        share = batch_size // world.size
+        self._steps = _Steps(source, collate, plan, range(world.rank * share, (world.rank + 1) * share), self._board)
+        if self.workers:
             self._choose_transport()
 
-    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Batch, None, None]:
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Made, None, None]:
         """This rank's share of the batches of steps [start, stop). Closing them ends the workers.
 
         Args:
@@ -148,10 +158,7 @@ class Loader:
             for made in source:
                 if isinstance(made, BadInput):
                     raise made
-                original, crops, drawn, text, keys, broken = pickle.loads(made) if isinstance(made, bytes) else made
-                if drawn is not None:
-                    crops = _recoloured(crops, drawn, self.device)
-                yield Batch(Views(original, *crops), text, keys, broken)
+                yield pickle.loads(made) if isinstance(made, bytes) else made
 
     def _choose_transport(self) -> None:
         """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
@@ -164,7 +171,8 @@ class Loader:
         if sys.platform != "linux":
             return
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        needed, free = here * (PREFETCH * self.workers + 1) * self._steps.num_bytes(), free_shared_memory()
+        batch = self._steps.collate.num_bytes(len(self._steps.places))
+        needed, free = here * (PREFETCH * self.workers + 1) * batch, free_shared_memory()
         if free < needed:
             self._steps.by_pipe = True
             self._say(
@@ -174,14 +182,14 @@ class Loader:
 
     def _source(
         self, start: int, stop: int, asked: Callable[[], bool]
-    ) -> AbstractContextManager[Iterator[_Parts | bytes | BadInput]]:
+    ) -> AbstractContextManager[Iterator[Made | bytes | BadInput]]:
         if not self.workers:
             return nullcontext(self._made(start, stop))
-        watch = Watch(self._board, self._steps.pairs.where, "data.workers", patience=self.patience, asked=asked)
+        watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
         return closing(Feed(partial(self._made, start, stop), watch))
 
     def _say(self, line: str) -> None:
-        if self.speaks:
+        if self._speaks:
             log.warning("%s", line)
 
     def state(self, step: int) -> dict[str, Any]:
@@ -189,11 +197,11 @@ class Loader:
         return {
             "step": step,
             "epoch": step // self.steps_per_epoch,
-            "samples": step * self.batch_size,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "shuffle_shards": self.shuffle_shards,
-            "fingerprint": self.fingerprint,
+            "samples": step * self.plan.batch_size,
+            "seed": self.plan.seed,
+            "batch_size": self.plan.batch_size,
+            "shuffle_shards": self.plan.shuffle_shards,
+            "fingerprint": self.source.fingerprint,
         }
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -209,18 +217,17 @@ class Loader:
                     f"the checkpoint's data's {name} is {state.get(name)}, this run's is {here[name]}; resume with "
                     "the same, or start another run from it with --init"
                 )
-        there, ours = state.get("fingerprint"), self.fingerprint
-        if there == ours or there == self._steps.pairs.former_fingerprint:
+        there, ours = state.get("fingerprint"), self.source.fingerprint
+        if there == ours or there == self.source.former_fingerprint:
             return
-        if not self.accept_changed_shards:
+        if not self.plan.accept_changed_shards:
             raise BadInput(
                 f"the checkpoint's fingerprint of the samples is {there}, this run's is {ours}; resume with the same "
                 "shards, go on with what is there by --data.accept-changed-shards, or start another run with --init"
             )
-        if self.speaks:
-            log.warning("other shards than before: going on after %d samples in the new list's order", state["samples"])
+        self._say(f"other shards than before: going on after {state['samples']} samples in the new list's order")
 
-    def _made(self, start: int, stop: int) -> Iterator[_Parts | bytes | BadInput]:
+    def _made(self, start: int, stop: int) -> Iterator[Made | bytes | BadInput]:
         with warnings.catch_warnings():
             # More workers than cores, and forking with threads, are the caller's choice.
             warnings.simplefilter("ignore")
@@ -231,7 +238,7 @@ class Loader:
                     batch_size=None,
                     collate_fn=_as_made,
                     num_workers=self.workers,
-                    pin_memory=self.device.type == "cuda",
+                    pin_memory=self._pins,
                     prefetch_factor=PREFETCH if self.workers else None,
                     worker_init_fn=partial(_settle, self._board) if self.workers else None,
                     # Its own, or each call would advance the run's global generator.
@@ -241,9 +248,9 @@ class Loader:
             )
 
 
-def _as_made(parts: Any) -> Any:
-    """In place of torch's own collation, which refuses arrays of records."""
-    return parts
+def _as_made(batch: Any) -> Any:
+    """In place of torch's own collation: a batch is one already."""
+    return batch
 
 
 def _settle(board: Board, worker: int) -> None:
@@ -267,77 +274,43 @@ def _end_when_told() -> None:
     os._exit(0)
 
 
-@dataclass
-class _Steps(Dataset["_Parts | bytes | BadInput"]):
+class _Steps(Dataset["AnyBatch | bytes | BadInput"]):
     """Batches by step number; what a worker process runs."""
 
-    pairs: Pairs
-    views: MultiCrop
-    tokenizer: Tokenizer
-    order: Order
-    batch_size: int
-    steps_per_epoch: int
-    rank: int
-    world_size: int
-    photometric: PhotometricConfig | None
-    leaves_colours: bool
-    """Whether what is to be done to colours is only drawn here, and handed on."""
-    board: Board
-    by_pipe: bool = False
-    """Whether batches go as bytes, where memory cannot be shared."""
+    def __init__(
+        self, source: Source[Any], collate: Collate[AnyBatch], plan: Plan, places: range, board: Board
+    ) -> None:
+        """`places` are this rank's within a global batch."""
+        self.source, self.collate, self.places, self.board = source, collate, places, board
+        self.batch_size = plan.batch_size
+        self.order = Order(source.blocks, plan.seed, plan.shuffle_shards)
+        self.by_pipe = False
+        """Whether batches go as bytes, where memory cannot be shared."""
 
-    def __getitem__(self, step: int) -> _Parts | bytes | BadInput:
+    def __getitem__(self, step: int) -> AnyBatch | bytes | BadInput:
         try:
-            made = self._batch(step)
+            made = self.collate(self._share(step))
         except BadInput as error:
             return error  # as a value: raised, it would come out of the worker wrapped in a traceback
         except MemoryError:
             return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
         return pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else made
 
-    def num_bytes(self) -> int:
-        """Of a rank's share of a batch, about."""
-        views = [view for view in self.views.room(empty=partial(torch.empty, device="meta")) if view is not None]
-        pixels = sum(view.numel() for view in views) + 3 * self.views.size**2 * self.views.original
-        return self.batch_size // self.world_size * (pixels + 8 * self.tokenizer.context_length)
+    def _share(self, step: int) -> Share[Any]:
+        epoch, step_of_epoch = divmod(step, len(self.source) // self.batch_size)
+        start = step_of_epoch * self.batch_size
+        indices = self.order.indices(epoch, start + self.places.start, start + self.places.stop).tolist()
+        self.source.read_ahead(indices)
+        turns = [(self.order.seed, epoch, index) for index in indices]
+        return Share(turns, self._read, torch.empty if self.by_pipe else _shared)
 
-    def _batch(self, step: int) -> _Parts:
-        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        share = self.batch_size // self.world_size
-        start = step_of_epoch * self.batch_size + self.rank * share
-        keys, captions, originals, turns = [], [], [], []
-        broken: list[Broken] = []
-        crops = self.views.room(share, empty=torch.empty if self.by_pipe else _shared)
-        indices = self.order.indices(epoch, start, start + share).tolist()
-        self.pairs.read_ahead(indices)
-        for place, index in enumerate(indices):
-            turn = (self.order.seed, epoch, index)
-            pair = self._read(index, broken)
-            keys.append(pair.key)
-            captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
-            global_views, local_views = (None if views is None else views[:, place] for views in crops)
-            original, _, _ = self.views(pair.pixels, turn, (global_views, local_views))
-            originals += [original] if original is not None else []
-            turns.append(turn)
-        drawn = self._draw(turns)
-        if drawn is not None and not self.leaves_colours:
-            crops, drawn = _recoloured(crops, drawn), None
-        return torch.stack(originals) if originals else None, crops, drawn, self.tokenizer(captions), keys, broken
-
-    def _draw(self, turns: Sequence[tuple[int, ...]]) -> _Drawn | None:
-        """What is to be done to the colours of each crop."""
-        config, crops = self.photometric, self.views.config
-        if config is None:
-            return None
-        return draw(config, "global", turns, crops.num_global), draw(config, "local", turns, crops.num_local)
-
-    def _read(self, index: int, broken: list[Broken]) -> Pair:
-        """The pair, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""
+    def _read(self, index: int, broken: list[Broken]) -> Any:
+        """The sample, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""
         tried, last = 0, None
         for candidate in chain([index], self._stand_ins(index)):
             try:
                 self.board.reading(candidate)
-                return self.pairs[candidate]
+                return self.source[candidate]
             except BadSample as error:
                 tried, last = tried + 1, error
                 if candidate == index:
@@ -346,7 +319,7 @@ class _Steps(Dataset["_Parts | bytes | BadInput"]):
 
     def _stand_ins(self, index: int) -> Iterator[int]:
         """The samples after one in its shard, round to the one before it; then one each of the shards that follow."""
-        sizes = self.pairs.blocks
+        sizes = self.source.blocks
         starts = np.cumsum(sizes) - sizes
         block = int(np.searchsorted(starts, index, side="right")) - 1
         place = index - int(starts[block])
@@ -356,15 +329,6 @@ class _Steps(Dataset["_Parts | bytes | BadInput"]):
             other = (block + step) % len(sizes)
             if sizes[other]:  # all of a small one may be held out
                 yield int(starts[other] + place % sizes[other])
-
-
-def _recoloured(crops: _Crops, drawn: _Drawn, device: torch.device | None = None) -> _Crops:
-    """The crops, moved where they are wanted, in their new colours."""
-    moved = (None if views is None else views.to(device, non_blocking=True) for views in crops)
-    global_views, local_views = (
-        None if views is None else recolour(views, what) for views, what in zip(moved, drawn, strict=True)
-    )
-    return global_views, local_views
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

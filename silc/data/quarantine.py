@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from silc.data.pairs import FAULTS
-from silc.types import BadInput, Broken
+from silc.types import AnyBatch, BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from silc.distributed import World
-    from silc.types import Batch
 
 log = logging.getLogger(__name__)
+Watched = TypeVar("Watched", bound=AnyBatch)
 
 QUARANTINE = "quarantine.jsonl"
 MIN_READS = 200
@@ -66,7 +66,7 @@ class Quarantine:
                 detail = next(fault.detail for fault in faults if (fault.shard, fault.cause) == (shard, cause))
                 log.warning("%s: %s: %s%s", shard, cause, detail, f" (and {count - 1} more)" if count > 1 else "")
 
-    def watch(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+    def watch(self, batches: Iterator[Watched], start: int) -> Iterator[Watched]:
         """The same batches, from step `start` on; every rank takes one a step.
 
         Raises:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.data.config import CropConfig
+from silc.data.collate import PairCollate
+from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
 from silc.data.folder import FolderPairs
-from silc.data.loader import Loader
+from silc.data.loader import Loader, Plan
 from silc.data.pairs import BadSample, Pair, Pairs
 from silc.data.scenes import ScenePairs
 from silc.data.shards import ShardPairs
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
+from silc.distributed import World
 from silc.preprocess import Preprocess
 from silc.types import BadInput, Batch, Broken
 from tests.data.conftest import encoded, photo, sample, write_tar
@@ -35,11 +38,22 @@ from tests.data.conftest import encoded, photo, sample, write_tar
 TOKENIZER = BPETokenizer.train(["photo number 0123456789", "a picture of scenes"], 300, 16)
 
 
-def loader(pairs: Pairs, *, scaled_decoding: bool = False, **changes: Any) -> Loader:
+def loader(
+    pairs: Pairs,
+    *,
+    scaled_decoding: bool = False,
+    photometric: PhotometricConfig | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | None = None,
+    **changes: Any,
+) -> Loader[Batch]:
     config = CropConfig(num_global=2, num_local=3, local_size=8, scaled_decoding=scaled_decoding)
     views = MultiCrop(config, size=16, original=True, preprocess=Preprocess(16))
-    settings: dict[str, Any] = {"batch_size": 8, "seed": 0, "shuffle_shards": 2, "workers": 0}
-    return Loader(pairs, views, TOKENIZER, **{**settings, **changes})
+    plan = replace(Plan(batch_size=8, seed=0, shuffle_shards=2, workers=0), **changes)
+    pairs = pairs.reduced(views.suffices) if scaled_decoding else pairs
+    collate = PairCollate(views, TOKENIZER, photometric, device=device)
+    return Loader(pairs, collate, plan, World(rank, world_size))
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:

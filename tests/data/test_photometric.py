@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from torch.utils.data._utils.pin_memory import pin_memory
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as peer
 
@@ -25,7 +26,7 @@ from silc.data.shards import ShardPairs
 from silc.preprocess import to_uint8
 from silc.types import BadInput
 from tests.data.conftest import photo
-from tests.data.test_loader import assert_equal, loader
+from tests.data.test_loader import assert_equal, loader, tensors
 
 CONFIG = PhotometricConfig(on=True)
 NEVER = replace(CONFIG, jitter_prob=0.0, grey_prob=0.0, blur_prob=(0.0, 0.0, 0.0), solarise_prob=(0.0, 0.0, 0.0))
@@ -249,9 +250,20 @@ def test_workers_and_ranks_and_where_it_is_done_change_nothing(shards: list[Path
     for whole, *parts in zip(alone, *halves, strict=True):
         assert torch.equal(whole.views.locals, torch.cat([part.views.locals for part in parts], dim=1))
     # What an accelerator is left to do, done after the batch has come.
-    late = loader(ShardPairs(shards), photometric=CONFIG, workers=1)
-    late._steps.leaves_colours = True
-    assert_equal(alone, list(late.batches(0, 3)))
+    late = batches(shards, CONFIG, workers=1, device=torch.device("meta"))
+    assert not torch.equal(late[0].views.globals, alone[0].views.globals)
+    assert_equal(alone, [batch.to("cpu") for batch in late])
+
+
+def test_torch_pins_a_batch_that_is_coloured_late(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its loader does for a GPU: every tensor, and what is to be done to the colours stays with them."""
+    (batch,) = batches(shards, CONFIG, device=torch.device("meta"))[:1]
+    places = {tensor.data_ptr() for tensor in tensors(batch)}
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    pinned = pin_memory(batch)
+    assert not places & {tensor.data_ptr() for tensor in tensors(pinned)}
+    assert_equal([batch.to("cpu")], [pinned.to("cpu")])
+    assert not torch.equal(pinned.views.globals, pinned.to("cpu").views.globals)
 
 
 @pytest.mark.parametrize(
