@@ -1,7 +1,15 @@
-"""A run whose config.yaml was written by the code of 24 November 2026 goes on as it began, by either command."""
+"""Runs of before go on as they began, by either command, and load and score as they did.
+
+* `configs/silc_s-tiny.2026-11-24.yaml`: the configuration that the code of 24 November 2026 wrote.
+* `fixtures/run-2026-11-28`: a whole run of the code of 28 November 2026, as a process leaves it that was killed after
+  its last step and before the last checkpoint: 20 steps of `silc_c-tiny` on generated scenes with masked patches and 8
+  pairs held out (env.json has the command), the checkpoint of step 10. `run-2026-11-28.json` has features and scores
+  of that checkpoint, by the same code.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
+import silc
 from silc import checkpoint, recipes, run
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
+from silc.data.scenes import write_sets
 from silc.training.log import history
 from tests.data.conftest import encoded, photo, write_tar
 
@@ -102,3 +112,47 @@ def test_what_it_began_with_can_be_told_from_what_recipes_say_today(whole: dict[
     other = {"train.optim.decay": "kernels", "data.exif_orientation": "apply", "train.precision": "float32"}[path]
     run.train(configs.override(configs.load(OLD), {path: other, "out": "other"}))
     assert any(not torch.equal(tensor, whole[name]) for name, tensor in weights(Path("other")).items())
+
+
+FIXTURE = Path(__file__).parent / "fixtures" / "run-2026-11-28"
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run of 28 November, in the folder `run`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FIXTURE, "run")
+    return Path("run")
+
+
+def test_a_whole_old_run_goes_on_from_its_checkpoint(old_run: Path) -> None:
+    """Losses as that code recorded them, within what processors differ by; what came before the checkpoint is kept."""
+    recorded = history(old_run)
+    assert main(["train", "run/config.yaml", "--resume", "auto"]) == 0
+    made = history(old_run)
+    assert [record["step"] for record in made] == [record["step"] for record in recorded]
+    begun = [record for record in recorded if record["step"] <= 10]
+    assert made[: len(begun)] == begun  # times too: no step before the checkpoint was made again
+    names = {name for record in recorded for name in record if name.startswith("loss/") or name == "lr"}
+    assert names == {"loss/contrastive", "loss/distill", "loss/patches", "loss/total", "lr"}
+    for before, now in zip(recorded, made, strict=True):
+        assert before.keys() == now.keys()
+        for name in names & before.keys():
+            assert now[name] == pytest.approx(before[name], rel=1e-4, abs=1e-4), (before["step"], name)
+
+
+def test_an_old_run_loads_and_scores_as_it_did(old_run: Path) -> None:
+    told = json.loads(FIXTURE.with_suffix(".json").read_text())
+    ramp = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    for weights, expected in told.items():
+        model = silc.load(old_run, weights=weights, device="cpu")
+        text = model.encode_text("red dots and blue stripes")
+        assert model.encode_image(ramp)[0].tolist() == pytest.approx(expected["image"], abs=1e-5)
+        assert text[0].tolist() == pytest.approx(expected["text"], abs=1e-5)
+    write_sets(Path("data"), size=24, seed=0, num_retrieval=12, num_segmentation=4, per_class=1)
+    flags = ["--num-pictures", "0", "--cache", "off", "--out", "scores.json"]
+    assert main(["eval", "run", "--root", "data", "--tasks", "*-retrieval,*-zs-seg", *flags]) == 0
+    records = json.loads(Path("scores.json").read_text())
+    assert len(records) == 4
+    for record in records:
+        assert record["metrics"] == pytest.approx(told[record["weights"]][record["task"]], abs=1e-3)
