@@ -17,6 +17,7 @@ import tyro
 from rich.table import Table
 
 from silc import places
+from silc.durable import write_whole
 from silc.given import Idle
 from silc.settings import Device, Range, Settings
 from silc.terminal import say
@@ -156,7 +157,7 @@ def _processor() -> str:
 def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:
     """Keep rows and what they were measured on."""
     lines = [asdict(row) | {"met": row.met} for row in sorted(rows, key=lambda row: row.number)]
-    places.write_whole(file, json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
+    write_whole(file, json.dumps({"environment": environment, "rows": lines}, indent=1) + "\n")
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -19,10 +19,8 @@ One process at a time writes below one root.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from silc.durable import flush
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ HEADS = ("head", "teacher", "patch_head", "patch_teacher")
 WEIGHTS = ("model", *HEADS)
 """All that another run goes on from."""
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
-UNKNOWN_TO_IT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
-"""What a file system says of a request that it has no notion of; a failure to write is another."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,13 @@ def write(
         manifest = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for file in partial.iterdir():
-            _flush(file)
-        _flush(partial)
+            flush(file)
+        flush(partial)
         # One of the same step is there where a damaged newer one was, or a run was stopped twice at its end. It goes
         # when the new one stands.
         former = _hide(final) if final.exists() else None
         partial.rename(final)
-        _flush(root)
+        flush(root)
         _point_latest(root, final)
         for hidden in (former, *(_hide(old) for old in find(root)[keep:])):
             if hidden is not None:
@@ -134,13 +131,13 @@ def _point_latest(root: Path, final: Path) -> None:
         partial.symlink_to(final.name)
     except (OSError, NotImplementedError):  # FAT, many network file systems, some containers
         partial.write_text(f"{final.name}\n", encoding="utf-8")
-        _flush(partial)
+        flush(partial)
     try:
         partial.replace(latest)
     except OSError:  # renames over what is there are refused by some, too
         latest.unlink(missing_ok=True)
         partial.rename(latest)
-    _flush(root)
+    flush(root)
 
 
 def _sweep(root: Path) -> None:
@@ -215,23 +212,6 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as handle:
         return {"sha256": hashlib.file_digest(handle, "sha256").hexdigest(), "bytes": file.stat().st_size}
-
-
-def _flush(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut, as far as the file system knows how."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        if path.is_dir():
-            return  # some do not open directories
-        raise
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in UNKNOWN_TO_IT:
-            raise
-    finally:
-        os.close(handle)
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -21,6 +21,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from silc.data.config import CropConfig, DataConfig
+from silc.durable import write_whole
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
@@ -145,7 +146,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def save(config: Config, file: Path) -> None:
     """Write YAML that `load` reads back to an equal value."""
-    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_whole(file, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load(file: Path) -> Config:

@@ -82,21 +82,6 @@ def empty_folder(given: str | Path, *, flag: str = "OUT") -> Path:
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole at any time: beside its place first, then renamed; its folder is made.
-
-    What is no plain file (a device, a pipe) is written to, and what a link leads to is written, not the link.
-    """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    beside = path.with_name(f".partial-{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
 def complaint(error: OSError) -> str:
     """One line for an error of the file system that came during the work."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"

@@ -190,16 +190,6 @@ def test_what_can_be_written_is_left_as_it_is(here: Path) -> None:
         (here / "pipe").unlink()
 
 
-def test_a_file_is_written_whole_through_a_link_and_into_a_device(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("real/bench.json")
-    places.write_whole(tmp_path / "link", "one")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real" / "bench.json").read_text() == "one"
-    assert [path.name for path in (tmp_path / "real").iterdir()] == ["bench.json"]
-    places.write_whole(Path(os.devnull), "two")
-    assert Path(os.devnull).is_char_device()
-
-
 def test_pages_are_named_after_their_scores(tmp_path: Path) -> None:
     first, second = (checks.result_files(["hf:a/b"], tmp_path / name) for name in ("a.json", "b.json"))
     assert not {first.page, first.pictures} & {second.page, second.pictures}

@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from silc.data.remote import RemoteFile
 from silc.data.tar import SAMPLE, ShardIndex, index_shard
+from silc.durable import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,16 +84,8 @@ class IndexCache:
             "about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
         }
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".partial-", delete=False) as partial:
-                try:
-                    np.savez(partial, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]
-                    partial.close()
-                    os.replace(partial.name, file)
-                except BaseException:
-                    with suppress(OSError):
-                        os.unlink(partial.name)
-                    raise
+            with whole(file) as beside, beside.open("wb") as handle:
+                np.savez(handle, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]
         except OSError as error:
             if self.speaks:
                 log.warning("shards are walked at each start: %s cannot be written (%s)", self.folder, error.strerror)

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
 from silc.data.pairs import FAULTS
+from silc.durable import write_whole
 from silc.types import AnyBatch, BadInput, Broken
 
 if TYPE_CHECKING:
@@ -117,7 +118,5 @@ def _entries(file: Path) -> list[Broken]:
     text = file.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        partial = file.with_name(f".partial-{file.name}")
-        partial.write_text(whole, encoding="utf-8")
-        partial.replace(file)
+        write_whole(file, whole)
     return [Broken(**json.loads(line)) for line in whole.splitlines()]

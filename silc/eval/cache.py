@@ -11,13 +11,13 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from silc.durable import write_whole
 from silc.eval.datasets import Lazy
 from silc.types import BadInput, Evaluation, Picture, Record
 
@@ -68,11 +68,9 @@ class Cache:
             picture.image.save(buffer, "PNG")
             png = base64.b64encode(buffer.getvalue()).decode()
             pictures.append({"group": picture.group, "caption": picture.caption, "png": png})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{key}.{os.getpid()}.partial"
         record = dataclasses.asdict(evaluation.record)
-        partial.write_text(json.dumps({"record": record, "pictures": pictures, "resampled": evaluation.resampled}))
-        partial.replace(self.folder / f"{key}.json")
+        kept = {"record": record, "pictures": pictures, "resampled": evaluation.resampled}
+        write_whole(self.folder / f"{key}.json", json.dumps(kept))
 
 
 def _described(data: Any) -> list[Any] | None:

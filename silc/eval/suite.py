@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silc.durable import write_whole
 from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
@@ -165,4 +166,4 @@ def scalars(evaluations: Iterable[Evaluation]) -> dict[str, float]:
 
 def write_scores(path: Path, records: Iterable[Record]) -> None:
     """Write a JSON list of records: CLIP_benchmark's fields, and chance, protocol and cost."""
-    path.write_text(json.dumps([asdict(record) for record in records], indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps([asdict(record) for record in records], indent=2, allow_nan=False) + "\n")

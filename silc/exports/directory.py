@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
+from silc.durable import whole
 from silc.exports import formats as offered
 from silc.exports import graphs, open_clip, transformers
 from silc.exports.card import Facts, card, scores_of
@@ -85,9 +85,7 @@ def export(
     model, facts = _model(source, weights, tokenizer, license, datasets)
     probe = Probe(model)
     chosen = {name: FORMATS[name] for name in FORMATS if name in formats}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as folder:
-        partial = Path(folder) / out.name
+    with whole(out) as partial:
         pretrained.save(model, partial)
         model.tokenizer.save(partial)
         notes, checks = {}, _verify_ours(partial, probe)
@@ -98,9 +96,6 @@ def export(
         if is_run(source):
             _keep_going(Path(source), partial / CONTINUE)
         (partial / "README.md").write_text(card(model, facts, notes, checks))
-        if out.is_dir():
-            out.rmdir()
-        shutil.move(partial, out)
     return checks
 
 

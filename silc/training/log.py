@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from silc.durable import write_whole
 from silc.terminal import console, progress, say, words
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class Log:
         self.trackers = trackers
         self.out = out
         kept = [record for record in history(out) if record["step"] <= start]
-        partial = out / f".partial-{METRICS}"
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        partial.replace(out / METRICS)
+        write_whole(out / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         self.jsonl = (out / METRICS).open("a")
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         self.console = console()

@@ -55,14 +55,14 @@ def test_latest_moves_when_the_bytes_are_durable(tmp_path: Path, monkeypatch: py
     saver.save(1, parts_of(1), {})
     saver.finish()
     flushing, go_on = threading.Event(), threading.Event()
-    flush = checkpoint._flush
+    flush = checkpoint.flush
 
     def slow_disk(path: Path) -> None:
         flushing.set()
         assert go_on.wait(10)
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", slow_disk)
+    monkeypatch.setattr(checkpoint, "flush", slow_disk)
     saver.save(2, parts_of(1), {})
     assert flushing.wait(10)
     assert (tmp_path / "latest").resolve().name == "step-00000001"
@@ -101,14 +101,14 @@ def test_a_failure_behind_ends_the_run_in_one_line_at_its_next_step(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at the next save; the checkpoint before stays as it was."""
-    flush, folder = checkpoint._flush, tmp_path / "run/checkpoints"
+    flush, folder = checkpoint.flush, tmp_path / "run/checkpoints"
 
     def full_disk(path: Path) -> None:
         if "step-00000060" in str(path):
             raise OSError(28, "No space left on device")
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", full_disk)
+    monkeypatch.setattr(checkpoint, "flush", full_disk)
     config = small("clip", duration="5000 steps", save_every="30 steps", out=tmp_path / "run")
     with pytest.raises(BadInput, match=r"cannot write the checkpoint .*step-00000060: .*No space left.*intact"):
         run.train(config)
