@@ -76,13 +76,8 @@ def main(out: Path, *, duration: str = "") -> None:
     baseline = suite.run({"colour histogram": ColourHistogram(Preprocess(config.model.image.size))}, suite.tasks(tasks))
     evaluations = evaluation.evaluate(out, tasks) + baseline
     tower = config.model.image
-    summary = SUMMARY.format(
-        width=tower.width,
-        depth=tower.depth,
-        colours=len(scenes.COLOURS),
-        textures=len(scenes.TEXTURES),
-        length=length,
-    )
+    seen = {"colours": len(scenes.COLOURS), "textures": len(scenes.TEXTURES)}
+    summary = SUMMARY.format(width=tower.width, depth=tower.depth, length=length, **seen)
     _, page = results.write([out], evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary)
     say(f"report: {page}")
 

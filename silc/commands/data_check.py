@@ -45,16 +45,9 @@ def main(args: list[str]) -> int:
     from silc.data.remote import without_secrets
     from silc.data.sources import open_pairs
 
-    out = check.place_of(command.out)
-    announce(f"data check: {without_secrets(command.data)} into {out}")
+    out, title = check.place_of(command.out), without_secrets(command.data)
+    announce(f"data check: {title} into {out}")
     pairs = open_pairs(DataConfig(train=command.data, image_root=command.image_root), seed=0, show=True)
-    said = check.run(
-        pairs,
-        out,
-        title=without_secrets(command.data),
-        limit=command.samples,
-        workers=command.workers,
-        num_pictures=command.pictures,
-    )
-    say(said)
+    limits = {"limit": command.samples, "workers": command.workers, "num_pictures": command.pictures}
+    say(check.run(pairs, out, title=title, **limits))
     return 0

@@ -19,6 +19,9 @@ from silc.rundir import is_run
 from silc.terminal import announce, complain, say
 from silc.types import BadInput
 
+SEGMENTING = ("segmentation", "window", "readout", "absent_classes", "pamr", "mix", "background")
+"""Flags that only segmentation reads."""
+
 
 @dataclass(frozen=True)
 class EvalCommand(EvalConfig):
@@ -33,8 +36,7 @@ class EvalCommand(EvalConfig):
             "without --root the table is made of the scores there are",
             but=("table", "out"),
         ),
-        Idle(("segmentation", "window", "readout", "absent_classes"), evaluated("-zs-seg"), "no task segments"),
-        Idle(("pamr", "mix", "background"), evaluated("-zs-seg"), "no task segments"),
+        Idle(SEGMENTING, evaluated("-zs-seg"), "no task segments"),
         Idle(("ensemble",), evaluated("-zs", "-zs-seg"), "no task makes classes of prompts"),
         Idle(("classification",), evaluated("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
         Idle(("shots",), evaluated("-fewshot"), "no few-shot task"),
@@ -138,9 +140,8 @@ def _table_stem(name: str, beside: Path) -> Path:
         stem = beside / f"table-{name}"
     else:
         stem = beside.with_name(f"table-{name}" if beside.name == "scores.json" else f"{beside.stem}.table-{name}")
-    return [places.file(f"{stem}{suffix}", flag="the table") for suffix in (".html", ".json", ".md")][-1].with_suffix(
-        ""
-    )
+    *_, tried = (places.file(f"{stem}{suffix}", flag="the table") for suffix in (".html", ".json", ".md"))
+    return tried.with_suffix("")
 
 
 def _list_tasks(root: str) -> int:

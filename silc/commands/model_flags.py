@@ -5,29 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
 from silc.given import Idle
 from silc.rundir import is_run
 from silc.settings import Device
 
 ModelName = Annotated[
-    tyro.conf.Positional[str],
-    tyro.conf.arg(
-        help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."
-    ),
+    Positional[str],
+    arg(help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."),
 ]
 WeightsName = Annotated[
-    Literal["auto", "student", "teacher"],
-    tyro.conf.arg(help="Of a run; `auto` is the teacher where there is one."),
+    Literal["auto", "student", "teacher"], arg(help="Of a run; `auto` is the teacher where there is one.")
 ]
 TokenizerPath = Annotated[
-    str,
-    tyro.conf.arg(
-        help="tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none."
-    ),
+    str, arg(help="tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none.")
 ]
-DeviceName = Annotated[str, Device(), tyro.conf.arg(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+DeviceName = Annotated[str, Device(), arg(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 
 
 def is_import(model: str) -> bool:
