@@ -102,7 +102,7 @@ def _dispatch(args: list[str]) -> int:
         return 0
     command, rest = args[0], args[1:]
     if command not in COMMANDS:
-        from silc.config import nearest
+        from silc.settings import nearest
 
         raise BadInput(f"unknown command '{command}'{nearest(command, COMMANDS)} (silc --help lists them)")
     code: int = importlib.import_module(f"silc.commands.{COMMANDS[command].module}").main(rest)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import textwrap
@@ -26,7 +25,7 @@ from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
 from silc.regular import regular
-from silc.settings import Range, Settings, limits
+from silc.settings import Range, Settings, limits, nearest
 from silc.training.config import TrainConfig
 from silc.types import BadInput
 
@@ -295,12 +294,6 @@ def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
         else:
             found.append((f"{prefix}{f.name}", item, docstrings.get(f.name, "")))
     return found
-
-
-def nearest(name: str, known: Any) -> str:
-    """'; did you mean ...?' when something in `known` is close to `name`, else ''."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 @cache

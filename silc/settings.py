@@ -8,9 +8,10 @@ class OptimConfig(Settings):
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, get_args, get_type_hints
@@ -163,6 +164,12 @@ def kind_and_index(device: str) -> tuple[str, int | None]:
     if match is None:
         raise BadInput(f"device {device!r} is not known; needed {Device()}")
     return match[1], None if match[2] is None else int(match[2])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' when something in `known` is close to `name`, else ''."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 @cache

@@ -6,13 +6,13 @@ the names with their sources. Named sets that are made of others: `clip80+1` is 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from silc.settings import nearest
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def templates(name: str) -> list[str]:
     sets: dict[str, list[str]] = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
     known = [*sets, *COMPOSED]
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise BadInput(f"no prompt set '{name}'; did you mean '{nearest}'? There are {', '.join(known)}")
+        raise BadInput(f"no prompt set '{name}'{nearest(name, known) or ';'} There are {', '.join(known)}")
     return [template for part in COMPOSED.get(name, (name,)) for template in sets[part]]
 
 

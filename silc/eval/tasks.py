@@ -5,7 +5,6 @@ A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieva
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from silc.eval.layouts import discover, everything
 from silc.eval.prompts import templates
+from silc.settings import nearest
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def select(asked: str, there: Sequence[str]) -> list[str]:
     for pattern in (part.strip() for part in asked.split(",")):
         matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
         if not matching:
-            close = difflib.get_close_matches(pattern, there, n=1, cutoff=0.4)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise BadInput(f"no task '{pattern}'; {hint}There are: {', '.join(there)} (or 'all')")
+            hint = nearest(pattern, there) or ";"
+            raise BadInput(f"no task '{pattern}'{hint} There are: {', '.join(there)} (or 'all')")
         chosen.update(matching)
     return [name for name in there if name in chosen]

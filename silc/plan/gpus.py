@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from silc.config import nearest
+from silc.settings import nearest
 from silc.types import BadInput
 
 
