@@ -60,6 +60,7 @@ MEANINGS = {
     "broken_image": "cut or damaged",
     "too_large": "more pixels than data.max_pixels by its header; not decoded",
     "no_caption": "no caption field or file",
+    "no_member": "without a file that each sample of such data has",
     "empty_caption": "nothing but space",
     "broken_caption": "no UTF-8, no JSON, no text (a number, say), or a row with too many columns",
     "duplicate_key": "an earlier sample of the same shard has this key",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from silc.data.remote import RemoteFile
-from silc.data.tar import SAMPLE, ShardIndex, index_shard
+from silc.data.tar import CAPTIONS, Members, ShardIndex, index_shard
 from silc.durable import whole
 
 if TYPE_CHECKING:
@@ -61,17 +61,19 @@ class IndexCache:
         self.folder = folder
         self.speaks = speaks
 
-    def __call__(self, path: Path | RemoteFile) -> ShardIndex:
+    def __call__(self, path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIndex:
         """The index of a shard; what `index_shard` raises is raised, and not kept."""
         path = path.absolute() if isinstance(path, Path) else path
-        file = self.folder / f"{hashlib.sha256(os.fsencode(str(path))).hexdigest()[:32]}.npz"
+        # Those of captions were kept before there were others.
+        name = str(path) if members == CAPTIONS else f"{path}:{':'.join(members.must)}+{':'.join(members.may)}"
+        file = self.folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npz"
         try:
-            about = {"version": VERSION, "path": str(path), **_state(path)}
+            about = {"version": VERSION, "path": name, **_state(path)}
         except OSError:
-            return index_shard(path)  # which has words for it
-        found = _load(file, about, path)
+            return index_shard(path, members)  # which has words for it
+        found = _load(file, about, path, members)
         if found is None:
-            found = index_shard(path)
+            found = index_shard(path, members)
             self._save(file, found, about)
         return found
 
@@ -101,7 +103,7 @@ def _state(path: Path | RemoteFile) -> dict[str, Any]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile) -> ShardIndex | None:
+def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile, members: Members) -> ShardIndex | None:
     """What a file holds, if it is whole and about this very shard."""
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
@@ -113,7 +115,7 @@ def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile) -> Shar
             return None
         return ShardIndex(
             path,
-            arrays["samples"].view(SAMPLE),
+            arrays["samples"].view(members.dtype),
             arrays["names"].tobytes(),
             arrays["name_ends"],
             tuple(theirs["ignored"]),

@@ -30,8 +30,8 @@ class BadSample(Exception):
 
     Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
     `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON, no text, a row with too many columns),
-    `duplicate_key` (its shard has an earlier sample of this key), `unsafe_path` (an image outside its folder),
-    `unreadable` (the file system refused).
+    `no_member` (a file that each sample must have), `duplicate_key` (its shard has an earlier sample of this key),
+    `unsafe_path` (an image outside its folder), `unreadable` (the file system refused).
     """
 
     def __init__(self, broken: Broken) -> None:

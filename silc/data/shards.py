@@ -1,4 +1,5 @@
-"""Image-caption pairs of WebDataset or img2dataset tar shards, read by random access."""
+"""Samples of WebDataset or img2dataset tar shards, read by random access: image-caption pairs, and what else a subclass
+of `Shards` makes of their members."""
 
 from __future__ import annotations
 
@@ -10,32 +11,32 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from silc.data.captions import NoCaption, Unread, captions_in, usable
-from silc.data.pairs import BadSample, Pair, Pairs, spread_captions
+from silc.data.pairs import BadSample, Pair, Pairs, Sample, Source, spread_captions
 from silc.data.progress import track
 from silc.data.remote import CONCURRENT, RemoteFault, RemoteFile
-from silc.data.tar import MAX_MEMBER_BYTES, Files, ShardIndex, index_shard
+from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Files, Members, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from silc.images import Suffices
 
-CAPTIONS = ("txt", "json")
-MEMBERS = ("image", *CAPTIONS)
 GAP = 1 << 16
 """Members of a sample with no more bytes than this between them are read at once."""
 
 
-class ShardPairs(Pairs):
-    """Pairs of WebDataset or img2dataset tar shards, read by random access."""
+class Shards(Source[Sample]):
+    """Samples of tar shards. A subclass says by `members` what is read, and by `__getitem__` what it makes of that."""
+
+    members: Members
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class ShardPairs(Pairs):
         *,
         max_pixels: int = MAX_PIXELS,
         turned: bool = False,
-        index: Callable[[Path | RemoteFile], ShardIndex] = index_shard,
+        index: Callable[[Path | RemoteFile, Members], ShardIndex] = index_shard,
         show: bool = False,
     ) -> None:
         """`index` finds a shard's samples; `show` shows on a terminal how far that has come.
@@ -51,7 +52,7 @@ class ShardPairs(Pairs):
         Raises:
             BadInput: no shard holds a sample; RemoteFault, if one cannot be had.
         """
-        self.shards, self.faults = _index(paths, index, show)
+        self.shards, self.faults = _index(paths, lambda path: index(path, self.members), show)
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         self.blocks = np.array([len(shard) for shard in self.shards], dtype=np.int64)
         self.fingerprint = _fingerprint(self.shards)
@@ -62,45 +63,72 @@ class ShardPairs(Pairs):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> Pair:
-        shard, row = self._locate(index)
-        if shard.samples[row]["duplicate"]:
-            raise _bad("duplicate_key", shard, row, "is the key of an earlier sample of this shard")
-        members = self._members(shard, row, MEMBERS)
-        captions = self._captions(shard, row, members)
-        if "image" not in members:
-            raise _bad("no_image", shard, row, "has a caption but no member with an image's suffix (.jpg, .png ...)")
-        if not members["image"]:
-            raise _bad("empty_image", shard, row, "has an image of no bytes")
-        try:
-            pixels = self._decode(members["image"])
-        except BadImage as error:
-            raise _bad(error.cause, shard, row, str(error)) from error
-        return Pair(shard.key(row), pixels, captions)
-
     def where(self, index: int) -> str:
         """Key and shard."""
         shard, row = self._locate(index)
         return f"sample {shard.key(row)!r} of {shard.path}"
 
-    def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-
-        def captions_of(index: int) -> Sequence[str]:
-            shard, row = self._locate(index)
-            return self._captions(shard, row, self._members(shard, row, CAPTIONS))
-
-        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, CAPTIONS))
-
-    def reduced(self, suffices: Suffices) -> ShardPairs:
-        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
-        pairs = copy.copy(self)
-        pairs._decode = partial(self._decode, suffices=suffices)
-        return pairs
+    def reduced(self, suffices: Suffices) -> Self:
+        """The same samples, JPEGs decoded at a smaller scale that `suffices`."""
+        samples = copy.copy(self)
+        samples._decode = partial(self._decode, suffices=suffices)
+        return samples
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Begin to fetch remote samples."""
-        self._ask(indices, MEMBERS)
+        self._ask(indices, self.members.parts)
+
+    def key(self, index: int) -> str:
+        """Name of a sample."""
+        shard, row = self._locate(index)
+        return shard.key(row)
+
+    def read(self, index: int) -> dict[str, bytes]:
+        """The members of a sample, by what they are to it: `image`, or a suffix.
+
+        Raises:
+            BadSample: an earlier sample has its key, a member is missing or too large, or the file system refused.
+        """
+        shard, row = self._locate(index)
+        if shard.samples[row]["duplicate"]:
+            raise self.bad(index, "duplicate_key", "is the key of an earlier sample of this shard")
+        if absent := [part for part in self.members.must if not shard.samples[row][part]["offset"]]:
+            raise self.bad(index, "no_member", f"has no .{absent[0]}")
+        return self._members(index, self.members.parts)
+
+    def pixels(self, index: int, members: Mapping[str, bytes]) -> np.ndarray:
+        """The image among the members of a sample, uint8 [H, W, 3].
+
+        Raises:
+            BadSample: there is none, or it cannot be decoded.
+        """
+        if "image" not in members:
+            raise self.bad(index, "no_image", "has no member with an image's suffix (.jpg, .png ...)")
+        if not members["image"]:
+            raise self.bad(index, "empty_image", "has an image of no bytes")
+        try:
+            return self._decode(members["image"])
+        except BadImage as error:
+            raise self.bad(index, error.cause, str(error)) from error
+
+    def bad(self, index: int, cause: str, detail: str) -> BadSample:
+        """What is raised for a sample that cannot be used; `detail` goes on after "the sample"."""
+        shard, row = self._locate(index)
+        return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
+
+    def _members(self, index: int, parts: Sequence[str]) -> dict[str, bytes]:
+        """The members a sample has of these, by one read where they lie together."""
+        shard, row = self._locate(index)
+        sample, found = shard.samples[row], {}
+        if part := _too_large(sample, parts):
+            raise self.bad(index, "too_large", f"has {sample[part]['size']:,} bytes of {part}")
+        places = {part: sample[part].item() for part in parts if sample[part]["offset"]}
+        for start, stop in _spans(sample, parts):
+            data = self._bytes(index, shard.path, start, stop - start)
+            for part, (offset, size) in places.items():
+                if start <= offset <= stop:
+                    found[part] = data[offset - start : offset - start + size]
+        return found
 
     def _ask(self, indices: Sequence[int], parts: Sequence[str]) -> None:
         for index in indices:
@@ -116,28 +144,32 @@ class ShardPairs(Pairs):
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.shards[number], int(index - self._ends[number] + self.blocks[number])
 
-    def _members(self, shard: ShardIndex, row: int, parts: Sequence[str]) -> dict[str, bytes]:
-        """The members a sample has of these, by one read where they lie together."""
-        sample, found = shard.samples[row], {}
-        if part := _too_large(sample, parts):
-            raise _bad("too_large", shard, row, f"has {sample[part]['size']:,} bytes of {part}")
-        places = {part: sample[part].item() for part in parts if sample[part]["offset"]}
-        for start, stop in _spans(sample, parts):
-            data = self._read(shard, row, start, stop - start)
-            for part, (offset, size) in places.items():
-                if start <= offset <= stop:
-                    found[part] = data[offset - start : offset - start + size]
-        return found
-
-    def _read(self, shard: ShardIndex, row: int, start: int, size: int) -> bytes:
-        if isinstance(shard.path, RemoteFile):
-            return shard.path.read(start, size)
+    def _bytes(self, index: int, path: Path | RemoteFile, start: int, size: int) -> bytes:
+        if isinstance(path, RemoteFile):
+            return path.read(start, size)
         try:
-            return self._files.read(shard.path, start, size)
+            return self._files.read(path, start, size)
         except OSError as error:
-            raise _bad("unreadable", shard, row, str(error)) from error
+            raise self.bad(index, "unreadable", str(error)) from error
 
-    def _captions(self, shard: ShardIndex, row: int, members: dict[str, bytes]) -> tuple[str, ...]:
+
+class ShardPairs(Shards[Pair], Pairs):
+    """Image-caption pairs of tar shards."""
+
+    members = CAPTIONS
+
+    def __getitem__(self, index: int) -> Pair:
+        members = self.read(index)
+        captions = self._captions(index, members)
+        return Pair(self.key(index), self.pixels(index, members), captions)
+
+    def captions(self, limit: int) -> Iterator[str]:
+        """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
+        parts = self.members.may
+        captions_of = lambda index: self._captions(index, self._members(index, parts))  # noqa: E731
+        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, parts))
+
+    def _captions(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
         fields: dict[str, Any] = {}
         try:
@@ -150,7 +182,7 @@ class ShardPairs(Pairs):
         try:
             return usable(found or captions_in(fields))
         except NoCaption as error:
-            raise _bad(error.cause, shard, row, str(error)) from error
+            raise self.bad(index, error.cause, str(error)) from error
 
 
 def _too_large(sample: np.void, parts: Sequence[str]) -> str:
@@ -229,10 +261,6 @@ def json_object(data: bytes) -> dict[str, Any]:
     """
     fields = json.loads(data)
     return fields if isinstance(fields, dict) else {}
-
-
-def _bad(cause: str, shard: ShardIndex, row: int, detail: str) -> BadSample:
-    return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:

@@ -5,10 +5,10 @@ suffix, so that `img.v2.jpg` and `img.v2.txt` are the sample `img.v2`. What is t
 begins as another sample's key does, belongs to that one by WebDataset's rule, whose keys end at the first dot:
 `img.seg.png` beside `img.jpg` and `img.txt` is a member of `img` that is not read.
 
-Its image is the first `.jpg`, `.jpeg`, `.png` or `.webp` member, else the first of another format; its captions are in
-the `.txt` or `.json` one (img2dataset's layout). A member that its sample has already begins a duplicate. Only regular
-files with a relative name without `..` count. Archives that were put together by `cat` are read to their end. Every
-member is in a sample or counted: see `ShardIndex.contents`.
+Its image is the first `.jpg`, `.jpeg`, `.png` or `.webp` member, else the first of another format; what else is read,
+`Members` says: captions are in the `.txt` or `.json` one (img2dataset's layout). A member that its sample has already
+begins a duplicate. Only regular files with a relative name without `..` count. Archives that were put together by `cat`
+are read to their end. Every member is in a sample or counted: see `ShardIndex.contents`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,8 @@ if TYPE_CHECKING:
     from silc.data.remote import RemoteFile
 
 FIRST_CHOICE = ("jpg", "jpeg", "png", "webp")
-IMAGES: Mapping[str, str] = dict.fromkeys((*READ, *UNREAD), "image")
-PARTS: Mapping[str, str] = {**IMAGES, "txt": "txt", "json": "json"}
-"""What a member is to its sample, by its suffix."""
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
 """Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
-SAMPLE = np.dtype([("image", MEMBER), ("txt", MEMBER), ("json", MEMBER), ("duplicate", "?")])
-"""A sample's members, and whether its shard has an earlier one of the same key."""
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
 MAX_MEMBER_BYTES = 1 << 28
 MAX_JSON_LOOKED_AT = 1 << 20
@@ -61,11 +56,51 @@ COMPRESSED = {
 
 
 @dataclass(frozen=True)
+class Members:
+    """What is read of a sample beside its image, by suffix in lower case: `txt`, `json`, `cls`, `seg.png`.
+
+    A sample is an image with all that it must have, and with at least one of what it must or may have. A suffix that is
+    named here is never the image's; of two that fit, the longer one counts.
+    """
+
+    must: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a sample consists of: `image`, and its other members by their suffixes."""
+        return ("image", *self.must, *self.may)
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """Of a sample: its members, and whether its shard has an earlier one of the same key."""
+        return np.dtype([*((part, MEMBER) for part in self.parts), ("duplicate", "?")])
+
+    def suffix_of(self, name: str) -> str:
+        """The suffix of a file in lower case, empty if it has none."""
+        compound = [suffix for suffix in self.parts[1:] if "." in suffix and name.lower().endswith(f".{suffix}")]
+        return max(compound, key=len, default=name.rpartition(".")[2].lower() if "." in name else "")
+
+    def part_of(self, suffix: str) -> str:
+        """What a member with this suffix is to its sample; empty for one that is not read."""
+        if suffix in self.parts[1:]:
+            return suffix
+        return "image" if suffix in (*READ, *UNREAD) else ""
+
+    def __str__(self) -> str:
+        return (" and " if self.must else " or ").join(f"{{key}}.{suffix}" for suffix in self.must or self.may)
+
+
+CAPTIONS = Members(may=("txt", "json"))
+"""Of image-caption pairs."""
+
+
+@dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of one shard are: 37 bytes a sample and its key."""
+    """Where the samples of one shard are: of pairs 37 bytes a sample, and its key."""
 
     path: Path | RemoteFile
-    samples: np.ndarray  # SAMPLE [N]
+    samples: np.ndarray  # `Members.dtype` [N]
     names: bytes  # the N keys, one after the other
     name_ends: np.ndarray  # uint32 [N]
     ignored: tuple[str, ...]
@@ -91,6 +126,7 @@ class Sample:
 
     key: str
     duplicate: bool
+    must: tuple[str, ...]
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(offset, size) by what it is to the sample."""
     suffixes: list[str] = field(default_factory=list)
@@ -99,8 +135,8 @@ class Sample:
 
     @property
     def usable(self) -> bool:
-        """Whether it has an image and something that says what it is."""
-        return "image" in self.parts and len(self.parts) > 1
+        """Whether it has an image, what it must have, and something that says what it is."""
+        return len(self.parts) > 1 and self.parts.keys() >= {"image", *self.must}
 
     def take(self, part: str, suffix: str, where: tuple[int, int]) -> None:
         """A member more; of several images the first of the usual formats counts, else the first."""
@@ -115,6 +151,7 @@ class Sample:
 class Walk:
     """What is in a tar file."""
 
+    members: Members
     samples: list[Sample] = field(default_factory=list)
     """In the order in which their first members come."""
     ignored: list[str] = field(default_factory=list)
@@ -124,13 +161,13 @@ class Walk:
     _latest: dict[str, Sample] = field(default_factory=dict)
     _touched: Sample | None = None
 
-    def add(self, name: str, part: str, where: tuple[int, int]) -> None:
+    def add(self, name: str, suffix: str, where: tuple[int, int]) -> None:
         """A member that is read: to the sample of its key that misses it, else to a new one."""
-        path, _, suffix = name.rpartition(".")
-        suffix, key = suffix.lower(), path.removeprefix("./")
+        path, part = name[: -len(suffix) - 1], self.members.part_of(suffix)
+        key = path.removeprefix("./")
         sample = next((each for each in self._candidates(key) if self._takes(each, part, suffix)), None)
         if sample is None:
-            sample = Sample(path, key in self._first)
+            sample = Sample(path, key in self._first, self.members.must)
             self.samples.append(sample)
             self._first.setdefault(key, sample)
             self._latest[key] = sample
@@ -167,8 +204,10 @@ class Walk:
             return False
         if not sample.usable:
             return True
-        comes_again = self._first[key] is not self._latest[key]
-        return not comes_again and "txt" not in sample.parts and _says_nothing(file, sample.parts.get("json"))
+        if self._first[key] is not self._latest[key]:  # it comes again
+            return False
+        captioned = "json" in self.members.may and sample.parts.keys() == {"image", "json"}
+        return captioned and _says_nothing(file, sample.parts["json"])
 
     def _leave_out(self, samples: Sequence[Sample], fate: str = "") -> None:
         for suffix in (suffix for each in samples for suffix in each.suffixes):
@@ -185,22 +224,19 @@ class Walk:
         self.contents += Counter(ignored=len(self.ignored))  # nothing, if that is 0
 
 
-def walk(path: Path | RemoteFile, parts: Mapping[str, str] = PARTS) -> Walk:
+def walk(path: Path | RemoteFile, members: Members = CAPTIONS) -> Walk:
     """Go through the headers of an uncompressed tar file.
-
-    Args:
-        parts: what a member is to its sample, by its suffix; a sample is an image and something else.
 
     Raises:
         RemoteFault: a remote file cannot be had.
         BadInput: the file cannot be read.
     """
-    found = Walk()
+    found = Walk(members)
     try:
         with path.open("rb") as file:
             try:
                 for member in _whole_members(file):
-                    _sort_in(found, member, parts)
+                    _sort_in(found, member)
             except (tarfile.TarError, ValueError, EOFError) as error:
                 found.damage = str(error)
             found.drop_cut()
@@ -211,39 +247,36 @@ def walk(path: Path | RemoteFile, parts: Mapping[str, str] = PARTS) -> Walk:
     return found
 
 
-def _sort_in(found: Walk, member: tarfile.TarInfo, parts: Mapping[str, str]) -> None:
+def _sort_in(found: Walk, member: tarfile.TarInfo) -> None:
     base = member.name.rpartition("/")[2]
-    suffix = base.rpartition(".")[2].lower() if "." in base else ""
+    suffix = found.members.suffix_of(base)
     if member.isdir():
         found.contents["folders"] += 1
     elif not _is_plain_file(member):
         found.ignored.append(member.name)
     elif base.startswith("."):  # ._ files of macOS, and others that are hidden
         found.contents["hidden"] += 1
-    elif suffix not in parts:
+    elif not found.members.part_of(suffix):
         found.contents[f".{suffix}"] += 1
     else:
-        found.add(member.name, parts[suffix], (member.offset_data, member.size))
+        found.add(member.name, suffix, (member.offset_data, member.size))
 
 
-def index_shard(path: Path | RemoteFile) -> ShardIndex:
-    """Walk a shard of images and captions.
+def index_shard(path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIndex:
+    """Walk a shard of images and what is said of them.
 
     Raises:
         RemoteFault: a remote file cannot be had.
-        BadInput: the file cannot be read, is no uncompressed tar, or holds no image with a caption.
+        BadInput: the file cannot be read, is no uncompressed tar, or holds no sample.
     """
-    found = walk(path)
+    found = walk(path, members)
     if not any(sample.usable for sample in found.samples):
         raise BadInput(f"{path} holds no sample: {_why_none(path, found)}")
     keys = [sample.key.encode(errors="replace") for sample in found.samples]
-    rows = [
-        (*(sample.parts.get(part, (0, 0)) for part in ("image", "txt", "json")), sample.duplicate)
-        for sample in found.samples
-    ]
+    rows = [(*(sample.parts.get(part, (0, 0)) for part in members.parts), sample.duplicate) for sample in found.samples]
     return ShardIndex(
         path,
-        np.array(rows, dtype=SAMPLE),
+        np.array(rows, dtype=members.dtype),
         b"".join(keys),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),
         tuple(found.ignored),
@@ -253,8 +286,8 @@ def index_shard(path: Path | RemoteFile) -> ShardIndex:
 
 
 def _why_none(path: Path | RemoteFile, found: Walk) -> str:
-    """What is in a file that holds no pair, and what to do about it."""
-    needed = "needed is an uncompressed tar of {key}.jpg|jpeg|png|webp with {key}.txt or {key}.json"
+    """What is in a file that holds no sample, and what to do about it."""
+    needed = f"needed is an uncompressed tar of {{key}}.jpg|jpeg|png|webp with {found.members}"
     if found.damage and not found.contents.total():
         with path.open("rb") as file:
             start = file.read(32)
@@ -278,19 +311,25 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
     listed = ", ".join(
         f"{count:,} {name if name != '.' else 'without suffix'}" for name, count in counts.most_common(8)
     )
-    said = f"no member pair fits; its members are {listed or 'none'}"
+    said, members = f"no member pair fits; its members are {listed or 'none'}", found.members
+    wanted = f".{members.must[0]}" if members.must else "caption"
     if images and texts:
         said += (
-            f"; the first image's key is {images[0].key!r}, the first caption's {texts[0].key!r}: a key is the path "
+            f"; the first image's key is {images[0].key!r}, the first {wanted}'s {texts[0].key!r}: a key is the path "
             "without its last suffix, folders included, and has to be the same"
         )
-    elif images and (counts[".txt"] or counts[".json"]):  # left out as parts of other samples
+    elif images and (
+        behind := [suffix for suffix in members.parts[1:] if found.contents[f".{suffix}"]]
+    ):  # left out as parts
+        key = images[0].key
         said += (
-            f"; the first image's key is {images[0].key!r}, and the captions' keys go on behind a dot, as in "
-            f"{images[0].key}.jpg.txt: a key is the path without its last suffix; rename them to {images[0].key}.txt"
+            f"; the first image's key is {key!r}, and the {wanted}s' keys go on behind a dot, as in "
+            f"{key}.jpg.{behind[0]}: a key is the path without its last suffix; rename them to {key}.{behind[0]}"
         )
     elif images or texts:
-        said += f", so there is {'no caption' if images else 'no image'}"
+        absent = [f".{suffix}" for suffix in members.must if not counts[f".{suffix}"]]
+        lacking = (absent or ["sample with all of them"])[0] if members.must else "caption"
+        said += f", so there is no {lacking if images else 'image'}"
     return f"{said}; {needed}" + (f"; it is damaged too ({found.damage})" if found.damage else "")
 
 

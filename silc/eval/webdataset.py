@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from silc.data.tar import IMAGES, walk
+from silc.data.tar import Members, walk
 from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet, lines_of
 from silc.images import READ, BadImage, decode_rgb
 from silc.regular import regular
@@ -86,7 +86,7 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
     samples: dict[str, dict[str, Member]] = {}
     for shard in (folder / f"{number}.tar" for number in range(int(count))):
         try:
-            found = walk(shard, {**IMAGES, text: text})
+            found = walk(shard, Members((text,)))
         except BadInput as error:
             raise BadInput(f"cannot read the shard {shard}: {error}") from error
         if found.damage:

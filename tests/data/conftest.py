@@ -36,6 +36,16 @@ def sample(number: int) -> list[tuple[str, bytes]]:
     return [(f"{number:05d}.jpg", encoded(photo(number))), (f"{number:05d}.json", json.dumps(captions).encode())]
 
 
+def labelled(number: int, suffix: str = "seg.png") -> list[tuple[str, bytes]]:
+    """A photograph of 40 x 30 pixels and a label map, whose values are its number and one more."""
+    labels = np.full((30, 40), number, np.uint8)
+    labels[:, 20:] += 1
+    return [
+        (f"{number:05d}.jpg", encoded(photo(number))),
+        (f"{number:05d}.{suffix}", encoded(Image.fromarray(labels), "PNG")),
+    ]
+
+
 def write_tar(path: Path, members: Members, format: int = tarfile.USTAR_FORMAT) -> Path:
     with tarfile.open(path, "w", format=format) as tar:
         for name, data in members:

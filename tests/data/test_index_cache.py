@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -18,9 +20,9 @@ from silc.data.config import DataConfig
 from silc.data.index_cache import IndexCache, cache_folder
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
-from silc.data.tar import ShardIndex, index_shard
+from silc.data.tar import Members, ShardIndex, index_shard
 from silc.types import BadInput
-from tests.data.conftest import sample, write_tar
+from tests.data.conftest import labelled, sample, write_tar
 from tests.data.test_tar import hostile
 
 
@@ -29,9 +31,9 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The shards that were walked, in order."""
     walked: list[Path] = []
 
-    def index(path: Path) -> ShardIndex:
+    def index(path: Path, members: Members) -> ShardIndex:
         walked.append(path)
-        return index_shard(path)
+        return index_shard(path, members)
 
     monkeypatch.setattr(index_cache, "index_shard", index)
     return walked
@@ -82,10 +84,35 @@ def test_an_index_of_older_rules_is_made_anew(
     monkeypatch.setattr(index_cache, "VERSION", index_cache.VERSION - 1)
     cache(path)
     monkeypatch.undo()
-    monkeypatch.setattr(index_cache, "index_shard", lambda path: walks.append(path) or index_shard(path))
+    monkeypatch.setattr(index_cache, "index_shard", lambda path, _: walks.append(path) or index_shard(path))
     cache(path)
     cache(path)
     assert walks == [path, path]
+
+
+def test_each_kind_of_sample_has_an_index_of_its_own(tmp_path: Path, walks: list[Path]) -> None:
+    """And that of pairs is where it was, and as it was, before there were others."""
+    path, cache = write_tar(tmp_path / "a.tar", labelled(0) + sample(1)), IndexCache(tmp_path / "cache")
+    kinds = [
+        Members(must=("seg.png",)),
+        Members(must=("json",)),
+        Members(may=("json",)),
+        Members(("seg.png",), ("json",)),
+    ]
+    cache(path)
+    (file,) = (tmp_path / "cache").iterdir()
+    assert file.stem == hashlib.sha256(str(path).encode()).hexdigest()[:32]
+    with np.load(file) as stored:
+        assert set(json.loads(stored["about"].tobytes())) == OLD_FIELDS
+        assert stored["samples"].size == 2 * 37
+    for _ in range(2):
+        assert_same(cache(path), index_shard(path))
+        for kind in kinds:
+            assert_same(cache(path, kind), index_shard(path, kind))
+    assert len(walks) == len(list((tmp_path / "cache").iterdir())) == 1 + len(kinds)
+
+
+OLD_FIELDS = {"version", "path", "size", "mtime_ns", "ignored", "damage", "contents"}
 
 
 def test_relative_paths_mean_the_folder_they_were_used_in(

@@ -18,10 +18,10 @@ import pytest
 
 from silc.data.check import check
 from silc.data.shards import ShardPairs
-from silc.data.tar import Files, index_shard, walk
+from silc.data.tar import Files, Members, index_shard, walk
 from silc.images import READ, UNREAD
 from silc.types import BadInput
-from tests.data.conftest import encoded, photo, sample, write_tar
+from tests.data.conftest import encoded, labelled, photo, sample, write_tar
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -86,6 +86,52 @@ def test_members_meet_by_key_wherever_they_stand(tmp_path: Path, names: str) -> 
     assert not index.samples["duplicate"].any()
     assert {fate: count for fate, count in index.contents.items() if fate != "samples"} == unread
     assert sum(index.contents.values()) == len(names.split())
+
+
+LABELLED = {
+    # The members that are declared: what is in a shard, and per sample the suffixes of what is read.
+    Members(must=("seg.png",)): (
+        "a.jpg a.seg.png a.txt b.c.jpg b.c.seg.png d.seg.png e.jpg",
+        "jpg+seg.png jpg+seg.png seg.png jpg",
+    ),
+    Members(must=("png",)): ("a.jpg a.png a.v2.jpg a.v2.png", "jpg+png jpg+png"),
+    Members(must=("json",)): ("a.jpg a.json a.v2.jpg a.v2.json", "jpg+json jpg+json"),
+    Members(must=("boxes.json",), may=("txt",)): (
+        "a.txt a.jpg a.boxes.json a.json b.jpg b.boxes.json",
+        "jpg+boxes.json+txt jpg+boxes.json",
+    ),
+    Members(must=("seg.png", "json")): (
+        "a.jpg a.seg.png a.json b.jpg b.json b.seg.png",
+        "jpg+seg.png+json jpg+seg.png+json",
+    ),
+    Members(must=("cls",), may=("x.cls",)): (
+        "a.jpg a.x.cls a.cls A.B.JPG A.B.X.CLS A.B.CLS",
+        "jpg+cls+x.cls JPG+CLS+X.CLS",
+    ),
+}
+
+
+@pytest.mark.parametrize("members", LABELLED, ids=str)
+def test_shards_are_read_for_the_members_that_are_declared(tmp_path: Path, members: Members) -> None:
+    names, expected = LABELLED[members]
+    index = index_shard(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names.split()]), members)
+    found, files = [], Files()
+    for row, each in enumerate(index.samples):
+        own = [files.read(index.path, *each[part].item()).decode() for part in members.parts if each[part]["offset"]]
+        assert {name[: len(index.key(row)) + 1] for name in own} == {f"{index.key(row)}."}
+        found.append("+".join(name[len(index.key(row)) + 1 :] for name in own))
+    assert " ".join(found) == expected
+    assert sum(index.contents.values()) == len(names.split())
+
+
+def test_shards_without_what_must_be_there(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", sample(0) + sample(1))
+    with pytest.raises(BadInput, match=r"2 \.jpg, 2 \.json, so there is no \.seg\.png; .*webp with \{key\}\.seg\.png$"):
+        index_shard(path, Members(must=("seg.png",)))
+    with pytest.raises(BadInput, match=r"with \{key\}\.seg\.png and \{key\}\.txt$"):
+        index_shard(path, Members(must=("seg.png", "txt")))
+    with pytest.raises(BadInput, match=r"so there is no sample with all of them; "):
+        index_shard(write_tar(tmp_path / "b.tar", labelled(0) + sample(1)), Members(must=("seg.png", "json")))
 
 
 @pytest.mark.parametrize(
