@@ -18,12 +18,12 @@ import torch
 
 from benchmarks.loader import photographs, write_shard
 from benchmarks.measure import Row, Target, in_turns, not_measured
-from silc import run
 from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
+from silc.pretraining import run
 
 if TYPE_CHECKING:
     from benchmarks.measure import Turns

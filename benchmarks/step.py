@@ -26,9 +26,11 @@ from silc.heap import keep_freed_memory
 from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.run import flops_per_example
+from silc.pretraining.build import flops_per_example
+from silc.pretraining.gradients import Gradients
+from silc.pretraining.groups import groups
 from silc.training.optim import Optimizer
-from silc.training.parts import Gradients
+from silc.training.passes import Passes
 from silc.training.precision import fit_of
 from silc.types import Batch, Hyper, Views
 
@@ -208,10 +210,10 @@ class OurStep:
             eos_id=EOS,
         ).to(device)
         choose_attention(self.objective, torch.device(device), half=config.train.precision == "bf16")
-        self.optimizer = Optimizer(config.train.optim, self.objective)
+        self.optimizer = Optimizer(config.train.optim, self.objective, groups(self.objective, config.train.optim))
         forward: Any = torch.compile(self.objective) if compile else self.objective
         half = autocast_of(device, config.train.precision == "bf16")
-        self.gradients = Gradients(self.objective, forward, micro_batch, half)
+        self.gradients = Gradients(self.objective, Passes(forward, half), micro_batch)
 
     def __call__(self, batch: Batch) -> float:
         out = self.gradients(batch, HYPER)

@@ -140,10 +140,10 @@ def environment(config: BenchConfig) -> dict[str, Any]:
     """What a number needs beside it to be repeated."""
     import torch
 
-    from silc import run
     from silc.distributed import World
+    from silc.training.fit import environment as here_of
 
-    here = run.environment(World(device=torch.device(config.kind)))
+    here = here_of(World(device=torch.device(config.kind)))
     return here | {"command": sys.argv[1:], "date": time.strftime("%Y-%m-%d"), "processor": _processor()}
 
 

@@ -139,7 +139,7 @@ def draw_costs(scores: Mapping[Key, Scores], spent: Mapping[str, Cost], path: Pa
 
 def equal_flops(size: str, duration: str) -> list[tuple[str, str, int]]:
     """(name, recipe, examples) of the longer runs."""
-    from silc.run import flops_per_example
+    from silc.pretraining.build import flops_per_example
     from silc.training.config import examples_of
 
     def flops(name: str) -> float:

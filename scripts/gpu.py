@@ -314,8 +314,9 @@ def trials(configs: Sequence[Config], scored: EvalConfig, *, at_once: int) -> in
 
 def trial(config: Config, scored: EvalConfig) -> None:
     """Train and score one run, unless that is done. The page is left out: matplotlib may be missing here."""
-    from silc import evaluation, run
+    from silc import evaluation
     from silc.eval.suite import write_scores
+    from silc.pretraining import run
 
     scores = Path(config.out) / "scores.json"
     if not scores.is_file():

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that editors and type checkers know them
     from silc.config import Config as Config
-    from silc.continuation import finetune as finetune
     from silc.evaluation import evaluate as evaluate
     from silc.exports.directory import export as export
     from silc.loading import load as load
     from silc.loading import load_run as load_run
+    from silc.pretraining.continuation import finetune as finetune
+    from silc.pretraining.start import train as train
     from silc.recipes import get as recipe  # noqa: F401
-    from silc.start import train as train
     from silc.types import BadInput as BadInput
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "train": "silc.start:train",
-    "finetune": "silc.continuation:finetune",
+    "train": "silc.pretraining.start:train",
+    "finetune": "silc.pretraining.continuation:finetune",
     "evaluate": "silc.evaluation:evaluate",
     "load": "silc.loading:load",
     "load_run": "silc.loading:load_run",

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from silc import config as configs
 from silc import places
 from silc.eval.tasks import asked_for
-from silc.rundir import CONFIG, check_model, check_same, claim, is_run
+from silc.interop.files import SAVED
+from silc.rundir import check_model, check_same
+from silc.training.directory import CONFIG, claim, is_run, no_run_to_go_on_with
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def training(config: Config) -> tuple[Path, bool]:
             what is to be evaluated.
     """
     out, goes_on = claim(config.out, config.resume)
+    if (out / SAVED).is_file():
+        raise no_run_to_go_on_with(out)
     if config.extend and not goes_on:
         raise BadInput(f"{out} holds no run to extend; give the --out of one, or leave --extend out to begin one")
     if goes_on:

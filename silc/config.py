@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -59,8 +59,9 @@ InitWeights = Literal["all", "student", "teacher"]
 
 @dataclass(frozen=True)
 class Config:
-    """One run, whole."""
+    """One pretraining run, whole."""
 
+    kind: ClassVar[str] = "pretrain"
     recipe: str = ""
     """Name of the recipe this run started from."""
     out: str = ""
@@ -115,50 +116,97 @@ class Config:
         )
 
 
-_SCHEMA: TypeAdapter[Config] = TypeAdapter(Config)
+KINDS = {"pretrain": "silc train", "probe": "silc probe"}
+"""Every kind of run, and the command that goes on with one."""
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+class Schema(Protocol):
+    """The configuration of a kind of run: a dataclass, of which every field has a default."""
+
+    kind: ClassVar[str]
+    """One of `KINDS`."""
+
+
+C = TypeVar("C", bound=Schema)
+
+
+def to_dict(config: Schema) -> dict[str, Any]:
     """Plain values, in the order of the fields."""
-    values: dict[str, Any] = _SCHEMA.dump_python(config, mode="json")
+    values: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
     return values
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def plain(config: Schema) -> dict[str, Any]:
+    """What config.yaml holds: the kind of run, and every setting."""
+    return {"kind": config.kind, **to_dict(config)}
+
+
+@overload
+def from_dict(values: dict[str, Any]) -> Config: ...
+@overload
+def from_dict(values: dict[str, Any], schema: type[C]) -> C: ...
+def from_dict(values: dict[str, Any], schema: Any = Config) -> Any:
     """Read plain values; unknown fields are refused with the nearest name.
 
     Raises:
         BadInput: an unknown field, or a value of the wrong type, named by its path.
     """
-    known = {path for path, _, _ in fields(Config())}
+    known = {path for path, _, _ in fields(schema())}
     for path in _leaves(values):
         if path not in known:
             raise BadInput(f"unknown field '{path}'{nearest(path, known)}")
     try:
-        return _SCHEMA.validate_python(values)
+        return _adapter(schema).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(part for part in first["loc"] if isinstance(part, str))
-        needed = [f"; needed {allowed}" for name, allowed in limits(Config) if name == path]
+        needed = [f"; needed {allowed}" for name, allowed in limits(schema) if name == path]
         raise BadInput(f"field '{path}': {first['msg']} (got {first['input']!r}){''.join(needed)}") from error
 
 
-def save(config: Config, file: Path) -> None:
+def save(config: Schema, file: Path) -> None:
     """Write YAML that `load` reads back to an equal value."""
-    write_whole(file, yaml.safe_dump(to_dict(config), sort_keys=False))
+    write_whole(file, yaml.safe_dump(plain(config), sort_keys=False))
 
 
-def load(file: Path) -> Config:
+@overload
+def load(file: Path) -> Config: ...
+@overload
+def load(file: Path, schema: type[C]) -> C: ...
+def load(file: Path, schema: Any = Config) -> Any:
     """Read a YAML file.
 
     Raises:
-        BadInput: no such file, no YAML, or not a run's configuration; names the file.
+        BadInput: no such file, no YAML, no run's configuration, or one of another kind; names the file.
     """
-    values = _values(file)
+    kind, values = _kind_and_values(file)
+    if kind != schema.kind:
+        raise BadInput(
+            f"{file} is of a run of kind {kind!r}, needed is one of kind {schema.kind!r}; "
+            f"`{KINDS[kind]}` goes on with it"
+        )
     try:
-        return from_dict(values)
+        return from_dict(values, schema)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from error
+
+
+def _kind_and_values(file: Path) -> tuple[str, dict[str, Any]]:
+    """Of a configuration; those written before there were kinds are of pretraining.
+
+    Raises:
+        BadInput: no such file, no YAML, or no kind that is known.
+    """
+    values = _values(file)
+    kind = values.pop("kind", Config.kind)
+    if kind not in KINDS:
+        raise BadInput(f"{file} is of a run of kind {kind!r}, known are {' and '.join(KINDS)}; a later silc wrote it?")
+    return kind, values
+
+
+@cache
+def _adapter(schema: type) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def written(file: Path) -> set[str]:
@@ -167,7 +215,7 @@ def written(file: Path) -> set[str]:
     Raises:
         BadInput: as `load`.
     """
-    return set(_leaves(_values(file)))
+    return set(_leaves(_kind_and_values(file)[1]))
 
 
 class _EachOnce(yaml.SafeLoader):

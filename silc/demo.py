@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from silc import evaluation, places, recipes, results, run
+from silc import evaluation, places, recipes, results
 from silc.data import scenes
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.preprocess import Preprocess
+from silc.pretraining import run
 from silc.terminal import say
 from silc.training.config import examples_of
 from silc.training.log import history

@@ -21,7 +21,7 @@ from silc.eval.tables import distinct_names
 from silc.loading import Loaded, Weights, load_any
 from silc.models.silc import Encoder
 from silc.predict import Model
-from silc.rundir import is_run
+from silc.training.directory import is_run
 from silc.types import BadInput
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from silc.models.config import multiples_near
 from silc.models.silc import Encoder
 from silc.objective import networks
 from silc.predict import Contrastive, Model, precision_of
-from silc.rundir import CONFIG, TOKENIZER, is_run, newest_checkpoint
+from silc.rundir import TOKENIZER, newest_checkpoint
+from silc.training.directory import CONFIG, is_run
 from silc.types import BadInput
 
 if TYPE_CHECKING:

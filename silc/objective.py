@@ -4,7 +4,7 @@
 
 Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses.
 Neither changes any state; `after_step` alone writes the teacher, after an update was accepted. The image-text loss
-looks across the batch, all else at one image at a time, so a batch can go through in parts (training/parts.py).
+looks across the batch, all else at one image at a time, so a batch can go through in parts (pretraining/gradients.py).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from silc.eval import report, suite
 from silc.eval.pictures import contact_sheet
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
-from silc.rundir import CONFIG, is_run
+from silc.training.directory import CONFIG, is_run
 from silc.training.log import history
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A run's directory: what it holds, and whether a run may begin or go on in it. Imports no torch."""
+"""A pretraining run's directory: what it holds, and whether it goes on as it began. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc import checkpoint, places, recipes
+from silc import checkpoint, recipes
 from silc import config as configs
 from silc.config import Config
 from silc.data.remote import without_secrets
-from silc.interop.files import SAVED
 from silc.interop.sources import kind_of
+from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONFIG, TOKENIZER, CHECKPOINTS = "config.yaml", "tokenizer", "checkpoints"
-"""What a run's directory holds."""
+TOKENIZER = "tokenizer"
+"""What a pretraining run's directory holds besides."""
 CONTINUE = "continue"
 """The run that an export of one holds."""
 
@@ -41,11 +41,6 @@ FREE = (
 
 LENGTH = "train.duration"
 """The setting in which an extended run differs from what it began as."""
-
-
-def is_run(source: str | Path) -> bool:
-    """Whether a directory is a run's."""
-    return (Path(source) / CONFIG).is_file()
 
 
 def named(name: str | Path) -> Config:
@@ -82,30 +77,6 @@ def check_model(source: str | Path) -> None:
         BadInput: it is neither a run with a checkpoint nor anything that `silc import` takes.
     """
     newest_checkpoint(Path(source)) if is_run(source) else kind_of(source)
-
-
-def claim(given: str, resume: str) -> tuple[Path, bool]:
-    """The directory of a run that is to begin or to go on, and whether it holds a run already; nothing is written.
-
-    Raises:
-        BadInput: there is none or it cannot be written, it holds something else, or a run where `resume` is `never`.
-    """
-    if not given:
-        raise BadInput("no output directory; give --out DIR")
-    out = places.folder(given)
-    places.folder(out / CHECKPOINTS)
-    found = checkpoint.find(out / CHECKPOINTS)
-    files = checkpoint.listed(found[0]) if found else []
-    weights_alone = bool(files) and "optimizer.safetensors" not in files
-    if (out / SAVED).is_file() or weights_alone:
-        raise BadInput(
-            f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
-            f"use --init {out} and give another --out"
-        )
-    holds_run = is_run(out)
-    if holds_run and resume == "never":
-        raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
-    return out, holds_run
 
 
 def check_same(out: Path, config: Config) -> None:

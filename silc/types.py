@@ -321,6 +321,10 @@ class Hyper:
     temperature: float
     """tau_t of the teacher's targets."""
 
+    def logged(self) -> Mapping[str, float]:
+        """What stands in metrics.jsonl."""
+        return {"lr": self.lr, "teacher/momentum": self.momentum}
+
 
 class Ring(Protocol):
     """Ranks in a circle, each of which passes on to the next; passed in, so that losses look nothing up."""

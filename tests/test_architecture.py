@@ -23,12 +23,21 @@ PACKAGE = ROOT / "silc"
 ORDER = (
     "preprocess images heap threads terminal extras regular durable | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
-    " | interop inputs dense | rundir | predict | loading | exports curate | checks | origin | run evaluation results"
-    " | continuation start serve plan demo | commands | cli | __main__"
+    " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining | evaluation results"
+    " | serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
-TORCH_FREE += ("models/variants", "losses/config", "training/config", "eval/config", "eval/tasks", "places", "rundir")
+TORCH_FREE += (
+    "models/variants",
+    "losses/config",
+    "training/config",
+    "training/directory",
+    "eval/config",
+    "eval/tasks",
+    "places",
+    "rundir",
+)
 TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "data/check")
 TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
@@ -158,7 +167,7 @@ def test_one_writer_of_teacher_and_centre() -> None:
     """`update` and `update_centre` are called by the objective's after_step and when a run starts, nowhere else."""
     calling = [path for path in modules() if re.search(r"teacher\.update", path.read_text())]
     callers = {path.relative_to(PACKAGE).as_posix() for path in calling}
-    assert callers == {"objective.py", "origin.py"}
+    assert callers == {"objective.py", "pretraining/origin.py"}
     objective = (PACKAGE / "objective.py").read_text()
     assert objective.count("teacher.update(") == 1
     assert objective.index("def after_step") < objective.index("teacher.update(")
@@ -166,7 +175,8 @@ def test_one_writer_of_teacher_and_centre() -> None:
 
 def test_predict_knows_no_trainer() -> None:
     for file in ("predict.py", "loading.py"):
-        assert not [name for name in imports(PACKAGE / file) if name.startswith("silc.training")]
+        found = [name for name in imports(PACKAGE / file) if name.startswith("silc.training")]
+        assert all(name.startswith("silc.training.directory.") for name in found)  # where things lie in a run
 
 
 def test_no_attic() -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from silc import cli, commands, run
+from silc import cli, commands
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
+from silc.pretraining import run
 
 
 def jpeg(number: int = 0, size: tuple[int, int] = (24, 20)) -> bytes:

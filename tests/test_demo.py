@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from silc import demo, recipes, run
+from silc import demo, recipes
 from silc.config import Config
+from silc.pretraining import run
 from silc.types import BadInput
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 import silc
-from silc import run
 from silc.config import Config
 from silc.dense import component_pictures, principal_components, scaled_to_patches
 from silc.predict import Model
+from silc.pretraining import run
 from silc.types import BadInput
 
 

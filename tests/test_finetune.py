@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc import checkpoint, continuation, origin, recipes, run
+from silc import checkpoint, recipes
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
@@ -22,6 +22,8 @@ from silc.loading import load_run
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
+from silc.pretraining import continuation, origin, run
+from silc.pretraining.build import build
 from silc.training.log import history
 from silc.types import BadInput, Batch, Hyper, Projection, Views
 from tests import ranks
@@ -61,7 +63,7 @@ def configured(init: Path, mode: str = "late", **fields: Any) -> Config:
 def begun(config: Config) -> SilcObjective:
     """The objective of a continued run before its first step."""
     source = origin.find(config.init)
-    objective = run.build(config, source.tokenizer, World())
+    objective = build(config, source.tokenizer, World())
     origin.take_over(objective, source, config.model.image.size, config.init_weights)
     return objective
 

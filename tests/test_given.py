@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from silc import cli, continuation, given, recipes, run
+from silc import cli, given, recipes
 from silc import config as configs
 from silc.commands.configured import configured
 from silc.commands.eval import EvalCommand
@@ -26,6 +26,7 @@ from silc.eval.config import EvalConfig
 from silc.evaluation import evaluate
 from silc.interop import sources
 from silc.loading import load
+from silc.pretraining import continuation, run
 from silc.training.log import history
 from silc.types import BadInput
 

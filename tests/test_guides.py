@@ -13,11 +13,11 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from silc import run
 from silc.cli import main
 from silc.config import Config
 from silc.data.scenes import write_sets
 from silc.data.tokenizer import BPETokenizer
+from silc.pretraining import run
 from tests.data.conftest import sample, write_tar
 
 GUIDES = Path(__file__).parent.parent / "docs" / "guides"

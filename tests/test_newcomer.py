@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from silc import checkpoint, run
+from silc import checkpoint
 from silc.cli import main
+from silc.pretraining import run
 from silc.training.log import history
 from tests.data.conftest import encoded, write_tar
 

@@ -17,6 +17,7 @@ from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
+from silc.pretraining.groups import groups
 from silc.training.optim import Optimizer
 from silc.types import Batch, Hyper, Projection, Views
 
@@ -152,7 +153,7 @@ def test_one_real_step_at_the_papers_size() -> None:
     assert config.model.head.prototypes == 65_536
     assert (config.data.crops.num_global, config.data.crops.num_local) == (2, 8)
     objective = build(config, vocab_size=32_000)
-    optimizer = Optimizer(config.train.optim, objective)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     before = {name: p.detach().clone() for name, p in objective.named_parameters()}
     with torch.autocast("cpu", torch.bfloat16):
         out = objective(batch_of(config, num=2, vocab_size=32_000), HYPER)

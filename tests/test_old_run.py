@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 
 import silc
-from silc import checkpoint, recipes, run
+from silc import checkpoint, recipes
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.data.scenes import write_sets
+from silc.pretraining import run
 from silc.training.log import history
 from tests.data.conftest import encoded, photo, write_tar
 

@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 
 import silc
 from silc import config as configs
-from silc import run
 from silc.cli import main
 from silc.commands import image_files, predictions
 from silc.config import Config
@@ -28,6 +27,7 @@ from silc.eval.suite import tasks
 from silc.interop import pretrained
 from silc.interop.pretrained import Pretrained
 from silc.predict import Model
+from silc.pretraining import run
 from silc.types import BadInput
 
 

@@ -15,7 +15,7 @@ from silc.distributed import World
 from silc.models.variants import LOCAL_SIZE
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.run import flops_per_example
+from silc.pretraining.build import flops_per_example
 from silc.types import BadInput
 
 # Image tower and whole model in millions of parameters, with the 32k vocabulary; SigLIP's published sizes

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 
-from silc import checkpoint, run
+from silc import checkpoint
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
 from silc.loading import load_run
+from silc.pretraining import run
 from silc.training.config import OptimConfig
 from silc.training.log import history
 from silc.types import BadInput

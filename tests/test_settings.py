@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from benchmarks.suite import BenchConfig
-from silc import cli, recipes, run
+from silc import cli, recipes
 from silc import config as configs
 from silc.checkpoint import find, read
 from silc.commands.data_check import CheckCommand
@@ -21,8 +21,11 @@ from silc.commands.plan import PlanCommand
 from silc.commands.predict import PredictCommand
 from silc.config import Config
 from silc.data.config import CropConfig
+from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
+from silc.pretraining import run
+from silc.pretraining.build import build
 from silc.settings import Duration, Range, Settings, limits
 from silc.training.config import OptimConfig, steps_of
 from silc.training.log import history
@@ -248,8 +251,8 @@ def test_legal_values_train(small: Callable[..., Config], recipe: str, given: di
     losses = [record["loss/total"] for record in history(tmp_path / "run") if "loss/total" in record]
     assert len(losses) == 2
     assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
-    tokenizer = run.BPETokenizer.load(tmp_path / "run" / "tokenizer", config.model.text.length)
-    before = run.build(config, tokenizer, World()).student.state_dict()
+    tokenizer = BPETokenizer.load(tmp_path / "run" / "tokenizer", config.model.text.length)
+    before = build(config, tokenizer, World()).student.state_dict()
     after = read(find(tmp_path / "run" / "checkpoints")[0]).parts["model"]
     assert all(value.isfinite().all() for value in after.values())
     changed = {name for name, value in after.items() if not value.equal(before[name])}

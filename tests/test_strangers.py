@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from silc import checkpoint, run
+from silc import checkpoint
 from silc.cli import main
 from silc.config import Config
+from silc.pretraining import run
 
 
 class Payload:

@@ -15,7 +15,8 @@ from silc.distributed import World
 from silc.losses.distill import perplexity
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.training.alarm import CollapseAlarm
+from silc.pretraining.alarm import CollapseAlarm
+from silc.pretraining.groups import groups
 from silc.training.log import Log
 from silc.training.optim import Optimizer
 from silc.training.saver import Saver
@@ -78,7 +79,7 @@ def overhead(folder: Path, short: bool) -> Iterator[Row]:
     objective = SilcObjective(
         config.model, config.objective, preprocess=Preprocess(128), world=World(), vocab_size=1000, eos_id=1
     )
-    optimizer = Optimizer(config.train.optim, objective)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     hyper, alarm = Hyper(lr=1e-4, momentum=0.99, temperature=0.04), CollapseAlarm(4096, 16)
     draw = lambda *shape: torch.randint(0, 256, shape, dtype=torch.uint8)  # noqa: E731
     batch = Batch(

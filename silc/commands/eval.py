@@ -15,8 +15,8 @@ from silc.commands import flags
 from silc.commands.model_flags import DeviceName, is_import
 from silc.eval.config import EvalConfig
 from silc.given import Idle, evaluated
-from silc.rundir import is_run
 from silc.terminal import announce, complain, say
+from silc.training.directory import is_run
 from silc.types import BadInput
 
 SEGMENTING = ("segmentation", "window", "readout", "absent_classes", "pamr", "mix", "background")

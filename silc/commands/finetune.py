@@ -7,6 +7,7 @@ from silc import given, recipes, rundir
 from silc.commands.configured import first_lines, over, spelled_out
 from silc.commands.flags import taken
 from silc.terminal import announce, say
+from silc.training import directory
 from silc.types import BadInput
 
 USAGE = """usage: silc finetune --init MODEL [--mode MODE] --data.train SHARDS --out DIR [--field value ...]
@@ -31,9 +32,9 @@ def main(args: list[str]) -> int:
     mode = chosen.get("mode", "late")
     recipes.mode_called(mode)
     rundir.check_model(chosen["init"])
-    out, _ = rundir.claim("".join(typed.get("out", [])), "".join(typed.get("resume", [configs.Config().resume])))
+    out, _ = directory.claim("".join(typed.get("out", [])), "".join(typed.get("resume", [configs.Config().resume])))
     announce(f"finetune: {chosen['init']} goes on in {out}")
-    from silc import continuation, run
+    from silc.pretraining import continuation, run
 
     config = continuation.configured(chosen["init"], mode, lambda base: over(base, rest, "finetune")[0])
     given.say_unread(typed, config)

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from silc.given import Idle
-from silc.rundir import is_run
 from silc.settings import Device
+from silc.training.directory import is_run
 
 ModelName = Annotated[
     Positional[str],

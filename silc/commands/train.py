@@ -13,7 +13,7 @@ def main(args: list[str]) -> int:
     out, goes_on = checks.training(config)
     given.say_unread(typed, config)
     announce(f"train: {config.recipe} {'goes on' if goes_on else 'begins'} in {out}")
-    from silc import run
+    from silc.pretraining import run
 
     run.train(config)
     return 0

@@ -32,7 +32,8 @@ from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
 from silc.loading import load_run
-from silc.rundir import CHECKPOINTS, CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
+from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
+from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 from silc.types import BadInput
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, LOSSES, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
-from silc.run import flops_per_example
+from silc.pretraining.build import flops_per_example
 from silc.settings import amount_of
 from silc.terminal import say
 from silc.training.config import examples_of

@@ -23,8 +23,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from silc.distributed import World
 from silc.plan import repeats
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
-from silc.run import blank_batch, untrained
-from silc.training.parts import Gradients
+from silc.pretraining.build import blank_batch, untrained
+from silc.pretraining.gradients import Gradients
+from silc.pretraining.learner import METHODS, blocks
+from silc.training.passes import Passes
 from silc.training.sharding import shard
 from silc.types import BadInput, Hyper
 
@@ -77,7 +79,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
     with ExitStack() as fakes:
         fakes.enter_context(_fake_group(ranks))
         if sharded:
-            shard(objective, World(size=ranks))
+            shard(objective, blocks(objective), METHODS, World(size=ranks))
         fakes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         objective.to_empty(device="cpu")
         with meter, meter.following_resizes(), meter.parts_of(objective), repeats.counted(meter):
@@ -94,7 +96,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
                     yield
 
             with meter.part(BACKWARD):
-                out = Gradients(objective, objective, config.train.micro_batch, forward)(pairs, HYPER)
+                out = Gradients(objective, Passes(objective, forward), config.train.micro_batch)(pairs, HYPER)
             objective.after_step(out, HYPER)
         sizes = {name: p.numel() for name, p in objective.named_parameters()}
         return Step(

@@ -93,8 +93,8 @@ class Log:
         """Record a training step and show it."""
         self.record(record)
         rate = f"{record['samples_per_s']:.0f} pairs/s"
-        terms = {"contrastive": "loss/contrastive", "distill": "loss/distill", "patches": "loss/patches"}
-        losses = "  ".join(f"{short} {record[name]:.3f}" for short, name in terms.items() if name in record)
+        terms = {name.removeprefix("loss/"): value for name, value in record.items() if name.startswith("loss/")}
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in terms.items() if name != "total" or len(terms) == 1)
         losses += f"  lr {record['lr']:.2e}"
         self.bar.update(self.task, completed=record["step"], rate=rate, losses=losses, left=time_left(eta_seconds))
         if not self.console.is_terminal:

@@ -1,28 +1,28 @@
-"""The training loop: the only place where data, objective, optimizer, logs and checkpoints meet."""
+"""The training loop: the only place where batches, learner, optimizer, logs and checkpoints meet."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from silc.training.config import steps_of
 from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.objective import SilcObjective
-    from silc.training.alarm import CollapseAlarm
+    from silc.training.config import TrainConfig
     from silc.training.log import Log
     from silc.training.optim import Optimizer
-    from silc.training.schedules import Schedule
-    from silc.types import Batch, Hyper, StepOutput
+    from silc.training.passes import Passes
+    from silc.training.protocols import Batch, Work
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""
@@ -38,6 +38,11 @@ class Progress:
     bad: Counter[str] = field(default_factory=Counter)
     """Broken samples met on this rank, by cause."""
 
+    def count(self, batch: Batch, *, accepted: bool) -> None:
+        """One more step, of this batch."""
+        self.step, self.skipped = self.step + 1, self.skipped + (not accepted)
+        self.bad.update(batch.bad)
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -46,86 +51,107 @@ class Pace:
     log: int
     save: int
     evaluate: int
-    max_skips: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, total: int, steps_per_epoch: int) -> Pace:
+        """Convert durations to steps, once; `total` is the run's."""
+
+        def steps(duration: str) -> int:
+            if duration == "never":
+                return 0
+            at = {"batch_size": config.batch_size, "steps_per_epoch": steps_per_epoch, "total": total}
+            return max(1, steps_of(duration, **at))
+
+        return cls(steps(config.log_every), steps(config.save_every), steps(config.eval_every))
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; all but `stop` on every rank, after the step was counted."""
+
+    save: Callable[[], None]
+    evaluate: Callable[[], None]
+    stop: Callable[[], bool] = bool
+    """Whether this rank wants all of them to stop after the step they are at."""
 
 
 def train(
-    objective: SilcObjective,
-    gradients: Callable[[Batch, Hyper], StepOutput],
-    batches: Iterator[Batch],
+    work: Work,
+    passes: Passes,
     optimizer: Optimizer,
-    schedule: Schedule,
+    batches: Iterator[Any],
     progress: Progress,
     *,
     world: World,
-    pace: Pace,
-    batch_size: int,
-    flops_per_example: float,
     log: Log | None,
-    alarm: CollapseAlarm,
-    save: Callable[[Progress], None],
-    evaluate: Callable[[Progress], None],
-    stop: Callable[[], bool],
+    hooks: Hooks,
 ) -> None:
     """Train from `progress.step` to the end of the schedule.
 
     Args:
-        objective: student, teacher and losses; its `after_step` is called once per accepted update.
-        gradients: adds the gradients of a batch to the parameters (parts.py).
+        work: learner, schedule and settings; the learner's `after_step` is called once per accepted update.
+        passes: how a pass through the learner's module is run.
         batches: this rank's batches, from `progress.step` on.
         log: None on all ranks but the main one.
-        alarm: judges what is logged.
-        save, evaluate: called on every rank when due, after the step was counted.
-        stop: whether this rank wants all of them to stop after the step they are at.
 
     Raises:
-        BadInput: `pace.max_skips` steps in a row were not finite.
+        BadInput: `max_skips` steps in a row were not finite.
         Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
     """
-    meter, skips_in_a_row = Meter(batch_size), 0
+    learner, schedule, settings = work.learner, work.schedule, work.settings
+    pace = Pace.of(settings, total=schedule.total, steps_per_epoch=work.batches.steps_per_epoch)
+    meter, skips_in_a_row = Meter(settings.batch_size), 0
     for step in range(progress.step, schedule.total):
         hyper = schedule.at(step)
         with meter.waiting():
             batch = next(batches).to(world.device)
-        out = gradients(batch, hyper)
+        out = learner.gradients(passes, batch, hyper)
         grad_norm = optimizer.clip()
         # Every rank decides alike, and before any state changes.
         finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
-        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not stop(), device=finite.device)]))
+        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not hooks.stop(), device=finite.device)]))
         if accepted:
             optimizer.step(hyper)
-            objective.after_step(out, hyper)
+            learner.after_step(out, hyper)
         optimizer.zero_grad()
 
         skips_in_a_row = 0 if accepted else skips_in_a_row + 1
-        progress.step, progress.skipped = step + 1, progress.skipped + (not accepted)
-        progress.bad.update(batch.bad)
+        progress.count(batch, accepted=accepted)
         meter.count()
         if log is not None:
             log.tick(progress.step, eta_seconds=meter.eta(schedule.total - progress.step))
         if skips_in_a_row:
-            _report_skip(world, log, progress, batch, skips_in_a_row, pace.max_skips)
+            _report_skip(world, log, progress, batch, skips_in_a_row, settings.max_skips)
         if due(progress.step, pace.log, schedule.total):
             metrics = _reduced(world, dict(out.metrics) | {"grad_norm": grad_norm})
             bad = world.total(progress.bad)
             if log is not None:
-                examples = progress.step * batch_size
-                record: dict[str, float] = {"step": progress.step, "examples_seen": examples}
-                record |= metrics | {"lr": hyper.lr, "teacher/momentum": hyper.momentum}
-                record |= {"train_flops": examples * flops_per_example, "skipped": progress.skipped}
-                record |= {f"bad/{cause}": count for cause, count in sorted(bad.items())}
+                record = _record(work, progress, metrics | hyper.logged(), bad)
                 log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
-                if warning := alarm.check(progress.step, metrics, hyper.momentum):
+                if warning := learner.warning(progress.step, metrics, hyper):
                     log.say(f"step {progress.step}: {warning}")
         if not go_on:
             raise Preempted
         # Saved first: what the evaluators stumble over must not cost the steps before.
         if progress.step == schedule.total or due(progress.step, pace.save, schedule.total):
-            save(progress)
+            hooks.save()
             meter.restart()
         if due(progress.step, pace.evaluate, schedule.total):
-            evaluate(progress)
+            hooks.evaluate()
             meter.restart()
+
+
+def _record(work: Work, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
+    """What metrics.jsonl is told after a step, but for times."""
+    examples = progress.step * work.settings.batch_size
+    return {
+        "step": progress.step,
+        "examples_seen": examples,
+        **metrics,
+        "train_flops": examples * work.flops_per_example,
+        "skipped": progress.skipped,
+        **{f"bad/{cause}": count for cause, count in sorted(bad.items())},
+    }
 
 
 def due(step: int, every: int, total: int) -> bool:
@@ -189,8 +215,3 @@ def _report_skip(world: World, log: Log | None, progress: Progress, batch: Batch
         f"{in_a_row} steps in a row were not finite at step {progress.step}; lower train.optim.lr or set "
         f"train.precision to float32{kept}"
     )
-
-
-def state_of(progress: Progress) -> dict[str, Any]:
-    """What a checkpoint remembers of the progress."""
-    return {"step": progress.step, "skipped": progress.skipped, "bad": dict(progress.bad)}

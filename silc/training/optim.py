@@ -1,31 +1,23 @@
-"""AdamW: what decays and what does not; layers may learn at different rates, towers may stand still."""
+"""AdamW over groups of parameters, with clipping and a state by name."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from silc.models import lora
 from silc.training.sharding import share, whole
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from silc.training.config import OptimConfig
-    from silc.types import Hyper
-
-TOWERS = {"image": "student.visual.", "text": "student.text."}
-BLOCK = re.compile(r"student\.(visual|text)\..*blocks\.(\d+)\.")
-EMBEDDING = re.compile(
-    r"student\.(visual|text)\.(trunk\.)?(patch_embed|pos_embed|cls_token|norm_pre|token_embedding|positional_embedding)\b"
-)
+    from silc.training.protocols import Group, Hyper
 
 
 class _AdamW(torch.optim.AdamW):
@@ -40,20 +32,20 @@ class Optimizer:
     Args:
         config: rates, decay, clipping.
         module: whose trainable parameters are optimised.
+        groups: the group of each of them, by name.
     """
 
-    def __init__(self, config: OptimConfig, module: nn.Module) -> None:
+    def __init__(self, config: OptimConfig, module: nn.Module, groups: Mapping[str, Group]) -> None:
         self.config = config
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        factors, decaying = layer_factors(self.parameters, config.layer_decay), decays(module, config.decay)
-        groups: dict[tuple[bool, float], list[Tensor]] = {}
-        # Those that decay come first, then the top layers.
-        for name in sorted(self.parameters, key=lambda name: (name not in decaying, -factors[name])):
-            groups.setdefault((name in decaying, factors[name]), []).append(self.parameters[name])
+        alike: dict[Group, list[Tensor]] = {}
+        # Those that decay come first, then the fastest.
+        for name in sorted(self.parameters, key=lambda name: (not groups[name].decays, -groups[name].factor)):
+            alike.setdefault(groups[name], []).append(self.parameters[name])
         self.adamw = _AdamW(
             [
-                {"params": own, "weight_decay": config.weight_decay if decay else 0.0, "factor": factor}
-                for (decay, factor), own in groups.items()
+                {"params": own, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
+                for (factor, decays), own in alike.items()
             ],
             lr=config.lr,
             betas=config.betas,
@@ -99,45 +91,3 @@ class Optimizer:
             # Fused AdamW keeps its step count, which is never sharded, on the parameter's device.
             device = parameter.device
             self.adamw.state[parameter][key] = value.to(device, copy=True) if key == "step" else share(value, parameter)
-
-
-def freeze(module: nn.Module, towers: Iterable[str]) -> None:
-    """Let towers of an objective ("image", "text") stay as they are: no gradient, no moments, no weight decay."""
-    for name, parameter in module.named_parameters():
-        if name.startswith(tuple(TOWERS[tower] for tower in towers)):
-            parameter.requires_grad_(False)
-
-
-def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
-    """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
-
-    Embeddings are layer 0 of their tower, its blocks 1 to depth, and what is above, its head and the scale with it,
-    depth + 1, which learns at the full rate.
-    """
-    names = list(names)
-    blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
-    depth = {tower: 1 + max(number for own, number in blocks.values() if own == tower) for tower, _ in blocks.values()}
-
-    def factor(name: str) -> float:
-        if name in blocks:
-            tower, number = blocks[name]
-            return decay ** (depth[tower] - number)
-        if embedding := EMBEDDING.match(name):
-            return decay ** (depth[embedding[1]] + 1)
-        return 1.0
-
-    return {name: factor(name) for name in names}
-
-
-def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]:
-    """Names of the parameters on which weight decay falls; never norms, biases and the scale, which are vectors.
-
-    `kernels` are what big_vision's `wd_mults = ((".*/kernel$", 1.0),)` finds: weights of linear layers and
-    convolutions.
-    """
-    matrices = {name for name, p in module.named_parameters() if p.ndim > 1}
-    if which == "matrices":
-        return matrices
-    embeddings = {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, nn.Embedding)}
-    # Positions, tokens of the towers and prototypes are no layer's `weight`; low-rank changes are to kernels.
-    return {name for name in matrices - embeddings if name.endswith("weight") or lora.ADDED in name}

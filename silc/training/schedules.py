@@ -1,13 +1,13 @@
-"""Learning rate, EMA momentum and teacher temperature as functions of the step."""
+"""The learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from silc.training.config import steps_of
-from silc.types import BadInput, Hyper
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.training.config import OptimConfig
@@ -36,8 +36,8 @@ def cosine(step: float, *, warmup: int, total: int) -> float:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Everything that changes with the step.
+class LearningRate:
+    """The learning rate of a run; what else changes with the step, a subclass adds.
 
     Step `s` (counted from 0) uses the value at s + 1 of a warm-up and at s of a cool-down's end, so that neither the
     first nor the last update has a learning rate of exactly 0.
@@ -47,21 +47,10 @@ class Schedule:
     total: int
     warmup: int
     cooldown: int
-    momentum: float
-    temperature: float
 
     @classmethod
-    def of(
-        cls,
-        optim: OptimConfig,
-        *,
-        total: int,
-        batch_size: int,
-        steps_per_epoch: int,
-        momentum: float,
-        temperature: float,
-    ) -> Schedule:
-        """Convert the durations of `optim` to steps, once.
+    def of(cls, optim: OptimConfig, *, total: int, batch_size: int, steps_per_epoch: int, **more: Any) -> Self:
+        """Convert the durations of `optim` to steps, once; `more` are a subclass's own fields.
 
         Raises:
             BadInput: warm-up and cool-down do not fit into the run.
@@ -75,10 +64,10 @@ class Schedule:
                 f"a warm-up of {warmup:,} and a cool-down of {cooldown:,} steps do not fit into a run of {total:,}; "
                 "shorten them (--train.optim.warmup 10% --train.optim.cooldown 20%) or train longer"
             )
-        return cls(optim, total, warmup, cooldown, momentum, temperature)
+        return cls(optim, total, warmup, cooldown, **more)
 
-    def at(self, step: int) -> Hyper:
-        """Settings of one step, 0 <= step < total."""
+    def lr(self, step: int) -> float:
+        """Of one step, 0 <= step < total."""
         at = step + 1 if step < self.warmup else step
         if self.optim.schedule == "cosine":
             share = cosine(at, warmup=self.warmup, total=self.total)
@@ -86,4 +75,4 @@ class Schedule:
             share = rsqrt(
                 at, warmup=self.warmup, cooldown=self.cooldown, total=self.total, timescale=self.optim.timescale
             )
-        return Hyper(lr=self.optim.lr * share, momentum=self.momentum, temperature=self.temperature)
+        return self.optim.lr * share

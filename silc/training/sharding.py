@@ -1,15 +1,16 @@
 """FSDP2: every rank keeps a share of each weight, moment and average, for models that one GPU cannot hold.
 
-A block of a tower is put together when it runs and let go after; what is outside the blocks (embeddings, heads, scale)
-stays together from the beginning of a step to its end, for it is used in many places. The teacher is sharded like the
-student, so its average is taken share by share.
+A block is put together when it runs and let go after; what is outside the blocks (embeddings, heads, scale) stays
+together from the beginning of a step to its end, for it is used in many places. Parts of a module that are sharded
+alike, as a student and its average, can be combined share by share.
 """
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -18,23 +19,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.objective import SilcObjective
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def shard(objective: SilcObjective, world: World) -> None:
-    """Spread an objective over the ranks, on their devices; gradients become means over the ranks, as DDP's.
+def shard(module: nn.Module, blocks: Iterable[nn.Module], methods: Iterable[str], world: World) -> None:
+    """Spread a module over the ranks, on their devices; gradients become means over the ranks, as DDP's.
 
     Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding.
+
+    Args:
+        blocks: parts of the module that are put together one by one.
+        methods: names of what is called of the module besides `forward`.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
-    student, teacher = objective.student, objective.teacher
-    towers: list[Any] = (
-        [student.visual] if teacher is None or teacher.visual is None else [student.visual, teacher.visual]
-    )
-    for block in chain(student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers)):
+    for block in blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
-    register_fsdp_forward_method(objective, "pairs")
+    fully_shard(module, mesh=mesh)
+    for name in methods:
+        register_fsdp_forward_method(module, name)
+
+
+def in_one_piece(module: M, empty: Callable[[], M]) -> M:
+    """The module, or a whole copy of a sharded one, for callers of its parts, which ranks do not call equally often.
+
+    Args:
+        empty: makes another one on the meta device.
+    """
+    tensors = module.state_dict()
+    if not any(is_sharded(tensor) for tensor in tensors.values()):
+        return module
+    copy = empty()
+    copy.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
+    return copy
 
 
 def is_sharded(tensor: Tensor) -> bool:

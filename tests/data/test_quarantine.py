@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from silc import config as configs
-from silc import run
 from silc.config import Config
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.shards import ShardPairs
 from silc.distributed import World
+from silc.pretraining import run
 from silc.training.log import history
 from silc.types import BadInput, Batch, Broken, Views
 from tests import ranks

@@ -23,7 +23,7 @@ import torch
 
 from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
-from silc import cli, run
+from silc import cli
 from silc.commands.configured import configured
 from silc.config import Config
 from silc.data import remote
@@ -35,6 +35,7 @@ from silc.data.shards import ShardPairs
 from silc.data.sources import expand, open_pairs
 from silc.data.span_cache import SpanCache
 from silc.data.split import Without
+from silc.pretraining import run
 from silc.types import BadInput, Batch
 from tests.data.conftest import sample, write_tar
 from tests.data.test_loader import assert_equal, loader

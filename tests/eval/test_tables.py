@@ -174,8 +174,8 @@ def test_a_run_without_scores(tmp_path, capsys):
 
 def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
     """Two runs: each gets its own records, both stand in one report and one table."""
-    from silc import run
     from silc.data.scenes import write_sets
+    from silc.pretraining import run
 
     for seed in (0, 1):
         run.train(small("silc_c", duration="1 steps", out=tmp_path / f"seed-{seed}/run", seed=seed))

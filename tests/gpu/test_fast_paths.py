@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +19,8 @@ from benchmarks import step
 from benchmarks.baselines.dino import double_loop
 from silc.config import Config
 from silc.losses.distill import distill_loss
-from silc.training.parts import Gradients
+from silc.pretraining.gradients import Gradients
+from silc.training.passes import Passes
 from silc.types import Batch, Hyper, Projection, StepOutput, Targets
 
 pytestmark = pytest.mark.gpu
@@ -69,8 +71,8 @@ def test_passes_and_parts(small: Callable[..., Config], name: str, size: int, ha
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
 def test_compiled(small: Callable[..., Config], half: bool) -> None:
-    def compiled(objective: torch.nn.Module, forward: torch.nn.Module, **made: object) -> Gradients:
-        return Gradients(objective, torch.compile(forward), **made)
+    def compiled(objective: torch.nn.Module, passes: Passes) -> Gradients:
+        return Gradients(objective, replace(passes, module=torch.compile(objective)))
 
     made = {"autocast": HALF} if half else {}
     _same_gradients(small("silc_c"), InOnePass, compiled, made, 5e-2 if half else 1e-4)
@@ -82,7 +84,7 @@ def _same_gradients(
     objective = step.OurStep(config, DEVICE).objective
     batch, found = step.batch_of(config, 8, DEVICE), []
     for kind in (plain, fast):
-        out = kind(objective, objective, **made)(batch, step.HYPER)
+        out = kind(objective, Passes(objective, **made))(batch, step.HYPER)
         gradients = {n: p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
         objective.zero_grad()
         found.append((out.metrics, gradients))

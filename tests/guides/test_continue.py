@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from silc import config as configs
-from silc import run
 from silc.cli import main
 from silc.config import Config
 from silc.data import scenes
+from silc.pretraining import run
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "continue.md").read_text()
 SHARDS = "/data/pairs/{000..009}.tar"

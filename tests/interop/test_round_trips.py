@@ -23,8 +23,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 import silc
-from silc import run
 from silc.config import Config
+from silc.pretraining import run
 from tests.exports.test_directory import TEXTS, by_open_clip, by_silc, by_transformers
 from tests.interop import test_big_vision as big_vision
 from tests.interop import test_open_clip as open_clip

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from silc import recipes, run
+from silc import recipes
 from silc.config import Config
 from silc.distributed import World
 from silc.models.image import ImageTower
@@ -17,8 +17,9 @@ from silc.plan import project
 from silc.plan.gpus import GPUS
 from silc.plan.meter import Meter
 from silc.plan.step import HYPER, Step, measure
-from silc.run import blank_batch
-from silc.training.parts import Gradients
+from silc.pretraining.build import blank_batch, flops_per_example, objective_of
+from silc.pretraining.gradients import Gradients
+from silc.training.passes import Passes
 
 VOCABULARY = 512
 SLOW = pytest.mark.slow
@@ -90,7 +91,7 @@ def test_flops_of_each_part_are_those_of_the_closed_forms(size: str, pool: str) 
 )
 def test_flops_agree_with_torchs_counter_and_with_what_runs_record(name: str) -> None:
     config = recipes.get(name)
-    step, recorded = measured(config, 1), run.flops_per_example(config, VOCABULARY, 0)
+    step, recorded = measured(config, 1), flops_per_example(config, VOCABULARY, 0)
     once = {"teacher", "image-text loss", "other losses"}
     student = sum(step.forward[part] for part in step.forward if part not in once)
     # Backward costs twice the forward, but for the first layer's input, which needs no gradient.
@@ -104,11 +105,11 @@ def test_flops_agree_with_torchs_counter_and_with_what_runs_record(name: str) ->
 
 def peak_of_a_real_step(config: Config, batch: int) -> tuple[int, int]:
     """Most bytes held in a real step: that torch's CPU allocator gave out, by its profiler, and that a Meter saw."""
-    objective = run._objective(config, VOCABULARY, 0, World())
+    objective = objective_of(config, VOCABULARY, 0, World())
     held = sum(t.numel() * t.element_size() for t in (*objective.parameters(), *objective.buffers()))
 
     half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=config.train.precision != "float32")
-    gradients = Gradients(objective, objective, config.train.micro_batch, half)
+    gradients = Gradients(objective, Passes(objective, half), config.train.micro_batch)
 
     def step() -> None:
         gradients(blank_batch(config, batch), HYPER)
@@ -163,8 +164,8 @@ def test_memory_of_whole_recipes_is_what_a_real_step_holds(name: str) -> None:
 def test_memory_is_what_a_gpu_holds(name: str) -> None:
     """CUDA's kernels keep what the CPU's keep; its allocator rounds up and cuBLAS takes a workspace."""
     config, batch = recipes.get(name), 32
-    objective = run._objective(config, VOCABULARY, 0, World(device=torch.device("cuda"))).cuda()
-    gradients = Gradients(objective, objective, 0, partial(torch.autocast, "cuda", torch.bfloat16))
+    objective = objective_of(config, VOCABULARY, 0, World(device=torch.device("cuda"))).cuda()
+    gradients = Gradients(objective, Passes(objective, partial(torch.autocast, "cuda", torch.bfloat16)))
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         gradients(blank_batch(config, batch).to("cuda"), HYPER)

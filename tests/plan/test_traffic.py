@@ -19,7 +19,8 @@ STEPS = 6
 TRAIN = """
 import sys
 from pathlib import Path
-from silc import recipes, run
+from silc import recipes
+from silc.pretraining import run
 from silc.config import override
 from silc.objective import SilcObjective
 

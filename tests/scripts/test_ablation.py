@@ -92,7 +92,7 @@ def test_rows_at_equal_training_flops_stand_beside_those_at_equal_examples(ablat
 @pytest.mark.parametrize("size", ["tiny", pytest.param("s16", marks=pytest.mark.slow)])
 def test_longer_runs_take_the_flops_of_what_they_are_set_against(ablation, size):
     from silc import recipes
-    from silc.run import flops_per_example
+    from silc.pretraining.build import flops_per_example
 
     found = ablation.equal_flops(size, "25k examples")
     assert [(name, row) for name, row, _ in found] == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.training.alarm import CollapseAlarm
-from silc.training.loop import Pace, Progress, due, train
+from silc.pretraining.alarm import CollapseAlarm
+from silc.pretraining.groups import groups
+from silc.pretraining.learner import SilcLearner
+from silc.pretraining.schedule import Schedule
+from silc.training.loop import Hooks, Progress, due, train
 from silc.training.optim import Optimizer
-from silc.training.parts import Gradients
-from silc.training.schedules import Schedule
+from silc.training.passes import Passes
+from silc.training.protocols import Source, Work
 from silc.types import BadInput, Batch, Part, StepOutput, Views
 
 
@@ -56,7 +60,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     objective = SilcObjective(
         config.model, config.objective, preprocess=Preprocess(size), world=World(), vocab_size=60, eos_id=1
     )
-    optimizer = Optimizer(config.train.optim, objective)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     schedule = Schedule.of(
         replace(config.train.optim, warmup="0 steps"),
         total=steps,
@@ -90,23 +94,14 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
         return out
 
     log, progress = Recorder(), Progress()
-    train(
-        objective,
-        Gradients(objective, forward),
-        batches(),
-        optimizer,
-        schedule,
-        progress,
-        world=World(),
-        pace=Pace(log=1, save=0, evaluate=0, max_skips=max_skips),
-        batch_size=4,
-        flops_per_example=10.0,
-        log=log,
-        alarm=CollapseAlarm(config.model.head.prototypes, num_targets=8),
-        save=lambda _: None,
-        evaluate=lambda _: None,
-        stop=lambda: False,
+    settings = replace(
+        config.train, batch_size=4, log_every="1 steps", save_every="never", eval_every="never", max_skips=max_skips
     )
+    learner = SilcLearner(objective, settings, CollapseAlarm(config.model.head.prototypes, num_targets=8))
+    data = SimpleNamespace(steps_per_epoch=10)
+    work = Work(settings, {}, learner, data, schedule, Source(10), 10.0, scores=lambda tell: None)
+    hooks = Hooks(save=lambda: None, evaluate=lambda: None)
+    train(work, Passes(forward), optimizer, batches(), progress, world=World(), log=log, hooks=hooks)
     snapshots.append(state_of(objective, optimizer))
     return snapshots, log, progress
 
@@ -152,7 +147,7 @@ def test_vectors_do_not_decay_and_of_matrices_those_asked_for(small: Callable[..
     objective = SilcObjective(
         config.model, config.objective, preprocess=Preprocess(16), world=World(), vocab_size=60, eos_id=1
     )
-    optimizer = Optimizer(config.train.optim, objective)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     decayed, others = optimizer.adamw.param_groups
     assert decayed["weight_decay"] == config.train.optim.weight_decay
     assert others["weight_decay"] == 0
@@ -190,10 +185,12 @@ def test_optimizer_state_goes_round(small: Callable[..., Config], tmp_path: Path
     objective = SilcObjective(
         config.model, config.objective, preprocess=Preprocess(16), world=World(), vocab_size=60, eos_id=1
     )
-    optimizer = Optimizer(config.train.optim, objective)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     optimizer.load(state)
     assert optimizer.state().keys() == state.keys()
     with pytest.raises(BadInput, match=r"of another architecture: head\.prototypes/exp_avg is in only one"):
         optimizer.load({k: v for k, v in state.items() if k != "head.prototypes/exp_avg"})
-    Optimizer(config.train.optim, objective).load({})  # saved before any step was accepted
+    Optimizer(config.train.optim, objective, groups(objective, config.train.optim)).load(
+        {}
+    )  # saved before any step was accepted
     assert all(torch.equal(v, state[k]) for k, v in optimizer.state().items())

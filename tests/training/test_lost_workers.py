@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from silc import checkpoint, run
+from silc import checkpoint
 from silc.config import Config
 from silc.data.scenes import ScenePairs
 from silc.data.workers import LostWorker
+from silc.pretraining import run
 from silc.types import Preempted
 from tests.test_run import assert_same, weights
 

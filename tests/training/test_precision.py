@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from silc import config as configs
-from silc import recipes, run
+from silc import recipes
 from silc.config import Config
 from silc.distributed import World
+from silc.pretraining import run
 from silc.training import precision
 from silc.training.precision import Asked, Precision, Settled, cpu_gain, settle
 from silc.types import BadInput

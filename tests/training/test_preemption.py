@@ -14,10 +14,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from silc import cli, run
+from silc import cli
 from silc.config import Config
 from silc.distributed import World
 from silc.eval import suite
+from silc.objective import SilcObjective
+from silc.pretraining import run
 from silc.training.log import history
 from silc.training.preemption import Interruptible, Preemption
 from silc.types import Preempted
@@ -51,7 +53,7 @@ def test_the_first_ctrl_c_is_noted_and_the_second_leaves_at_once(capfd: pytest.C
 def test_leaving_at_once_promises_only_the_checkpoint_that_is_there(
     small: Callable[..., Config], save_every: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, after_step = [0], run.SilcObjective.after_step
+    steps, after_step = [0], SilcObjective.after_step
 
     def interrupted_step(*args: object) -> None:
         after_step(*args)  # type: ignore[arg-type]
@@ -59,7 +61,7 @@ def test_leaving_at_once_promises_only_the_checkpoint_that_is_there(
         if steps[0] == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.SilcObjective, "after_step", interrupted_step)
+    monkeypatch.setattr(SilcObjective, "after_step", interrupted_step)
     with pytest.raises(KeyboardInterrupt, match=left):
         run.train(small("clip_views_ema", duration="4 steps", save_every=save_every, out=tmp_path / "run"))
 
@@ -85,7 +87,7 @@ def test_asked_to_stop_and_resumed_equals_uninterrupted(
     config = replace(config, model=replace(config.model, text=replace(config.model.text, length=16)))
     run.train(config)
     cut, steps, evaluate = replace(config, out=str(tmp_path / "cut")), [0], suite.run
-    after_step = run.SilcObjective.after_step
+    after_step = SilcObjective.after_step
 
     def signalled_step(*args: object) -> None:
         after_step(*args)  # type: ignore[arg-type]
@@ -98,7 +100,7 @@ def test_asked_to_stop_and_resumed_equals_uninterrupted(
             os.kill(os.getpid(), number)
         return evaluate(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run.SilcObjective, "after_step", signalled_step)
+    monkeypatch.setattr(SilcObjective, "after_step", signalled_step)
     monkeypatch.setattr(suite, "run", signalled_evaluation)
     stopped = 6 if when == "at a step" else 7  # the step it is in is agreed already
     with pytest.raises(Preempted, match=f"{number.name} asked to stop: saved step {stopped} of 7"):

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from scripts.drill.costs import blocked_and_whole
-from silc import checkpoint, run
+from silc import checkpoint
 from silc.config import Config
 from silc.distributed import World
+from silc.pretraining import run
 from silc.training.log import history
 from silc.training.saver import Saver
 from silc.types import BadInput

@@ -15,16 +15,21 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from silc import checkpoint, run
+from silc import checkpoint
 from silc.config import Config
-from silc.data.sources import open_pairs
-from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
+from silc.pretraining import run
+from silc.pretraining.gradients import Gradients
+from silc.pretraining.groups import groups
+from silc.pretraining.learner import METHODS, blocks
+from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
-from silc.training.parts import Gradients
+from silc.training.passes import Passes
+from silc.training.preemption import Preemption
+from silc.training.protocols import Place, Work
 from silc.training.saver import Saver
 from silc.training.sharding import is_sharded, local, shard, share, whole
 from silc.types import Batch, Hyper, Views
@@ -87,10 +92,10 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
         config.model, config.objective, preprocess=Preprocess(16), world=world, vocab_size=61, eos_id=1
     )
     if sharded:
-        shard(objective, world)
-    optimizer = Optimizer(config.train.optim, objective)
+        shard(objective, blocks(objective), METHODS, world)
+    optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
-    gradients = Gradients(objective, objective, config.train.micro_batch, half)
+    gradients = Gradients(objective, Passes(objective, half), config.train.micro_batch)
     seen: dict[str, torch.Tensor] = {}
     for step in range(2):
         torch.manual_seed(step)
@@ -138,7 +143,9 @@ def _rank(rank: int, folder: str, configs: dict[str, Config], config: Config, po
     for name, one in configs.items():
         torch.save(trained(one, world, sharded=True), here / f"{name}-{rank}.pt")
     whole_one = torch.arange(15.0).view(5, 3)
-    like = next(p for p in _loaded(here / "one/checkpoints/step-00000005", config, "full", world)[0].parameters())
+    like = next(
+        p for p in _loaded(here / "one/checkpoints/step-00000005", config, "full", world)[0].learner.module.parameters()
+    )
     torch.testing.assert_close(whole(share(whole_one, like)), whole_one, rtol=0, atol=0)
     # One process's checkpoint -> two shares -> DDP.
     _again(here / "one/checkpoints/step-00000005", here / "full", config, "full", world)
@@ -155,7 +162,8 @@ def _rank(rank: int, folder: str, configs: dict[str, Config], config: Config, po
 
 def _many_while_training(root: Path, config: Config, world: World) -> None:
     """Three in a row from shares that are overwritten at once, between collectives of training's own group."""
-    objective, _ = _loaded(Path(config.out) / "checkpoints/step-00000005", config, "full", world)
+    work, _ = _loaded(Path(config.out) / "checkpoints/step-00000005", config, "full", world)
+    objective = work.learner.module
     saver = Saver(root, 3, world)
     for step in range(3):
         for p in objective.parameters():
@@ -167,28 +175,24 @@ def _many_while_training(root: Path, config: Config, world: World) -> None:
     saver.finish()
 
 
-def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[SilcObjective, Optimizer]:
+def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Work, Optimizer]:
     """What a run of this layout makes of a checkpoint before its first step."""
-    config = replace(config, train=replace(config.train, sharding=sharding))
-    tokenizer = BPETokenizer.load(Path(config.out) / "tokenizer", config.model.text.length)
-    objective = run.build(config, tokenizer, world)
-    loader = run.loader_of(config, open_pairs(config.data, seed=0), tokenizer, world)
-    _, optimizer, progress = run._resume(config, path, objective, loader, world)
+    config = replace(config, train=replace(config.train, sharding=sharding), resume="auto")
+    place = Place(Path(config.out), True, path, world, Preemption())
+    work = run.compose(config, place)
+    _, optimizer, progress = state.begin(work, place)
     assert progress == Progress(step=5)
     for moment in optimizer.state().values():
         assert local(moment).untyped_storage().nbytes() == local(moment).nbytes  # and not a view of all of it
-    assert is_sharded(objective.student.logit_scale) == (sharding == "full" and world.size > 1)
-    return objective, optimizer
+    assert is_sharded(work.learner.module.student.logit_scale) == (sharding == "full" and world.size > 1)
+    return work, optimizer
 
 
 def _again(path: Path, root: Path, config: Config, sharding: str, world: World) -> None:
     """Load a checkpoint and save what came of it."""
-    saver = Saver(root, 1, world)
-    saver.save(
-        5,
-        run._parts(*_loaded(path, config, sharding, world)) | {"rng": checkpoint.read(path).parts["rng"]},
-        checkpoint.read(path).state,
-    )
+    saver, read = Saver(root, 1, world), checkpoint.read(path)
+    work, optimizer = _loaded(path, config, sharding, world)
+    saver.save(5, state.parts_of(work, optimizer, world) | {"rng": read.parts["rng"]}, read.state)
     saver.finish()
 
 

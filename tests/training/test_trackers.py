@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from silc import run
 from silc.config import Config
+from silc.pretraining import run
 from silc.training.log import history
 from silc.types import BadInput
 

@@ -16,8 +16,9 @@ from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.training.optim import TOWERS, freeze
-from silc.training.parts import Gradients
+from silc.pretraining.gradients import Gradients
+from silc.pretraining.groups import TOWERS, freeze
+from silc.training.passes import Passes
 from silc.types import Batch, Hyper, StepOutput, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
@@ -87,8 +88,8 @@ def test_parts_add_up_to_the_whole(small: Callable[..., Config], terms: str, siz
     config = replace(config, objective=replace(config.objective, **TERMS[terms]))
     objective, batch = build(config), batch_of(config, 6)
     made = {"autocast": AUTOCAST} if half else {}
-    whole, expected = stepped(InOnePass(objective, objective, **made), batch)
-    parts, found = stepped(Gradients(objective, objective, size, **made), batch)
+    whole, expected = stepped(InOnePass(objective, Passes(objective, **made)), batch)
+    parts, found = stepped(Gradients(objective, Passes(objective, **made), size), batch)
     # In bf16 a sum over a part is rounded where a sum over the batch is not.
     tolerance = 2e-2 if half else 1e-5
     assert found.keys() == expected.keys()
@@ -111,7 +112,7 @@ def test_views_of_the_image_text_loss_go_through_one_by_one(small: Callable[...,
     objective, images, texts = build(config), [], []
     objective.student.visual.register_forward_hook(lambda _, inputs, __: images.append(len(inputs[0])))
     objective.student.text.register_forward_hook(lambda _, inputs, __: texts.append(len(inputs[0])))
-    Gradients(objective, objective)(batch_of(config, 6), HYPER)
+    Gradients(objective, Passes(objective))(batch_of(config, 6), HYPER)
     seen = config.data.crops.num_global + objective.config.needs_original
     assert seen > 1
     assert images == [6 * config.data.crops.num_local] + [6] * seen
@@ -124,8 +125,8 @@ def test_a_tower_that_stands_still(small: Callable[..., Config], tower: str, siz
     config = small("silc_s")
     objective, batch = build(config), batch_of(config, 6)
     freeze(objective, [tower])
-    _, expected = stepped(InOnePass(objective, objective), batch)
-    _, found = stepped(Gradients(objective, objective, size), batch)
+    _, expected = stepped(InOnePass(objective, Passes(objective)), batch)
+    _, found = stepped(Gradients(objective, Passes(objective), size), batch)
     assert found.keys() == expected.keys()
     assert not any(name.startswith(TOWERS[tower]) for name in found)
     for name, gradient in expected.items():
@@ -137,7 +138,7 @@ def test_activations_of_a_part_alone_are_kept(small: Callable[..., Config]) -> N
     config = small("silc_c")
     objective, seen = build(config), []
     objective.student.visual.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    Gradients(objective, objective, 2)(batch_of(config, 6), HYPER)
+    Gradients(objective, Passes(objective), 2)(batch_of(config, 6), HYPER)
     num_global, num_local = config.data.crops.num_global, config.data.crops.num_local
     # Globals without gradient, and with it one by one; locals once. The teacher's tower is another.
     assert seen == [2 * num_global] * 3 + ([2 * num_local] + [2] * num_global) * 3
@@ -152,9 +153,9 @@ def _rank(rank: int, size: int, file: str, config: Config) -> None:
     for part in (0, 2):
         objective = build(config, world)
         ddp = DistributedDataParallel(objective, find_unused_parameters=True)
-        results.append(stepped(Gradients(objective, ddp, part, unsynced=ddp.no_sync), batch))
+        results.append(stepped(Gradients(objective, Passes(ddp, unsynced=ddp.no_sync), part), batch))
     objective = build(config, world)
-    results.append(stepped(InOnePass(objective, DistributedDataParallel(objective)), batch))
+    results.append(stepped(InOnePass(objective, Passes(DistributedDataParallel(objective))), batch))
     (_, passes), (parts, found), (whole, expected) = results
     assert found.keys() == expected.keys() == passes.keys()
     for name, gradient in expected.items():
@@ -164,7 +165,7 @@ def _rank(rank: int, size: int, file: str, config: Config) -> None:
     torch.testing.assert_close(parts.metrics["loss/total"], whole.metrics["loss/total"], rtol=1e-5, atol=1e-5)
     if rank == 0:  # and the group's are those of one process that holds the global batch
         alone = build(config)
-        _, single = stepped(InOnePass(alone, alone), batch_of(config, 4 * size))
+        _, single = stepped(InOnePass(alone, Passes(alone)), batch_of(config, 4 * size))
         for name, gradient in single.items():
             assert near(found[name], gradient, 1e-4), name
     dist.destroy_process_group()

@@ -13,7 +13,8 @@ from silc.distributed import World
 from silc.models import lora
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.training.optim import Optimizer, decays, freeze, layer_factors
+from silc.pretraining.groups import decays, freeze, groups, layer_factors
+from silc.training.optim import Optimizer
 from silc.types import BadInput, Hyper
 
 
@@ -72,7 +73,7 @@ def test_each_group_steps_at_its_own_rate(deep: Config) -> None:
     """Adam's first step is the rate in every coordinate, so the weights say which rate they had."""
     objective = build(deep)
     config = replace(deep.train.optim, layer_decay=0.5, weight_decay=0.0)
-    optimizer = Optimizer(config, objective)
+    optimizer = Optimizer(config, objective, groups(objective, config))
     assert sum(len(group["params"]) for group in optimizer.adamw.param_groups) == len(optimizer.parameters)
     before = {name: p.detach().clone() for name, p in optimizer.parameters.items()}
     for p in optimizer.parameters.values():
@@ -87,7 +88,8 @@ def test_each_group_steps_at_its_own_rate(deep: Config) -> None:
 def test_a_frozen_tower_has_no_state_and_takes_no_step(small: Callable[..., Config], tower: str) -> None:
     objective = build(small("clip"))
     freeze(objective, [tower])
-    optimizer = Optimizer(small("clip").train.optim, objective)
+    optim = small("clip").train.optim
+    optimizer = Optimizer(optim, objective, groups(objective, optim))
     prefix = {"image": "student.visual.", "text": "student.text."}[tower]
     assert not [name for name in optimizer.parameters if name.startswith(prefix)]
     before = {name: p.detach().clone() for name, p in objective.named_parameters()}
@@ -128,7 +130,8 @@ def test_what_decays_is_what_a_hand_finds(small: Callable[..., Config], pool: st
     config = small("silc_c")
     model = replace(config.model, image=replace(config.model.image, pool=pool))
     objective = build(replace(config, model=model, objective=replace(config.objective, patches="masked")))
-    optimizer = Optimizer(replace(config.train.optim, decay=which, weight_decay=0.5), objective)
+    optim = replace(config.train.optim, decay=which, weight_decay=0.5)
+    optimizer = Optimizer(optim, objective, groups(objective, optim))
     with torch.no_grad():
         for p in optimizer.parameters.values():
             p.copy_(torch.ones_like(p))

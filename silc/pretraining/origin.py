@@ -15,7 +15,8 @@ from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.interop import sources
 from silc.models.image import POSITIONS, positions_at
-from silc.rundir import CONFIG, CONTINUE, TOKENIZER, is_run, newest_checkpoint
+from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
+from silc.training.directory import CONFIG, is_run
 from silc.types import BadInput
 
 if TYPE_CHECKING:

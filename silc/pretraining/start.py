@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
-from silc import given, run, rundir
+from silc import given, rundir
 from silc.config import Config
+from silc.pretraining import run
 
 if TYPE_CHECKING:
     from pathlib import Path

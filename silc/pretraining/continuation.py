@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
-from silc import given, origin, recipes, run
+from silc import given, recipes
 from silc.data.sources import open_pairs
+from silc.pretraining import origin, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from silc.training.alarm import CollapseAlarm, half_life
+from silc.pretraining.alarm import CollapseAlarm, half_life
 
 K = 512
 MOMENTUM = 2 ** (-1 / 10)  # a half-life of ten steps

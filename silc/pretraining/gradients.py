@@ -21,10 +21,9 @@ for CLIP, and less for SILC.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -34,27 +33,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.objective import SilcObjective
+    from silc.training.passes import Passes
     from silc.types import Batch, Hyper, StepOutput
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Adds the gradients of a batch's loss to the parameters; what the loop calls once a step.
+    """Adds the gradients of a batch's loss to the parameters.
 
     Args:
         objective: the method.
-        forward: the objective, or what DDP or a compiler made of it.
+        passes: how a pass through it is run.
         size: pairs of a part on this rank; 0 takes the batch as a whole.
-        autocast: makes the context of one forward pass. Each pass has its own: autocast keeps the weights it casts,
-            and those cast without gradient must not be met again with it.
-        unsynced: makes the context of every backward pass but the last (DDP's `no_sync`).
     """
 
     objective: SilcObjective
-    forward: Callable[..., StepOutput]
+    passes: Passes
     size: int = 0
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
-    unsynced: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self, batch: Batch, hyper: Hyper) -> StepOutput:
         """Loss and metrics of the batch; its gradients were added to the parameters."""
@@ -67,12 +62,15 @@ class Gradients:
         contrastive, scale = self._image_text(batch, hyper)
         return self.objective.output(contrastive, scale, views.distilled, views.patches)
 
+    def _pass(self, *inputs: Batch | Hyper | Part, last: bool = True) -> StepOutput:
+        out: StepOutput = self.passes(*inputs, last=last)
+        return out
+
     def _image_text(
         self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Pairs | None = None, *, last: bool = True
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The image-text loss, view by view, and what is logged of its scale."""
-        with self.unsynced(), self.autocast():
-            text = self.forward(batch, hyper, Part("text")).text
+        text = self.passes.forward(batch, hyper, Part("text")).text
         assert text is not None
         shared, losses = text.detach().requires_grad_(text.requires_grad), []
         views = self.objective.by_view(batch)
@@ -85,14 +83,6 @@ class Gradients:
             out = self._pass(view, hyper, part, last=last and final)
             losses.append(out.loss.detach())
         return torch.stack(losses).sum(), out.metrics
-
-    def _pass(self, batch: Batch, hyper: Hyper, part: Part | None = None, *, last: bool = True) -> StepOutput:
-        """Forward and backward; what is left of the output holds no activation."""
-        with nullcontext() if last else self.unsynced():
-            with self.autocast():
-                out = self.forward(batch, hyper) if part is None else self.forward(batch, hyper, part)
-            out.loss.backward()
-        return out
 
     def _in_parts(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> StepOutput:
         share, hidden = 1 / len(rows), self.objective.draw_hidden(batch.views.globals)
@@ -112,7 +102,7 @@ class Gradients:
     @torch.no_grad()
     def _pairs(self, parts: list[Batch]) -> Pairs:
         """Embeddings of all parts, as the variables of a loss."""
-        with self.autocast():
+        with self.passes.autocast():
             found = [self.objective.pairs(part) for part in parts]
         whole = Pairs(
             torch.cat([pairs.images for pairs in found], dim=1),

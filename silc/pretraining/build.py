@@ -1,0 +1,66 @@
+"""An objective of a configuration: on the CPU with its weights, on the meta device without, and what a step costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from silc.data.crops import MultiCrop
+from silc.distributed import World
+from silc.objective import SilcObjective
+from silc.pretraining.flops import training_flops
+from silc.pretraining.groups import freeze
+from silc.types import Batch
+
+if TYPE_CHECKING:
+    from silc.config import Config
+    from silc.data.tokenizer import BPETokenizer
+
+
+def build(config: Config, tokenizer: BPETokenizer, world: World) -> SilcObjective:
+    """The objective with its initial weights, the same on every rank, on the CPU."""
+    torch.manual_seed(config.train.seed)
+    return objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, world)
+
+
+def untrained(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
+    """The objective on the meta device: every shape, and no memory."""
+    with torch.device("meta"):
+        return objective_of(config, vocab_size, eos_id, world)
+
+
+def objective_of(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
+    """The objective with weights as torch draws them, towers at rest where the configuration says so."""
+    objective = SilcObjective(
+        config.model,
+        config.objective,
+        preprocess=config.pixels.preprocess(config.model.image.size),
+        world=world,
+        vocab_size=vocab_size,
+        eos_id=eos_id,
+    )
+    freeze(objective, config.train.optim.freeze)
+    return objective
+
+
+def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
+    """Training FLOPs per example of a recipe, by counting."""
+    # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
+    config = replace(config, objective=replace(config.objective, head_only_ema=False))
+    objective = untrained(config, vocab_size, eos_id, World())
+    with torch.device("meta"):
+        return training_flops(objective, blank_batch(config, 1))
+
+
+def views_of(config: Config) -> MultiCrop:
+    """What draws the views of an image that a recipe asks for."""
+    size, original = config.model.image.size, config.objective.needs_original
+    return MultiCrop(config.drawn, size=size, original=original, preprocess=config.pixels.preprocess(size))
+
+
+def blank_batch(config: Config, num: int) -> Batch:
+    """A rank's batch as its loader makes it, of views and texts without content."""
+    text = torch.zeros(num, config.model.text.length, dtype=torch.int64)
+    return Batch(views_of(config).blank(num), text, keys=[""] * num)

@@ -1,0 +1,71 @@
+"""What learns how fast in pretraining: what decays and what does not, layers at different rates, towers at rest."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from silc.models import lora
+from silc.training.protocols import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from silc.training.config import OptimConfig
+
+TOWERS = {"image": "student.visual.", "text": "student.text."}
+BLOCK = re.compile(r"student\.(visual|text)\..*blocks\.(\d+)\.")
+EMBEDDING = re.compile(
+    r"student\.(visual|text)\.(trunk\.)?(patch_embed|pos_embed|cls_token|norm_pre|token_embedding|positional_embedding)\b"
+)
+
+
+def groups(module: nn.Module, config: OptimConfig) -> dict[str, Group]:
+    """The group of every trainable parameter of an objective, by name."""
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    factors, decaying = layer_factors(names, config.layer_decay), decays(module, config.decay)
+    return {name: Group(factors[name], name in decaying) for name in names}
+
+
+def freeze(module: nn.Module, towers: Iterable[str]) -> None:
+    """Let towers of an objective ("image", "text") stay as they are: no gradient, no moments, no weight decay."""
+    for name, parameter in module.named_parameters():
+        if name.startswith(tuple(TOWERS[tower] for tower in towers)):
+            parameter.requires_grad_(False)
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
+
+    Embeddings are layer 0 of their tower, its blocks 1 to depth, and what is above, its head and the scale with it,
+    depth + 1, which learns at the full rate.
+    """
+    names = list(names)
+    blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
+    depth = {tower: 1 + max(number for own, number in blocks.values() if own == tower) for tower, _ in blocks.values()}
+
+    def factor(name: str) -> float:
+        if name in blocks:
+            tower, number = blocks[name]
+            return decay ** (depth[tower] - number)
+        if embedding := EMBEDDING.match(name):
+            return decay ** (depth[embedding[1]] + 1)
+        return 1.0
+
+    return {name: factor(name) for name in names}
+
+
+def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]:
+    """Names of the parameters on which weight decay falls; never norms, biases and the scale, which are vectors.
+
+    `kernels` are what big_vision's `wd_mults = ((".*/kernel$", 1.0),)` finds: weights of linear layers and
+    convolutions.
+    """
+    matrices = {name for name, p in module.named_parameters() if p.ndim > 1}
+    if which == "matrices":
+        return matrices
+    embeddings = {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    # Positions, tokens of the towers and prototypes are no layer's `weight`; low-rank changes are to kernels.
+    return {name for name in matrices - embeddings if name.endswith("weight") or lora.ADDED in name}

@@ -1,0 +1,103 @@
+"""SILC as the engine sees it: a module that learns, in these passes, at these rates, saved in these parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from silc.checkpoint import load_into
+from silc.models import lora
+from silc.pretraining.gradients import Gradients
+from silc.pretraining.groups import groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
+
+    from silc.checkpoint import Checkpoint
+    from silc.objective import SilcObjective
+    from silc.pretraining.alarm import CollapseAlarm
+    from silc.training.config import TrainConfig
+    from silc.training.passes import Passes
+    from silc.training.protocols import Group
+    from silc.types import Batch, Hyper, StepOutput
+
+METHODS = ("pairs",)
+"""Of the objective, called by gradient caching besides `forward`."""
+
+
+@dataclass(frozen=True)
+class SilcLearner:
+    """The `Learner` (training/protocols.py) of an objective.
+
+    Args:
+        module: the objective.
+        config: of the training.
+        alarm: judges what is logged.
+    """
+
+    module: SilcObjective
+    config: TrainConfig
+    alarm: CollapseAlarm
+    methods: tuple[str, ...] = field(default=METHODS, init=False)
+
+    @property
+    def meets_every_parameter(self) -> bool:
+        """Not where the last pass is the image-text loss alone, and heads have been met before."""
+        return not (self.module.supervised and (self.config.micro_batch > 0 or self.module.separable))
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Those of the towers."""
+        return blocks(self.module)
+
+    def groups(self) -> Mapping[str, Group]:
+        """By layer, and by what decays (groups.py)."""
+        return groups(self.module, self.config.optim)
+
+    def gradients(self, passes: Passes, batch: Batch, hyper: Hyper) -> StepOutput:
+        """Exactly the whole batch's (gradients.py)."""
+        return Gradients(self.module, passes, self.config.micro_batch)(batch, hyper)
+
+    def after_step(self, out: StepOutput, hyper: Hyper) -> None:
+        """Teacher, centres and the clamp of the scale."""
+        self.module.after_step(out, hyper)
+
+    def parts(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The student's plain weights, low-rank changes where it learns such, and what the objective has beside it."""
+        student = self.module.student
+        parts: dict[str, Mapping[str, Tensor]] = {"model": lora.merged(student)}
+        if beside := lora.added(student):
+            parts["lora"] = beside
+        return parts | {name: module.state_dict() for name, module in self.module.heads.items()}
+
+    def load(self, saved: Checkpoint) -> None:
+        """Raises BadInput when it is of another architecture."""
+        student = lora.unmerged(self.module.student, saved.parts["model"], saved.parts.get("lora", {}))
+        load_into(self.module.student, student, saved.path / "model.safetensors")
+        for name, module in self.module.heads.items():
+            saved.load_into(module, name)
+
+    def warning(self, step: int, metrics: Mapping[str, float], hyper: Hyper) -> str:
+        """A sign of collapse (alarm.py)."""
+        return self.alarm.check(step, metrics, hyper.momentum)
+
+
+def blocks(objective: SilcObjective) -> Iterable[nn.Module]:
+    """Blocks of the student's towers, and of the teacher's where it has one of its own."""
+    student, teacher = objective.student, objective.teacher
+    towers: list[Any] = [student.visual]
+    if teacher is not None and teacher.visual is not None:
+        towers.append(teacher.visual)
+    return chain(student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers))
+
+
+def adapt(objective: SilcObjective, rank: int) -> str:
+    """Leave the towers as they are, but for low-rank changes; says how much that is."""
+    student = objective.student
+    whole = sum(p.numel() for p in student.parameters())
+    for tower in (student.visual, student.text):
+        lora.adapt(tower, rank)
+    learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return f"LoRA: {learning:,} numbers learn beside the towers' {whole:,}"

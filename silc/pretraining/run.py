@@ -1,0 +1,215 @@
+"""A pretraining run: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from silc import checks, recipes
+from silc import config as configs
+from silc.data.collate import PairCollate
+from silc.data.loader import Loader, Plan
+from silc.data.remote import without_secrets
+from silc.data.sources import open_pairs
+from silc.data.split import Without, draw_held_out
+from silc.data.tokenizer import BPETokenizer
+from silc.eval import held_out, suite
+from silc.eval.retrieval import Retrieval
+from silc.pretraining import origin as origins
+from silc.pretraining.alarm import CollapseAlarm
+from silc.pretraining.build import build, flops_per_example, views_of
+from silc.pretraining.learner import SilcLearner, adapt
+from silc.pretraining.schedule import Schedule, schedule_of
+from silc.pretraining.scores import Evaluators, PretrainingScores
+from silc.rundir import TOKENIZER, as_begun, with_its_init, with_one_source
+from silc.terminal import say
+from silc.training.directory import CONFIG
+from silc.training.fit import fit
+from silc.training.precision import settle
+from silc.training.preemption import Interruptible
+from silc.training.protocols import Place, Source, Work
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.config import Config
+    from silc.data.pairs import Pairs
+    from silc.distributed import World
+    from silc.objective import SilcObjective
+    from silc.types import Batch
+
+CAPTIONS_FOR_TOKENIZER = 1_000_000
+
+
+def train(config: Config) -> Path:
+    """Train a run to its end and return its directory.
+
+    Raises:
+        BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+    """
+    return fit(config.train, checks.training(config), partial(compose, config))
+
+
+def compose(config: Config, place: Place) -> Work:
+    """All that a pretraining run is made of; every rank calls it.
+
+    Raises:
+        BadInput: the configuration, the data or the model to go on from cannot be used.
+    """
+    world = place.world
+    config = _settled(config, place)
+    origin = _origin(config, place)
+    in_evaluation = Interruptible(**vars(world), asked=place.preemption.asked)
+    # Before anything is read: what is to be evaluated may not be there.
+    along = suite.tasks(config.eval, in_evaluation.heed, in_evaluation) if config.train.eval_every != "never" else []
+    whole = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
+    pairs, apart = _split(config, whole, in_evaluation)
+    if world.is_main:
+        say(_reading(config, pairs))
+    # From here on it is only written down: no signature or password of an address goes into files or trackers.
+    config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
+    tokenizer = _tokenizer(config, pairs, origin, place)
+    objective = build(config, tokenizer, world)
+    loader = loader_of(config, pairs, tokenizer, world)
+    schedule = schedule_of(config, loader.steps_per_epoch)
+    taken_over = _filled(config, objective, origin)
+    extended = _extended(config, place, schedule, loader.steps_per_epoch)
+    config = replace(config, resume="never", extend=False)
+    num_targets = config.data.crops.num_global * config.train.batch_size
+    evaluators = Evaluators(along, apart, in_evaluation)
+    return Work(
+        config.train,
+        configs.plain(config),
+        SilcLearner(objective, config.train, CollapseAlarm(config.model.head.prototypes, num_targets)),
+        loader,
+        schedule,
+        Source(len(pairs), pairs.faults, config.data.max_bad_rate),
+        flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id),
+        partial(PretrainingScores, config, objective, tokenizer, evaluators),
+        said=[line for line in (taken_over, extended) if line],
+    )
+
+
+def _settled(config: Config, place: Place) -> Config:
+    """The configuration that this run has: as it began, where it goes on; in the precision that is fast here."""
+    out = place.out
+    written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
+    precision = settle(config.train.precision, place.world, written)
+    config = replace(config, train=replace(config.train, precision=precision.precision))
+    config, source = with_one_source(config, out)
+    config, kept = as_begun(config, out)
+    config, init = with_its_init(config, out) if place.resumed is not None else (config, "")
+    out.mkdir(parents=True, exist_ok=True)
+    for said in filter(None, (source, init, kept, precision.said)):
+        if place.world.is_main:
+            say(said)
+    return config
+
+
+def _origin(config: Config, place: Place) -> origins.Origin | None:
+    """The model that the run starts from; None where it goes on from a checkpoint, or starts from nothing.
+
+    Raises:
+        BadInput: it needs one and none is named.
+    """
+    if place.resumed is not None:
+        return None
+    if config.init:
+        return origins.find(config.init)
+    if config.train.optim.lora:
+        raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
+    if recipes.goes_on(config.recipe):
+        raise BadInput(f"{config.recipe} goes on from a pre-trained run; name it with --init RUN")
+    return None
+
+
+def _filled(config: Config, objective: SilcObjective, origin: origins.Origin | None) -> str:
+    """Give an objective the weights of its origin, and towers their low-rank changes; says what was done."""
+    size, lora = config.model.image.size, config.train.optim.lora
+    said = "" if origin is None else origins.take_over(objective, origin, size, config.init_weights)
+    learning = adapt(objective, lora) if lora else ""
+    return f"{said}; {learning}" if said and learning else said
+
+
+def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, list[Retrieval]]:
+    """The pairs to train on, and retrieval on those held out of them, if any are."""
+    if not config.train.held_out:
+        return pairs, []
+    numbers = draw_held_out(pairs, config.train.held_out)
+    data = held_out.held_out_set(pairs, numbers)
+    quiet = replace(config.eval, num_pictures=0)
+    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
+
+
+def _reading(config: Config, pairs: Pairs) -> str:
+    scenes = config.data.source == "scenes"
+    what = "generated scenes (data.source scenes)" if scenes else without_secrets(config.data.train)
+    apart = f"; {config.train.held_out:,} more are held out" if config.train.held_out else ""
+    return f"reading {len(pairs):,} pairs: {what}{apart}"
+
+
+def _tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None, place: Place) -> BPETokenizer:
+    """The run's tokenizer; the main rank of a new run makes it."""
+    if place.world.is_main and place.resumed is None:
+        _make_tokenizer(config, pairs, origin).save(place.out / TOKENIZER)
+    place.world.barrier()
+    return BPETokenizer.load(place.out / TOKENIZER, config.model.text.length)
+
+
+def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None) -> BPETokenizer:
+    """The given tokenizer, or that of the run this one starts from, or one trained on the captions."""
+    length = config.model.text.length
+    if config.data.tokenizer:
+        given = BPETokenizer.load(config.data.tokenizer, length)
+        if origin is not None and given.tokenizer.get_vocab() != origin.tokenizer.tokenizer.get_vocab():
+            raise BadInput(f"data.tokenizer {config.data.tokenizer} is not that of {config.init}; leave it out")
+        return given
+    if origin is not None:
+        return origin.tokenizer
+    return BPETokenizer.train(pairs.captions(CAPTIONS_FOR_TOKENIZER), config.data.vocab_size, length)
+
+
+def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader[Batch]:
+    """What gives this rank its batches."""
+    data, views = config.data, views_of(config)
+    plan = Plan(
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        shuffle_shards=data.shuffle_shards,
+        workers=data.workers,
+        accept_changed_shards=data.accept_changed_shards,
+        # A server is tried for so long; what takes longer than that and any step is not coming.
+        patience=config.train.timeout + data.remote_patience,
+    )
+    reduced = pairs.reduced(views.suffices) if data.crops.scaled_decoding else pairs
+    return Loader(reduced, PairCollate(views, tokenizer, data.photometric, device=world.device), plan, world)
+
+
+def _extended(config: Config, place: Place, schedule: Schedule, steps_per_epoch: int) -> str:
+    """How the run was lengthened, in words; '' where it was not.
+
+    Raises:
+        BadInput: it is longer already.
+    """
+    out = place.out
+    if not place.goes_on:
+        return ""
+    begun = configs.load(out / CONFIG)
+    if begun.train.duration == config.train.duration:
+        return ""
+    done = 0 if place.resumed is None else int(place.resumed.name.removeprefix("step-"))
+    before, after = schedule_of(begun, steps_per_epoch), schedule.total
+    if after < before.total:
+        raise BadInput(
+            f"train.duration {config.train.duration!r} is {after:,} steps, and {out} has {done:,} of {before.total:,} "
+            "steps done; --extend makes a run longer, not shorter"
+        )
+    if after == before.total:
+        return ""
+    said = f"extended from {before.total:,} to {after:,} steps"
+    if not 0 < done < after:
+        return said
+    was, goes_on = before.at(done - 1).lr, schedule.at(done).lr
+    return f"{said}: the learning rate goes from {was:.1e} to {goes_on:.1e} at step {done:,}"

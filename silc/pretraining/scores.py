@@ -1,0 +1,83 @@
+"""How a pretraining run is scored while it trains: by the evaluators asked for, and on the pairs held out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from silc.distributed import World
+from silc.eval import held_out, suite
+from silc.eval.progress import Unscored
+from silc.loading import encoders
+from silc.pretraining.build import untrained
+from silc.training.log import history
+from silc.training.sharding import in_one_piece
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from silc.config import Config
+    from silc.data.tokenizer import BPETokenizer
+    from silc.objective import SilcObjective
+    from silc.training.preemption import Interruptible
+    from silc.types import Evaluator
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """What scores a run, and the ranks it is scored on."""
+
+    along: Sequence[Evaluator]
+    """The tasks asked for."""
+    held_out: Sequence[Evaluator]
+    """Retrieval among the pairs held out, if any are."""
+    world: Interruptible
+
+
+@dataclass
+class PretrainingScores:
+    """The `Scores` (training/protocols.py) of an objective."""
+
+    config: Config
+    objective: SilcObjective
+    tokenizer: BPETokenizer
+    evaluators: Evaluators
+    tell: Callable[[str], None]
+    unscored: Unscored = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A data set that became unreadable since the run began costs its scores, not the run.
+        self.unscored = Unscored(self.tell)
+
+    def along(self) -> Mapping[str, float]:
+        """Of the tasks asked for."""
+        return self._scored(self.evaluators.along, self.config.eval.weights)
+
+    def at_the_ends(self) -> Mapping[str, float]:
+        """Of student and teacher, on the pairs held out."""
+        return self._scored(self.evaluators.held_out, "both") if self.evaluators.held_out else {}
+
+    def closing(self, out: Path) -> list[str]:
+        """What could not be scored, what became of the pairs held out, and what may be done next."""
+        told = []
+        if missing := self.unscored.tasks:
+            told.append(f"not scored all along: {', '.join(missing)}; `silc eval {out}` scores what is mended")
+        if self.evaluators.held_out and held_out.TASK not in self.unscored.tasks:
+            num_pairs = len(self.evaluators.held_out[0].sets[0].images)
+            told.append(held_out.report(history(out), num_pairs))
+        return [*told, f"done: {out}   next: silc eval {out} --root DATA"]
+
+    def _scored(
+        self, evaluators: Sequence[Evaluator], weights: Literal["student", "teacher", "both"]
+    ) -> Mapping[str, float]:
+        model = in_one_piece(self.objective, self._empty)
+        model.eval()
+        models = encoders(model.student, model.teacher, self.tokenizer, model.preprocess, weights=weights)
+        results = suite.run(models, evaluators, world=self.evaluators.world, failed=self.unscored)
+        self.evaluators.world.collect(None)  # the one to come for whoever heeds in the last batch
+        model.train()
+        return suite.scalars(results)
+
+    def _empty(self) -> SilcObjective:
+        return untrained(self.config, self.tokenizer.vocab_size, self.tokenizer.eos_id, World())

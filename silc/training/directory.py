@@ -1,0 +1,82 @@
+"""A run's directory as every kind of run has it: who may begin or go on there, and from which checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from silc import checkpoint, places
+from silc.terminal import complain
+from silc.types import BadInput
+
+if TYPE_CHECKING:
+    from silc.distributed import World
+
+CONFIG, CHECKPOINTS, ENVIRONMENT = "config.yaml", "checkpoints", "env.json"
+"""What it holds."""
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether a directory is a run's, of any kind."""
+    return (Path(source) / CONFIG).is_file()
+
+
+def claim(given: str, resume: str) -> tuple[Path, bool]:
+    """The directory of a run that is to begin or to go on, and whether it holds a run already; nothing is written.
+
+    Raises:
+        BadInput: there is none or it cannot be written, it holds weights alone, or a run where `resume` is `never`.
+    """
+    if not given:
+        raise BadInput("no output directory; give --out DIR")
+    out = places.folder(given)
+    places.folder(out / CHECKPOINTS)
+    found = checkpoint.find(out / CHECKPOINTS)
+    files = checkpoint.listed(found[0]) if found else []
+    if files and "optimizer.safetensors" not in files:
+        raise no_run_to_go_on_with(out)
+    holds_run = is_run(out)
+    if holds_run and resume == "never":
+        raise BadInput(f"{out} already holds a run; go on with --resume auto, or give another --out")
+    return out, holds_run
+
+
+def no_run_to_go_on_with(out: Path) -> BadInput:
+    """Weights are there, and nothing of a run."""
+    return BadInput(
+        f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
+        f"use --init {out} and give another --out"
+    )
+
+
+def newest(out: Path, world: World) -> Path | None:
+    """The checkpoint that a run goes on from; None where it was stopped before its first.
+
+    Raises:
+        BadInput: all are damaged.
+    """
+    # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
+    found: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
+    return found
+
+
+def left_behind(out: Path) -> str:
+    """What a run that was left at once can go on from."""
+    found = checkpoint.find(out / CHECKPOINTS)
+    if not found:
+        return f"{out} holds no checkpoint yet; `--resume auto` starts it again"
+    return f"`--resume auto` goes on from {found[0]}"
+
+
+def _newest_intact(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
+    found, damaged = checkpoint.newest_intact(root)
+    if found is None and damaged:
+        raise BadInput(
+            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
+            "restore one, or start again with another --out"
+        )
+    for path, complaint in damaged.items():
+        complain(f"{complaint.partition(';')[0]}; set aside, going on from {found}")
+        checkpoint.set_aside(path)
+    return found

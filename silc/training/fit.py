@@ -1,0 +1,184 @@
+"""A run of any kind, from its first step, or its last checkpoint, to its end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from contextlib import closing, contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from silc.data.quarantine import QUARANTINE, Quarantine
+from silc.data.workers import LostWorker, StoppedWaiting
+from silc.distributed import join
+from silc.durable import write_whole
+from silc.training import loop, state
+from silc.training.directory import CHECKPOINTS, CONFIG, ENVIRONMENT, left_behind, newest
+from silc.training.log import Log
+from silc.training.preemption import Preemption
+from silc.training.protocols import Place, Work
+from silc.training.saver import Saver
+from silc.training.trackers import Tracker
+from silc.types import BadInput, Preempted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from silc.distributed import World
+    from silc.training.config import TrainConfig
+
+GRACE = 10.0
+"""Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
+
+
+def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Place], Work]) -> Path:
+    """Train a run to its end and return its directory.
+
+    Args:
+        settings: of the training; ranks, device and patience are needed before the run is composed.
+        claimed: as `directory.claim` gives them.
+        compose: makes the run of the place where it begins or goes on; every rank calls it.
+
+    Raises:
+        BadInput: what `compose` raises; the checkpoint, the data or the disk cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+    """
+    out, goes_on = claimed
+    with join(settings.device, timedelta(seconds=settings.timeout)) as world:
+        _check_micro_batch(settings, world)
+        place = Place(out, goes_on, newest(out, world) if goes_on else None, world, Preemption())
+        work = compose(place)
+        begun = state.begin(work, place)
+        world.barrier()
+        if world.is_main:
+            write_whole(out / CONFIG, yaml.safe_dump(dict(work.values), sort_keys=False))
+            write_whole(out / ENVIRONMENT, json.dumps(environment(world), indent=1))
+        with _log(work, out, begun.progress.step) if world.is_main else nullcontext() as log:
+            _Running(work, place, begun, log).to_the_end()
+    return out
+
+
+class _Running:
+    """A run on its way, on one rank."""
+
+    def __init__(self, work: Work, place: Place, begun: state.Begun, log: Log | None) -> None:
+        world, settings = place.world, work.settings
+        self.work, self.place, self.begun, self.log = work, place, begun, log
+        self.progress = begun.progress
+        self.scores = work.scores(log.say if log is not None else lambda _: None)
+        self.tell(work.said)
+        self.quarantine = Quarantine(
+            place.out / QUARANTINE,
+            work.source.faults,
+            max_bad_rate=work.source.max_bad_rate,
+            batch_size=settings.batch_size,
+            num_samples=work.source.num_samples,
+            met=world.total(self.progress.bad),
+            world=world,
+        )
+        saved = None if place.resumed is None else self.progress.step
+        self.saver = Saver(place.out / CHECKPOINTS, settings.keep, world, saved=saved)
+
+    def to_the_end(self) -> None:
+        """Train, save and score."""
+        work, world, preemption, start = self.work, self.place.world, self.place.preemption, self.progress.step
+        # Other ranks wait for this one's batch within the step, so it is given time to come.
+        asked = partial(preemption.asked, GRACE if world.size > 1 else 0.0)
+        hooks = loop.Hooks(
+            self.save,
+            evaluate=lambda: self.record(self.scores.along()),
+            stop=lambda: preemption.asked() or self.saver.failed(),
+        )
+        with preemption, closing(work.batches.batches(start, work.schedule.total, asked)) as batches, self.kept():  # type: ignore[type-var]
+            if start == 0:
+                self.record(self.scores.at_the_ends())
+            watched = self.quarantine.watch(batches, start)
+            passes, optimizer, progress = self.begun
+            loop.train(work, passes, optimizer, watched, progress, world=world, log=self.log, hooks=hooks)
+            self.saver.finish()
+            self.record(self.scores.at_the_ends())
+        if self.log is not None:
+            self.tell(self.scores.closing(self.place.out))
+
+    def save(self) -> None:
+        """Write a checkpoint, in the background."""
+        self.quarantine.settle()
+        world = self.place.world
+        tensors = state.parts_of(self.work, self.begun.optimizer, world)
+        self.saver.save(self.progress.step, tensors, state.state_of(self.work, self.progress, world))
+
+    def record(self, scores: Mapping[str, float]) -> None:
+        """Scores become a record, beside what they cost."""
+        if scores and self.log is not None:
+            examples = self.progress.step * self.work.settings.batch_size
+            cost = {"examples_seen": examples, "train_flops": examples * self.work.flops_per_example}
+            self.log.record({"step": self.progress.step, **cost, **scores})
+
+    def tell(self, lines: Iterable[str]) -> None:
+        """Lines for people, from the main rank."""
+        for line in lines:
+            if self.log is not None:
+                self.log.say(line)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the run early, what was learnt is kept where it can be, and the last line says so."""
+        preemption = self.place.preemption
+        try:
+            yield
+        except LostWorker as lost:
+            raise LostWorker(f"{lost}; {self._save_alone()}") from lost
+        except StoppedWaiting:
+            said = f"{preemption.name} asked to stop while no batch came; {self._save_alone()}"
+            raise Preempted(said, exit_code=preemption.exit_code) from None
+        except Preempted:
+            self.save()
+            self.saver.finish()
+            said = f"{preemption.name or 'another rank'} asked to stop: saved step {self.progress.step} of "
+            said += f"{self.work.schedule.total}; `--resume auto` goes on from there"
+            raise Preempted(said if self.place.world.is_main else "", exit_code=preemption.exit_code) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(left_behind(self.place.out)) from None
+        except BadInput:
+            self.saver.wait()  # what was saved before is not to be lost to what came after
+            raise
+
+    def _save_alone(self) -> str:
+        """Save between two steps, where no other rank has to take part: those wait within the step."""
+        if self.place.world.size > 1:
+            self.saver.wait()
+            return "`--resume auto` goes on from the last checkpoint"
+        self.save()
+        self.saver.finish()
+        return f"saved step {self.progress.step}; `--resume auto` goes on from there"
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What a number needs beside it to be repeated."""
+    gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "gpu": gpu,
+        "ranks": world.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _check_micro_batch(settings: TrainConfig, world: World) -> None:
+    share, part = settings.batch_size // world.size, settings.micro_batch
+    if part and share % part:
+        raise BadInput(f"train.micro_batch {part} does not divide a rank's {share} pairs; give one that does, or 0")
+
+
+def _log(work: Work, out: Path, start: int) -> Log:
+    trackers = [Tracker(name, out, work.values) for name in work.settings.trackers]
+    return Log(out, start=start, total=work.schedule.total, trackers=trackers)

@@ -1,0 +1,223 @@
+"""What a kind of run hands to the engine: what learns, from which batches, at which rates, and how it is scored.
+
+The engine passes batches, hyperparameters and outputs on and looks at what is named here alone; a kind's own learner
+knows the rest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from silc.checkpoint import Checkpoint
+    from silc.distributed import World
+    from silc.training.config import TrainConfig
+    from silc.training.passes import Passes
+    from silc.training.preemption import Preemption
+    from silc.types import Broken
+
+
+class Batch(Protocol):
+    """One rank's share of one global batch."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of its samples, for reports."""
+        ...
+
+    @property
+    def broken(self) -> Sequence[Broken]:
+        """Samples met, and replaced, while it was made."""
+        ...
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """Their number by cause."""
+        ...
+
+    def to(self, device: torch.device | str) -> Any:
+        """The batch on a device."""
+        ...
+
+
+class Batches(Protocol):
+    """The data of a run, in an order that depends on the step alone."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Iterator[Any]:
+        """This rank's batches of steps `start` to `stop`; `asked` says whether to stop waiting for one."""
+        ...
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after `step` steps keeps of the data, in JSON's types."""
+        ...
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            BadInput: a checkpoint's `state` is of other data.
+        """
+        ...
+
+
+class Hyper(Protocol):
+    """What a schedule says for one step."""
+
+    @property
+    def lr(self) -> float: ...
+
+    def logged(self) -> Mapping[str, float]:
+        """What stands in metrics.jsonl."""
+        ...
+
+
+class Schedule(Protocol):
+    """Everything that changes with the step."""
+
+    @property
+    def total(self) -> int:
+        """Steps of the run."""
+        ...
+
+    def at(self, step: int) -> Any:
+        """The `Hyper` of a step, 0 <= step < total."""
+        ...
+
+
+class Output(Protocol):
+    """What a learner makes of a batch. No weight has been changed yet."""
+
+    @property
+    def loss(self) -> Tensor: ...
+    @property
+    def metrics(self) -> Mapping[str, Tensor]:
+        """Detached scalars, means over this rank; those of the loss's terms are called `loss/<term>`."""
+        ...
+
+
+class Group(NamedTuple):
+    """How a parameter is optimised; parameters that are alike in this are one group."""
+
+    factor: float = 1.0
+    """Share of the learning rate."""
+    decays: bool = True
+
+
+class Learner(Protocol):
+    """A module that learns, and all that the engine asks about it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is moved, sharded, compiled and wrapped."""
+        ...
+
+    @property
+    def meets_every_parameter(self) -> bool:
+        """Whether the last pass of each step does, as DDP expects of one pass."""
+        ...
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The module's methods, besides `forward`, that need its sharded weights gathered."""
+        ...
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Parts of the module that are sharded each for itself; only their `forward` is called."""
+        ...
+
+    def groups(self) -> Mapping[str, Group]:
+        """The group of every parameter that is trained, by its name in the module."""
+        ...
+
+    def gradients(self, passes: Passes, batch: Any, hyper: Any) -> Any:
+        """Add the gradients of a batch to the parameters, in one or several passes; an `Output`."""
+        ...
+
+    def after_step(self, out: Any, hyper: Any) -> None:
+        """What an accepted update is followed by (averages, clamps); every rank calls it."""
+        ...
+
+    def parts(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """All tensors a checkpoint keeps, by the name of the file."""
+        ...
+
+    def load(self, saved: Checkpoint) -> None:
+        """Take over what `parts` gave.
+
+        Raises:
+            BadInput: it is of another architecture.
+        """
+        ...
+
+    def warning(self, step: int, metrics: Mapping[str, float], hyper: Any) -> str:
+        """One line when what is logged shows that something goes wrong, or nothing."""
+        ...
+
+
+class Scores(Protocol):
+    """How a run is scored while it trains. Scores have the names that metrics.jsonl has."""
+
+    def along(self) -> Mapping[str, float]:
+        """Scores every `eval_every`; every rank calls it."""
+        ...
+
+    def at_the_ends(self) -> Mapping[str, float]:
+        """Scores before the first step and after the last, none where nothing is held out; every rank calls it."""
+        ...
+
+    def closing(self, out: Path) -> Sequence[str]:
+        """What is told at the end, of the run in `out`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """The samples behind the batches, as far as broken ones are counted."""
+
+    num_samples: int
+    faults: Sequence[Broken] = ()
+    """What was wrong before the first batch."""
+    max_bad_rate: float = 1.0
+    """Share of broken samples at which the run stops."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run begins or goes on."""
+
+    out: Path
+    """Its directory."""
+    goes_on: bool
+    """Whether the directory holds it already."""
+    resumed: Path | None
+    """The checkpoint it goes on from; None before the first."""
+    world: World
+    preemption: Preemption
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, composed."""
+
+    settings: TrainConfig
+    """With the precision it has."""
+    values: Mapping[str, Any]
+    """The whole configuration, plain: config.yaml, and what trackers show."""
+    learner: Learner
+    batches: Batches
+    schedule: Schedule
+    source: Source
+    flops_per_example: float
+    scores: Callable[[Callable[[str], None]], Scores]
+    """Makes the scores, given how lines are told."""
+    said: Sequence[str] = ()
+    """What is told before the first step."""

@@ -1,0 +1,91 @@
+"""All that a run goes on from: weights, moments, random generators, the place in the data, counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from silc import checkpoint
+from silc.training.layout import placed
+from silc.training.loop import Progress
+from silc.training.optim import Optimizer
+from silc.training.passes import Passes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.training.protocols import Place, Work
+
+
+class Begun(NamedTuple):
+    """A run that is ready for its next step."""
+
+    passes: Passes
+    optimizer: Optimizer
+    progress: Progress
+
+
+def begin(work: Work, place: Place) -> Begun:
+    """Move the learner to its device and begin, or take up everything as it was when the checkpoint was written.
+
+    A checkpoint goes on in whatever layout the ranks have now.
+
+    Raises:
+        BadInput: the checkpoint is damaged, of another architecture or of other data.
+    """
+    learner, world = work.learner, place.world
+    saved = checkpoint.read(place.resumed) if place.resumed is not None else None
+    if saved is not None:
+        work.batches.check(saved.state["loader"])
+        learner.load(saved)
+    # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
+    passes = placed(learner, work.settings, world)
+    optimizer = Optimizer(work.settings.optim, learner.module, learner.groups())
+    if saved is None:
+        # What was wrong with the source itself counts once, on the main rank.
+        bad = Counter(fault.cause for fault in work.source.faults if world.is_main)
+        return Begun(passes, optimizer, Progress(bad=bad))
+    optimizer.load(dict(saved.parts["optimizer"]))
+    _restore_generators(saved.parts["rng"], world)
+    state = saved.state["progress"]
+    # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
+    bad = Counter(state["bad"]) if world.is_main else Counter()
+    return Begun(passes, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad))
+
+
+def parts_of(work: Work, optimizer: Optimizer, world: World) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a checkpoint, by file; every rank calls it."""
+    return {**work.learner.parts(), "optimizer": optimizer.state(), "rng": _generators(world)}
+
+
+def state_of(work: Work, progress: Progress, world: World) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors; every rank calls it."""
+    examples = progress.step * work.settings.batch_size
+    bad = dict(world.total(progress.bad))
+    return {
+        "progress": {"step": progress.step, "skipped": progress.skipped, "bad": bad},
+        "loader": work.batches.state(progress.step),
+        "cost": {"examples_seen": examples, "train_flops": examples * work.flops_per_example},
+    }
+
+
+def _generators(world: World) -> dict[str, Tensor]:
+    """States of torch's generators, a row a rank."""
+    states = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
+    if world.device.type == "cuda":
+        states["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
+    return states
+
+
+def _restore_generators(states: Mapping[str, Tensor], world: World) -> None:
+    # Ranks draw alike, so one more takes the first one's state. Copied: torch reads a state as aligned memory, and a
+    # row of a file may lie anywhere.
+    row = world.rank if world.rank < len(states["cpu"]) else 0
+    torch.set_rng_state(states["cpu"][row].clone())
+    if "cuda" in states and world.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"][row].clone(), world.device)
