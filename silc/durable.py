@@ -40,12 +40,15 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole at any time; what is no plain file (a device, a pipe) is written to."""
+    """Write a file that is whole at any time; what is no plain file (a device, a pipe) is written to.
+
+    It is UTF-8; lone surrogates (bytes of a name that are no text) become question marks.
+    """
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
         return
     with whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="replace")
 
 
 def flush(path: Path) -> None:

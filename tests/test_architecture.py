@@ -21,7 +21,8 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images heap threads terminal extras regular durable | types | settings | distributed checkpoint places"
+    "preprocess images heap threads terminal extras regular durable page"
+    " | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
     " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining | evaluation results"
     " | serve plan demo | commands | cli | __main__"

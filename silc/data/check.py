@@ -6,9 +6,7 @@ each broken sample, as a training run does.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import logging
 import multiprocessing
@@ -27,8 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 from PIL import Image
 
 from silc import places
@@ -36,10 +32,15 @@ from silc.data.pairs import BadSample
 from silc.data.progress import track
 from silc.data.quarantine import QUARANTINE
 from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
+from silc.durable import write_whole
+from silc.page import bare, data_uri, render, svg, webp
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
 
     from silc.data.pairs import Pair, Pairs
 
@@ -70,7 +71,7 @@ MEANINGS = {
     "cut_shard": "a shard that ends early; the samples before the cut are used",
     "ignored_member": "a link, a device, a sparse file or an unsafe name in a shard; not read",
 }
-INK, BAR = "#0a0b0c", "#3b82f6"  # the first stands for the page's own text colour, dark or light
+BAR = "#3b82f6"
 
 
 class Look(NamedTuple):
@@ -197,8 +198,8 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
     (out / SUMMARY).write_text(json.dumps({"data": title} | numbers, indent=1) + "\n")
     with (out / QUARANTINE).open("w", encoding="utf-8") as handle:
         handle.writelines(json.dumps(entry._asdict()) + "\n" for entry in [*found.faults, *found.broken])
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    page = environment.get_template("check.html.j2").render(
+    page = render(
+        Path(__file__).with_name("check.html.j2"),
         title=title,
         found=found,
         numbers=numbers,
@@ -218,7 +219,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
         else [],
         list_name=QUARANTINE,
     )
-    (out / REPORT).write_text(page, encoding="utf-8", errors="replace")
+    write_whole(out / REPORT, page)
     return out / REPORT
 
 
@@ -391,17 +392,11 @@ def _thumbnail(pair: Pair) -> str:
     """A data URI."""
     small = Image.fromarray(pair.pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(webp(small, quality=80))
 
 
 def _histograms(found: Check) -> Markup:
-    """Sizes, aspects and captions, as an SVG element in the page's own colours."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+    """Sizes, aspects and captions, as an SVG element."""
     widths, heights = np.array(found.widths), np.array(found.heights)
     words, captions = np.array(found.words), np.array(found.captions_per_image)
     sides = np.minimum(widths, heights)
@@ -412,24 +407,16 @@ def _histograms(found: Check) -> Markup:
         "words in a caption": (np.minimum(words, 60), np.arange(min(words.max(), 60) + 2) - 0.5),
         "captions of an image": (np.minimum(captions, 12), np.arange(min(captions.max(), 12) + 2) - 0.5),
     }
-    colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "silc", "font.size": 9, "axes.linewidth": 0.6}
-    with rc_context(style | colours):
-        figure = Figure(figsize=(11.5, 2.1), layout="constrained")
-        figure.patch.set_alpha(0)
+
+    def draw(figure: Figure) -> None:
         for axes, (title, (values, bins)) in zip(figure.subplots(1, len(panels)).flat, panels.items(), strict=True):
             axes.hist(values, bins=bins, color=BAR, rwidth=0.9)
-            axes.set_title(title, fontsize=9, loc="left")
-            axes.patch.set_alpha(0)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.5)
+            bare(axes, title, grid="y")
             if num_bars < 5 and title.startswith("shorter"):
                 axes.set_xticks(range(sides.min(), sides.max() + 1))
             if title.startswith("width"):
                 axes.set_xscale("log")
                 axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1:4", "1:2", "1:1", "2:1", "4:1"])
                 axes.minorticks_off()
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :].replace(INK, "currentColor"))
+
+    return svg(draw, (11.5, 2.1), salt="silc", layout="constrained")

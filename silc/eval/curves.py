@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-import io
 import itertools
 import math
 import re
-import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from markupsafe import Markup
-
 from silc.eval.score_table import HEADLINES, brief
 from silc.eval.tasks import task_name
+from silc.page import INK, bare, svg
 from silc.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from markupsafe import Markup
 
     from silc.types import Evaluation
 
@@ -34,7 +33,8 @@ SECTIONS = {
 POSITIONS = ("step", "epoch", "examples_seen", "train_flops", "time")
 """Records' keys that say where they are, and are not plotted."""
 COSTS = {"examples_seen": "examples seen", "train_flops": "training FLOPs"}
-INK = "#0a0b0c"  # stands for the page's own text colour, dark or light
+SIZE = (3.4, 2.0)
+"""Of a plot, in inches."""
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#ca8a04", "#ec4899")
 MAX_POINTS = 400
 """Of a line; of longer ones each stretch shows its least and its greatest value."""
@@ -175,35 +175,16 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _drawn(panels: Sequence[Panel], section: str, palette: Palette) -> list[Markup]:
     """An SVG element a panel."""
-    # Here, since scores are made without it: it takes long to import, and a borrowed machine may not have it.
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    colours = {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
-    style = {"svg.fonttype": "none", "font.size": 9, "axes.linewidth": 0.6, "text.parse_math": False} | colours
-    drawn = []
-    for panel in panels:
-        # Ids that a drawing refers to must differ from those of the page's other drawings.
+    def drawn(panel: Panel) -> Markup:
         salt = hashlib.sha256(f"{section}/{panel.title}".encode(errors="replace")).hexdigest()
-        with rc_context(style | {"svg.hashsalt": salt}), warnings.catch_warnings():  # type: ignore[arg-type]
-            # The browser has the letters that matplotlib's own font lacks.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure = Figure(figsize=(3.4, 2.0))
-            figure.patch.set_alpha(0)
-            _draw(figure.add_axes((0.14, 0.15, 0.83, 0.72)), panel, palette)
-            buffer = io.StringIO()
-            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-        svg = buffer.getvalue()
-        drawn.append(Markup(svg[svg.index("<svg") :].replace(INK, "currentColor")))
-    return drawn
+        return svg(lambda figure: _draw(figure.add_axes((0.14, 0.15, 0.83, 0.72)), panel, palette), SIZE, salt=salt)
+
+    return [drawn(panel) for panel in panels]
 
 
 def _draw(axes: Any, panel: Panel, palette: Palette) -> None:
-    axes.set_title(one_line(panel.title), fontsize=9, loc="left")
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=INK, alpha=0.12, linewidth=0.5)
+    bare(axes, one_line(panel.title))
     axes.locator_params(axis="x", nbins=5)
     for line in panel.lines:
         colour, student = palette[line.model], line.weights == "student"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from silc.eval.score_table import column_names
+from silc.page import data_uri, webp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +48,7 @@ def galleries(evaluations: Sequence[Evaluation]) -> tuple[Gallery, int]:
     groups: dict[str, list[tuple[str, list[Figured]]]] = {group: [] for group, caption in entries}
     for group, caption in (key for key in entries if key in shown):
         own = zip(entries[group, caption], files[group, caption], strict=True)
-        figures = [Figured(name, _data_uri(file), picture.image.width) for (name, picture), file in own]
+        figures = [Figured(name, data_uri(file), picture.image.width) for (name, picture), file in own]
         groups[group].append((caption, figures))
     return [(group, kept) for group, kept in groups.items() if kept], len(entries) - len(shown)
 
@@ -58,7 +57,7 @@ def _encoded(images: Mapping[Key, Sequence[Image.Image]]) -> dict[Key, list[byte
     """WebP files at the best quality at which all of them fit, or else at the least."""
     files: dict[Key, list[bytes]] = {}
     for quality, scale in QUALITIES:
-        files = {key: [_webp(image, quality, scale) for image in own] for key, own in images.items()}
+        files = {key: [webp(_scaled(image, scale), quality) for image in own] for key, own in images.items()}
         if sum(map(len, itertools.chain(*files.values()))) <= PICTURE_BYTES:
             break
     return files
@@ -79,12 +78,6 @@ def _fitting(sizes: Mapping[Key, int]) -> set[Key]:
     return shown
 
 
-def _webp(image: Image.Image, quality: int, scale: float) -> bytes:
-    buffer = io.BytesIO()
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    (image if scale == 1 else image.resize(size)).save(buffer, "WEBP", quality=quality)
-    return buffer.getvalue()
-
-
-def _data_uri(file: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(file).decode()}"
+    return image if scale == 1 else image.resize(size)

@@ -11,12 +11,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
-
+from silc.durable import write_whole
 from silc.eval.curves import Palette, cost_plots, score_curves, training_curves
 from silc.eval.gallery import galleries
 from silc.eval.score_table import Row, brief, column_names, paired, percent, score_table
 from silc.eval.tasks import task_name
+from silc.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,14 +49,14 @@ def write_report(
             drawn as scores along training, other numbers as curves.
         settings: every setting of each run by its path ("train.optim.lr"); those in which runs differ are listed.
     """
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    environment.filters |= {"percent": percent, "brief": brief}
     table = score_table(evaluations)
     records = [evaluation.record for evaluation in evaluations]
     palette = Palette([*histories, *(record.model or record.weights for record in records)])
     columns = dict(zip(column_names(records), records, strict=True))
     pictures, left_out = galleries(evaluations)
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        Path(__file__).with_name("report.html.j2"),
+        filters={"percent": percent, "brief": brief},
         title=title,
         paragraphs=[paragraph for paragraph in summary.split("\n\n") if paragraph.strip()],
         table=table,
@@ -77,7 +77,7 @@ def write_report(
         left_out=left_out,
         protocols=_protocols(evaluations),
     )
-    path.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(path, page)
 
 
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

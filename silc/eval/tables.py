@@ -6,14 +6,15 @@ first, by `silc eval`. What a run was scored on beyond the paper's columns stand
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from silc.durable import write_whole
 from silc.eval.datasets import text_of
+from silc.page import render
 from silc.terminal import one_line
 from silc.types import BadInput
 
@@ -30,11 +31,6 @@ HEADLINES = {
 """What is shown of tasks that the paper has not."""
 SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
 COSTS = ("examples seen", "training FLOPs")
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 32px; color-scheme: light dark; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-tr.published td { color: #888; }"""
 
 
 class Column(NamedTuple):
@@ -161,20 +157,7 @@ def in_markdown(text: str) -> str:
 
 def to_html(table: PaperTable) -> str:
     """The same as a page that loads nothing."""
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in ("", *table.heads))
-    body = "\n".join(
-        f'<tr class="{"published" if row.published else "own"}"><td>{html.escape(row.name)}</td>'
-        + "".join(f"<td>{cell}</td>" for cell in table.cells(row))
-        + "</tr>"
-        for row in table.rows
-    )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    title, source = html.escape(table.title), html.escape(table.source)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"</head>\n<body><h1>{title}</h1><p>In percent. Grey rows are published: {source}.</p>\n"
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>{notes}</body></html>\n"
-    )
+    return render(Path(__file__).with_name("tables.html.j2"), title=table.title, table=table)
 
 
 def to_json(table: PaperTable) -> str:
@@ -191,11 +174,10 @@ def to_json(table: PaperTable) -> str:
 
 def write(table: PaperTable, stem: Path) -> list[Path]:
     """Write <stem>.md, .html and .json."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, text in ((".md", to_markdown(table)), (".html", to_html(table)), (".json", to_json(table))):
         path = stem.with_name(stem.name + suffix)
-        path.write_text(text, encoding="utf-8", errors="replace")
+        write_whole(path, text)
         written.append(path)
     return written
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from silc.cli import main
 from silc.eval import suite, tables, tasks
@@ -94,7 +94,7 @@ def test_every_difference_from_a_rows_protocol_is_a_note(tmp_path):
     ]
     for note in table.notes:
         assert f"* {note}\n" in to_markdown(table)
-        assert html.escape(note) in to_html(table)
+        assert escape(note) in to_html(table)
     assert json.loads(to_json(table))["notes"] == table.notes
 
 

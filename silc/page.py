@@ -1,0 +1,80 @@
+"""What all HTML pages share: the frame that their templates extend (page.html.j2), and pictures and drawings in it.
+
+A page loads nothing: pictures are data URIs and drawings inline SVG.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+INK = "#0a0b0c"
+"""Stands for the page's own text colour, dark or light."""
+
+
+def render(template: Path, *, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
+    """The page that a template makes of values, each escaped; `filters` are functions that it knows by name."""
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]), autoescape=True, trim_blocks=True
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)
+
+
+def webp(image: Image.Image, quality: int) -> bytes:
+    """The file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def data_uri(file: bytes) -> str:
+    """A WebP file as the address of a picture."""
+    return f"data:image/webp;base64,{base64.b64encode(file).decode()}"
+
+
+def svg(draw: Callable[[Figure], None], size: tuple[float, float], *, salt: str, layout: Any = None) -> Markup:
+    """What `draw` puts on a figure, as an SVG element in the page's own colours.
+
+    Args:
+        size: width and height in inches.
+        salt: ids that a drawing refers to must differ from those of the page's other drawings.
+        layout: matplotlib's.
+    """
+    # Here, since scores are made without it: it takes long to import, and a borrowed machine may not have it.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9, "axes.linewidth": 0.6, "text.parse_math": False}
+    style |= {f"{part}color": INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.", "text.")}
+    with rc_context(style | {"svg.hashsalt": salt}), warnings.catch_warnings():
+        # The browser has the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=size, layout=layout)
+        figure.patch.set_alpha(0)
+        draw(figure)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    return Markup(drawn[drawn.index("<svg") :].replace(INK, "currentColor"))
+
+
+def bare(axes: Any, title: str, *, grid: str = "both") -> None:
+    """Leave of a plot's frame what is read: a title, two sides and a faint grid."""
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color=INK, alpha=0.12, linewidth=0.5)
