@@ -32,11 +32,9 @@ class BenchConfig(Settings):
     """Measure side by side, in one run, against the fastest code one would otherwise write."""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(
-            ("images",), lambda c: not {"loader", "step", "all"} & set(c.parts), "neither loader nor step is measured"
-        ),
-        Idle(("profile",), lambda c: not {"step", "all"} & set(c.parts), "no step is measured"),
-        Idle(("threads",), lambda c: c.device.startswith("cuda"), "it computes on a GPU"),
+        Idle("images", lambda c: not {"loader", "step", "all"} & set(c.parts), "neither loader nor step is measured"),
+        Idle("profile", lambda c: not {"step", "all"} & set(c.parts), "no step is measured"),
+        Idle("threads", lambda c: c.device.startswith("cuda"), "it computes on a GPU"),
     )
     parts: tyro.conf.Positional[tuple[str, ...]] = ("all",)
     """loader, step, losses, eval, start or all."""

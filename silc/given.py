@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 class Idle:
     """Settings that are not read where `when` holds."""
 
-    paths: tuple[str, ...]
-    """Names, or globs."""
+    paths: str
+    """Names or globs, separated by spaces."""
     when: Callable[[Any], bool]
     because: str
-    but: tuple[str, ...] = ()
+    but: str = ""
     """Those that are read all the same."""
 
     def has(self, path: str) -> bool:
         """Whether it speaks of this setting."""
-        return path not in self.but and any(fnmatchcase(path, glob) for glob in self.paths)
+        return path not in self.but.split() and any(fnmatchcase(path, glob) for glob in self.paths.split())
 
 
 def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
@@ -104,80 +104,62 @@ def _views(config: Config) -> bool:
 
 
 RUN: tuple[Idle, ...] = (
-    Idle(("data.scenes.*",), lambda c: c.data.source != "scenes", "data.source is shards"),
+    Idle("data.scenes.*", lambda c: c.data.source != "scenes", "data.source is shards"),
     Idle(
-        (
-            "data.shuffle_shards",
-            "data.index_cache",
-            "data.remote_*",
-            "data.max_*",
-            "data.exif_orientation",
-            "data.accept_changed_shards",
-            "data.image_root",
-        ),
+        "data.shuffle_shards data.index_cache data.remote_* data.max_* data.exif_orientation data.image_root"
+        " data.accept_changed_shards",
         lambda c: c.data.source == "scenes",
         "data.source is scenes",
     ),
-    Idle(("data.remote_*",), lambda c: "://" not in c.data.train, "data.train names no address"),
-    Idle(("data.accept_changed_shards",), lambda c: c.resume == "never", "nothing is resumed"),
-    Idle(("data.photometric.*",), lambda c: not _views(c), "the image-text loss sees the whole image alone"),
+    Idle("data.remote_*", lambda c: "://" not in c.data.train, "data.train names no address"),
+    Idle("data.accept_changed_shards", lambda c: c.resume == "never", "nothing is resumed"),
+    Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
     Idle(
-        ("data.photometric.*",),
+        "data.photometric.*",
         lambda c: not c.data.photometric.on,
         "data.photometric.on is off",
-        but=("data.photometric.on",),
+        but="data.photometric.on",
     ),
-    Idle(("data.crops.*global*",), lambda c: not c.objective.needs_globals, "no loss uses global views"),
-    Idle(("data.crops.*local*",), lambda c: not c.objective.distill, "objective.distill is off"),
-    Idle(("data.crops.aspect", "data.crops.flip"), lambda c: not _views(c), "no loss uses cropped views"),
-    Idle(("data.vocab_size",), lambda c: bool(c.data.tokenizer), "data.tokenizer has its own"),
-    Idle(("data.vocab_size",), lambda c: bool(c.init), "init brings its tokenizer"),
-    Idle(("init_weights",), lambda c: not c.init, "init names nothing to start from"),
-    Idle(("model.head.*",), lambda c: not _heads(c), "no loss uses the head"),
-    Idle(("model.teacher.*",), lambda c: not c.objective.teacher, "objective.teacher is off"),
+    Idle("data.crops.*global*", lambda c: not c.objective.needs_globals, "no loss uses global views"),
+    Idle("data.crops.*local*", lambda c: not c.objective.distill, "objective.distill is off"),
+    Idle("data.crops.aspect data.crops.flip", lambda c: not _views(c), "no loss uses cropped views"),
+    Idle("data.vocab_size", lambda c: bool(c.data.tokenizer), "data.tokenizer has its own"),
+    Idle("data.vocab_size", lambda c: bool(c.init), "init brings its tokenizer"),
+    Idle("init_weights", lambda c: not c.init, "init names nothing to start from"),
+    Idle("model.head.*", lambda c: not _heads(c), "no loss uses the head"),
+    Idle("model.teacher.*", lambda c: not c.objective.teacher, "objective.teacher is off"),
     Idle(
-        ("model.teacher.temperature", "model.teacher.centre_momentum", "objective.student_temperature"),
+        "model.teacher.temperature model.teacher.centre_momentum objective.student_temperature",
         lambda c: not _heads(c),
         "objective.distill and objective.patches are off",
     ),
-    Idle(("objective.weight", "objective.student_globals"), lambda c: not c.objective.distill, "distill is off"),
-    Idle(("objective.patch_*",), lambda c: c.objective.patches == "off", "objective.patches is off"),
-    Idle(("objective.bias_init",), lambda c: c.objective.contrastive == "softmax", "the softmax loss has no bias"),
+    Idle("objective.weight objective.student_globals", lambda c: not c.objective.distill, "distill is off"),
+    Idle("objective.patch_*", lambda c: c.objective.patches == "off", "objective.patches is off"),
+    Idle("objective.bias_init", lambda c: c.objective.contrastive == "softmax", "the softmax loss has no bias"),
     Idle(
-        ("objective.scale_init", "objective.bias_init"),
+        "objective.scale_init objective.bias_init",
         lambda c: bool(c.init),
         "init brings its own, unless its loss is the other one",
     ),
     Idle(
-        ("train.optim.timescale", "train.optim.cooldown"),
+        "train.optim.timescale train.optim.cooldown",
         lambda c: c.train.optim.schedule == "cosine",
         "train.optim.schedule is cosine",
     ),
-    Idle(("train.optim.decay",), lambda c: c.train.optim.weight_decay == 0, "train.optim.weight_decay is 0"),
+    Idle("train.optim.decay", lambda c: c.train.optim.weight_decay == 0, "train.optim.weight_decay is 0"),
     Idle(
-        ("train.sharding",),
+        "train.sharding",
         lambda c: c.train.sharding != "none" and os.environ.get("WORLD_SIZE", "1") == "1",
         "one rank holds everything; start several with torchrun",
     ),
     Idle(
-        ("eval.*",),
+        "eval.*",
         lambda c: c.train.eval_every == "never" and not c.train.held_out,
         "train.eval_every is never",
-        but=("eval.root",),  # which `silc eval RUN` takes where it is given none
+        but="eval.root",  # which `silc eval RUN` takes where it is given none
     ),
 )
 """What a run leaves unread."""
-
-
-def evaluated(*suffixes: str) -> Callable[[Any], bool]:
-    """Whether `--tasks` names tasks, and none that ends so; globs without an end of their own may mean any."""
-    ends = ("-zs", "-fewshot", "-retrieval", "-zs-seg")
-
-    def none_of_them(command: Any) -> bool:
-        names: Collection[str] = [name.strip() for name in command.tasks.split(",")]
-        return all(name.endswith(ends) and not name.endswith(suffixes) for name in names)
-
-    return none_of_them
 
 
 def _hints(kind: type, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
@@ -14,13 +14,21 @@ from silc import checks, places, terminal
 from silc.commands import flags
 from silc.commands.model_flags import DeviceName, is_import
 from silc.eval.config import EvalConfig
-from silc.given import Idle, evaluated
+from silc.given import Idle
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
 from silc.types import BadInput
 
-SEGMENTING = ("segmentation", "window", "readout", "absent_classes", "pamr", "mix", "background")
-"""Flags that only segmentation reads."""
+
+def _none_of(*suffixes: str) -> Callable[[Any], bool]:
+    """Whether `--tasks` names tasks, and none that ends so; globs without an end of their own may mean any."""
+    ends = ("-zs", "-fewshot", "-retrieval", "-zs-seg")
+
+    def holds(command: Any) -> bool:
+        names = [name.strip() for name in command.tasks.split(",")]
+        return all(name.endswith(ends) and not name.endswith(suffixes) for name in names)
+
+    return holds
 
 
 @dataclass(frozen=True)
@@ -29,22 +37,20 @@ class EvalCommand(EvalConfig):
 
     section: ClassVar[str] = ""
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("*",), lambda c: c.list, "--list shows the tasks under --root and scores nothing", but=("root", "list")),
+        Idle("*", lambda c: c.list, "--list shows the tasks under --root and scores nothing", but="root list"),
         Idle(
-            ("*",),
+            "*",
             lambda c: bool(c.table) and not c.root,
             "without --root the table is made of the scores there are",
-            but=("table", "out"),
+            but="table out",
         ),
-        Idle(SEGMENTING, evaluated("-zs-seg"), "no task segments"),
-        Idle(("ensemble",), evaluated("-zs", "-zs-seg"), "no task makes classes of prompts"),
-        Idle(("classification",), evaluated("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
-        Idle(("shots",), evaluated("-fewshot"), "no few-shot task"),
-        Idle(("max_captions",), evaluated("-retrieval"), "no retrieval task"),
-        Idle(("tokenizer",), lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
-        Idle(
-            ("weights",), lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"
-        ),
+        Idle("segmentation window readout absent_classes pamr mix background", _none_of("-zs-seg"), "no task segments"),
+        Idle("ensemble", _none_of("-zs", "-zs-seg"), "no task makes classes of prompts"),
+        Idle("classification", _none_of("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
+        Idle("shots", _none_of("-fewshot"), "no few-shot task"),
+        Idle("max_captions", _none_of("-retrieval"), "no retrieval task"),
+        Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
+        Idle("weights", lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"),
     )
     exif_orientation: Literal["ignore", "apply"] = "apply"
     """Whether a photograph is turned as EXIF says that the camera was held. Label maps never are."""

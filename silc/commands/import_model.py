@@ -22,7 +22,7 @@ class ImportCommand(Settings):
     """Read a model of another library, check every tensor, and write it in silc's own form."""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("text_pool",), lambda c: not c.source.endswith(".npz"), "only big_vision's .npz does not tell it"),
+        Idle("text_pool", lambda c: not c.source.endswith(".npz"), "only big_vision's .npz does not tell it"),
     )
     source: tyro.conf.Positional[str]
     """open_clip:NAME/PRETRAINED, hf:ORG/NAME, a big_vision .npz, or a directory of open_clip or transformers."""

@@ -29,4 +29,4 @@ def is_import(model: str) -> bool:
     return not is_run(model) and (":" in model or Path(model).exists())
 
 
-WEIGHTS_OF_RUNS = Idle(("weights",), lambda c: is_import(c.model), "the model is no run with a student and a teacher")
+WEIGHTS_OF_RUNS = Idle("weights", lambda c: is_import(c.model), "the model is no run with a student and a teacher")

@@ -27,11 +27,11 @@ class PlanCommand(Settings):
 
     idle: ClassVar[tuple[Idle, ...]] = (
         Idle(
-            ("gpus", "gpu", "mfu", "price", "pairs", "network", "gpus_per_node", "json"),
+            "gpus gpu mfu price pairs network gpus_per_node json",
             lambda c: bool(c.cards),
             "--cards tells the largest batches of one card and nothing else",
         ),
-        Idle(("price",), lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
+        Idle("price", lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
     )
     recipes: tyro.conf.Positional[tuple[str, ...]]
     """Names, or config.yaml of runs."""

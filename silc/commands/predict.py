@@ -23,10 +23,10 @@ class PredictCommand(Settings):
     """Use a model on images: a run, an import, or whatever `silc import` takes."""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("names",), lambda c: c.task == "embed", "embedding takes no names"),
-        Idle(("templates",), lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
-        Idle(("segmentation",), lambda c: c.task != "segment", "windows are for segment"),
-        Idle(("alpha", "legend", "edges"), lambda c: c.task != "segment", "overlays are for segment"),
+        Idle("names", lambda c: c.task == "embed", "embedding takes no names"),
+        Idle("templates", lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
+        Idle("segmentation", lambda c: c.task != "segment", "windows are for segment"),
+        Idle("alpha legend edges", lambda c: c.task != "segment", "overlays are for segment"),
         WEIGHTS_OF_RUNS,
     )
     task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
