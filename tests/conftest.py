@@ -33,7 +33,7 @@ from silc.models.config import HeadConfig, ImageTowerConfig, ModelConfig, TextTo
 
 ROOT = Path(__file__).parent.parent
 # Processes started with start_method="forkserver" find what they import in memory.
-multiprocessing.set_forkserver_preload(["silc.cli", "silc.commands.train", "silc.run"])
+multiprocessing.set_forkserver_preload(["silc.cli", "silc.commands.train", "silc.pretraining.run"])
 SILC_DATA = Path(os.environ.get("SILC_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -88,7 +88,7 @@ def small() -> Callable[..., Config]:
 @pytest.fixture(scope="session")
 def finished(small: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A finished run of two steps of a recipe of `small`, at images of `size` px; every test gets the same folder."""
-    from silc import run  # here: who tests a loss does not wait for it
+    from silc.pretraining import run  # here: who tests a loss does not wait for it
 
     @cache
     def make(name: str, size: int = 16) -> Path:

@@ -24,8 +24,8 @@ ORDER = (
     "preprocess images heap threads terminal extras regular durable page"
     " | types | settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
-    " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining | evaluation results"
-    " | serve plan demo | commands | cli | __main__"
+    " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes"
+    " | evaluation results | serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
@@ -35,6 +35,7 @@ TORCH_FREE += (
     "training/config",
     "training/directory",
     "eval/config",
+    "probes/config",
     "eval/tasks",
     "places",
     "rundir",

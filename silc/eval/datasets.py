@@ -3,6 +3,7 @@
     <root>/classification/<set>/classes.txt  {train,test}/<class folder>/*   folders called as classes: `order_of`
     <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...], or a table
     <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  line of classes.txt (see IGNORED)
+                                             train/images   train/labels    the same, to learn from
 
 Sets in the layouts their authors publish are read by `layouts.py`. The evaluators take the three dataclasses below,
 so data that is not in files (generated scenes) is evaluated alike.
@@ -135,7 +136,7 @@ class Source(Generic[T]):
     """Files and folders that must be there."""
     read: Callable[[], T]
     read_train: Callable[[], T] | None = None
-    """Its labelled training images, for few-shot classification; they need `train_needs`."""
+    """Its labelled training images, for few-shot classification and probes; they need `train_needs`."""
     train_needs: Sequence[Path] = ()
 
 
@@ -144,7 +145,7 @@ def folders(root: Path) -> list[Source[Any]]:
     readers: dict[Any, Callable[[Path], Source[Any]]] = {
         "classification": _classification_source,
         "retrieval": lambda path: Source("retrieval", path.name, [path], partial(read_retrieval, path)),
-        "segmentation": lambda path: Source("segmentation", path.name, [path], partial(read_segmentation, path)),
+        "segmentation": _segmentation_source,
     }
     return [
         source(path)
@@ -158,6 +159,11 @@ def folders(root: Path) -> list[Source[Any]]:
 def _classification_source(path: Path) -> Source[ClassificationSet]:
     read = partial(read_classification, path)
     return Source("classification", path.name, [path], read, partial(read, "train"), [path / "train"])
+
+
+def _segmentation_source(path: Path) -> Source[SegmentationSet]:
+    read = partial(read_segmentation, path)
+    return Source("segmentation", path.name, [path], read, partial(read, "train"), [path / "train"])
 
 
 def read_classification(folder: Path, split: str = "test") -> ClassificationSet:
@@ -296,8 +302,8 @@ def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]]) -> Retriev
     return RetrievalSet(name, Lazy(files, read_image), [captions for _, captions in pairs], files=files)
 
 
-def read_segmentation(folder: Path) -> SegmentationSet:
-    """Read `classes.txt` and match the file names of images and labels.
+def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
+    """Read `classes.txt` and match the file names of images and labels, which are in the folder or in that of a split.
 
     A first class called "background" is ignored, as in VOC-20.
 
@@ -310,7 +316,7 @@ def read_segmentation(folder: Path) -> SegmentationSet:
         raise BadInput(
             f"{folder / 'classes.txt'} names the background alone, which is not scored; name the classes too"
         )
-    images, labels = images_in(folder / "images"), folder / "labels"
+    images, labels = images_in(folder / split / "images"), folder / split / "labels"
     by_stem = (
         {path.stem: path for path in images_in(labels) if path.suffix.lower() == ".png"} if labels.is_dir() else {}
     )

@@ -16,7 +16,8 @@
 | any other       | `classification/<set>`, `retrieval/<set>`, `segmentation/<set>`: folders as in `own_sets.py`, or |
 |                 | CLIP_benchmark's WebDataset: `classnames.txt`, `{train,test}/{nshards.txt,0.tar,...}`            |
 
-Class lists are mmsegmentation's, which are TCL's.
+Class lists are mmsegmentation's, which are TCL's. Training images for probes lie beside those of segmentation, as the
+archives have them: ADE20K's `training/`, VOC's `train.txt`, Cityscapes' `train/`, COCO-Stuff's `train2017/`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,6 @@ def _official(root: Path) -> list[Source[Any]]:
     coco, flickr = root / "coco", root / "flickr30k"
     ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
     city, stuff = root / "cityscapes", root / "coco_stuff164k"
-    context_needs = ["ImageSets/SegmentationContext/val.txt", "JPEGImages", "SegmentationClassContext"]
-    voc_needs = ["ImageSets/Segmentation/val.txt", "JPEGImages", "SegmentationClass"]
     return [
         Source(
             "classification",
@@ -117,31 +116,27 @@ def _official(root: Path) -> list[Source[Any]]:
             "segmentation",
             "ade150",
             [ade / "images/validation", ade / "annotations/validation"],
-            partial(read_ade20k, ade),
+            partial(read_ade20k, ade, "validation"),
+            partial(read_ade20k, ade, "training"),
+            [ade / "images/training", ade / "annotations/training"],
         ),
-        Source(
-            "segmentation",
-            "pc59",
-            [context / part for part in context_needs],
-            partial(read_voc, "pc59", "pascal_context_59", *(context / part for part in context_needs)),
-        ),
-        Source(
-            "segmentation",
-            "voc20",
-            [voc / part for part in voc_needs],
-            partial(read_voc, "voc20", "voc_20", *(voc / part for part in voc_needs)),
-        ),
+        _voc("pc59", "pascal_context_59", context, "SegmentationContext", "SegmentationClassContext"),
+        _voc("voc20", "voc_20", voc, "Segmentation", "SegmentationClass"),
         Source(
             "segmentation",
             "cityscapes",
             [city / "leftImg8bit/val", city / "gtFine/val"],
-            partial(read_cityscapes, city),
+            partial(read_cityscapes, city, "val"),
+            partial(read_cityscapes, city, "train"),
+            [city / "leftImg8bit/train", city / "gtFine/train"],
         ),
         Source(
             "segmentation",
             "coco-stuff",
             [stuff / "images/val2017", stuff / "annotations/val2017"],
-            partial(read_coco_stuff, stuff),
+            partial(read_coco_stuff, stuff, "val2017"),
+            partial(read_coco_stuff, stuff, "train2017"),
+            [stuff / "images/train2017", stuff / "annotations/train2017"],
         ),
     ]
 
@@ -204,11 +199,20 @@ def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> R
 # --- segmentation -----------------------------------------------------------------------------------------------------
 
 
-def read_ade20k(folder: Path) -> SegmentationSet:
+def read_ade20k(folder: Path, split: str) -> SegmentationSet:
     """ADE20K's 150 classes; label 0 is everything else and not scored."""
-    images, labels = folder / "images/validation", folder / "annotations/validation"
+    images, labels = folder / "images" / split, folder / "annotations" / split
     pairs = [(path, labels / f"{path.stem}.png") for path in images_in(images)]
     return labelled("ade150", class_names("ade_150"), pairs, background_ignored=True)
+
+
+def _voc(name: str, classes: str, folder: Path, lists: str, labels: str) -> Source[SegmentationSet]:
+    val, train = (folder / "ImageSets" / lists / f"{split}.txt" for split in ("val", "train"))
+    places = [folder / "JPEGImages", folder / labels]
+    read = partial(read_voc, name, classes)
+    return Source(
+        "segmentation", name, [val, *places], partial(read, val, *places), partial(read, train, *places), [train]
+    )
 
 
 def read_voc(name: str, classes: str, split: Path, images: Path, labels: Path) -> SegmentationSet:
@@ -217,11 +221,11 @@ def read_voc(name: str, classes: str, split: Path, images: Path, labels: Path) -
     return labelled(name, class_names(classes), pairs, background_ignored=True)
 
 
-def read_cityscapes(folder: Path) -> SegmentationSet:
+def read_cityscapes(folder: Path, split: str) -> SegmentationSet:
     """Cityscapes' 19 training classes; 255 is not scored."""
-    images = folder / "leftImg8bit/val"
+    images = folder / "leftImg8bit" / split
     pairs = [
-        (path, folder / "gtFine/val" / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
+        (path, folder / "gtFine" / split / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
         for city in sorted(images.iterdir())
         if city.is_dir()
         for path in images_in(city)
@@ -233,10 +237,10 @@ UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
 
 
-def read_coco_stuff(folder: Path) -> SegmentationSet:
+def read_coco_stuff(folder: Path, split: str) -> SegmentationSet:
     """COCO-Stuff's 171 classes, from stuffthingmaps or from mmsegmentation's conversion; 255 is not scored."""
-    labels = folder / "annotations/val2017"
-    images = images_in(folder / "images/val2017")
+    labels = folder / "annotations" / split
+    images = images_in(folder / "images" / split)
     converted = bool(images) and (labels / f"{images[0].stem}_labelTrainIds.png").is_file()
     pairs = [(path, labels / f"{path.stem}{'_labelTrainIds' if converted else ''}.png") for path in images]
     read = read_label if converted else read_stuffthingmap

@@ -14,7 +14,7 @@ classification/flowers/
   classes.txt          a name a line: rose, tulip
   test/rose/1.jpg      a folder a class, called as the class is, or numbered in the order of classes.txt
   test/tulip/2.jpg
-  train/rose/3.jpg     only for few-shot: at least as many of each class as --shots says
+  train/rose/3.jpg     for few-shot at least as many of each class as --shots says, for probes at least 2
   train/tulip/4.jpg""",
     "retrieval: products-retrieval": """\
 retrieval/products/
@@ -32,7 +32,9 @@ segmentation/streets/
   images/1.jpg
   images/2.png
   labels/1.png         called as its image and of its width and height; 8 or 16 bits, a label a pixel;
-  labels/2.png         255 (in 16 bits with more than 255 classes: 65535) is not scored""",
+  labels/2.png         255 (in 16 bits with more than 255 classes: 65535) is not scored
+  train/images/3.jpg   only for silc probe: what it learns from
+  train/labels/3.png""",
     "classification in shards, as CLIP_benchmark's WebDataset": """\
 classification/birds/
   classnames.txt       a name a line, the first is class 0

@@ -28,6 +28,9 @@ TASKS = {
     "fewshot_classification": "Few-shot classification",
     "zeroshot_retrieval": "Image-text retrieval",
     "zeroshot_segmentation": "Zero-shot segmentation",
+    "knn_classification": "k nearest neighbours",
+    "linear_probe_classification": "Linear classification of frozen features",
+    "linear_probe_segmentation": "Linear segmentation of frozen patches",
 }
 
 

@@ -27,6 +27,9 @@ HEADLINES = {
     "fewshot_classification": ("1shot_acc1", "5shot_acc1", "10shot_acc1"),
     "zeroshot_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
     "zeroshot_segmentation": ("miou",),
+    "knn_classification": ("acc1",),
+    "linear_probe_classification": ("acc1",),
+    "linear_probe_segmentation": ("miou",),
 }
 """What is shown of tasks that the paper has not."""
 SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}

@@ -1,6 +1,7 @@
 """Which tasks there are under a root, and which are asked for. Imports no torch.
 
-A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`.
+A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`; the probes are
+`<set>-knn`, `<set>-linear`, `<set>-linear-seg`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ SUFFIX = {
     "fewshot_classification": "fewshot",
     "zeroshot_retrieval": "retrieval",
     "zeroshot_segmentation": "zs-seg",
+    "knn_classification": "knn",
+    "linear_probe_classification": "linear",
+    "linear_probe_segmentation": "linear-seg",
 }
 """Of a task's name, by the `task` of its records."""
 
@@ -44,7 +48,7 @@ class Task:
     @property
     def needs(self) -> list[Path]:
         """Files and folders that must be there."""
-        return [*self.source.needs, *(self.source.train_needs if self.kind == "fewshot_classification" else ())]
+        return [*self.source.needs, *(() if self.kind.startswith("zeroshot") else self.source.train_needs)]
 
     @property
     def found(self) -> bool:
@@ -64,15 +68,42 @@ def asked_for(config: EvalConfig) -> list[Task]:
     return [there[name] for name in select(config.tasks, list(there))]
 
 
+def probes_asked_for(root: str, asked: str) -> list[Task]:
+    """The probes that a comma-separated list of names and globs chooses, of the data sets under a root.
+
+    Raises:
+        BadInput: nothing under the root, a task that is not there, or no training images for it.
+    """
+    probes = [task for source in discover(root) for task in probes_on(source)]
+    there = {task.name: task for task in probes if task.found}
+    without = [task for task in probes if not task.found and (task.name in asked or not there)]
+    if without:
+        missing = next(path for path in without[0].needs if not path.exists())
+        raise BadInput(
+            f"{without[0].name} learns from labelled training images, and {missing} is not there; add them as "
+            "`silc eval --list` shows, or leave it out"
+        )
+    if not there:
+        raise BadInput(f"{root} holds no data set to classify or segment; `silc eval --list` shows the layouts")
+    return [there[name] for name in select(asked, list(there))]
+
+
 def tasks_on(source: Source[Any]) -> list[Task]:
     """The tasks a data set is for; few-shot classification where it has training images."""
-    kinds = [f"zeroshot_{source.kind}"] + ["fewshot_classification"] * (source.read_train is not None)
-    return [Task(kind, source) for kind in kinds]
+    few = source.kind == "classification" and source.read_train is not None
+    return [Task(kind, source) for kind in (f"zeroshot_{source.kind}", *["fewshot_classification"] * few)]
+
+
+def probes_on(source: Source[Any]) -> list[Task]:
+    """The probes that a data set's training images are for."""
+    linear = f"linear_probe_{source.kind}"
+    kinds = {"classification": ["knn_classification", linear], "segmentation": [linear]}.get(source.kind, [])
+    return [Task(kind, source) for kind in kinds if source.read_train is not None]
 
 
 def listing(root: str) -> list[Task]:
     """Every task there could be under a root, found or not."""
-    return [task for source in everything(Path(root)) for task in tasks_on(source)]
+    return [task for source in everything(Path(root)) for task in (*tasks_on(source), *probes_on(source))]
 
 
 def task_name(kind: str, dataset: str) -> str:

@@ -1,0 +1,61 @@
+"""What is probed, and how. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from silc.settings import COUNT, Range, Settings
+from silc.training.config import OptimConfig, TrainConfig
+from silc.types import BadInput
+
+
+def training() -> TrainConfig:
+    """How linear layers are trained unless told otherwise: long enough for a convex loss to settle."""
+    optim = OptimConfig(lr=1e-2, weight_decay=0.0, clip_norm=1e9, schedule="cosine", warmup="5%", cooldown="0 steps")
+    return TrainConfig(
+        duration="2k steps", batch_size=1024, optim=optim, precision="float32", log_every="10%", save_every="10%"
+    )
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Settings):
+    """Probe frozen features: k nearest neighbours, and linear layers trained on them, one run a task."""
+
+    kind: ClassVar[str] = "probe"
+    out: str = ""
+    """Folder for scores.json, report.html and a run for each task that is trained."""
+    init: str = ""
+    """The model: a run, or what else `silc.load` takes."""
+    weights: Literal["auto", "student", "teacher"] = "auto"
+    """Of a run; `auto` is the teacher where there is one."""
+    resume: Literal["auto", "never"] = "never"
+    """`auto` goes on with the runs in `out` from their newest checkpoints."""
+    root: str = ""
+    """A folder with data sets that have labelled training images, laid out as for `silc eval`."""
+    tasks: str = "all"
+    """Comma-separated task names or globs: '<set>-knn', '-linear', '-linear-seg'; 'all' is what is found."""
+    k: Annotated[int, COUNT] = 20
+    """Nearest training images that vote in k-NN (DINO: 20)."""
+    temperature: Annotated[float, Range(least=0.001, most=100)] = 0.07
+    """A neighbour's vote is exp(cosine / temperature) (DINO: 0.07)."""
+    l2: Annotated[tuple[float, ...], Range(least=0, most=1000)] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    """Weights of the penalty |W|^2 / 2 beside the mean cross-entropy; the best on held-back training images is taken.
+    scikit-learn's C is 1 / (l2 N)."""
+    held_back: Annotated[float, Range(above=0, below=1)] = 0.1
+    """Share of the training images, in classification of each class, that the penalty is chosen on."""
+    segmentation_batch: Annotated[int, COUNT] = 16
+    """Images per step over all ranks in segmentation, in place of train.batch_size."""
+    exif_orientation: Literal["ignore", "apply"] = "apply"
+    """Whether a photograph is turned as EXIF says that the camera was held."""
+    feature_batch: Annotated[int, COUNT] = 64
+    """Images per forward pass of the frozen model."""
+    feature_cache_gb: Annotated[float, Range(least=0, most=1e6)] = 4.0
+    """Most memory for patch features, in GB; those of further images are computed each time they come."""
+    train: TrainConfig = field(default_factory=training)
+    """Optimisation of the linear layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.l2:
+            raise BadInput("l2 is empty; needed weights of the penalty, e.g. 1e-2 1e-4")
