@@ -154,8 +154,8 @@ class Loader(Generic[Made]):
             BadInput: no sample is found in place of a broken one; LostWorker, if one died or hangs.
             StoppedWaiting: no batch was there, and `asked` said so.
         """
-        with self._source(start, stop, asked) as source:
-            for made in source:
+        with self._feed(start, stop, asked) as feed:
+            for made in feed:
                 if isinstance(made, BadInput):
                     raise made
                 yield pickle.loads(made) if isinstance(made, bytes) else made
@@ -180,7 +180,7 @@ class Loader(Generic[Made]):
                 "they go through a pipe, which is slower; give it more room (Docker: --shm-size or --ipc=host)"
             )
 
-    def _source(
+    def _feed(
         self, start: int, stop: int, asked: Callable[[], bool]
     ) -> AbstractContextManager[Iterator[Made | bytes | BadInput]]:
         if not self.workers:

@@ -90,10 +90,8 @@ class Shards(Source[Sample]):
             BadSample: an earlier sample has its key, a member is missing or too large, or the file system refused.
         """
         shard, row = self._locate(index)
-        if shard.samples[row]["duplicate"]:
-            raise self.bad(index, "duplicate_key", "is the key of an earlier sample of this shard")
-        if absent := [part for part in self.members.must if not shard.samples[row][part]["offset"]]:
-            raise self.bad(index, "no_member", f"has no .{absent[0]}")
+        if refused := self._refused(shard.samples[row]):
+            raise self.bad(index, *refused)
         return self._members(index, self.members.parts)
 
     def pixels(self, index: int, members: Mapping[str, bytes]) -> np.ndarray:
@@ -116,6 +114,13 @@ class Shards(Source[Sample]):
         shard, row = self._locate(index)
         return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
 
+    def _refused(self, sample: np.void) -> tuple[str, str] | None:
+        """Why a sample is not read, cause and detail: what its index tells."""
+        if sample["duplicate"]:
+            return "duplicate_key", "is the key of an earlier sample of this shard"
+        absent = next((part for part in self.members.must if not sample[part]["offset"]), None)
+        return ("no_member", f"has no .{absent}") if absent else None
+
     def _members(self, index: int, parts: Sequence[str]) -> dict[str, bytes]:
         """The members a sample has of these, by one read where they lie together."""
         shard, row = self._locate(index)
@@ -134,7 +139,7 @@ class Shards(Source[Sample]):
         for index in indices:
             shard, row = self._locate(index)
             sample = shard.samples[row]
-            if isinstance(shard.path, RemoteFile) and not sample["duplicate"] and not _too_large(sample, parts):
+            if isinstance(shard.path, RemoteFile) and not (self._refused(sample) or _too_large(sample, parts)):
                 for start, stop in _spans(sample, parts):
                     shard.path.ask(start, stop - start)
 

@@ -18,6 +18,7 @@ import os
 import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -66,7 +67,7 @@ class Members:
     must: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """What a sample consists of: `image`, and its other members by their suffixes."""
         return ("image", *self.must, *self.may)
