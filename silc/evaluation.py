@@ -78,13 +78,11 @@ def evaluate(
     evaluations: list[Evaluation] = []
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world, failed)
-        kept = None if cache is None else Cache(cache)
-        score = partial(suite.run, evaluators=evaluators, progress=progress, cache=kept, world=world, failed=failed)
+        score = partial(suite.run, evaluators=evaluators, progress=progress, world=world, failed=failed)
         for read in readers:
             one = read(device=world.device)
-            scored = score(
-                one.models, checksum=one.checksum, examples_seen=one.examples_seen, train_flops=one.train_flops
-            )
+            kept = None if cache is None else Cache(cache, one.checksum)
+            scored = score(one.models, cache=kept, examples_seen=one.examples_seen, train_flops=one.train_flops)
             evaluations += [_with_precision(evaluation, one.models) for evaluation in scored]
         return evaluations if world.is_main else []
 

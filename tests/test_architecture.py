@@ -185,6 +185,23 @@ def test_no_attic() -> None:
     assert not [p for p in PACKAGE.rglob("*.py") if p.stem in ("utils", "util", "helpers", "misc", "common")]
 
 
+LONG = {"training/loop.py:train"}
+"""Functions over the limits, each of which is to be divided."""
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    """At most 60 lines and 8 parameters, `self` and `cls` apart."""
+    over = set()
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                taken = [arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)]
+                num_lines = (node.end_lineno or 0) - node.lineno + 1
+                if num_lines > 60 or len([arg for arg in taken if arg not in ("self", "cls")]) > 8:
+                    over.add(f"{path.relative_to(PACKAGE).as_posix()}:{node.name}")
+    assert over == LONG
+
+
 def settings(cls: Any) -> list[tuple[str, str]]:
     """(class, field) of every setting, nested ones too."""
     found = []

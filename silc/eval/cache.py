@@ -29,21 +29,18 @@ CODE = ("eval/*.py", "eval/*.json", "eval/classes/*.txt", "models/*.py", "prepro
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Evaluations in a folder, one JSON file each."""
+    """Evaluations of a checkpoint in a folder, one JSON file each."""
 
     folder: Path
+    checksum: str
+    """Of the checkpoint; empty for weights that have none: of these nothing is kept."""
 
-    def key(self, checksum: str, weights: str, task: Evaluator, model: DualEncoder) -> str:
-        """What the evaluation depends on; empty if it cannot be told.
-
-        Args:
-            checksum: of the checkpoint; empty for weights that have none.
-            weights: which of it: student, teacher.
-        """
+    def key(self, weights: str, task: Evaluator, model: DualEncoder) -> str:
+        """What the evaluation of a checkpoint's student or teacher depends on; empty if it cannot be told."""
         described = [_described(data) for data in task.sets]
-        if not checksum or None in described:
+        if not self.checksum or None in described:
             return ""
-        parts = [checksum, weights, model.name, task.name, described, task.protocol(model), task.drawn, _code()]
+        parts = [self.checksum, weights, model.name, task.name, described, task.protocol(model), task.drawn, _code()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def get(self, key: str) -> Evaluation | None:

@@ -81,14 +81,12 @@ def discover(root: str | Path) -> list[Source[Any]]:
 
 def everything(root: Path) -> list[Source[Any]]:
     """Every official data set, found under the root or not, and the folders that are there."""
-    return [*_official(root), *(_webdataset(source) or source for source in folders(root))]
+    official = [*_classification(root), *_retrieval(root), *_segmentation(root)]
+    return [*official, *(_webdataset(source) or source for source in folders(root))]
 
 
-def _official(root: Path) -> list[Source[Any]]:
+def _classification(root: Path) -> list[Source[Any]]:
     imagenet, cifar10, cifar100 = root / "imagenet", root / "cifar-10-batches-py", root / "cifar-100-python"
-    coco, flickr = root / "coco", root / "flickr30k"
-    ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
-    city, stuff = root / "cityscapes", root / "coco_stuff164k"
     return [
         Source(
             "classification",
@@ -100,6 +98,12 @@ def _official(root: Path) -> list[Source[Any]]:
         ),
         _cifar(cifar10, "cifar10", [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta", "label"),
         _cifar(cifar100, "cifar100", ["train"], "test", "meta", "fine_label"),
+    ]
+
+
+def _retrieval(root: Path) -> list[Source[Any]]:
+    coco, flickr = root / "coco", root / "flickr30k"
+    return [
         Source(
             "retrieval",
             "coco",
@@ -112,6 +116,13 @@ def _official(root: Path) -> list[Source[Any]]:
             [flickr / "dataset_flickr30k.json", flickr / "flickr30k-images"],
             partial(read_karpathy, "flickr30k", flickr / "dataset_flickr30k.json", flickr / "flickr30k-images"),
         ),
+    ]
+
+
+def _segmentation(root: Path) -> list[Source[Any]]:
+    ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
+    city, stuff = root / "cityscapes", root / "coco_stuff164k"
+    return [
         Source(
             "segmentation",
             "ade150",

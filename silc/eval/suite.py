@@ -104,7 +104,6 @@ def run(
     examples_seen: int | None = None,
     train_flops: float | None = None,
     cache: Cache | None = None,
-    checksum: str = "",
     world: World = ALONE,
     failed: Failed = refuse,
 ) -> list[Evaluation]:
@@ -114,8 +113,7 @@ def run(
         models: by their weights: student, teacher, pretrained, or the name of a baseline.
         progress: hears of every task done.
         examples_seen, train_flops: what the weights cost; written into every record.
-        cache: where results are kept and taken from.
-        checksum: of the checkpoint; without it nothing is cached.
+        cache: where the checkpoint's results are kept and taken from.
         world: the ranks that evaluate together.
         failed: hears of a task that cannot be scored; where it returns, the others are.
 
@@ -127,7 +125,7 @@ def run(
     for number, (task, (weights, model)) in enumerate(product(evaluators, models.items())):
         progress(f"{task.name}, {weights}", number, total)
         try:
-            evaluation = _cached(task, model, weights, cache, checksum, world)
+            evaluation = _cached(task, model, weights, cache, world)
         except BadInput as error:
             failed(task.name, weights, error)
             continue
@@ -139,12 +137,10 @@ def run(
     return evaluations
 
 
-def _cached(
-    task: Evaluator, model: DualEncoder, weights: str, cache: Cache | None, checksum: str, world: World
-) -> Evaluation:
+def _cached(task: Evaluator, model: DualEncoder, weights: str, cache: Cache | None, world: World) -> Evaluation:
     if cache is None:
         return task(model)
-    key = shared(lambda: cache.key(checksum, weights, task, model), world)[world.rank]
+    key = shared(lambda: cache.key(weights, task, model), world)[world.rank]
     found = cache.get(key)
     everyone_has_it = all(world.collect(found is not None))  # all ranks take it, or all compute
     if found is not None and everyone_has_it:

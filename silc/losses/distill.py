@@ -11,7 +11,8 @@ Everything is computed in float32; on a GPU under autocast the products take bfl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from silc.types import Projection, Targets
 
+Product = Callable[["Tensor", "Tensor"], "Tensor"]
 BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
 """Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's
 cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
@@ -55,23 +57,20 @@ def distill_loss(student: Projection, targets: Targets, temperature: float, pair
         pairs = torch.full((len(x), len(y)), 1 / (len(x) * len(y)), device=x.device)
     precision = _precision(x)
     with no_autocast(x):
-        out = _apply(
-            x.float(),
-            student.prototypes.float(),
-            y.detach().float(),
-            targets.projection.prototypes.detach().float(),
-            targets.centre.float(),
-            pairs,
-            (temperature, targets.temperature),
-            precision,
-        )
-    return Distilled(*out)
+        return Distilled(*_apply(x.float(), student.prototypes.float(), targets, pairs, temperature, precision))
 
 
 def _precision(x: Tensor) -> torch.dtype:
     """What products take: float32, and under a GPU's autocast what that casts to."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if kind == "cuda" and torch.is_autocast_enabled(kind) else torch.float32
+
+
+def _product_in(precision: torch.dtype, a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of float32 and in float32, summed in it."""
+    if precision is torch.float32:
+        return a @ b
+    return torch.mm(a.to(precision), b.to(precision), out_dtype=torch.float32)
 
 
 def other_views(num_local: int, num_global: int, device: torch.device) -> Tensor:
@@ -87,68 +86,74 @@ def other_views(num_local: int, num_global: int, device: torch.device) -> Tensor
     return shares / shares.sum()
 
 
+class _Teacher:
+    """A teacher's targets, for blocks of the prototypes."""
+
+    def __init__(self, targets: Targets, blocks: Iterable[slice], product: Product) -> None:
+        self.bottleneck, self.prototypes = (values.float() for values in targets.projection)
+        self.y = self.bottleneck.flatten(0, 1) / targets.temperature  # [G B, C]
+        self.c, self.product = targets.centre.float() / targets.temperature, product
+        self.log_z = _log_normaliser(self._logits(block) for block in blocks)  # [G B, 1]
+
+    def log_q(self, block: slice) -> Tensor:  # [G B, k]
+        return self._logits(block).sub_(self.log_z)
+
+    def mean_logits(self) -> Tensor:  # [K]
+        lengths = self.prototypes.norm(dim=1).clamp_(min=1e-12)
+        return (self.prototypes @ self.bottleneck.mean(dim=(0, 1))).div_(lengths)
+
+    def _logits(self, block: slice) -> Tensor:
+        return self.product(self.y, F.normalize(self.prototypes[block], dim=-1).T).sub_(self.c[block])
+
+
 class _Distill(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         student: Tensor,
         prototypes: Tensor,
-        teacher: Tensor,
-        teacher_prototypes: Tensor,
-        centre: Tensor,
+        targets: Targets,
         pairs: Tensor,
-        temperatures: tuple[float, float],
+        temperature: float,
         precision: torch.dtype,
     ) -> tuple[Tensor, ...]:
-        (num_views, num, _), num_targets = student.shape, len(teacher)
-        x = student.flatten(0, 1) / temperatures[0]  # [V B, C]
-        y = teacher.flatten(0, 1) / temperatures[1]  # [G B, C]
-        c = centre / temperatures[1]
+        num_views, num, _ = student.shape
+        product = partial(_product_in, precision)
+        x = student.flatten(0, 1) / temperature  # [V B, C]
         blocks = in_blocks(len(prototypes), len(x), x.device.type)
 
-        def product(a: Tensor, b: Tensor) -> Tensor:
-            if precision is torch.float32:
-                return a @ b
-            return torch.mm(a.to(precision), b.to(precision), out_dtype=torch.float32)
-
-        def student_logits(w: Tensor) -> Tensor:
+        def logits(w: Tensor) -> Tensor:
             return product(x, w.T)
 
-        def teacher_logits(block: slice) -> Tensor:
-            return product(y, F.normalize(teacher_prototypes[block], dim=-1).T).sub_(c[block])
-
-        log_z = _log_normaliser(student_logits(F.normalize(prototypes[block], dim=-1)) for block in blocks)  # [V B, 1]
-        log_z_teacher = _log_normaliser(teacher_logits(block) for block in blocks)
+        log_z = _log_normaliser(logits(F.normalize(prototypes[block], dim=-1)) for block in blocks)  # [V B, 1]
+        teacher = _Teacher(targets, blocks, product)
 
         # d loss / d logits of view v = (share_v p - sum_g pairs_vg q_g) / B, where share_v = sum_g pairs_vg.
         share = (pairs.sum(dim=1) / num).repeat_interleave(num)[:, None]  # [V B, 1]
         weighted = share * x
         towards = torch.einsum("vg,vbc->gbc", pairs / num, x.unflatten(0, (num_views, num))).flatten(0, 1)  # [G B, C]
-        m, pushed = torch.zeros_like(y), torch.zeros_like(x)  # sum_k q_k w_k and sum_k p_k w_k
-        entropy = torch.zeros_like(log_z_teacher)
-        mean_target = torch.empty_like(centre)
+        m, pushed = torch.zeros_like(teacher.y), torch.zeros_like(x)  # sum_k q_k w_k and sum_k p_k w_k
+        entropy, mean_target = torch.zeros_like(teacher.log_z), torch.empty_like(teacher.c)
         by_prototypes = torch.empty_like(prototypes) if any(ctx.needs_input_grad) else None
         for block in blocks:
             length = prototypes[block].norm(dim=1, keepdim=True).clamp_(min=1e-12)
             w = prototypes[block] / length  # [k, C]
-            log_q = teacher_logits(block).sub_(log_z_teacher)
-            q = log_q.exp()  # [G B, k]
+            log_q = teacher.log_q(block)
+            q = log_q.exp()
             entropy -= log_q.mul_(q).sum(dim=1, keepdim=True)
             mean_target[block] = q.mean(dim=0)
             m += product(q, w)
             if by_prototypes is not None:
-                p = student_logits(w).sub_(log_z).exp_()  # [V B, k]
+                p = logits(w).sub_(log_z).exp_()  # [V B, k]
                 pushed += product(p, w)
                 by_w = product(p.T, weighted).sub_(product(q.T, towards))
                 along = torch.linalg.vecdot(by_w, w)[:, None]  # lengthening a prototype changes nothing
                 torch.div(by_w.addcmul_(along, w, value=-1), length, out=by_prototypes[block])
         loss = (share * log_z).sum() - (towards * m).sum()
-        pulled = torch.einsum("vg,gbc->vbc", pairs / num, m.unflatten(0, (num_targets, num))).flatten(0, 1)
-        ctx.by_student = pushed.mul_(share).sub_(pulled).div_(temperatures[0]).view_as(student)
+        pulled = torch.einsum("vg,gbc->vbc", pairs / num, m.unflatten(0, (-1, num))).flatten(0, 1)
+        ctx.by_student = pushed.mul_(share).sub_(pulled).div_(temperature).view_as(student)
         ctx.by_prototypes = by_prototypes
-        lengths = teacher_prototypes.norm(dim=1).clamp_(min=1e-12)
-        mean_logits = (teacher_prototypes @ teacher.mean(dim=(0, 1))).div_(lengths)
-        mean_entropy = entropy.mean()
+        mean_entropy, mean_logits = entropy.mean(), teacher.mean_logits()
         ctx.mark_non_differentiable(mean_entropy, mean_target, mean_logits)
         return loss, mean_entropy, mean_target, mean_logits
 
@@ -157,7 +162,7 @@ class _Distill(torch.autograd.Function):
         # Scaled in place: at K = 65,536 another copy would be most of the memory this takes.
         by_student, by_prototypes = ctx.by_student.mul_(gradients[0]), ctx.by_prototypes.mul_(gradients[0])
         ctx.by_student = ctx.by_prototypes = None
-        return by_student, by_prototypes, None, None, None, None, None, None
+        return by_student, by_prototypes, None, None, None, None
 
 
 # A compiler would unroll the loops over blocks into one graph; its towers are what there is to gain from it.

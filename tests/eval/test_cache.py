@@ -21,8 +21,8 @@ def score(root, oracle, tmp_path):
     def run(config=None, *, checksum="abc", weights="teacher", model=oracle):
         computed = []
         tasks = suite.tasks(config or EvalConfig(root=str(root)), lambda what, *_: computed.append(what))
-        kept = Cache(tmp_path / "cache")
-        return suite.run({weights: model}, tasks, cache=kept, checksum=checksum), len(set(computed))
+        kept = Cache(tmp_path / "cache", checksum)
+        return suite.run({weights: model}, tasks, cache=kept), len(set(computed))
 
     return run
 
