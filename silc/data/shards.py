@@ -176,9 +176,10 @@ class ShardPairs(Shards[Pair], Pairs):
 
     def _captions(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
-        fields: dict[str, Any] = {}
+        fields: Any = {}
         try:
-            fields = json_object(members["json"]) if "json" in members else {}
+            fields = json.loads(members.get("json", b"{}"))
+            fields = fields if isinstance(fields, dict) else {}
             found = captions_in(fields, ("captions", "caption"))
             if not found and "txt" in members:
                 found = [members["txt"].decode("utf-8-sig")]
@@ -256,16 +257,6 @@ def _side_by_side(waits: bool) -> Iterator[Callable[..., Iterator[Any]]]:
         yield threads.map
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if it holds something else.
-
-    Raises:
-        ValueError: the bytes are no JSON.
-    """
-    fields = json.loads(data)
-    return fields if isinstance(fields, dict) else {}
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:

@@ -20,6 +20,7 @@ from silc.data.loader import Loader, Plan, Share
 from silc.data.remote import Remote
 from silc.data.shards import Shards
 from silc.data.sources import expand
+from silc.data.split import Without, draw_held_out
 from silc.data.streams import stream
 from silc.data.tar import Members
 from silc.distributed import World
@@ -114,6 +115,13 @@ def test_samples_are_what_was_written(paths: list[Path]) -> None:
         assert sample.key == f"{number:05d}"
         assert sample.pixels.shape == (30, 40, 3)
         assert np.array_equal(np.unique(sample.labels), [number, number + 1])
+
+
+def test_some_can_be_held_out(paths: list[Path]) -> None:
+    source = LabelMaps(paths)
+    left = Without(source, draw_held_out(source, 10))
+    others = {f"{number:05d}" for number in range(40)} - {f"{number:05d}" for number in draw_held_out(source, 10)}
+    assert {key for batch in loader(left).batches(0, 3) for key in batch.keys} <= others
 
 
 def test_batches_are_the_same_for_workers_and_ranks_and_from_any_step_on(paths: list[Path]) -> None:
