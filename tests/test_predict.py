@@ -181,7 +181,7 @@ def test_classes_are_zero_shot_evaluations(loss: str, model: Model, tmp_path: Pa
         patch.setattr(metrics, "confusion", lambda a, b, *rest, **named: seen.append(b) or inner(a, b, *rest, **named))
         task(model)
     images = [data.images[index] for index in range(len(data.labels))]
-    model.preprocess = task._preprocess(model)  # type: ignore[attr-defined]
+    model.preprocess = task.preprocess(model)
     found = model.classify(images, data.classes, batch_size=7)
     assert [data.classes.index(next(iter(row))) for row in found] == seen[0].tolist()
     weights = text_classifier(model, data.classes, templates("clip7"))

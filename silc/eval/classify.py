@@ -5,7 +5,6 @@ By big_vision's protocol (`evaluators/proj/image_text/discriminative_classifier.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,42 +12,26 @@ import torch
 from silc.eval import metrics
 from silc.eval.bootstrap import resampled
 from silc.eval.class_features import text_classifier
-from silc.eval.embed import ALONE, Progress, image_features, silent
+from silc.eval.datasets import ClassificationSet
 from silc.eval.prompts import canonicalize, templates
-from silc.eval.protocols import OWN_TEMPLATES, WHOLE_IMAGE
+from silc.eval.protocols import OWN_TEMPLATES
+from silc.eval.whole_images import OnWholeImages
 from silc.types import Evaluation, Record
 
 if TYPE_CHECKING:
-    from silc.distributed import World
-    from silc.eval.config import EvalConfig
-    from silc.eval.datasets import ClassificationSet
-    from silc.preprocess import Preprocess
+    from silc.preprocess import Resize
     from silc.types import DualEncoder
 
 
-@dataclass
-class ZeroShotClassification:
+class ZeroShotClassification(OnWholeImages[ClassificationSet]):
     """acc1, acc5 and mean_per_class_recall on one data set."""
 
-    name: str
-    data: ClassificationSet
-    config: EvalConfig
-    progress: Progress = silent
-    world: World = ALONE
-
     @property
-    def sets(self) -> list[ClassificationSet]:
-        """The data set."""
-        return [self.data]
-
-    @property
-    def drawn(self) -> tuple[int, bool]:
-        """Number of pictures for the report, and whether they show photographs."""
-        return 0, False
+    def resize(self) -> Resize:
+        return self.rules.classification_resize
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
-        preprocess = self._preprocess(model)
         return {
             "protocol": self.config.classification,
             "split": self.data.split,
@@ -56,16 +39,14 @@ class ZeroShotClassification:
             "num_classes": len(self.data.classes),
             "templates": self._templates()[0],
             "ensemble": self.config.ensemble or "normalize, mean, normalize",
-            "canonicalize": WHOLE_IMAGE[self.config.classification].canonicalize,
-            "image_size": preprocess.size,
-            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
-            "exif_orientation": self.config.exif_orientation,
+            "canonicalize": self.rules.canonicalize,
+            **self.entering(model),
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model."""
         names, patterns = list(self.data.classes), self._templates()[1]
-        if WHOLE_IMAGE[self.config.classification].canonicalize:
+        if self.rules.canonicalize:
             names = [canonicalize(name.split(",")[0]) for name in names]
             patterns = [canonicalize(pattern, keep_braces=True) for pattern in patterns]
         classifier = text_classifier(
@@ -76,14 +57,7 @@ class ZeroShotClassification:
             batch_size=self.config.batch_size,
             world=self.world,
         )
-        features = image_features(
-            model,
-            self.data.images,
-            self._preprocess(model),
-            self.config.batch_size,
-            self.progress,
-            world=self.world,
-        )
+        features = self.features(model, self.data.images)
         labels = torch.tensor(self.data.labels)
         scores = features @ classifier.T
         counts = metrics.confusion(labels, scores.argmax(dim=1), len(names), ignore=-1)
@@ -99,14 +73,9 @@ class ZeroShotClassification:
         )
         return Evaluation(record, resampled=resampled(ratios))
 
-    def _preprocess(self, model: DualEncoder) -> Preprocess:
-        resize = WHOLE_IMAGE[self.config.classification].classification_resize
-        interpolation = self.config.interpolation or model.preprocess.interpolation
-        return replace(model.preprocess, resize=resize, interpolation=interpolation)
-
     def _templates(self) -> tuple[str, list[str]]:
         """The prompts and what they are called: asked for, the protocol's, the data set's, CLIP's for it."""
-        asked = self.config.templates or WHOLE_IMAGE[self.config.classification].templates
+        asked = self.config.templates or self.rules.templates
         if not asked and self.data.templates:
             return f"the data set's {len(self.data.templates)}", list(self.data.templates)
         name = asked or OWN_TEMPLATES.get(self.data.name, "clip80")

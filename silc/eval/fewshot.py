@@ -9,7 +9,7 @@ what is reported is the mean over three seeds and their standard deviation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,20 +18,15 @@ import torch.nn.functional as F
 
 from silc.eval import metrics
 from silc.eval.bootstrap import Ratios, resampled
-from silc.eval.datasets import Lazy
-from silc.eval.embed import ALONE, Progress, image_features, silent
+from silc.eval.datasets import ClassificationSet, Lazy
+from silc.eval.whole_images import OnWholeImages
 from silc.types import BadInput, Evaluation, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from silc.distributed import World
-    from silc.eval.config import EvalConfig
-    from silc.eval.datasets import ClassificationSet
-    from silc.preprocess import Preprocess
+    from silc.preprocess import Resize
     from silc.types import DualEncoder
 
 SEEDS = (0, 1, 2)
@@ -41,15 +36,11 @@ BIAS = 100.0
 
 
 @dataclass
-class FewShot:
+class FewShot(OnWholeImages[ClassificationSet]):
     """`<k>shot_acc1`, its mean over the seeds, and `<k>shot_std` on one data set."""
 
-    name: str
-    train: ClassificationSet
-    test: ClassificationSet
-    config: EvalConfig
-    progress: Progress = silent
-    world: World = ALONE
+    train: ClassificationSet = field(kw_only=True)
+    """Where the shots come from."""
 
     def __post_init__(self) -> None:
         smallest = min(np.bincount(self.train.labels, minlength=len(self.train.classes)))
@@ -63,43 +54,40 @@ class FewShot:
     @property
     def sets(self) -> list[ClassificationSet]:
         """Where shots come from, and what is classified."""
-        return [self.train, self.test]
+        return [self.train, self.data]
 
     @property
-    def drawn(self) -> tuple[int, bool]:
-        """Number of pictures for the report, and whether they show photographs."""
-        return 0, False
+    def resize(self) -> Resize:
+        return "squash_crop"
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
-        preprocess = self._preprocess(model)
         return {
             "method": "big_vision fewshot_lsr",
-            "split": f"{self.train.split} -> {self.test.split}",
-            "num_images": len(self.test.labels),
-            "num_classes": len(self.test.classes),
+            "split": f"{self.train.split} -> {self.data.split}",
+            "num_images": len(self.data.labels),
+            "num_classes": len(self.data.classes),
             "shots": self.shots,
             "seeds": list(SEEDS),
             "l2": L2,
             "bias": BIAS,
             "features": "pooled, before projection",
             "order": "of the files",
-            "image_size": preprocess.size,
-            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
-            "exif_orientation": self.config.exif_orientation,
+            **self.entering(model),
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
         """Score a model; only images that are drawn are embedded."""
-        classes = len(self.test.classes)
+        classes = len(self.data.classes)
         labels = np.asarray(self.train.labels)
         draws = {seed: shuffled_by_class(labels, classes, seed) for seed in SEEDS}
         most = max(self.shots)
         used = np.unique([index for draw in draws.values() for own in draw for index in own[:most]])
         row = {int(index): place for place, index in enumerate(used)}
-        shot_features = self._features(model, [int(index) for index in used], self.train)
-        test_features = self._features(model, range(len(self.test.labels)), self.test).double()
-        truth = torch.tensor(self.test.labels)
+        shots_drawn = Lazy([int(index) for index in used], self.train.images.__getitem__)
+        shot_features = self.features(model, shots_drawn, pooled=True)
+        test_features = self.features(model, self.data.images, pooled=True).double()
+        truth = torch.tensor(self.data.labels)
         scores: dict[int, list[float]] = {shots: [] for shots in self.shots}
         right = {shots: torch.zeros(len(truth)) for shots in self.shots}  # by image: of how many draws
         for shots in self.shots:
@@ -114,7 +102,7 @@ class FewShot:
         for shots, each in scores.items():
             found |= {f"{shots}shot_acc1": float(np.mean(each)), f"{shots}shot_std": float(np.std(each, ddof=1))}
         record = Record(
-            dataset=self.test.name,
+            dataset=self.data.name,
             task="fewshot_classification",
             metrics=found,
             chance={f"{shots}shot_acc1": 1 / classes for shots in self.shots},
@@ -124,21 +112,6 @@ class FewShot:
         )
         ratios = {f"{shots}shot_acc1": Ratios.of_images(each) for shots, each in right.items()}
         return Evaluation(record, resampled=resampled(ratios))
-
-    def _features(self, model: DualEncoder, indices: Sequence[int], data: ClassificationSet) -> Tensor:
-        return image_features(
-            model,
-            Lazy(indices, data.images.__getitem__),
-            self._preprocess(model),
-            self.config.batch_size,
-            self.progress,
-            pooled=True,
-            world=self.world,
-        )
-
-    def _preprocess(self, model: DualEncoder) -> Preprocess:
-        interpolation = self.config.interpolation or model.preprocess.interpolation
-        return replace(model.preprocess, resize="squash_crop", interpolation=interpolation)
 
 
 def shuffled_by_class(labels: NDArray[np.int64], num_classes: int, seed: int) -> list[NDArray[np.int64]]:

@@ -5,15 +5,15 @@ The two differ in the resize rule alone. CLIP cut to five captions: `eval.max_ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from silc.eval import metrics, pictures
 from silc.eval.bootstrap import resampled
-from silc.eval.embed import ALONE, Progress, image_features, silent, text_features
-from silc.eval.protocols import WHOLE_IMAGE
+from silc.eval.datasets import RetrievalSet
+from silc.eval.embed import text_features
+from silc.eval.whole_images import OnWholeImages
 from silc.types import Evaluation, Picture, Record
 
 if TYPE_CHECKING:
@@ -21,29 +21,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from silc.distributed import World
-    from silc.eval.config import EvalConfig
-    from silc.eval.datasets import RetrievalSet
-    from silc.preprocess import Preprocess
+    from silc.preprocess import Resize
     from silc.types import DualEncoder
 
 SHOWN = 5
 
 
-@dataclass
-class Retrieval:
+class Retrieval(OnWholeImages[RetrievalSet]):
     """Recall@1, 5 and 10 of images by text and of texts by image on one data set."""
 
-    name: str
-    data: RetrievalSet
-    config: EvalConfig
-    progress: Progress = silent
-    world: World = ALONE
-
     @property
-    def sets(self) -> list[RetrievalSet]:
-        """The data set."""
-        return [self.data]
+    def resize(self) -> Resize:
+        return self.rules.retrieval_resize
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -52,15 +41,12 @@ class Retrieval:
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
-        preprocess = self._preprocess(model)
         return {
             "protocol": self.config.classification,
             "num_images": len(self.data.images),
             "num_texts": sum(map(len, self._captions())),
             "max_captions": self.config.max_captions or "all",
-            "image_size": preprocess.size,
-            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
-            "exif_orientation": self.config.exif_orientation,
+            **self.entering(model),
         }
 
     def __call__(self, model: DualEncoder) -> Evaluation:
@@ -71,14 +57,7 @@ class Retrieval:
         texts = text_features(
             model, [text for own in captions for text in own], self.config.batch_size, world=self.world
         )
-        images = image_features(
-            model,
-            self.data.images,
-            self._preprocess(model),
-            self.config.batch_size,
-            self.progress,
-            world=self.world,
-        )
+        images = self.features(model, self.data.images)
         ratios = metrics.recall_ratios(*metrics.retrieval_ranks(images, texts, owner), owner)
         record = Record(
             dataset=self.data.name,
@@ -92,11 +71,6 @@ class Retrieval:
 
     def _captions(self) -> list[Sequence[str]]:
         return [own[: self.config.max_captions or None] for own in self.data.captions]
-
-    def _preprocess(self, model: DualEncoder) -> Preprocess:
-        resize = WHOLE_IMAGE[self.config.classification].retrieval_resize
-        interpolation = self.config.interpolation or model.preprocess.interpolation
-        return replace(model.preprocess, resize=resize, interpolation=interpolation)
 
     def _strips(self, images: Tensor, texts: Tensor, owner: Tensor) -> list[Picture]:
         """The first caption of some evenly spaced images, each with the images it finds; not chosen by success."""

@@ -81,7 +81,7 @@ def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world
             return ZeroShotClassification(task.name, data, config, bar, world)
         case "fewshot_classification":
             assert task.source.read_train is not None
-            return FewShot(task.name, _held(task.source.read_train(), config), data, config, bar, world)
+            return FewShot(task.name, data, config, bar, world, train=_held(task.source.read_train(), config))
         case "zeroshot_retrieval":
             return Retrieval(task.name, data, config, bar, world)
         case _:

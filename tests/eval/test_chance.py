@@ -59,6 +59,6 @@ def test_few_shot_with_shuffled_labels(untrained, silc_data):
     folder = silc_data / "classification/cifar10"
     train, test = read_classification(folder, "train"), read_classification(folder)
     shuffled = np.random.default_rng(0).permutation(train.labels).tolist()
-    record = FewShot("x", replace(train, labels=shuffled), test, EvalConfig(batch_size=256))(untrained).record
+    record = FewShot("x", test, EvalConfig(batch_size=256), train=replace(train, labels=shuffled))(untrained).record
     for shots in (1, 5, 10):
         assert record.metrics[f"{shots}shot_acc1"] == pytest.approx(0.1, abs=0.05)

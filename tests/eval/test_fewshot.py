@@ -49,7 +49,7 @@ def sets(flat, per_class, classes=(3, 11, 20, 5, 30, 17)):
 
 def test_features_that_tell_the_classes_are_always_right(oracle, flat):
     train, test = sets(flat, 6)
-    record = FewShot("painted-fewshot", train, test, EvalConfig(batch_size=5, num_pictures=0))(oracle).record
+    record = FewShot("painted-fewshot", test, EvalConfig(batch_size=5, num_pictures=0), train=train)(oracle).record
     assert record.metrics == {"1shot_acc1": 1, "1shot_std": 0, "5shot_acc1": 1, "5shot_std": 0}  # 10 are not there
     assert record.protocol["shots"] == [1, 5]
     assert record.chance == {"1shot_acc1": 1 / 6, "5shot_acc1": 1 / 6}
@@ -61,7 +61,7 @@ def test_shuffled_labels_score_chance(oracle, flat):
     shuffled = np.random.default_rng(0).permutation(train.labels).tolist()
     train = ClassificationSet("painted", "train", train.classes, train.images, shuffled)
     oracle.encode_pooled = lambda images: torch.randn(len(images), 16)
-    record = FewShot("painted-fewshot", train, test, EvalConfig())(oracle).record
+    record = FewShot("painted-fewshot", test, EvalConfig(), train=train)(oracle).record
     for shots in (1, 5, 10):
         assert record.metrics[f"{shots}shot_acc1"] == pytest.approx(1 / 6, abs=0.08)  # three draws of 240
 
@@ -69,6 +69,6 @@ def test_shuffled_labels_score_chance(oracle, flat):
 def test_too_few_images(flat):
     train, test = sets(flat, 2)
     with pytest.raises(BadInput, match=r"painted-fewshot: eval\.shots asks for 3 images of each class, the smallest"):
-        FewShot("painted-fewshot", train, test, EvalConfig(shots=(3, 5)))
+        FewShot("painted-fewshot", test, EvalConfig(shots=(3, 5)), train=train)
     with pytest.raises(BadInput, match=r"eval\.shots is empty; needed numbers of images"):
         EvalConfig(shots=())

@@ -1,0 +1,72 @@
+"""What tasks on whole images share: their fields, how an image enters, and how a record says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from silc.eval.embed import ALONE, Progress, image_features, silent
+from silc.eval.protocols import WHOLE_IMAGE, WholeImageProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.eval.config import EvalConfig
+    from silc.preprocess import Preprocess, Resize
+    from silc.types import DualEncoder
+
+D = TypeVar("D")
+
+
+@dataclass
+class OnWholeImages(Generic[D]):
+    """An `Evaluator` of whole images, but for its protocol and scores."""
+
+    name: str
+    data: D
+    config: EvalConfig
+    progress: Progress = silent
+    world: World = ALONE
+
+    @property
+    def sets(self) -> list[D]:
+        """The data sets it reads."""
+        return [self.data]
+
+    @property
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures for the report, and whether they show photographs."""
+        return 0, False
+
+    @property
+    def rules(self) -> WholeImageProtocol:
+        """The protocol by name."""
+        return WHOLE_IMAGE[self.config.classification]
+
+    @property
+    def resize(self) -> Resize:
+        """How images are made square."""
+        raise NotImplementedError
+
+    def preprocess(self, model: DualEncoder) -> Preprocess:
+        """The model's, with the task's geometry and the filter that is asked for."""
+        interpolation = self.config.interpolation or model.preprocess.interpolation
+        return replace(model.preprocess, resize=self.resize, interpolation=interpolation)
+
+    def entering(self, model: DualEncoder) -> dict[str, Any]:
+        """What a record says of this."""
+        preprocess = self.preprocess(model)
+        return {
+            "image_size": preprocess.size,
+            "resize": f"{preprocess.resize}, {preprocess.interpolation}",
+            "exif_orientation": self.config.exif_orientation,
+        }
+
+    def features(self, model: DualEncoder, images: Sequence[Image.Image], *, pooled: bool = False) -> Tensor:
+        """`embed.image_features` of images that enter so."""
+        at = self.preprocess(model), self.config.batch_size, self.progress
+        return image_features(model, images, *at, pooled=pooled, world=self.world)
