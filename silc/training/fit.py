@@ -95,7 +95,7 @@ class _Running:
             evaluate=lambda: self.record(self.scores.along()),
             stop=lambda: preemption.asked() or self.saver.failed(),
         )
-        with preemption, closing(work.batches.batches(start, work.schedule.total, asked)) as batches, self.kept():  # type: ignore[type-var]
+        with preemption, closing(work.batches.batches(start, work.schedule.total, asked)) as batches, self.kept():
             if start == 0:
                 self.record(self.scores.at_the_ends())
             watched = self.quarantine.watch(batches, start)

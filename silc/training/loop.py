@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from silc.training.log import Log
     from silc.training.optim import Optimizer
     from silc.training.passes import Passes
-    from silc.training.protocols import Batch, Work
+    from silc.training.protocols import Work
+    from silc.types import AnyBatch
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""
@@ -38,7 +39,7 @@ class Progress:
     bad: Counter[str] = field(default_factory=Counter)
     """Broken samples met on this rank, by cause."""
 
-    def count(self, batch: Batch, *, accepted: bool) -> None:
+    def count(self, batch: AnyBatch, *, accepted: bool) -> None:
         """One more step, of this batch."""
         self.step, self.skipped = self.step + 1, self.skipped + (not accepted)
         self.bad.update(batch.bad)
@@ -201,7 +202,7 @@ def _reduced(world: World, metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, values.tolist(), strict=True))
 
 
-def _report_skip(world: World, log: Log | None, progress: Progress, batch: Batch, in_a_row: int, limit: int) -> None:
+def _report_skip(world: World, log: Log | None, progress: Progress, batch: AnyBatch, in_a_row: int, limit: int) -> None:
     """Say that a step was skipped; after `limit` of them keep the names of the batch and stop, on every rank."""
     if log is not None:
         log.say(f"step {progress.step}: loss or gradient is not finite; skipped on every rank ({in_a_row} in a row)")

@@ -6,14 +6,13 @@ knows the rest of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import Tensor, nn
 
     from silc.checkpoint import Checkpoint
@@ -24,37 +23,18 @@ if TYPE_CHECKING:
     from silc.types import Broken
 
 
-class Batch(Protocol):
-    """One rank's share of one global batch."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Names of its samples, for reports."""
-        ...
-
-    @property
-    def broken(self) -> Sequence[Broken]:
-        """Samples met, and replaced, while it was made."""
-        ...
-
-    @property
-    def bad(self) -> Mapping[str, int]:
-        """Their number by cause."""
-        ...
-
-    def to(self, device: torch.device | str) -> Any:
-        """The batch on a device."""
-        ...
-
-
 class Batches(Protocol):
     """The data of a run, in an order that depends on the step alone."""
 
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Iterator[Any]:
-        """This rank's batches of steps `start` to `stop`; `asked` says whether to stop waiting for one."""
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Any, None, None]:
+        """This rank's batches of steps `start` to `stop`, each an `AnyBatch`.
+
+        Args:
+            asked: whether to stop waiting for one.
+        """
         ...
 
     def state(self, step: int) -> dict[str, Any]:
