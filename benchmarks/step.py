@@ -25,18 +25,15 @@ from silc.extras import install
 from silc.heap import keep_freed_memory
 from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
-from silc.preprocess import Preprocess
-from silc.pretraining.build import flops_per_example
+from silc.pretraining.build import blank_batch, flops_per_example
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.groups import groups
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.precision import fit_of
-from silc.types import Batch, Hyper, Views
+from silc.types import Batch, Hyper
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from benchmarks.measure import Turns
     from benchmarks.suite import BenchConfig
 
@@ -124,7 +121,7 @@ def side_by_side(setting: Setting) -> list[Row]:
     except ImportError:
         missing = f"open_clip is not installed: {install('interop')}"
     else:
-        half, normal = autocast_of(setting.kind, setting.half), Preprocess(setting.size).normalize
+        half, normal = autocast_of(setting.kind, setting.half), clip.pixels.preprocess(setting.size).normalize
         floats: Any = pairs.views.map(normal), views.views.map(normal)  # open_clip's loader hands out floats
         theirs = training.clip_step(clip, VOCABULARY, setting.kind, half)
         steps["open_clip"] = partial(theirs, floats[0].original, pairs.text)
@@ -204,7 +201,7 @@ class OurStep:
         self.objective = SilcObjective(
             config.model,
             config.objective,
-            preprocess=Preprocess(config.model.image.size),
+            preprocess=config.pixels.preprocess(config.model.image.size),
             world=World(device=torch.device(device)),
             vocab_size=VOCABULARY,
             eos_id=EOS,
@@ -258,20 +255,10 @@ def shapes_of(config: Config, batch: int) -> list[tuple[int, int, int]]:
 
 
 def batch_of(config: Config, num: int, device: str) -> Batch:
-    """Random 8-bit views and text, on the device; channels last in memory, as the loader's."""
-    size, crops, generator = config.model.image.size, config.data.crops, torch.Generator().manual_seed(0)
-
-    def draw(views: int, side: int) -> Tensor:
-        drawn = torch.randint(0, 256, (views, num, side, side, 3), dtype=torch.uint8, generator=generator)
-        return drawn.movedim(-1, -3)
-
-    objective = config.objective
-    views = Views(
-        draw(1, size)[0] if objective.needs_original else None,
-        draw(crops.num_global, size) if objective.needs_globals else None,
-        draw(crops.num_local, crops.local_size) if objective.distill else None,
-    )
-    text = torch.randint(2, VOCABULARY, (num, config.model.text.length), generator=generator)
+    """Random 8-bit views and text, on the device; in memory as the loader's."""
+    blank, generator = blank_batch(config, num), torch.Generator().manual_seed(0)
+    views = blank.views.map(lambda pixels: pixels.random_(0, 256, generator=generator))
+    text = torch.randint(2, VOCABULARY, blank.text.shape, generator=generator)
     return Batch(views, text, [str(i) for i in range(num)]).to(device)
 
 

@@ -74,7 +74,8 @@ def main(out: Path, *, duration: str = "") -> None:
     data = out / "data"
     scenes.write_sets(data, size=config.data.scenes.size, seed=config.train.seed)
     tasks = EvalConfig(root=str(data))
-    baseline = suite.run({"colour histogram": ColourHistogram(Preprocess(config.model.image.size))}, suite.tasks(tasks))
+    histogram = ColourHistogram(config.pixels.preprocess(config.model.image.size))
+    baseline = suite.run({"colour histogram": histogram}, suite.tasks(tasks))
     evaluations = evaluation.evaluate(out, tasks) + baseline
     tower = config.model.image
     seen = {"colours": len(scenes.COLOURS), "textures": len(scenes.TEXTURES)}
