@@ -64,7 +64,7 @@ def test_train_takes_a_recipe_and_fields(
 ) -> None:
     """The fields are `silc.config.override`'s, over a recipe, a run's config.yaml or a Config."""
     begun: list[Config] = []
-    monkeypatch.setattr("silc.run.train", lambda config: begun.append(config) or Path(config.out))
+    monkeypatch.setattr("silc.pretraining.run.train", lambda config: begun.append(config) or Path(config.out))
     shard = write_tar(tmp_path / "0.tar", sample(0))
     assert silc.train("silc_c-tiny", data=shard, out=tmp_path / "a", lr=5e-4, batch_size=4) == tmp_path / "a"
     fields = {"data.train": str(shard), "out": str(tmp_path / "a"), "lr": 5e-4, "batch_size": 4}
