@@ -76,7 +76,7 @@ class Source(Protocol[Sample]):
 
     @property
     def former_fingerprint(self) -> str:
-        """The same of before it covered which samples a subset has; runs of then go on with it."""
+        """What earlier versions wrote as the fingerprint of these samples; runs that they began go on by it."""
         return self.fingerprint
 
     def __len__(self) -> int: ...
