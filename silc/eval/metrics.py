@@ -30,24 +30,13 @@ Absent = Literal["mmseg", "detectron2"]
 # --- classification ---------------------------------------------------------------------------------------------------
 
 
-def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """acc1, acc5 (from five classes on) and mean_per_class_recall, as CLIP_benchmark names them.
+def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
+    """Rank (0 is first) of each image's class int64 [N].
 
     Args:
         scores: [N, C], higher is better.
         labels: int64 [N], in [0, C).
-
-    Classes without an example do not enter the mean. Two images of class 0, one of them right, one right of class 1:
-
-    >>> accuracy(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), torch.tensor([0, 0, 1]))
-    {'acc1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
     """
-    ratios = accuracy_ratios(class_ranks(scores, labels), labels, scores.shape[1])
-    return {name: ratio.score() for name, ratio in ratios.items()}
-
-
-def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Rank (0 is first) of each image's class int64 [N]; arguments as in `accuracy`."""
     num_classes = scores.shape[1]
     rows, classes = max(1, BLOCK // num_classes), torch.arange(num_classes)
     parts = zip(scores.split(rows), labels.split(rows), strict=True)
@@ -55,7 +44,18 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str, Ratios]:
-    """What `accuracy` sums over images, of the ranks int64 [N] of their classes."""
+    """acc1, acc5 (from five classes on) and mean_per_class_recall, as CLIP_benchmark names them.
+
+    Classes without an example do not enter the mean. Two images of class 0, one of them right, one right of class 1:
+
+    >>> ratios = accuracy_ratios(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), 2)
+    >>> {name: ratio.score() for name, ratio in ratios.items()}
+    {'acc1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
+
+    Args:
+        ranks: int64 [N], of each image's class.
+        labels: int64 [N].
+    """
     ratios = {"acc1": Ratios.of_images(ranks < 1)}
     if num_classes >= 5:
         ratios["acc5"] = Ratios.of_images(ranks < 5)
@@ -64,7 +64,7 @@ def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str
 
 
 def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Expectation of `accuracy` for random scores: k/C; `best_constant_acc1` when always answering one class beats it.
+    """Expectation of these for random scores: k/C; `best_constant_acc1` when always answering one class beats it.
 
     >>> accuracy_chance(torch.tensor([0, 0, 1]), 2)
     {'acc1': 0.5, 'mean_per_class_recall': 0.5, 'best_constant_acc1': 0.6666666666666666}
@@ -103,34 +103,28 @@ def most_confused(confusion: Tensor, classes: Sequence[str], count: int = 10) ->
 # --- retrieval --------------------------------------------------------------------------------------------------------
 
 
-def retrieval_recall(images: Tensor, texts: Tensor, owner: Tensor, *, block: int = BLOCK) -> dict[str, float]:
-    """Recall@1, 5 and 10 both ways, by the CLIP convention: a query is a hit if *any* of its partners is in the top k.
+def retrieval_ranks(images: Tensor, texts: Tensor, owner: Tensor, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """Rank of each text's image [M], and of each image's best text [N].
 
     Args:
         images: [N, D] features.
         texts: [M, D] features.
         owner: int64 [M], the image each text belongs to; images may own several texts.
         block: scores held at a time; memory does not grow with N x M.
-
-    `image_retrieval_recall@k` asks with texts for images, `text_retrieval_recall@k` with images for texts.
-
-    >>> images, texts = torch.eye(2), torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.9, 0.1]])
-    >>> recall = retrieval_recall(images, texts, torch.tensor([0, 0, 1]))
-    >>> round(recall["image_retrieval_recall@1"], 3), recall["text_retrieval_recall@1"]
-    (0.667, 0.5)
     """
-    ratios = recall_ratios(*retrieval_ranks(images, texts, owner, block=block), owner)
-    return {name: ratio.score() for name, ratio in ratios.items()}
-
-
-def retrieval_ranks(images: Tensor, texts: Tensor, owner: Tensor, *, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Rank of each text's image [M], and of each image's best text [N]; arguments as in `retrieval_recall`."""
     pictures = torch.arange(len(images))
     return _ranks(texts, images, owner, pictures, block), _ranks(images, texts, pictures, owner, block)
 
 
 def recall_ratios(by_text: Tensor, by_image: Tensor, owner: Tensor) -> dict[str, Ratios]:
-    """What `retrieval_recall` sums over images, of the ranks that `retrieval_ranks` gives."""
+    """Recall@1, 5 and 10 both ways, by the CLIP convention: a query is a hit if *any* of its partners is in the top k.
+
+    `image_retrieval_recall@k` asks with texts for images, `text_retrieval_recall@k` with images for texts.
+
+    Args:
+        by_text, by_image: as `retrieval_ranks` gives them.
+        owner: as for it.
+    """
     num_images = len(by_image)
     asking = torch.bincount(owner, minlength=num_images)
     found = {k: torch.bincount(owner, (by_text < k).double(), minlength=num_images) for k in RECALL_AT}
@@ -140,7 +134,7 @@ def recall_ratios(by_text: Tensor, by_image: Tensor, owner: Tensor) -> dict[str,
 
 
 def retrieval_chance(captions_per_image: Sequence[int]) -> dict[str, float]:
-    """Expectation of `retrieval_recall` under random order.
+    """Expectation of these under random order.
 
     A text finds its one image among N in the top k with k/N. An image with m of the T texts misses when all k come
     from the other T - m: its chance is 1 - C(T-m, k) / C(T, k), averaged over the images.

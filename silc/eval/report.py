@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +20,9 @@ from silc.eval.tasks import task_name
 from silc.page import render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from silc.types import Evaluation
+    from silc.types import Evaluation, Record
 
 TASKS = {
     "zeroshot_classification": "Zero-shot classification",
@@ -32,6 +33,10 @@ TASKS = {
     "linear_probe_classification": "Linear classification of frozen features",
     "linear_probe_segmentation": "Linear segmentation of frozen patches",
 }
+
+
+Named = Sequence[tuple[str, "Record"]]
+"""Records, each with the name of its column."""
 
 
 def write_report(
@@ -55,7 +60,8 @@ def write_report(
     table = score_table(evaluations)
     records = [evaluation.record for evaluation in evaluations]
     palette = Palette([*histories, *(record.model or record.weights for record in records)])
-    columns = dict(zip(column_names(records), records, strict=True))
+    named = list(zip(column_names(records), records, strict=True))
+    columns = dict(named)
     pictures, left_out = galleries(evaluations)
     page = render(
         Path(__file__).with_name("report.html.j2"),
@@ -68,17 +74,17 @@ def write_report(
         students={column for column, record in columns.items() if record.weights == "student"},
         models=palette.colours,
         pairs=paired(table),
-        costs=_costs(evaluations),
+        costs=_costs(named),
         curves=training_curves(histories, palette),
         scores=score_curves(histories, evaluations, palette),
         by_cost=cost_plots(evaluations, palette),
         differing=_differing(settings or {}),
         runs=list(settings or {}),
-        confused=_confused(evaluations),
-        class_tables=_class_tables(evaluations),
+        confused=_confused(named),
+        class_tables=_class_tables(named),
         galleries=pictures,
         left_out=left_out,
-        protocols=_protocols(evaluations),
+        protocols=_protocols(named),
     )
     write_whole(path, page)
 
@@ -96,23 +102,20 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
     return [(path, values) for path, values in rows if len(set(values)) > 1]
 
 
-def _costs(evaluations: Sequence[Evaluation]) -> list[str]:
+def _costs(named: Named) -> list[str]:
     """What the weights cost, one sentence per cost."""
-    records = [evaluation.record for evaluation in evaluations]
     same: dict[str, list[str]] = defaultdict(list)
-    for name, record in zip(column_names(records), records, strict=True):
+    for name, record in named:
         examples = "" if record.examples_seen is None else f"{record.examples_seen:,} examples seen"
         flops = "" if record.train_flops is None else f"{record.train_flops:.2e} training FLOPs"
         same[", ".join(filter(None, (examples, flops)))].append(name)
     return [f"{', '.join(dict.fromkeys(names))}: {cost}." for cost, names in same.items() if cost]
 
 
-def _protocols(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
+def _protocols(named: Named) -> list[tuple[str, str]]:
     """(tasks, settings) of each protocol used."""
     same: dict[str, list[str]] = defaultdict(list)
-    names = column_names([evaluation.record for evaluation in evaluations])
-    for name, evaluation in zip(names, evaluations, strict=True):
-        record = evaluation.record
+    for name, record in named:
         task = task_name(record.task, record.dataset)
         same[json.dumps({"task": task} | dict(record.protocol))].append(name)
     protocols = []
@@ -123,21 +126,11 @@ def _protocols(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
     return protocols
 
 
-class Confused(NamedTuple):
-    """A class and what it is taken for."""
-
-    truth: str
-    taken_for: str
-    share: float
-
-
-def _confused(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[tuple[str, list[Confused]]]]]:
+def _confused(named: Named) -> list[tuple[str, list[tuple[str, Any]]]]:
     """[(task, [(column, its most confused classes)])]."""
-    names = column_names([evaluation.record for evaluation in evaluations])
-    tasks: dict[str, list[tuple[str, list[Confused]]]] = defaultdict(list)
-    for name, record in zip(names, (evaluation.record for evaluation in evaluations), strict=True):
-        pairs = [Confused(p["truth"], p["taken_for"], p["share"]) for p in record.details.get("most_confused", ())]
-        if pairs:
+    tasks: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+    for name, record in named:
+        if pairs := record.details.get("most_confused"):
             tasks[task_name(record.task, record.dataset)].append((name, pairs))
     return list(tasks.items())
 
@@ -151,10 +144,9 @@ class ClassTable(NamedTuple):
     """(class, its share of the scored pixels, IoU by each model)."""
 
 
-def _class_tables(evaluations: Sequence[Evaluation]) -> list[ClassTable]:
-    names = column_names([evaluation.record for evaluation in evaluations])
+def _class_tables(named: Named) -> list[ClassTable]:
     tasks: dict[str, list[tuple[str, Sequence[Mapping[str, Any]]]]] = defaultdict(list)
-    for name, record in zip(names, (evaluation.record for evaluation in evaluations), strict=True):
+    for name, record in named:
         if "class_iou" in record.details:
             tasks[task_name(record.task, record.dataset)].append((name, record.details["class_iou"]))
     tables = []
