@@ -34,8 +34,7 @@ def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late"
     """
     values = {"data.train": data, "out": str(out)} | fields
     config = configured(str(init), mode, lambda base: configs.override(base, values))
-    known = [path for path, _, _ in configs.fields(config)]
-    given.say_unread([configs.path_of(name, known) for name in fields], config)
+    given.say_unread(fields, config)
     return run.train(config)
 
 
