@@ -157,7 +157,7 @@ def load_run(
 
 def _checksum(run: Path, saved: Path) -> str:
     digest = hashlib.sha256()
-    for file in (saved / checkpoint.MANIFEST, run / "config.yaml", *sorted((run / "tokenizer").iterdir())):
+    for file in (saved / checkpoint.MANIFEST, run / CONFIG, *sorted((run / TOKENIZER).iterdir())):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -16,24 +16,13 @@ from silc.durable import write_whole
 from silc.eval.curves import Palette, cost_plots, score_curves, training_curves
 from silc.eval.gallery import galleries
 from silc.eval.score_table import Row, brief, column_names, paired, percent, score_table
-from silc.eval.tasks import task_name
+from silc.eval.tasks import KINDS, task_name
 from silc.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from silc.types import Evaluation, Record
-
-TASKS = {
-    "zeroshot_classification": "Zero-shot classification",
-    "fewshot_classification": "Few-shot classification",
-    "zeroshot_retrieval": "Image-text retrieval",
-    "zeroshot_segmentation": "Zero-shot segmentation",
-    "knn_classification": "k nearest neighbours",
-    "linear_probe_classification": "Linear classification of frozen features",
-    "linear_probe_segmentation": "Linear segmentation of frozen patches",
-}
-
 
 Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""
@@ -92,7 +81,7 @@ def write_report(
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """(heading, rows) of each kind of task."""
     kinds = dict.fromkeys(row.task for row in rows)
-    return [(TASKS.get(kind, kind), [row for row in rows if row.task == kind]) for kind in kinds]
+    return [(KINDS[kind].heading, [row for row in rows if row.task == kind]) for kind in kinds]
 
 
 def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

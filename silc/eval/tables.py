@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
 from silc.eval.datasets import text_of
+from silc.eval.tasks import KINDS
 from silc.page import render
 from silc.terminal import one_line
 from silc.types import BadInput
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
-HEADLINES = {
-    "zeroshot_classification": ("acc1",),
-    "fewshot_classification": ("1shot_acc1", "5shot_acc1", "10shot_acc1"),
-    "zeroshot_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
-    "zeroshot_segmentation": ("miou",),
-    "knn_classification": ("acc1",),
-    "linear_probe_classification": ("acc1",),
-    "linear_probe_segmentation": ("miou",),
-}
-"""What is shown of tasks that the paper has not."""
 SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
 COSTS = ("examples seen", "training FLOPs")
 
@@ -210,7 +201,8 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
     found = {
         (record["task"], record["dataset"], metric): None
         for record in records
-        for metric in HEADLINES.get(record["task"], ())
+        if record["task"] in KINDS
+        for metric in KINDS[record["task"]].headlines
         if metric in record["metrics"] and (record["task"], record["dataset"], metric) not in there
     }
     return [

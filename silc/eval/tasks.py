@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.eval.layouts import discover, everything
 from silc.eval.prompts import templates
@@ -21,16 +21,28 @@ if TYPE_CHECKING:
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import Source
 
-SUFFIX = {
-    "zeroshot_classification": "zs",
-    "fewshot_classification": "fewshot",
-    "zeroshot_retrieval": "retrieval",
-    "zeroshot_segmentation": "zs-seg",
-    "knn_classification": "knn",
-    "linear_probe_classification": "linear",
-    "linear_probe_segmentation": "linear-seg",
+
+class Kind(NamedTuple):
+    """What is said of a kind of task."""
+
+    end: str
+    """Of a task's name."""
+    heading: str
+    headlines: tuple[str, ...]
+    """Metrics that are shown where there is room for few."""
+
+
+RECALL = ("text_retrieval_recall@1", "image_retrieval_recall@1")
+KINDS = {
+    "zeroshot_classification": Kind("zs", "Zero-shot classification", ("acc1",)),
+    "fewshot_classification": Kind("fewshot", "Few-shot classification", ("1shot_acc1", "5shot_acc1", "10shot_acc1")),
+    "zeroshot_retrieval": Kind("retrieval", "Image-text retrieval", RECALL),
+    "zeroshot_segmentation": Kind("zs-seg", "Zero-shot segmentation", ("miou",)),
+    "knn_classification": Kind("knn", "k nearest neighbours", ("acc1",)),
+    "linear_probe_classification": Kind("linear", "Linear classification of frozen features", ("acc1",)),
+    "linear_probe_segmentation": Kind("linear-seg", "Linear segmentation of frozen patches", ("miou",)),
 }
-"""Of a task's name, by the `task` of its records."""
+"""By the `task` of a record."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ def task_name(kind: str, dataset: str) -> str:
     >>> task_name("zeroshot_segmentation", "voc2012")
     'voc2012-zs-seg'
     """
-    return f"{dataset}-{SUFFIX[kind]}"
+    return f"{dataset}-{KINDS[kind].end}"
 
 
 def select(asked: str, there: Sequence[str]) -> list[str]:

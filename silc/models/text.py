@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from silc.models.vit import ACTIVATIONS, AttentionPool
+from silc.models.vit import ACTIVATIONS, AttentionPool, attend
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3C]
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x [B, heads, T, C/heads]
-        if self.fused_attn:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        else:
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, heads, T, T]
-            if causal:
-                scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
-            out = scores.softmax(dim=-1) @ v
+        out = attend(q, k, v, fused=self.fused_attn, causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

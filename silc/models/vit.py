@@ -84,12 +84,15 @@ class MLP(nn.Module):
         return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(c)) v of [B, heads, T, c], by torch's fused kernel or as two products and a softmax."""
     if fused:
-        return F.scaled_dot_product_attention(q, k, v)
-    q = q * q.shape[-1] ** -0.5
-    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, heads, T, T]
+    if causal:
+        scores = scores + torch.full_like(scores[0, 0], -torch.inf).triu(1)
+    out: Tensor = scores.softmax(dim=-1) @ v
+    return out
 
 
 class Attention(nn.Module):
