@@ -502,3 +502,16 @@ def test_command_line(source: Callable[[str], Path], tmp_path: Path) -> None:
         "sigmoid",
         48,
     )
+
+
+def test_help_needs_no_place_to_write_and_shows_this_models_defaults(
+    source: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = source("siglip")
+    with pytest.raises(SystemExit) as stop:
+        main(["finetune", "--init", str(init), "--help"])
+    assert not stop.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"(default: {configs.load(init / 'config.yaml').model.image.width})" in said
+    assert "(default: finetune-late)" in said
+    assert "(default: sigmoid)" in said

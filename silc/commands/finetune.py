@@ -22,8 +22,9 @@ Goes on from a model with its own towers, tokenizer and image-text loss. MODE is
 def main(args: list[str]) -> int:
     """Continue a model on pairs; the defaults of the fields are those for this model."""
     chosen, rest = taken(args, ("init", "mode"))
+    asks_help = bool({"-h", "--help"} & set(args))
     if not chosen.get("init"):
-        if {"-h", "--help"} & set(args):
+        if asks_help:
             say(USAGE.format(modes=first_lines(recipes.MODES)))
             return 0
         raise BadInput("silc finetune needs a model to go on from: --init MODEL (silc finetune --help)")
@@ -32,8 +33,9 @@ def main(args: list[str]) -> int:
     mode = chosen.get("mode", "late")
     recipes.mode_called(mode)
     rundir.check_model(chosen["init"])
-    out, _ = directory.claim("".join(typed.get("out", [])), "".join(typed.get("resume", [configs.Config().resume])))
-    announce(f"finetune: {chosen['init']} goes on in {out}")
+    if not asks_help:
+        out, _ = directory.claim("".join(typed.get("out", [])), "".join(typed.get("resume", [configs.Config().resume])))
+        announce(f"finetune: {chosen['init']} goes on in {out}")
     from silc.pretraining import continuation, run
 
     config = continuation.configured(chosen["init"], mode, lambda base: over(base, rest, "finetune")[0])
