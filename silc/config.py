@@ -199,7 +199,7 @@ def _kind_and_values(file: Path) -> tuple[str, dict[str, Any]]:
     """
     values = _values(file)
     kind = values.pop("kind", Config.kind)
-    if kind not in KINDS:
+    if kind not in tuple(KINDS):  # it may be of any type
         raise BadInput(f"{file} is of a run of kind {kind!r}, known are {' and '.join(KINDS)}; a later silc wrote it?")
     return kind, values
 

@@ -68,12 +68,16 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def check_model(source: str | Path) -> None:
-    """Look whether a source can be a model at all; nothing is read, and nothing fetched.
+    """Look whether a source can be a model at all; no weight is read, and nothing fetched.
 
     Raises:
-        BadInput: it is neither a run with a checkpoint nor anything that `silc import` takes.
+        BadInput: it is neither a pretraining run with a checkpoint nor anything that `silc import` takes.
     """
-    newest_checkpoint(Path(source)) if is_run(source) else kind_of(source)
+    if is_run(source):
+        configs.load(Path(source) / CONFIG)
+        newest_checkpoint(Path(source))
+    else:
+        kind_of(source)
 
 
 def check_same(out: Path, config: Config) -> None:

@@ -181,4 +181,4 @@ def _check_micro_batch(settings: TrainConfig, world: World) -> None:
 
 def _log(work: Work, out: Path, start: int) -> Log:
     trackers = [Tracker(name, out, work.values) for name in work.settings.trackers]
-    return Log(out, start=start, total=work.schedule.total, trackers=trackers)
+    return Log(out, start=start, total=work.schedule.total, trackers=trackers, unit=work.unit)

@@ -33,10 +33,13 @@ class Log:
         start, total: steps done before this process and steps of the whole run; records after `start` that an
             interrupted process left behind are dropped, since they will be made again.
         trackers: told every record as well.
+        unit: what a sample is called.
     """
 
-    def __init__(self, out: Path, *, start: int, total: int, trackers: Sequence[Tracker] = ()) -> None:
-        self.trackers = trackers
+    def __init__(
+        self, out: Path, *, start: int, total: int, trackers: Sequence[Tracker] = (), unit: str = "pairs"
+    ) -> None:
+        self.trackers, self.unit = trackers, unit
         self.out = out
         kept = [record for record in history(out) if record["step"] <= start]
         write_whole(out / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
@@ -92,7 +95,7 @@ class Log:
     def step(self, record: Mapping[str, Any], *, eta_seconds: float) -> None:
         """Record a training step and show it."""
         self.record(record)
-        rate = f"{record['samples_per_s']:.0f} pairs/s"
+        rate = f"{record['samples_per_s']:.0f} {self.unit}/s"
         terms = {name.removeprefix("loss/"): value for name, value in record.items() if name.startswith("loss/")}
         losses = "  ".join(f"{name} {value:.3f}" for name, value in terms.items() if name != "total" or len(terms) == 1)
         losses += f"  lr {record['lr']:.2e}"

@@ -201,3 +201,5 @@ class Work:
     """Makes the scores, given how lines are told."""
     said: Sequence[str] = ()
     """What is told before the first step."""
+    unit: str = "pairs"
+    """What a sample is called in "12 pairs/s"."""
