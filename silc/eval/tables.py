@@ -181,18 +181,29 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
     file = run if run.suffix == ".json" else run / "scores.json"
     if not file.is_file():
         raise BadInput(f"{run} has no scores yet; first `silc eval {run} --root DATA`")
-    grouped: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    try:
-        for record in json.loads(text_of(file)):
-            grouped.setdefault(record["model"], {}).setdefault(record["weights"], []).append(record)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
-    rows = []
-    for model, by_weights in grouped.items():
+    found, rows = read_scores(file), []
+    models = list(dict.fromkeys(model for model, _ in found))
+    for model in models:
+        by_weights = {weights: records for (owner, weights), records in found.items() if owner == model}
         chosen = ["teacher"] if shown == "teacher" and "teacher" in by_weights else list(by_weights)
-        label = name if run.suffix != ".json" and len(grouped) == 1 else model
+        label = name if run.suffix != ".json" and len(models) == 1 else model
         rows += [(", ".join(filter(None, (label, weights))), by_weights[weights]) for weights in chosen]
     return rows
+
+
+def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """The records of a scores.json by model and weights.
+
+    Raises:
+        BadInput: it is no list of records.
+    """
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    try:
+        for record in json.loads(text_of(file)):
+            found.setdefault((record["model"], record["weights"]), []).append(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
+    return found
 
 
 def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:

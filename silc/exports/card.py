@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from silc.eval.tables import in_markdown
-from silc.types import BadInput
+from silc.eval.tables import in_markdown, read_scores
 
 if TYPE_CHECKING:
     from silc.config import Config
@@ -78,13 +76,8 @@ def scores_of(source: Path, weights: str) -> list[Mapping[str, Any]]:
         BadInput: the file is no list of records.
     """
     file = source / "scores.json"
-    if not file.is_file():
-        return []
-    try:
-        records = json.loads(file.read_text())
-        return [record for record in records if record["weights"] == weights]
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{file} is no list of scores ({error}); score the model again with `silc eval`") from error
+    found = read_scores(file) if file.is_file() else {}
+    return [record for (_, whose), records in found.items() if whose == weights for record in records]
 
 
 def card(model: Pretrained, facts: Facts, notes: Mapping[str, Sequence[str]], checks: Sequence[Check]) -> str:

@@ -199,7 +199,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Confi
     (out / "scores.json").write_text(
         json.dumps(
             [
-                {"dataset": "scenes", "task": "zeroshot_classification", "weights": weights}
+                {"model": "run", "dataset": "scenes", "task": "zeroshot_classification", "weights": weights}
                 | {"metrics": {"acc1": score}, "chance": {"acc1": 0.1}}
                 for weights, score in (("teacher", 0.4321), ("student", 0.1234))
             ]
