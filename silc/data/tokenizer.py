@@ -60,7 +60,9 @@ class BPETokenizer:
             BadInput: there is no caption to learn from.
         """
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.normalizer = _canonicaliser()
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Lowercase(), *spelt_plainly(), *one_space()]
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -80,7 +82,7 @@ class BPETokenizer:
         tokenizer.train_from_iterator(counted(), trainer)
         if not num_captions:
             raise BadInput("no caption to train a tokenizer on; check the shards, or name a tokenizer.json")
-        tokenizer.post_processor = _ends_with(tokenizer, EOS)
+        tokenizer.post_processor = ends_with(tokenizer, EOS)
         return cls(tokenizer, context_length)
 
     @classmethod
@@ -107,7 +109,7 @@ class BPETokenizer:
         pad = _special(tokenizer, file, "pad_token", named, USUAL_PAD)
         if tokenizer.encode("a").ids[-1:] != [tokenizer.token_to_id(eos)]:
             steps = [tokenizer.post_processor] if tokenizer.post_processor else []
-            tokenizer.post_processor = processors.Sequence([*steps, _ends_with(tokenizer, eos)])
+            tokenizer.post_processor = processors.Sequence([*steps, ends_with(tokenizer, eos)])
         return cls(tokenizer, context_length, eos=eos, pad=pad)
 
     def save(self, directory: str | Path) -> None:
@@ -136,21 +138,23 @@ def _restore(serialized: str, context_length: int, eos: str, pad: str) -> BPETok
     return BPETokenizer(Tokenizer.from_str(serialized), context_length, eos=eos, pad=pad)
 
 
-def _canonicaliser() -> Any:
-    punctuation = "".join(f"\\{mark}" for mark in string.punctuation if mark != "_")
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace("_", " "),
-            normalizers.Replace(Regex(f"[{punctuation}]"), ""),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    )
+def without(marks: str) -> Any:
+    """A normalizer that takes characters away."""
+    return normalizers.Replace(Regex("[" + "".join(f"\\{mark}" for mark in marks) + "]"), "")
 
 
-def _ends_with(tokenizer: Tokenizer, eos: str) -> Any:
+def one_space() -> list[Any]:
+    """Normalizers that leave single spaces between words and none around them."""
+    return [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+
+
+def spelt_plainly() -> list[Any]:
+    """Normalizers that take "_" for a space and leave no punctuation."""
+    return [normalizers.Replace("_", " "), without(string.punctuation.replace("_", ""))]
+
+
+def ends_with(tokenizer: Tokenizer, eos: str) -> Any:
+    """A post-processor that puts the end token behind every text."""
     return processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, tokenizer.token_to_id(eos))])
 
 

@@ -52,3 +52,16 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} is damaged or no safetensors file: {error}") from error
+
+
+def three(values: Any, where: str | Path) -> tuple[float, float, float]:
+    """A number for each of red, green and blue.
+
+    Raises:
+        BadInput: they are not three numbers.
+    """
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError):
+        raise BadInput(f"{where}: mean and std must be three numbers; got {values}") from None
+    return red, green, blue

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from silc.extras import install
-from silc.interop.files import OPEN_CLIP, read_json, read_safetensors
+from silc.interop.files import OPEN_CLIP, read_json, read_safetensors, three
 from silc.interop.hub import download, no_network
 from silc.interop.mapping import (
     BATCHED,
@@ -39,7 +39,7 @@ from silc.interop.mapping import (
 from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import clip_bpe, load_tokenizer
 from silc.models.config import Activation, ImageTowerConfig, ModelConfig, TextTowerConfig
-from silc.preprocess import Preprocess
+from silc.preprocess import Preprocess, Resize
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ CLIP_PIXELS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-RESIZE = {"shortest": "crop", "squash": "squash"}
+RESIZE: dict[str, Resize] = {"shortest": "crop", "squash": "squash"}
 # Settings of open_clip's towers that silc's have no counterpart for, with the value that leaves them out.
 VISION_PLAIN = {"ls_init_value": None, "attentional_pool": False, "pos_embed_type": "learnable", "pool_type": "tok"}
 VISION_PLAIN |= {"final_ln_after_pool": False, "no_ln_pre": False, "qk_norm": False, "scaled_cosine_attn": False}
@@ -165,12 +165,11 @@ def preprocess(size: int, pixels: Mapping[str, Any]) -> Preprocess:
             f"preprocess_cfg: resize_mode '{mode}' with '{interpolation}' is not supported; silc has shortest and "
             "squash, bicubic and bilinear"
         )
-    means, stds = tuple(map(float, asked["mean"])), tuple(map(float, asked["std"]))
     return Preprocess(
         size=size,
-        mean=(means[0], means[1], means[2]),
-        std=(stds[0], stds[1], stds[2]),
-        resize="crop" if mode == "shortest" else "squash",
+        mean=three(asked["mean"], "preprocess_cfg"),
+        std=three(asked["std"], "preprocess_cfg"),
+        resize=RESIZE[mode],
         interpolation=interpolation,
     )
 

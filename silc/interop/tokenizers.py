@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from silc.data.tokenizer import BPETokenizer
+from silc.data.tokenizer import BPETokenizer, ends_with, one_space, spelt_plainly, without
 from silc.extras import install
 from silc.interop.files import read_json
 from silc.types import BadInput
@@ -38,10 +38,6 @@ NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 """Kinds of sentencepiece's pieces."""
 
 
-def _without(marks: str) -> Any:
-    return normalizers.Replace(Regex("[" + "".join(f"\\{mark}" for mark in marks) + "]"), "")
-
-
 def _repaired() -> list[Any]:
     """What open_clip does first: ftfy's straight quotes and whole letters, then HTML entities, twice."""
     swaps = {"[\u2018-\u201b\u02bc]": "'", "[\u201c-\u201f]": '"'}
@@ -49,10 +45,6 @@ def _repaired() -> list[Any]:
     entities = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": " "}
     rules = [*swaps.items(), *entities.items(), *entities.items()]
     return [*(normalizers.Replace(Regex(pattern), text) for pattern, text in rules), normalizers.NFC()]
-
-
-def _one_space() -> list[Any]:
-    return [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
 
 
 def cleaning(name: str) -> list[Any]:
@@ -67,14 +59,13 @@ def cleaning(name: str) -> list[Any]:
         case "lower case":
             return [normalizers.Lowercase()]
         case "siglip":
-            return [normalizers.Lowercase(), _without(string.punctuation), *_one_space()]
+            return [normalizers.Lowercase(), without(string.punctuation), *one_space()]
         case "whitespace":
-            return [*_repaired(), *_one_space()]
+            return [*_repaired(), *one_space()]
         case "lower":
-            return [*_repaired(), *_one_space(), normalizers.Lowercase()]
+            return [*_repaired(), *one_space(), normalizers.Lowercase()]
         case "canonicalize":
-            spaced = [normalizers.Replace("_", " "), _without(string.punctuation.replace("_", ""))]
-            return [*_repaired(), *spaced, normalizers.Lowercase(), *_one_space()]
+            return [*_repaired(), *spelt_plainly(), normalizers.Lowercase(), *one_space()]
         case _:
             raise BadInput(f"tokenizer_kwargs: clean '{name}' is none of whitespace, lower, canonicalize")
 
@@ -184,9 +175,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
     eos = trained.eos_piece
     if tokenizer.token_to_id(eos) is None:
         raise BadInput(f"{file} has no end token {eos}")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {eos}", special_tokens=[(eos, tokenizer.token_to_id(eos))]
-    )
+    tokenizer.post_processor = ends_with(tokenizer, eos)
     # Padded with the end token, as SigLIP was trained; big_vision calls it sticky.
     return BPETokenizer(tokenizer, length, eos=eos, pad=eos)
 

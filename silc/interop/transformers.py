@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc.interop.files import read_json, read_safetensors
+from silc.interop.files import read_json, read_safetensors, three
 from silc.interop.hub import download
 from silc.interop.mapping import (
     BATCHED,
@@ -33,7 +33,7 @@ from silc.interop.mapping import (
 from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import find_tokenizer, load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from silc.preprocess import Preprocess
+from silc.preprocess import Interpolation, Preprocess
 from silc.types import BadInput
 
 if TYPE_CHECKING:
@@ -220,24 +220,17 @@ def preprocess(directory: Path, model: ModelConfig) -> Preprocess:
             raise BadInput(f"{file}: a shortest edge other than the side of the centre crop is not supported")
     if (sides.get("height"), sides.get("width")) != (model.image.size, model.image.size):
         raise BadInput(f"{file}: size {size} is not the image tower's {model.image.size} x {model.image.size}")
-    filters = {2: "bilinear", 3: "bicubic"}
+    filters: dict[Any, Interpolation] = {2: "bilinear", 3: "bicubic"}
     resample = settings.get("resample", 3)
     if resample not in filters:
         raise BadInput(f"{file}: resample {resample} is neither 2 (bilinear) nor 3 (bicubic)")
     return Preprocess(
         size=model.image.size,
-        mean=_three(settings["image_mean"], file),
-        std=_three(settings["image_std"], file),
+        mean=three(settings["image_mean"], file),
+        std=three(settings["image_std"], file),
         resize="crop_floor" if crop else "squash",
-        interpolation="bilinear" if filters[resample] == "bilinear" else "bicubic",
+        interpolation=filters[resample],
     )
-
-
-def _three(values: Any, file: Path) -> tuple[float, float, float]:
-    if not isinstance(values, list) or len(values) != 3:
-        raise BadInput(f"{file}: image_mean and image_std must be three numbers; got {values}")
-    red, green, blue = map(float, values)
-    return red, green, blue
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
