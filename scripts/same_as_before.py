@@ -291,7 +291,7 @@ def exported(run: Path, old: Checkout, new: Checkout) -> dict[str, str]:
     outs = [checkout.folder / "export" for checkout in (old, new)]
     for checkout, out in zip((old, new), outs, strict=True):
         shutil.rmtree(out, ignore_errors=True)
-        checkout.silc("export", run.name, str(out), where=old.folder)
+        checkout.silc("export", run.name, str(out), "--formats", "transformers", where=old.folder)
     texts = [{str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.json"))} for out in outs]
     return {"tensors": difference(*map(tensors, outs)), "JSON files": difference(*texts)}
 
@@ -311,7 +311,7 @@ def comparisons(
             yield f"{case.name}, begun by the older", partial(gone_on_with, case, old, new)
     if not only:
         yield "scores of the older runs", partial(scored, [case for case in chosen if case.scored], data, old, new)
-        yield "export of an older run", partial(exported, old.folder / "silc_c-tiny", old, new)
+        yield "export of an older run", partial(exported, old.folder / "silc_s-tiny", old, new)
 
 
 def all_equal(rows: Iterator[tuple[str, Callable[[], dict[str, str]]]]) -> bool:

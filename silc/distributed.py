@@ -109,9 +109,13 @@ class World:
         return self.collect(value)[0]
 
 
+_JOINED: list[World] = []
+"""The world of the process group this process is in, if it is in one."""
+
+
 @contextmanager
 def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]:
-    """The process group `torchrun` started this process in, or a world of one.
+    """The process group `torchrun` started this process in, or a world of one; within another call, that one's world.
 
     Args:
         device: `auto` takes this rank's GPU when there is one, else the CPU.
@@ -121,6 +125,9 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         BadInput: a GPU is asked for and there is none.
         LostRank: a rank did not answer.
     """
+    if _JOINED:
+        yield _JOINED[-1]
+        return
     size, local_rank = described()
     mine = place(device, local_rank, size)
     on_gpu = mine.type == "cuda"
@@ -140,12 +147,14 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
         device_id=mine if on_gpu else None,
     )
     try:
-        yield World(rank, size, mine, dist.new_group(backend="gloo", timeout=PATIENCE))
+        _JOINED.append(World(rank, size, mine, dist.new_group(backend="gloo", timeout=PATIENCE)))
+        yield _JOINED[-1]
     except RuntimeError as error:
         if not _broke_off(error):
             raise
         raise LostRank(_complaint(PrefixStore("lost", store), rank, size, error)) from None
     finally:
+        _JOINED.clear()
         dist.destroy_process_group()
 
 

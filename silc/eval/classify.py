@@ -19,6 +19,11 @@ from silc.eval.whole_images import OnWholeImages
 from silc.types import Evaluation, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from silc.eval.datasets import ClassificationSet
     from silc.preprocess import Resize
     from silc.types import DualEncoder
 
@@ -58,20 +63,8 @@ class ZeroShotClassification(OnWholeImages[ClassificationSet]):
             world=self.world,
         )
         features = self.features(model, self.data.images)
-        labels = torch.tensor(self.data.labels)
         scores = features @ classifier.T
-        counts = metrics.confusion(labels, scores.argmax(dim=1), len(names), ignore=-1)
-        ratios = metrics.accuracy_ratios(metrics.class_ranks(scores, labels), labels, len(names))
-        record = Record(
-            dataset=self.data.name,
-            task="zeroshot_classification",
-            metrics={name: ratio.score() for name, ratio in ratios.items()},
-            chance=metrics.accuracy_chance(labels, len(self.data.classes)),
-            protocol=self.protocol(model),
-            model=model.name,
-            details={"most_confused": metrics.most_confused(counts, self.data.classes)},
-        )
-        return Evaluation(record, resampled=resampled(ratios))
+        return classified("zeroshot_classification", self.data, scores, self.protocol(model), model.name)
 
     def _templates(self) -> tuple[str, list[str]]:
         """The prompts and what they are called: asked for, the protocol's, the data set's, CLIP's for it."""
@@ -80,3 +73,22 @@ class ZeroShotClassification(OnWholeImages[ClassificationSet]):
             return f"the data set's {len(self.data.templates)}", list(self.data.templates)
         name = asked or OWN_TEMPLATES.get(self.data.name, "clip80")
         return name, templates(name)
+
+
+def classified(
+    task: str, data: ClassificationSet, scores: Tensor, protocol: Mapping[str, Any], model: str
+) -> Evaluation:
+    """acc1, acc5 and mean_per_class_recall of scores [N, C], and what is confused; other arguments as of a record."""
+    labels, classes = torch.tensor(data.labels), data.classes
+    counts = metrics.confusion(labels, scores.argmax(dim=1), len(classes), ignore=-1)
+    ratios = metrics.accuracy_ratios(metrics.class_ranks(scores, labels), labels, len(classes))
+    record = Record(
+        dataset=data.name,
+        task=task,
+        metrics={name: ratio.score() for name, ratio in ratios.items()},
+        chance=metrics.accuracy_chance(labels, len(classes)),
+        protocol=protocol,
+        model=model,
+        details={"most_confused": metrics.most_confused(counts, classes)},
+    )
+    return Evaluation(record, resampled=resampled(ratios))

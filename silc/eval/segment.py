@@ -32,7 +32,7 @@ from silc.preprocess import resample
 from silc.types import BadInput, Evaluation, Picture, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL import Image
     from torch import Tensor
@@ -120,22 +120,8 @@ class ZeroShotSegmentation:
         data, absent = self._data(), self.config.absent_classes
         scorer = scorer_of(model, self.data.classes, self.config, self.world)
         counts, by_image, overlays = self._tally(data, scorer, window_rules(model, self.config))
-        if not counts.any():
-            raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
-        record = Record(
-            dataset=data.name,
-            task="zeroshot_segmentation",
-            metrics=metrics.segmentation_scores(counts, absent),
-            chance=metrics.segmentation_chance(counts.sum(1), absent),
-            protocol=self.protocol(model),
-            model=model.name,
-            details={
-                "class_iou": _by_class(counts, data.classes, absent),
-                "most_confused": metrics.most_confused(counts, data.classes),
-            },
-        )
-        ratios = metrics.segmentation_ratios(by_image, len(data), absent)
-        return Evaluation(record, [overlays[index] for index in sorted(overlays)], resampled(ratios))
+        scored = segmented("zeroshot_segmentation", data, counts, by_image, self.protocol(model), model.name, absent)
+        return replace(scored, pictures=[overlays[index] for index in sorted(overlays)])
 
     def _tally(
         self, data: SegmentationSet, scorer: Scorer, rules: SlidingWindowProtocol
@@ -185,6 +171,37 @@ class ZeroShotSegmentation:
             for index, (image, truth), scores in zip(group, examples, maps, strict=True):
                 prediction = scores.labels(truth.shape[0], truth.shape[1], self.config.background)
                 yield index, image, torch.from_numpy(truth), prediction
+
+
+def segmented(
+    task: str,
+    data: SegmentationSet,
+    counts: Tensor,
+    by_image: Tensor,
+    protocol: Mapping[str, Any],
+    model: str,
+    absent: metrics.Absent = "mmseg",
+) -> Evaluation:
+    """miou and pixel_acc of confusion counts [C, C] and each image's rows of `metrics.pixel_counts`.
+
+    Raises:
+        BadInput: no labelled pixel.
+    """
+    if not counts.any():
+        raise BadInput(f"{data.name}: every pixel of its {len(data)} labels is ignored; nothing to score")
+    record = Record(
+        dataset=data.name,
+        task=task,
+        metrics=metrics.segmentation_scores(counts, absent),
+        chance=metrics.segmentation_chance(counts.sum(1), absent),
+        protocol=protocol,
+        model=model,
+        details={
+            "class_iou": _by_class(counts, data.classes, absent),
+            "most_confused": metrics.most_confused(counts, data.classes),
+        },
+    )
+    return Evaluation(record, resampled=resampled(metrics.segmentation_ratios(by_image, len(data), absent)))
 
 
 def window_rules(model: DualEncoder, config: EvalConfig) -> SlidingWindowProtocol:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from silc.durable import write_whole
 from silc.eval.bootstrap import interval
@@ -75,22 +75,23 @@ def tasks(
 def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
     """The evaluator of one task; reads its data set's lists."""
     bar = partial(progress, task.name)
-    data = _held(task.source.read(), config)
+    data = held(task.source.read(), config.exif_orientation)
     match task.kind:
         case "zeroshot_classification":
             return ZeroShotClassification(task.name, data, config, bar, world)
         case "fewshot_classification":
             assert task.source.read_train is not None
-            return FewShot(task.name, data, config, bar, world, train=_held(task.source.read_train(), config))
+            train = held(task.source.read_train(), config.exif_orientation)
+            return FewShot(task.name, data, config, bar, world, train=train)
         case "zeroshot_retrieval":
             return Retrieval(task.name, data, config, bar, world)
         case _:
             return ZeroShotSegmentation(task.name, data, config, bar, world)
 
 
-def _held(data: Any, config: EvalConfig) -> Any:
+def held(data: Any, orientation: Literal["ignore", "apply"]) -> Any:
     """A data set with its photographs as they are to be held: turned by EXIF's orientation, or as stored."""
-    if config.exif_orientation == "ignore":
+    if orientation == "ignore":
         return data
     images = data.images
     return replace(data, images=Lazy(range(len(images)), lambda index: upright(images[index])))
@@ -129,12 +130,17 @@ def run(
         except BadInput as error:
             failed(task.name, weights, error)
             continue
-        intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
-        record = replace(evaluation.record, weights=weights, intervals=intervals)
-        record = replace(record, examples_seen=examples_seen, train_flops=train_flops)
+        evaluation = with_intervals(evaluation, weights)
+        record = replace(evaluation.record, examples_seen=examples_seen, train_flops=train_flops)
         evaluations.append(replace(evaluation, record=record))
     progress("evaluated", total, total)
     return evaluations
+
+
+def with_intervals(evaluation: Evaluation, weights: str) -> Evaluation:
+    """An evaluation of these weights, its record with 95 % intervals."""
+    intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
+    return replace(evaluation, record=replace(evaluation.record, weights=weights, intervals=intervals))
 
 
 def _cached(task: Evaluator, model: DualEncoder, weights: str, cache: Cache | None, world: World) -> Evaluation:

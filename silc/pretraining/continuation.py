@@ -34,7 +34,8 @@ def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late"
     """
     values = {"data.train": data, "out": str(out)} | fields
     config = configured(str(init), mode, lambda base: configs.override(base, values))
-    given.say_unread(fields, config)
+    known = [path for path, _, _ in configs.fields(config)]
+    given.say_unread([configs.path_of(name, known) for name in fields], config)
     return run.train(config)
 
 

@@ -33,5 +33,6 @@ def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path
     places = {"data.train": str(data), "out": str(out)}
     values = {path: place for path, place in places.items() if place} | fields
     config = configs.override(base, values)
-    given.say_unread(values, config)
+    known = [path for path, _, _ in configs.fields(config)]
+    given.say_unread([configs.path_of(name, known) for name in values], config)
     return run.train(config)

@@ -9,18 +9,14 @@ from silc.settings import COUNT, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 from silc.types import BadInput
 
-
-def training() -> TrainConfig:
-    """How linear layers are trained unless told otherwise: long enough for a convex loss to settle."""
-    optim = OptimConfig(lr=1e-2, weight_decay=0.0, clip_norm=1e9, schedule="cosine", warmup="5%", cooldown="0 steps")
-    return TrainConfig(
-        duration="2k steps", batch_size=1024, optim=optim, precision="float32", log_every="10%", save_every="10%"
-    )
+OPTIM = OptimConfig(lr=1e-2, weight_decay=0.0, clip_norm=1e9, schedule="cosine", warmup="5%", cooldown="0 steps")
+TRAIN = TrainConfig("2k steps", 1024, optim=OPTIM, precision="float32", log_every="10%", save_every="10%")
+"""Long enough for a convex loss to settle, without weight decay: the penalty is in the loss."""
 
 
 @dataclass(frozen=True)
 class ProbeConfig(Settings):
-    """Probe frozen features: k nearest neighbours, and linear layers trained on them, one run a task."""
+    """Probe frozen features: k nearest neighbours, and linear layers trained on them, a run for each task."""
 
     kind: ClassVar[str] = "probe"
     out: str = ""
@@ -52,7 +48,7 @@ class ProbeConfig(Settings):
     """Images per forward pass of the frozen model."""
     feature_cache_gb: Annotated[float, Range(least=0, most=1e6)] = 4.0
     """Most memory for patch features, in GB; those of further images are computed each time they come."""
-    train: TrainConfig = field(default_factory=training)
+    train: TrainConfig = field(default=TRAIN)
     """Optimisation of the linear layers."""
 
     def __post_init__(self) -> None:

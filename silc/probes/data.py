@@ -1,17 +1,15 @@
-"""Labelled images, frozen: pooled features computed once, patch features when they are asked for, and what of the
-training images is held back to choose the penalty on.
-"""
+"""Labelled images as frozen features, pooled or of patches, and which of them the penalty is chosen on."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from silc.eval.embed import ALONE, finite, image_features, silent
+from silc.eval.embed import ALONE, finite, image_features
 from silc.eval.fewshot import shuffled_by_class
 from silc.predict import TOWER
 from silc.types import BadInput
@@ -25,44 +23,36 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.eval.datasets import ClassificationSet, SegmentationSet
-    from silc.eval.embed import Progress
-    from silc.types import DualEncoder
+    from silc.predict import Model
 
 
-class Pooled(NamedTuple):
-    """Pooled features and classes."""
+def pooled(model: Model, data: ClassificationSet, batch_size: int, world: World = ALONE) -> tuple[Tensor, Tensor]:
+    """Features [N, W] before projection and normalisation, by the model's own preprocessing, and labels int64 [N].
 
-    features: Tensor  # float32 [N, W], before projection and normalisation
-    labels: Tensor  # int64 [N]
-
-
-def pooled(
-    model: DualEncoder, data: ClassificationSet, batch_size: int, progress: Progress = silent, world: World = ALONE
-) -> Pooled:
-    """Features of every image, by the model's own preprocessing; ranks share the work and all have the result.
+    Ranks share the work, and all have the result.
 
     Raises:
         BadInput: features that are not finite.
     """
-    features = image_features(model, data.images, model.preprocess, batch_size, progress, pooled=True, world=world)
-    return Pooled(features, torch.tensor(data.labels))
+    features = image_features(model, data.images, model.preprocess, batch_size, pooled=True, world=world)
+    return features, torch.tensor(data.labels)
 
 
 class Patches:
     """Patch features of a segmentation set, images squashed to the model's size.
 
     Args:
-        keep: bytes of features that are kept once they were computed.
+        room: bytes of features that are kept once they were computed.
     """
 
-    def __init__(self, model: DualEncoder, data: SegmentationSet, keep: float = 0.0) -> None:
-        self.model, self.data, self.room = model, data, keep
+    def __init__(self, model: Model, data: SegmentationSet, room: float = 0.0) -> None:
+        self.model, self.data, self.room = model, data, room
         self.preprocess = replace(model.preprocess, resize="squash")
         self.kept: dict[int, Tensor] = {}
         self.threads = ThreadPoolExecutor(8)
 
     def examples(self, rows: Sequence[int]) -> tuple[Tensor, list[NDArray[np.int64]]]:
-        """Features float32 [B, h, w, W], as the tower leaves them, and label maps [H, W] of any sizes.
+        """Features [B, h, w, W], as the tower leaves them, and label maps [H, W] of any sizes.
 
         Raises:
             BadInput: features that are not finite; see also `SegmentationSet.example`.
@@ -73,7 +63,7 @@ class Patches:
         features = torch.stack([fresh[row] if row in fresh else self.kept[row] for row in rows])
         for row, own in fresh.items():
             if own.nbytes <= self.room:
-                self.kept[row] = own.clone()  # not the whole batch with it
+                self.kept[row] = own.clone()  # a part would hold the whole batch
                 self.room -= own.nbytes
         return features, list(truths)
 
@@ -94,36 +84,23 @@ def nearest(truth: NDArray[Any], side: int) -> Tensor:
     return torch.from_numpy(truth[rows[:, None], columns])
 
 
-def held_back_of_classes(data: ClassificationSet, share: float, seed: int) -> Tensor:
-    """Which training images, bool [N], the penalty is chosen on: a share of each class, at least one and never all.
+def held_back(labels: Sequence[int], names: Sequence[str], share: float, seed: int) -> Tensor:
+    """Which images, bool [N], the penalty is chosen on: a share of each class, at least one and never all.
+
+    Args:
+        labels: the class of each; all 0 where images have no class.
+        names: of the classes, as a complaint is to call them.
 
     Raises:
         BadInput: a class with one image.
     """
-    held = torch.zeros(len(data.labels), dtype=torch.bool)
-    by_class = shuffled_by_class(np.asarray(data.labels), len(data.classes), seed)
-    for name, own in zip(data.classes, by_class, strict=True):
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for name, own in zip(names, shuffled_by_class(np.asarray(labels), len(names), seed), strict=True):
         if len(own) == 1:
             raise BadInput(
-                f"{data.name}: the class '{name}' has one image in {data.split}; needed are two, one to learn from and "
-                "one to choose the penalty on; add images, or leave the class out"
+                f"{name} has one training image; needed are two, one to learn from and one to choose the penalty on; "
+                "add images, or leave it out"
             )
-        held[own[: _count(len(own), share)]] = True
+        if len(own):
+            held[own[: min(len(own) - 1, max(1, round(share * len(own))))]] = True
     return held
-
-
-def held_back_of_images(num_images: int, name: str, share: float, seed: int) -> Tensor:
-    """The same of a segmentation set's images, whatever is in them.
-
-    Raises:
-        BadInput: there is one image.
-    """
-    if num_images == 1:
-        raise BadInput(f"{name} has one training image; needed are two, one to learn from and one to choose on")
-    held = torch.zeros(num_images, dtype=torch.bool)
-    held[np.random.default_rng(seed).permutation(num_images)[: _count(num_images, share)]] = True
-    return held
-
-
-def _count(total: int, share: float) -> int:
-    return min(total - 1, max(1, round(share * total))) if total else 0

@@ -1,9 +1,9 @@
-"""Linear layers on frozen features, P side by side: one for each weight of the penalty.
+"""Linear layers on frozen features, P side by side: one for each weight of the penalty l2 / 2 |W|^2.
 
     LinearHeads   pooled features, standardised -> classes     logistic regression
     PatchHeads    patch features -> batch norm -> classes       DINOv2's linear segmentation: BN, 1x1 convolution
 
-They share no parameter, so one training gives what each would have become alone.
+They share no parameter, so one training gives what each would have become alone. Biases are free of the penalty.
 """
 
 from __future__ import annotations
@@ -33,16 +33,11 @@ class Learnt(NamedTuple):
 
     loss: Tensor  # [] with gradient, summed over the heads
     metrics: Mapping[str, Tensor]
-    statistics: Tensor | None = None  # [2, D] of the batch's patches over all ranks
+    statistics: Tensor | None = None  # [2, D], mean and variance (unbiased) of the patches over all ranks
 
 
 class LinearHeads(nn.Module):
-    """P linear classifiers of features less their mean and by their deviation; they begin at 0.
-
-    Args:
-        l2: P weights of the penalty l2 / 2 times the weights' squared length; biases are free.
-        mean, std: [D], of the training images' features.
-    """
+    """P linear classifiers of features less their mean [D] and by their deviation [D]; they begin at 0."""
 
     mean: Tensor
     std: Tensor
@@ -56,14 +51,8 @@ class LinearHeads(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, features: Tensor, labels: Tensor, shares: Tensor) -> Learnt:
-        """
-        Args:
-            features: [B, D].
-            labels: int64 [B].
-            shares: [P, B], what an image adds to the loss of a head.
-        """
-        x = (features - self.mean) / self.std
-        logits = torch.einsum("bd,pcd->pcb", x, self.weight) + self.bias[:, :, None]
+        """Of features [B, D] with labels int64 [B]; `shares` [P, B] say what an image adds to the loss of a head."""
+        logits = torch.einsum("bd,pcd->pcb", (features - self.mean) / self.std, self.weight) + self.bias[:, :, None]
         losses = F.cross_entropy(logits, labels.expand(len(logits), -1), reduction="none")  # [P, B]
         return learnt(losses, shares, self.l2, self.weight)
 
@@ -77,12 +66,11 @@ class PatchHeads(nn.Module):
     """P linear classifiers of patches, each behind a batch norm with a gain and a shift of its own.
 
     Args:
-        l2: as of `LinearHeads`.
         ignore: the label of pixels that are in no loss.
         world: ranks whose patches are one batch (as SyncBatchNorm has it).
     """
 
-    running: Tensor
+    running: Tensor  # mean and variance [2, D]
 
     def __init__(
         self, l2: Sequence[float], num_classes: int, width: int, *, ignore: int = 255, world: World = ALONE
@@ -93,37 +81,26 @@ class PatchHeads(nn.Module):
         self.shift = nn.Parameter(torch.zeros(len(l2), width))
         self.weight = nn.Parameter(INITIAL * torch.randn(num_classes, width).repeat(len(l2), 1, 1))
         self.bias = nn.Parameter(torch.zeros(len(l2), num_classes))
-        self.register_buffer("running", torch.stack([torch.zeros(width), torch.ones(width)]))  # mean and variance
+        self.register_buffer("running", torch.stack([torch.zeros(width), torch.ones(width)]))
 
     def forward(self, patches: Tensor, labels: Tensor, shares: Tensor) -> Learnt:
-        """Cross-entropy of logits upsampled to the labels, averaged over an image's pixels; changes nothing.
-
-        Args:
-            patches: [B, h, w, D].
-            labels: int64 [B, H, W].
-            shares: [P, B], what an image adds to the loss of a head.
-        """
-        statistics = self._statistics(patches)
-        x = (patches - statistics[0]) * (statistics[1] + EPSILON).rsqrt()
-        losses = []
-        for head in range(len(self.l2)):
-            # Pixels take the memory, so each head's are made again on the way back.
-            logits = self._normalised(head, x)
-            losses.append(checkpoint(pixel_loss, logits, labels, self.ignore, use_reentrant=False))
-        return learnt(torch.stack(losses), shares, self.l2, self.weight)._replace(statistics=statistics)
+        """Of patches [B, h, w, D] with label maps int64 [B, H, W]; `shares` as in `LinearHeads`. Changes nothing."""
+        mean, variance = self._statistics(patches)
+        x = (patches - mean) * (variance + EPSILON).rsqrt()
+        losses = [  # pixels take the memory, so each head's are made again on the way back
+            checkpoint(pixel_loss, self._head(head, x), labels, self.ignore, use_reentrant=False)
+            for head in range(len(self.l2))
+        ]
+        count = self.world.size * x[..., 0].numel()
+        unbiased = torch.stack([mean, variance * count / max(1, count - 1)])
+        return learnt(torch.stack(losses), shares, self.l2, self.weight)._replace(statistics=unbiased)
 
     @torch.no_grad()
     def logits(self, head: int, patches: Tensor) -> Tensor:
         """[B, C, h, w] of one head, by the running statistics."""
-        return self._normalised(head, (patches - self.running[0]) * (self.running[1] + EPSILON).rsqrt())
+        return self._head(head, (patches - self.running[0]) * (self.running[1] + EPSILON).rsqrt())
 
-    @torch.no_grad()
-    def observe(self, statistics: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's, of `count` patches, as torch's batch norm does."""
-        mean, variance = statistics
-        self.running.lerp_(torch.stack([mean, variance * count / max(1, count - 1)]), MOMENTUM)
-
-    def _normalised(self, head: int, x: Tensor) -> Tensor:
+    def _head(self, head: int, x: Tensor) -> Tensor:
         return F.linear(x * self.gain[head] + self.shift[head], self.weight[head], self.bias[head]).movedim(-1, 1)
 
     @torch.no_grad()

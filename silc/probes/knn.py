@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 
-from silc.eval.embed import ALONE, dealt, shared
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from silc.distributed import World
 
 BLOCK = 2**25
 """Similarities held at a time."""
@@ -27,12 +23,11 @@ def votes(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    world: World = ALONE,
     block: int = BLOCK,
 ) -> Tensor:
     """Scores [M, C]: each of a query's k nearest training images votes for its class with exp(cosine / temperature).
 
-    Which of equally near images is the k-th is not defined, as in DINO and scikit-learn. Ranks share the queries.
+    Which of equally near images is the k-th is not defined, as in DINO and scikit-learn.
 
     Args:
         train: features [N, D] of any length; their direction counts.
@@ -47,18 +42,10 @@ def votes(
     tensor([[2.7183, 1.0000]])
     """
     if len(train) < k:
-        raise BadInput(f"probe.k is {k}, but there are {len(train)} training images; give at most that")
-    train, queries = F.normalize(train, dim=1), F.normalize(queries, dim=1)
-
-    def share() -> dict[int, Tensor]:
-        return {rows.start: own(queries[rows.start : rows.stop]) for rows in dealt(len(queries), size, world)}
-
-    def own(some: Tensor) -> Tensor:
-        similarity, nearest = (some @ train.T).topk(k, dim=1)
-        return torch.zeros(len(some), num_classes, dtype=train.dtype, device=train.device).scatter_add(
-            1, labels[nearest], (similarity / temperature).exp()
-        )
-
+        raise BadInput(f"k is {k}, but there are {len(train)} training images; give at most that")
+    train, scores = F.normalize(train, dim=1), queries.new_zeros(len(queries), num_classes)
     size = max(1, block // len(train))
-    found = {start: scores for theirs in shared(share, world) for start, scores in theirs.items()}
-    return torch.cat([found[start] for start in sorted(found)])
+    for some, own in zip(F.normalize(queries, dim=1).split(size), scores.split(size), strict=True):
+        similarity, nearest = (some @ train.T).topk(k, dim=1)
+        own.scatter_add_(1, labels[nearest], (similarity / temperature).exp())
+    return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from silc.training.config import steps_of
 from silc.types import BadInput
@@ -33,6 +33,16 @@ def cosine(step: float, *, warmup: int, total: int) -> float:
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Rate(NamedTuple):
+    """What a schedule of nothing else says for one step."""
+
+    lr: float
+
+    def logged(self) -> dict[str, float]:
+        """What stands in metrics.jsonl."""
+        return self._asdict()
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,10 @@ class LearningRate:
                 "shorten them (--train.optim.warmup 10% --train.optim.cooldown 20%) or train longer"
             )
         return cls(optim, total, warmup, cooldown, **more)
+
+    def at(self, step: int) -> Any:
+        """The `Hyper` of one step, 0 <= step < total."""
+        return Rate(self.lr(step))
 
     def lr(self, step: int) -> float:
         """Of one step, 0 <= step < total."""

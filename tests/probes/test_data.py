@@ -12,7 +12,7 @@ from PIL import Image
 
 import silc
 from silc.eval.datasets import ClassificationSet, SegmentationSet
-from silc.probes.data import Patches, held_back_of_classes, held_back_of_images, nearest, pooled
+from silc.probes.data import Patches, held_back, nearest, pooled
 from silc.types import BadInput
 
 
@@ -32,9 +32,9 @@ def model(finished: Callable[..., Path]) -> silc.predict.Model:
 
 def test_pooled_features_are_the_models(model: silc.predict.Model) -> None:
     data = labelled([0, 1, 2, 0, 1])
-    found = pooled(model, data, 2)
-    assert found.labels.tolist() == [0, 1, 2, 0, 1]
-    assert torch.allclose(found.features, model.encode_pooled(model.pixels(data.images)), atol=1e-6)
+    features, labels = pooled(model, data, 2)
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+    assert torch.allclose(features, model.encode_pooled(model.pixels(data.images)), atol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.0, 600.0, 1e6])
@@ -57,20 +57,19 @@ def test_labels_are_those_under_the_centres() -> None:
     assert nearest(truth, 6)[:, 0].tolist() == [0, 6, 6, 12, 18, 18]
 
 
+NAMES = ["the class 'a'", "the class 'b'", "the class 'c'"]
+
+
 def test_each_class_is_held_back_in_part() -> None:
     labels = [0] * 10 + [1] * 2 + [2] * 40
-    held = held_back_of_classes(labelled(labels), 0.2, seed=0)
+    held = held_back(labels, NAMES, 0.2, seed=0)
     assert torch.bincount(torch.tensor(labels)[held], minlength=3).tolist() == [2, 1, 8]
-    assert torch.equal(held, held_back_of_classes(labelled(labels), 0.2, seed=0))
-    assert not torch.equal(held, held_back_of_classes(labelled(labels), 0.2, seed=1))
-    assert held_back_of_classes(labelled([0, 0, 1, 1], classes=2), 0.9, seed=0).tolist().count(True) == 2
-    assert held_back_of_images(10, "set", 0.3, 0).sum() == 3
-    assert held_back_of_images(2, "set", 0.01, 0).sum() == 1
+    assert torch.equal(held, held_back(labels, NAMES, 0.2, seed=0))
+    assert not torch.equal(held, held_back(labels, NAMES, 0.2, seed=1))
+    assert held_back([0, 0, 1, 1], NAMES, 0.9, seed=0).sum() == 2
 
 
 def test_one_image_is_too_few() -> None:
-    with pytest.raises(BadInput, match=r"^set: the class 'class 1' has one image in train; needed are two, [^\n]*$"):
-        held_back_of_classes(labelled([0, 0, 1]), 0.1, 0)
-    held_back_of_classes(labelled([0, 0, 2, 2]), 0.1, 0)  # a class without images is a name to be confused with
-    with pytest.raises(BadInput, match="set has one training image"):
-        held_back_of_images(1, "set", 0.1, 0)
+    with pytest.raises(BadInput, match=r"^the class 'b' has one training image; needed are two, [^\n]*$"):
+        held_back([0, 0, 1], NAMES, 0.1, 0)
+    held_back([0, 0, 2, 2], NAMES, 0.1, 0)  # a class without images is a name to be confused with

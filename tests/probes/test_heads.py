@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from silc.probes.heads import LinearHeads, PatchHeads, pixel_loss
+from silc.probes.learner import Probe
+from silc.training.schedules import Rate
 from tests.probes.test_knn import clouds
 
 L2 = (0.1, 0.01)
@@ -65,7 +67,7 @@ def test_patches_go_through_torchs_batch_norm_and_convolution() -> None:
     out.loss.backward()
     assert out.statistics is not None
     assert torch.equal(heads.running, torch.tensor([[0.0] * 5, [1.0] * 5], dtype=torch.float64))
-    heads.observe(out.statistics, 2 * 3 * 4)
+    Probe(heads).after_step(out, Rate(0.0))
     for head, l2 in enumerate(L2):
         norm, conv = nn.BatchNorm2d(5).double(), nn.Conv2d(5, 3, 1).double()
         with torch.no_grad():
