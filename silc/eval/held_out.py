@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from silc.data.pairs import BadSample
-from silc.eval.datasets import RetrievalSet
+from silc.eval.datasets import Lazy, RetrievalSet
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -23,23 +22,6 @@ NAME = "held_out"
 TASK = f"{NAME}-retrieval"
 JUDGED = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 """The verdict is on their mean."""
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Images of some pairs, decoded when asked for."""
-
-    pairs: Pairs
-    numbers: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: Any) -> Image.Image:
-        return Image.fromarray(self.pairs[self.numbers[index]].pixels)
-
-    def __iter__(self) -> Iterator[Image.Image]:
-        return (self[index] for index in range(len(self)))
 
 
 def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
@@ -58,7 +40,7 @@ def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
         numbers.append(number)
     if not numbers:
         raise BadInput(f"all {len(held_out)} pairs held out are broken; mend the shards")
-    return RetrievalSet(NAME, _Images(pairs, numbers), captions)  # type: ignore[arg-type]
+    return RetrievalSet(NAME, Lazy(numbers, lambda number: Image.fromarray(pairs[number].pixels)), captions)
 
 
 def before_and_after(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:

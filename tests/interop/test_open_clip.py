@@ -273,6 +273,11 @@ def test_a_tags_activation_is_checked() -> None:
         interop.read("ViT-B-16/openai")
 
 
+def test_pixels_have_three_channels() -> None:
+    with pytest.raises(BadInput, match=r"preprocess_cfg: mean and std must be three numbers; got \[0.5\]"):
+        interop.preprocess(64, {"mean": [0.5]})
+
+
 def test_the_preprocessing_of_a_file_is_that_of_its_architectures_tags() -> None:
     assert interop.preprocess(256, interop._pixels("ViT-B-16-SigLIP-256", "w.safetensors")).resize == "squash"
     assert interop.preprocess(224, interop._pixels("ViT-B-16", "openai")).mean[0] == 0.48145466
