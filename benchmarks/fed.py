@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.loader import photographs, write_shard
 from benchmarks.measure import Row, Target, in_turns, not_measured
-from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
@@ -49,8 +48,8 @@ def fed_by_tars(
     """Row 11: seconds of a step whose batches come from tars over its seconds on one batch that stays on the device.
 
     The loader is a training run's, with a worker for each core. Both contenders do the same work on the device, but
-    that the fed one also brings its batch there and, where the recipe wants it, changes colours. Tars made here lie
-    in the page cache: what is measured is reading, decoding, cropping and the transfer, not a disk.
+    that the fed one also brings its batch there. Tars made here lie in the page cache: what is measured is reading,
+    decoding, cropping and the transfer, not a disk.
 
     Before a measured run all batches that were made in the meantime are thrown away, or they would hide a loader that
     is too slow. The workers all begin anew then, so the first batch is late; a few steps pass unmeasured, and what is
@@ -86,7 +85,6 @@ def fed_by_tars(
         "colours changed": data.photometric.on,
         "seconds a step": {name: turns.median(name) / steps for name in ("synthetic", "fed")},
         "images a second": {name: num / turns.median(name) for name in ("synthetic", "fed", "loader")},
-        "seconds to change the colours of a batch on the device": turns.median("colours"),
     }
     return Row(11, what, turns.ratio("fed", "synthetic"), "x", TARGET, figures)
 
@@ -94,7 +92,7 @@ def fed_by_tars(
 def _in_turns(
     config: Config, batches: Iterator[Batch], step: Callable[[Batch], Any], synthetic: Batch, steps: int
 ) -> Turns:
-    """So many steps on one batch and on those of the loader, the loader alone, and one change of colours."""
+    """So many steps on one batch and on those of the loader, and the loader alone."""
     workers = config.data.workers
 
     def draw_only(num: int = steps) -> None:
@@ -117,7 +115,6 @@ def _in_turns(
         "synthetic": lambda: [step(synthetic) for _ in range(steps)],
         "fed": fed,
         "loader": draw_only,
-        "colours": _colours(config, synthetic),
     }
     settle = torch.cuda.synchronize if synthetic.text.is_cuda else lambda: None
     return in_turns(contenders, turns=TURNS, settle=settle, before=begin_anew)
@@ -140,12 +137,3 @@ def _lacking_memory(batch: Batch, workers: int) -> str:
     if free >= needed:
         return ""
     return f"needs {needed / 1e9:.1f} GB of shared memory, {SHARED_MEMORY} has {free / 1e9:.1f}; in Docker --ipc=host"
-
-
-def _colours(config: Config, batch: Batch) -> Callable[[], Any]:
-    """Changes the colours of all its views, as a recipe that wants it has them changed on a GPU."""
-    colours = replace(config.data.photometric, on=True)
-    visits = [(0, 0, number) for number in range(len(batch.text))]
-    kinds = (("global", batch.views.globals), ("local", batch.views.locals))
-    drawn = [(views, draw(colours, name, visits, len(views))) for name, views in kinds if views is not None]
-    return lambda: [recolour(*one) for one in drawn]

@@ -21,10 +21,9 @@ from PIL import Image
 from benchmarks.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
 from benchmarks.measure import Row, Target, in_turns
 from silc.data.collate import PairCollate
-from silc.data.config import CropConfig, PhotometricConfig
+from silc.data.config import CropConfig
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader, Plan
-from silc.data.photometric import draw, recolour
 from silc.data.remote import without_secrets
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand
@@ -51,7 +50,7 @@ QUALITY = 85  # 105 kB for 0.2 megapixels; an average image of ImageNet has 108
 
 
 def rows(config: BenchConfig) -> list[Row]:
-    """Rows 1 to 3. One thread, and the processor's time: other work on the machine disturbs that less."""
+    """Rows 1 and 3. One thread, and the processor's time: other work on the machine disturbs that less."""
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         made = [] if config.images else [write_shard(Path(folder) / "0.tar", photographs(NUM_IMAGES), NUM_READ)]
         paths = expand(config.images) if config.images else made
@@ -59,7 +58,7 @@ def rows(config: BenchConfig) -> list[Row]:
             raise BadInput(f"--images {without_secrets(config.images)} is elsewhere; name shards of this machine")
         shards = [index_shard(path) for path in paths]
         images = _some(shards)
-        return [*_crops(images, _loader(shards)), *_colours(images), _reading(shards)]
+        return [*_crops(images, _loader(shards)), _reading(shards)]
 
 
 def photographs(num: int, size: tuple[int, int] = (512, 384)) -> list[bytes]:
@@ -125,48 +124,6 @@ def _crops(images: Sequence[bytes], loader: Loader[Batch]) -> list[Row]:
         ),
         Row(1, f"{what}: torchvision's time over ours", turns.ratio("torchvision", "ours"), "x", TWICE, figures),
         Row(1, f"{what}: Pillow's time over ours", turns.ratio("pillow", "ours"), "x", TWICE, figures),
-    ]
-
-
-def _colours(images: Sequence[bytes]) -> list[Row]:
-    crops, colours = CropConfig(), PhotometricConfig(on=True)
-    visits, views = [(0, 0, index) for index in range(len(images))], _ours(crops)
-
-    def drawn() -> tuple[np.ndarray, np.ndarray]:
-        return draw(colours, "global", visits, crops.num_global), draw(colours, "local", visits, crops.num_local)
-
-    def recoloured() -> None:
-        global_changes, local_changes = drawn()
-        for place, data in enumerate(images):
-            _, global_views, local_views = views(data)
-            assert global_views is not None
-            assert local_views is not None
-            recolour(global_views[:, None], global_changes[:, place, None])
-            recolour(local_views[:, None], local_changes[:, place, None])
-
-    alone = _each(views, images)
-    turns = in_turns(
-        {
-            "crops": alone,
-            "left_to_the_device": lambda: (alone(), drawn()),
-            "ours": recoloured,
-            "torchvision": _each(TorchvisionCrops(crops, SIZE, colours), images),
-        },
-        turns=TURNS,
-        clock=time.process_time,
-    )
-    figures = {f"{name}_images_per_s": len(images) / turns.median(name) for name in turns.seconds}
-    left = turns.ratio("left_to_the_device", "crops")
-    return [
-        Row(
-            2,
-            "views and colours: torchvision's time over ours",
-            turns.ratio("torchvision", "ours"),
-            "x",
-            TWICE,
-            figures,
-        ),
-        Row(2, "colours left to an accelerator: time over crops alone", left, "x", Target("at most", 1.05), figures),
     ]
 
 

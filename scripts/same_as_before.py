@@ -53,7 +53,7 @@ STEPS = shlex.split("""
 """)
 SCENES = shlex.split("--data.scenes.num 96 --data.scenes.size 24 --data.vocab-size 300")
 SWITCHES = shlex.split("""
-    --objective.patches masked --objective.student-globals --objective.contrastive-views both --data.photometric.on
+    --objective.patches masked --objective.student-globals --objective.contrastive-views both
     --train.optim.layer-decay 0.75 --train.optim.freeze text --train.micro-batch 4 --train.held-out 4
     --train.eval-every '10 steps' --eval.tasks '*-zs,*-retrieval'
 """)

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from silc.data.config import CropConfig, PhotometricConfig
+    from silc.data.config import CropConfig
 
 
 def torchvision_decode(data: bytes) -> torch.Tensor:
@@ -27,12 +27,12 @@ def torchvision_decode(data: bytes) -> torch.Tensor:
 
 
 class TorchvisionCrops:
-    """torchvision.transforms.v2 on tensors; with colours as DINOv2 composes them (kernel of 9)."""
+    """torchvision.transforms.v2 on tensors."""
 
-    def __init__(self, crops: CropConfig, size: int, colours: PhotometricConfig | None = None) -> None:
-        kinds = [(size, crops.global_area, view % 2) for view in range(crops.num_global)]
-        kinds += [(crops.local_size, crops.local_area, 2)] * crops.num_local
-        self.transforms = [_transform(side, area, crops, kind, colours) for side, area, kind in kinds]
+    def __init__(self, crops: CropConfig, size: int) -> None:
+        kinds = [(size, crops.global_area)] * crops.num_global
+        kinds += [(crops.local_size, crops.local_area)] * crops.num_local
+        self.transforms = [_transform(side, area, crops) for side, area in kinds]
 
     def __call__(self, data: bytes) -> list[torch.Tensor]:
         """Views uint8 [3, side, side] of a JPEG's bytes."""
@@ -40,21 +40,13 @@ class TorchvisionCrops:
         return [transform(image) for transform in self.transforms]
 
 
-def _transform(
-    side: int, area: tuple[float, float], crops: CropConfig, kind: int, colours: PhotometricConfig | None
-) -> v2.Transform:
-    steps: list[v2.Transform] = [
-        v2.RandomResizedCrop(side, area, crops.aspect, InterpolationMode.BICUBIC, antialias=True),
-        v2.RandomHorizontalFlip(0.5 if crops.flip else 0.0),
-    ]
-    if colours is not None:
-        steps += [
-            v2.RandomApply([v2.ColorJitter(*colours.jitter)], colours.jitter_prob),
-            v2.RandomGrayscale(colours.grey_prob),
-            v2.RandomApply([v2.GaussianBlur(9, colours.blur_radius)], colours.blur_prob[kind]),
-            v2.RandomSolarize(128, colours.solarise_prob[kind]),
+def _transform(side: int, area: tuple[float, float], crops: CropConfig) -> v2.Transform:
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(side, area, crops.aspect, InterpolationMode.BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(0.5 if crops.flip else 0.0),
         ]
-    return v2.Compose(steps)
+    )
 
 
 class PillowCrops:

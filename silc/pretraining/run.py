@@ -184,7 +184,7 @@ def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: Worl
         patience=config.train.timeout + data.remote_patience,
     )
     reduced = pairs.reduced(views.suffices) if data.crops.scaled_decoding else pairs
-    return Loader(reduced, PairCollate(views, tokenizer, data.photometric, device=world.device), plan, world)
+    return Loader(reduced, PairCollate(views, tokenizer, data.photometric), plan, world)
 
 
 def _extended(config: Config, place: Place, schedule: Schedule, steps_per_epoch: int) -> str:

@@ -45,14 +45,13 @@ def loader(
     photometric: PhotometricConfig | None = None,
     rank: int = 0,
     world_size: int = 1,
-    device: torch.device | None = None,
     **changes: Any,
 ) -> Loader[Batch]:
     config = CropConfig(num_global=2, num_local=3, local_size=8, scaled_decoding=scaled_decoding)
     views = MultiCrop(config, size=16, original=True, preprocess=Preprocess(16))
     plan = replace(Plan(batch_size=8, seed=0, shuffle_shards=2, workers=0), **changes)
     pairs = pairs.reduced(views.suffices) if scaled_decoding else pairs
-    collate = PairCollate(views, TOKENIZER, photometric, device=device)
+    collate = PairCollate(views, TOKENIZER, photometric)
     return Loader(pairs, collate, plan, World(rank, world_size))
 
 
