@@ -49,7 +49,7 @@ from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
 from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -123,32 +123,11 @@ def _segmentation(root: Path) -> list[Source[Any]]:
     ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
     city, stuff = root / "cityscapes", root / "coco_stuff164k"
     return [
-        Source(
-            "segmentation",
-            "ade150",
-            [ade / "images/validation", ade / "annotations/validation"],
-            partial(read_ade20k, ade, "validation"),
-            partial(read_ade20k, ade, "training"),
-            [ade / "images/training", ade / "annotations/training"],
-        ),
+        _splits("ade150", read_ade20k, ade / "images", ade / "annotations", "validation", "training"),
         _voc("pc59", "pascal_context_59", context, "SegmentationContext", "SegmentationClassContext"),
         _voc("voc20", "voc_20", voc, "Segmentation", "SegmentationClass"),
-        Source(
-            "segmentation",
-            "cityscapes",
-            [city / "leftImg8bit/val", city / "gtFine/val"],
-            partial(read_cityscapes, city, "val"),
-            partial(read_cityscapes, city, "train"),
-            [city / "leftImg8bit/train", city / "gtFine/train"],
-        ),
-        Source(
-            "segmentation",
-            "coco-stuff",
-            [stuff / "images/val2017", stuff / "annotations/val2017"],
-            partial(read_coco_stuff, stuff, "val2017"),
-            partial(read_coco_stuff, stuff, "train2017"),
-            [stuff / "images/train2017", stuff / "annotations/train2017"],
-        ),
+        _splits("cityscapes", read_cityscapes, city / "leftImg8bit", city / "gtFine", "val", "train"),
+        _splits("coco-stuff", read_coco_stuff, stuff / "images", stuff / "annotations", "val2017", "train2017"),
     ]
 
 
@@ -210,9 +189,16 @@ def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> R
 # --- segmentation -----------------------------------------------------------------------------------------------------
 
 
-def read_ade20k(folder: Path, split: str) -> SegmentationSet:
+def _splits(
+    name: str, read: Callable[[Path, Path], SegmentationSet], images: Path, labels: Path, test: str, train: str
+) -> Source[SegmentationSet]:
+    """A set whose images and labels have a folder for each split."""
+    of_test, of_train = ([images / split, labels / split] for split in (test, train))
+    return Source("segmentation", name, of_test, partial(read, *of_test), partial(read, *of_train), of_train)
+
+
+def read_ade20k(images: Path, labels: Path) -> SegmentationSet:
     """ADE20K's 150 classes; label 0 is everything else and not scored."""
-    images, labels = folder / "images" / split, folder / "annotations" / split
     pairs = [(path, labels / f"{path.stem}.png") for path in images_in(images)]
     return labelled("ade150", class_names("ade_150"), pairs, background_ignored=True)
 
@@ -232,11 +218,10 @@ def read_voc(name: str, classes: str, split: Path, images: Path, labels: Path) -
     return labelled(name, class_names(classes), pairs, background_ignored=True)
 
 
-def read_cityscapes(folder: Path, split: str) -> SegmentationSet:
+def read_cityscapes(images: Path, labels: Path) -> SegmentationSet:
     """Cityscapes' 19 training classes; 255 is not scored."""
-    images = folder / "leftImg8bit" / split
     pairs = [
-        (path, folder / "gtFine" / split / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
+        (path, labels / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
         for city in sorted(images.iterdir())
         if city.is_dir()
         for path in images_in(city)
@@ -248,12 +233,11 @@ UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 """Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
 
 
-def read_coco_stuff(folder: Path, split: str) -> SegmentationSet:
+def read_coco_stuff(images: Path, labels: Path) -> SegmentationSet:
     """COCO-Stuff's 171 classes, from stuffthingmaps or from mmsegmentation's conversion; 255 is not scored."""
-    labels = folder / "annotations" / split
-    images = images_in(folder / "images" / split)
-    converted = bool(images) and (labels / f"{images[0].stem}_labelTrainIds.png").is_file()
-    pairs = [(path, labels / f"{path.stem}{'_labelTrainIds' if converted else ''}.png") for path in images]
+    files = images_in(images)
+    converted = bool(files) and (labels / f"{files[0].stem}_labelTrainIds.png").is_file()
+    pairs = [(path, labels / f"{path.stem}{'_labelTrainIds' if converted else ''}.png") for path in files]
     read = read_label if converted else read_stuffthingmap
     return labelled("coco-stuff", class_names("coco_stuff_171"), pairs, background_ignored=False, read=read)
 
