@@ -1,26 +1,58 @@
-"""FSDP2: every rank keeps a share of each weight, moment and average, for models that one GPU cannot hold.
+"""Where weights lie: whole on every rank (DDP), or in shares (FSDP2), for models that one GPU cannot hold.
 
-A block is put together when it runs and let go after; what is outside the blocks (embeddings, heads, scale) stays
-together from the beginning of a step to its end, for it is used in many places. Parts of a module that are sharded
-alike, as a student and its average, can be combined share by share.
+With FSDP2 every rank keeps a share of each weight, moment and average. A block is put together when it runs and let
+go after; what is outside the blocks (embeddings, heads, scale) stays together from the beginning of a step to its end,
+for it is used in many places. Parts of a module that are sharded alike, as a student and its average, can be combined
+share by share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from silc.heap import keep_freed_memory
+from silc.models.attention import choose_attention
+from silc.training.passes import Context, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
+    from silc.training.config import TrainConfig
+    from silc.training.protocols import Learner
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:
+    """Move a learner to the ranks' devices, and say how passes through it are run there."""
+    half, module = config.precision == "bf16", learner.module
+    choose_attention(module, world.device, half=half)
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    forward: Any = module
+    unsynced: Context = nullcontext
+    if world.size > 1 and config.sharding == "full":
+        shard(module, learner.blocks(), learner.methods, world)
+    else:
+        module.to(world.device)
+        if world.size > 1:
+            devices = [world.device.index] if world.device.type == "cuda" else None
+            unused = not learner.meets_every_parameter
+            forward = DistributedDataParallel(module, device_ids=devices, find_unused_parameters=unused)
+            unsynced = forward.no_sync
+    forward = torch.compile(forward) if config.compile else forward
+    return Passes(forward, partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half), unsynced)
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], methods: Iterable[str], world: World) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from silc import checkpoint
-from silc.training.layout import placed
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
+from silc.training.sharding import placed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
