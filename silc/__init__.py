@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know them
     from silc.exports.directory import export as export
     from silc.loading import load as load
     from silc.loading import load_run as load_run
-    from silc.pretraining.continuation import finetune as finetune
+    from silc.pretraining.start import finetune as finetune
     from silc.pretraining.start import train as train
     from silc.recipes import get as recipe  # noqa: F401
     from silc.types import BadInput as BadInput
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "train": "silc.pretraining.start:train",
-    "finetune": "silc.pretraining.continuation:finetune",
+    "finetune": "silc.pretraining.start:finetune",
     "evaluate": "silc.evaluation:evaluate",
     "load": "silc.loading:load",
     "load_run": "silc.loading:load_run",

@@ -23,7 +23,7 @@ from silc.loading import load_run
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.pretraining import continuation, origin, run
+from silc.pretraining import origin, run, start
 from silc.pretraining.build import build
 from silc.training.log import history
 from silc.types import BadInput, Batch, Hyper, Projection, Views
@@ -58,7 +58,7 @@ def source(finished: Callable[..., Path]) -> Callable[[str], Path]:
 
 def configured(init: Path, mode: str = "late", **fields: Any) -> Config:
     given = QUICK | {name.replace("__", "."): value for name, value in fields.items()}
-    return continuation.configured(str(init), mode, lambda base: configs.override(base, given))
+    return start.configured(str(init), mode, lambda base: configs.override(base, given))
 
 
 def begun(config: Config) -> SilcObjective:

@@ -26,7 +26,7 @@ from silc.eval.config import EvalConfig
 from silc.evaluation import evaluate
 from silc.interop import sources
 from silc.loading import load
-from silc.pretraining import continuation, run
+from silc.pretraining import run, start
 from silc.training.log import history
 from silc.types import BadInput
 
@@ -292,9 +292,9 @@ def test_keywords_that_a_run_does_not_read(small: Callable[..., Config], tmp_pat
 def test_finetune_says_what_its_keywords_leave_idle(
     monkeypatch: pytest.MonkeyPatch, small: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(continuation, "configured", lambda init, mode, adjust: small("clip"))
+    monkeypatch.setattr(start, "configured", lambda init, mode, adjust: small("clip"))
     monkeypatch.setattr(run, "train", lambda config: Path("out"))
-    continuation.finetune("a", "x.tar", "out", prototypes=64, lr=1e-4)
+    start.finetune("a", "x.tar", "out", prototypes=64, lr=1e-4)
     assert "model.head.prototypes (no loss uses the head)" in capsys.readouterr().err
 
 

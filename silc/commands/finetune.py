@@ -36,9 +36,9 @@ def main(args: list[str]) -> int:
     if not asks_help:
         out, _ = directory.claim("".join(typed.get("out", [])), "".join(typed.get("resume", [configs.Config().resume])))
         announce(f"finetune: {chosen['init']} goes on in {out}")
-    from silc.pretraining import continuation, run
+    from silc.pretraining import run, start
 
-    config = continuation.configured(chosen["init"], mode, lambda base: over(base, rest, "finetune")[0])
+    config = start.configured(chosen["init"], mode, lambda base: over(base, rest, "finetune")[0])
     given.say_unread(typed, config)
     run.train(config)
     return 0

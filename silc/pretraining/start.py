@@ -1,16 +1,18 @@
-"""Starting a run from Python: a recipe, the pairs, a directory, and whatever else is to differ."""
+"""Starting a run from Python: from a recipe, or from a model there is, with defaults that do it no harm."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
-from silc import given, rundir
+from silc import given, recipes, rundir
 from silc.config import Config
-from silc.pretraining import run
+from silc.data.sources import open_pairs
+from silc.pretraining import origin, run
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path = "", **fields: Any) -> Path:
@@ -36,3 +38,41 @@ def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path
     known = [path for path, _, _ in configs.fields(config)]
     given.say_unread([configs.path_of(name, known) for name in values], config)
     return run.train(config)
+
+
+def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late", **fields: Any) -> Path:
+    """Continue a model on image-text pairs; prints retrieval on held-out pairs before and after.
+
+    Args:
+        init: the model: a run's directory, or whatever else `silc.load` takes (hf:ORG/NAME, open_clip:NAME/TAG, ...).
+        data: tar shards, as in `data.train`.
+        out: directory of the new run.
+        mode: late (SILC as in SigLIP 2's last stage), silc (the paper's, from the first step on), contrastive.
+        fields: any setting by its name, or its path: lr=1e-5, duration="500 steps", **{"model.image.size": 384}.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        BadInput: the model, the data or a setting cannot be used.
+    """
+    values = {"data.train": data, "out": str(out)} | fields
+    config = configured(str(init), mode, lambda base: configs.override(base, values))
+    known = [path for path, _, _ in configs.fields(config)]
+    given.say_unread([configs.path_of(name, known) for name in fields], config)
+    return run.train(config)
+
+
+def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Config:
+    """The configuration of a continued run.
+
+    Args:
+        adjust: puts what the user said onto defaults; called twice, as some defaults depend on the data it names.
+    """
+    source = origin.find(init)
+    theirs = source.preprocess
+    pixels = configs.PixelsConfig(theirs.mean, theirs.std, theirs.resize, theirs.interpolation)
+    base = recipes.continued(init, source.model, pixels, source.contrastive, mode)
+    asked = adjust(base)
+    pairs = open_pairs(asked.data, seed=asked.train.seed)
+    return adjust(recipes.fitted(base, size=asked.model.image.size, num_pairs=len(pairs), has_head=source.has_head))
