@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ class SilcLearner:
     module: SilcObjective
     config: TrainConfig
     alarm: CollapseAlarm
-    methods: tuple[str, ...] = field(default=METHODS, init=False)
+    methods = METHODS
 
     @property
     def meets_every_parameter(self) -> bool:

@@ -22,7 +22,7 @@ from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.build import build, flops_per_example, views_of
 from silc.pretraining.learner import SilcLearner, adapt
 from silc.pretraining.schedule import Schedule, schedule_of
-from silc.pretraining.scores import Evaluators, PretrainingScores
+from silc.pretraining.scores import PretrainingScores
 from silc.rundir import TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import say
 from silc.training.directory import CONFIG
@@ -78,7 +78,6 @@ def compose(config: Config, place: Place) -> Work:
     extended = _extended(config, place, schedule, loader.steps_per_epoch)
     config = replace(config, resume="never", extend=False)
     num_targets = config.data.crops.num_global * config.train.batch_size
-    evaluators = Evaluators(along, apart, in_evaluation)
     return Work(
         config.train,
         configs.plain(config),
@@ -87,7 +86,7 @@ def compose(config: Config, place: Place) -> Work:
         schedule,
         Source(len(pairs), pairs.faults, config.data.max_bad_rate),
         flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id),
-        partial(PretrainingScores, config, objective, tokenizer, evaluators),
+        partial(PretrainingScores, config, objective, tokenizer, along, apart, in_evaluation),
         said=[line for line in (taken_over, extended) if line],
     )
 

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from silc.types import Evaluator
 
 
-@dataclass(frozen=True)
-class Evaluators:
-    """What scores a run, and the ranks it is scored on."""
-
-    along: Sequence[Evaluator]
-    """The tasks asked for."""
-    held_out: Sequence[Evaluator]
-    """Retrieval among the pairs held out, if any are."""
-    world: Interruptible
-
-
 @dataclass
 class PretrainingScores:
     """The `Scores` (training/protocols.py) of an objective."""
@@ -42,7 +31,10 @@ class PretrainingScores:
     config: Config
     objective: SilcObjective
     tokenizer: BPETokenizer
-    evaluators: Evaluators
+    asked_for: Sequence[Evaluator]
+    held_out: Sequence[Evaluator]
+    """Retrieval among the pairs held out, if any are."""
+    world: Interruptible
     tell: Callable[[str], None]
     unscored: Unscored = field(init=False)
 
@@ -52,19 +44,19 @@ class PretrainingScores:
 
     def along(self) -> Mapping[str, float]:
         """Of the tasks asked for."""
-        return self._scored(self.evaluators.along, self.config.eval.weights)
+        return self._scored(self.asked_for, self.config.eval.weights)
 
     def at_the_ends(self) -> Mapping[str, float]:
         """Of student and teacher, on the pairs held out."""
-        return self._scored(self.evaluators.held_out, "both") if self.evaluators.held_out else {}
+        return self._scored(self.held_out, "both") if self.held_out else {}
 
     def closing(self, out: Path) -> list[str]:
         """What could not be scored, what became of the pairs held out, and what may be done next."""
         told = []
         if missing := self.unscored.tasks:
             told.append(f"not scored all along: {', '.join(missing)}; `silc eval {out}` scores what is mended")
-        if self.evaluators.held_out and held_out.TASK not in self.unscored.tasks:
-            num_pairs = len(self.evaluators.held_out[0].sets[0].images)
+        if self.held_out and held_out.TASK not in self.unscored.tasks:
+            num_pairs = len(self.held_out[0].sets[0].images)
             told.append(held_out.report(history(out), num_pairs))
         return [*told, f"done: {out}   next: silc eval {out} --root DATA"]
 
@@ -74,8 +66,8 @@ class PretrainingScores:
         model = in_one_piece(self.objective, self._empty)
         model.eval()
         models = encoders(model.student, model.teacher, self.tokenizer, model.preprocess, weights=weights)
-        results = suite.run(models, evaluators, world=self.evaluators.world, failed=self.unscored)
-        self.evaluators.world.collect(None)  # the one to come for whoever heeds in the last batch
+        results = suite.run(models, evaluators, world=self.world, failed=self.unscored)
+        self.world.collect(None)  # the one to come for whoever heeds in the last batch
         model.train()
         return suite.scalars(results)
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.training.config import TrainConfig
     from silc.training.log import Log
     from silc.training.optim import Optimizer
     from silc.training.passes import Passes
@@ -43,27 +42,6 @@ class Progress:
         """One more step, of this batch."""
         self.step, self.skipped = self.step + 1, self.skipped + (not accepted)
         self.bad.update(batch.bad)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Steps between the things that are done now and then; 0 is never."""
-
-    log: int
-    save: int
-    evaluate: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, *, total: int, steps_per_epoch: int) -> Pace:
-        """Convert durations to steps, once; `total` is the run's."""
-
-        def steps(duration: str) -> int:
-            if duration == "never":
-                return 0
-            at = {"batch_size": config.batch_size, "steps_per_epoch": steps_per_epoch, "total": total}
-            return max(1, steps_of(duration, **at))
-
-        return cls(steps(config.log_every), steps(config.save_every), steps(config.eval_every))
 
 
 @dataclass(frozen=True)
@@ -100,7 +78,9 @@ def train(
         Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
     """
     learner, schedule, settings = work.learner, work.schedule, work.settings
-    pace = Pace.of(settings, total=schedule.total, steps_per_epoch=work.batches.steps_per_epoch)
+    log_every, save_every, eval_every = (
+        _interval(duration, work) for duration in (settings.log_every, settings.save_every, settings.eval_every)
+    )
     meter, skips_in_a_row = Meter(settings.batch_size), 0
     for step in range(progress.step, schedule.total):
         hyper = schedule.at(step)
@@ -123,7 +103,7 @@ def train(
             log.tick(progress.step, eta_seconds=meter.eta(schedule.total - progress.step))
         if skips_in_a_row:
             _report_skip(world, log, progress, batch, skips_in_a_row, settings.max_skips)
-        if due(progress.step, pace.log, schedule.total):
+        if due(progress.step, log_every, schedule.total):
             metrics = _reduced(world, dict(out.metrics) | {"grad_norm": grad_norm})
             bad = world.total(progress.bad)
             if log is not None:
@@ -134,10 +114,10 @@ def train(
         if not go_on:
             raise Preempted
         # Saved first: what the evaluators stumble over must not cost the steps before.
-        if progress.step == schedule.total or due(progress.step, pace.save, schedule.total):
+        if progress.step == schedule.total or due(progress.step, save_every, schedule.total):
             hooks.save()
             meter.restart()
-        if due(progress.step, pace.evaluate, schedule.total):
+        if due(progress.step, eval_every, schedule.total):
             hooks.evaluate()
             meter.restart()
 
@@ -153,6 +133,14 @@ def _record(work: Work, progress: Progress, metrics: Mapping[str, float], bad: C
         "skipped": progress.skipped,
         **{f"bad/{cause}": count for cause, count in sorted(bad.items())},
     }
+
+
+def _interval(duration: str, work: Work) -> int:
+    """Steps from one to the next of what is done now and then; 0: never."""
+    if duration == "never":
+        return 0
+    batch_size, steps_per_epoch = work.settings.batch_size, work.batches.steps_per_epoch
+    return max(1, steps_of(duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=work.schedule.total))
 
 
 def due(step: int, every: int, total: int) -> bool:
