@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -151,8 +151,8 @@ def from_dict(values: dict[str, Any], schema: Any = Config) -> Any:
     Raises:
         BadInput: an unknown field, or a value of the wrong type, named by its path.
     """
-    known = {path for path, _, _ in fields(schema())}
-    for path in _leaves(values):
+    known = flat(schema())
+    for path, _ in _leaves(values):
         if path not in known:
             raise BadInput(f"unknown field '{path}'{nearest(path, known)}")
     try:
@@ -215,7 +215,7 @@ def written(file: Path) -> set[str]:
     Raises:
         BadInput: as `load`.
     """
-    return set(_leaves(_kind_and_values(file)[1]))
+    return set(dict(_leaves(_kind_and_values(file)[1])))
 
 
 class _EachOnce(yaml.SafeLoader):
@@ -252,7 +252,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         BadInput: no such field, several that end so, one given twice, a value of the wrong type, or two sources.
     """
     changed, given = to_dict(config), dict[str, str]()
-    known = [path for path, _, _ in fields(config)]
+    known = flat(config)
     for name, value in values.items():
         path = path_of(name, known)
         if path in given:
@@ -294,7 +294,7 @@ SYNONYMS = {
 """What other projects call a setting, and what it is called here: an unknown name leads there."""
 
 
-def path_of(name: str, known: Sequence[str]) -> str:
+def path_of(name: str, known: Collection[str]) -> str:
     """The one of the known paths that a name means, by `override`'s rule.
 
     Raises:
@@ -330,6 +330,11 @@ def with_one_source(config: Config, given: Collection[str]) -> Config:
     return config
 
 
+def flat(config: Schema) -> dict[str, Any]:
+    """Every setting's plain value by its path, depth first."""
+    return dict(_leaves(to_dict(config)))
+
+
 def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
     """Every setting as (path, value, docstring), depth first."""
     found = []
@@ -359,8 +364,9 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
     }
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-    return found
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

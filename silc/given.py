@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from silc import config as configs
 from silc.config import Config
 from silc.terminal import announce
 from silc.types import BadInput
@@ -89,8 +90,13 @@ def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> 
 
 
 def say_unread(given: Iterable[str], config: Config) -> None:
-    """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank."""
-    if found := unread(given, config, RUN):
+    """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank.
+
+    Args:
+        given: their paths, or names as for `config.override`.
+    """
+    known = configs.flat(config)
+    if found := unread((configs.path_of(name, known) for name in given), config, RUN):
         said = "; ".join(f"{path} ({why})" for path, why in found.items())
         announce(f"silc: given and not used in this run: {said}", error=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from silc import checkpoint, recipes
 from silc import config as configs
@@ -13,9 +13,6 @@ from silc.data.remote import without_secrets
 from silc.interop.sources import kind_of
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 from silc.types import BadInput
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TOKENIZER = "tokenizer"
 """What a pretraining run's directory holds besides."""
@@ -95,10 +92,9 @@ def check_same(out: Path, config: Config) -> None:
     begun = configs.load(out / CONFIG)
     if config.train.precision == "auto":  # it goes on in the one it has
         config = replace(config, train=replace(config.train, precision=begun.train.precision))
-    theirs, ours = configs.to_dict(begun), configs.to_dict(config)
     differing = {
         path: f"{path} is {was!r} there and {now!r} here"
-        for path, was, now in _differences(theirs, ours)
+        for path, was, now in _differences(begun, config)
         if not _free(path) and not (path == "init" and found) and not (path == LENGTH and config.extend)
     }
     if differing:
@@ -153,13 +149,13 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     if config.objective.scale_max is None and begun.objective.scale_max == 1000.0:
         # How `silc finetune` said "nowhere" before there was None: nothing to tell.
         config = replace(config, objective=replace(config.objective, scale_max=1000.0))
-    before = dict(_flat(configs.to_dict(Config())))
+    before = configs.flat(Config())
     recipe, earlier = dict[str, Any](), dict[str, Any]()
     if begun.recipe == config.recipe and config.recipe in recipes.names():
-        recipe = dict(_flat(configs.to_dict(recipes.get(config.recipe))))
+        recipe = configs.flat(recipes.get(config.recipe))
         earlier = recipes.EARLIER.get(config.recipe, {})
     changed = {}
-    for path, was, now in _differences(configs.to_dict(begun), configs.to_dict(config)):
+    for path, was, now in _differences(begun, config):
         of_before = was in (before[path], earlier.get(path, before[path]))
         of_today = path in recipe and now == recipe[path]
         recipe_changed = of_before and of_today
@@ -170,24 +166,10 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Path and value of every setting."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found = []
-    for key, value in a.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict):
-            found += _differences(value, b[key], f"{path}.")
-        elif value != b[key]:
-            found.append((path, value, b[key]))
-    return found
+def _differences(begun: Config, config: Config) -> list[tuple[str, Any, Any]]:
+    """Path, value there and value here of every setting in which two runs differ."""
+    ours = configs.flat(config)
+    return [(path, was, ours[path]) for path, was in configs.flat(begun).items() if was != ours[path]]
 
 
 def _free(path: str) -> bool:

@@ -44,7 +44,7 @@ def spelled_out(args: Sequence[str], name: str) -> list[str]:
     Raises:
         BadInput: a flag is no field, or could be several.
     """
-    known, spelled = [path for path, _, _ in configs.fields(configs.Config())], []
+    known, spelled = configs.flat(configs.Config()), []
     for word in args:
         flag, has_value, value = word.partition("=")
         if flag.startswith("--") and flag != "--help":

@@ -35,8 +35,7 @@ def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path
     places = {"data.train": str(data), "out": str(out)}
     values = {path: place for path, place in places.items() if place} | fields
     config = configs.override(base, values)
-    known = [path for path, _, _ in configs.fields(config)]
-    given.say_unread([configs.path_of(name, known) for name in values], config)
+    given.say_unread(values, config)
     return run.train(config)
 
 
@@ -58,8 +57,7 @@ def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late"
     """
     values = {"data.train": data, "out": str(out)} | fields
     config = configured(str(init), mode, lambda base: configs.override(base, values))
-    known = [path for path, _, _ in configs.fields(config)]
-    given.say_unread([configs.path_of(name, known) for name in fields], config)
+    given.say_unread(fields, config)
     return run.train(config)
 
 
