@@ -20,8 +20,8 @@ from silc.commands import image_files, predictions
 from silc.config import Config
 from silc.data.scenes import write_sets
 from silc.eval import metrics
-from silc.eval.class_features import text_classifier
 from silc.eval.config import EvalConfig
+from silc.eval.embed import text_classifier
 from silc.eval.prompts import templates
 from silc.eval.suite import tasks
 from silc.interop import pretrained

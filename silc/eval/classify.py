@@ -11,8 +11,8 @@ import torch
 
 from silc.eval import metrics
 from silc.eval.bootstrap import resampled
-from silc.eval.class_features import text_classifier
 from silc.eval.datasets import ClassificationSet
+from silc.eval.embed import text_classifier
 from silc.eval.prompts import canonicalize, templates
 from silc.eval.protocols import OWN_TEMPLATES
 from silc.eval.whole_images import OnWholeImages
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from silc.eval.datasets import ClassificationSet
     from silc.preprocess import Resize
     from silc.types import DualEncoder
 

@@ -1,4 +1,4 @@
-"""Images and texts to features, batch by batch: memory holds one batch of pixels and the features.
+"""Images, texts and classes to features, batch by batch: memory holds one batch of pixels and the features.
 
 Over several ranks batches are dealt out whole, so that every forward pass is the same as on a single one, and the
 features of all are put together in order on each rank.
@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+import torch.nn.functional as F
 
 from silc.distributed import World
+from silc.eval.prompts import prompts
 from silc.types import BadInput
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from silc.eval.protocols import Order
     from silc.preprocess import Preprocess
     from silc.types import DualEncoder
 
@@ -29,7 +32,7 @@ Progress = Callable[[int, int], None]
 ALONE = World()
 
 
-def silent(done: int, total: int) -> None:
+def silent(*_: object) -> None:
     """A progress callback that says nothing."""
 
 
@@ -81,6 +84,33 @@ def text_features(
         return model.encode_text(ids, normalize=normalize)
 
     return finite(_gathered(features, len(texts), batch_size, progress, world), model)
+
+
+def ensemble(features: Tensor, order: Order) -> Tensor:
+    """One unit-length feature [C, D] per class from those of its P prompts [C, P, D].
+
+    `normalize, mean, normalize` is what CLIP, big_vision and MaskCLIP do; `mean, normalize` (TCL, GroupViT) lets
+    prompts with long features weigh more.
+    """
+    if order == "normalize, mean, normalize":
+        features = F.normalize(features, dim=-1)
+    return F.normalize(features.mean(dim=1), dim=-1)
+
+
+def text_classifier(
+    model: DualEncoder,
+    names: Sequence[str],
+    templates: Sequence[str],
+    order: Order = "normalize, mean, normalize",
+    *,
+    batch_size: int = 256,
+    world: World = ALONE,
+) -> Tensor:
+    """Unit-length weights [C, D] on the CPU, one row per class name, ensembled over the templates."""
+    texts = [text for name in names for text in prompts(name, templates)]
+    normalized = order == "normalize, mean, normalize"
+    features = text_features(model, texts, batch_size, normalize=normalized, world=world)  # [C * P, D]
+    return ensemble(features.unflatten(0, (len(names), len(templates))), order)
 
 
 def batches(total: int, size: int) -> Iterator[range]:

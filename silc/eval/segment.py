@@ -23,8 +23,7 @@ import torch.nn.functional as F
 
 from silc.eval import metrics, pamr, pictures
 from silc.eval.bootstrap import resampled
-from silc.eval.class_features import text_classifier
-from silc.eval.embed import ALONE, Progress, batches, dealt, finite, shared, silent
+from silc.eval.embed import ALONE, Progress, batches, dealt, finite, shared, silent, text_classifier
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window

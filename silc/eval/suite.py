@@ -14,7 +14,7 @@ from silc.durable import write_whole
 from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
-from silc.eval.embed import ALONE, shared
+from silc.eval.embed import ALONE, shared, silent
 from silc.eval.fewshot import FewShot
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """A progress callback that says nothing."""
 
 
 Failed = Callable[[str, str, BadInput], None]

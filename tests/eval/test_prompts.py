@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import silc.eval
-from silc.eval.class_features import ensemble, text_classifier
+from silc.eval.embed import ensemble, text_classifier
 from silc.eval.prompts import canonicalize, class_names, prompts, templates
 from silc.types import BadInput
 
