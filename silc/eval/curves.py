@@ -8,6 +8,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.eval.score_table import HEADLINES, brief
@@ -16,7 +17,7 @@ from silc.page import INK, bare, svg
 from silc.terminal import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from markupsafe import Markup
 
@@ -61,15 +62,13 @@ class Panel(NamedTuple):
     """Whether the points of a line are stages of one run."""
 
 
-class Palette:
-    """A colour for each model, the same wherever it is drawn."""
+Palette = Mapping[str, str]
+"""A colour for each model, the same wherever it is drawn."""
 
-    def __init__(self, models: Sequence[str]) -> None:
-        names = dict.fromkeys(models)
-        self.colours = dict(zip(names, map(_colour, itertools.count()), strict=False))
 
-    def __getitem__(self, model: str) -> str:
-        return self.colours[model]
+def palette_of(models: Sequence[str]) -> Palette:
+    """Colours for models, in the order of their first appearance."""
+    return {model: _colour(index) for index, model in enumerate(dict.fromkeys(models))}
 
 
 def _colour(index: int) -> str:

@@ -6,6 +6,7 @@ script it is whole. Every score stands beside its interval and what chance, and 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,19 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
-from silc.eval.curves import Palette, cost_plots, score_curves, training_curves
-from silc.eval.gallery import galleries
+from silc.eval.curves import cost_plots, palette_of, score_curves, training_curves
 from silc.eval.score_table import Row, brief, column_names, paired, percent, score_table
 from silc.eval.tasks import KINDS, task_name
-from silc.page import render
+from silc.page import data_uri, render, webp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from silc.types import Evaluation, Record
+    from PIL import Image
+
+    from silc.types import Evaluation, Picture, Record
 
 Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""
+PICTURE_BYTES = 1_600_000
+"""All pictures of a page, before base64 makes them a third larger: with plots and tables a page stays below 3 MB."""
+QUALITIES = ((85, 1.0), (70, 1.0), (60, 0.7), (50, 0.5))
+"""WebP quality and scale, tried in turn until the pictures fit."""
 
 
 def write_report(
@@ -48,7 +54,7 @@ def write_report(
     """
     table = score_table(evaluations)
     records = [evaluation.record for evaluation in evaluations]
-    palette = Palette([*histories, *(record.model or record.weights for record in records)])
+    palette = palette_of([*histories, *(record.model or record.weights for record in records)])
     named = list(zip(column_names(records), records, strict=True))
     columns = dict(named)
     pictures, left_out = galleries(evaluations)
@@ -61,7 +67,7 @@ def write_report(
         sections=_by_task(table.rows),
         colours={column: palette[record.model or record.weights] for column, record in columns.items()},
         students={column for column, record in columns.items() if record.weights == "student"},
-        models=palette.colours,
+        models=palette,
         pairs=paired(table),
         costs=_costs(named),
         curves=training_curves(histories, palette),
@@ -69,7 +75,7 @@ def write_report(
         by_cost=cost_plots(evaluations, palette),
         differing=_differing(settings or {}),
         runs=list(settings or {}),
-        confused=_confused(named),
+        confused=_details(named, "most_confused"),
         class_tables=_class_tables(named),
         galleries=pictures,
         left_out=left_out,
@@ -115,12 +121,12 @@ def _protocols(named: Named) -> list[tuple[str, str]]:
     return protocols
 
 
-def _confused(named: Named) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """[(task, [(column, its most confused classes)])]."""
+def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """[(task, [(column, this detail of its record)])], of the records that have it."""
     tasks: dict[str, list[tuple[str, Any]]] = defaultdict(list)
     for name, record in named:
-        if pairs := record.details.get("most_confused"):
-            tasks[task_name(record.task, record.dataset)].append((name, pairs))
+        if detail := record.details.get(what):
+            tasks[task_name(record.task, record.dataset)].append((name, detail))
     return list(tasks.items())
 
 
@@ -134,12 +140,8 @@ class ClassTable(NamedTuple):
 
 
 def _class_tables(named: Named) -> list[ClassTable]:
-    tasks: dict[str, list[tuple[str, Sequence[Mapping[str, Any]]]]] = defaultdict(list)
-    for name, record in named:
-        if "class_iou" in record.details:
-            tasks[task_name(record.task, record.dataset)].append((name, record.details["class_iou"]))
     tables = []
-    for task, columns in tasks.items():
+    for task, columns in _details(named, "class_iou"):
         pixels = sum(row["pixels"] for row in columns[0][1])
         by_class = [{row["class"]: row["iou"] for row in rows} for _, rows in columns]
         rows = [
@@ -148,3 +150,64 @@ def _class_tables(named: Named) -> list[ClassTable]:
         ]
         tables.append(ClassTable(task, [name for name, _ in columns], rows))
     return tables
+
+
+class Figured(NamedTuple):
+    """A picture in the page."""
+
+    column: str
+    source: str  # data URI
+    width: int
+
+
+Key = tuple[str, str]
+"""Group and caption: what every model has a picture of."""
+Gallery = list[tuple[str, list[tuple[str, list[Figured]]]]]
+"""[(group, [(caption, the picture of that caption by each model)])]."""
+
+
+def galleries(evaluations: Sequence[Evaluation]) -> tuple[Gallery, int]:
+    """The pictures by group and caption, and how many captions were left out to keep the page small."""
+    names = column_names([evaluation.record for evaluation in evaluations])
+    entries: dict[Key, list[tuple[str, Picture]]] = defaultdict(list)
+    for name, evaluation in zip(names, evaluations, strict=True):
+        for picture in evaluation.pictures:
+            entries[picture.group, picture.caption].append((name, picture))
+    files = _encoded({key: [picture.image for _, picture in own] for key, own in entries.items()})
+    shown = _fitting({key: sum(map(len, own)) for key, own in files.items()})
+    groups: dict[str, list[tuple[str, list[Figured]]]] = {group: [] for group, caption in entries}
+    for group, caption in (key for key in entries if key in shown):
+        own = zip(entries[group, caption], files[group, caption], strict=True)
+        figures = [Figured(name, data_uri(file), picture.image.width) for (name, picture), file in own]
+        groups[group].append((caption, figures))
+    return [(group, kept) for group, kept in groups.items() if kept], len(entries) - len(shown)
+
+
+def _encoded(images: Mapping[Key, Sequence[Image.Image]]) -> dict[Key, list[bytes]]:
+    """WebP files at the best quality at which all of them fit, or else at the least."""
+    files: dict[Key, list[bytes]] = {}
+    for quality, scale in QUALITIES:
+        files = {key: [webp(_scaled(image, scale), quality) for image in own] for key, own in images.items()}
+        if sum(map(len, itertools.chain(*files.values()))) <= PICTURE_BYTES:
+            break
+    return files
+
+
+def _fitting(sizes: Mapping[Key, int]) -> set[Key]:
+    """The keys that fit, taken from the groups in turn, so that each group keeps some."""
+    by_group: dict[str, list[Key]] = defaultdict(list)
+    for key in sizes:
+        by_group[key[0]].append(key)
+    shown: set[Key] = set()
+    total = 0
+    for key in filter(None, itertools.chain(*itertools.zip_longest(*by_group.values()))):
+        total += sizes[key]
+        if total > PICTURE_BYTES:
+            break
+        shown.add(key)
+    return shown
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image if scale == 1 else image.resize(size)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.eval import curves, gallery, suite
+from silc.eval import curves, report, suite
 from silc.eval.config import EvalConfig
 from silc.eval.pictures import PANEL, contact_sheet, retrieval_strip
 from silc.eval.report import write_report
@@ -216,9 +216,9 @@ def test_a_model_has_one_colour_and_a_point_of_cost_is_not_joined():
             ("b", "student", 0.5, 200),
         )
     ]
-    palette = curves.Palette(["a", "b", "a"])
+    palette = curves.palette_of(["a", "b", "a"])
     assert palette["a"] != palette["b"]
-    assert len({curves.Palette(list(map(str, range(30))))[str(i)] for i in range(30)}) == 30
+    assert len({curves.palette_of(list(map(str, range(30))))[str(i)] for i in range(30)}) == 30
     ((_, (svg,)),) = curves.cost_plots(runs, palette)
     assert svg.count(palette["a"]) >= 2
     assert palette["b"] in svg
@@ -246,11 +246,11 @@ def test_a_page_with_many_pictures_and_long_histories_stays_small(tmp_path, monk
     page = {"title": "", "summary": "", "evaluations": evaluations, "histories": dict.fromkeys("abc", records)}
     write_report(tmp_path / "r.html", **page)
     assert 5e5 < len((tmp_path / "r.html").read_text()) < 3e6
-    monkeypatch.setattr(gallery, "PICTURE_BYTES", 100_000)
+    monkeypatch.setattr(report, "PICTURE_BYTES", 100_000)
     write_report(tmp_path / "r.html", **page)
     html = (tmp_path / "r.html").read_text()
     assert len(html) < 1e6
-    groups, left_out = gallery.galleries(evaluations)
+    groups, left_out = report.galleries(evaluations)
     kept = [len(entries) for _, entries in groups]
     assert 0 < left_out == 6 - sum(kept)
     assert min(kept) > 0
