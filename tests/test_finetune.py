@@ -325,7 +325,7 @@ def test_patches_are_predicted_where_they_should_be(source: Callable[[str], Path
     view = objective.preprocess.normalize(batch.views.globals)[0]
     hidden = torch.rand(1, 4, 16).argsort(dim=-1)[0, :, :8]
     student = objective.patch_head.masked_tokens(objective.student.visual, view, hidden)
-    teacher = objective.teacher.visual.trunk.forward_features(view)
+    teacher = objective.teacher.visual.trunk.tokens(view).final
     total, count = torch.zeros(()), 0
     for image in range(4):
         for place in hidden[image] if patches == "masked" else range(16):

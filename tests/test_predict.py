@@ -70,7 +70,7 @@ def test_features(model: Model, photo: Path) -> None:
     assert torch.equal(f.pooled, model.encode_image(pixels))
     expected = model.encode_dense(pixels, model.readouts[0])
     assert torch.equal(f.aligned, F.normalize(expected, dim=-1))
-    tokens = model.visual.trunk.forward_features(pixels)
+    tokens = model.visual.trunk.tokens(pixels).final
     assert torch.equal(f.patches.flatten(1, 2), tokens)
 
 

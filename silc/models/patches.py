@@ -5,7 +5,7 @@ The mask token lives here and not in the tower, so that a tower trained with it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -35,25 +35,19 @@ class PatchHead(nn.Module):
 
     def masked_tokens(self, tower: ImageTower, images: Tensor, hidden: Tensor) -> Tensor:
         """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `hidden` (int64 [N, M]) are the mask token."""
-        trunk: Any = tower.trunk
-        patches = trunk.patch_embed(images)  # [N, h, w, C]
-        masked = torch.zeros(
-            patches.shape[0], patches.shape[1] * patches.shape[2], dtype=torch.bool, device=images.device
-        )
-        masked = masked.scatter(1, hidden, True).view(*patches.shape[:3], 1)
-        x = torch.where(masked, self.mask_token.to(patches.dtype), patches)
-        return patches_of(tower, trunk.norm(trunk.blocks(trunk.norm_pre(trunk._pos_embed(x)))))
+
+        def mask(patches: Tensor) -> Tensor:
+            n, h, w, _ = patches.shape
+            where = torch.zeros(n, h * w, dtype=torch.bool, device=patches.device).scatter(1, hidden, True)
+            return torch.where(where.view(n, h, w, 1), self.mask_token.to(patches.dtype), patches)
+
+        return tower.without_prefix(tower.trunk.tokens(images, mask=mask).final)
 
 
 def embedding_and_patches(tower: ImageTower, images: Tensor) -> tuple[Tensor, Tensor]:
     """Joint embedding [N, D] and patch tokens [N, T, C] of images [N, 3, H, W] in one pass."""
-    tokens = tower.trunk.forward_features(images)
-    return tower.head(tower.trunk.forward_head(tokens)), patches_of(tower, tokens)
-
-
-def patches_of(tower: ImageTower, tokens: Tensor) -> Tensor:
-    """The patch tokens [N, T, C] among all tokens."""
-    return tokens[:, tower.trunk.num_prefix_tokens :]
+    tokens = tower.trunk.tokens(images).final
+    return tower.head(tower.trunk.forward_head(tokens)), tower.without_prefix(tokens)
 
 
 def draw_hidden(shape: tuple[int, ...], num_patches: int, share: float, device: torch.device) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from silc.models.image import READOUTS, ImageTower
+from silc.models.image import ImageTower
+from silc.models.readouts import READOUTS
 from silc.models.text import TextTower
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Encoder:
 
     @property
     def readouts(self) -> tuple[str, ...]:
-        return READOUTS[self.visual.pool]
+        return tuple(READOUTS[self.visual.pool])
 
     @property
     def device(self) -> torch.device:

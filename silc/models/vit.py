@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from silc.types import BadInput
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from silc.models.config import Activation, ImageTowerConfig
@@ -107,11 +112,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
+    def split(self, x: Tensor) -> Tensor:
+        """Queries, keys and values by head, [3, B, heads, T, C / heads], of x [B, T, C]."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-any-return]
+
+    def merge(self, x: Tensor) -> Tensor:
+        """The output [B, T, C] of what the heads found, [B, heads, T, C / heads]."""
+        return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
-        b, t, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        out: Tensor = self.proj(attend(q, k, v, fused=self.fused_attn).transpose(1, 2).reshape(b, t, c))
-        return out
+        q, k, v = self.split(x)
+        return self.merge(attend(q, k, v, fused=self.fused_attn))
 
 
 class Block(nn.Module):
@@ -175,6 +186,13 @@ class PatchEmbed(nn.Module):
         return out
 
 
+class Tokens(NamedTuple):
+    """What a pass through a ViT gives: the class token, where there is one, then the patches row by row."""
+
+    final: Tensor  # [B, prefix + T, C] after the final norm
+    layers: list[Tensor]  # [B, prefix + T, C] each, as the blocks that were asked for leave them, without a norm
+
+
 class Trunk(nn.Module):
     """A ViT for images of any size, its position embedding resampled as the weights' source does it."""
 
@@ -214,10 +232,38 @@ class Trunk(nn.Module):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x + positions
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Tokens [B, prefix + T, C] after the final norm, of images [B, 3, H, W]."""
-        x = self.norm_pre(self._pos_embed(self.patch_embed(images)))
-        return self.norm(self.blocks(x))  # type: ignore[no-any-return]
+    def tokens(
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        mask: Callable[[Tensor], Tensor] | None = None,
+        last_block: Callable[[Block, Tensor], Tensor] | None = None,
+    ) -> Tokens:
+        """Tokens of images [B, 3, H, W]: the one walk through the blocks.
+
+        Args:
+            layers: blocks whose tokens are kept too, counted from 0, or from -1 backwards.
+            mask: replaces some of the patches [B, h, w, C], before their positions are added.
+            last_block: computes tokens [B, prefix + T, C] in the last block's place, given that block and its input.
+
+        Raises:
+            BadInput: a layer that there is not.
+        """
+        num = len(self.blocks)
+        if wrong := [layer for layer in layers if not -num <= layer < num]:
+            raise BadInput(f"the image tower has no layer {wrong[0]}; it has 0 to {num - 1}, or -{num} to -1")
+        patches = self.patch_embed(images)
+        x = self.norm_pre(self._pos_embed(patches if mask is None else mask(patches)))
+        steps: list[Any] = list(self.blocks)
+        if last_block is not None:
+            steps[-1] = partial(last_block, steps[-1])
+        kept = {}
+        for number, step in enumerate(steps):
+            x = step(x)
+            if number in layers or number - num in layers:
+                kept[number] = x
+        return Tokens(self.norm(x), [kept[layer % num] for layer in layers])
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """Pooled features [B, C] of the tokens."""

@@ -187,7 +187,7 @@ def check(file: Path, tree: Tree, tokenizer: Path, pool: Any = "last") -> Any:
     pixels = torch.from_numpy(images).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         close(towers.visual(pixels), embedding)
-        close(towers.visual.trunk.forward_features(pixels), tokens)
+        close(towers.visual.trunk.tokens(pixels).final, tokens)
         close(towers.text(torch.from_numpy(ids)), text_tower(wide, ids, pool))
     torch.testing.assert_close(towers.logit_scale.exp().detach(), torch.from_numpy(tree["t"]).exp())
     return pretrained
@@ -206,7 +206,7 @@ def test_big_visions_own_file_gives_its_recorded_outputs(silc_data: Path, tokeni
     with torch.no_grad():
         close(F.normalize(towers.visual(images), dim=-1), expected["zimg"])
         close(F.normalize(towers.text(torch.from_numpy(expected["text"]).long()), dim=-1), expected["ztxt"])
-        close(towers.visual.trunk.forward_features(images), expected["tokens"])
+        close(towers.visual.trunk.tokens(images).final, expected["tokens"])
         close(towers.logit_scale.exp(), expected["t"])
         # The same in numpy: what the other tests compare with is right.
         archive = np.load(silc_data / "big_vision" / "clip_tok.npz")

@@ -21,7 +21,7 @@ def test_one_pass_gives_embedding_and_patches(pool: str) -> None:
     embedding, patches = embedding_and_patches(own, images)
     torch.testing.assert_close(embedding, own(images))
     assert patches.shape == (3, 16, 24)
-    torch.testing.assert_close(patches, own.trunk.forward_features(images)[:, own.trunk.num_prefix_tokens :])
+    torch.testing.assert_close(patches, own.trunk.tokens(images).final[:, own.trunk.num_prefix_tokens :])
 
 
 @pytest.mark.parametrize("pool", ["map", "cls", "mean"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from silc.models.config import ImageTowerConfig
 from silc.models.vit import RESAMPLE, AttentionPool, Trunk, resample_positions
+from silc.types import BadInput
 
 POOLS = {"map": "map", "cls": "token", "mean": "avg"}
 
@@ -47,7 +48,7 @@ def seeded(make: Any, *args: Any) -> Any:
 def passed(trunk: Any, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[str, Tensor]]]:
     """Tokens, pooled features and every gradient."""
     trunk.zero_grad()
-    tokens = trunk.forward_features(images)
+    tokens = trunk.tokens(images).final if isinstance(trunk, Trunk) else trunk.forward_features(images)
     pooled = trunk.forward_head(tokens)
     (pooled.square().sum() + tokens.sin().sum()).backward()
     return tokens, pooled, [(name, p.grad) for name, p in trunk.named_parameters()]
@@ -78,6 +79,44 @@ def test_a_seed_means_timms_weights_and_they_compute_what_timm_computes(
                 assert torch.equal(got, expected), name
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_layers_are_timms_intermediate_layers(pool: Any, pre_norm: bool) -> None:
+    config = ImageTowerConfig(32, 8, 24, depth=4, heads=2, mlp=40, pool=pool, pre_norm=pre_norm)
+    ours, theirs = Trunk(config), timms(config)
+    for parameter in ours.parameters():  # also biases and scales, which start at 0 and 1
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 48, 24)
+    final, layers = ours.tokens(images, layers=(2, 0, -1))
+    assert torch.equal(final, theirs.forward_features(images))
+    options: dict[str, Any] = {"return_prefix_tokens": True, "output_fmt": "NLC"}
+    _, expected = theirs.forward_intermediates(images, [0, 2, 3], **options)
+    for got, number in zip(layers, (1, 0, 2), strict=True):
+        patches, prefix = expected[number] if pool == "cls" else (expected[number], final[:, :0])
+        assert torch.equal(got, torch.cat([prefix, patches], dim=1))
+    normed = theirs.get_intermediate_layers(images, [0, 2], norm=True)  # what DINOv2's linear probes read
+    for got, patches in zip((layers[1], layers[0]), normed, strict=True):
+        assert torch.equal(ours.norm(got)[:, ours.num_prefix_tokens :], patches)
+    assert ours.tokens(images).layers == []
+
+
+def test_the_last_layer_is_that_of_the_last_block_that_was_run() -> None:
+    config = ImageTowerConfig(32, 8, 24, depth=3, heads=2, mlp=40)
+    trunk, images = Trunk(config), torch.randn(2, 3, 32, 32)
+    final, (before, last) = trunk.tokens(images, layers=(1, 2), last_block=lambda block, x: 2 * x)
+    assert torch.equal(last, 2 * before)
+    assert torch.equal(final, trunk.norm(last))
+
+
+@pytest.mark.parametrize("layer", [3, -4])
+def test_a_layer_that_there_is_not_is_refused(layer: int) -> None:
+    trunk = Trunk(ImageTowerConfig(32, 8, 24, depth=3, heads=2, mlp=40))
+    with pytest.raises(BadInput, match=f"no layer {layer}; it has 0 to 2, or -3 to -1"):
+        trunk.tokens(torch.randn(1, 3, 32, 32), layers=(0, layer))
+
+
 @pytest.mark.parametrize("rule", RESAMPLE)
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_positions_are_resampled_as_timm_resamples_them(rule: str, prefix: int) -> None:
@@ -106,4 +145,4 @@ def test_the_pool_by_itself_is_timms() -> None:
 def test_a_side_that_the_patch_does_not_divide_is_refused() -> None:
     trunk = Trunk(ImageTowerConfig(32, 8, 24, depth=1, heads=2, mlp=40))
     with pytest.raises(AssertionError, match="a side of 20 px is no multiple of the patch's 8"):
-        trunk.forward_features(torch.randn(1, 3, 32, 20))
+        trunk.tokens(torch.randn(1, 3, 32, 20))

@@ -12,6 +12,7 @@ from torch import nn
 
 from silc.models.config import ImageTowerConfig
 from silc.models.image import ImageTower
+from silc.models.readouts import map_value
 
 SIZE, PATCH, WIDTH, JOINT = 32, 8, 32, 24
 
@@ -82,7 +83,7 @@ def test_the_value_path_is_attention_masked_to_its_diagonal(pool, size):
 @torch.no_grad()
 def test_map_value_is_the_map_head_on_each_token_alone():
     model, pixels = tower("map"), images()
-    tokens = model.trunk.forward_features(pixels)
+    tokens = model.trunk.tokens(pixels).final
     alone = torch.stack([model.trunk.attn_pool(tokens[:, [t]]) for t in range(tokens.shape[1])], dim=1)
     close(model.dense(pixels, "map_value").flatten(1, 2), alone)
 
@@ -91,7 +92,7 @@ def test_map_value_is_the_map_head_on_each_token_alone():
 def test_the_map_head_on_identical_tokens_is_its_dense_readout():
     model = tower("map")
     token = torch.randn(1, 1, WIDTH)
-    close(model.trunk.attn_pool(token.expand(1, 7, WIDTH)), model._map_value(token)[:, 0])
+    close(model.trunk.attn_pool(token.expand(1, 7, WIDTH)), map_value(model.trunk, token)[:, 0])
 
 
 @torch.no_grad()
@@ -142,12 +143,13 @@ def test_value_block_of_open_clips_own_vit():
 
 @torch.no_grad()
 def test_map_value_of_open_clips_siglip():
-    """SigLIP as open_clip builds it, a timm trunk with its MAP pool: its modules are the tower's."""
+    """SigLIP as open_clip builds it, a timm trunk with its MAP pool."""
     from open_clip.timm_model import TimmModel
 
     theirs = TimmModel("vit_base_patch32_siglip_256", embed_dim=768, pool="map", proj="none", pretrained=False).eval()
-    ours = tower("map")
-    ours.trunk, ours.patch = theirs.trunk, 32
+    config = ImageTowerConfig(256, 32, 768, depth=12, heads=12, mlp=3072, activation="gelu_tanh")
+    ours = ImageTower(config, 768).eval()
+    ours.trunk.load_state_dict(theirs.trunk.state_dict())
     pixels = images(256, 256)
     close(ours(pixels), theirs(pixels))
     tokens = theirs.trunk.forward_features(pixels)

@@ -1,0 +1,50 @@
+"""Dense readouts: how patch tokens come into the joint space (B images, T tokens, C width).
+
+| readout                  | pools     | what it computes per patch                                                   |
+| ------------------------ | --------- | ---------------------------------------------------------------------------- |
+| `map_value`              | map       | MAP head run on that single token: z = o + MLP(LN(o)), o = O(W_v t + b_v)    |
+| `value_block+map_value`  | map       | last block reduced to its value path (MaskCLIP), then `map_value`            |
+| `value_block`            | cls, mean | last block reduced to its value path, final norm, projection                 |
+| `tokens`                 | cls, mean | final-norm token, projection (for `mean` the pooled embedding is their mean) |
+
+Anything else is refused: MAP tokens are not in the joint space before the attention pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.models.vit import Block, Trunk
+
+
+def value_path(block: Block, x: Tensor) -> Tensor:
+    """A block whose tokens [B, T, C] attend to themselves alone (MaskCLIP, residual and MLP kept)."""
+    _, _, values = block.attn.split(block.norm1(x))
+    x = x + block.attn.merge(values)
+    return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
+
+
+def map_value(trunk: Trunk, tokens: Tensor) -> Tensor:
+    """The MAP head of each token [B, T, C] alone: attention over one token is its value."""
+    pool: Any = trunk.attn_pool
+    out = pool.proj(pool.kv(tokens).chunk(2, dim=-1)[1])
+    return out + pool.mlp(pool.norm(out))  # type: ignore[no-any-return]
+
+
+class Readout(NamedTuple):
+    """What runs in the last block's place, and what patch tokens [B, T, C] pass between final norm and projection."""
+
+    last_block: Callable[[Block, Tensor], Tensor] | None = None
+    value: Callable[[Trunk, Tensor], Tensor] | None = None
+
+
+READOUTS = {
+    "map": {"map_value": Readout(None, map_value), "value_block+map_value": Readout(value_path, map_value)},
+    "cls": {"value_block": Readout(value_path), "tokens": Readout()},
+    "mean": {"tokens": Readout(), "value_block": Readout(value_path)},
+}
+"""By pooling and name, each pooling's default first."""
