@@ -14,6 +14,7 @@ from silc import checks, places, terminal
 from silc.commands import flags
 from silc.commands.model_flags import DeviceName, is_import
 from silc.eval.config import EvalConfig
+from silc.eval.tasks import KINDS
 from silc.given import Idle
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
@@ -22,7 +23,7 @@ from silc.types import BadInput
 
 def _none_of(*suffixes: str) -> Callable[[Any], bool]:
     """Whether `--tasks` names tasks, and none that ends so; globs without an end of their own may mean any."""
-    ends = ("-zs", "-fewshot", "-retrieval", "-zs-seg")
+    ends = tuple(f"-{kind.end}" for kind in KINDS.values())
 
     def holds(command: Any) -> bool:
         names = [name.strip() for name in command.tasks.split(",")]

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from silc import places
+from silc.durable import write_whole
 from silc.eval.pictures import colour
 from silc.terminal import one_line
 from silc.types import BadInput
@@ -118,5 +119,4 @@ def _palette_image(labels: Any, num_classes: int) -> Image.Image:
 
 
 def _write(file: Path, content: dict[str, Any], images: Images) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**content, "unreadable": images.unreadable}, indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps({**content, "unreadable": images.unreadable}, indent=1) + "\n")

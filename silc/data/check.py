@@ -195,7 +195,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
     """Write the page, the numbers and the list of broken samples into a folder; the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     numbers = summary(found)
-    (out / SUMMARY).write_text(json.dumps({"data": title} | numbers, indent=1) + "\n")
+    write_whole(out / SUMMARY, json.dumps({"data": title} | numbers, indent=1) + "\n")
     with (out / QUARANTINE).open("w", encoding="utf-8") as handle:
         handle.writelines(json.dumps(entry._asdict()) + "\n" for entry in [*found.faults, *found.broken])
     page = render(

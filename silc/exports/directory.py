@@ -24,7 +24,7 @@ import torch
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
-from silc.durable import whole
+from silc.durable import whole, write_whole
 from silc.exports import formats as offered
 from silc.exports import graphs, open_clip, transformers
 from silc.exports.card import Facts, card, scores_of
@@ -96,7 +96,7 @@ def export(
             notes[name] = one.notes(model)
         if is_run(source):
             _keep_going(Path(source), partial / CONTINUE)
-        (partial / "README.md").write_text(card(model, facts, notes, checks))
+        write_whole(partial / "README.md", card(model, facts, notes, checks))
     return checks
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.table import Table
 
+from silc.durable import write_whole
 from silc.plan.cards import micro_batch
 from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
 from silc.terminal import console
@@ -94,8 +95,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 def write(plans: Sequence[Plan], file: Path) -> None:
     """Write the numbers of one plan, or a list of several."""
     numbers = [as_dict(plan) for plan in plans]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
+    write_whole(file, json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
 
 
 def _bounds(plan: Plan, engine: Sharding, ranks: int) -> dict[str, float]:
