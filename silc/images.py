@@ -73,8 +73,8 @@ def decode_pixels(
     """The pixels of `decode_rgb`, uint8 [H, W, 3], the caller's own to write into; JPEGs take less time.
 
     Args:
-        suffices: a sound JPEG is decoded at the least of an eighth, a quarter and half of its sides that this calls
-            enough, if any is.
+        suffices: predicate (width, height): a sound JPEG is decoded at the smallest of 1/8, 1/4, 1/2 scale for which
+            it is true.
         turned: turn the picture as EXIF's orientation says.
 
     Raises:

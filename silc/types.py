@@ -172,11 +172,11 @@ class Part:
     term: Literal["text", "pairs", "views"]
     """The text's embedding, the image-text loss, or self-supervision."""
     share: float = 1.0
-    """Of the batch, or of the views that enter the image-text loss, that the part is."""
+    """Fraction of the batch (or of its contrastive views) in this pass."""
     text: Tensor | None = None
     """The text's embedding [B, D], from a pass of its own."""
     pull: Pairs | None = None
-    """The gradient of the whole batch's image-text loss by this part's embeddings; by scale and bias, its share."""
+    """d(full-batch image-text loss) / d(this part's embeddings), and this part's fraction for scale and bias."""
     hidden: Tensor | None = None
     """Patches hidden from the student, int64 [G, B, M]; drawn for all parts at once."""
 

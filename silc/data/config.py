@@ -31,7 +31,7 @@ class CropConfig(Settings):
     flip: bool = True
     """Mirror each view with probability one half."""
     scaled_decoding: bool = False
-    """Decode JPEGs at an eighth, a quarter or half of their sides where no view that can be drawn is enlarged by it:
+    """Decode JPEGs at an eighth, a quarter or half of their sides where no possible crop would be upscaled:
     for photographs of 2 megapixels and more. Values of a view then differ by 0.6 to 1.2 of 255 on average, as if its
     box were a pixel narrower."""
 

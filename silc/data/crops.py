@@ -59,7 +59,7 @@ class MultiCrop:
         return original, global_views, local_views
 
     def suffices(self, width: int, height: int) -> bool:
-        """Whether no view that can be drawn of an image of this size has fewer pixels on a side than it shows."""
+        """True if no possible crop of an image of this size would be upscaled."""
         config, size = self.config, (width, height)
         views = (
             (config.num_global, self.size, config.global_area),

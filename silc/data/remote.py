@@ -48,7 +48,7 @@ CONNECT, SILENCE, ATTEMPT = 10.0, 30.0, 60.0
 QUIET = 5.0
 """Seconds of trying after which it is said aloud."""
 ALIKE = 10.0
-"""For so many seconds after a read was given up, others are at their first failure: they came along with it."""
+"""After one read times out for good, reads that fail within so many seconds give up at once: it is the same outage."""
 WALK_BLOCK = 1 << 22
 """Bytes asked for at a time when a file is gone through from its start."""
 WALK_AHEAD = 2
@@ -124,7 +124,7 @@ class Remote:
         scheme, _, rest = address.partition("://")
         if scheme not in SCHEMES:
             kinds = ", ".join(f"{known}://" for known in SCHEMES)
-            raise RemoteFault(f"{_shown(address)} is at no address that is read; needed a path or {kinds}")
+            raise RemoteFault(f"{_shown(address)}: unsupported scheme; use a path or {kinds}")
         if not has_magic(rest.partition("/")[2].partition("?")[0]):
             return [RemoteFile(address, self)]
         if scheme != "s3":

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 RECORD = struct.Struct("<II")  # CRC-32, size
 LOOKS = 256
-"""A process looks at the whole after each write of this part of the bound, which it may be exceeded by till then."""
+"""The folder's size is checked again after every max_bytes / LOOKS bytes; each process may overshoot by that much."""
 
 
 class SpanCache:

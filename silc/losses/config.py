@@ -53,7 +53,8 @@ class ObjectiveConfig(Settings):
             raise BadInput("objective.patches needs objective.teacher: the targets come from it")
         if self.head_only_ema and not (self.distill or self.patches != "off"):
             raise BadInput(
-                "objective.head_only_ema needs objective.distill or objective.patches: there is no head else"
+                "objective.head_only_ema needs objective.distill or objective.patches: "
+                "otherwise there is no head to average"
             )
 
     @property

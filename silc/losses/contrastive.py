@@ -3,10 +3,10 @@
 Each is a mean over this rank's rows against the columns of all ranks; averaged over the ranks, as DDP does, value and
 gradient are those of one process that holds the global batch.
 
-The ranks stand in a ring. A text block visits every rank and comes home with what it was owed there, so a rank holds
-one visitor at a time however many ranks there are. Logits are made block by block and never kept: the gradient is
-formed in the forward pass, where everything it needs is at hand, and what stays for the backward pass is as large as
-the features.
+The ranks stand in a ring. Each text block circles it with its gradient accumulator and returns with every rank's
+contribution, so a rank holds one visitor at a time however many ranks there are. Logits are made block by block and
+never kept: the gradient is formed in the forward pass, where everything it needs is at hand, and what stays for the
+backward pass is as large as the features.
 
 Legend: V image views, B rows on this rank, N = B * ranks, D joint width. Everything is computed in float32.
 """

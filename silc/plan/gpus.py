@@ -45,7 +45,7 @@ class Gpu:
         network = self.network if network is None else network
         per_node = self.per_node if per_node is None else per_node
         if network <= 0 or per_node < 1:
-            raise BadInput(f"--network is {network} and --gpus-per-node {per_node}; needed more than nothing of both")
+            raise BadInput(f"--network is {network} and --gpus-per-node {per_node}; both must be positive")
         return replace(self, network=network, per_node=per_node)
 
 

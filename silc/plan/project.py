@@ -37,7 +37,7 @@ for small towers and fast cards: the same model on 8 H100 reached 21 %, open_cli
 EXAMPLES = {"5 B examples (the paper's ablations)": 5e9, "20 B examples (the paper's runs)": 20e9}
 NODES = (1, 16, 64)
 LOOKED = 4
-"""Times the plan's batch up to which a larger one is looked for."""
+"""Search for a fitting batch up to this multiple of the planned one."""
 FLOAT, MOMENTS = 4, 8  # bytes per parameter: float32, AdamW's two moments
 BUCKETS, OPTIMIZER = "DDP's buckets", "AdamW's moments"
 

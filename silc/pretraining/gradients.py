@@ -12,8 +12,8 @@ A larger batch goes through in parts, with gradient caching for the one loss tha
 
     embed every part without gradient                       # only what enters the image-text loss
     loss of all embeddings  ->  its gradient by each embedding, by scale and bias
-    for each part: its own self-supervision; then embed it again, with gradient and as above, and pull along what was
-                   found
+    for each part: its own self-supervision; then re-embed it as above, with gradient, and backpropagate the cached
+                   embedding gradients
 
 Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: at least 4/3 of a step
 for CLIP, and less for SILC.

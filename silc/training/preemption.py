@@ -88,6 +88,6 @@ class Interruptible(World):
         return [theirs for theirs, _ in everyone]
 
     def heed(self, *_: Any) -> None:
-        """Leave now, rather than at the next `collect`, where this rank was asked to stop."""
+        """Call between collectives: if this rank was asked to stop, all ranks stop at the next one."""
         if self.asked():
             self.collect(None)

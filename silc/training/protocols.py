@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
     from silc.training.passes import Passes
     from silc.training.preemption import Preemption
+    from silc.training.schedules import LearningRate
     from silc.types import Broken
 
 
@@ -57,19 +58,6 @@ class Hyper(Protocol):
 
     def logged(self) -> Mapping[str, float]:
         """What stands in metrics.jsonl."""
-        ...
-
-
-class Schedule(Protocol):
-    """Everything that changes with the step."""
-
-    @property
-    def total(self) -> int:
-        """Steps of the run."""
-        ...
-
-    def at(self, step: int) -> Any:
-        """The `Hyper` of a step, 0 <= step < total."""
         ...
 
 
@@ -194,7 +182,7 @@ class Work:
     """The whole configuration, plain: config.yaml, and what trackers show."""
     learner: Learner
     batches: Batches
-    schedule: Schedule
+    schedule: LearningRate
     source: Source
     flops_per_example: float
     scores: Callable[[Callable[[str], None]], Scores]

@@ -44,7 +44,7 @@ class Saver:
         self.step: int | None = saved
         self.snapshot: dict[str, dict[str, Tensor]] = {}
         self.shares: list[Tensor] = []
-        """Of the snapshot: what lacks the other ranks' shares on the main rank, and is one on the others."""
+        """The snapshot's sharded tensors: full-size buffers to fill on the main rank, local shards elsewhere."""
 
     def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Copy everything, and leave the rest to the thread, which is waited for where it still has the one before.
