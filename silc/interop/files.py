@@ -1,4 +1,4 @@
-"""A stranger's files: JSON and safetensors, or one line that says why not. Nothing here can run code."""
+"""A stranger's files, JSON and safetensors, here or on the hub, or one line that says why not. No code is run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SAVED, OPEN_CLIP, HUGGING_FACE = "silc.json", "open_clip_config.json", "config.j
 """The file that tells whose a directory of a model is: silc's own (an import or export), open_clip's, the hub's."""
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -65,3 +67,28 @@ def three(values: Any, where: str | Path) -> tuple[float, float, float]:
     except (TypeError, ValueError):
         raise BadInput(f"{where}: mean and std must be three numbers; got {values}") from None
     return red, green, blue
+
+
+def download(repo: str, patterns: Sequence[str], *, spec: str) -> Path:
+    """The directory of a repository's files that match `patterns`, from the cache where they are there already.
+
+    Args:
+        repo: ORG/NAME.
+        spec: how such a source is asked for, for the message.
+
+    Raises:
+        BadInput: there is no such repository, or no way to it.
+    """
+    from huggingface_hub import snapshot_download  # those who only ask what is there do without
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns)))
+    except Exception as error:  # httpx, huggingface_hub and the file system each have their own
+        instead = f"bring its directory here (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
+        raise no_network(repo, error, instead) from error
+
+
+def no_network(what: str, error: BaseException, instead: str) -> BadInput:
+    """The line for something that could not be fetched."""
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return BadInput(f"cannot fetch {what} ({reason}); without a network {instead}")

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from silc.extras import install
-from silc.interop.files import OPEN_CLIP, read_json, read_safetensors, three
-from silc.interop.hub import download, no_network
+from silc.interop.files import OPEN_CLIP, download, no_network, read_json, read_safetensors, three
 from silc.interop.mapping import (
     BATCHED,
     IMAGE_BLOCK,

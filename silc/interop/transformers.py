@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc.interop.files import read_json, read_safetensors, three
-from silc.interop.hub import download
+from silc.interop.files import download, read_json, read_safetensors, three
 from silc.interop.mapping import (
     BATCHED,
     IMAGE_BLOCK,
