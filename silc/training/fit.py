@@ -67,7 +67,7 @@ def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Pl
 class _Running:
     """A run on its way, on one rank."""
 
-    def __init__(self, work: Work, place: Place, begun: state.Begun, log: Log | None) -> None:
+    def __init__(self, work: Work, place: Place, begun: loop.Begun, log: Log | None) -> None:
         world, settings = place.world, work.settings
         self.work, self.place, self.begun, self.log = work, place, begun, log
         self.progress = begun.progress
@@ -99,8 +99,7 @@ class _Running:
             if start == 0:
                 self.record(self.scores.at_the_ends())
             watched = self.quarantine.watch(batches, start)
-            passes, optimizer, progress = self.begun
-            loop.train(work, passes, optimizer, watched, progress, world=world, log=self.log, hooks=hooks)
+            loop.train(work, self.begun, watched, world=world, log=self.log, hooks=hooks)
             self.saver.finish()
             self.record(self.scores.at_the_ends())
         if self.log is not None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -44,6 +44,15 @@ class Progress:
         self.bad.update(batch.bad)
 
 
+class Begun(NamedTuple):
+    """A run that is ready for its next step."""
+
+    passes: Passes
+    """How a pass through the learner's module is run."""
+    optimizer: Optimizer
+    progress: Progress
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls; all but `stop` on every rank, after the step was counted."""
@@ -54,23 +63,12 @@ class Hooks:
     """Whether this rank wants all of them to stop after the step they are at."""
 
 
-def train(
-    work: Work,
-    passes: Passes,
-    optimizer: Optimizer,
-    batches: Iterator[Any],
-    progress: Progress,
-    *,
-    world: World,
-    log: Log | None,
-    hooks: Hooks,
-) -> None:
-    """Train from `progress.step` to the end of the schedule.
+def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
+    """Train from the step after `begun.progress` to the end of the schedule.
 
     Args:
         work: learner, schedule and settings; the learner's `after_step` is called once per accepted update.
-        passes: how a pass through the learner's module is run.
-        batches: this rank's batches, from `progress.step` on.
+        batches: this rank's batches, from that step on.
         log: None on all ranks but the main one.
 
     Raises:
@@ -78,6 +76,7 @@ def train(
         Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
     """
     learner, schedule, settings = work.learner, work.schedule, work.settings
+    passes, optimizer, progress = begun
     log_every, save_every, eval_every = (
         _interval(duration, work) for duration in (settings.log_every, settings.save_every, settings.eval_every)
     )

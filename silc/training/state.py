@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from silc import checkpoint
-from silc.training.loop import Progress
+from silc.training.loop import Begun, Progress
 from silc.training.optim import Optimizer
-from silc.training.passes import Passes
 from silc.training.sharding import placed
 
 if TYPE_CHECKING:
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.training.protocols import Place, Work
-
-
-class Begun(NamedTuple):
-    """A run that is ready for its next step."""
-
-    passes: Passes
-    optimizer: Optimizer
-    progress: Progress
 
 
 def begin(work: Work, place: Place) -> Begun:

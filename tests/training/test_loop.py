@@ -20,7 +20,7 @@ from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.groups import groups
 from silc.pretraining.learner import SilcLearner
 from silc.pretraining.schedule import Schedule
-from silc.training.loop import Hooks, Progress, due, train
+from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.protocols import Source, Work
@@ -101,7 +101,8 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     data = SimpleNamespace(steps_per_epoch=10)
     work = Work(settings, {}, learner, data, schedule, Source(10), 10.0, scores=lambda tell: None)
     hooks = Hooks(save=lambda: None, evaluate=lambda: None)
-    train(work, Passes(forward), optimizer, batches(), progress, world=World(), log=log, hooks=hooks)
+    begun = Begun(Passes(forward), optimizer, progress)
+    train(work, begun, batches(), world=World(), log=log, hooks=hooks)
     snapshots.append(state_of(objective, optimizer))
     return snapshots, log, progress
 
