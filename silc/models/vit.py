@@ -47,30 +47,16 @@ def resample_positions(
     return torch.cat([kept, grid], dim=1) if prefix else grid
 
 
-class GELU(nn.Module):
-    """x Phi(x), exact."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x)
-
-
-class GELUTanh(nn.Module):
-    """Its approximation by tanh."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate="tanh")
-
-
 class QuickGELU(nn.Module):
-    """Its approximation x sigmoid(1.702 x)."""
+    """x sigmoid(1.702 x), which approximates GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
-    "gelu": GELU,
-    "gelu_tanh": GELUTanh,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "quick_gelu": QuickGELU,
 }
 
