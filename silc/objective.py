@@ -2,9 +2,10 @@
 
     L = L_image_text + w * L_self_dist  (+ w_p * L_patches, successors' masked-patch prediction, off in SILC)
 
-Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses.
-Neither changes any state; `after_step` alone writes the teacher, after an update was accepted. The image-text loss
-looks across the batch, all else at one image at a time, so a batch can go through in parts (pretraining/gradients.py).
+Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses, of all
+that a `Pass` asks for. Neither changes any state; `after_step` alone writes the teacher, after an update was accepted.
+The image-text loss looks across the batch, all else at one image at a time, so a step can be made of several passes
+(pretraining/gradients.py).
 """
 
 from __future__ import annotations
@@ -25,28 +26,49 @@ from silc.models.head import DistillHead
 from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
-from silc.types import Pairs, StepOutput, Views
+from silc.types import Pairs, Pass, StepOutput, Views
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.types import Batch, Collectives, Distilled, Hyper, Part
+    from silc.types import Batch, Collectives, Distilled, Hyper
+
+
+WHOLE = Pass()
+"""A step that is one pass."""
+NO_VIEWS = Views(None, None, None)
 
 
 @dataclass(frozen=True)
 class Features:
-    """What self-supervision reads: joint embeddings, not normalised, and tokens."""
+    """What the losses read: joint embeddings, not normalised, and tokens; None where a pass does not ask for them."""
 
+    images: Tensor | None = None  # [V, B, D] student, of the views that enter the image-text loss
+    text: Tensor | None = None  # [B, D] student
     globals: Tensor | None = None  # [G, B, D] student
     locals: Tensor | None = None  # [L, B, D] student
     teacher: Tensor | None = None  # [G, B, D] teacher, no gradient
     patches: Tensor | None = None  # [G, B, M, C] student, tokens of the masked global views that are predicted
     teacher_patches: Tensor | None = None  # [G, B, M, C] teacher, the same places of the whole views, no gradient
+
+
+class Term(NamedTuple):
+    """A term of self-supervision: what a student's head makes of its view is drawn to what its average makes of
+    the teacher's."""
+
+    name: str
+    """Its loss is logged as `loss/<name>`."""
+    targets: str
+    """What is logged of its targets begins so."""
+    weight: float
+    loss: Callable[[Features, Hyper], Distilled | None]
+    head: DistillHead
+    averaged: AveragedHead
 
 
 class Networks(NamedTuple):
@@ -100,49 +122,45 @@ class SilcObjective(nn.Module):
         self.patch_head = PatchHead(model_config.head, model_config.image.width) if with_patches else None
         self.patch_teacher = AveragedHead(self.patch_head.head) if self.patch_head is not None else None
 
-    def forward(self, batch: Batch, hyper: Hyper, part: Part | None = None) -> StepOutput:
+    def forward(self, batch: Batch, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Loss and metrics of this rank's share of a global batch.
 
-        Of a part: a loss whose gradients add up over the parts to those of the whole. `output` puts together the rest.
+        Of a step in several passes: a loss whose gradients add up to the step's. `output` puts together the rest.
         """
-        if part is None:
-            pairs, features = self.features(batch)
-            return self.losses(pairs, features, hyper)
-        if part.term == "views":
-            views = replace(batch.views, original=None).map(self.preprocess.normalize)
-            distilled, patches = self.self_supervision(self._features(views, None, part.hidden), hyper)
-            return StepOutput(part.share * self._weighted(distilled, patches), {}, distilled, patches)
-        if part.term == "text":
-            text = self.student.text(batch.text)
-            return StepOutput(text.new_zeros(()), {}, text=text)
-        pairs = self._pairs_alone(batch, part.text)
-        if part.pull is None:
-            return StepOutput(part.share * self.contrastive_loss(pairs), self._scale(pairs))
-        terms = ((pull.float() * value.float()).sum() for pull, value in zip(part.pull, pairs, strict=True))
-        return StepOutput(sum(terms, start=pairs.scale.new_zeros(())), self._scale(pairs))
+        return self.losses(self.features(batch, asked), hyper, asked)
 
-    def features(self, batch: Batch) -> tuple[Pairs, Features]:
+    def features(self, batch: Batch, asked: Pass = WHOLE) -> Features:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
-        views = batch.views.map(self.preprocess.normalize)
-        images, student_globals = self._images(self._entering(views))
-        return self._paired(images, self.student.text(batch.text)), self._features(views, student_globals)
+        entering = self._entering(batch.views, asked.view) if asked.pairs else NO_VIEWS
+        views = replace(batch.views, original=entering.original) if asked.terms else entering
+        views = views.map(self.preprocess.normalize)
+        images, student_globals = self._images(self._entering(views)) if asked.pairs else (None, None)
+        text = asked.text
+        if text is None and (asked.pairs or not asked.terms):
+            text = self.student.text(batch.text)
+        features = Features(images, text, student_globals)
+        return self._supervised(features, views, asked.hidden) if asked.terms else features
 
     def pairs(self, batch: Batch) -> Pairs:
         """What enters the image-text loss, alone."""
-        return self._pairs_alone(batch)
+        return self._paired(self.features(batch, Pass(terms=False)))
 
-    def by_view(self, batch: Batch) -> list[Batch]:
-        """The batch once for each view that enters the image-text loss, with that view alone."""
+    def num_entering(self, batch: Batch) -> int:
+        """Number of views that enter the image-text loss."""
         entering = self._entering(batch.views)
-        alone = [] if entering.original is None else [Views(entering.original, None, None)]
-        if entering.globals is not None:
-            alone += [Views(None, view, None) for view in entering.globals.split(1)]
-        return [replace(batch, views=view) for view in alone]
+        return (entering.original is not None) + (0 if entering.globals is None else len(entering.globals))
 
-    def _entering(self, views: Views) -> Views:
-        """Those that enter the image-text loss."""
+    def _entering(self, views: Views, number: int | None = None) -> Views:
+        """Views that enter the image-text loss: all, or one of them, the original first."""
         original = views.original if self.config.needs_original else None
-        return Views(original, None if self.config.contrastive_views == "original" else views.globals, None)
+        global_ones = None if self.config.contrastive_views == "original" else views.globals
+        if number is None:
+            return Views(original, global_ones, None)
+        before = original is not None
+        if before and number == 0:
+            return Views(original, None, None)
+        assert global_ones is not None
+        return Views(None, global_ones[number - before :][:1], None)
 
     @property
     def heads(self) -> dict[str, nn.Module]:
@@ -150,19 +168,20 @@ class SilcObjective(nn.Module):
         return {name: module for name in HEADS if (module := getattr(self, name)) is not None}
 
     @property
-    def supervised(self) -> bool:
-        """Whether there is more than the image-text loss."""
-        return self.config.distill or self.patch_head is not None
+    def terms(self) -> list[Term]:
+        """What is minimised beside the image-text loss."""
+        config, found = self.config, []
+        if self.head is not None and self.teacher is not None:
+            found.append(Term("distill", "teacher", config.weight, self._distillation, self.head, self.teacher))
+        if self.patch_head is not None and self.patch_teacher is not None:
+            head, average = self.patch_head.head, self.patch_teacher
+            found.append(Term("patches", "patches", config.patch_weight, self._patch_prediction, head, average))
+        return found
 
     @property
     def separable(self) -> bool:
-        """Whether that has no pass through a tower in common with the image-text loss."""
-        return self.supervised and not self.config.student_globals
-
-    def _pairs_alone(self, batch: Batch, text: Tensor | None = None) -> Pairs:
-        """With the text's embedding [B, D] where it is known."""
-        images, _ = self._images(self._entering(batch.views).map(self.preprocess.normalize))
-        return self._paired(images, self.student.text(batch.text) if text is None else text)
+        """Whether there are terms, and none has a pass through a tower in common with the image-text loss."""
+        return bool(self.terms) and not self.config.student_globals
 
     def _images(self, views: Views) -> tuple[Tensor, Tensor | None]:
         """Embeddings [V, B, D] of the original and the global views that are given; and the global ones among them."""
@@ -174,11 +193,14 @@ class SilcObjective(nn.Module):
             embeddings.append(student_globals)
         return torch.cat(embeddings), student_globals
 
-    def _paired(self, images: Tensor, text: Tensor) -> Pairs:
-        return Pairs(images, text, self.student.logit_scale.exp(), self.student.logit_bias)
+    def _paired(self, features: Features) -> Pairs:
+        assert features.images is not None
+        assert features.text is not None
+        return Pairs(features.images, features.text, self.student.logit_scale.exp(), self.student.logit_bias)
 
-    def _features(self, views: Views, student_globals: Tensor | None, hidden: Tensor | None = None) -> Features:
-        student_locals, patches = None, None
+    def _supervised(self, features: Features, views: Views, hidden: Tensor | None) -> Features:
+        """With what self-supervision reads."""
+        student_globals, student_locals, patches = features.globals, None, None
         if self.config.student_globals and student_globals is None:
             student_globals = _per_view(self.student.visual, views.globals)
         if self.config.distill:
@@ -189,7 +211,14 @@ class SilcObjective(nn.Module):
             masked = self.patch_head.masked_tokens(self.student.visual, images, hidden.flatten(0, 1))
             patches = self._predicted(masked, hidden)
         from_teacher, teacher_patches = self._teacher_features(views.globals, hidden)
-        return Features(student_globals, student_locals, from_teacher, patches, teacher_patches)
+        return replace(
+            features,
+            globals=student_globals,
+            locals=student_locals,
+            teacher=from_teacher,
+            patches=patches,
+            teacher_patches=teacher_patches,
+        )
 
     @torch.no_grad()
     def _teacher_features(self, views: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -218,10 +247,19 @@ class SilcObjective(nn.Module):
         predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, hidden.flatten(0, 1))
         return predicted.unflatten(0, hidden.shape[:2])  # type: ignore[no-any-return]
 
-    def losses(self, pairs: Pairs, features: Features, hyper: Hyper) -> StepOutput:
+    def losses(self, features: Features, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
-        distilled, patches = self.self_supervision(features, hyper)
-        return self.output(self.contrastive_loss(pairs), self._scale(pairs), distilled, patches)
+        terms = {}
+        for term in self.terms:
+            if (found := term.loss(features, hyper)) is not None:
+                terms[term.name] = found
+        if not asked.pairs:
+            return StepOutput(asked.share * self._weighted(terms), {}, terms, features.text)
+        pairs = self._paired(features)
+        if asked.whole:
+            return self.output(self.contrastive_loss(pairs), self._scale(pairs), terms)
+        own = asked.share * self.contrastive_loss(pairs) if asked.pull is None else _pulled(pairs, asked.pull)
+        return StepOutput(own + asked.share * self._weighted(terms), self._scale(pairs), terms)
 
     def contrastive_loss(self, pairs: Pairs) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
@@ -229,10 +267,6 @@ class SilcObjective(nn.Module):
         if self.config.contrastive == "softmax":
             return softmax_loss(image, text, pairs.scale, self.world)
         return sigmoid_loss(image, text, pairs.scale, pairs.bias, self.world)
-
-    def self_supervision(self, features: Features, hyper: Hyper) -> tuple[Distilled | None, Distilled | None]:
-        """L_self_dist and L_patches, means over images, where they are on."""
-        return self._distillation(features, hyper), self._patch_prediction(features, hyper)
 
     def _distillation(self, features: Features, hyper: Hyper) -> Distilled | None:
         if self.teacher is None or self.head is None or features.teacher is None or features.locals is None:
@@ -249,10 +283,9 @@ class SilcObjective(nn.Module):
         targets = self.patch_teacher.targets(features.teacher_patches, hyper.temperature)
         return patch_loss(self.patch_head.head(features.patches), targets, self.config.student_temperature)
 
-    def _weighted(self, distilled: Distilled | None, patches: Distilled | None) -> Tensor:
-        terms = ((self.config.weight, distilled), (self.config.patch_weight, patches))
+    def _weighted(self, terms: Mapping[str, Distilled]) -> Tensor:
         none = torch.zeros((), device=self.student.logit_scale.device)  # of a sharded one `new_zeros` would be sharded
-        return sum((weight * term.loss for weight, term in terms if term is not None), start=none)
+        return sum((term.weight * terms[term.name].loss for term in self.terms if term.name in terms), start=none)
 
     def _scale(self, pairs: Pairs) -> dict[str, Tensor]:
         """What is logged of scale and bias."""
@@ -262,39 +295,40 @@ class SilcObjective(nn.Module):
             metrics["logit_bias"] = pairs.bias[0].detach().clone()
         return metrics
 
-    def output(
-        self, contrastive: Tensor, scale: Mapping[str, Tensor], distilled: Distilled | None, patches: Distilled | None
-    ) -> StepOutput:
+    def output(self, contrastive: Tensor, scale: Mapping[str, Tensor], terms: Mapping[str, Distilled]) -> StepOutput:
         """The whole loss, and what is logged of its terms."""
         metrics = {"loss/contrastive": contrastive, **scale}
-        if distilled is not None:
-            assert self.teacher is not None
-            metrics["loss/distill"] = distilled.loss
-            metrics["teacher/entropy"] = distilled.entropy
-            metrics["teacher/perplexity"] = perplexity(self.world.mean(distilled.targets))
-            metrics["teacher/kl"] = distilled.loss - distilled.entropy
-            metrics["teacher/centre_norm"] = self.teacher.centre.norm()
-        if patches is not None:
-            metrics["loss/patches"] = patches.loss
-            metrics["patches/entropy"] = patches.entropy
-            metrics["patches/perplexity"] = perplexity(self.world.mean(patches.targets))
-        total = contrastive + self._weighted(distilled, patches)
+        for term in self.terms:
+            if (found := terms.get(term.name)) is None:
+                continue
+            metrics[f"loss/{term.name}"] = found.loss
+            metrics[f"{term.targets}/entropy"] = found.entropy
+            metrics[f"{term.targets}/perplexity"] = perplexity(self.world.mean(found.targets))
+            if term.averaged is self.teacher:
+                metrics["teacher/kl"] = found.loss - found.entropy
+                metrics["teacher/centre_norm"] = term.averaged.centre.norm()
+        total = contrastive + self._weighted(terms)
         metrics["loss/total"] = total
-        return StepOutput(total, {name: value.detach() for name, value in metrics.items()}, distilled, patches)
+        return StepOutput(total, {name: value.detach() for name, value in metrics.items()}, terms)
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
         """EMA of tower and heads, centres, clamp of the scale. Call once per accepted update, on every rank."""
         if self.config.scale_max is not None:
             self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
-        if self.teacher is None:
-            return
-        self.teacher.update(self.student.visual, self.head, hyper.momentum)
-        if out.distilled is not None:
-            self.teacher.update_centre(self.world.mean(out.distilled.logits), self.centre_momentum)
-        if self.patch_head is not None and self.patch_teacher is not None and out.patches is not None:
-            self.patch_teacher.update_head(self.patch_head.head, hyper.momentum)
-            self.patch_teacher.update_centre(self.world.mean(out.patches.logits), self.centre_momentum)
+        if self.teacher is not None:
+            self.teacher.update(self.student.visual, self.head, hyper.momentum)
+        for term in self.terms:
+            if term.name in out.terms:
+                if term.averaged is not self.teacher:
+                    term.averaged.update_head(term.head, hyper.momentum)
+                term.averaged.update_centre(self.world.mean(out.terms[term.name].logits), self.centre_momentum)
+
+
+def _pulled(pairs: Pairs, pull: Pairs) -> Tensor:
+    """A number whose gradients by the embeddings, scale and bias are those given."""
+    each = ((gradient.float() * value.float()).sum() for gradient, value in zip(pull, pairs, strict=True))
+    return sum(each, start=pairs.scale.new_zeros(()))
 
 
 def _per_view(module: Any, views: Any) -> Tensor:

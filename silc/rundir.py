@@ -23,7 +23,7 @@ CONTINUE = "continue"
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     *("recipe", "out", "resume", "extend", "eval", "train.device", "train.sharding", "train.compile"),
-    *("train.micro_batch", "train.max_skips", "train.trackers", "train.timeout"),
+    *("train.micro_batch", "train.passes", "train.max_skips", "train.trackers", "train.timeout"),
     *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
     *(
         "data.train",

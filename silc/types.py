@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,19 +166,31 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the passes that together make a step: a term of the loss, on the batch or on a part of it."""
+class Pass:
+    """What goes through the towers between one forward pass and its backward pass; by default a whole step.
 
-    term: Literal["text", "pairs", "views"]
-    """The text's embedding, the image-text loss, or self-supervision."""
+    With neither `pairs` nor `terms` the text is embedded, and no more.
+    """
+
+    pairs: bool = True
+    """Whether the image-text loss is in it."""
+    terms: bool = True
+    """Whether the terms of self-supervision are in it."""
+    view: int | None = None
+    """Number of the one view, among those that enter the image-text loss, that enters here; None: all."""
     share: float = 1.0
-    """Fraction of the batch (or of its contrastive views) in this pass."""
+    """Fraction of the batch, or of the views that enter the image-text loss, in this pass."""
     text: Tensor | None = None
     """The text's embedding [B, D], from a pass of its own."""
     pull: Pairs | None = None
-    """d(full-batch image-text loss) / d(this part's embeddings), and this part's fraction for scale and bias."""
+    """d(loss of the whole batch) / d(this pass's embeddings), and this pass's fraction for scale and bias."""
     hidden: Tensor | None = None
-    """Patches hidden from the student, int64 [G, B, M]; drawn for all parts at once."""
+    """Patches hidden from the student, int64 [G, B, M]; drawn for all passes at once."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a step by itself."""
+        return self.pairs and self.terms and self.view is None and self.pull is None and self.share == 1.0
 
 
 @dataclass(frozen=True)
@@ -187,8 +199,7 @@ class StepOutput:
 
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
-    distilled: Distilled | None = None  # of this rank's views
-    patches: Distilled | None = None  # of their predicted patches
+    terms: Mapping[str, Distilled] = field(default_factory=dict)  # of self-supervision, by name; of this rank's views
     text: Tensor | None = None  # [B, D] with gradient, of a pass that only embeds it
 
 

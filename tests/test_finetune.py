@@ -335,10 +335,10 @@ def test_patches_are_predicted_where_they_should_be(source: Callable[[str], Path
             s = cosines(objective.patch_head.head(student[image, place][None])) / 0.1
             total, count = total - (q.softmax(-1) * s.log_softmax(-1)).sum(), count + 1
     torch.testing.assert_close(out.metrics["loss/patches"], (total / count).detach(), rtol=1e-4, atol=1e-5)
-    assert out.patches.logits.shape == objective.patch_teacher.centre.shape
+    assert out.terms["patches"].logits.shape == objective.patch_teacher.centre.shape
     before = objective.patch_teacher.centre.clone()
     objective.after_step(out, HYPER)
-    torch.testing.assert_close(objective.patch_teacher.centre, 0.9 * before + 0.1 * out.patches.logits)
+    torch.testing.assert_close(objective.patch_teacher.centre, 0.9 * before + 0.1 * out.terms["patches"].logits)
 
 
 def test_ranks_hide_what_one_process_would(source: Callable[[str], Path]) -> None:

@@ -116,7 +116,7 @@ def test_after_step_writes_teacher_centre_and_clamps_the_scale(small: Callable[.
     students |= {f"head.{n}": p for n, p in objective.head.named_parameters()}
     for name, p in objective.teacher.named_parameters():
         torch.testing.assert_close(p.data, 0.9 * before[name] + 0.1 * students[name].data, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(objective.teacher.centre, 0.1 * out.distilled.logits, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(objective.teacher.centre, 0.1 * out.terms["distill"].logits, rtol=1e-5, atol=1e-7)
     assert objective.student.logit_scale.exp().item() == pytest.approx(100, rel=1e-5)
 
 

@@ -96,7 +96,9 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
                     yield
 
             with meter.part(BACKWARD):
-                out = Gradients(objective, Passes(objective, forward), config.train.micro_batch)(pairs, HYPER)
+                out = Gradients(
+                    objective, Passes(objective, forward), config.train.micro_batch, config.train.passes == "apart"
+                )(pairs, HYPER)
             objective.after_step(out, HYPER)
         sizes = {name: p.numel() for name, p in objective.named_parameters()}
         return Step(

@@ -8,6 +8,9 @@ compute nothing twice:
     embed the text
     for each view: embed it, loss of (view, text), backward     # the last one's goes on through the text
 
+All in one pass is the same step. It takes more memory, and where weights are sharded a third fewer of their gathers
+(`train.passes`); and it is the only way where a term and the image-text loss share a tower's pass.
+
 A larger batch goes through in parts, with gradient caching for the one loss that looks across it:
 
     embed every part without gradient                       # only what enters the image-text loss
@@ -21,13 +24,14 @@ for CLIP, and less for SILC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from silc.types import Distilled, Pairs, Part
+from silc.objective import WHOLE
+from silc.types import Distilled, Pairs, Pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,42 +49,44 @@ class Gradients:
         objective: the method.
         passes: how a pass through it is run.
         size: pairs of a part on this rank; 0 takes the batch as a whole.
+        apart: whether a whole batch goes through in several passes where it can.
     """
 
     objective: SilcObjective
     passes: Passes
     size: int = 0
+    apart: bool = True
 
     def __call__(self, batch: Batch, hyper: Hyper) -> StepOutput:
         """Loss and metrics of the batch; its gradients were added to the parameters."""
         num = len(batch.text)
         if self.size and self.size < num:
             return self._in_parts(batch, hyper, [slice(start, start + self.size) for start in range(0, num, self.size)])
-        if not self.objective.separable:
-            return self._pass(batch, hyper)
-        views = self._pass(batch, hyper, Part("views"), last=False)
+        if not (self.apart and self.objective.separable):
+            return self._pass(batch, hyper, WHOLE)
+        terms = self._pass(batch, hyper, Pass(pairs=False), last=False).terms
         contrastive, scale = self._image_text(batch, hyper)
-        return self.objective.output(contrastive, scale, views.distilled, views.patches)
+        return self.objective.output(contrastive, scale, terms)
 
-    def _pass(self, *inputs: Batch | Hyper | Part, last: bool = True) -> StepOutput:
-        out: StepOutput = self.passes(*inputs, last=last)
+    def _pass(self, batch: Batch, hyper: Hyper, asked: Pass, *, last: bool = True) -> StepOutput:
+        out: StepOutput = self.passes(batch, hyper, asked, last=last)
         return out
 
     def _image_text(
         self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Pairs | None = None, *, last: bool = True
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The image-text loss, view by view, and what is logged of its scale."""
-        text = self.passes.forward(batch, hyper, Part("text")).text
+        text = self.passes.forward(batch, hyper, Pass(pairs=False, terms=False)).text
         assert text is not None
         shared, losses = text.detach().requires_grad_(text.requires_grad), []
-        views = self.objective.by_view(batch)
-        pulls = [None] * len(views) if pull is None else _by_view(pull)
-        for number, (view, own) in enumerate(zip(views, pulls, strict=True), start=1):
-            final = number == len(views)
+        num = self.objective.num_entering(batch)
+        for view in range(num):
+            final = view == num - 1
             if final and shared.grad is not None:
                 text.register_hook(shared.grad.add)  # what the views before it owe the text
-            part = Part("pairs", share / len(views), text if final else shared, own)
-            out = self._pass(view, hyper, part, last=last and final)
+            own = None if pull is None else _of_view(pull, view)
+            asked = Pass(terms=False, view=view, share=share / num, text=text if final else shared, pull=own)
+            out = self._pass(batch, hyper, asked, last=last and final)
             losses.append(out.loss.detach())
         return torch.stack(losses).sum(), out.metrics
 
@@ -89,15 +95,14 @@ class Gradients:
         pairs = self._pairs([batch.part(own) for own in rows])
         contrastive = self.objective.contrastive_loss(pairs)
         contrastive.backward()
-        views = []
+        found = []
         for own in rows:
             part = batch.part(own)
-            if self.objective.supervised:
-                of_views = Part("views", share, hidden=None if hidden is None else hidden[:, own])
-                views.append(self._pass(part, hyper, of_views, last=False))
+            if self.objective.terms:
+                asked = Pass(pairs=False, share=share, hidden=None if hidden is None else hidden[:, own])
+                found.append(self._pass(part, hyper, asked, last=False).terms)
             _, scale = self._image_text(part, hyper, share, _pull(pairs, own, share), last=own is rows[-1])
-        distilled, patches = _mean([out.distilled for out in views]), _mean([out.patches for out in views])
-        return self.objective.output(contrastive.detach(), scale, distilled, patches)
+        return self.objective.output(contrastive.detach(), scale, _mean(found))
 
     @torch.no_grad()
     def _pairs(self, parts: list[Batch]) -> Pairs:
@@ -119,16 +124,16 @@ def _pull(pairs: Pairs, rows: slice, share: float) -> Pairs:
     return Pairs(images[:, rows], text[rows], share * scale, share * bias)
 
 
-def _by_view(pull: Pairs) -> list[Pairs]:
-    """Each view's gradients, and a share of those that all views carry on."""
+def _of_view(pull: Pairs, view: int) -> Pairs:
+    """A view's gradients, and its share of those that all views carry on."""
     num = len(pull.images)
-    return [Pairs(view, pull.text / num, pull.scale / num, pull.bias / num) for view in pull.images.split(1)]
+    return Pairs(pull.images[view : view + 1], pull.text / num, pull.scale / num, pull.bias / num)
 
 
-def _mean(terms: list[Distilled | None]) -> Distilled | None:
+def _mean(parts: Sequence[Mapping[str, Distilled]]) -> dict[str, Distilled]:
     """Of parts of one size, what the whole would give."""
-    given = [term for term in terms if term is not None]
-    if not given:
-        return None
-    by_field = zip(*given, strict=True)
-    return Distilled(*(torch.stack([value.detach() for value in values]).mean(dim=0) for values in by_field))
+    whole = {}
+    for name in parts[0] if parts else ():
+        by_field = zip(*(part[name] for part in parts), strict=True)
+        whole[name] = Distilled(*(torch.stack([value.detach() for value in values]).mean(dim=0) for values in by_field))
+    return whole

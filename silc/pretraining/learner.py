@@ -46,7 +46,11 @@ class SilcLearner:
     @property
     def meets_every_parameter(self) -> bool:
         """Not where the last pass is the image-text loss alone, and heads have been met before."""
-        return not (self.module.supervised and (self.config.micro_batch > 0 or self.module.separable))
+        return not (self.module.terms and (self.config.micro_batch > 0 or (self._apart and self.module.separable)))
+
+    @property
+    def _apart(self) -> bool:
+        return self.config.passes == "apart"
 
     def blocks(self) -> Iterable[nn.Module]:
         """Those of the towers."""
@@ -58,7 +62,7 @@ class SilcLearner:
 
     def gradients(self, passes: Passes, batch: Batch, hyper: Hyper) -> StepOutput:
         """Exactly the whole batch's (gradients.py)."""
-        return Gradients(self.module, passes, self.config.micro_batch)(batch, hyper)
+        return Gradients(self.module, passes, self.config.micro_batch, self._apart)(batch, hyper)
 
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
         """Teacher, centres and the clamp of the scale."""

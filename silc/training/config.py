@@ -89,6 +89,9 @@ class TrainConfig(Settings):
     """Pairs per step over all ranks."""
     micro_batch: Annotated[int, PAIRS] = 0
     """Pairs of a rank that go through the towers at a time, with the gradient of the whole batch; 0: all at once."""
+    passes: Literal["apart", "together"] = "apart"
+    """How a batch goes through the towers: `apart` takes self-supervision and each view of the image-text loss by
+    itself, for memory; `together` takes one pass, which gathers sharded weights a third less often."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     precision: Literal["auto", "bf16", "float32"] = "bf16"

@@ -21,7 +21,7 @@ from silc.config import Config
 from silc.losses.distill import distill_loss
 from silc.pretraining.gradients import Gradients
 from silc.training.passes import Passes
-from silc.types import Batch, Hyper, Projection, StepOutput, Targets
+from silc.types import Projection, Targets
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("SILC_TEST_DEVICE", "cuda")
@@ -29,11 +29,8 @@ TAU_S, TAU_T = 0.1, 0.04
 HALF = partial(torch.autocast, DEVICE, torch.bfloat16)
 
 
-class InOnePass(Gradients):
-    """The plain step: one forward, one backward."""
-
-    def __call__(self, batch: Batch, hyper: Hyper) -> StepOutput:
-        return self._pass(batch, hyper)
+InOnePass = partial(Gradients, apart=False)
+"""The plain step: one forward, one backward."""
 
 
 @pytest.fixture(autouse=True)

@@ -68,11 +68,8 @@ def stepped(gradients: Gradients, batch: Batch) -> tuple[StepOutput, dict[str, T
     return out, found
 
 
-class InOnePass(Gradients):
-    """The plain step: one forward, one backward."""
-
-    def __call__(self, batch: Batch, hyper: Hyper) -> StepOutput:
-        return self._pass(batch, hyper)
+InOnePass = partial(Gradients, apart=False)
+"""The plain step: one forward, one backward."""
 
 
 def near(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
@@ -99,10 +96,23 @@ def test_parts_add_up_to_the_whole(small: Callable[..., Config], terms: str, siz
     assert parts.metrics.keys() == whole.metrics.keys()
     for name, value in whole.metrics.items():
         torch.testing.assert_close(parts.metrics[name], value, rtol=tolerance, atol=tolerance, msg=name)
-    for own, one in ((parts.distilled, whole.distilled), (parts.patches, whole.patches)):
-        assert (own is None) == (one is None)
-        if own is not None and one is not None:
-            torch.testing.assert_close(own.logits, one.logits, rtol=tolerance, atol=tolerance)
+    assert parts.terms.keys() == whole.terms.keys()
+    for name, one in whole.terms.items():
+        torch.testing.assert_close(parts.terms[name].logits, one.logits, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("terms", ["silc_c", "silc_s"])
+def test_together_is_one_pass_of_everything(small: Callable[..., Config], terms: str) -> None:
+    """`train.passes together`: each tower is met once for each shape, and the gradients are those of the plain step."""
+    objective, seen = build(small(terms)), []
+    batch = batch_of(small(terms), 6)
+    _, expected = stepped(InOnePass(objective, Passes(objective)), batch)
+    objective.student.text.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    calls = []
+    passes = Passes(lambda *inputs: calls.append(inputs) or objective(*inputs))
+    _, found = stepped(Gradients(objective, passes, apart=False), batch)
+    assert len(calls) == len(seen) == 1
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
 @pytest.mark.parametrize("terms", ["silc_c", "silc_s"])

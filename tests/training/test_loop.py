@@ -24,7 +24,7 @@ from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.protocols import Source, Work
-from silc.types import BadInput, Batch, Part, StepOutput, Views
+from silc.types import BadInput, Batch, Pass, StepOutput, Views
 
 
 class Recorder:
@@ -78,13 +78,11 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
             views = Views(None, draw(2, size), draw(crops.num_local, crops.local_size))
             yield Batch(views, torch.randint(2, 60, (4, 12)), [f"key{i}" for i in range(4)])
 
-    def forward(batch: Batch, hyper: object, part: Part | None = None) -> StepOutput:
+    def forward(batch: Batch, hyper: object, asked: Pass) -> StepOutput:
         nonlocal step
-        out = objective(batch, hyper, part)
-        assert part is not None
-        if part.term == "text":  # once a step
-            step += 1
-        if part.term != "pairs":
+        out = objective(batch, hyper, asked)
+        if not asked.pairs:
+            step += not asked.terms  # the text is embedded once a step
             return out
         what = poison.get(step)
         if what == "loss":
