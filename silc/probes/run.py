@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +21,16 @@ from silc.eval.tasks import probes_asked_for
 from silc.loading import load_any
 from silc.predict import Model
 from silc.probes.config import ProbeConfig
-from silc.probes.data import pooled
-from silc.probes.kinds import Classification, Segmentation
-from silc.probes.knn import votes
 from silc.probes.learner import Batches, Probe
+from silc.probes.patches import Segmentation
+from silc.probes.pooled import Classification, pooled, votes
 from silc.terminal import say
 from silc.training.config import steps_of
 from silc.training.directory import CONFIG, claim
 from silc.training.fit import fit
 from silc.training.precision import settle
 from silc.training.preemption import Interruptible
-from silc.training.protocols import Place, Source, Work
+from silc.training.protocols import Place, Scores, Source, Work
 from silc.training.schedules import LearningRate
 from silc.training.sharding import in_one_piece
 from silc.types import BadInput
@@ -40,7 +40,17 @@ if TYPE_CHECKING:
     from silc.eval.tasks import Task
     from silc.types import Evaluation
 
-FREE = {"resume", "out", "feature_batch", "feature_cache_gb", "train.device", "train.sharding", "train.compile"}
+FREE = {
+    "resume",
+    "out",
+    "init",
+    "root",
+    "feature_batch",
+    "feature_cache_gb",
+    "train.device",
+    "train.sharding",
+    "train.compile",
+}
 FREE |= {f"train.{name}" for name in ("max_skips", "trackers", "timeout", "log_every", "save_every", "keep")}
 """Settings that may differ when a run goes on."""
 
@@ -58,21 +68,10 @@ def probe(config: ProbeConfig) -> list[Evaluation]:
         if task.kind == "knn_classification":
             todo.append(partial(_neighbours, own, task))
         else:
-            claimed = claim(own.out, config.resume)
-            if claimed[1]:
-                _check_same(claimed[0], own)
-            todo.append(partial(_trained, _Run(replace(own, resume="never"), task), claimed))
+            todo.append(partial(_trained, _Run(replace(own, resume="never"), task), claim(own.out, config.resume)))
     with join(config.train.device) as world:
         found = [score(world) for score in todo]
         return found if world.is_main else []
-
-
-def _check_same(out: Path, config: ProbeConfig) -> None:
-    was = {path: value for path, value, _ in configs.fields(configs.load(out / CONFIG, ProbeConfig))}
-    for path, now, _ in configs.fields(config):
-        if path not in FREE and now not in (was[path], "auto"):
-            told = f"{path} is {was[path]!r} there and {now!r} here"
-            raise BadInput(f"{out} holds another probe: {told}; give another --out")
 
 
 def _model(config: ProbeConfig, world: World) -> tuple[Model, str]:
@@ -117,8 +116,8 @@ def _trained(run: _Run, claimed: tuple[Path, bool], world: World) -> Evaluation:
 
 
 @dataclass
-class _Run:
-    """The run of one task: composes it, and scores it (the engine's `Scores`)."""
+class _Run(Scores):
+    """The run of one task: composes it, and scores it."""
 
     config: ProbeConfig
     task: Task
@@ -142,7 +141,8 @@ class _Run:
         self.module = self._heads()
         held_back = self.kind.held_back
         size = min(len(held_back), self.kind.batch_size)
-        source = {"model": checksum, "images": _checksum(sets[0])}
+        settings = {path: value for path, value, _ in configs.fields(config) if path not in FREE}
+        source = {"model": checksum, "images": _checksum(sets[0]), **json.loads(json.dumps(settings))}
         batches = Batches(self.kind.batch, held_back, 2 * len(config.l2), size, train.seed, world, source)
         in_steps = {"batch_size": size, "steps_per_epoch": batches.steps_per_epoch}
         total = steps_of(train.duration, **in_steps)
@@ -157,6 +157,7 @@ class _Run:
             Source(len(held_back)),
             6.0 * self.module.weight.numel(),
             lambda _: self,
+            unit="images",
         )
 
     def along(self) -> Mapping[str, float]:
@@ -181,10 +182,6 @@ class _Run:
         evaluation = self.kind.evaluation(heads, len(l2) + chosen, protocol)
         self.found = [suite.with_intervals(evaluation, self.model.weights)]
         return suite.scalars(self.found)
-
-    def closing(self, out: Path) -> Sequence[str]:
-        """Where the run is."""
-        return [f"done: {out}"]
 
     def _penalties(self) -> list[float]:
         """The strongest first: of those that score alike it is taken."""

@@ -81,7 +81,7 @@ class Group(NamedTuple):
 
 
 class Learner(Protocol):
-    """A module that learns, and all that the engine asks about it."""
+    """A module that learns, and all that the engine asks about it; a subclass has what is said here of a plain one."""
 
     @property
     def module(self) -> nn.Module:
@@ -91,20 +91,20 @@ class Learner(Protocol):
     @property
     def meets_every_parameter(self) -> bool:
         """Whether the last pass of each step does, as DDP expects of one pass."""
-        ...
+        return True
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The module's methods, besides `forward`, that need its sharded weights gathered."""
-        ...
+        return ()
 
     def blocks(self) -> Iterable[nn.Module]:
         """Parts of the module that are sharded each for itself; only their `forward` is called."""
-        ...
+        return ()
 
     def groups(self) -> Mapping[str, Group]:
         """The group of every parameter that is trained, by its name in the module."""
-        ...
+        return {name: Group() for name, _ in self.module.named_parameters()}
 
     def gradients(self, passes: Passes, batch: Any, hyper: Any) -> Any:
         """Add the gradients of a batch to the parameters, in one or several passes; an `Output`."""
@@ -116,7 +116,7 @@ class Learner(Protocol):
 
     def parts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """All tensors a checkpoint keeps, by the name of the file."""
-        ...
+        return {"model": self.module.state_dict()}
 
     def load(self, saved: Checkpoint) -> None:
         """Take over what `parts` gave.
@@ -124,11 +124,11 @@ class Learner(Protocol):
         Raises:
             BadInput: it is of another architecture.
         """
-        ...
+        saved.load_into(self.module, "model")
 
     def warning(self, step: int, metrics: Mapping[str, float], hyper: Any) -> str:
         """One line when what is logged shows that something goes wrong, or nothing."""
-        ...
+        return ""
 
 
 class Scores(Protocol):
@@ -136,7 +136,7 @@ class Scores(Protocol):
 
     def along(self) -> Mapping[str, float]:
         """Scores every `eval_every`; every rank calls it."""
-        ...
+        return {}
 
     def at_the_ends(self) -> Mapping[str, float]:
         """Scores before the first step and after the last, none where nothing is held out; every rank calls it."""
@@ -144,7 +144,7 @@ class Scores(Protocol):
 
     def closing(self, out: Path) -> Sequence[str]:
         """What is told at the end, of the run in `out`."""
-        ...
+        return [f"done: {out}"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from silc import checkpoint
 from silc.cli import main
 from silc.data.scenes import write_sets
-from silc.probes.kinds import Classification
+from silc.probes.pooled import Classification
 from tests import ranks
 
 SHORT = {
@@ -126,7 +126,7 @@ def test_two_ranks_learn_what_one_does(
     for task in ("scenes_seen-linear", "scenes-linear-seg"):
         alone, together = heads(whole / task), heads(tmp_path / "two" / task)
         for name, value in alone.items():
-            if name.startswith("heads/"):
+            if name.startswith("model/"):
                 assert torch.allclose(value, together[name], rtol=1e-3, atol=1e-4), name
 
 
@@ -143,11 +143,14 @@ def test_another_model_or_setting_is_not_gone_on_with(
     assert main(words) == 2
     assert "already holds a run; go on with --resume auto" in capsys.readouterr().err
     assert main([*words, "--resume", "auto", "--held-back", "0.3"]) == 2
-    assert "holds another probe: held_back is 0.1 there and 0.3 here" in capsys.readouterr().err
+    assert (
+        "this is another probe: held_back is 0.3 here and was 0.1 when it began; give another --out"
+        in capsys.readouterr().err
+    )
     shutil.rmtree(model)
     shutil.copytree(finished("silc_s"), model, symlinks=True)
     assert main([*words, "--resume", "auto"]) == 2
-    assert "the probe's model is" in capsys.readouterr().err
+    assert "this is another probe: model is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

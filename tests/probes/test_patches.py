@@ -1,4 +1,4 @@
-"""Frozen features, and the training images that the penalty is chosen on."""
+"""Frozen features, heads on patches, and the training images that the penalty is chosen on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 import silc
 from silc.eval.datasets import ClassificationSet, SegmentationSet
-from silc.probes.data import Patches, held_back, nearest, pooled
+from silc.probes.learner import Heads, Probe, held_back
+from silc.probes.patches import Patches
+from silc.probes.pooled import pooled
+from silc.training.schedules import Rate
 from silc.types import BadInput
 
 
@@ -51,10 +56,44 @@ def test_patches_are_the_towers_whatever_is_kept(model: silc.predict.Model, keep
     assert len(patches.kept) == min(4, keep // each)
 
 
-def test_labels_are_those_under_the_centres() -> None:
-    truth = np.arange(24).reshape(4, 6)
-    assert nearest(truth, 2).tolist() == [[7, 10], [19, 22]]
-    assert nearest(truth, 6)[:, 0].tolist() == [0, 6, 6, 12, 18, 18]
+def test_labels_are_those_under_the_centres(model: silc.predict.Model) -> None:
+    truth = np.arange(20 * 24).reshape(20, 24) % 250
+    data = SegmentationSet("set", [str(i) for i in range(250)], ["0"], images(1), [truth])
+    _, labels = Patches(model, data).batch([0])
+    rows, columns = [int((i + 0.5) * 20 / 16) for i in range(16)], [int((i + 0.5) * 24 / 16) for i in range(16)]
+    assert torch.equal(labels[0], torch.from_numpy(truth[rows][:, columns]))
+
+
+def test_patches_go_through_torchs_batch_norm_and_convolution() -> None:
+    """Losses, gradients and what scores: of a BatchNorm2d, a 1x1 Conv2d and torch's upsampling."""
+    torch.manual_seed(0)
+    patches = 3 + 2 * torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    labels = torch.randint(3, (2, 12, 16))
+    labels[0, :4] = 255
+    begin = torch.stack([torch.zeros(5), torch.ones(5)]).double()
+    heads = Heads((0.1, 0.01), 3, begin.clone(), batch_norm=True, ignore=255)
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    shares = torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    out = heads(patches, labels, shares)
+    out.loss.backward()
+    assert torch.equal(heads.running, begin)
+    Probe(heads).after_step(out, Rate(0.0))
+    for head, l2 in enumerate((0.1, 0.01)):
+        norm, conv = nn.BatchNorm2d(5, affine=False).double(), nn.Conv2d(5, 3, 1).double()
+        with torch.no_grad():
+            conv.weight.copy_(heads.weight[head][:, :, None, None])
+            conv.bias.copy_(heads.bias[head])
+        logits = conv(norm(patches.movedim(-1, 1)))
+        upsampled = F.interpolate(logits, (12, 16), mode="bilinear", align_corners=False)
+        by_image = F.cross_entropy(upsampled, labels, ignore_index=255, reduction="none").flatten(1).mean(dim=1)
+        ((by_image * shares[head]).sum() + l2 / 2 * conv.weight.square().sum()).backward()
+        assert torch.allclose(heads.weight.grad[head], conv.weight.grad[:, :, 0, 0])
+        assert torch.allclose(heads.bias.grad[head], conv.bias.grad)
+        assert torch.allclose(heads.running, torch.stack([norm.running_mean, norm.running_var]))
+        norm.eval()
+        assert torch.allclose(heads.logits(head, patches), conv(norm(patches.movedim(-1, 1))))
 
 
 NAMES = ["the class 'a'", "the class 'b'", "the class 'c'"]
