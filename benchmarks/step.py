@@ -27,7 +27,7 @@ from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
 from silc.pretraining.build import blank_batch, flops_per_example
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.groups import groups
+from silc.pretraining.rates import groups
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.precision import fit_of

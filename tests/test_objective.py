@@ -17,7 +17,7 @@ from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.pretraining.groups import groups
+from silc.pretraining.rates import groups
 from silc.training.optim import Optimizer
 from silc.types import Batch, Hyper, Projection, Views
 

@@ -16,7 +16,7 @@ from silc.losses.distill import perplexity
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.alarm import CollapseAlarm
-from silc.pretraining.groups import groups
+from silc.pretraining.rates import groups
 from silc.training.log import Log
 from silc.training.optim import Optimizer
 from silc.training.saver import Saver

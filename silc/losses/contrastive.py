@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from silc.losses.eager import eager
-from silc.losses.precision import no_autocast
+from silc.losses.guards import eager, no_autocast
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from silc.losses.eager import eager
-from silc.losses.precision import no_autocast
+from silc.losses.guards import eager, no_autocast
 from silc.types import Distilled
 
 if TYPE_CHECKING:

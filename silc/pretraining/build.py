@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from silc.data.crops import MultiCrop
 from silc.distributed import World
 from silc.objective import SilcObjective
-from silc.pretraining.groups import freeze
+from silc.pretraining.rates import freeze
 from silc.types import Batch, Hyper
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from silc.checkpoint import load_into
 from silc.models import lora
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.groups import groups
+from silc.pretraining.rates import groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,7 +57,7 @@ class SilcLearner:
         return blocks(self.module)
 
     def groups(self) -> Mapping[str, Group]:
-        """By layer, and by what decays (groups.py)."""
+        """By layer, and by what decays (rates.py)."""
         return groups(self.module, self.config.optim)
 
     def gradients(self, passes: Passes, batch: Batch, hyper: Hyper) -> StepOutput:

@@ -21,7 +21,7 @@ from silc.pretraining import origin as origins
 from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.build import build, flops_per_example, views_of
 from silc.pretraining.learner import SilcLearner, adapt
-from silc.pretraining.schedule import Schedule, schedule_of
+from silc.pretraining.rates import Schedule, schedule_of
 from silc.pretraining.scores import PretrainingScores
 from silc.rundir import TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import say

@@ -19,11 +19,10 @@ from silc.distributed import join
 from silc.durable import write_whole
 from silc.training import loop, state
 from silc.training.directory import CHECKPOINTS, CONFIG, ENVIRONMENT, left_behind, newest
-from silc.training.log import Log
+from silc.training.log import Log, Tracker
 from silc.training.preemption import Preemption
 from silc.training.protocols import Place, Work
 from silc.training.saver import Saver
-from silc.training.trackers import Tracker
 from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:

@@ -1,26 +1,29 @@
-"""What a run says: metrics.jsonl and TensorBoard always, a progress bar on a terminal, plain lines elsewhere."""
+"""What a run says: metrics.jsonl and TensorBoard always, trackers where asked, a progress bar or plain lines."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from silc.durable import write_whole
+from silc.extras import install
 from silc.terminal import console, progress, say, words
+from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from silc.training.trackers import Tracker
-
 METRICS = "metrics.jsonl"
+PROJECT = "silc"
+"""In trackers."""
 QUIET = 10.0
 """Seconds after which a run without a progress bar says that it is still at work."""
 
@@ -116,6 +119,43 @@ class Log:
     def say(self, line: str) -> None:
         """One line for people, above the progress bar."""
         self.console.print(line, soft_wrap=True)
+
+
+class Tracker:
+    """One run in W&B or trackio, which share one interface. A resumed run goes on in the same one.
+
+    Args:
+        name: which tracker.
+        out: the run's directory; its name is the run's, its whole path makes the id.
+        config: plain values, shown beside the curves.
+
+    Raises:
+        BadInput: the library is not installed.
+    """
+
+    def __init__(self, name: Literal["wandb", "trackio"], out: Path, config: Mapping[str, Any]) -> None:
+        try:
+            if name == "wandb":
+                import wandb as library
+            else:
+                import trackio as library
+        except ImportError as error:
+            raise BadInput(f"train.trackers names {name}, which is not installed: {install('log')}") from error
+        self.library: Any = library
+        if name == "wandb":
+            where = {"dir": str(out), "id": hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}
+        else:
+            where = {}  # trackio keeps a folder of its own and knows a run by its name
+        self.library.init(project=PROJECT, name=out.name, config=dict(config), resume="allow", **where)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Pass on the finite numbers of one record."""
+        numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and math.isfinite(v)}
+        self.library.log({k: v for k, v in numbers.items() if k != "step"}, step=record["step"])
+
+    def finish(self) -> None:
+        """Send what is left."""
+        self.library.finish()
 
 
 def time_left(seconds: float) -> str:

@@ -17,7 +17,7 @@ from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.groups import TOWERS, freeze
+from silc.pretraining.rates import TOWERS, freeze
 from silc.training.passes import Passes
 from silc.types import Batch, Hyper, StepOutput, Views
 

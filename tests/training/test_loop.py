@@ -17,9 +17,8 @@ from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.alarm import CollapseAlarm
-from silc.pretraining.groups import groups
 from silc.pretraining.learner import SilcLearner
-from silc.pretraining.schedule import Schedule
+from silc.pretraining.rates import Schedule, groups
 from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes

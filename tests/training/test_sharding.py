@@ -22,8 +22,8 @@ from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import run
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.groups import groups
 from silc.pretraining.learner import METHODS, blocks
+from silc.pretraining.rates import groups
 from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer

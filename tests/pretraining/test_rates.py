@@ -13,7 +13,7 @@ from silc.distributed import World
 from silc.models import lora
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.pretraining.groups import decays, freeze, groups, layer_factors
+from silc.pretraining.rates import decays, freeze, groups, layer_factors
 from silc.training.optim import Optimizer
 from silc.types import BadInput, Hyper
 
