@@ -186,7 +186,7 @@ def test_timm_parity(config: Any, tmp_path: Path, drawn: Draw, tokenizer: Path |
     size = config["vision_cfg"]["image_size"]
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
-        tokens = model.visual.trunk.tokens(images).final
+        tokens = model.visual.trunk.forward_features(images)
         tower = model.visual.trunk
         alone = tower.norm(each_to_itself(tower.blocks[-1], lambda: tower.forward_features(images)))
         if config["vision_cfg"]["timm_pool"] == "map":
