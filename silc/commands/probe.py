@@ -13,8 +13,10 @@ from silc.rundir import check_model
 from silc.terminal import announce, say
 from silc.types import BadInput
 
-UNREAD = "init train.micro_batch train.held_out train.optim.weight_decay train.optim.decay train.optim.layer_decay"
-UNREAD += " train.optim.freeze train.optim.lora"
+UNREAD = (
+    "init train.passes train.micro_batch train.held_out"
+    " train.optim.weight_decay train.optim.decay train.optim.layer_decay train.optim.freeze train.optim.lora"
+)
 RULES = (Idle(UNREAD, lambda _: True, "MODEL stays as it is, and linear layers have a penalty, --l2, and no towers"),)
 
 
