@@ -264,6 +264,8 @@ def draw_truncated_(x: Tensor, *, std: float) -> Tensor:
 
     torch's own draws again what falls outside, so the same seed means other weights.
     """
+    if x.is_meta:  # nothing to fill, and torch would work out in Python what it looks like
+        return x
     share = math.erf(2 / std / math.sqrt(2))  # of the distribution that lies within
     return x.uniform_(-share, share).erfinv_().mul_(std * math.sqrt(2)).clamp_(-2, 2)
 

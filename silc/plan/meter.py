@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 VIEWS, CONTRASTIVE, LOSSES, BACKWARD = "views", "image-text loss", "other losses", "backward"
 WEIGHTS, CASTS, GATHERED = "weights", "weights in bf16", "gathered weights"
 GRADIENTS, TEACHER_WEIGHTS = "gradients", "teacher's weights"
+DEVICE = torch.ops.prim.device.default
 OWNERS = {
     "student.visual.": "image tower",
     "student.text.": "text tower",
@@ -57,9 +59,9 @@ class Meter(TorchDispatchMode):
         return False  # nothing here is compiled, and hiding each operator from the compiler costs more than the rest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is DEVICE:  # asked more often than all else
+            return args[0].device
         out = func(*args, **(kwargs or {}))
-        if func.namespace == "prim":  # asks a tensor for its device, more often than all else
-            return out
         if (formula := _formula(func)) is not None:
             self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
         if func.namespace == "c10d" and _kind(func) != "recv":  # the same bytes as the neighbour's send
@@ -152,7 +154,7 @@ class Meter(TorchDispatchMode):
             if owner(f"{name}."):
                 handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leave)]
         methods = {
-            **dict.fromkeys(("features", "_features", "pairs"), VIEWS),
+            **dict.fromkeys(("features", "pairs"), VIEWS),
             "contrastive_loss": CONTRASTIVE,
             "output": LOSSES,
         }
@@ -189,6 +191,7 @@ def owner(name: str) -> str:
     return next((owner for prefix, owner in OWNERS.items() if name.startswith(prefix)), "")
 
 
+@cache
 def _formula(func: Any) -> Any:
     """torch's formula for the FLOPs of an operator; of one that works in place, that of its plain form."""
     packet = func.overloadpacket
@@ -205,6 +208,8 @@ def _kind(func: Any) -> str:
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from silc.distributed import World
 from silc.plan import repeats
+from silc.plan.fakes import Fakes
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
 from silc.pretraining.build import blank_batch, untrained
 from silc.pretraining.gradients import Gradients
@@ -80,7 +80,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
         fakes.enter_context(_fake_group(ranks))
         if sharded:
             shard(objective, blocks(objective), METHODS, World(size=ranks))
-        fakes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        fakes.enter_context(Fakes())
         objective.to_empty(device="cpu")
         with meter, meter.following_resizes(), meter.parts_of(objective), repeats.counted(meter):
             with meter.part(VIEWS):
