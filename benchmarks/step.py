@@ -22,12 +22,11 @@ from silc import recipes
 from silc.config import Config
 from silc.distributed import World
 from silc.extras import install
-from silc.heap import keep_freed_memory
-from silc.models.attention import choose_attention
 from silc.objective import SilcObjective
 from silc.pretraining.build import blank_batch, flops_per_example
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.rates import groups
+from silc.processor import choose_attention, keep_freed_memory
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.precision import fit_of

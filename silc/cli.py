@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import silc
 from silc import places
+from silc.processor import wait_briefly
 from silc.terminal import complain, finish, prepare, say
-from silc.threads import wait_briefly
 from silc.types import BadInput, LostRank, Preempted
 
 

@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from benchmarks.baselines.dino import hoisted_loop
-from silc.models.attention import choose_attention
+from silc.processor import choose_attention
 
 if TYPE_CHECKING:
     from torch import Tensor

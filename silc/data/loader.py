@@ -38,7 +38,7 @@ from silc.data.workers import (
     lacking,
     leave_saying,
 )
-from silc.heap import return_large_memory
+from silc.processor import return_large_memory
 from silc.types import AnyBatch, BadInput
 
 if TYPE_CHECKING:

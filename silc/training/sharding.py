@@ -20,8 +20,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from silc.heap import keep_freed_memory
-from silc.models.attention import choose_attention
+from silc.processor import choose_attention, keep_freed_memory
 from silc.training.passes import Context, Passes
 
 if TYPE_CHECKING:
