@@ -45,6 +45,12 @@ class Loaded:
     contrastive: Contrastive
     """The loss they were trained with."""
 
+    def best(self, dtype: str | torch.dtype = "float32") -> Model:
+        """The teacher where there is one, ready to use."""
+        which = "teacher" if "teacher" in self.models else next(iter(self.models))
+        known = vars(self.models[which])
+        return Model(**known, contrastive=self.contrastive, weights=which, dtype=precision_of(dtype))
+
 
 def load(
     source: str | Path,
@@ -78,8 +84,7 @@ def load(
     asked: Weights = "both" if weights == "auto" else weights
     path = Path(tokenizer) if tokenizer else None
     loaded = load_any(source, weights=asked, tokenizer=path, size=size, text_pool=text_pool, device=where)
-    which = "teacher" if "teacher" in loaded.models else next(iter(loaded.models))
-    return Model(**vars(loaded.models[which]), contrastive=loaded.contrastive, weights=which, dtype=precision)
+    return loaded.best(precision)
 
 
 def load_any(

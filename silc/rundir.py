@@ -22,18 +22,10 @@ CONTINUE = "continue"
 # Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
 # same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
 FREE = (
-    *("recipe", "out", "resume", "extend", "eval", "train.device", "train.sharding", "train.compile"),
-    *("train.micro_batch", "train.passes", "train.max_skips", "train.trackers", "train.timeout"),
-    *("train.log_every", "train.save_every", "train.keep", "train.eval_every"),
-    *(
-        "data.train",
-        "data.image_root",
-        "data.workers",
-        "data.index_cache",
-        "data.max_bad_rate",
-        "data.accept_changed_shards",
-    ),
-    *("data.remote_patience", "data.remote_cache", "data.remote_cache_gb"),
+    "recipe out resume extend eval train.device train.sharding train.compile train.micro_batch train.passes "
+    "train.max_skips train.trackers train.timeout train.log_every train.save_every train.keep train.eval_every "
+    "data.train data.image_root data.workers data.index_cache data.max_bad_rate data.accept_changed_shards "
+    "data.remote_patience data.remote_cache data.remote_cache_gb"
 )
 
 LENGTH = "train.duration"
@@ -173,4 +165,4 @@ def _differences(begun: Config, config: Config) -> list[tuple[str, Any, Any]]:
 
 
 def _free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in FREE)
+    return any(path == free or path.startswith(f"{free}.") for free in FREE.split())

@@ -120,8 +120,7 @@ def _model(
         raise BadInput(f"{source} is a run, whose tokenizer is the one it was trained with; leave it out")
     run = Path(source)
     loaded = load_run(run, weights="both" if weights == "auto" else weights)
-    whose = "teacher" if "teacher" in loaded.models else "student"
-    encoder, config = loaded.models[whose], configs.load(run / CONFIG)
+    encoder, config = loaded.best(), configs.load(run / CONFIG)
     words = encoder.tokenizer
     assert isinstance(words, BPETokenizer)
     rows = encoder.model.text.token_embedding.num_embeddings
@@ -138,7 +137,8 @@ def _model(
         contrastive=loaded.contrastive,
         source=name,
     )
-    return model, Facts(name, license, datasets, whose, config, loaded.examples_seen, scores_of(run, whose))
+    scores = scores_of(run, encoder.weights)
+    return model, Facts(name, license, datasets, encoder.weights, config, loaded.examples_seen, scores)
 
 
 def _verify_ours(directory: Path, probe: Probe) -> list[Check]:

@@ -78,8 +78,7 @@ def _model(config: ProbeConfig, world: World) -> tuple[Model, str]:
     """The model, and the checksum of all that makes it."""
     weights = "both" if config.weights == "auto" else config.weights
     loaded = load_any(config.init, weights=weights, device=world.device)
-    which = "teacher" if "teacher" in loaded.models else next(iter(loaded.models))
-    return Model(**vars(loaded.models[which]), contrastive=loaded.contrastive, weights=which), loaded.checksum
+    return loaded.best(), loaded.checksum
 
 
 def _sets(config: ProbeConfig, task: Task, world: World) -> list[Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from silc.training.log import Log
     from silc.training.optim import Optimizer
     from silc.training.passes import Passes
-    from silc.training.protocols import Learner, Work
+    from silc.training.protocols import Work
     from silc.types import AnyBatch
 
 NOT_FINITE = "not-finite.json"
@@ -85,7 +85,16 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
         hyper = schedule.at(step)
         with meter.waiting():
             batch = next(batches).to(world.device)
-        out, grad_norm, accepted, go_on = _update(learner, passes, optimizer, batch, hyper, world, hooks.stop)
+        out = learner.gradients(passes, batch, hyper)
+        grad_norm = optimizer.clip()
+        # Every rank decides alike, and before any state changes.
+        finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
+        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not hooks.stop(), device=finite.device)]))
+        if accepted:
+            optimizer.step(hyper)
+            learner.after_step(out, hyper)
+        optimizer.zero_grad()
+
         skips_in_a_row = 0 if accepted else skips_in_a_row + 1
         progress.count(batch, accepted=accepted)
         meter.count()
@@ -110,28 +119,6 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
         if due(progress.step, eval_every, schedule.total):
             hooks.evaluate()
             meter.restart()
-
-
-def _update(
-    learner: Learner,
-    passes: Passes,
-    optimizer: Optimizer,
-    batch: Any,
-    hyper: Any,
-    world: World,
-    stop: Callable[[], bool],
-) -> tuple[Any, Tensor, bool, bool]:
-    """One step on a batch: the learner's output, the gradient's norm, whether weights changed, whether all go on."""
-    out = learner.gradients(passes, batch, hyper)
-    grad_norm = optimizer.clip()
-    # Every rank decides alike, and before any state changes.
-    finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
-    accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not stop(), device=finite.device)]))
-    if accepted:
-        optimizer.step(hyper)
-        learner.after_step(out, hyper)
-    optimizer.zero_grad()
-    return out, grad_norm, accepted, go_on
 
 
 def _record(work: Work, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
