@@ -25,7 +25,7 @@ from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
 from silc.regular import regular
-from silc.settings import Range, Settings, limits, nearest
+from silc.settings import Range, Settings, nearest, needed
 from silc.training.config import TrainConfig
 from silc.types import BadInput
 
@@ -160,8 +160,8 @@ def from_dict(values: dict[str, Any], schema: Any = Config) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(part for part in first["loc"] if isinstance(part, str))
-        needed = [f"; needed {allowed}" for name, allowed in limits(schema) if name == path]
-        raise BadInput(f"field '{path}': {first['msg']} (got {first['input']!r}){''.join(needed)}") from error
+        said = f"field '{path}': {first['msg']} (got {first['input']!r}){needed(schema, path)}"
+        raise BadInput(said) from error
 
 
 def save(config: Schema, file: Path) -> None:

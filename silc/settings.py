@@ -142,6 +142,11 @@ def limits(cls: type, prefix: str = "") -> Iterator[tuple[str, Allowed]]:
             yield f"{prefix}{field.name}", own[field.name]
 
 
+def needed(cls: type, path: str) -> str:
+    """'; needed ...' for a limited setting, else ''."""
+    return "".join(f"; needed {allowed}" for name, allowed in limits(cls) if name == path)
+
+
 def amount_of(duration: str) -> tuple[float, str]:
     """Amount and unit (step, example, epoch, %) of a duration.
 

@@ -9,15 +9,16 @@ import logging
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import TextIO
 
     from rich.console import Console
     from rich.progress import Progress
 
+Item = TypeVar("Item")
 # Control characters (of which a terminal may be moved, coloured or retitled), lone surrogates (bytes that are no
 # text), the ends of lines that only some programs know, and what turns the direction of writing round.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -123,6 +124,16 @@ def progress(console: Console, *columns: Any, **settings: Any) -> Progress:
 
     usual = (BarColumn(), words("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     return Progress(words("{task.description}"), *(columns or usual), console=console, **settings)
+
+
+def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
+    """The items, with a bar on a terminal that goes away at the end; nothing elsewhere, or without `show`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    here = console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with progress(here, *columns, transient=True, disable=not (show and here.is_terminal)) as bar:
+        yield from bar.track(items, total=total, description=what)
 
 
 def words(template: str) -> Any:

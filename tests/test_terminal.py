@@ -14,7 +14,7 @@ import pytest
 from rich.table import Table
 
 from silc import cli, terminal
-from silc.eval.curves import Palette, training_curves
+from silc.eval.curves import palette_of, training_curves
 from silc.eval.report import write_report
 from silc.eval.score_table import printed_table
 from silc.eval.tables import Column, PaperTable, Row, in_markdown, to_html, to_markdown
@@ -144,7 +144,7 @@ def test_pages_and_tables_show_names_as_they_are(name: str, tmp_path: Path) -> N
 def test_dollars_and_underscores_in_a_plot_are_no_formula() -> None:
     name = "$\\notacommand{$ _x"
     history = {"$x": [{"step": step, name: step} for step in (1, 2)]}
-    ((_, (drawn,)),) = training_curves(history, Palette(["$x"]))
+    ((_, (drawn,)),) = training_curves(history, palette_of(["$x"]))
     assert name in drawn
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import tyro
 
 from silc import given
-from silc.settings import limits
+from silc.settings import needed
 from silc.types import BadInput
 
 T = TypeVar("T")
@@ -46,8 +46,7 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     said = words.partition(" For full helptext")[0].partition(" Argument helptext:")[0]
     flag = re.search(r"Error parsing --(\S+):", said)
     path = flag[1].replace("-", "_") if flag else ""
-    needed = [f"; needed {allowed}" for name, allowed in limits(kind) if name == path]
-    raise BadInput(said.removeprefix("Value error ") + "".join(needed))
+    raise BadInput(said.removeprefix("Value error ") + needed(kind, path))
 
 
 def taken(args: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], list[str]]:

@@ -29,11 +29,11 @@ from PIL import Image
 
 from silc import places
 from silc.data.pairs import BadSample
-from silc.data.progress import track
 from silc.data.quarantine import QUARANTINE
 from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
 from silc.durable import write_whole
 from silc.page import bare, data_uri, render, svg, webp
+from silc.terminal import track
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import numpy as np
 
 from silc.data.captions import NoCaption, Unread, captions_in, usable
 from silc.data.pairs import BadSample, Pair, Pairs, Sample, Source, spread_captions
-from silc.data.progress import track
 from silc.data.remote import CONCURRENT, RemoteFault, RemoteFile
 from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Files, Members, ShardIndex, index_shard
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
+from silc.terminal import track
 from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:

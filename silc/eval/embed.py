@@ -68,7 +68,6 @@ def text_features(
     model: DualEncoder,
     texts: Sequence[str],
     batch_size: int,
-    progress: Progress = silent,
     *,
     normalize: bool = True,
     world: World = ALONE,
@@ -83,7 +82,7 @@ def text_features(
         ids = model.tokenizer(texts[batch.start : batch.stop]).to(model.device)
         return model.encode_text(ids, normalize=normalize)
 
-    return finite(_gathered(features, len(texts), batch_size, progress, world), model)
+    return finite(_gathered(features, len(texts), batch_size, silent, world), model)
 
 
 def ensemble(features: Tensor, order: Order) -> Tensor:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
 SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
-COSTS = ("examples seen", "training FLOPs")
+COSTS, SPENT = ("examples seen", "training FLOPs"), ("examples_seen", "train_flops")
+"""What a run cost, for people and in records."""
 
 
 class Column(NamedTuple):
@@ -69,7 +70,8 @@ class PaperTable:
     def cells(self, row: Row) -> list[str]:
         """A row's texts, one for each head."""
         spent = ("" if row.examples is None else f"{row.examples:,}", "" if row.flops is None else f"{row.flops:.2e}")
-        return [*map(_cell, row.scores), *(spent if self._costs else ())]
+        scores = ("" if score is None else f"{score:.1f}" for score in row.scores)
+        return [*scores, *(spent if self._costs else ())]
 
     @property
     def _costs(self) -> bool:
@@ -100,7 +102,8 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
         for row in table["rows"]
     ]
     ours = [
-        Row(label, False, [_score(records, column) for column in columns], *_cost(records)) for label, records in own
+        Row(label, False, [_score(records, column) for column in columns], *map(records[0].get, SPENT))
+        for label, records in own
     ]
     notes = _unequal(ours)
     for label, records in own:
@@ -222,11 +225,6 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
-def _cost(records: Sequence[Mapping[str, Any]]) -> tuple[int | None, float | None]:
-    """Examples seen and training FLOPs of what the records are of."""
-    return records[0].get("examples_seen"), records[0].get("train_flops")
-
-
 def _unequal(rows: Sequence[Row]) -> list[str]:
     """How far runs are from equal training FLOPs, against the cheapest; examples alone say little of cost."""
     known = [(row.flops, row) for row in rows if row.flops]
@@ -284,7 +282,3 @@ def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if protocol.get("tuned_on_labels"):
             notes.append(f"{record['dataset']} uses numbers tuned on labels")
     return notes
-
-
-def _cell(score: float | None) -> str:
-    return "" if score is None else f"{score:.1f}"

@@ -63,13 +63,11 @@ class PretrainingScores:
     def _scored(
         self, evaluators: Sequence[Evaluator], weights: Literal["student", "teacher", "both"]
     ) -> Mapping[str, float]:
-        model = in_one_piece(self.objective, self._empty)
+        of_text = self.tokenizer.vocab_size, self.tokenizer.eos_id
+        model = in_one_piece(self.objective, lambda: untrained(self.config, *of_text, World()))
         model.eval()
         models = encoders(model.student, model.teacher, self.tokenizer, model.preprocess, weights=weights)
         results = suite.run(models, evaluators, world=self.world, failed=self.unscored)
         self.world.collect(None)  # the one to come for whoever heeds in the last batch
         model.train()
         return suite.scalars(results)
-
-    def _empty(self) -> SilcObjective:
-        return untrained(self.config, self.tokenizer.vocab_size, self.tokenizer.eos_id, World())
