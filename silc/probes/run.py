@@ -40,18 +40,9 @@ if TYPE_CHECKING:
     from silc.eval.tasks import Task
     from silc.types import Evaluation
 
-FREE = {
-    "resume",
-    "out",
-    "init",
-    "root",
-    "feature_batch",
-    "feature_cache_gb",
-    "train.device",
-    "train.sharding",
-    "train.compile",
-}
-FREE |= {f"train.{name}" for name in ("max_skips", "trackers", "timeout", "log_every", "save_every", "keep")}
+FREE = {"resume", "out", "init", "root", "tasks", "k", "temperature", "feature_batch", "feature_cache_gb"}
+FREE |= {"train.device", "train.sharding", "train.compile", "train.max_skips", "train.trackers", "train.timeout"}
+FREE |= {"train.log_every", "train.save_every", "train.keep"}
 """Settings that may differ when a run goes on."""
 
 
@@ -140,7 +131,7 @@ class _Run(Scores):
         self.module = self._heads()
         held_back = self.kind.held_back
         size = min(len(held_back), self.kind.batch_size)
-        settings = {path: value for path, value, _ in configs.fields(config) if path not in FREE}
+        settings = {path: value for path, value, _ in configs.fields(config) if path not in FREE | kind.unread}
         source = {"model": checksum, "images": _checksum(sets[0]), **json.loads(json.dumps(settings))}
         batches = Batches(self.kind.batch, held_back, 2 * len(config.l2), size, train.seed, world, source)
         in_steps = {"batch_size": size, "steps_per_epoch": batches.steps_per_epoch}

@@ -43,7 +43,10 @@ def command(data: Path, finished: Callable[..., Path]) -> Callable[..., list[str
     """The words of a probe into a folder."""
 
     def make(out: Path, **flags: str) -> list[str]:
-        given = SHORT | {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+        task = flags.get("tasks", "")
+        unread = {"linear": ("--k", "--segmentation-batch"), "seg": ("--k", "--train.batch-size")}
+        short = {flag: value for flag, value in SHORT.items() if flag not in unread.get(task.rpartition("-")[2], ())}
+        given = short | {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
         words = [word for flag in given.items() for word in flag]
         return ["probe", str(finished("silc_c")), "--root", str(data), "--out", str(out), *words]
 
@@ -159,6 +162,8 @@ def test_another_model_or_setting_is_not_gone_on_with(
         ({"tasks": "scenes_heldout-linear"}, "scenes_heldout-linear learns from labelled training images, and"),
         ({"tasks": "scene-knn"}, "did you mean 'scenes_seen-knn'?"),
         ({"k": "100"}, "k is 100, but there are 52 training images; give at most that"),
+        ({"tasks": "*-linear", "k": "3"}, "no task votes"),
+        ({"tasks": "*-knn"}, "no task trains a layer"),
         ({"train.optim.lora": "4"}, "linear layers have a penalty, --l2, and no towers"),
         ({"train.duration": "0.1 examples", "tasks": "*-linear"}, "is less than one step"),
         ({"train.optim.warmup": "9 steps", "tasks": "*-linear"}, "warm"),
