@@ -12,7 +12,7 @@ import tyro
 
 from silc import checks, places, terminal
 from silc.commands import flags
-from silc.commands.model_flags import DeviceName, is_import
+from silc.commands.flags import DeviceName, is_import
 from silc.eval.config import EvalConfig
 from silc.eval.tasks import KINDS
 from silc.given import Idle

@@ -8,7 +8,7 @@ from typing import ClassVar
 import tyro
 
 from silc.commands import flags
-from silc.commands.model_flags import WEIGHTS_OF_RUNS, ModelName, TokenizerPath, WeightsName
+from silc.commands.flags import WEIGHTS_OF_RUNS, ModelName, TokenizerPath, WeightsName
 from silc.exports import formats
 from silc.given import Idle
 from silc.terminal import announce, say

@@ -1,4 +1,4 @@
-"""Words of a command line, read into a command's dataclass of flags."""
+"""Flags of commands: words of a command line read into a dataclass, and the types of those that models are given by."""
 
 from __future__ import annotations
 
@@ -6,15 +6,39 @@ import contextlib
 import io
 import re
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 import tyro
+from tyro.conf import Positional, arg
 
 from silc import given
-from silc.settings import needed
+from silc.settings import Device, needed
+from silc.training.directory import is_run
 from silc.types import BadInput
 
 T = TypeVar("T")
+ModelName = Annotated[
+    Positional[str],
+    arg(help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."),
+]
+WeightsName = Annotated[
+    Literal["auto", "student", "teacher"], arg(help="Of a run; `auto` is the teacher where there is one.")
+]
+TokenizerPath = Annotated[
+    str, arg(help="tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none.")
+]
+DeviceName = Annotated[str, Device(), arg(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+
+
+def is_import(model: str) -> bool:
+    """Whether it is some model other than a run; what is not there at all is for its reader to say."""
+    return not is_run(model) and (":" in model or Path(model).exists())
+
+
+WEIGHTS_OF_RUNS = given.Idle(
+    "weights", lambda c: is_import(c.model), "the model is no run with a student and a teacher"
+)
 
 
 def read(kind: type[T], args: Sequence[str], prog: str) -> T:

@@ -10,7 +10,7 @@ import tyro
 
 from silc import places
 from silc.commands import flags
-from silc.commands.model_flags import TokenizerPath
+from silc.commands.flags import TokenizerPath
 from silc.given import Idle
 from silc.interop import sources
 from silc.settings import Range, Settings

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from silc.commands import class_names, flags, image_files, predictions
-from silc.commands.model_flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
+from silc.commands.flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
 from silc.eval.config import EvalConfig
 from silc.eval.prompts import templates
 from silc.given import Idle
