@@ -139,11 +139,13 @@ class Meter(TorchDispatchMode):
                 if name.endswith((".visual", ".patch_embed")):
                     side = args[0].shape[-1]
                 self.now = self._part(name, side)
-                for parameter in module.parameters():
-                    if not isinstance(parameter, DTensor) and _key(parameter) not in whole:
-                        self.rename(parameter, GATHERED)
 
             return enter
+
+        def gathered(module: Any, args: Any) -> None:
+            for parameter in module.parameters():
+                if not isinstance(parameter, DTensor) and _key(parameter) not in whole:
+                    self.rename(parameter, GATHERED)
 
         def leave(module: Any, args: Any, out: Any) -> None:
             self.now = outer.pop()
@@ -152,7 +154,10 @@ class Meter(TorchDispatchMode):
         handles = []
         for name, module in objective.named_modules():
             if owner(f"{name}."):
-                handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leave)]
+                # Sharding gathers in a hook of its own: what it sends is the part's, and only then is there a weight.
+                handles.append(module.register_forward_pre_hook(entering(name), prepend=True))
+                handles.append(module.register_forward_pre_hook(gathered))
+                handles.append(module.register_forward_hook(leave))
         methods = {
             **dict.fromkeys(("features", "pairs"), VIEWS),
             "contrastive_loss": CONTRASTIVE,
