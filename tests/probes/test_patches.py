@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchmetrics.classification import MulticlassJaccardIndex
 
 import silc
+from silc.distributed import World
 from silc.eval.datasets import ClassificationSet, SegmentationSet
+from silc.probes.config import ProbeConfig
 from silc.probes.learner import Heads, Probe, held_back
-from silc.probes.patches import Patches
+from silc.probes.patches import Patches, Segmentation
 from silc.probes.pooled import pooled
 from silc.training.schedules import Rate
 from silc.types import BadInput
@@ -94,6 +97,24 @@ def test_patches_go_through_torchs_batch_norm_and_convolution() -> None:
         assert torch.allclose(heads.running, torch.stack([norm.running_mean, norm.running_var]))
         norm.eval()
         assert torch.allclose(heads.logits(head, patches), conv(norm(patches.movedim(-1, 1))))
+
+
+def test_miou_is_torchmetrics(model: silc.predict.Model) -> None:
+    """At the size of each label map, of logits upsampled by torch."""
+    draw = np.random.default_rng(1)
+    truths = [draw.integers(0, 4, (20, 24)) for _ in range(5)]
+    for truth in truths:
+        truth[:3], truth[truth == 3] = 255, 2
+    data = SegmentationSet("set", ["a", "b", "c"], list("01234"), images(5), truths, files=[])
+    config = ProbeConfig(feature_batch=2)
+    probe = Segmentation(config, model, data, data, World())
+    heads = probe.heads((0.1, 0.1))
+    peer = MulticlassJaccardIndex(3, average="macro", ignore_index=255)
+    for row, truth in enumerate(truths):
+        features, _ = probe.train.examples([row])
+        logits = F.interpolate(heads.logits(1, features), truth.shape, mode="bilinear", align_corners=False)
+        peer.update(logits.argmax(dim=1), torch.from_numpy(truth)[None])
+    assert probe.evaluation(heads, 1, {}).record.metrics["miou"] == pytest.approx(peer.compute().item(), abs=1e-6)
 
 
 NAMES = ["the class 'a'", "the class 'b'", "the class 'c'"]
