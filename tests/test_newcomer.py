@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from silc import checkpoint
 from silc.cli import main
-from silc.pretraining import run
+from silc.objective import SilcObjective
 from silc.training.log import history
 from tests.data.conftest import encoded, write_tar
 
@@ -102,7 +102,7 @@ def test_the_way_of_someone_new(
     assert Path("out/check/report.html").is_file()
     assert not json.loads(Path("out/check/check.json").read_text())["causes"]
 
-    steps, after_step = [0], run.SilcObjective.after_step
+    steps, after_step = [0], SilcObjective.after_step
 
     def ctrl_c_at_three(*args: object) -> None:
         after_step(*args)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_the_way_of_someone_new(
         if steps[0] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(run.SilcObjective, "after_step", ctrl_c_at_three)
+    monkeypatch.setattr(SilcObjective, "after_step", ctrl_c_at_three)
     begin = ["train", "silc_c-tiny", "--data.train", SHARDS, "--data.workers", "0", "--out", RUN, *SMALL]
     begin += ["--train.duration", "6 steps"]
     assert main(begin) == 130

@@ -100,5 +100,5 @@ def _rank(rank: int, ranks: int, root: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def _gone(*_):
+def _gone(*_, **__):
     raise BadInput("gone on rank 1")
