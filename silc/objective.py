@@ -250,7 +250,7 @@ class SilcObjective(nn.Module):
     def losses(self, features: Features, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
         terms = {}
-        for term in self.terms:
+        for term in self.terms if asked.terms else ():
             if (found := term.loss(features, hyper)) is not None:
                 terms[term.name] = found
         if not asked.pairs:
