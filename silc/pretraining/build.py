@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from silc.data.crops import MultiCrop
 from silc.distributed import World
@@ -50,9 +51,27 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
     config = replace(config, objective=replace(config.objective, head_only_ema=False))
     objective = untrained(config, vocab_size, eos_id, World())
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), _Counter() as counter:
         objective(blank_batch(config, 1), Hyper(lr=0.0, momentum=1.0, temperature=1.0)).loss.backward()
-    return float(counter.get_total_flops())
+    return float(counter.total)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what torch's FlopCounterMode adds up, but keeps no tree of modules beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def views_of(config: Config) -> MultiCrop:
