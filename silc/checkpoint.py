@@ -99,6 +99,11 @@ def write(
     return final
 
 
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(path.name.removeprefix("step-"))
+
+
 def find(root: Path) -> list[Path]:
     """Complete checkpoints under `root`, newest first."""
     return sorted((p for p in root.glob("step-*") if (p / MANIFEST).is_file()), reverse=True)

@@ -114,7 +114,7 @@ def write_memory(pid: int, address: int, value: bytes) -> None:
 def _nothing_changed_while_skipping(out: Path) -> bool:
     """Checkpoints of skipped steps equal the one before them in every tensor; those after them move on, finite."""
     records = {record["step"]: record for record in history(out)}
-    steps = sorted(int(path.name.removeprefix("step-")) for path in checkpoint.find(out / "checkpoints"))
+    steps = sorted(checkpoint.step_of(path) for path in checkpoint.find(out / "checkpoints"))
     moved_on = False
     for before, after in itertools.pairwise(steps):
         if before not in records or after not in records:

@@ -33,7 +33,7 @@ def steps_done(out: Path) -> int:
 
 def step_of(root: Path) -> int:
     found = checkpoint.find(root)
-    return int(found[0].name.removeprefix("step-")) if found else 0
+    return checkpoint.step_of(found[0]) if found else 0
 
 
 def everything(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:

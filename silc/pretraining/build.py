@@ -57,7 +57,7 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up what torch's FlopCounterMode adds up, but keeps no tree of modules beside it."""
+    """Adds up what torch's FlopCounterMode adds up; that one loads torch's compiler, as long as loading torch takes."""
 
     def __init__(self) -> None:
         super().__init__()

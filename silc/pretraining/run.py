@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from silc import checks, recipes
 from silc import config as configs
+from silc.checkpoint import step_of
 from silc.data.collate import PairCollate
 from silc.data.loader import Loader, Plan
 from silc.data.remote import without_secrets
@@ -198,7 +199,7 @@ def _extended(config: Config, place: Place, schedule: Schedule, steps_per_epoch:
     begun = configs.load(out / CONFIG)
     if begun.train.duration == config.train.duration:
         return ""
-    done = 0 if place.resumed is None else int(place.resumed.name.removeprefix("step-"))
+    done = 0 if place.resumed is None else step_of(place.resumed)
     before, after = schedule_of(begun, steps_per_epoch), schedule.total
     if after < before.total:
         raise BadInput(

@@ -114,9 +114,8 @@ class _Running:
     def record(self, scores: Mapping[str, float]) -> None:
         """Scores become a record, beside what they cost."""
         if scores and self.log is not None:
-            examples = self.progress.step * self.work.settings.batch_size
-            cost = {"examples_seen": examples, "train_flops": examples * self.work.flops_per_example}
-            self.log.record({"step": self.progress.step, **cost, **scores})
+            step = self.progress.step
+            self.log.record({"step": step, **self.work.cost(step), **scores})
 
     def tell(self, lines: Iterable[str]) -> None:
         """Lines for people, from the main rank."""

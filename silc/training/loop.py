@@ -123,12 +123,10 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
 
 def _record(work: Work, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
     """What metrics.jsonl is told after a step, but for times."""
-    examples = progress.step * work.settings.batch_size
     return {
         "step": progress.step,
-        "examples_seen": examples,
+        **work.cost(progress.step),
         **metrics,
-        "train_flops": examples * work.flops_per_example,
         "skipped": progress.skipped,
         **{f"bad/{cause}": count for cause, count in sorted(bad.items())},
     }

@@ -106,8 +106,8 @@ class Learner(Protocol):
         """The group of every parameter that is trained, by its name in the module."""
         return {name: Group() for name, _ in self.module.named_parameters()}
 
-    def gradients(self, passes: Passes, batch: Any, hyper: Any) -> Any:
-        """Add the gradients of a batch to the parameters, in one or several passes; an `Output`."""
+    def gradients(self, passes: Passes, batch: Any, hyper: Any) -> Output:
+        """Add the gradients of a batch to the parameters, in one or several passes."""
         ...
 
     def after_step(self, out: Any, hyper: Any) -> None:
@@ -191,3 +191,8 @@ class Work:
     """What is told before the first step."""
     unit: str = "pairs"
     """What a sample is called in "12 pairs/s"."""
+
+    def cost(self, step: int) -> dict[str, float]:
+        """What so many steps took: examples, and training FLOPs."""
+        examples = step * self.settings.batch_size
+        return {"examples_seen": examples, "train_flops": examples * self.flops_per_example}

@@ -56,12 +56,11 @@ def parts_of(work: Work, optimizer: Optimizer, world: World) -> dict[str, Mappin
 
 def state_of(work: Work, progress: Progress, world: World) -> dict[str, Any]:
     """What a checkpoint holds besides tensors; every rank calls it."""
-    examples = progress.step * work.settings.batch_size
     bad = dict(world.total(progress.bad))
     return {
         "progress": {"step": progress.step, "skipped": progress.skipped, "bad": bad},
         "loader": work.batches.state(progress.step),
-        "cost": {"examples_seen": examples, "train_flops": examples * work.flops_per_example},
+        "cost": work.cost(progress.step),
     }
 
 
