@@ -26,8 +26,8 @@ from silc.pretraining import run
 
 if TYPE_CHECKING:
     from benchmarks.measure import Turns
+    from silc.batch import Batch
     from silc.config import Config
-    from silc.types import Batch
 
 WORKERS = 16
 """The target's; fewer where there are fewer cores."""

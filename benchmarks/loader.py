@@ -30,9 +30,9 @@ from silc.data.sources import expand
 from silc.data.tar import Files, ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.images import decode_pixels, decode_rgb
 from silc.preprocess import Preprocess
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from benchmarks.suite import BenchConfig
-    from silc.types import Batch
+    from silc.batch import Batch
 
 SIZE = 256
 NUM_IMAGES = 32

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.baselines.dino import double_loop, hoisted_loop
 from benchmarks.measure import Row, Target, extra_memory, in_turns
 from silc.losses.distill import distill_loss
-from silc.types import Projection, Targets
+from silc.step import Projection, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,6 +19,7 @@ import torch
 from benchmarks import fed
 from benchmarks.measure import Row, Sense, Target, extra_memory, in_turns, not_measured
 from silc import recipes
+from silc.batch import Batch
 from silc.config import Config
 from silc.distributed import World
 from silc.extras import install
@@ -27,10 +28,10 @@ from silc.pretraining.build import blank_batch, flops_per_example
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.rates import groups
 from silc.processor import choose_attention, keep_freed_memory
+from silc.step import Hyper
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.precision import fit_of
-from silc.types import Batch, Hyper
 
 if TYPE_CHECKING:
     from benchmarks.measure import Turns

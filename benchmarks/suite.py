@@ -18,10 +18,10 @@ from rich.table import Table
 
 from silc import places
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import Device, Range, Settings
 from silc.terminal import say
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from benchmarks.measure import Row

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that editors and type checkers know them
     from silc.config import Config as Config
+    from silc.errors import BadInput as BadInput
     from silc.evaluation import evaluate as evaluate
     from silc.exports.directory import export as export
     from silc.loading import load as load
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # so that editors and type checkers know them
     from silc.pretraining.start import finetune as finetune
     from silc.pretraining.start import train as train
     from silc.recipes import get as recipe  # noqa: F401
-    from silc.types import BadInput as BadInput
 
 __version__ = "0.1.0"
 
@@ -30,7 +30,7 @@ _WHERE = {
     "export": "silc.exports.directory:export",
     "recipe": "silc.recipes:get",
     "Config": "silc.config:Config",
-    "BadInput": "silc.types:BadInput",
+    "BadInput": "silc.errors:BadInput",
 }
 __all__ = [*_WHERE, "__version__"]
 

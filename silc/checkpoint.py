@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from silc.durable import flush
-from silc.types import BadInput
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

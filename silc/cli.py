@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import silc
 from silc import places
+from silc.errors import BadInput, LostRank, Preempted
 from silc.processor import wait_briefly
 from silc.terminal import complain, finish, prepare, say
-from silc.types import BadInput, LostRank, Preempted
 
 
 class Command(NamedTuple):

@@ -21,13 +21,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from silc.data.config import CropConfig, DataConfig
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
 from silc.regular import regular
 from silc.settings import Range, Settings, nearest, needed
 from silc.training.config import TrainConfig
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.preprocess import Preprocess

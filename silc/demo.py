@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from silc import evaluation, places, recipes, results
 from silc.data import scenes
+from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.preprocess import Preprocess
@@ -27,7 +28,6 @@ from silc.pretraining import run
 from silc.terminal import say
 from silc.training.config import examples_of
 from silc.training.log import history
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval.segment import MAX_SCALED
 from silc.preprocess import resample
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from silc.errors import BadInput, LostRank
 from silc.settings import kind_and_index
-from silc.types import BadInput, LostRank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ GRACE = 1.0
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among the ranks (the `Collectives` of types.py)."""
+    """This process's place among the ranks (`Collectives`)."""
 
     rank: int = 0
     size: int = 1

@@ -13,6 +13,7 @@ import torch
 from silc import checks
 from silc import config as configs
 from silc.distributed import join
+from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.cache import Cache
 from silc.eval.config import EvalConfig
@@ -22,10 +23,9 @@ from silc.loading import Loaded, Weights, load_any
 from silc.models.silc import Encoder
 from silc.predict import Model
 from silc.training.directory import is_run
-from silc.types import BadInput
 
 if TYPE_CHECKING:
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
     Scored = str | Path | Encoder
 

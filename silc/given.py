@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from silc import config as configs
 from silc.config import Config
+from silc.errors import BadInput
 from silc.terminal import announce
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

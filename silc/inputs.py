@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from silc.errors import BadInput
 from silc.eval.datasets import read_image
 from silc.images import to_rgb, upright
-from silc.types import BadInput
 
 Picture = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor
 """An image: a file, a Pillow image, an array [H, W, 3] or a tensor [3, H, W], either uint8 or float in 0..1."""

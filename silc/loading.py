@@ -11,6 +11,7 @@ from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import place
+from silc.errors import BadInput
 from silc.interop import sources
 from silc.models.config import multiples_near
 from silc.models.silc import Encoder
@@ -18,16 +19,15 @@ from silc.objective import networks
 from silc.predict import Contrastive, Model, precision_of
 from silc.rundir import TOKENIZER, newest_checkpoint
 from silc.training.directory import CONFIG, is_run
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     import torch
 
+    from silc.encoder import Tokenizer
     from silc.interop.big_vision import TextPool
     from silc.models.silc import TwoTower
     from silc.models.teacher import Teacher
     from silc.preprocess import Preprocess
-    from silc.types import Tokenizer
 
 Weights = Literal["student", "teacher", "both"]
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from silc.batch import Views
 from silc.checkpoint import HEADS
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.losses.distill import distill_loss, other_views, perplexity
@@ -26,17 +27,19 @@ from silc.models.head import DistillHead
 from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
-from silc.types import Pairs, Pass, StepOutput, Views
+from silc.step import Embeddings, Pass, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+    from silc.batch import Batch
+    from silc.collectives import Collectives
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.types import Batch, Collectives, Distilled, Hyper
+    from silc.step import Distilled, Hyper
 
 
 WHOLE = Pass()
@@ -45,7 +48,7 @@ NO_VIEWS = Views(None, None, None)
 
 
 @dataclass(frozen=True)
-class Features:
+class TowerOutputs:
     """What the losses read: joint embeddings, not normalised, and tokens; None where a pass does not ask for them."""
 
     images: Tensor | None = None  # [V, B, D] student, of the views that enter the image-text loss
@@ -66,7 +69,7 @@ class Term(NamedTuple):
     targets: str
     """What is logged of its targets begins so."""
     weight: float
-    loss: Callable[[Features, Hyper], Distilled | None]
+    loss: Callable[[TowerOutputs, Hyper], Distilled | None]
     head: DistillHead
     averaged: AveragedHead
 
@@ -129,7 +132,7 @@ class SilcObjective(nn.Module):
         """
         return self.losses(self.features(batch, asked), hyper, asked)
 
-    def features(self, batch: Batch, asked: Pass = WHOLE) -> Features:
+    def features(self, batch: Batch, asked: Pass = WHOLE) -> TowerOutputs:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
         entering = self._entering(batch.views, asked.view) if asked.pairs else NO_VIEWS
         views = replace(batch.views, original=entering.original) if asked.terms else entering
@@ -138,10 +141,10 @@ class SilcObjective(nn.Module):
         text = asked.text
         if text is None and (asked.pairs or not asked.terms):
             text = self.student.text(batch.text)
-        features = Features(images, text, student_globals)
+        features = TowerOutputs(images, text, student_globals)
         return self._supervised(features, views, asked.hidden) if asked.terms else features
 
-    def pairs(self, batch: Batch) -> Pairs:
+    def pairs(self, batch: Batch) -> Embeddings:
         """What enters the image-text loss, alone."""
         return self._paired(self.features(batch, Pass(terms=False)))
 
@@ -193,12 +196,12 @@ class SilcObjective(nn.Module):
             embeddings.append(student_globals)
         return torch.cat(embeddings), student_globals
 
-    def _paired(self, features: Features) -> Pairs:
+    def _paired(self, features: TowerOutputs) -> Embeddings:
         assert features.images is not None
         assert features.text is not None
-        return Pairs(features.images, features.text, self.student.logit_scale.exp(), self.student.logit_bias)
+        return Embeddings(features.images, features.text, self.student.logit_scale.exp(), self.student.logit_bias)
 
-    def _supervised(self, features: Features, views: Views, hidden: Tensor | None) -> Features:
+    def _supervised(self, features: TowerOutputs, views: Views, hidden: Tensor | None) -> TowerOutputs:
         """With what self-supervision reads."""
         student_globals, student_locals, patches = features.globals, None, None
         if self.config.student_globals and student_globals is None:
@@ -247,7 +250,7 @@ class SilcObjective(nn.Module):
         predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, hidden.flatten(0, 1))
         return predicted.unflatten(0, hidden.shape[:2])  # type: ignore[no-any-return]
 
-    def losses(self, features: Features, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
+    def losses(self, features: TowerOutputs, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
         terms = {}
         for term in self.terms if asked.terms else ():
@@ -261,14 +264,14 @@ class SilcObjective(nn.Module):
         own = asked.share * self.contrastive_loss(pairs) if asked.pull is None else _pulled(pairs, asked.pull)
         return StepOutput(own + asked.share * self._weighted(terms), self._scale(pairs), terms)
 
-    def contrastive_loss(self, pairs: Pairs) -> Tensor:
+    def contrastive_loss(self, pairs: Embeddings) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
         image, text = (F.normalize(x.float(), dim=-1) for x in (pairs.images, pairs.text))
         if self.config.contrastive == "softmax":
             return softmax_loss(image, text, pairs.scale, self.world)
         return sigmoid_loss(image, text, pairs.scale, pairs.bias, self.world)
 
-    def _distillation(self, features: Features, hyper: Hyper) -> Distilled | None:
+    def _distillation(self, features: TowerOutputs, hyper: Hyper) -> Distilled | None:
         if self.teacher is None or self.head is None or features.teacher is None or features.locals is None:
             return None
         targets, views, shares = self.teacher.targets(features.teacher, hyper.temperature), features.locals, None
@@ -277,7 +280,7 @@ class SilcObjective(nn.Module):
             views = torch.cat([views, features.globals])
         return distill_loss(self.head(views), targets, self.config.student_temperature, shares)
 
-    def _patch_prediction(self, features: Features, hyper: Hyper) -> Distilled | None:
+    def _patch_prediction(self, features: TowerOutputs, hyper: Hyper) -> Distilled | None:
         if self.patch_head is None or self.patch_teacher is None or features.teacher_patches is None:
             return None
         targets = self.patch_teacher.targets(features.teacher_patches, hyper.temperature)
@@ -287,7 +290,7 @@ class SilcObjective(nn.Module):
         none = torch.zeros((), device=self.student.logit_scale.device)  # of a sharded one `new_zeros` would be sharded
         return sum((term.weight * terms[term.name].loss for term in self.terms if term.name in terms), start=none)
 
-    def _scale(self, pairs: Pairs) -> dict[str, Tensor]:
+    def _scale(self, pairs: Embeddings) -> dict[str, Tensor]:
         """What is logged of scale and bias."""
         metrics = {"logit_scale": pairs.scale[0].detach()}
         if self.config.contrastive == "sigmoid":
@@ -325,7 +328,7 @@ class SilcObjective(nn.Module):
                 term.averaged.update_centre(self.world.mean(out.terms[term.name].logits), self.centre_momentum)
 
 
-def _pulled(pairs: Pairs, pull: Pairs) -> Tensor:
+def _pulled(pairs: Embeddings, pull: Embeddings) -> Tensor:
     """A number whose gradients by the embeddings, scale and bias are those given."""
     each = ((gradient.float() * value.float()).sum() for gradient, value in zip(pull, pairs, strict=True))
     return sum(each, start=pairs.scale.new_zeros(()))

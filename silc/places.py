@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from silc.types import BadInput
+from silc.errors import BadInput
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """What a write says, which names no file: the disk or a quota is full, the place is locked or broken."""

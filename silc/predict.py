@@ -18,6 +18,7 @@ from torch import Tensor
 
 from silc.dense import component_pictures, dense_features
 from silc.distributed import place
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import distinct
 from silc.eval.embed import text_classifier
@@ -26,7 +27,6 @@ from silc.eval.prompts import templates as prompt_set
 from silc.eval.segment import score_maps, scorer_of, window_rules
 from silc.inputs import Picture, Pictures, at_least_one, each_of, in_batches, open_image
 from silc.models.silc import Encoder
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,13 +16,13 @@ from typing import Literal
 
 from silc.config import Config, PixelsConfig
 from silc.data.config import CropConfig, DataConfig, ScenesConfig
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
 from silc.settings import nearest
 from silc.training.config import OptimConfig, TrainConfig
-from silc.types import BadInput
 
 
 def clip() -> Config:

@@ -17,7 +17,7 @@ from silc.training.directory import CONFIG, is_run
 from silc.training.log import history
 
 if TYPE_CHECKING:
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
 
 def write(

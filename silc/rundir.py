@@ -10,9 +10,9 @@ from silc import checkpoint, recipes
 from silc import config as configs
 from silc.config import Config
 from silc.data.remote import without_secrets
+from silc.errors import BadInput
 from silc.interop.sources import kind_of
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
-from silc.types import BadInput
 
 TOKENIZER = "tokenizer"
 """What a pretraining run's directory holds besides."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Protocol, get_args, get_type_hints
 
-from silc.types import BadInput
+from silc.errors import BadInput
 
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(steps?|examples|epochs?|%)\s*$", re.ASCII)

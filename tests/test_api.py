@@ -14,9 +14,10 @@ from silc import config as configs
 from silc import recipes
 from silc.config import Config
 from silc.data.scenes import write_sets
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.predict import Model
-from silc.types import BadInput, Evaluation
+from silc.records import Evaluation
 from tests.data.conftest import sample, write_tar
 
 

@@ -22,25 +22,18 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images processor terminal extras regular durable page"
-    " | types | settings | distributed checkpoint places"
+    " | errors batch step encoder collectives"
+    " | records settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
     " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes"
     " | evaluation results | serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
-TORCH_FREE = ("types", "settings", "config", "recipes", "given", "cli", "data/config", "models/config")
-TORCH_FREE += (
-    "models/variants",
-    "losses/config",
-    "training/config",
-    "training/directory",
-    "eval/config",
-    "probes/config",
-    "eval/tasks",
-    "places",
-    "rundir",
-)
-TORCH_FREE += ("checkpoint", "interop/sources", "exports/formats", "checks", "data/check")
+TORCH_FREE: tuple[str, ...] = ("errors", "batch", "step", "encoder", "records", "collectives")
+TORCH_FREE += ("settings", "config", "recipes", "given", "places", "rundir", "checkpoint", "checks", "cli")
+TORCH_FREE += ("data/config", "data/check", "models/config", "models/variants", "losses/config")
+TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "probes/config")
+TORCH_FREE += ("interop/sources", "exports/formats")
 TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from silc import checkpoint
-from silc.types import BadInput
+from silc.errors import BadInput
 
 
 def write(root: Path, step: int, keep: int = 3) -> Path:

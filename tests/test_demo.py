@@ -9,8 +9,8 @@ import pytest
 
 from silc import demo, recipes
 from silc.config import Config
+from silc.errors import BadInput
 from silc.pretraining import run
-from silc.types import BadInput
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from PIL import Image
 import silc
 from silc.config import Config
 from silc.dense import component_pictures, principal_components, scaled_to_patches
+from silc.errors import BadInput
 from silc.predict import Model
 from silc.pretraining import run
-from silc.types import BadInput
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from silc import cli, distributed
 from silc.distributed import agree_on_attempt
-from silc.types import BadInput, LostRank
+from silc.errors import BadInput, LostRank
 from tests.ranks import SERVER, environments
 
 SHORT = timedelta(seconds=5)

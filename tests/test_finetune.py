@@ -16,17 +16,19 @@ from torch import Tensor
 
 from silc import checkpoint, recipes
 from silc import config as configs
+from silc.batch import Batch, Views
 from silc.cli import main
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.loading import load_run
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import origin, run, start
 from silc.pretraining.build import build
+from silc.step import Hyper, Projection
 from silc.training.log import history
-from silc.types import BadInput, Batch, Hyper, Projection, Views
 from tests import ranks
 
 QUICK = {

@@ -22,13 +22,13 @@ from silc.commands.import_model import ImportCommand
 from silc.commands.plan import PlanCommand
 from silc.commands.predict import PredictCommand
 from silc.config import Config
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.evaluation import evaluate
 from silc.interop import sources
 from silc.loading import load
 from silc.pretraining import run, start
 from silc.training.log import history
-from silc.types import BadInput
 
 
 @pytest.fixture

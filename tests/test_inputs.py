@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.inputs import each_of, in_batches, open_image
-from silc.types import BadInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
 CHANNELS_FIRST = torch.from_numpy(PIXELS.transpose(2, 0, 1).copy())

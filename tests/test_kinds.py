@@ -12,7 +12,7 @@ import yaml
 from silc import config as configs
 from silc import recipes
 from silc.cli import main
-from silc.types import BadInput
+from silc.errors import BadInput
 
 
 def test_a_configuration_says_its_kind(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from benchmarks.baselines.dino import double_loop
 from silc import recipes
+from silc.batch import Batch, Views
 from silc.config import Config
 from silc.distributed import World
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.rates import groups
+from silc.step import Hyper, Projection
 from silc.training.optim import Optimizer
-from silc.types import Batch, Hyper, Projection, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 

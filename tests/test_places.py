@@ -12,7 +12,7 @@ import pytest
 from silc import checks, places
 from silc.cli import main
 from silc.commands import predictions
-from silc.types import BadInput
+from silc.errors import BadInput
 
 LONG = "x" * 300
 

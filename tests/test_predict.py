@@ -19,6 +19,7 @@ from silc.cli import main
 from silc.commands import image_files, predictions
 from silc.config import Config
 from silc.data.scenes import write_sets
+from silc.errors import BadInput
 from silc.eval import metrics
 from silc.eval.config import EvalConfig
 from silc.eval.embed import text_classifier
@@ -28,7 +29,6 @@ from silc.interop import pretrained
 from silc.interop.pretrained import Pretrained
 from silc.predict import Model
 from silc.pretraining import run
-from silc.types import BadInput
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from silc import config as configs
 from silc import recipes
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.models.variants import LOCAL_SIZE
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.build import flops_per_example
-from silc.types import BadInput
 
 # Image tower and whole model in millions of parameters, with the 32k vocabulary; SigLIP's published sizes
 # (open_clip: ViT-B-16-SigLIP-256 203.2, ViT-L-16-SigLIP-256 652, ViT-SO400M-14-SigLIP 877).

@@ -18,10 +18,10 @@ from silc.data.folder import FolderPairs
 from silc.data.pairs import BadSample
 from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
+from silc.errors import BadInput
 from silc.eval.datasets import lines_of, read_image, read_label
 from silc.eval.webdataset import Member
 from silc.interop.files import read_json, read_safetensors
-from silc.types import BadInput
 
 
 @pytest.fixture(autouse=True)

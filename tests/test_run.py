@@ -20,11 +20,11 @@ from silc import checkpoint
 from silc import config as configs
 from silc.cli import main
 from silc.config import Config
+from silc.errors import BadInput
 from silc.loading import load_run
 from silc.pretraining import run
 from silc.training.config import OptimConfig
 from silc.training.log import history
-from silc.types import BadInput
 from tests import ranks
 from tests.data.conftest import sample, write_tar
 

@@ -12,9 +12,9 @@ import yaml
 from silc import config as configs
 from silc import recipes
 from silc.config import Config
+from silc.errors import BadInput
 from silc.rundir import as_begun, check_same
 from silc.training.directory import CONFIG
-from silc.types import BadInput
 
 MADE_LATER = {"data.exif_orientation": "ignore", "train.optim.decay": "matrices"}
 

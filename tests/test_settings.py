@@ -23,6 +23,7 @@ from silc.config import Config
 from silc.data.config import CropConfig
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
 from silc.pretraining import run
 from silc.pretraining.build import build
@@ -30,7 +31,6 @@ from silc.probes.config import ProbeConfig
 from silc.settings import Duration, Range, Settings, limits
 from silc.training.config import OptimConfig, steps_of
 from silc.training.log import history
-from silc.types import BadInput
 
 HUGE = 10**30
 TRIED = (0, -1, math.nan, math.inf, -math.inf, HUGE)

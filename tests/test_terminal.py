@@ -18,8 +18,8 @@ from silc.eval.curves import palette_of, training_curves
 from silc.eval.report import write_report
 from silc.eval.score_table import printed_table
 from silc.eval.tables import Column, PaperTable, Row, in_markdown, to_html, to_markdown
+from silc.records import Evaluation, Record
 from silc.terminal import console, one_line, plain, progress, say
-from silc.types import Evaluation, Record
 
 ROOT = Path(__file__).parent.parent
 NAMES = (

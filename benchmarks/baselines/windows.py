@@ -14,9 +14,9 @@ from silc.preprocess import resample
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.encoder import DualEncoder
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import SegmentationSet
-    from silc.types import DualEncoder
 
 
 @torch.no_grad()

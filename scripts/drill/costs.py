@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 
 from silc import checkpoint, recipes
+from silc.batch import Batch, Views
 from silc.distributed import World
 from silc.losses.distill import perplexity
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.rates import groups
+from silc.step import Hyper
 from silc.training.log import Log
 from silc.training.optim import Optimizer
 from silc.training.saver import Saver
-from silc.types import Batch, Hyper, Views
 
 from .outcome import Row, step_of
 from .run import SMALL, Run

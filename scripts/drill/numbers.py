@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from silc import checkpoint
+from silc.errors import BadInput
 from silc.training.log import history
-from silc.types import BadInput
 
 from .outcome import Row, step_of
 from .run import PATIENCE, SMALL, Run

@@ -8,8 +8,8 @@ from pathlib import Path
 import silc
 from silc import terminal
 from silc.commands import flags
+from silc.errors import BadInput
 from silc.terminal import announce, say
-from silc.types import BadInput
 
 
 def main(args: list[str]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc.data.index_cache import expanded
+from silc.errors import BadInput
 from silc.eval.datasets import distinct, lines_of, text_of
-from silc.types import BadInput
 
 
 def names_of(given: str) -> Sequence[str]:

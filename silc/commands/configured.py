@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from silc import config as configs
 from silc import given, rundir
 from silc.commands import flags
+from silc.errors import BadInput
 from silc.terminal import say
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.config import Config

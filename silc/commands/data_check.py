@@ -9,9 +9,9 @@ from typing import Annotated
 import tyro
 
 from silc.commands import flags
+from silc.errors import BadInput
 from silc.settings import NATURAL, Range, Settings
 from silc.terminal import announce, say
-from silc.types import BadInput
 
 
 @dataclass(frozen=True)

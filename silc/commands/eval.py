@@ -13,12 +13,12 @@ import tyro
 from silc import checks, places, terminal
 from silc.commands import flags
 from silc.commands.flags import DeviceName, is_import
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.eval.tasks import KINDS
 from silc.given import Idle
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
-from silc.types import BadInput
 
 
 def _none_of(*suffixes: str) -> Callable[[Any], bool]:

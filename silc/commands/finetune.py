@@ -6,9 +6,9 @@ from silc import config as configs
 from silc import given, recipes, rundir
 from silc.commands.configured import first_lines, over, spelled_out
 from silc.commands.flags import taken
+from silc.errors import BadInput
 from silc.terminal import announce, say
 from silc.training import directory
-from silc.types import BadInput
 
 USAGE = """usage: silc finetune --init MODEL [--mode MODE] --data.train SHARDS --out DIR [--field value ...]
 

@@ -13,9 +13,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from silc import given
+from silc.errors import BadInput
 from silc.settings import Device, needed
 from silc.training.directory import is_run
-from silc.types import BadInput
 
 T = TypeVar("T")
 ModelName = Annotated[

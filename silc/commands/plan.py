@@ -12,10 +12,10 @@ import tyro
 from silc import given, places
 from silc.commands import flags
 from silc.commands.configured import configured
+from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import Range, Settings
 from silc.terminal import say
-from silc.types import BadInput
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from silc import places
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.eval.pictures import colour
 from silc.terminal import one_line
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.commands.image_files import Images

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from silc import given, places
 from silc.commands import flags
+from silc.errors import BadInput
 from silc.eval.tasks import probes_asked_for
 from silc.given import Idle
 from silc.probes.config import ProbeConfig
 from silc.rundir import check_model
 from silc.terminal import announce, say
-from silc.types import BadInput
 
 KNN, LINEAR, SEGMENTATION = "knn_classification", "linear_probe_classification", "linear_probe_segmentation"
 UNREAD = (

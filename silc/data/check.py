@@ -28,13 +28,14 @@ import numpy as np
 from PIL import Image
 
 from silc import places
+from silc.batch import Broken
 from silc.data.pairs import BadSample
 from silc.data.quarantine import QUARANTINE
 from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.page import bare, data_uri, render, svg, webp
 from silc.terminal import track
-from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

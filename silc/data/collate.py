@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from silc.batch import Batch, Views
 from silc.data.crops import KINDS
 from silc.data.streams import stream
-from silc.types import Batch, Views
 
 if TYPE_CHECKING:
     from silc.data.config import PhotometricConfig
     from silc.data.crops import MultiCrop
     from silc.data.loader import Share
     from silc.data.pairs import Pair
-    from silc.types import Tokenizer
+    from silc.encoder import Tokenizer
 
 
 class PairCollate:

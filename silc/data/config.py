@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import SHARE, Range, Settings
-from silc.types import BadInput
 
 VIEWS, AREA = Range(least=0, most=100), Range(above=0, most=1)
 

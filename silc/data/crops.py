@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.batch import Views
 from silc.data.streams import stream
-from silc.types import Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from silc.batch import Broken
 from silc.data.captions import NoCaption, Unread, usable
 from silc.data.pairs import BadSample, Pair, Pairs, spread_captions
 from silc.data.tables import read_rows
 from silc.data.tar import MAX_MEMBER_BYTES
+from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
-from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

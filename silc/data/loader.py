@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from silc.batch import AnyBatch
 from silc.data.feed import Feed
 from silc.data.order import Order
 from silc.data.pairs import BadSample, Sample
@@ -38,17 +39,17 @@ from silc.data.workers import (
     lacking,
     leave_saying,
 )
+from silc.errors import BadInput
 from silc.processor import return_large_memory
-from silc.types import AnyBatch, BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from silc.batch import Broken
     from silc.data.pairs import Source
     from silc.distributed import World
-    from silc.types import Broken
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
+from silc.batch import AnyBatch, Broken
 from silc.data.pairs import FAULTS
 from silc.durable import write_whole
-from silc.types import AnyBatch, BadInput, Broken
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
+from silc.errors import BadInput
 from silc.extras import install
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator

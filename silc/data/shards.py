@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from silc.batch import Broken
 from silc.data.captions import NoCaption, Unread, captions_in, usable
 from silc.data.pairs import BadSample, Pair, Pairs, Sample, Source, spread_captions
 from silc.data.remote import CONCURRENT, RemoteFault, RemoteFile
 from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Files, Members, ShardIndex, index_shard
+from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.terminal import track
-from silc.types import BadInput, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

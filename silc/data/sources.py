@@ -19,8 +19,8 @@ from silc.data.shards import ShardPairs
 from silc.data.span_cache import SpanCache
 from silc.data.tables import table_of, tables_in
 from silc.data.tar import index_shard
+from silc.errors import BadInput
 from silc.images import is_image_name
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import numpy as np
 
 from silc.data.pairs import Sample, Source
 from silc.data.streams import stream
-from silc.types import BadInput
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

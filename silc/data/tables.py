@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.data.captions import FIELDS, Unread, captions_in
 from silc.data.tar import TABLES
+from silc.errors import BadInput
 from silc.images import is_image_name
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from silc.data.captions import captions_in
+from silc.errors import BadInput
 from silc.images import READ, UNREAD
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

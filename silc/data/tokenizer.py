@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from silc.types import BadInput
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

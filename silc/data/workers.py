@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from silc.types import BadInput, Preempted
+from silc.errors import BadInput, Preempted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.eval.datasets import Lazy
-from silc.types import BadInput, Evaluation, Picture, Record
+from silc.records import Evaluation, Picture, Record
 
 if TYPE_CHECKING:
-    from silc.types import DualEncoder, Evaluator
+    from silc.encoder import DualEncoder
+    from silc.records import Evaluator
 
 CODE = ("eval/*.py", "eval/*.json", "eval/classes/*.txt", "models/*.py", "preprocess.py", "images.py")
 

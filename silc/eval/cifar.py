@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval.datasets import ClassificationSet, Lazy
 from silc.regular import regular
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

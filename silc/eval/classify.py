@@ -16,15 +16,15 @@ from silc.eval.embed import text_classifier
 from silc.eval.prompts import canonicalize, templates
 from silc.eval.protocols import OWN_TEMPLATES
 from silc.eval.whole_images import OnWholeImages
-from silc.types import Evaluation, Record
+from silc.records import Evaluation, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from silc.encoder import DualEncoder
     from silc.preprocess import Resize
-    from silc.types import DualEncoder
 
 
 class ZeroShotClassification(OnWholeImages[ClassificationSet]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import NATURAL, Range, Settings
-from silc.types import BadInput
 
 
 @dataclass(frozen=True)

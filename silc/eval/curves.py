@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
 SECTIONS = {
     "Losses": r"loss.*",

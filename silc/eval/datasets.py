@@ -25,9 +25,9 @@ from PIL import Image
 
 from silc.data.captions import NoCaption, usable
 from silc.data.tables import read_rows, table_of
+from silc.errors import BadInput
 from silc.images import READ, UNREAD, BadImage, decode_rgb, is_image_name
 from silc.regular import regular
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.eval.prompts import prompts
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from silc.encoder import DualEncoder
     from silc.eval.protocols import Order
     from silc.preprocess import Preprocess
-    from silc.types import DualEncoder
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]

@@ -16,18 +16,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from silc.errors import BadInput
 from silc.eval import metrics
 from silc.eval.bootstrap import Ratios, resampled
 from silc.eval.datasets import ClassificationSet, Lazy
 from silc.eval.whole_images import OnWholeImages
-from silc.types import BadInput, Evaluation, Record
+from silc.records import Evaluation, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from silc.encoder import DualEncoder
     from silc.preprocess import Resize
-    from silc.types import DualEncoder
 
 SEEDS = (0, 1, 2)
 L2 = 2.0**10

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from silc.data.pairs import BadSample
+from silc.errors import BadInput
 from silc.eval.datasets import Lazy, RetrievalSet
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from silc.errors import BadInput
 from silc.eval.cifar import read_cifar
 from silc.eval.datasets import (
     ClassificationSet,
@@ -46,7 +47,6 @@ from silc.eval.datasets import (
 )
 from silc.eval.prompts import class_names
 from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

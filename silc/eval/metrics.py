@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from silc.errors import BadInput
 from silc.eval.bootstrap import Ratios
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

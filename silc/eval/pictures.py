@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from silc.types import Picture
+    from silc.records import Picture
 
 PANEL = 200
 """Pixels of a panel's shorter side; smaller images are enlarged so that their pixels stay visible."""

@@ -11,7 +11,7 @@ from silc.terminal import console, one_line, progress, say
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from silc.types import BadInput
+    from silc.errors import BadInput
 
 
 class Bar:

@@ -12,8 +12,8 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from silc.errors import BadInput
 from silc.settings import nearest
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

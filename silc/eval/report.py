@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from silc.types import Evaluation, Picture, Record
+    from silc.records import Evaluation, Picture, Record
 
 Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""

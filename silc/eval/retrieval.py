@@ -14,15 +14,15 @@ from silc.eval.bootstrap import resampled
 from silc.eval.datasets import RetrievalSet
 from silc.eval.embed import text_features
 from silc.eval.whole_images import OnWholeImages
-from silc.types import Evaluation, Picture, Record
+from silc.records import Evaluation, Picture, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from silc.encoder import DualEncoder
     from silc.preprocess import Resize
-    from silc.types import DualEncoder
 
 SHOWN = 5
 

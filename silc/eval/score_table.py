@@ -17,7 +17,7 @@ from silc.eval.tasks import task_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from silc.types import Evaluation, Record
+    from silc.records import Evaluation, Record
 
 HEADLINES = ("acc1", "1shot_acc1", "10shot_acc1", "image_retrieval_recall@1", "text_retrieval_recall@1", "miou")
 """Metrics that are plotted and compared in pairs; the table has them all."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from silc.errors import BadInput
 from silc.eval import metrics, pamr, pictures
 from silc.eval.bootstrap import resampled
 from silc.eval.embed import ALONE, Progress, batches, dealt, finite, shared, silent, text_classifier
@@ -28,7 +29,7 @@ from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window
 from silc.preprocess import resample
-from silc.types import BadInput, Evaluation, Picture, Record
+from silc.records import Evaluation, Picture, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
+    from silc.encoder import DualEncoder
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import SegmentationSet
-    from silc.types import DualEncoder
 
 MIX = 0.3
 """TCL's share of the second readout."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.eval.bootstrap import interval
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
@@ -20,13 +21,13 @@ from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.tasks import Task, asked_for, task_name
 from silc.images import upright
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.distributed import World
+    from silc.encoder import DualEncoder
     from silc.eval.cache import Cache
     from silc.eval.config import EvalConfig
-    from silc.types import DualEncoder, Evaluation, Evaluator, Record
+    from silc.records import Evaluation, Evaluator, Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.eval.datasets import text_of
 from silc.eval.tasks import KINDS
 from silc.page import render
 from silc.terminal import one_line
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

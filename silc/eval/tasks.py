@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from silc.errors import BadInput
 from silc.eval.layouts import discover, everything
 from silc.eval.prompts import templates
 from silc.settings import nearest
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.eval.config import EvalConfig

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from silc.data.tar import Members, walk
+from silc.errors import BadInput
 from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet, lines_of
 from silc.images import READ, BadImage, decode_rgb
 from silc.regular import regular
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
+    from silc.encoder import DualEncoder
     from silc.eval.config import EvalConfig
     from silc.preprocess import Preprocess, Resize
-    from silc.types import DualEncoder
 
 D = TypeVar("D")
 

@@ -25,6 +25,7 @@ from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
 from silc.durable import whole, write_whole
+from silc.errors import BadInput
 from silc.exports import formats as offered
 from silc.exports import graphs, open_clip, transformers
 from silc.exports.card import Facts, card, scores_of
@@ -34,7 +35,6 @@ from silc.interop.pretrained import Pretrained
 from silc.loading import load_run
 from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
-from silc.types import BadInput
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc import places
+from silc.errors import BadInput
 from silc.rundir import check_model
-from silc.types import BadInput
 
 OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8 = NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8")
 

@@ -15,11 +15,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from silc.errors import BadInput
 from silc.exports.formats import OPEN_CLIP as NAME
 from silc.exports.verify import TEXTS, Check, Probe, needs
 from silc.interop.mapping import give
 from silc.interop.open_clip import CONFIG, RESIZE, WEIGHTS, rules, timm_tower
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained

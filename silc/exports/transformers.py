@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors.torch import save_file
 
+from silc.errors import BadInput
 from silc.exports.formats import TRANSFORMERS as NAME
 from silc.exports.verify import TEXTS, Check, Probe, needs
 from silc.interop.mapping import give
 from silc.interop.transformers import ACTIVATIONS, LEGACY_EOS, rules
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.extras import install
 from silc.models.silc import Encoder
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from silc.errors import BadInput
 from silc.interop.mapping import IMAGE_BLOCK, SAME, TEXT_BLOCK, TRANSPOSED, BlockNames, Op, Rule, bring, rule
 from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess
 from silc.regular import regular
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

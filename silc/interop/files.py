@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from silc.errors import BadInput
 from silc.regular import regular
-from silc.types import BadInput
 
 SAVED, OPEN_CLIP, HUGGING_FACE = "silc.json", "open_clip_config.json", "config.json"
 """The file that tells whose a directory of a model is: silc's own (an import or export), open_clip's, the hub's."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from silc.errors import BadInput
 from silc.models.silc import TwoTower
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

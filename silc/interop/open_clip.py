@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import nn
 
+from silc.errors import BadInput
 from silc.extras import install
 from silc.interop.files import OPEN_CLIP, download, no_network, read_json, read_safetensors, three
 from silc.interop.mapping import (
@@ -39,7 +40,6 @@ from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import clip_bpe, load_tokenizer
 from silc.models.config import Activation, ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess, Resize
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

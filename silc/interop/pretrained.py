@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 
 from silc import checkpoint, places
 from silc.data.tokenizer import BPETokenizer
+from silc.errors import BadInput
 from silc.interop.files import SAVED, read_json, read_safetensors
 from silc.models.config import ModelConfig
 from silc.models.image import POSITIONS, positions_at
 from silc.models.silc import TwoTower
 from silc.preprocess import Interpolation, Preprocess, Resize
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from silc.errors import BadInput
 from silc.interop.files import HUGGING_FACE, OPEN_CLIP, SAVED
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.interop.big_vision import TextPool

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from silc.data.tokenizer import BPETokenizer, ends_with, one_space, spelt_plainly, without
+from silc.errors import BadInput
 from silc.extras import install
 from silc.interop.files import read_json
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

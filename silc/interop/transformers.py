@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silc.errors import BadInput
 from silc.interop.files import download, read_json, read_safetensors, three
 from silc.interop.mapping import (
     BATCHED,
@@ -33,7 +34,6 @@ from silc.interop.pretrained import Pretrained
 from silc.interop.tokenizers import find_tokenizer, load_tokenizer
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Interpolation, Preprocess
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from silc.errors import BadInput
 from silc.terminal import complain, say
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import Range, Settings
-from silc.types import BadInput
 
 WEIGHT, TEMPERATURE, SCALE = Range(least=0, most=1000), Range(least=0.001, most=100), Range(least=0.001, most=1e6)
 

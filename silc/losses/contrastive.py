@@ -25,7 +25,7 @@ from silc.losses.guards import eager, no_autocast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.types import Ring
+    from silc.collectives import Ring
 
 SIDE = 1024
 """Rows and columns of a block of logits: 4 MB in float32, of which at most three are alive."""

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 
 from silc.losses.guards import eager, no_autocast
-from silc.types import Distilled
+from silc.step import Distilled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.types import Projection, Targets
+    from silc.step import Projection, Targets
 
 Product = Callable[["Tensor", "Tensor"], "Tensor"]
 BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}

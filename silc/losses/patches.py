@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from silc.losses.distill import distill_loss
 
 if TYPE_CHECKING:
-    from silc.types import Distilled, Projection, Targets
+    from silc.step import Distilled, Projection, Targets
 
 
 def patch_loss(student: Projection, targets: Targets, temperature: float) -> Distilled:

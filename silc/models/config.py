@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import Duration, Range, Settings
-from silc.types import BadInput
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 """Exact GELU (timm, LAION's CLIP), its tanh approximation (big_vision, SigLIP), x sigmoid(1.702 x) (OpenAI's CLIP)."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from silc.types import Projection
+from silc.step import Projection
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from silc.errors import BadInput
 from silc.models.readouts import READOUTS
 from silc.models.vit import Trunk, resample_positions
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from silc.models.text import TextTower
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.encoder import Tokenizer
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.types import Tokenizer
 
 
 class TwoTower(nn.Module):

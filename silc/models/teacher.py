@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from silc.types import Targets
+from silc.step import Targets
 
 if TYPE_CHECKING:
     from torch import Tensor

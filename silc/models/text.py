@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from silc.errors import BadInput
 from silc.models.vit import ACTIVATIONS, AttentionPool, attend
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from silc.types import BadInput
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

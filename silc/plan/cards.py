@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from silc.errors import BadInput
 from silc.plan.project import MOMENTS
 from silc.plan.step import measure
 from silc.terminal import say
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

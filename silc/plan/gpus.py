@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from silc.errors import BadInput
 from silc.settings import nearest
-from silc.types import BadInput
 
 
 @dataclass(frozen=True)

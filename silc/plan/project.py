@@ -18,13 +18,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from silc.errors import BadInput
 from silc.plan.meter import BACKWARD, CONTRASTIVE, GRADIENTS, LOSSES, TEACHER_WEIGHTS
 from silc.plan.step import Collective, Step, measure
 from silc.pretraining.build import flops_per_example
 from silc.settings import amount_of
 from silc.terminal import say
 from silc.training.config import examples_of
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.config import Config

@@ -20,15 +20,16 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.plan import repeats
 from silc.plan.fakes import Fakes
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
 from silc.pretraining.build import blank_batch, untrained
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.learner import METHODS, blocks
+from silc.step import Hyper
 from silc.training.passes import Passes
 from silc.training.sharding import shard
-from silc.types import BadInput, Hyper
 
 if TYPE_CHECKING:
     from silc.config import Config

@@ -9,11 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from silc.batch import Batch
 from silc.data.crops import MultiCrop
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.pretraining.rates import freeze
-from silc.types import Batch, Hyper
+from silc.step import Hyper
 
 if TYPE_CHECKING:
     from silc.config import Config

@@ -31,14 +31,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from silc.objective import WHOLE
-from silc.types import Distilled, Pairs, Pass
+from silc.step import Distilled, Embeddings, Pass
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.batch import Batch
     from silc.objective import SilcObjective
+    from silc.step import Hyper, StepOutput
     from silc.training.passes import Passes
-    from silc.types import Batch, Hyper, StepOutput
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Gradients:
         return out
 
     def _image_text(
-        self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Pairs | None = None, *, last: bool = True
+        self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Embeddings | None = None, *, last: bool = True
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The image-text loss, view by view, and what is logged of its scale."""
         text = self.passes.forward(batch, hyper, Pass(pairs=False, terms=False)).text
@@ -105,29 +106,29 @@ class Gradients:
         return self.objective.output(contrastive.detach(), scale, _mean(found))
 
     @torch.no_grad()
-    def _pairs(self, parts: list[Batch]) -> Pairs:
+    def _pairs(self, parts: list[Batch]) -> Embeddings:
         """Embeddings of all parts, as the variables of a loss."""
         with self.passes.autocast():
             found = [self.objective.pairs(part) for part in parts]
-        whole = Pairs(
+        whole = Embeddings(
             torch.cat([pairs.images for pairs in found], dim=1),
             torch.cat([pairs.text for pairs in found]),
             found[0].scale,
             found[0].bias.detach(),
         )
-        return Pairs(*(value.requires_grad_() for value in whole))
+        return Embeddings(*(value.requires_grad_() for value in whole))
 
 
-def _pull(pairs: Pairs, rows: slice, share: float) -> Pairs:
+def _pull(pairs: Embeddings, rows: slice, share: float) -> Embeddings:
     """The gradients that these rows carry on."""
     images, text, scale, bias = (torch.zeros_like(v) if v.grad is None else v.grad for v in pairs)
-    return Pairs(images[:, rows], text[rows], share * scale, share * bias)
+    return Embeddings(images[:, rows], text[rows], share * scale, share * bias)
 
 
-def _of_view(pull: Pairs, view: int) -> Pairs:
+def _of_view(pull: Embeddings, view: int) -> Embeddings:
     """A view's gradients, and its share of those that all views carry on."""
     num = len(pull.images)
-    return Pairs(pull.images[view : view + 1], pull.text / num, pull.scale / num, pull.bias / num)
+    return Embeddings(pull.images[view : view + 1], pull.text / num, pull.scale / num, pull.bias / num)
 
 
 def _mean(parts: Sequence[Mapping[str, Distilled]]) -> dict[str, Distilled]:

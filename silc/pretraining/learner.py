@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from silc.batch import Batch
     from silc.checkpoint import Checkpoint
     from silc.objective import SilcObjective
     from silc.pretraining.alarm import CollapseAlarm
+    from silc.step import Hyper, StepOutput
     from silc.training.config import TrainConfig
     from silc.training.passes import Passes
     from silc.training.protocols import Group
-    from silc.types import Batch, Hyper, StepOutput
 
 METHODS = ("pairs",)
 """Of the objective, called by gradient caching besides `forward`."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 from silc import checkpoint
 from silc import config as configs
 from silc.data.tokenizer import BPETokenizer
+from silc.errors import BadInput
 from silc.interop import sources
 from silc.models.image import POSITIONS, positions_at
 from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CONFIG, is_run
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

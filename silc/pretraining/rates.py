@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
+from silc.errors import BadInput
 from silc.models import lora
 from silc.models.teacher import half_life_of, momentum_of
+from silc.step import Hyper
 from silc.training.config import examples_of, steps_of
 from silc.training.protocols import Group
 from silc.training.schedules import LearningRate
-from silc.types import BadInput, Hyper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,6 +16,7 @@ from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
+from silc.errors import BadInput
 from silc.eval import held_out, suite
 from silc.eval.retrieval import Retrieval
 from silc.pretraining import origin as origins
@@ -31,14 +32,13 @@ from silc.training.fit import fit
 from silc.training.precision import settle
 from silc.training.preemption import Interruptible
 from silc.training.protocols import Place, Source, Work
-from silc.types import BadInput
 
 if TYPE_CHECKING:
+    from silc.batch import Batch
     from silc.config import Config
     from silc.data.pairs import Pairs
     from silc.distributed import World
     from silc.objective import SilcObjective
-    from silc.types import Batch
 
 CAPTIONS_FOR_TOKENIZER = 1_000_000
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from silc.config import Config
     from silc.data.tokenizer import BPETokenizer
     from silc.objective import SilcObjective
+    from silc.records import Evaluator
     from silc.training.preemption import Interruptible
-    from silc.types import Evaluator
 
 
 @dataclass

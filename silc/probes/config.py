@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
-from silc.types import BadInput
 
 MANY = Range(least=1, most=1_000_000)
 OPTIM = OptimConfig(lr=1e-2, weight_decay=0.0, clip_norm=1e9, schedule="cosine", warmup="5%", cooldown="0 steps")

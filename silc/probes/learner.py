@@ -14,18 +14,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from silc.errors import BadInput
 from silc.eval.embed import ALONE
 from silc.eval.fewshot import shuffled_by_class
 from silc.training.protocols import Group, Learner
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.batch import Broken
     from silc.distributed import World
     from silc.training.passes import Passes
     from silc.training.schedules import Rate
-    from silc.types import Broken
 
 EPSILON, MOMENTUM, INITIAL = 1e-5, 0.1, 0.01
 """torch's batch norm; deviation of the initial weights (mmsegmentation's): at 0, batch norm's zero mean would leave

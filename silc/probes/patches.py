@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from silc.eval.datasets import SegmentationSet
     from silc.predict import Model
     from silc.probes.config import ProbeConfig
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
 
 class Patches:

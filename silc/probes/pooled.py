@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 
+from silc.errors import BadInput
 from silc.eval.classify import classified
 from silc.eval.embed import ALONE, image_features
 from silc.probes.learner import Heads, held_back
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from silc.eval.datasets import ClassificationSet
     from silc.predict import Model
     from silc.probes.config import ProbeConfig
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
 BLOCK = 2**25
 """Similarities held at a time."""

@@ -15,6 +15,7 @@ import torch
 from silc import config as configs
 from silc import places
 from silc.distributed import join
+from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.classify import classified
 from silc.eval.tasks import probes_asked_for
@@ -33,12 +34,11 @@ from silc.training.preemption import Interruptible
 from silc.training.protocols import Place, Scores, Source, Work
 from silc.training.schedules import LearningRate
 from silc.training.sharding import in_one_piece
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.distributed import World
     from silc.eval.tasks import Task
-    from silc.types import Evaluation
+    from silc.records import Evaluation
 
 FREE = {"resume", "out", "init", "root", "tasks", "k", "temperature", "feature_batch", "feature_cache_gb"}
 FREE |= {"train.device", "train.sharding", "train.compile", "train.max_skips", "train.trackers", "train.timeout"}

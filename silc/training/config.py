@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from silc.errors import BadInput
 from silc.settings import COUNT, Device, Duration, Range, Settings, amount_of
-from silc.types import BadInput
 
 PAIRS, EVERY = Range(least=0, most=10_000_000), Duration(words=("never",))
 

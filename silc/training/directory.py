@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silc import checkpoint, places
+from silc.errors import BadInput
 from silc.terminal import complain
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.distributed import World

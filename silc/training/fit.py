@@ -17,13 +17,13 @@ from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.workers import LostWorker, StoppedWaiting
 from silc.distributed import join
 from silc.durable import write_whole
+from silc.errors import BadInput, Preempted
 from silc.training import loop, state
 from silc.training.directory import CHECKPOINTS, CONFIG, ENVIRONMENT, left_behind, newest
 from silc.training.log import Log, Tracker
 from silc.training.preemption import Preemption
 from silc.training.protocols import Place, Work
 from silc.training.saver import Saver
-from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

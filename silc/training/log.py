@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from silc.durable import write_whole
+from silc.errors import BadInput
 from silc.extras import install
 from silc.terminal import console, progress, say, words
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from silc.errors import BadInput, Preempted
 from silc.training.config import steps_of
-from silc.types import BadInput, Preempted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.batch import AnyBatch
     from silc.distributed import World
     from silc.training.log import Log
     from silc.training.optim import Optimizer
     from silc.training.passes import Passes
     from silc.training.protocols import Work
-    from silc.types import AnyBatch
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""

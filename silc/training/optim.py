@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from silc.errors import BadInput
 from silc.training.sharding import share, whole
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

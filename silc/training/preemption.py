@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from silc.distributed import World
-from silc.types import Preempted
+from silc.errors import Preempted
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType

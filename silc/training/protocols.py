@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from silc.batch import Broken
     from silc.checkpoint import Checkpoint
     from silc.distributed import World
     from silc.training.config import TrainConfig
     from silc.training.passes import Passes
     from silc.training.preemption import Preemption
     from silc.training.schedules import LearningRate
-    from silc.types import Broken
 
 
 class Batches(Protocol):

@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from silc import checkpoint
 from silc.distributed import PATIENCE
+from silc.errors import BadInput
 from silc.training.sharding import is_sharded, local
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from silc.errors import BadInput
 from silc.training.config import steps_of
-from silc.types import BadInput
 
 if TYPE_CHECKING:
     from silc.training.config import OptimConfig

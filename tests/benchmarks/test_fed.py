@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks import fed, loader, step
+from silc.batch import Batch
 from silc.config import Config
-from silc.types import Batch
 
 CPU = torch.device("cpu")
 

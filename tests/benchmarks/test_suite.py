@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks import start, suite
 from benchmarks.measure import CHECKOUT, Row, Target, Turns, extra_memory, in_turns, not_measured
 from silc.cli import main
-from silc.types import BadInput
+from silc.errors import BadInput
 
 ROWS = [
     Row(4, "memory", 9.5, "x", Target("at least", 5), {"MB": {"ours": 1.0}}),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from silc.commands.class_names import names_of
-from silc.types import BadInput
+from silc.errors import BadInput
 
 FILES = {
     "names.TXT": b"dog\ncat\n",

@@ -27,8 +27,8 @@ from silc.data.quarantine import QUARANTINE
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
 from silc.data.tables import table_of
+from silc.errors import BadInput
 from silc.training.log import history
-from silc.types import BadInput
 from tests.data.conftest import encoded, photo
 from tests.data.test_loader import assert_equal, loader
 

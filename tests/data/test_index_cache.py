@@ -21,7 +21,7 @@ from silc.data.index_cache import IndexCache, cache_folder
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
 from silc.data.tar import Members, ShardIndex, index_shard
-from silc.types import BadInput
+from silc.errors import BadInput
 from tests.data.conftest import labelled, sample, write_tar
 from tests.data.test_tar import hostile
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from scripts import nginx
+from silc.batch import AnyBatch, Broken
 from silc.data.loader import Loader, Plan, Share
 from silc.data.remote import Remote
 from silc.data.shards import Shards
@@ -24,7 +25,7 @@ from silc.data.split import Without, draw_held_out
 from silc.data.streams import stream
 from silc.data.tar import Members
 from silc.distributed import World
-from silc.types import AnyBatch, BadInput, Broken
+from silc.errors import BadInput
 from tests.data.conftest import labelled, write_tar
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from silc.batch import Batch, Broken
 from silc.data.collate import PairCollate
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
@@ -31,8 +32,8 @@ from silc.data.shards import ShardPairs
 from silc.data.split import Without, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.preprocess import Preprocess
-from silc.types import BadInput, Batch, Broken
 from tests.data.conftest import encoded, photo, sample, write_tar
 
 TOKENIZER = BPETokenizer.train(["photo number 0123456789", "a picture of scenes"], 300, 16)

@@ -21,7 +21,7 @@ from silc.data.config import DataConfig, ScenesConfig
 from silc.data.pairs import BadSample
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand, open_pairs
-from silc.types import BadInput
+from silc.errors import BadInput
 from tests.data.conftest import encoded, photo, sample
 
 JPEG = encoded(photo(0))

@@ -21,8 +21,8 @@ from silc.data.config import PhotometricConfig
 from silc.data.photometric import DRAWS, JITTERS, blurred, changes, recolour, torchvision
 from silc.data.shards import ShardPairs
 from silc.data.streams import stream
+from silc.errors import BadInput
 from silc.preprocess import to_uint8
-from silc.types import BadInput
 from tests.data.conftest import photo
 from tests.data.test_loader import assert_equal, loader
 

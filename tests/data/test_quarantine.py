@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from silc import config as configs
+from silc.batch import Batch, Broken, Views
 from silc.config import Config
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.shards import ShardPairs
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.pretraining import run
 from silc.training.log import history
-from silc.types import BadInput, Batch, Broken, Views
 from tests import ranks
 from tests.data.test_loader import GRID, loader
 

@@ -24,6 +24,7 @@ import torch
 from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
 from silc import cli
+from silc.batch import Batch
 from silc.commands.configured import configured
 from silc.config import Config
 from silc.data import remote
@@ -35,8 +36,8 @@ from silc.data.shards import ShardPairs
 from silc.data.sources import expand, open_pairs
 from silc.data.span_cache import SpanCache
 from silc.data.split import Without
+from silc.errors import BadInput
 from silc.pretraining import run
-from silc.types import BadInput, Batch
 from tests.data.conftest import sample, write_tar
 from tests.data.test_loader import assert_equal, loader
 
@@ -478,7 +479,7 @@ from silc.data import remote
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand
 from silc.data.remote import Remote
-from silc.types import BadInput
+from silc.errors import BadInput
 remote.FIRST_PAUSE = 0.01
 for address in sys.argv[1:]:
     try:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silc.batch import Broken
 from silc.data.pairs import Source
 from silc.data.split import Without, draw_held_out
-from silc.types import BadInput, Broken
+from silc.errors import BadInput
 
 
 class Numbers(Source[Any]):

@@ -14,7 +14,7 @@ import pytest
 from silc.data.captions import NoCaption, usable
 from silc.data.folder import FolderPairs
 from silc.data.tables import read_rows, table_of
-from silc.types import BadInput
+from silc.errors import BadInput
 
 
 def rows(path: Path, content: bytes | str) -> dict[str, Any]:

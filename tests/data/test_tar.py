@@ -19,8 +19,8 @@ import pytest
 from silc.data.check import check
 from silc.data.shards import ShardPairs
 from silc.data.tar import Files, Members, index_shard, walk
+from silc.errors import BadInput
 from silc.images import READ, UNREAD
-from silc.types import BadInput
 from tests.data.conftest import encoded, labelled, photo, sample, write_tar
 
 

@@ -15,7 +15,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from silc.data.tokenizer import BPETokenizer
-from silc.types import BadInput
+from silc.errors import BadInput
 
 CORPUS = [f"a photo of {number} dogs and a {colour} cat" for number in range(50) for colour in ("red", "grey", "blue")]
 TEXTS = [

@@ -22,7 +22,7 @@ from silc.data.feed import Feed
 from silc.data.pairs import Pair
 from silc.data.shards import ShardPairs
 from silc.data.workers import Board, LostWorker, StoppedWaiting, Watch
-from silc.types import BadInput
+from silc.errors import BadInput
 from tests.data.test_loader import assert_equal, loader
 
 pytestmark = [

@@ -7,12 +7,12 @@ import tarfile
 
 import pytest
 
+from silc.errors import BadInput
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet
 from silc.eval.retrieval import Retrieval
 from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
-from silc.types import BadInput
 
 
 def two(flat, name="names", **fields):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval import metrics
 from silc.eval.datasets import (
     SegmentationSet,
@@ -24,7 +25,6 @@ from silc.eval.datasets import (
     read_segmentation,
     reduce_zero_label,
 )
-from silc.types import BadInput
 
 
 def test_folders_are_found_by_kind_and_name(root):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet
 from silc.eval.fewshot import FewShot, least_squares, shuffled_by_class
-from silc.types import BadInput
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(60, 12), (12, 60), (33, 32), (32, 32)])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from silc.batch import Broken
 from silc.data.pairs import BadSample, Pair
+from silc.errors import BadInput
 from silc.eval.held_out import before_and_after, held_out_set, report, verdict
-from silc.types import BadInput, Broken
 
 
 def recall(value: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from silc.cli import main
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.eval.own_sets import TREES
-from silc.types import Record
+from silc.records import Record
 from tests.data.conftest import encoded, photo, write_tar
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "own-sets.md"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval import pictures
 from silc.eval.pictures import colour, colour_overlay, with_edges, with_legend
 from silc.predict import Segmentation
-from silc.types import BadInput
 
 GREY = 100
 LABELS = np.zeros((20, 30), np.int64)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 import silc.eval
+from silc.errors import BadInput
 from silc.eval.embed import ensemble, text_classifier
 from silc.eval.prompts import canonicalize, class_names, prompts, templates
-from silc.types import BadInput
 
 
 def test_the_80_templates_are_open_clips():

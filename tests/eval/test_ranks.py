@@ -13,11 +13,11 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.config import EvalConfig
 from silc.eval.progress import Unscored
 from silc.preprocess import Preprocess
-from silc.types import BadInput
 
 
 class Letters:

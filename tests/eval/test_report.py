@@ -15,8 +15,8 @@ from silc.eval.config import EvalConfig
 from silc.eval.pictures import PANEL, contact_sheet, retrieval_strip
 from silc.eval.report import write_report
 from silc.eval.score_table import column_names, paired, percent, printed_table, score_table
+from silc.records import Evaluation, Picture, Record
 from silc.terminal import console
-from silc.types import Evaluation, Picture, Record
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
 from silc.eval.score_map import Box, ScoreMap, Window
 from silc.eval.segment import Scorer, ZeroShotSegmentation, rescale_size, score_windows, window_rules, windows
 from silc.preprocess import Preprocess
-from silc.types import BadInput
 
 
 @pytest.mark.parametrize(

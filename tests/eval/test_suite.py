@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
@@ -19,7 +20,6 @@ from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.tasks import select
-from silc.types import BadInput
 
 
 def test_an_encoder_that_reads_the_labels_is_always_right(root, oracle):

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 import silc
+from silc.errors import BadInput
 from silc.exports import graphs
 from silc.predict import Model
-from silc.types import BadInput
 
 from .conftest import CLIP_IMAGE, CLIP_TEXT, IMAGE, TEXT
 

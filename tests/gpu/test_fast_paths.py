@@ -20,8 +20,8 @@ from benchmarks.baselines.dino import double_loop
 from silc.config import Config
 from silc.losses.distill import distill_loss
 from silc.pretraining.gradients import Gradients
+from silc.step import Projection, Targets
 from silc.training.passes import Passes
-from silc.types import Projection, Targets
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("SILC_TEST_DEVICE", "cuda")

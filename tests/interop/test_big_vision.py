@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from silc.errors import BadInput
 from silc.interop import big_vision
-from silc.types import BadInput
 
 Tree = dict[str, NDArray[Any]]
 ATTENTION = "MultiHeadDotProductAttention_0"

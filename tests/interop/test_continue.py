@@ -14,8 +14,8 @@ from torch import nn
 import silc
 from silc import checkpoint
 from silc import config as configs
+from silc.errors import BadInput
 from silc.pretraining import run
-from silc.types import BadInput
 
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
 STILL = {

@@ -19,8 +19,8 @@ from timm.layers import Format
 from torch import Tensor, nn
 
 import silc
+from silc.errors import BadInput
 from silc.interop import open_clip as interop
-from silc.types import BadInput
 
 Draw = Callable[[nn.Module], nn.Module]
 

@@ -15,12 +15,12 @@ from torch import nn
 import silc
 from silc.cli import main
 from silc.data.tokenizer import BPETokenizer
+from silc.errors import BadInput
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.models.silc import TwoTower
 from silc.preprocess import Preprocess
-from silc.types import BadInput
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from silc.errors import BadInput
 from silc.interop.tokenizers import clip_bpe, find_tokenizer, from_sentencepiece, load_tokenizer
-from silc.types import BadInput
 
 TEXTS = [
     "a photo of a cat",

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import silc
+from silc.errors import BadInput
 from silc.interop import transformers as interop
 from silc.interop.mapping import give
-from silc.types import BadInput
 
 Draw = Callable[[nn.Module], nn.Module]
 KINDS = ("siglip", "siglip2", "clip")

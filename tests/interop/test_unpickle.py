@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from silc.errors import BadInput
 from silc.interop.files import read_safetensors
 from silc.interop.unpickle import main
-from silc.types import BadInput
 
 W = torch.arange(6.0).view(2, 3)
 STATE = {"visual.proj": W, "logit_scale": torch.tensor(2.0)}

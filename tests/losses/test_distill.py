@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.baselines.dino import double_loop, hoisted_loop
 from silc.losses import distill
 from silc.losses.distill import distill_loss, other_views, perplexity
-from silc.types import Projection, Targets
+from silc.step import Projection, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
 SHAPES = [(2, 8, 3, 11), (2, 4, 5, 64), (1, 8, 2, 7), (3, 2, 4, 9)]  # G, L, B, K

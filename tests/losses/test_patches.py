@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from silc.losses.patches import patch_loss
-from silc.types import Projection, Targets
+from silc.step import Projection, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
 SHAPES = [(1, 3, 4, 7), (2, 2, 9, 16), (2, 5, 1, 33)]  # V, B, M, K

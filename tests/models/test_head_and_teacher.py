@@ -14,7 +14,7 @@ from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.head import DistillHead
 from silc.models.image import ImageTower
 from silc.models.teacher import Teacher, half_life_of, momentum_of
-from silc.types import Projection
+from silc.step import Projection
 
 
 def make() -> tuple[ImageTower, DistillHead]:

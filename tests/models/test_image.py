@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from silc.errors import BadInput
 from silc.models.config import ImageTowerConfig, ModelConfig
 from silc.models.image import ImageTower
 from silc.models.readouts import READOUTS
-from silc.types import BadInput
 
 EMBED = 24
 

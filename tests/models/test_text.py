@@ -10,9 +10,9 @@ import torch
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 
+from silc.errors import BadInput
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.models.text import TextTower
-from silc.types import BadInput
 
 VOCAB, EOS = 50, 49
 

@@ -14,9 +14,9 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from silc.errors import BadInput
 from silc.models.config import ImageTowerConfig
 from silc.models.vit import RESAMPLE, AttentionPool, Trunk, resample_positions
-from silc.types import BadInput
 
 POOLS = {"map": "map", "cls": "token", "mean": "avg"}
 

@@ -6,10 +6,10 @@ import pytest
 
 from silc import recipes
 from silc.cli import main
+from silc.errors import BadInput
 from silc.plan import cards
 from silc.plan.project import MOMENTS
 from silc.plan.step import measure
-from silc.types import BadInput
 
 
 def test_the_largest_batch_fills_the_card_and_no_more() -> None:

@@ -12,14 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from silc.batch import Batch, Views
 from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.rates import TOWERS, freeze
+from silc.step import Hyper, StepOutput
 from silc.training.passes import Passes
-from silc.types import Batch, Hyper, StepOutput, Views
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16)

@@ -10,12 +10,13 @@ import torch
 
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.models import lora
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.rates import decays, freeze, groups, layer_factors
+from silc.step import Hyper
 from silc.training.optim import Optimizer
-from silc.types import BadInput, Hyper
 
 
 def build(config: Config) -> SilcObjective:

@@ -15,13 +15,13 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import silc
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.eval.datasets import ClassificationSet, SegmentationSet
 from silc.probes.config import ProbeConfig
 from silc.probes.learner import Heads, Probe, held_back
 from silc.probes.patches import Patches, Segmentation
 from silc.probes.pooled import pooled
 from silc.training.schedules import Rate
-from silc.types import BadInput
 
 
 def images(count: int) -> list[Image.Image]:

@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from silc.errors import BadInput
 from silc.probes.learner import Heads
 from silc.probes.pooled import votes
-from silc.types import BadInput
 
 
 def clouds(count: int, seed: int, classes: int = 4, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from silc import checkpoint
+from silc.batch import Broken
 from silc.checkpoint import load_into
+from silc.errors import BadInput, Preempted
 from silc.training import fit as engine
 from silc.training.config import OptimConfig, TrainConfig
 from silc.training.directory import claim
@@ -24,7 +26,6 @@ from silc.training.log import history
 from silc.training.passes import Passes
 from silc.training.protocols import Group, Place, Source, Work
 from silc.training.schedules import LearningRate
-from silc.types import BadInput, Broken, Preempted
 
 ENGINE = Path(engine.__file__).parent
 

@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from silc import config as configs
+from silc.batch import Batch, Views
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.learner import SilcLearner
 from silc.pretraining.rates import Schedule, groups
+from silc.step import Pass, StepOutput
 from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.passes import Passes
 from silc.training.protocols import Source, Work
-from silc.types import BadInput, Batch, Pass, StepOutput, Views
 
 
 class Recorder:

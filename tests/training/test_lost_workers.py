@@ -15,8 +15,8 @@ from silc import checkpoint
 from silc.config import Config
 from silc.data.scenes import ScenePairs
 from silc.data.workers import LostWorker
+from silc.errors import Preempted
 from silc.pretraining import run
-from silc.types import Preempted
 from tests.test_run import assert_same, weights
 
 

@@ -16,10 +16,10 @@ from silc import config as configs
 from silc import recipes
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.pretraining import run
 from silc.training import precision
 from silc.training.precision import Asked, Precision, Settled, cpu_gain, settle
-from silc.types import BadInput
 
 OLD, NEW = 0.02, 3.7
 """Gains of a processor with AVX2 alone, and of one with instructions for bfloat16."""

@@ -17,12 +17,12 @@ import torch.multiprocessing as mp
 from silc import cli
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import Preempted
 from silc.eval import suite
 from silc.objective import SilcObjective
 from silc.pretraining import run
 from silc.training.log import history
 from silc.training.preemption import Interruptible, Preemption
-from silc.types import Preempted
 from tests.test_run import assert_same, curve, weights
 
 

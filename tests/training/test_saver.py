@@ -15,10 +15,10 @@ from scripts.drill.costs import blocked_and_whole
 from silc import checkpoint
 from silc.config import Config
 from silc.distributed import World
+from silc.errors import BadInput
 from silc.pretraining import run
 from silc.training.log import history
 from silc.training.saver import Saver
-from silc.types import BadInput
 
 
 def parts_of(megabytes: int) -> dict[str, dict[str, torch.Tensor]]:

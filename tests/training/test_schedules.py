@@ -7,10 +7,10 @@ import math
 import pytest
 
 from silc import recipes
+from silc.errors import BadInput
 from silc.pretraining.rates import Schedule
 from silc.training.config import OptimConfig, examples_of, steps_of
 from silc.training.schedules import cosine, rsqrt
-from silc.types import BadInput
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from silc import checkpoint
+from silc.batch import Batch, Views
 from silc.config import Config
 from silc.distributed import World
 from silc.objective import SilcObjective
@@ -24,6 +25,7 @@ from silc.pretraining import run
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.learner import METHODS, blocks
 from silc.pretraining.rates import groups
+from silc.step import Hyper
 from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
@@ -32,7 +34,6 @@ from silc.training.preemption import Preemption
 from silc.training.protocols import Place, Work
 from silc.training.saver import Saver
 from silc.training.sharding import is_sharded, local, shard, share, whole
-from silc.types import Batch, Hyper, Views
 from tests.test_run import assert_same, curve, weights
 
 NUM = 8

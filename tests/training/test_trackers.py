@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from silc.config import Config
+from silc.errors import BadInput
 from silc.pretraining import run
 from silc.training.log import history
-from silc.types import BadInput
 
 
 class Library(ModuleType):

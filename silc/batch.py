@@ -1,0 +1,99 @@
+"""One rank's share of a global batch: views of images, text, and what was broken on the way. Imports no torch.
+
+Shape legend, used everywhere: B images of a batch (on one rank), G global views, L local views,
+R global size and r local size in pixels, T text tokens, D joint embedding, K prototypes, h x w patches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a batch of images, 8-bit RGB, channels first; `None` where a recipe draws no such view."""
+
+    original: Tensor | None  # uint8 [B, 3, R, R]: the whole image
+    globals: Tensor | None  # uint8 [G, B, 3, R, R]
+    locals: Tensor | None  # uint8 [L, B, 3, r, r]
+
+    def map(self, function: Any) -> Views:
+        """Apply `function` to each view tensor that exists."""
+
+        def apply(views: Tensor | None) -> Any:
+            return None if views is None else function(views)
+
+        return Views(apply(self.original), apply(self.globals), apply(self.locals))
+
+
+class Broken(NamedTuple):
+    """A sample that cannot be used, or what is wrong with a shard; where to find it and why."""
+
+    shard: str
+    key: str  # empty where it is the shard itself
+    cause: str  # a short stable word to count by
+    detail: str  # the rest, for people
+
+
+class AnyBatch(Protocol):
+    """One rank's share of one global batch, whatever is learnt from it."""
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def broken(self) -> Sequence[Broken]:
+        """Samples met (and replaced) while this batch was made, in the batch's order."""
+        ...
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """Their number by cause."""
+        ...
+
+    def to(self, device: torch.device | str) -> AnyBatch:
+        """The batch on a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """SILC's: views of images, and text."""
+
+    views: Views
+    text: Tensor  # int64 [B, T]
+    keys: Sequence[str]  # B sample names, for reports
+    broken: Sequence[Broken] = ()
+    """Samples met (and replaced) while this batch was made, in the batch's order."""
+
+    @property
+    def bad(self) -> Mapping[str, int]:
+        """Their number by cause."""
+        return Counter(broken.cause for broken in self.broken)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its pairs."""
+        v = self.views
+        views = Views(
+            None if v.original is None else v.original[rows],
+            None if v.globals is None else v.globals[:, rows],
+            None if v.locals is None else v.locals[:, rows],
+        )
+        return Batch(views, self.text[rows], self.keys[rows])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy views and text to a device."""
+        move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
+        return Batch(self.views.map(move), move(self.text), self.keys, self.broken)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which a copy to a GPU is not waited for."""
+        pin = lambda x: x.pin_memory()  # noqa: E731
+        return replace(self, views=self.views.map(pin), text=pin(self.text))

@@ -1,0 +1,66 @@
+"""The two-tower model and its tokenizer, by protocol. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from silc.preprocess import Preprocess
+
+
+class Tokenizer(Protocol):
+    """Text to ids. Same ids in every library that loads `tokenizer.json`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Int64 ids [N, context_length], cut and padded; a cut text still ends with the end token."""
+        ...
+
+
+class DualEncoder(Protocol):
+    """Any image-text two-tower model: a student, a teacher, an imported checkpoint. What evaluators take.
+
+    Images come in as `preprocess.normalize` leaves them: float [B, 3, H, W], H and W multiples of `patch_size`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def preprocess(self) -> Preprocess: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def patch_size(self) -> int: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names of the dense readouts this model has, the default first."""
+        ...
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit-length float32 image features [B, D]."""
+        ...
+
+    def encode_pooled(self, images: Tensor) -> Tensor:
+        """Float32 image features [B, W] before projection and normalisation: big_vision's `pre_logits`."""
+        ...
+
+    def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
+        """Float32 text features [B, D] of int64 ids [B, T]; of unit length, or as the tower gives them."""
+        ...
+
+    def encode_dense(self, images: Tensor, readout: str) -> Tensor:
+        """Text-aligned float32 patch features [B, h, w, D], not normalised."""
+        ...

@@ -1,0 +1,77 @@
+"""What an evaluation gives: records, pictures, and the evaluator by protocol. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from silc.encoder import DualEncoder
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its caption. `group` names the section of the report it belongs to."""
+
+    group: str
+    caption: str
+    image: Any  # PIL.Image.Image
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated task, in the fields of CLIP_benchmark's result files plus what makes a number readable."""
+
+    dataset: str
+    task: str  # zeroshot_classification | fewshot_classification | zeroshot_retrieval | zeroshot_segmentation
+    metrics: Mapping[str, float]
+    chance: Mapping[str, float]
+    """The expectation of the same metrics for random answers; `best_constant_*` where constant answers do better."""
+    protocol: Mapping[str, Any]
+    """Every choice that moves the number: templates, resize rule, window, stride, readout, ..."""
+    model: str = ""
+    weights: str = ""  # student | teacher | pretrained
+    pretrained: str = ""
+    language: str = "en"
+    examples_seen: int | None = None
+    train_flops: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What explains the metrics, in JSON's types: scores per seed or class, the most confused classes."""
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The ends of the 95 % interval of each metric, by the bootstrap over images (silc/eval/bootstrap.py)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A record and what goes with it into the report."""
+
+    record: Record
+    pictures: Sequence[Picture] = ()
+    resampled: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Each metric's scores on the draws of the bootstrap, which are the same images for every model."""
+
+
+class Evaluator(Protocol):
+    """One task on one data set."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sets(self) -> Sequence[Any]:
+        """The data sets it reads."""
+        ...
+
+    @property
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures it makes for the report, and whether they show photographs."""
+        ...
+
+    def protocol(self, model: DualEncoder) -> Mapping[str, Any]:
+        """Every choice that moves the number, for this model."""
+        ...
+
+    def __call__(self, model: DualEncoder) -> Evaluation:
+        """Score a model. Deterministic; leaves the model as it was."""
+        ...

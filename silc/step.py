@@ -1,0 +1,103 @@
+"""What a training step is made of: its schedules' values, its passes, what the losses read, what comes out.
+
+Shapes by the legend of `batch.py`. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """What the schedules say for one step."""
+
+    lr: float
+    momentum: float
+    """lambda of the teacher's average."""
+    temperature: float
+    """tau_t of the teacher's targets."""
+
+    def logged(self) -> Mapping[str, float]:
+        """What stands in metrics.jsonl."""
+        return {"lr": self.lr, "teacher/momentum": self.momentum}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What goes through the towers between one forward pass and its backward pass; by default a whole step.
+
+    With neither `pairs` nor `terms` the text is embedded, and no more.
+    """
+
+    pairs: bool = True
+    """Whether the image-text loss is in it."""
+    terms: bool = True
+    """Whether the terms of self-supervision are in it."""
+    view: int | None = None
+    """Number of the one view, among those that enter the image-text loss, that enters here; None: all."""
+    share: float = 1.0
+    """Fraction of the batch, or of the views that enter the image-text loss, in this pass."""
+    text: Tensor | None = None
+    """The text's embedding [B, D], from a pass of its own."""
+    pull: Embeddings | None = None
+    """d(loss of the whole batch) / d(this pass's embeddings), and this pass's fraction for scale and bias."""
+    hidden: Tensor | None = None
+    """Patches hidden from the student, int64 [G, B, M]; drawn for all passes at once."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a step by itself."""
+        return self.pairs and self.terms and self.view is None and self.pull is None and self.share == 1.0
+
+
+class Embeddings(NamedTuple):
+    """All that the image-text loss reads: embeddings, not normalised, of the V views that enter it and of the text."""
+
+    images: Tensor  # [V, B, D] student: original and/or global views
+    text: Tensor  # [B, D]
+    scale: Tensor  # [1]
+    bias: Tensor  # [1]
+
+
+class Projection(NamedTuple):
+    """Logits on prototypes that were not multiplied out: the cosines of bottleneck and prototypes."""
+
+    bottleneck: Tensor  # [..., C] unit length
+    prototypes: Tensor  # [K, C] of any length, only their direction counts
+
+
+class Targets(NamedTuple):
+    """A teacher's targets q = softmax((y.w - c) / tau_t) that were not computed yet."""
+
+    projection: Projection  # y and the teacher's prototypes w
+    centre: Tensor  # c [K]
+    temperature: float  # tau_t
+
+
+class Distilled(NamedTuple):
+    """A distillation loss, and what the teacher's targets look like; how a collapse is seen early."""
+
+    loss: Tensor  # [] with gradient
+    entropy: Tensor
+    """[] Mean entropy of a target in nats, 0 to ln K. Near ln K: uniform collapse (or a very young teacher)."""
+    targets: Tensor
+    """[K] Mean target; the exponential of its entropy over the global batch is the batch-marginal perplexity."""
+    logits: Tensor
+    """[K] Mean of the teacher's logits, towards which its centre moves."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What the objective makes of a batch. Nothing has been changed yet when it is returned."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
+    terms: Mapping[str, Distilled] = field(default_factory=dict)  # of self-supervision, by name; of this rank's views
+    text: Tensor | None = None  # [B, D] with gradient, of a pass that only embeds it
