@@ -319,10 +319,12 @@ def with_one_source(config: Config, given: Collection[str]) -> Config:
         BadInput: both were given.
     """
     data = config.data
-    if data.source != "scenes" or not data.train:
+    if data.generated is None or not data.train:
         return config
     if {"data.train", "data.source"} <= set(given):
-        raise BadInput(f"data.train {data.train!r} and data.source scenes are two sources of pairs; leave one out")
+        raise BadInput(
+            f"data.train {data.train!r} and data.source {data.source} are two sources of pairs; leave one out"
+        )
     if "data.source" in given:
         return dataclasses.replace(config, data=dataclasses.replace(data, train=""))
     if "data.train" in given:
@@ -351,9 +353,10 @@ def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 @cache
 def _attribute_docstrings(cls: type) -> dict[str, str]:
-    """The string below each field of a dataclass, which Python itself throws away."""
+    """The string below each field of a dataclass, inherited ones too, which Python itself throws away."""
+    inherited = _attribute_docstrings(cls.__base__) if dataclasses.is_dataclass(cls.__base__) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
-    return {
+    return inherited | {
         field_.target.id: inspect.cleandoc(below.value.value)
         for field_, below in itertools.pairwise(body)
         if isinstance(field_, ast.AnnAssign)

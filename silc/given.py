@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from silc import config as configs
 from silc.config import Config
+from silc.data.config import DataConfig, GeneratedConfig
 from silc.errors import BadInput
 from silc.terminal import announce
 
@@ -32,6 +34,7 @@ class Idle:
     """Names or globs, separated by spaces."""
     when: Callable[[Any], bool]
     because: str
+    """May name a setting's value: {0.train.passes}."""
     but: str = ""
     """Those that are read all the same."""
 
@@ -74,7 +77,7 @@ def unread(given: Iterable[str], value: Any, rules: Iterable[Idle]) -> dict[str,
     for rule in rules:
         spoken_of = [path for path in given if rule.has(path)]
         if spoken_of and rule.when(value):
-            found = dict.fromkeys(spoken_of, rule.because) | found
+            found = dict.fromkeys(spoken_of, rule.because.format(value)) | found
     return found
 
 
@@ -109,13 +112,21 @@ def _views(config: Config) -> bool:
     return config.objective.needs_globals or config.objective.distill
 
 
+def _other_source(name: str, config: Config) -> bool:
+    return config.data.source != name
+
+
 RUN: tuple[Idle, ...] = (
-    Idle("data.scenes.*", lambda c: c.data.source != "scenes", "data.source is shards"),
+    *(
+        Idle(f"data.{name}.*", partial(_other_source, name), "data.source is {0.data.source}")
+        for name, section in vars(DataConfig()).items()
+        if isinstance(section, GeneratedConfig)
+    ),
     Idle(
         "data.shuffle_shards data.index_cache data.remote_* data.max_* data.exif_orientation data.image_root"
         " data.accept_changed_shards",
-        lambda c: c.data.source == "scenes",
-        "data.source is scenes",
+        lambda c: c.data.generated is not None,
+        "data.source is {0.data.source}",
     ),
     Idle("data.remote_*", lambda c: "://" not in c.data.train, "data.train names no address"),
     Idle("data.accept_changed_shards", lambda c: c.resume == "never", "nothing is resumed"),

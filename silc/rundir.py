@@ -109,13 +109,14 @@ def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
         return config, ""
     if config.resume == "auto" and (out / CONFIG).is_file():
         begun = configs.load(out / CONFIG).data
-        if begun.source == "scenes" and begun.train:
-            said = f"data.train is not read: {out} began on generated scenes (data.source scenes) and goes on with them"
-            return replace(config, data=replace(config.data, source="scenes")), said
-    if config.data.source == "scenes":
+        if begun.generated and begun.train:
+            said = f"data.train is not read: {out} began on generated {begun.source} and goes on with them"
+            return replace(config, data=replace(config.data, source=begun.source)), said
+    if config.data.generated:
+        source = config.data.source
         raise BadInput(
-            f"data.train is {without_secrets(config.data.train)!r} and data.source is scenes: two sources of pairs; "
-            "give --data.source shards to read the first, or --data.source scenes alone"
+            f"data.train is {without_secrets(config.data.train)!r} and data.source is {source}: two sources of pairs; "
+            f"give --data.source shards to read the first, or --data.source {source} alone"
         )
     return config, ""
 

@@ -74,14 +74,20 @@ class PhotometricConfig(Settings):
 
 
 @dataclass(frozen=True)
-class ScenesConfig(Settings):
+class GeneratedConfig(Settings):
+    """What every generated source is told."""
+
+    num: Annotated[int, Range(least=1, most=100_000_000)] = 20_000
+    """Pairs in an epoch."""
+    size: Annotated[int, Range(least=16, most=4096)] = 64
+    """Side of an image in pixels."""
+
+
+@dataclass(frozen=True)
+class ScenesConfig(GeneratedConfig):
     """Generated scenes: regions of colour and texture with captions and pixel labels."""
 
     section: ClassVar[str] = "data.scenes"
-    num: Annotated[int, Range(least=1, most=100_000_000)] = 20_000
-    """Scenes in an epoch."""
-    size: Annotated[int, Range(least=16, most=4096)] = 64
-    """Side of a scene in pixels."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class DataConfig(Settings):
 
     section: ClassVar[str] = "data"
     source: Literal["shards", "scenes"] = "shards"
-    """`shards`: what `train` names; giving `train` selects it. `scenes`: rendered on the fly from the seed."""
+    """`shards`: what `train` names; giving `train` selects it. Others are generated from the seed."""
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
     by '::'; http://, https:// and s3:// addresses likewise (pip install -e '.[remote]'). Or a folder of images with a
@@ -135,3 +141,9 @@ class DataConfig(Settings):
     as it is stored. Recipes apply; a run from before goes on as it began."""
     max_bad_rate: Annotated[float, SHARE] = 0.1
     """The run stops once more than this share of the samples read, by all ranks, is broken."""
+
+    @property
+    def generated(self) -> GeneratedConfig | None:
+        """Settings of the generated source that is selected, which are the section of its name; None if files are."""
+        found: GeneratedConfig | None = getattr(self, self.source, None)
+        return found

@@ -23,7 +23,7 @@ from silc.errors import BadInput
 from silc.images import is_image_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from silc.data.config import DataConfig
     from silc.data.pairs import Pairs
@@ -42,20 +42,30 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     Raises:
         BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
     """
-    if config.source == "scenes":
-        return ScenePairs(config.scenes.num, config.scenes.size, seed)
+    if config.generated is not None:
+        return GENERATED[config.source](config.generated.num, config.generated.size, seed)
     if not config.train:
         raise BadInput(
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
             "with captions.jsonl or captions.csv"
         )
-    turned = config.exif_orientation == "apply"
+    return next(pairs for open_them in KINDS if (pairs := open_them(config, show)) is not None)
+
+
+def _table(config: DataConfig, show: bool) -> Pairs | None:
+    """A folder with a table of captions, or such a table."""
     named = expanded(config.train)
-    if table := table_of(named):
-        if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
-            log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
-        root = expanded(config.image_root) if config.image_root else None
-        return FolderPairs(table, image_root=root, max_pixels=config.max_pixels, turned=turned)
+    if not (table := table_of(named)):
+        return None
+    if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
+        log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
+    root = expanded(config.image_root) if config.image_root else None
+    turned = config.exif_orientation == "apply"
+    return FolderPairs(table, image_root=root, max_pixels=config.max_pixels, turned=turned)
+
+
+def _shards(config: DataConfig, show: bool) -> Pairs:
+    """Tar shards."""
     if config.image_root:
         raise BadInput(
             f"data.image_root {config.image_root} is for a table of captions, and data.train names none; shards hold "
@@ -66,10 +76,16 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     return ShardPairs(
         expand(config.train, Remote(patience=config.remote_patience, cache=spans)),
         max_pixels=config.max_pixels,
-        turned=turned,
+        turned=config.exif_orientation == "apply",
         index=IndexCache(cache, speaks=show) if cache else index_shard,
         show=show,
     )
+
+
+GENERATED: Mapping[str, Callable[[int, int, int], Pairs]] = {"scenes": ScenePairs}
+"""What `data.source` may name besides `shards`: pairs made of (num, size, seed)."""
+KINDS: Sequence[Callable[[DataConfig, bool], Pairs | None]] = (_table, _shards)
+"""What `data.train` may name: the first that knows it opens it, and the last takes whatever is left."""
 
 
 def expand(pattern: str, remote: Remote | None = None) -> list[Path | RemoteFile]:

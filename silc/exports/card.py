@@ -123,7 +123,7 @@ def _training(facts: Facts) -> str:
     if facts.config is None:
         return "Converted; how it was trained, its source says."
     config = facts.config
-    data = "generated scenes" if config.data.source == "scenes" else "image-text shards"
+    data = f"generated {config.data.source}" if config.data.generated else "image-text shards"
     return "\n".join(
         [
             f"* recipe: {config.recipe or 'none by name'}",

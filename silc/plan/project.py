@@ -217,7 +217,7 @@ def plan(
     sharded = measured(batch, sharded=True) if gpus > 1 else step
     recorded = flops_per_example(config, vocabulary, eos_id=0)
     duration = config.train.duration
-    pairs = config.data.scenes.num if pairs is None and config.data.source == "scenes" else pairs
+    pairs = config.data.generated.num if pairs is None and config.data.generated else pairs
     unknown = amount_of(duration)[1] == "epoch" and pairs is None
     examples = None if unknown else examples_of(duration, batch_size=size, steps_per_epoch=(pairs or 0) // size)
     return Plan(config.recipe, gpu, mfu, price, examples, recorded, step, sharded, (others[0], others[1]))

@@ -144,8 +144,8 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
 
 
 def _reading(config: Config, pairs: Pairs) -> str:
-    scenes = config.data.source == "scenes"
-    what = "generated scenes (data.source scenes)" if scenes else without_secrets(config.data.train)
+    source = config.data.source
+    what = f"generated {source} (data.source {source})" if config.data.generated else without_secrets(config.data.train)
     apart = f"; {config.train.held_out:,} more are held out" if config.train.held_out else ""
     return f"reading {len(pairs):,} pairs: {what}{apart}"
 
