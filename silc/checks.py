@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from silc import config as configs
 from silc import places
 from silc.errors import BadInput
-from silc.eval.tasks import asked_for
+from silc.eval.asked import asked_for
 from silc.interop.files import SAVED
 from silc.rundir import check_model, check_same
 from silc.training.directory import CONFIG, claim, is_run, no_run_to_go_on_with

@@ -13,6 +13,7 @@ from silc.eval import report, suite
 from silc.eval.pictures import contact_sheet
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
+from silc.eval.tasks import TASKS
 from silc.training.directory import CONFIG, is_run
 from silc.training.log import history
 
@@ -76,7 +77,7 @@ def _write_segmentations(evaluations: list[Evaluation], file: Path) -> None:
     overlays = [
         replace(picture, caption=f"{picture.caption}: {model}")
         for model, evaluation in zip(models, evaluations, strict=True)
-        if evaluation.record.task == "zeroshot_segmentation"
+        if TASKS[evaluation.record.task].on_sheet
         for picture in evaluation.pictures
     ]
     if overlays:

@@ -32,7 +32,7 @@ LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group
 TORCH_FREE: tuple[str, ...] = ("errors", "batch", "step", "encoder", "records", "collectives")
 TORCH_FREE += ("settings", "config", "recipes", "given", "places", "rundir", "checkpoint", "checks", "cli")
 TORCH_FREE += ("data/config", "data/check", "models/config", "models/variants", "losses/config")
-TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "probes/config")
+TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "eval/asked", "probes/config")
 TORCH_FREE += ("interop/sources", "exports/formats")
 TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
@@ -196,9 +196,8 @@ def settings(cls: Any) -> list[tuple[str, str]]:
     found = []
     hints = importlib.import_module("typing").get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            found += settings(hints[f.name])
-        found.append((cls.__name__, f.name))
+        nested = dataclasses.is_dataclass(hints[f.name])
+        found += settings(hints[f.name]) if nested else [(cls.__name__, f.name)]
     return found
 
 

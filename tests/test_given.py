@@ -218,9 +218,15 @@ def test_idle_rules_name_settings_that_exist() -> None:
         (["eval", "--list", "--tasks", "a-zs"], "--tasks: --list shows the tasks"),
         (["eval", "run", "--table", "main", "--segmentation", "tips"], "--segmentation: without --root"),
         (["eval", "hf:a/b", "--root", "/d", "--weights", "teacher"], "--weights: none of these is a run"),
-        (["eval", "run", "--root", "/d", "--tasks", "a-retrieval", "--pamr"], "--pamr: no task segments"),
-        (["eval", "run", "--root", "/d", "--tasks", "a-zs,b-zs-seg", "--shots", "1"], "--shots: no few-shot task"),
-        (["eval", "run", "--root", "/d", "--tasks", "*-zs-seg", "--max-captions", "5"], "--max-captions: no retrieval"),
+        (["eval", "run", "--root", "/d", "--tasks", "a-retrieval", "--pamr"], "--pamr: read by <set>-zs-seg alone"),
+        (
+            ["eval", "run", "--root", "/d", "--tasks", "a-zs,b-zs-seg", "--shots", "1"],
+            "--shots: read by <set>-fewshot alone",
+        ),
+        (
+            ["eval", "run", "--root", "/d", "--tasks", "*-zs-seg", "--max-captions", "5"],
+            "--max-captions: read by <set>-retrieval alone",
+        ),
         (["plan", "clip", "siglip", "--price", "2"], "--price: recipes side by side show no cost"),
         (["bench", "losses", "--images", "x.tar"], "--images: neither loader nor step"),
         (["bench", "eval", "--profile", "x"], "--profile: no step is measured"),

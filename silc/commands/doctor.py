@@ -48,9 +48,9 @@ def findings(root: str = "") -> list[tuple[str, str, str]]:
     found += [("device", *_device()), ("precision", *_precision())]
     found += [(name, *_version(name, extra)) for name, extra in LIBRARIES.items()]
     if root:
-        from silc.eval import tasks
+        from silc.eval import asked
 
-        there = [task.name for task in tasks.listing(root) if task.found] if Path(root).is_dir() else []
+        there = [task.name for task in asked.listing(root) if task.found] if Path(root).is_dir() else []
         advice = "" if there else f"`silc eval --list --root {root}` shows what each task needs"
         found.append(("data", ", ".join(there) or f"no task's data under {root}", advice))
     return found

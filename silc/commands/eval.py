@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,21 +15,22 @@ from silc.commands import flags
 from silc.commands.flags import DeviceName, is_import
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
-from silc.eval.tasks import KINDS
+from silc.eval.tasks import TASKS, readers
 from silc.given import Idle
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
 
 
-def _none_of(*suffixes: str) -> Callable[[Any], bool]:
-    """Whether `--tasks` names tasks, and none that ends so; globs without an end of their own may mean any."""
-    ends = tuple(f"-{kind.end}" for kind in KINDS.values())
+def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
+    """A setting of some tasks, idle where `--tasks` names tasks and none of them; globs without an end may mean any."""
+    known = tuple(f"-{kind.suffix}" for kind in TASKS.values())
+    own = tuple(f"-{suffix}" for suffix in suffixes)
 
-    def holds(command: Any) -> bool:
+    def none_of_them(command: Any) -> bool:
         names = [name.strip() for name in command.tasks.split(",")]
-        return all(name.endswith(ends) and not name.endswith(suffixes) for name in names)
+        return all(name.endswith(known) and not name.endswith(own) for name in names)
 
-    return holds
+    return Idle(setting, none_of_them, f"read by {', '.join(f'<set>{end}' for end in own)} alone")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,7 @@ class EvalCommand(EvalConfig):
             "without --root the table is made of the scores there are",
             but="table out",
         ),
-        Idle("segmentation window readout absent_classes pamr mix background", _none_of("-zs-seg"), "no task segments"),
-        Idle("ensemble", _none_of("-zs", "-zs-seg"), "no task makes classes of prompts"),
-        Idle("classification", _none_of("-zs", "-fewshot", "-retrieval"), "no task classifies or retrieves"),
-        Idle("shots", _none_of("-fewshot"), "no few-shot task"),
-        Idle("max_captions", _none_of("-retrieval"), "no retrieval task"),
+        *(_only_read_by(setting, suffixes) for setting, suffixes in readers().items()),
         Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
         Idle("weights", lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"),
     )
@@ -152,10 +149,10 @@ def _table_stem(name: str, beside: Path) -> Path:
 
 
 def _list_tasks(root: str) -> int:
-    from silc.eval import own_sets, tasks
+    from silc.eval import asked, own_sets
 
     rows = []
-    for task in tasks.listing(root):
+    for task in asked.listing(root):
         missing = [path for path in task.needs if not path.exists()]
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         rows.append((task.name, "-" if not root else "no" if missing else "yes", needs))

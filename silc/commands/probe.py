@@ -9,7 +9,7 @@ from pathlib import Path
 from silc import given, places
 from silc.commands import flags
 from silc.errors import BadInput
-from silc.eval.tasks import probes_asked_for
+from silc.eval.asked import probes_asked_for
 from silc.given import Idle
 from silc.probes.config import ProbeConfig
 from silc.rundir import check_model

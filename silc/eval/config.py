@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from silc.errors import BadInput
+from silc.eval.tasks import TASKS, section_of
 from silc.settings import NATURAL, Range, Settings
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Settings)
+
+
+def with_sections(cls: type[T]) -> type[T]:
+    """The class, before it becomes a dataclass, with a section for each task in the table that has its own settings."""
+    for settings in filter(None, (kind.settings for kind in TASKS.values())):
+        cls.__annotations__[section_of(settings)] = settings
+        setattr(cls, section_of(settings), field(default_factory=settings))
+    return cls
 
 
 @dataclass(frozen=True)
+@with_sections
 class EvalConfig(Settings):
-    """Tasks and protocol. Whatever moves a number is written into its record."""
+    """Tasks and protocol. Whatever moves a number is written into its record.
+
+    A task with settings of its own (`tasks.TASKS`) has them in a section here: eval.NAME.FIELD.
+    """
 
     section: ClassVar[str] = "eval"
     root: str = ""
@@ -60,3 +76,8 @@ class EvalConfig(Settings):
         super().__post_init__()
         if not self.shots:
             raise BadInput(f"{self.named('shots')} is empty; needed numbers of images, e.g. 1 5 10")
+
+    def own(self, settings: type[S]) -> S:
+        """A task's own settings."""
+        found: S = getattr(self, section_of(settings))
+        return found

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from silc.eval.score_table import HEADLINES, brief
-from silc.eval.tasks import task_name
+from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import INK, bare, svg
 from silc.terminal import one_line
 
@@ -104,7 +103,7 @@ def score_curves(
     panels: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for key in _scalars(histories):
         match = re.fullmatch(r"eval/([^/]+)/(.+)/([^/]+)", key)
-        if match and match[3] in HEADLINES:
+        if match and any(kind.compares(match[3]) for kind in TASKS.values() if match[2].endswith(f"-{kind.suffix}")):
             lines = [_line(run, match[1], key, history) for run, history in histories.items()]
             panels[match[2], match[3]] += [line._replace(y=[100 * y for y in line.y]) for line in lines if line.x]
     drawn = []
@@ -124,7 +123,8 @@ def cost_plots(evaluations: Sequence[Evaluation], palette: Palette) -> list[tupl
         points: dict[tuple[str, str], list[Line]] = defaultdict(list)
         for record in (evaluation.record for evaluation in evaluations):
             spent = getattr(record, cost)
-            for metric in set(HEADLINES) & set(record.metrics) if spent is not None else ():
+            compared = filter(TASKS[record.task].compares, record.metrics)
+            for metric in compared if spent is not None else ():
                 task = task_name(record.task, record.dataset)
                 score = 100 * record.metrics[metric]
                 points[task, metric].append(Line(record.model or record.weights, record.weights, [spent], [score]))

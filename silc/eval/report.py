@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
 from silc.eval.curves import cost_plots, palette_of, score_curves, training_curves
-from silc.eval.score_table import Row, brief, column_names, paired, percent, score_table
-from silc.eval.tasks import KINDS, task_name
+from silc.eval.score_table import Row, column_names, paired, percent, score_table
+from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import data_uri, render, webp
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def write_report(
 def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """(heading, rows) of each kind of task."""
     kinds = dict.fromkeys(row.task for row in rows)
-    return [(KINDS[kind].heading, [row for row in rows if row.task == kind]) for kind in kinds]
+    return [(TASKS[kind].title, [row for row in rows if row.task == kind]) for kind in kinds]
 
 
 def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

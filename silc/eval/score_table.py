@@ -12,15 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from silc.eval.bootstrap import difference
-from silc.eval.tasks import task_name
+from silc.eval.tasks import TASKS, brief, task_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from silc.records import Evaluation, Record
-
-HEADLINES = ("acc1", "1shot_acc1", "10shot_acc1", "image_retrieval_recall@1", "text_retrieval_recall@1", "miou")
-"""Metrics that are plotted and compared in pairs; the table has them all."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def _row(task: str, dataset: str, metric: str, evaluations: Mapping[str, Evaluat
 def paired(table: ScoreTable) -> list[Paired]:
     """Every model's difference to the first one, on the headline metrics that both were scored on."""
     found = []
-    for row in (row for row in table.rows if row.metric in HEADLINES):
+    for row in (row for row in table.rows if TASKS[row.task].compares(row.metric)):
         than, *others = [column for column in table.columns if column in row.scores]
         for column in others:
             gap = difference(row.resampled.get(column, ()), row.resampled.get(than, ()))
@@ -141,17 +138,6 @@ def percent(score: float | None) -> str:
     if score is None:
         return ""
     return f"{100 * score:.2f}" if 0 < score < 0.01 else f"{100 * score:.1f}"
-
-
-def brief(metric: str) -> str:
-    """The field's shorthand, which leaves room for the numbers.
-
-    >>> brief("image_retrieval_recall@1")
-    'T2I R@1'
-    """
-    for name, short in (("image_retrieval_recall", "T2I R"), ("text_retrieval_recall", "I2T R")):
-        metric = metric.replace(name, short)
-    return metric.replace("mean_per_class_recall", "class mean")
 
 
 def printed_table(evaluations: Sequence[Evaluation]) -> Table:

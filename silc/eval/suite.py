@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from silc.durable import write_whole
 from silc.errors import BadInput
+from silc.eval.asked import Task, asked_for
 from silc.eval.bootstrap import interval
-from silc.eval.classify import ZeroShotClassification
 from silc.eval.datasets import Lazy
 from silc.eval.embed import ALONE, shared, silent
-from silc.eval.fewshot import FewShot
-from silc.eval.retrieval import Retrieval
-from silc.eval.segment import ZeroShotSegmentation
-from silc.eval.tasks import Task, asked_for, task_name
+from silc.eval.tasks import TASKS, task_name
 from silc.images import upright
 
 if TYPE_CHECKING:
@@ -71,19 +68,10 @@ def tasks(
 
 def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
     """The evaluator of one task; reads its data set's lists."""
-    bar = partial(progress, task.name)
-    data = held(task.source.read(), config.exif_orientation)
-    match task.kind:
-        case "zeroshot_classification":
-            return ZeroShotClassification(task.name, data, config, bar, world)
-        case "fewshot_classification":
-            assert task.source.read_train is not None
-            train = held(task.source.read_train(), config.exif_orientation)
-            return FewShot(task.name, data, config, bar, world, train=train)
-        case "zeroshot_retrieval":
-            return Retrieval(task.name, data, config, bar, world)
-        case _:
-            return ZeroShotSegmentation(task.name, data, config, bar, world)
+    kind, source = TASKS[task.kind], task.source
+    data = held(source.read(), config.exif_orientation)
+    train = {"train": held(source.read_train(), config.exif_orientation)} if kind.trains and source.read_train else {}
+    return kind.load()(task.name, data, config, partial(progress, task.name), world, **train)
 
 
 def held(data: Any, orientation: Literal["ignore", "apply"]) -> Any:

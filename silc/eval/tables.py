@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.eval.datasets import text_of
-from silc.eval.tasks import KINDS
+from silc.eval.tasks import TASKS
 from silc.page import render
 from silc.terminal import one_line
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
-SHORT = {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1", "miou": "mIoU", "acc1": "0-shot"}
 COSTS, SPENT = ("examples seen", "training FLOPs"), ("examples_seen", "train_flops")
 """What a run cost, for people and in records."""
 
@@ -215,13 +214,12 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
     found = {
         (record["task"], record["dataset"], metric): None
         for record in records
-        if record["task"] in KINDS
-        for metric in KINDS[record["task"]].headlines
+        if record["task"] in TASKS
+        for metric in TASKS[record["task"]].headlines
         if metric in record["metrics"] and (record["task"], record["dataset"], metric) not in there
     }
     return [
-        Column(f"{dataset} {SHORT.get(metric, metric.replace('shot_acc1', '-shot'))}", task, dataset, metric)
-        for task, dataset, metric in found
+        Column(f"{dataset} {TASKS[task].headlines[metric]}", task, dataset, metric) for task, dataset, metric in found
     ]
 
 

@@ -1,121 +1,107 @@
-"""Which tasks there are under a root, and which are asked for. Imports no torch.
+"""The table of tasks: all that names, commands, reports and tables know of one. Imports no torch.
 
-A task is named after its data set: `<set>-zs`, `<set>-fewshot`, `<set>-retrieval`, `<set>-zs-seg`; the probes are
-`<set>-knn`, `<set>-linear`, `<set>-linear-seg`.
+A task is added by a row in `TASKS`, the file of its evaluator and, where it has settings, a torch-free file with their
+dataclass. `<set>-<suffix>` is how people name a task on a data set.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from silc.errors import BadInput
-from silc.eval.layouts import discover, everything
-from silc.eval.prompts import templates
-from silc.settings import nearest
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from silc.eval.config import EvalConfig
-    from silc.eval.datasets import Source
-
-
-class Kind(NamedTuple):
-    """What is said of a kind of task."""
-
-    end: str
-    """Of a task's name."""
-    heading: str
-    headlines: tuple[str, ...]
-    """Metrics that are shown where there is room for few."""
-
-
-RECALL = ("text_retrieval_recall@1", "image_retrieval_recall@1")
-KINDS = {
-    "zeroshot_classification": Kind("zs", "Zero-shot classification", ("acc1",)),
-    "fewshot_classification": Kind("fewshot", "Few-shot classification", ("1shot_acc1", "5shot_acc1", "10shot_acc1")),
-    "zeroshot_retrieval": Kind("retrieval", "Image-text retrieval", RECALL),
-    "zeroshot_segmentation": Kind("zs-seg", "Zero-shot segmentation", ("miou",)),
-    "knn_classification": Kind("knn", "k nearest neighbours", ("acc1",)),
-    "linear_probe_classification": Kind("linear", "Linear classification of frozen features", ("acc1",)),
-    "linear_probe_segmentation": Kind("linear-seg", "Linear segmentation of frozen patches", ("miou",)),
-}
-"""By the `task` of a record."""
+    from silc.records import Evaluator
+    from silc.settings import Settings
 
 
 @dataclass(frozen=True)
-class Task:
-    """A kind of task on a data set."""
+class TaskKind:
+    """A kind of task. A task is one of these on a data set."""
 
-    kind: str  # as in a record
-    source: Source[Any]
+    suffix: str
+    title: str
+    """Heading in the report."""
+    data: str
+    """The kind of data set, a name of `layouts.KINDS`."""
+    headlines: Mapping[str, str]
+    """Metrics that are plotted, compared in pairs and laid beside the paper's, and what such a column is called."""
+    evaluator: str = ""
+    """`module:class`, imported when it is used; empty for what `silc probe` scores."""
+    reads: str = ""
+    """Fields of `EvalConfig` that only this task reads, or few."""
+    settings: type[Settings] | None = None
+    """Settings of its own, with `section = "eval.NAME"`: they are `EvalConfig`'s section NAME."""
+    trains: bool = False
+    """Whether it needs the set's training images."""
+    only_tabled: str = ""
+    """A headline that is neither plotted nor compared."""
+    on_sheet: bool = False
+    """Whether its pictures are on the sheet of segmentations, too."""
 
-    @property
-    def name(self) -> str:
-        """How it is asked for."""
-        return task_name(self.kind, self.source.name)
+    def load(self) -> Callable[..., Evaluator]:
+        """The evaluator's class: (name, data set, EvalConfig, progress, world), and `train=` where it trains."""
+        module, _, name = self.evaluator.partition(":")
+        found: Callable[..., Evaluator] = getattr(importlib.import_module(module), name)
+        return found
 
-    @property
-    def needs(self) -> list[Path]:
-        """Files and folders that must be there."""
-        return [*self.source.needs, *(() if self.kind.startswith("zeroshot") else self.source.train_needs)]
-
-    @property
-    def found(self) -> bool:
-        """Whether they are."""
-        return all(path.exists() for path in self.needs)
-
-
-def asked_for(config: EvalConfig) -> list[Task]:
-    """The tasks that `config.tasks` names, of the data sets under `config.root`; no list of theirs is read.
-
-    Raises:
-        BadInput: nothing under the root, or a task or prompt set that is not there.
-    """
-    if config.templates:
-        templates(config.templates)
-    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
-    return [there[name] for name in select(config.tasks, list(there))]
-
-
-def probes_asked_for(root: str, asked: str) -> list[Task]:
-    """The probes that a comma-separated list of names and globs chooses, of the data sets under a root.
-
-    Raises:
-        BadInput: nothing under the root, a task that is not there, or no training images for it.
-    """
-    probes = [task for source in discover(root) for task in probes_on(source)]
-    there = {task.name: task for task in probes if task.found}
-    without = [task for task in probes if not task.found and (task.name in asked or not there)]
-    if without:
-        missing = next(path for path in without[0].needs if not path.exists())
-        raise BadInput(
-            f"{without[0].name} learns from labelled training images, and {missing} is not there; add them as "
-            "`silc eval --list` shows, or leave it out"
-        )
-    if not there:
-        raise BadInput(f"{root} holds no data set to classify or segment; `silc eval --list` shows the layouts")
-    return [there[name] for name in select(asked, list(there))]
+    def compares(self, metric: str) -> bool:
+        """Whether a metric is plotted, and compared in pairs."""
+        return metric in self.headlines and metric != self.only_tabled
 
 
-def tasks_on(source: Source[Any]) -> list[Task]:
-    """The tasks a data set is for; few-shot classification where it has training images."""
-    few = source.kind == "classification" and source.read_train is not None
-    return [Task(kind, source) for kind in (f"zeroshot_{source.kind}", *["fewshot_classification"] * few)]
-
-
-def probes_on(source: Source[Any]) -> list[Task]:
-    """The probes that a data set's training images are for."""
-    linear = f"linear_probe_{source.kind}"
-    kinds = {"classification": ["knn_classification", linear], "segmentation": [linear]}.get(source.kind, [])
-    return [Task(kind, source) for kind in kinds if source.read_train is not None]
-
-
-def listing(root: str) -> list[Task]:
-    """Every task there could be under a root, found or not."""
-    return [task for source in everything(Path(root)) for task in (*tasks_on(source), *probes_on(source))]
+TASKS = {
+    "zeroshot_classification": TaskKind(
+        "zs",
+        "Zero-shot classification",
+        "classification",
+        {"acc1": "0-shot"},
+        "silc.eval.classify:ZeroShotClassification",
+        reads="classification templates ensemble",
+    ),
+    "fewshot_classification": TaskKind(
+        "fewshot",
+        "Few-shot classification",
+        "classification",
+        {"1shot_acc1": "1-shot", "5shot_acc1": "5-shot", "10shot_acc1": "10-shot"},
+        "silc.eval.fewshot:FewShot",
+        reads="shots",
+        trains=True,
+        only_tabled="5shot_acc1",
+    ),
+    "zeroshot_retrieval": TaskKind(
+        "retrieval",
+        "Image-text retrieval",
+        "retrieval",
+        {"text_retrieval_recall@1": "I2T R@1", "image_retrieval_recall@1": "T2I R@1"},
+        "silc.eval.retrieval:Retrieval",
+        reads="classification max_captions",
+    ),
+    "zeroshot_segmentation": TaskKind(
+        "zs-seg",
+        "Zero-shot segmentation",
+        "segmentation",
+        {"miou": "mIoU"},
+        "silc.eval.segment:ZeroShotSegmentation",
+        reads="segmentation templates ensemble window readout absent_classes pamr mix background",
+        on_sheet=True,
+    ),
+    "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),
+    "linear_probe_classification": TaskKind(
+        "linear", "Linear classification of frozen features", "classification", {"acc1": "linear"}, trains=True
+    ),
+    "linear_probe_segmentation": TaskKind(
+        "linear-seg", "Linear segmentation of frozen patches", "segmentation", {"miou": "linear mIoU"}, trains=True
+    ),
+}
+"""Every kind of task by the `task` of a record, in the order in which a data set's tasks are listed and scored."""
+SHORT = {
+    "image_retrieval_recall": "T2I R",
+    "text_retrieval_recall": "I2T R",
+    "mean_per_class_recall": "class mean",
+}
+"""Parts of metrics' names, and what they are called where there is little room."""
 
 
 def task_name(kind: str, dataset: str) -> str:
@@ -124,23 +110,30 @@ def task_name(kind: str, dataset: str) -> str:
     >>> task_name("zeroshot_segmentation", "voc2012")
     'voc2012-zs-seg'
     """
-    return f"{dataset}-{KINDS[kind].end}"
+    return f"{dataset}-{TASKS[kind].suffix}"
 
 
-def select(asked: str, there: Sequence[str]) -> list[str]:
-    """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
+def brief(metric: str) -> str:
+    """The field's shorthand, which leaves room for the numbers.
 
-    Raises:
-        BadInput: a name or glob that matches nothing, with the nearest name.
-
-    >>> select("*-zs, a-retrieval", ["a-zs", "b-zs", "a-retrieval", "b-retrieval"])
-    ['a-zs', 'b-zs', 'a-retrieval']
+    >>> brief("image_retrieval_recall@1")
+    'T2I R@1'
     """
-    chosen: set[str] = set()
-    for pattern in (part.strip() for part in asked.split(",")):
-        matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
-        if not matching:
-            hint = nearest(pattern, there) or ";"
-            raise BadInput(f"no task '{pattern}'{hint} There are: {', '.join(there)} (or 'all')")
-        chosen.update(matching)
-    return [name for name in there if name in chosen]
+    for name, short in SHORT.items():
+        metric = metric.replace(name, short)
+    return metric
+
+
+def section_of(settings: type[Settings]) -> str:
+    """The section of `EvalConfig` that a task's own settings are."""
+    return settings.section.removeprefix("eval.")
+
+
+def readers() -> dict[str, list[str]]:
+    """Settings that not every task reads, fields or globs of them, and the suffixes of the tasks that do."""
+    found: dict[str, list[str]] = {}
+    for kind in TASKS.values():
+        own = f" {section_of(kind.settings)}.*" if kind.settings else ""
+        for setting in (kind.reads + own).split():
+            found.setdefault(setting, []).append(kind.suffix)
+    return found

@@ -17,8 +17,8 @@ from silc import places
 from silc.distributed import join
 from silc.errors import BadInput
 from silc.eval import suite
+from silc.eval.asked import probes_asked_for
 from silc.eval.classify import classified
-from silc.eval.tasks import probes_asked_for
 from silc.loading import load_any
 from silc.predict import Model
 from silc.probes.config import ProbeConfig
@@ -37,7 +37,7 @@ from silc.training.sharding import in_one_piece
 
 if TYPE_CHECKING:
     from silc.distributed import World
-    from silc.eval.tasks import Task
+    from silc.eval.asked import Task
     from silc.records import Evaluation
 
 FREE = {"resume", "out", "init", "root", "tasks", "k", "temperature", "feature_batch", "feature_cache_gb"}

@@ -13,13 +13,13 @@ from PIL import Image
 from silc.distributed import World
 from silc.errors import BadInput
 from silc.eval import suite
+from silc.eval.asked import select
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet, RetrievalSet, SegmentationSet
 from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
-from silc.eval.tasks import select
 
 
 def test_an_encoder_that_reads_the_labels_is_always_right(root, oracle):

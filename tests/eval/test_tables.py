@@ -105,7 +105,7 @@ def test_the_published_protocols_are_what_evaluators_record(oracle, root):
     evaluators = suite.tasks(EvalConfig(root=str(root), shots=(1,)))
     differing = {}
     for evaluator in evaluators:
-        kind = next(kind for kind, one in tasks.KINDS.items() if evaluator.name.endswith(f"-{one.end}"))
+        kind = next(kind for kind, one in tasks.TASKS.items() if evaluator.name.endswith(f"-{one.suffix}"))
         ours = evaluator.protocol(model)
         assert theirs[kind].keys() <= ours.keys()
         differing |= {name: ours[name] for name, value in theirs[kind].items() if ours[name] != value}

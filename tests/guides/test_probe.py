@@ -12,7 +12,7 @@ import pytest
 
 from silc.cli import main
 from silc.commands import flags
-from silc.eval.tasks import KINDS
+from silc.eval.tasks import TASKS
 from silc.probes.config import ProbeConfig
 from tests.probes.test_run import write_probe_sets
 
@@ -38,6 +38,6 @@ def test_its_flags_and_tasks_exist() -> None:
     assert len(table) == 4
     for line in [*table, "--segmentation-batch 32", "--held-back 0.1", "--tasks '*-knn,flowers-linear'"]:
         flags.parse(ProbeConfig, shlex.split(line), "silc probe")
-    assert {f"<set>-{kind.end}" for name, kind in KINDS.items() if not name.startswith(("zero", "few"))} == set(
+    assert {f"<set>-{kind.suffix}" for name, kind in TASKS.items() if not name.startswith(("zero", "few"))} == set(
         re.findall(r"\| `(<set>-[\w-]+)`", GUIDE)
     )

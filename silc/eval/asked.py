@@ -1,0 +1,107 @@
+"""Which tasks there are under a root, and which are asked for. Imports no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc.errors import BadInput
+from silc.eval.layouts import discover, everything
+from silc.eval.prompts import templates
+from silc.eval.tasks import TASKS, task_name
+from silc.settings import nearest
+
+if TYPE_CHECKING:
+    from silc.eval.config import EvalConfig
+    from silc.eval.datasets import Source
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of task on a data set."""
+
+    kind: str  # as in a record
+    source: Source[Any]
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        return task_name(self.kind, self.source.name)
+
+    @property
+    def needs(self) -> list[Path]:
+        """Files and folders that must be there."""
+        return [*self.source.needs, *(self.source.train_needs if TASKS[self.kind].trains else ())]
+
+    @property
+    def found(self) -> bool:
+        """Whether they are."""
+        return all(path.exists() for path in self.needs)
+
+
+def asked_for(config: EvalConfig) -> list[Task]:
+    """The tasks that `config.tasks` names, of the data sets under `config.root`; no list of theirs is read.
+
+    Raises:
+        BadInput: nothing under the root, or a task or prompt set that is not there.
+    """
+    if config.templates:
+        templates(config.templates)
+    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
+    return [there[name] for name in select(config.tasks, list(there))]
+
+
+def probes_asked_for(root: str, asked: str) -> list[Task]:
+    """The probes that a comma-separated list of names and globs chooses, of the data sets under a root.
+
+    Raises:
+        BadInput: nothing under the root, a task that is not there, or no training images for it.
+    """
+    probes = [task for source in discover(root) for task in tasks_on(source, probes=True)]
+    there = {task.name: task for task in probes if task.found}
+    without = [task for task in probes if not task.found and (task.name in asked or not there)]
+    if without:
+        missing = next(path for path in without[0].needs if not path.exists())
+        raise BadInput(
+            f"{without[0].name} learns from labelled training images, and {missing} is not there; add them as "
+            "`silc eval --list` shows, or leave it out"
+        )
+    if not there:
+        raise BadInput(f"{root} holds no data set to classify or segment; `silc eval --list` shows the layouts")
+    return [there[name] for name in select(asked, list(there))]
+
+
+def tasks_on(source: Source[Any], *, probes: bool = False) -> list[Task]:
+    """The tasks, or the probes, that a data set is for; those that train where it has training images."""
+    return [
+        Task(name, source)
+        for name, kind in TASKS.items()
+        if kind.data == source.kind and bool(kind.evaluator) != probes and (source.read_train or not kind.trains)
+    ]
+
+
+def listing(root: str) -> list[Task]:
+    """Every task there could be under a root, found or not."""
+    return [task for one in everything(Path(root)) for task in (*tasks_on(one), *tasks_on(one, probes=True))]
+
+
+def select(asked: str, there: Sequence[str]) -> list[str]:
+    """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
+
+    Raises:
+        BadInput: a name or glob that matches nothing, with the nearest name.
+
+    >>> select("*-zs, a-retrieval", ["a-zs", "b-zs", "a-retrieval", "b-retrieval"])
+    ['a-zs', 'b-zs', 'a-retrieval']
+    """
+    chosen: set[str] = set()
+    for pattern in (name.strip() for name in asked.split(",")):
+        matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
+        if not matching:
+            hint = nearest(pattern, there) or ";"
+            raise BadInput(f"no task '{pattern}'{hint} There are: {', '.join(there)} (or 'all')")
+        chosen.update(matching)
+    return [name for name in there if name in chosen]
