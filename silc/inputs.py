@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from silc.errors import BadInput
-from silc.eval.datasets import read_image
+from silc.eval.files import read_image
 from silc.images import to_rgb, upright
 
 Picture = Image.Image | str | Path | np.ndarray[Any, Any] | Tensor

@@ -20,8 +20,8 @@ from silc.dense import component_pictures, dense_features
 from silc.distributed import place
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
-from silc.eval.datasets import distinct
 from silc.eval.embed import text_classifier
+from silc.eval.files import distinct
 from silc.eval.pictures import ALPHA, colour_overlay, with_edges, with_legend
 from silc.eval.prompts import templates as prompt_set
 from silc.eval.segment import score_maps, scorer_of, window_rules

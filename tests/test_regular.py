@@ -19,8 +19,8 @@ from silc.data.pairs import BadSample
 from silc.data.sources import open_pairs
 from silc.data.tokenizer import BPETokenizer
 from silc.errors import BadInput
-from silc.eval.datasets import lines_of, read_image, read_label
-from silc.eval.webdataset import Member
+from silc.eval.files import lines_of, read_image, read_label
+from silc.eval.layouts.webdataset import Member
 from silc.interop.files import read_json, read_safetensors
 
 

@@ -17,7 +17,7 @@ from silc import cli, terminal
 from silc.eval.curves import palette_of, training_curves
 from silc.eval.report import write_report
 from silc.eval.score_table import printed_table
-from silc.eval.tables import Column, PaperTable, Row, in_markdown, to_html, to_markdown
+from silc.eval.tables import Column, ModelRow, PaperTable, in_markdown, to_html, to_markdown
 from silc.records import Evaluation, Record
 from silc.terminal import console, one_line, plain, progress, say
 
@@ -134,7 +134,7 @@ def test_pages_and_tables_show_names_as_they_are(name: str, tmp_path: Path) -> N
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("<script") == 1  # the page's own
     assert html.escape(name.encode(errors="replace").decode(), quote=False).split("\r")[0][:8].strip("'\"") in page
-    table = PaperTable("title", "source", [Column(name, "t", "d", "m")], [Row(name, False, [1.0])], [name])
+    table = PaperTable("title", "source", [Column(name, "t", "d", "m")], [ModelRow(name, False, [1.0])], [name])
     lines = to_markdown(table).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}) == 1
     assert "<script" not in to_html(table)

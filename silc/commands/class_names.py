@@ -10,7 +10,7 @@ from pathlib import Path
 
 from silc.data.index_cache import expanded
 from silc.errors import BadInput
-from silc.eval.datasets import distinct, lines_of, text_of
+from silc.eval.files import distinct, lines_of, text_of
 
 
 def names_of(given: str) -> Sequence[str]:

@@ -67,7 +67,7 @@ class EvalCommand(EvalConfig):
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
     def config(self) -> EvalConfig:
-        """The part that shapes the numbers."""
+        """The fields that shape the numbers."""
         return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
 
 

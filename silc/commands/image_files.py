@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from silc.errors import BadInput
-from silc.eval.datasets import images_below, read_image
+from silc.eval.files import images_below, read_image
 from silc.images import upright
 from silc.terminal import console, progress
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from silc.preprocess import Preprocess
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
+OnBatch = Callable[[int, int], None]
 """Called with how many of how many are done."""
 ALONE = World()
 
@@ -42,7 +42,7 @@ def image_features(
     images: Sequence[Image.Image],
     preprocess: Preprocess,
     batch_size: int,
-    progress: Progress = silent,
+    progress: OnBatch = silent,
     *,
     pooled: bool = False,
     world: World = ALONE,
@@ -126,7 +126,7 @@ def dealt(total: int, size: int, world: World) -> Iterator[range]:
 
 
 def _gathered(
-    features: Callable[[range], Tensor], total: int, batch_size: int, progress: Progress, world: World
+    features: Callable[[range], Tensor], total: int, batch_size: int, progress: OnBatch, world: World
 ) -> Tensor:
     """Features [total, D] of all batches, each computed on one rank."""
 

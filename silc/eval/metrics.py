@@ -39,8 +39,8 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     """
     num_classes = scores.shape[1]
     rows, classes = max(1, BLOCK // num_classes), torch.arange(num_classes)
-    parts = zip(scores.split(rows), labels.split(rows), strict=True)
-    return torch.cat([best_ranks(some, own, classes) for some, own in parts])
+    blocks = zip(scores.split(rows), labels.split(rows), strict=True)
+    return torch.cat([best_ranks(some, own, classes) for some, own in blocks])
 
 
 def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str, Ratios]:

@@ -1,7 +1,7 @@
 """How one's own evaluation sets lie under a root: what `silc eval --list` and docs/guides/own-sets.md show.
 
 A line is a file and what is in it; tests make every one of these trees and evaluate it. The readers are in
-`datasets.py` and `webdataset.py`.
+`layouts/`.
 """
 
 from __future__ import annotations

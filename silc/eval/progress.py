@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.Progress`)."""
+    """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.OnProgress`)."""
 
     def __init__(self, bar: Progress, speaks: bool) -> None:
         self.bar, self.speaks = bar, speaks

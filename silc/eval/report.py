@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
 from silc.eval.curves import cost_plots, palette_of, score_curves, training_curves
-from silc.eval.score_table import Row, column_names, paired, percent, score_table
+from silc.eval.score_table import MetricRow, column_names, paired, percent, score_table
 from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import data_uri, render, webp
 
@@ -84,7 +84,7 @@ def write_report(
     write_whole(path, page)
 
 
-def _by_task(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def _by_task(rows: Sequence[MetricRow]) -> list[tuple[str, list[MetricRow]]]:
     """(heading, rows) of each kind of task."""
     kinds = dict.fromkeys(row.task for row in rows)
     return [(TASKS[kind].title, [row for row in rows if row.task == kind]) for kind in kinds]

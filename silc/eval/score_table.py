@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """One metric of one task, for every model that was scored on it."""
 
     task: str  # as in a record
@@ -56,7 +56,7 @@ class ScoreTable:
     """Rows by task and data set, one column per model and weights."""
 
     columns: list[str]
-    rows: list[Row]
+    rows: list[MetricRow]
 
 
 class Paired(NamedTuple):
@@ -90,11 +90,11 @@ def score_table(evaluations: Sequence[Evaluation]) -> ScoreTable:
     return ScoreTable(list(dict.fromkeys(names)), rows)
 
 
-def _row(task: str, dataset: str, metric: str, evaluations: Mapping[str, Evaluation]) -> Row:
+def _row(task: str, dataset: str, metric: str, evaluations: Mapping[str, Evaluation]) -> MetricRow:
     """One metric of the models' evaluations on one task, which are given by column."""
     first = next(iter(evaluations.values())).record
     records = {column: evaluation.record for column, evaluation in evaluations.items()}
-    return Row(
+    return MetricRow(
         task,
         dataset,
         metric,
@@ -169,7 +169,7 @@ def printed_table(evaluations: Sequence[Evaluation]) -> Table:
     return printed
 
 
-def _styled(row: Row, column: str) -> Text:
+def _styled(row: MetricRow, column: str) -> Text:
     text = percent(row.scores.get(column))
     if text and column in row.intervals:
         low, high = row.intervals[column]

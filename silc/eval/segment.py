@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from silc.errors import BadInput
 from silc.eval import metrics, pamr, pictures
 from silc.eval.bootstrap import resampled
-from silc.eval.embed import ALONE, Progress, batches, dealt, finite, shared, silent, text_classifier
+from silc.eval.embed import ALONE, OnBatch, batches, dealt, finite, shared, silent, text_classifier
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window
@@ -70,7 +70,7 @@ class ZeroShotSegmentation:
     name: str
     data: SegmentationSet
     config: EvalConfig
-    progress: Progress = silent
+    progress: OnBatch = silent
     world: World = ALONE
 
     @property

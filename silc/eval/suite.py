@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from silc.eval.config import EvalConfig
     from silc.records import Evaluation, Evaluator, Record
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Called with what is going on, and how many of how many are done."""
 
 
@@ -40,7 +40,7 @@ def refuse(task: str, weights: str, error: BadInput) -> None:
 
 
 def tasks(
-    config: EvalConfig, progress: Progress = silent, world: World = ALONE, failed: Failed = refuse
+    config: EvalConfig, progress: OnProgress = silent, world: World = ALONE, failed: Failed = refuse
 ) -> list[Evaluator]:
     """The evaluators that `config.tasks` names, of the data sets under `config.root`.
 
@@ -66,7 +66,7 @@ def tasks(
     return [one for name, one in read.items() if name not in told]
 
 
-def evaluator(task: Task, config: EvalConfig, progress: Progress = silent, world: World = ALONE) -> Evaluator:
+def evaluator(task: Task, config: EvalConfig, progress: OnProgress = silent, world: World = ALONE) -> Evaluator:
     """The evaluator of one task; reads its data set's lists."""
     kind, source = TASKS[task.kind], task.source
     data = held(source.read(), config.exif_orientation)
@@ -85,7 +85,7 @@ def held(data: Any, orientation: Literal["ignore", "apply"]) -> Any:
 def run(
     models: Mapping[str, DualEncoder],
     evaluators: Sequence[Evaluator],
-    progress: Progress = silent,
+    progress: OnProgress = silent,
     *,
     examples_seen: int | None = None,
     train_flops: float | None = None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.durable import write_whole
 from silc.errors import BadInput
-from silc.eval.datasets import text_of
+from silc.eval.files import text_of
 from silc.eval.tasks import TASKS
 from silc.page import render
 from silc.terminal import one_line
@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A published model, or a run with one kind of weights."""
 
     name: str
@@ -57,7 +57,7 @@ class PaperTable:
     title: str
     source: str
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[ModelRow]
     notes: Sequence[str]
     """What keeps a row from being compared."""
 
@@ -66,7 +66,7 @@ class PaperTable:
         """Titles of the columns, with those of what a run cost where one of them says it."""
         return [*(column.label for column in self.columns), *(COSTS if self._costs else ())]
 
-    def cells(self, row: Row) -> list[str]:
+    def cells(self, row: ModelRow) -> list[str]:
         """A row's texts, one for each head."""
         spent = ("" if row.examples is None else f"{row.examples:,}", "" if row.flops is None else f"{row.flops:.2e}")
         scores = ("" if score is None else f"{score:.1f}" for score in row.scores)
@@ -97,11 +97,11 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     columns += _others(columns, [record for _, records in own for record in records])
     added = len(columns) - len(table["columns"])
     theirs = [
-        Row(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
+        ModelRow(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
         for row in table["rows"]
     ]
     ours = [
-        Row(label, False, [_score(records, column) for column in columns], *map(records[0].get, SPENT))
+        ModelRow(label, False, [_score(records, column) for column in columns], *map(records[0].get, SPENT))
         for label, records in own
     ]
     notes = _unequal(ours)
@@ -223,7 +223,7 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
     ]
 
 
-def _unequal(rows: Sequence[Row]) -> list[str]:
+def _unequal(rows: Sequence[ModelRow]) -> list[str]:
     """How far runs are from equal training FLOPs, against the cheapest; examples alone say little of cost."""
     known = [(row.flops, row) for row in rows if row.flops]
     if not known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from silc.eval.embed import ALONE, Progress, image_features, silent
+from silc.eval.embed import ALONE, OnBatch, image_features, silent
 from silc.eval.protocols import WHOLE_IMAGE, WholeImageProtocol
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class OnWholeImages(Generic[D]):
     name: str
     data: D
     config: EvalConfig
-    progress: Progress = silent
+    progress: OnBatch = silent
     world: World = ALONE
 
     @property

@@ -10,8 +10,11 @@ import pytest
 from silc.data.tokenizer import BPETokenizer
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
-from silc.eval.datasets import Lazy, SegmentationSet, read_classification, read_retrieval, read_segmentation
+from silc.eval.datasets import Lazy, SegmentationSet
 from silc.eval.fewshot import FewShot
+from silc.eval.layouts.captions import read_retrieval
+from silc.eval.layouts.classes import read_classification
+from silc.eval.layouts.label_maps import read_segmentation
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
 from silc.models.silc import Encoder, TwoTower

@@ -11,8 +11,8 @@ from silc.errors import BadInput
 from silc.eval.classify import ZeroShotClassification
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import ClassificationSet
+from silc.eval.layouts.webdataset import read_wds_classification, read_wds_retrieval
 from silc.eval.retrieval import Retrieval
-from silc.eval.webdataset import read_wds_classification, read_wds_retrieval
 
 
 def two(flat, name="names", **fields):
@@ -64,7 +64,7 @@ def test_most_confused_classes_are_in_the_details(oracle, flat):
 
 
 def test_captions_can_be_cut(root, oracle):
-    from silc.eval.datasets import read_retrieval
+    from silc.eval.layouts.captions import read_retrieval
 
     data = read_retrieval(root / "retrieval" / "pairs")
     kept = Retrieval("x", data, EvalConfig(num_pictures=0)).protocol(oracle)

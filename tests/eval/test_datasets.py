@@ -14,21 +14,16 @@ from PIL import Image
 
 from silc.errors import BadInput
 from silc.eval import metrics
-from silc.eval.datasets import (
-    SegmentationSet,
-    folders,
-    lines_of,
-    order_of,
-    read_classification,
-    read_label,
-    read_retrieval,
-    read_segmentation,
-    reduce_zero_label,
-)
+from silc.eval.datasets import SegmentationSet, reduce_zero_label
+from silc.eval.files import lines_of, read_label
+from silc.eval.layouts import discover
+from silc.eval.layouts.captions import read_retrieval
+from silc.eval.layouts.classes import order_of, read_classification
+from silc.eval.layouts.label_maps import read_segmentation
 
 
 def test_folders_are_found_by_kind_and_name(root):
-    assert [(found.kind, found.name, found.needs) for found in folders(root)] == [
+    assert [(found.kind, found.name, found.needs) for found in discover(root)] == [
         ("classification", "shapes", [root / "classification" / "shapes"]),
         ("retrieval", "pairs", [root / "retrieval" / "pairs"]),
         ("segmentation", "stripes", [root / "segmentation" / "stripes"]),
@@ -341,7 +336,7 @@ SIZES = {
 
 def test_real_folders_read_completely(real_data):
     sizes = {}
-    for source in folders(real_data):
+    for source in discover(real_data):
         kind, name, path = source.kind, source.name, source.needs[0]
         if kind == "segmentation":
             data = read_segmentation(path)

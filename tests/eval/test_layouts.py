@@ -20,8 +20,9 @@ from PIL import Image
 from silc import checks, evaluation, loading
 from silc.cli import main
 from silc.errors import BadInput
-from silc.eval.cifar import read_batch, read_cifar
-from silc.eval.layouts import UNUSED_IDS, discover, read_stuffthingmap
+from silc.eval.layouts import discover
+from silc.eval.layouts.cifar import read_batch, read_cifar
+from silc.eval.layouts.label_maps import UNUSED_IDS, read_stuffthingmap
 from silc.eval.prompts import canonicalize, class_names
 from silc.preprocess import Preprocess
 

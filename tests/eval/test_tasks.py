@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from silc.eval.layouts import KINDS
 from silc.eval.tasks import TASKS, brief
 
 TASK = '''
@@ -85,6 +86,7 @@ assert main([*asked, "*-zs", "--bright.limit", "0.5"]) == 2
 @pytest.mark.parametrize("name", TASKS)
 def test_a_row_is_whole(name: str) -> None:
     kind = TASKS[name]
+    assert kind.data in KINDS
     assert all(brief(metric) for metric in kind.headlines)
     assert not kind.only_tabled or kind.only_tabled in kind.headlines
     if kind.evaluator:

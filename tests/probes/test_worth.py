@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from silc import recipes
 from silc.cli import main
 from silc.data import scenes
-from silc.eval.datasets import read_classification
+from silc.eval.layouts.classes import read_classification
 from silc.pretraining import run
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from silc.data.tar import Members, walk
 from silc.errors import BadInput
-from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet, lines_of
+from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet
+from silc.eval.files import lines_of
 from silc.images import READ, BadImage, decode_rgb
 from silc.regular import regular
 
@@ -31,6 +32,11 @@ class Member(NamedTuple):
         with regular(self.shard).open("rb") as handle:
             handle.seek(self.offset)
             return handle.read(self.size)
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder holds a data set in this layout."""
+    return (folder / "test" / "nshards.txt").is_file()
 
 
 def read_wds_classification(folder: Path, split: str = "test") -> ClassificationSet:
@@ -73,7 +79,7 @@ def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
 
 
 def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
-    """{key: {part: member}} of the shards 0.tar, 1.tar, ... in order, the parts being `image` and `text`.
+    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order, `image` for any image's.
 
     Raises:
         BadInput: a shard is missing, damaged, or holds what would be left out: scores are of all or of none.
@@ -98,7 +104,7 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
         for sample in found.samples:
             if sample.duplicate:
                 raise BadInput(f"{shard} holds {sample.key} twice; leave one of them out")
-            members = {part: Member(shard, *where) for part, where in sample.parts.items()}
+            members = {extension: Member(shard, *where) for extension, where in sample.parts.items()}
             samples[f"{shard.stem}/{sample.key.removeprefix('./')}"] = members
     if not samples:
         raise BadInput(f"{folder} holds no samples")

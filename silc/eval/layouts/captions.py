@@ -1,0 +1,96 @@
+"""Images with captions: Karpathy's splits of COCO and Flickr30k, and folders with a table of captions.
+
+| data set        | where its authors' archives unpack to                                        |
+| --------------- | ---------------------------------------------------------------------------- |
+| `coco`          | `coco/dataset_coco.json` (Karpathy), `coco/val2014/`                         |
+| `flickr30k`     | `flickr30k/dataset_flickr30k.json` (Karpathy), `flickr30k/flickr30k-images/` |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from silc.data.captions import NoCaption, usable
+from silc.data.tables import read_rows, table_of
+from silc.errors import BadInput
+from silc.eval.datasets import Lazy, RetrievalSet, Source
+from silc.eval.files import read_image, text_of
+from silc.eval.layouts.webdataset import is_sharded, read_wds_retrieval
+
+
+def official(root: Path) -> list[Source[RetrievalSet]]:
+    """COCO and Flickr30k."""
+    coco, flickr = root / "coco", root / "flickr30k"
+    return [
+        _karpathy("coco", coco, [coco / "val2014"], coco),
+        _karpathy("flickr30k", flickr, [flickr / "flickr30k-images"], flickr / "flickr30k-images"),
+    ]
+
+
+def folder(path: Path) -> Source[RetrievalSet]:
+    """A folder of one's own."""
+    read = read_wds_retrieval if is_sharded(path) else read_retrieval
+    return Source("retrieval", path.name, [path], partial(read, path))
+
+
+def _karpathy(name: str, place: Path, needs: Sequence[Path], images: Path) -> Source[RetrievalSet]:
+    file = place / f"dataset_{name}.json"
+    return Source("retrieval", name, [file, *needs], partial(read_karpathy, name, file, images))
+
+
+def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> RetrievalSet:
+    """One split of Karpathy's `dataset_*.json`, all captions as written.
+
+    Raises:
+        BadInput: the file is no such list, or names an image that is not there.
+    """
+    try:
+        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] == split]
+        pairs = [
+            (images / entry.get("filepath", "") / entry["filename"], [one["raw"].strip() for one in entry["sentences"]])
+            for entry in entries
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is not Karpathy's list of images with split and sentences: {error!r}") from error
+    if not pairs:
+        raise BadInput(f"{file} lists no image of the split '{split}'")
+    for path, captions in pairs:
+        if not captions:
+            raise BadInput(f"{file}: {path.name} has no caption")
+        if not path.is_file():
+            raise BadInput(f"{file} names {path}, which does not exist")
+    return captioned(name, pairs)
+
+
+def read_retrieval(folder: Path) -> RetrievalSet:
+    """Read `captions.json`, or another table of captions (`silc.data.tables`); rows of one image are put together.
+
+    Raises:
+        BadInput: the file, an image or its captions are missing.
+    """
+    file = folder / "captions.json"
+    if not file.is_file() and folder.is_dir():
+        file = table_of(folder) or file
+    pairs = []
+    for name, found in read_rows(file).captions.items():
+        try:
+            captions = usable(found)
+        except NoCaption as error:
+            raise BadInput(f"{file}: {name} {error}; remove the entry or mend it") from error
+        if len(captions) < len(found):
+            raise BadInput(f"{file}: {name} has an empty caption; remove it or add its text")
+        if not (folder / name).is_file():
+            raise BadInput(f"{file} names {folder / name}, which does not exist")
+        pairs.append((folder / name, list(captions)))
+    if not pairs:
+        raise BadInput(f"{file} lists no images")
+    return captioned(folder.name, pairs)
+
+
+def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]]) -> RetrievalSet:
+    """A retrieval set of image files and their captions."""
+    files = [path for path, _ in pairs]
+    return RetrievalSet(name, Lazy(files, read_image), [captions for _, captions in pairs], files=files)
