@@ -1,0 +1,245 @@
+"""Evaluation and training sets of generated objects, in the folder layouts of real ones.
+
+| folder                          | what is asked                                                       |
+| ------------------------------- | ------------------------------------------------------------------- |
+| segmentation/objects_bodies     | 12 names on bodies alone: heads, badges and ground are ignored      |
+| segmentation/objects_whole      | 12 names on whole objects; the ground is ignored                    |
+| segmentation/objects_grounds    | 6 grounds; objects are ignored                                      |
+| segmentation/objects            | all 18 classes; with a training part                                |
+| segmentation/objects_unseen     | the same, of pairs of name and ground that training never shows     |
+| classification/objects, _unseen | one object an image, its name among 12; with a training part        |
+| retrieval/objects               | no two images have the same names in the same numbers on one ground |
+| detection/objects               | COCO JSON, boxes of 12 names: train, val, unseen                    |
+| vqa/objects                     | questions with one answer each: train, test, unseen                 |
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from silc.data.objects import BODY, GROUNDS, NAMES, Drawing, Layout, captions, content, draw, lay_out
+from silc.data.streams import stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from silc.data.config import ObjectsConfig
+
+# The second number of an image's seed; training's is 0.
+SEGMENTATION, CLASSIFICATION, RETRIEVAL, DETECTION, QUESTIONS = range(1, 6)
+LEARNT, TESTED, UNSEEN = range(3)
+"""Parts of a set; the third number of an image's seed."""
+IGNORED = 255
+CLASSES = (*NAMES, *GROUNDS)
+QUESTIONS_AN_IMAGE = 4
+
+
+class Shown(NamedTuple):
+    """A drawn image of a set."""
+
+    seed: tuple[int, ...]
+    layout: Layout
+    drawing: Drawing
+
+
+class World(NamedTuple):
+    """Where images of sets come from."""
+
+    config: ObjectsConfig
+    seed: int
+
+    def images(self, use: int, part: int, most: int | None = None) -> Iterator[Shown]:
+        """Images of a part of a set, without end; the unseen part shows pairs that training never does."""
+        for number in count():
+            seed = (self.seed, use, part, number)
+            layout = lay_out(seed, self.config, unseen=part == UNSEEN, most=most)
+            yield Shown(seed, layout, draw(layout, seed, self.config))
+
+
+def write_sets(
+    root: Path,
+    config: ObjectsConfig,
+    *,
+    seed: int,
+    num: int = 200,
+    num_train: int = 1000,
+    num_retrieval: int = 500,
+) -> None:
+    """Write every set under an empty or new `root`.
+
+    Args:
+        num: images of each part that is scored.
+        num_train: images of each training part.
+        num_retrieval: images of the retrieval set.
+    """
+    world = World(config, seed)
+    _write_segmentation(root / "segmentation", world, num, num_train)
+    _write_classification(root / "classification", world, num, num_train)
+    _write_retrieval(root / "retrieval/objects", world, num_retrieval)
+    parts = {"train": (LEARNT, num_train), "val": (TESTED, num), "unseen": (UNSEEN, num)}
+    _write_detection(root / "detection/objects", world, parts)
+    _write_questions(root / "vqa/objects", world, {"test" if name == "val" else name: of for name, of in parts.items()})
+
+
+def labels(shown: Shown, *, things: bool, ground: bool, bodies: bool = False) -> np.ndarray:
+    """Index into CLASSES of each pixel, uint8 [H, W]; what is not asked for is IGNORED.
+
+    Args:
+        things: whether objects have their classes.
+        ground: whether the ground has its class.
+        bodies: whether heads and badges are ignored.
+    """
+    _, layout, drawing = shown
+    # The last entry is the ground's: objects are numbered from 0, it is -1.
+    classes = [thing.name if things else IGNORED for thing in layout.things]
+    classes.append(len(NAMES) + layout.ground if ground else IGNORED)
+    found = np.array(classes, dtype=np.uint8)[drawing.thing]
+    return np.where((drawing.part > BODY) & bodies, np.uint8(IGNORED), found)
+
+
+def boxes(shown: Shown) -> list[tuple[int, tuple[int, int, int, int], int]]:
+    """(name, box, area) of each object that can be seen: COCO's [x, y, width, height] and the number of its pixels."""
+    found = []
+    for number, thing in enumerate(shown.layout.things):
+        rows, columns = np.nonzero(shown.drawing.thing == number)
+        if len(rows):
+            x, y = int(columns.min()), int(rows.min())
+            found.append((thing.name, (x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1), len(rows)))
+    return found
+
+
+def questions(shown: Shown) -> list[tuple[str, str, str]]:
+    """At most QUESTIONS_AN_IMAGE of (question, answer, type of the answer): count, presence, ground, name, place."""
+    rng = stream("object questions", *shown.seed)
+    ground, things = content(shown.layout)
+    counts = dict(things)
+
+    def a_name() -> int:
+        """One that is there, or any other one, as often."""
+        there = rng.random() < 0.5
+        return int(rng.choice([name for name in range(len(NAMES)) if (name in counts) == there]))
+
+    def number() -> tuple[str, str, str]:
+        name = a_name()
+        return f"how many {NAMES[name]}s are there?", str(counts.get(name, 0)), "number"
+
+    def presence() -> tuple[str, str, str]:
+        name = a_name()
+        return f"is there a {NAMES[name]}?", "yes" if name in counts else "no", "yes/no"
+
+    kinds: list[Callable[[], tuple[str, str, str]]] = [
+        number,
+        presence,
+        lambda: ("what is the ground?", GROUNDS[ground], "ground"),
+    ]
+    if len(counts) == 1:
+        kinds.append(lambda: (f"what is on the {GROUNDS[ground]}?", NAMES[things[0][0]], "name"))
+    single = [thing for thing in shown.layout.things if counts[thing.name] == 1]
+    if len(single) > 1:
+        one, other = (single[i] for i in rng.permutation(len(single))[:2].tolist())
+        left = one.discs[0][1].x < other.discs[0][1].x
+        kinds.append(
+            lambda: (f"is the {NAMES[one.name]} left of the {NAMES[other.name]}?", "yes" if left else "no", "yes/no")
+        )
+    asked = [kinds[i]() for i in rng.permutation(len(kinds)).tolist()]
+    return asked[:QUESTIONS_AN_IMAGE]
+
+
+def _write_segmentation(root: Path, world: World, num: int, num_train: int) -> None:
+    kinds: dict[str, tuple[tuple[str, ...], int, dict[str, bool]]] = {
+        "objects_bodies": (NAMES, 0, {"things": True, "ground": False, "bodies": True}),
+        "objects_whole": (NAMES, 0, {"things": True, "ground": False}),
+        "objects_grounds": (GROUNDS, len(NAMES), {"things": False, "ground": True}),
+        "objects": (CLASSES, 0, {"things": True, "ground": True}),
+    }
+    parts = [(name, "", TESTED, num, kind) for name, kind in kinds.items()]
+    parts.append(("objects", "train", LEARNT, num_train, kinds["objects"]))
+    parts.append(("objects_unseen", "", UNSEEN, num, kinds["objects"]))
+    for name, folder, part, many, (classes, first, asked) in parts:
+        images, maps = root / name / folder / "images", root / name / folder / "labels"
+        images.mkdir(parents=True)
+        maps.mkdir(parents=True)
+        for number, shown in enumerate(islice(world.images(SEGMENTATION, part), many)):
+            found = labels(shown, **asked)
+            Image.fromarray(shown.drawing.pixels).save(images / f"{number:05d}.png")
+            Image.fromarray(np.where(found == IGNORED, found, found - first)).save(maps / f"{number:05d}.png")
+        _write_lines(root / name / "classes.txt", classes)
+
+
+def _write_classification(root: Path, world: World, num: int, num_train: int) -> None:
+    splits = (
+        ("objects", "train", LEARNT, num_train),
+        ("objects", "test", TESTED, num),
+        ("objects_unseen", "test", UNSEEN, num),
+    )
+    for name, split, part, many in splits:
+        folders = [root / name / split / f"{number:02d}-{one}" for number, one in enumerate(NAMES)]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        for number, shown in enumerate(islice(world.images(CLASSIFICATION, part, most=1), many)):
+            Image.fromarray(shown.drawing.pixels).save(folders[shown.layout.things[0].name] / f"{number:05d}.png")
+        _write_lines(root / name / "classes.txt", NAMES)
+
+
+def _write_retrieval(folder: Path, world: World, num: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    entries: list[dict[str, Any]] = []
+    told = set()
+    for shown in world.images(RETRIEVAL, TESTED):
+        if len(entries) == num:
+            break
+        if content(shown.layout) in told:
+            continue
+        told.add(content(shown.layout))
+        name = f"images/{len(entries):05d}.png"
+        Image.fromarray(shown.drawing.pixels).save(folder / name)
+        entries.append({"image": name, "captions": list(captions(shown.layout, shown.seed, noise=0))})
+    _write_json(folder / "captions.json", entries)
+
+
+def _write_detection(folder: Path, world: World, parts: dict[str, tuple[int, int]]) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    for name, (part, many) in parts.items():
+        (folder / name).mkdir()
+        images: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
+        for number, shown in enumerate(islice(world.images(DETECTION, part), many), start=1):
+            file, size = f"{number:05d}.png", world.config.size
+            Image.fromarray(shown.drawing.pixels).save(folder / name / file)
+            images.append({"id": number, "file_name": file, "width": size, "height": size})
+            for thing, box, area in boxes(shown):
+                found.append({"id": len(found) + 1, "image_id": number, "category_id": thing + 1, "bbox": list(box)})
+                found[-1] |= {"area": area, "iscrowd": 0}
+        categories = [{"id": number, "name": one} for number, one in enumerate(NAMES, start=1)]
+        written = {"images": images, "annotations": found, "categories": categories}
+        _write_json(folder / "annotations" / f"instances_{name}.json", written)
+
+
+def _write_questions(folder: Path, world: World, parts: dict[str, tuple[int, int]]) -> None:
+    answers = set()
+    for name, (part, many) in parts.items():
+        (folder / name / "images").mkdir(parents=True)
+        asked: list[dict[str, Any]] = []
+        for number, shown in enumerate(islice(world.images(QUESTIONS, part), many)):
+            file = f"images/{number:05d}.png"
+            Image.fromarray(shown.drawing.pixels).save(folder / name / file)
+            for question, answer, kind in questions(shown):
+                entry = {"question_id": len(asked), "image": file, "question": question, "answer": answer}
+                asked.append({**entry, "answers": [answer], "answer_type": kind})
+                answers.add(answer)
+        _write_json(folder / name / "questions.json", asked)
+    _write_lines(folder / "answers.txt", sorted(answers))
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _write_lines(path: Path, lines: tuple[str, ...] | list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n")
