@@ -42,7 +42,7 @@ COMMANDS = {
     "show": Command("show", "RECIPE", "every field with its value and meaning"),
     "recipes": Command("recipes", "", "the names of the recipes"),
     "data": Command(
-        "data_check", "check SHARDS", "counts, broken samples, captions, duplicates, pictures, before training"
+        "data", "check SHARDS|generate OUT", "looks at pairs before training; writes sets of a generated world"
     ),
     "demo": Command("demo", "", "what `make demo` runs"),
     "bench": Command("bench", "[PART ...]", "how fast, beside what one would use otherwise"),

@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from silc.commands import flags
-from silc.errors import BadInput
 from silc.settings import NATURAL, Range, Settings
 from silc.terminal import announce, say
 
@@ -35,11 +34,7 @@ class CheckCommand(Settings):
 
 def main(args: list[str]) -> int:
     """Look at the pairs and write what was found."""
-    if args[:1] != ["check"]:
-        if args and args[0] not in ("-h", "--help"):
-            raise BadInput(f"unknown command 'data {args[0]}'; there is `silc data check SHARDS`")
-        args = ["check", "--help"]
-    command = flags.read(CheckCommand, args[1:], "silc data check")
+    command = flags.read(CheckCommand, args, "silc data check")
     from silc.data import check
     from silc.data.config import DataConfig
     from silc.data.remote import without_secrets

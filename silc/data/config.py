@@ -91,11 +91,28 @@ class ScenesConfig(GeneratedConfig):
 
 
 @dataclass(frozen=True)
+class ObjectsConfig(GeneratedConfig):
+    """Generated objects with parts: one to three on a ground, with captions, pixel labels, boxes and questions."""
+
+    section: ClassVar[str] = "data.objects"
+    most: Annotated[int, Range(least=1, most=3)] = 3
+    """Most objects in an image; each number of them is as frequent."""
+    badge: Annotated[float, Range(least=0, most=0.4)] = 1 / 7
+    """Share of an object, about, that shows a colour which its name alone has (easy); 0: no such part."""
+    contrast: Annotated[float, Range(least=0, most=1)] = 1.0
+    """Contrast of the grey textures of bodies, which their names alone have (hard)."""
+    at_home: Annotated[float, SHARE] = 0.6
+    """Share of the objects that stand on the ground where their name is at home."""
+    caption_noise: Annotated[float, SHARE] = 0.0
+    """Share of the captions that leave out or change a word, or have nothing to do with the image."""
+
+
+@dataclass(frozen=True)
 class DataConfig(Settings):
     """Where pairs come from and how they are read."""
 
     section: ClassVar[str] = "data"
-    source: Literal["shards", "scenes"] = "shards"
+    source: Literal["shards", "scenes", "objects"] = "shards"
     """`shards`: what `train` names; giving `train` selects it. Others are generated from the seed."""
     train: str = ""
     """WebDataset/img2dataset tar shards: a path, a glob or a brace pattern ('/data/{00000..00331}.tar'), several joined
@@ -107,6 +124,8 @@ class DataConfig(Settings):
     out of it, by '..' or a link, is a broken sample. Empty: the table's folder."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
+    objects: ObjectsConfig = field(default_factory=ObjectsConfig)
+    """Used when `source` is `objects`."""
     crops: CropConfig = field(default_factory=CropConfig)
     """Views drawn of each image."""
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)

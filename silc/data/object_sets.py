@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import json
 from itertools import count, islice
+from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from silc.data.objects import BODY, GROUNDS, NAMES, Drawing, Layout, captions, content, draw, lay_out
+from silc.data.objects import BODY, GROUNDS, NAMES, Drawing, Layout, captions, content, draw, lay_out, name_likelihood
 from silc.data.streams import stream
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +40,8 @@ LEARNT, TESTED, UNSEEN = range(3)
 IGNORED = 255
 CLASSES = (*NAMES, *GROUNDS)
 QUESTIONS_AN_IMAGE = 4
+MOST_OF_CONTENTS = 2 / 3
+"""Share of all contents that a retrieval set can have: the last ones are so rare that they are hardly met."""
 
 
 class Shown(NamedTuple):
@@ -77,7 +81,12 @@ def write_sets(
         num: images of each part that is scored.
         num_train: images of each training part.
         num_retrieval: images of the retrieval set.
+
+    Raises:
+        BadInput: the world has too few different contents for that many.
     """
+    if num_retrieval > (limit := MOST_OF_CONTENTS * _num_contents(config)):
+        raise BadInput(f"{num_retrieval} retrieval images, no two alike: this world has enough for {limit:.0f} at most")
     world = World(config, seed)
     _write_segmentation(root / "segmentation", world, num, num_train)
     _write_classification(root / "classification", world, num, num_train)
@@ -201,6 +210,12 @@ def _write_retrieval(folder: Path, world: World, num: int) -> None:
         Image.fromarray(shown.drawing.pixels).save(folder / name)
         entries.append({"image": name, "captions": list(captions(shown.layout, shown.seed, noise=0))})
     _write_json(folder / "captions.json", entries)
+
+
+def _num_contents(config: ObjectsConfig) -> int:
+    """How many different contents training images of a world have: multisets of names on each ground."""
+    names = [int((name_likelihood(ground, config.at_home, unseen=False) > 0).sum()) for ground in range(len(GROUNDS))]
+    return sum(comb(own + most - 1, most) for own in names for most in range(1, config.most + 1))
 
 
 def _write_detection(folder: Path, world: World, parts: dict[str, tuple[int, int]]) -> None:

@@ -127,7 +127,7 @@ def lay_out(seed: tuple[int, ...], config: ObjectsConfig, *, unseen: bool = Fals
     rng = stream("objects", *seed)
     ground = int(rng.integers(len(GROUNDS)))
     count = 1 + int(rng.integers(most or config.most))
-    names = rng.choice(len(NAMES), count, p=_likelihood(ground, config.at_home, unseen)).tolist()
+    names = rng.choice(len(NAMES), count, p=name_likelihood(ground, config.at_home, unseen=unseen)).tolist()
     places = [(0.5, 0.5)] if count == 1 else [_CORNERS[i] for i in rng.permutation(4)[:count].tolist()]
     low, high = (0.25, 0.36) if count == 1 else (0.18, 0.23)
     draws = rng.random((count, 10)).tolist()
@@ -145,7 +145,7 @@ _CORNERS = ((0.28, 0.28), (0.28, 0.72), (0.72, 0.28), (0.72, 0.72))
 
 
 @lru_cache(maxsize=32)
-def _likelihood(ground: int, at_home: float, unseen: bool) -> np.ndarray:
+def name_likelihood(ground: int, at_home: float, *, unseen: bool) -> np.ndarray:
     """Of each name on a ground, [12], summing to 1."""
     there = np.array([((name, ground) in UNSEEN) == unseen for name in range(len(NAMES))], dtype=np.float64)
     home = there * np.array([HOME[name] == ground for name in range(len(NAMES))])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from silc.data.folder import FolderPairs
 from silc.data.index_cache import IndexCache, cache_folder, expanded
+from silc.data.objects import ObjectPairs
 from silc.data.remote import Remote, RemoteFile, is_address, split_joined, without_secrets
 from silc.data.scenes import ScenePairs
 from silc.data.shards import ShardPairs
@@ -43,7 +44,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
     """
     if config.generated is not None:
-        return GENERATED[config.source](config.generated.num, config.generated.size, seed)
+        return GENERATED[config.source](config.generated, seed)
     if not config.train:
         raise BadInput(
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
@@ -82,8 +83,11 @@ def _shards(config: DataConfig, show: bool) -> Pairs:
     )
 
 
-GENERATED: Mapping[str, Callable[[int, int, int], Pairs]] = {"scenes": ScenePairs}
-"""What `data.source` may name besides `shards`: pairs made of (num, size, seed)."""
+GENERATED: Mapping[str, Callable[[Any, int], Pairs]] = {
+    "scenes": lambda section, seed: ScenePairs(section.num, section.size, seed),
+    "objects": ObjectPairs,
+}
+"""What `data.source` may name besides `shards`: pairs made of the section of that name and the seed."""
 KINDS: Sequence[Callable[[DataConfig, bool], Pairs | None]] = (_table, _shards)
 """What `data.train` may name: the first that knows it opens it, and the last takes whatever is left."""
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from silc.data import object_sets
-from silc.data.config import ObjectsConfig
+from silc.data.config import DataConfig, ObjectsConfig
 from silc.data.objects import (
     BADGE,
     BADGES,
@@ -33,6 +33,7 @@ from silc.data.objects import (
     draw,
     lay_out,
 )
+from silc.data.sources import open_pairs
 
 CONFIG = ObjectsConfig()
 SEEDS = [(3, 0, index) for index in range(40)]
@@ -295,3 +296,10 @@ def test_retrieval_has_one_right_answer_and_classification_one_object(sets: Path
     file = sets / f"classification/objects_unseen/test/{thing.name:02d}-{NAMES[thing.name]}/00000.png"
     assert file.is_file()
     assert content(unseen) == (unseen.ground, ((thing.name, 1),))
+
+
+def test_a_run_reads_objects_where_they_are_its_source() -> None:
+    config = DataConfig(source="objects", objects=ObjectsConfig(num=30, size=32))
+    pairs = open_pairs(config, seed=5)
+    assert (len(pairs), pairs[0].pixels.shape) == (30, (32, 32, 3))
+    assert config.generated == config.objects

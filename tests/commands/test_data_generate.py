@@ -1,0 +1,45 @@
+"""`silc data generate` writes sets that the evaluation finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from silc import cli
+from silc.eval.config import EvalConfig
+from silc.eval.tasks import asked_for
+
+
+def test_the_sets_are_found_and_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "world"
+    small = ["--num", "3", "--num-train", "4", "--num-retrieval", "5", "--objects.size", "24"]
+    assert cli.main(["data", "generate", str(out), *small]) == 0
+    names = {task.name for task in asked_for(EvalConfig(root=str(out)))}
+    segmented = {
+        f"{name}-zs-seg" for name in ("objects", *(f"objects_{k}" for k in ("bodies", "whole", "grounds", "unseen")))
+    }
+    assert names >= {"objects-retrieval", "objects-zs", "objects_unseen-zs", *segmented}
+    capsys.readouterr()
+    assert cli.main(["data", "generate", str(out)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num-retrieval", "657"], "for 656 at most"),
+        (["--objects.at-home", "1"], "for 36 at most"),
+        (["--objects.num", "5"], "objects.num"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert cli.main(["data", "generate", str(tmp_path / "world"), "--num", "1", "--num-train", "1", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_named_with_its_neighbour(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "chek"]) == 2
+    assert "did you mean 'check'" in capsys.readouterr().err
