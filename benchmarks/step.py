@@ -30,8 +30,8 @@ from silc.pretraining.rates import groups
 from silc.processor import choose_attention, keep_freed_memory
 from silc.step import Hyper
 from silc.training.optim import Optimizer
-from silc.training.passes import Passes
 from silc.training.precision import fit_of
+from silc.training.sharding import Passes
 
 if TYPE_CHECKING:
     from benchmarks.measure import Turns

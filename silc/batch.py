@@ -6,12 +6,11 @@ R global size and r local size in pixels, T text tokens, D joint embedding, K pr
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import torch
     from torch import Tensor
@@ -53,11 +52,6 @@ class AnyBatch(Protocol):
         """Samples met (and replaced) while this batch was made, in the batch's order."""
         ...
 
-    @property
-    def bad(self) -> Mapping[str, int]:
-        """Their number by cause."""
-        ...
-
     def to(self, device: torch.device | str) -> AnyBatch:
         """The batch on a device."""
         ...
@@ -73,27 +67,17 @@ class Batch:
     broken: Sequence[Broken] = ()
     """Samples met (and replaced) while this batch was made, in the batch's order."""
 
-    @property
-    def bad(self) -> Mapping[str, int]:
-        """Their number by cause."""
-        return Counter(broken.cause for broken in self.broken)
-
-    def part(self, rows: slice) -> Batch:
+    def micro_batch(self, rows: slice) -> Batch:
         """Some of its pairs."""
-        v = self.views
-        views = Views(
-            None if v.original is None else v.original[rows],
-            None if v.globals is None else v.globals[:, rows],
-            None if v.locals is None else v.locals[:, rows],
-        )
-        return Batch(views, self.text[rows], self.keys[rows])
+        return Batch(self.views.map(lambda v: v[..., rows, :, :, :]), self.text[rows], self.keys[rows])
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy views and text to a device."""
-        move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
-        return Batch(self.views.map(move), move(self.text), self.keys, self.broken)
+        return self._map(lambda x: x.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a copy to a GPU is not waited for."""
-        pin = lambda x: x.pin_memory()  # noqa: E731
-        return replace(self, views=self.views.map(pin), text=pin(self.text))
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, function: Any) -> Batch:
+        return replace(self, views=self.views.map(function), text=function(self.text))

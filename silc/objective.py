@@ -24,7 +24,7 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.losses.distill import distill_loss, other_views, perplexity
 from silc.losses.patches import patch_loss
 from silc.models.head import DistillHead
-from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
+from silc.models.patches import PatchHead, at, draw_masks, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
 from silc.step import Embeddings, Pass, StepOutput
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
-    from silc.step import Distilled, Hyper
+    from silc.step import Hyper, TermOutput
 
 
 WHOLE = Pass()
@@ -61,17 +61,17 @@ class TowerOutputs:
 
 
 class Term(NamedTuple):
-    """A term of self-supervision: what a student's head makes of its view is drawn to what its average makes of
-    the teacher's."""
+    """A term of self-supervision. With a head, what it makes of the student's views is drawn to what its average makes
+    of the teacher's."""
 
     name: str
     """Its loss is logged as `loss/<name>`."""
-    targets: str
-    """What is logged of its targets begins so."""
     weight: float
-    loss: Callable[[TowerOutputs, Hyper], Distilled | None]
-    head: DistillHead
-    averaged: AveragedHead
+    loss: Callable[[TowerOutputs, Hyper], TermOutput]
+    prefix: str = ""
+    """What is logged of its targets begins so."""
+    head: DistillHead | None = None
+    averaged: AveragedHead | None = None
 
 
 class Networks(NamedTuple):
@@ -134,19 +134,15 @@ class SilcObjective(nn.Module):
 
     def features(self, batch: Batch, asked: Pass = WHOLE) -> TowerOutputs:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
-        entering = self._entering(batch.views, asked.view) if asked.pairs else NO_VIEWS
+        entering = self._entering(batch.views, asked.view) if asked.contrastive else NO_VIEWS
         views = replace(batch.views, original=entering.original) if asked.terms else entering
         views = views.map(self.preprocess.normalize)
-        images, student_globals = self._images(self._entering(views)) if asked.pairs else (None, None)
+        images, student_globals = self._images(self._entering(views)) if asked.contrastive else (None, None)
         text = asked.text
-        if text is None and (asked.pairs or not asked.terms):
+        if text is None and (asked.contrastive or not asked.terms):
             text = self.student.text(batch.text)
         features = TowerOutputs(images, text, student_globals)
-        return self._supervised(features, views, asked.hidden) if asked.terms else features
-
-    def pairs(self, batch: Batch) -> Embeddings:
-        """What enters the image-text loss, alone."""
-        return self._paired(self.features(batch, Pass(terms=False)))
+        return self._supervised(features, views, asked.masked) if asked.terms else features
 
     def num_entering(self, batch: Batch) -> int:
         """Number of views that enter the image-text loss."""
@@ -175,10 +171,10 @@ class SilcObjective(nn.Module):
         """What is minimised beside the image-text loss."""
         config, found = self.config, []
         if self.head is not None and self.teacher is not None:
-            found.append(Term("distill", "teacher", config.weight, self._distillation, self.head, self.teacher))
+            found.append(Term("distill", config.weight, self._distillation, "teacher", self.head, self.teacher))
         if self.patch_head is not None and self.patch_teacher is not None:
             head, average = self.patch_head.head, self.patch_teacher
-            found.append(Term("patches", "patches", config.patch_weight, self._patch_prediction, head, average))
+            found.append(Term("patches", config.patch_weight, self._patch_prediction, "patches", head, average))
         return found
 
     @property
@@ -196,120 +192,113 @@ class SilcObjective(nn.Module):
             embeddings.append(student_globals)
         return torch.cat(embeddings), student_globals
 
-    def _paired(self, features: TowerOutputs) -> Embeddings:
-        assert features.images is not None
-        assert features.text is not None
-        return Embeddings(features.images, features.text, self.student.logit_scale.exp(), self.student.logit_bias)
-
-    def _supervised(self, features: TowerOutputs, views: Views, hidden: Tensor | None) -> TowerOutputs:
+    def _supervised(self, features: TowerOutputs, views: Views, masked: Tensor | None) -> TowerOutputs:
         """With what self-supervision reads."""
         student_globals, student_locals, patches = features.globals, None, None
         if self.config.student_globals and student_globals is None:
             student_globals = _per_view(self.student.visual, views.globals)
         if self.config.distill:
             student_locals = _per_view(self.student.visual, views.locals)
-        hidden = self.draw_hidden(views.globals) if hidden is None else hidden
-        if self.patch_head is not None and hidden is not None and views.globals is not None:
+        masked = self.draw_masks(views.globals) if masked is None else masked
+        if self.patch_head is not None and masked is not None and views.globals is not None:
             images = views.globals.flatten(0, 1)
-            masked = self.patch_head.masked_tokens(self.student.visual, images, hidden.flatten(0, 1))
-            patches = self._predicted(masked, hidden)
-        from_teacher, teacher_patches = self._teacher_features(views.globals, hidden)
-        return replace(
-            features,
-            globals=student_globals,
-            locals=student_locals,
-            teacher=from_teacher,
-            patches=patches,
-            teacher_patches=teacher_patches,
+            tokens = self.patch_head.masked_tokens(self.student.visual, images, masked.flatten(0, 1))
+            patches = self._predicted(tokens, masked)
+        from_teacher, teacher_patches = self._teacher_features(views.globals, masked)
+        return TowerOutputs(
+            features.images, features.text, student_globals, student_locals, from_teacher, patches, teacher_patches
         )
 
     @torch.no_grad()
-    def _teacher_features(self, views: Tensor | None, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def _teacher_features(self, views: Tensor | None, masked: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The teacher's embeddings [G, B, D], and its patches at the predicted places, of whole global views.
 
         Called after the student's passes: autocast would hand them the weights that were cast here without gradient.
         """
-        if views is None or not (self.config.distill or hidden is not None):
+        if views is None or self.teacher is None or not (self.config.distill or masked is not None):
             return None, None
-        assert self.teacher is not None
         tower = self.student.visual if self.teacher.visual is None else self.teacher.visual
         embedding, tokens = embedding_and_patches(tower, views.flatten(0, 1))
-        return embedding.unflatten(0, views.shape[:2]), None if hidden is None else self._predicted(tokens, hidden)
+        return embedding.unflatten(0, views.shape[:2]), None if masked is None else self._predicted(tokens, masked)
 
-    def draw_hidden(self, views: Tensor | None) -> Tensor | None:
-        """This rank's part [G, B, M] of what is hidden in the global batch: ranks draw alike, and change nothing."""
+    def draw_masks(self, views: Tensor | None) -> Tensor | None:
+        """This rank's share [G, B, M] of what is masked in the global batch: ranks draw alike, and change nothing."""
         if self.patch_head is None or views is None:
             return None
         num_views, num, rank = *views.shape[:2], self.world.rank
         num_patches = (views.shape[-2] // self.student.visual.patch) * (views.shape[-1] // self.student.visual.patch)
         everyone = (num_views, num * self.world.size)
-        return draw_hidden(everyone, num_patches, self.config.patch_share, views.device)[:, rank * num :][:, :num]
+        return draw_masks(everyone, num_patches, self.config.patch_share, views.device)[:, rank * num :][:, :num]
 
-    def _predicted(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """The tokens [G, B, M, C] that are predicted of all [G B, T, C]: the hidden ones, or every one."""
-        predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, hidden.flatten(0, 1))
-        return predicted.unflatten(0, hidden.shape[:2])  # type: ignore[no-any-return]
+    def _predicted(self, tokens: Tensor, masked: Tensor) -> Tensor:
+        """The tokens [G, B, M, C] that are predicted of all [G B, T, C]: the masked ones, or every one."""
+        predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, masked.flatten(0, 1))
+        return predicted.unflatten(0, masked.shape[:2])  # type: ignore[no-any-return]
 
     def losses(self, features: TowerOutputs, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Heads and losses on the towers' embeddings."""
-        terms = {}
-        for term in self.terms if asked.terms else ():
-            if (found := term.loss(features, hyper)) is not None:
-                terms[term.name] = found
-        if not asked.pairs:
-            return StepOutput(asked.share * self._weighted(terms), {}, terms, features.text)
-        pairs = self._paired(features)
+        terms = {term.name: term.loss(features, hyper) for term in (self.terms if asked.terms else ())}
+        if not asked.contrastive:
+            return StepOutput(asked.fraction * self._weighted(terms), {}, terms, features.text)
+        assert features.images is not None
+        assert features.text is not None
+        scale, bias = self.student.logit_scale.exp(), self.student.logit_bias
+        embeddings = Embeddings(features.images, features.text, scale, bias)
+        if asked.embed_only:
+            return StepOutput(self._weighted({}), {}, embeddings=embeddings)
+        logged = {"logit_scale": scale[0].detach()}
+        if self.config.contrastive == "sigmoid":
+            # Copied: the parameter changes before it is logged, and a sharded one is let go.
+            logged["logit_bias"] = bias[0].detach().clone()
         if asked.whole:
-            return self.output(self.contrastive_loss(pairs), self._scale(pairs), terms)
-        own = asked.share * self.contrastive_loss(pairs) if asked.pull is None else _pulled(pairs, asked.pull)
-        return StepOutput(own + asked.share * self._weighted(terms), self._scale(pairs), terms)
+            return self.output(self.contrastive_loss(embeddings), logged, terms)
+        if asked.cotangent is None:
+            own = asked.fraction * self.contrastive_loss(embeddings)
+        else:
+            own = _surrogate(embeddings, asked.cotangent)
+        return StepOutput(own + asked.fraction * self._weighted(terms), logged, terms)
 
-    def contrastive_loss(self, pairs: Embeddings) -> Tensor:
+    def contrastive_loss(self, embeddings: Embeddings) -> Tensor:
         """Mean over the V views of the image-text loss of (view, text)."""
-        image, text = (F.normalize(x.float(), dim=-1) for x in (pairs.images, pairs.text))
+        image, text = (F.normalize(x.float(), dim=-1) for x in (embeddings.images, embeddings.text))
         if self.config.contrastive == "softmax":
-            return softmax_loss(image, text, pairs.scale, self.world)
-        return sigmoid_loss(image, text, pairs.scale, pairs.bias, self.world)
+            return softmax_loss(image, text, embeddings.scale, self.world)
+        return sigmoid_loss(image, text, embeddings.scale, embeddings.bias, self.world)
 
-    def _distillation(self, features: TowerOutputs, hyper: Hyper) -> Distilled | None:
-        if self.teacher is None or self.head is None or features.teacher is None or features.locals is None:
-            return None
-        targets, views, shares = self.teacher.targets(features.teacher, hyper.temperature), features.locals, None
+    def _distillation(self, features: TowerOutputs, hyper: Hyper) -> TermOutput:
+        assert self.teacher is not None
+        assert self.head is not None
+        assert features.teacher is not None
+        assert features.locals is not None
+        targets, views, weights = self.teacher.targets(features.teacher, hyper.temperature), features.locals, None
         if self.config.student_globals and features.globals is not None:
-            shares = other_views(len(views), len(features.globals), views.device)
+            weights = other_views(len(views), len(features.globals), views.device)
             views = torch.cat([views, features.globals])
-        return distill_loss(self.head(views), targets, self.config.student_temperature, shares)
+        return distill_loss(self.head(views), targets, self.config.student_temperature, weights)
 
-    def _patch_prediction(self, features: TowerOutputs, hyper: Hyper) -> Distilled | None:
-        if self.patch_head is None or self.patch_teacher is None or features.teacher_patches is None:
-            return None
+    def _patch_prediction(self, features: TowerOutputs, hyper: Hyper) -> TermOutput:
+        assert self.patch_head is not None
+        assert self.patch_teacher is not None
+        assert features.teacher_patches is not None
         targets = self.patch_teacher.targets(features.teacher_patches, hyper.temperature)
         return patch_loss(self.patch_head.head(features.patches), targets, self.config.student_temperature)
 
-    def _weighted(self, terms: Mapping[str, Distilled]) -> Tensor:
+    def _weighted(self, terms: Mapping[str, TermOutput]) -> Tensor:
         none = torch.zeros((), device=self.student.logit_scale.device)  # of a sharded one `new_zeros` would be sharded
         return sum((term.weight * terms[term.name].loss for term in self.terms if term.name in terms), start=none)
 
-    def _scale(self, pairs: Embeddings) -> dict[str, Tensor]:
-        """What is logged of scale and bias."""
-        metrics = {"logit_scale": pairs.scale[0].detach()}
-        if self.config.contrastive == "sigmoid":
-            # Copied: the parameter changes before it is logged, and a sharded one is let go.
-            metrics["logit_bias"] = pairs.bias[0].detach().clone()
-        return metrics
-
-    def output(self, contrastive: Tensor, scale: Mapping[str, Tensor], terms: Mapping[str, Distilled]) -> StepOutput:
-        """The whole loss, and what is logged of its terms."""
-        metrics = {"loss/contrastive": contrastive, **scale}
+    def output(self, contrastive: Tensor, logged: Mapping[str, Tensor], terms: Mapping[str, TermOutput]) -> StepOutput:
+        """The whole loss, and what is logged of its terms; `logged` is said of scale and bias."""
+        metrics = {"loss/contrastive": contrastive, **logged}
         for term in self.terms:
-            if (found := terms.get(term.name)) is None:
-                continue
-            metrics[f"loss/{term.name}"] = found.loss
-            metrics[f"{term.targets}/entropy"] = found.entropy
-            metrics[f"{term.targets}/perplexity"] = perplexity(self.world.mean(found.targets))
-            if term.averaged is self.teacher:
-                metrics["teacher/kl"] = found.loss - found.entropy
-                metrics["teacher/centre_norm"] = term.averaged.centre.norm()
+            loss, entropy, targets, _ = terms[term.name]
+            metrics[f"loss/{term.name}"] = loss
+            if entropy is not None and targets is not None:
+                metrics[f"{term.prefix}/entropy"] = entropy
+                metrics[f"{term.prefix}/perplexity"] = perplexity(self.world.mean(targets))
+                if self.teacher is not None and term.averaged is self.teacher:
+                    metrics["teacher/kl"] = loss - entropy
+                    metrics["teacher/centre_norm"] = self.teacher.centre.norm()
         total = contrastive + self._weighted(terms)
         metrics["loss/total"] = total
         return StepOutput(total, {name: value.detach() for name, value in metrics.items()}, terms)
@@ -322,16 +311,16 @@ class SilcObjective(nn.Module):
         if self.teacher is not None:
             self.teacher.update(self.student.visual, self.head, hyper.momentum)
         for term in self.terms:
-            if term.name in out.terms:
+            if term.averaged is not None and (logits := out.terms[term.name].logits) is not None:
                 if term.averaged is not self.teacher:
                     term.averaged.update_head(term.head, hyper.momentum)
-                term.averaged.update_centre(self.world.mean(out.terms[term.name].logits), self.centre_momentum)
+                term.averaged.update_centre(self.world.mean(logits), self.centre_momentum)
 
 
-def _pulled(pairs: Embeddings, pull: Embeddings) -> Tensor:
+def _surrogate(embeddings: Embeddings, cotangent: Embeddings) -> Tensor:
     """A number whose gradients by the embeddings, scale and bias are those given."""
-    each = ((gradient.float() * value.float()).sum() for gradient, value in zip(pull, pairs, strict=True))
-    return sum(each, start=pairs.scale.new_zeros(()))
+    each = ((gradient.float() * value.float()).sum() for gradient, value in zip(cotangent, embeddings, strict=True))
+    return sum(each, start=embeddings.scale.new_zeros(()))
 
 
 def _per_view(module: Any, views: Any) -> Tensor:

@@ -33,28 +33,30 @@ class Hyper:
 class Pass:
     """What goes through the towers between one forward pass and its backward pass; by default a whole step.
 
-    With neither `pairs` nor `terms` the text is embedded, and no more.
+    With neither `contrastive` nor `terms` the text is embedded, and no more.
     """
 
-    pairs: bool = True
+    contrastive: bool = True
     """Whether the image-text loss is in it."""
     terms: bool = True
     """Whether the terms of self-supervision are in it."""
+    embed_only: bool = False
+    """Whether it ends with the embeddings that the image-text loss reads, without the loss."""
     view: int | None = None
     """Number of the one view, among those that enter the image-text loss, that enters here; None: all."""
-    share: float = 1.0
-    """Fraction of the batch, or of the views that enter the image-text loss, in this pass."""
+    fraction: float = 1.0
+    """Of the batch, or of the views that enter the image-text loss, in this pass."""
     text: Tensor | None = None
     """The text's embedding [B, D], from a pass of its own."""
-    pull: Embeddings | None = None
+    cotangent: Embeddings | None = None
     """d(loss of the whole batch) / d(this pass's embeddings), and this pass's fraction for scale and bias."""
-    hidden: Tensor | None = None
-    """Patches hidden from the student, int64 [G, B, M]; drawn for all passes at once."""
+    masked: Tensor | None = None
+    """Patches masked for the student, int64 [G, B, M]; drawn for all passes at once."""
 
     @property
     def whole(self) -> bool:
         """Whether it is a step by itself."""
-        return self.pairs and self.terms and self.view is None and self.pull is None and self.share == 1.0
+        return self.contrastive and self.terms and self.view is None and self.cotangent is None and self.fraction == 1.0
 
 
 class Embeddings(NamedTuple):
@@ -81,15 +83,15 @@ class Targets(NamedTuple):
     temperature: float  # tau_t
 
 
-class Distilled(NamedTuple):
-    """A distillation loss, and what the teacher's targets look like; how a collapse is seen early."""
+class TermOutput(NamedTuple):
+    """A term of self-supervision; where it has a teacher, what its targets look like: how collapse is seen early."""
 
     loss: Tensor  # [] with gradient
-    entropy: Tensor
+    entropy: Tensor | None = None
     """[] Mean entropy of a target in nats, 0 to ln K. Near ln K: uniform collapse (or a very young teacher)."""
-    targets: Tensor
+    targets: Tensor | None = None
     """[K] Mean target; the exponential of its entropy over the global batch is the batch-marginal perplexity."""
-    logits: Tensor
+    logits: Tensor | None = None
     """[K] Mean of the teacher's logits, towards which its centre moves."""
 
 
@@ -99,5 +101,6 @@ class StepOutput:
 
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank
-    terms: Mapping[str, Distilled] = field(default_factory=dict)  # of self-supervision, by name; of this rank's views
+    terms: Mapping[str, TermOutput] = field(default_factory=dict)  # of self-supervision, by name; of this rank's views
     text: Tensor | None = None  # [B, D] with gradient, of a pass that only embeds it
+    embeddings: Embeddings | None = None  # of a pass that ends with them

@@ -280,7 +280,7 @@ def test_a_teacher_of_the_heads_alone_equals_one_that_forgets_at_once(source: Ca
     for step in range(2):
         batch, results = batch_of(config), []
         for objective in (full, alone):
-            torch.manual_seed(step)  # the same patches hidden
+            torch.manual_seed(step)  # the same patches masked
             objective.zero_grad()
             out = objective(batch, replace(HYPER, momentum=0.0))
             out.loss.backward()
@@ -325,12 +325,12 @@ def test_patches_are_predicted_where_they_should_be(source: Callable[[str], Path
     out = objective(batch, HYPER)
     torch.manual_seed(3)
     view = objective.preprocess.normalize(batch.views.globals)[0]
-    hidden = torch.rand(1, 4, 16).argsort(dim=-1)[0, :, :8]
-    student = objective.patch_head.masked_tokens(objective.student.visual, view, hidden)
+    masked = torch.rand(1, 4, 16).argsort(dim=-1)[0, :, :8]
+    student = objective.patch_head.masked_tokens(objective.student.visual, view, masked)
     teacher = objective.teacher.visual.trunk.tokens(view).final
     total, count = torch.zeros(()), 0
     for image in range(4):
-        for place in hidden[image] if patches == "masked" else range(16):
+        for place in masked[image] if patches == "masked" else range(16):
             q = (
                 cosines(objective.patch_teacher.head(teacher[image, place][None])) - objective.patch_teacher.centre
             ) / 0.04
@@ -347,12 +347,12 @@ def test_ranks_hide_what_one_process_would(source: Callable[[str], Path]) -> Non
     config = configured(source("clip"), objective__patches="masked")
     objective, views = begun(config), torch.zeros(2, 4, 3, 32, 32)
     torch.manual_seed(5)
-    whole = objective.draw_hidden(views)
+    whole = objective.draw_masks(views)
     shares = []
     for rank in range(2):
         objective.world = World(rank, 2)
         torch.manual_seed(5)
-        shares.append(objective.draw_hidden(views[:, :2]))
+        shares.append(objective.draw_masks(views[:, :2]))
     assert torch.equal(torch.cat(shares, dim=1), whole)
 
 

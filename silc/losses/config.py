@@ -31,11 +31,11 @@ class ObjectiveConfig(Settings):
     student_temperature: Annotated[float, TEMPERATURE] = 0.1
     """tau_s."""
     patches: Literal["off", "masked", "all"] = "off"
-    """Masked-patch prediction on the global views: of the hidden patches (iBOT), or of all (iBOT++, TIPSv2)."""
+    """Masked-patch prediction on the global views: of the masked patches (iBOT), or of all (iBOT++, TIPSv2)."""
     patch_weight: Annotated[float, WEIGHT] = 0.0625
     """Its weight: SigLIP 2's at B, a quarter of its 0.25 for self-distillation."""
     patch_share: Annotated[float, Range(above=0, below=1)] = 0.5
-    """Share of the patches that is hidden from the student (SigLIP 2)."""
+    """Mask ratio: share of the patches that is masked for the student (SigLIP 2)."""
     student_globals: bool = False
     """DINO's pairs: the student also sees the global views, never against the same view (18 pairs instead of 16)."""
     scale_init: Annotated[float | None, SCALE] = None

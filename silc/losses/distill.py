@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from silc.losses.guards import eager, no_autocast
-from silc.step import Distilled
+from silc.step import TermOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
 cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
 
 
-def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> Distilled:
+def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> TermOutput:
     """Mean cross-entropy over the G x V pairs of views (SILC paper, L_self_dist), and what its targets look like.
 
         for g in globals: for v in views:                        # 2 x 8 = 16 pairs
@@ -56,7 +56,7 @@ def distill_loss(student: Projection, targets: Targets, temperature: float, pair
         pairs = torch.full((len(x), len(y)), 1 / (len(x) * len(y)), device=x.device)
     precision = _precision(x)
     with no_autocast(x):
-        return Distilled(*_apply(x.float(), student.prototypes.float(), targets, pairs, temperature, precision))
+        return TermOutput(*_apply(x.float(), student.prototypes.float(), targets, pairs, temperature, precision))
 
 
 def _precision(x: Tensor) -> torch.dtype:

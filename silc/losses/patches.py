@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from silc.losses.distill import distill_loss
 
 if TYPE_CHECKING:
-    from silc.step import Distilled, Projection, Targets
+    from silc.step import Projection, Targets, TermOutput
 
 
-def patch_loss(student: Projection, targets: Targets, temperature: float) -> Distilled:
+def patch_loss(student: Projection, targets: Targets, temperature: float) -> TermOutput:
     """Mean cross-entropy over views, images and patches (iBOT's L_MIM; iBOT++ where M is every patch).
 
         for v in views: for b in images: for m in patches:

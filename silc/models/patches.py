@@ -1,4 +1,4 @@
-"""Masked-patch prediction (iBOT): the student sees a view with patches hidden and predicts the teacher's patches.
+"""Masked-patch prediction (iBOT): the student sees a view with patches masked and predicts the teacher's patches.
 
 The mask token lives here and not in the tower, so that a tower trained with it is a tower like any other.
 """
@@ -33,12 +33,12 @@ class PatchHead(nn.Module):
         self.head = DistillHead(config, width)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def masked_tokens(self, tower: ImageTower, images: Tensor, hidden: Tensor) -> Tensor:
-        """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `hidden` (int64 [N, M]) are the mask token."""
+    def masked_tokens(self, tower: ImageTower, images: Tensor, masked: Tensor) -> Tensor:
+        """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `masked` (int64 [N, M]) are the mask token."""
 
         def mask(patches: Tensor) -> Tensor:
             n, h, w, _ = patches.shape
-            where = torch.zeros(n, h * w, dtype=torch.bool, device=patches.device).scatter(1, hidden, True)
+            where = torch.zeros(n, h * w, dtype=torch.bool, device=patches.device).scatter(1, masked, True)
             return torch.where(where.view(n, h, w, 1), self.mask_token.to(patches.dtype), patches)
 
         return tower.without_prefix(tower.trunk.tokens(images, mask=mask).final)
@@ -50,10 +50,10 @@ def embedding_and_patches(tower: ImageTower, images: Tensor) -> tuple[Tensor, Te
     return tower.head(tower.trunk.forward_head(tokens)), tower.without_prefix(tokens)
 
 
-def draw_hidden(shape: tuple[int, ...], num_patches: int, share: float, device: torch.device) -> Tensor:
-    """Which patches to hide: int64 [*shape, M] places out of `num_patches`, M the same for every image, at least 1."""
-    num_hidden = max(1, round(share * num_patches))
-    return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_hidden]
+def draw_masks(shape: tuple[int, ...], num_patches: int, mask_ratio: float, device: torch.device) -> Tensor:
+    """Patches to mask: int64 [*shape, M] places out of `num_patches`, M the same for every image, at least 1."""
+    num_masked = max(1, round(mask_ratio * num_patches))
+    return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_masked]
 
 
 def at(tokens: Tensor, places: Tensor) -> Tensor:

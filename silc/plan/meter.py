@@ -159,7 +159,7 @@ class Meter(TorchDispatchMode):
                 handles.append(module.register_forward_pre_hook(gathered))
                 handles.append(module.register_forward_hook(leave))
         methods = {
-            **dict.fromkeys(("features", "pairs"), VIEWS),
+            "features": VIEWS,
             "contrastive_loss": CONTRASTIVE,
             "output": LOSSES,
         }

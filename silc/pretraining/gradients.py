@@ -11,12 +11,12 @@ compute nothing twice:
 All in one pass is the same step. It takes more memory, and where weights are sharded a third fewer of their gathers
 (`train.passes`); and it is the only way where a term and the image-text loss share a tower's pass.
 
-A larger batch goes through in parts, with gradient caching for the one loss that looks across it:
+A larger batch goes through in micro-batches, with gradient caching for the one loss that looks across it:
 
-    embed every part without gradient                       # only what enters the image-text loss
-    loss of all embeddings  ->  its gradient by each embedding, by scale and bias
-    for each part: its own self-supervision; then re-embed it as above, with gradient, and backpropagate the cached
-                   embedding gradients
+    embed every micro-batch without gradient                # only what enters the image-text loss
+    loss of all embeddings  ->  its gradient by each embedding, by scale and bias: the cotangents
+    for each micro-batch: its own self-supervision; then re-embed it as above, with gradient, and backpropagate its
+                   cotangents
 
 Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: at least 4/3 of a step
 for CLIP, and less for SILC.
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from silc.objective import WHOLE
-from silc.step import Distilled, Embeddings, Pass
+from silc.step import Embeddings, Pass, TermOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from silc.batch import Batch
     from silc.objective import SilcObjective
     from silc.step import Hyper, StepOutput
-    from silc.training.passes import Passes
+    from silc.training.sharding import Passes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Gradients:
     Args:
         objective: the method.
         passes: how a pass through it is run.
-        size: pairs of a part on this rank; 0 takes the batch as a whole.
+        size: pairs of a micro-batch on this rank; 0 takes the batch as a whole.
         apart: whether a whole batch goes through in several passes where it can.
     """
 
@@ -62,79 +62,88 @@ class Gradients:
         """Loss and metrics of the batch; its gradients were added to the parameters."""
         num = len(batch.text)
         if self.size and self.size < num:
-            return self._in_parts(batch, hyper, [slice(start, start + self.size) for start in range(0, num, self.size)])
+            rows = [slice(start, start + self.size) for start in range(0, num, self.size)]
+            return self._in_micro_batches(batch, hyper, rows)
         if not (self.apart and self.objective.separable):
             return self._pass(batch, hyper, WHOLE)
-        terms = self._pass(batch, hyper, Pass(pairs=False), last=False).terms
-        contrastive, scale = self._image_text(batch, hyper)
-        return self.objective.output(contrastive, scale, terms)
+        terms = self._pass(batch, hyper, Pass(contrastive=False), last=False).terms
+        contrastive, logged = self._contrastive(batch, hyper)
+        return self.objective.output(contrastive, logged, terms)
 
     def _pass(self, batch: Batch, hyper: Hyper, asked: Pass, *, last: bool = True) -> StepOutput:
         out: StepOutput = self.passes(batch, hyper, asked, last=last)
         return out
 
-    def _image_text(
-        self, batch: Batch, hyper: Hyper, share: float = 1.0, pull: Embeddings | None = None, *, last: bool = True
+    def _contrastive(
+        self,
+        batch: Batch,
+        hyper: Hyper,
+        fraction: float = 1.0,
+        cotangent: Embeddings | None = None,
+        *,
+        last: bool = True,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The image-text loss, view by view, and what is logged of its scale."""
-        text = self.passes.forward(batch, hyper, Pass(pairs=False, terms=False)).text
+        text = self.passes.forward(batch, hyper, Pass(contrastive=False, terms=False)).text
         assert text is not None
         shared, losses = text.detach().requires_grad_(text.requires_grad), []
         num = self.objective.num_entering(batch)
         for view in range(num):
             final = view == num - 1
             if final and shared.grad is not None:
-                text.register_hook(shared.grad.add)  # what the views before it owe the text
-            own = None if pull is None else _of_view(pull, view)
-            asked = Pass(terms=False, view=view, share=share / num, text=text if final else shared, pull=own)
+                text.register_hook(shared.grad.add)  # the gradients that the views before it have for the text
+            asked = Pass(
+                terms=False,
+                view=view,
+                fraction=fraction / num,
+                text=text if final else shared,
+                cotangent=None if cotangent is None else _of_view(cotangent, view),
+            )
             out = self._pass(batch, hyper, asked, last=last and final)
             losses.append(out.loss.detach())
         return torch.stack(losses).sum(), out.metrics
 
-    def _in_parts(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> StepOutput:
-        share, hidden = 1 / len(rows), self.objective.draw_hidden(batch.views.globals)
-        pairs = self._pairs([batch.part(own) for own in rows])
-        contrastive = self.objective.contrastive_loss(pairs)
+    def _in_micro_batches(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> StepOutput:
+        fraction, masked, terms = 1 / len(rows), self.objective.draw_masks(batch.views.globals), []
+        embeddings = self._embeddings(batch, hyper, rows)
+        contrastive = self.objective.contrastive_loss(embeddings)
         contrastive.backward()
-        found = []
         for own in rows:
-            part = batch.part(own)
+            some = batch.micro_batch(own)
             if self.objective.terms:
-                asked = Pass(pairs=False, share=share, hidden=None if hidden is None else hidden[:, own])
-                found.append(self._pass(part, hyper, asked, last=False).terms)
-            _, scale = self._image_text(part, hyper, share, _pull(pairs, own, share), last=own is rows[-1])
-        return self.objective.output(contrastive.detach(), scale, _mean(found))
+                asked = Pass(contrastive=False, fraction=fraction, masked=None if masked is None else masked[:, own])
+                terms.append(self._pass(some, hyper, asked, last=False).terms)
+            cotangent = _cotangent(embeddings, own, fraction)
+            _, logged = self._contrastive(some, hyper, fraction, cotangent, last=own is rows[-1])
+        return self.objective.output(contrastive.detach(), logged, _mean(terms))
 
     @torch.no_grad()
-    def _pairs(self, parts: list[Batch]) -> Embeddings:
-        """Embeddings of all parts, as the variables of a loss."""
-        with self.passes.autocast():
-            found = [self.objective.pairs(part) for part in parts]
-        whole = Embeddings(
-            torch.cat([pairs.images for pairs in found], dim=1),
-            torch.cat([pairs.text for pairs in found]),
-            found[0].scale,
-            found[0].bias.detach(),
-        )
+    def _embeddings(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> Embeddings:
+        """Embeddings of all micro-batches, as the variables of a loss."""
+        asked = Pass(terms=False, embed_only=True)
+        found = [self.passes.forward(batch.micro_batch(own), hyper, asked).embeddings for own in rows]
+        images, text, scales, biases = zip(*found, strict=True)
+        whole = torch.cat(images, dim=1), torch.cat(text), scales[0], biases[0].detach()
         return Embeddings(*(value.requires_grad_() for value in whole))
 
 
-def _pull(pairs: Embeddings, rows: slice, share: float) -> Embeddings:
+def _cotangent(embeddings: Embeddings, rows: slice, fraction: float) -> Embeddings:
     """The gradients that these rows carry on."""
-    images, text, scale, bias = (torch.zeros_like(v) if v.grad is None else v.grad for v in pairs)
-    return Embeddings(images[:, rows], text[rows], share * scale, share * bias)
+    images, text, scale, bias = (torch.zeros_like(v) if v.grad is None else v.grad for v in embeddings)
+    return Embeddings(images[:, rows], text[rows], fraction * scale, fraction * bias)
 
 
-def _of_view(pull: Embeddings, view: int) -> Embeddings:
+def _of_view(cotangent: Embeddings, view: int) -> Embeddings:
     """A view's gradients, and its share of those that all views carry on."""
-    num = len(pull.images)
-    return Embeddings(pull.images[view : view + 1], pull.text / num, pull.scale / num, pull.bias / num)
+    images, *others = cotangent
+    return Embeddings(images[view : view + 1], *(value / len(images) for value in others))
 
 
-def _mean(parts: Sequence[Mapping[str, Distilled]]) -> dict[str, Distilled]:
-    """Of parts of one size, what the whole would give."""
+def _mean(of_micro_batches: Sequence[Mapping[str, TermOutput]]) -> dict[str, TermOutput]:
+    """Of micro-batches of one size, what the whole batch would give."""
     whole = {}
-    for name in parts[0] if parts else ():
-        by_field = zip(*(part[name] for part in parts), strict=True)
-        whole[name] = Distilled(*(torch.stack([value.detach() for value in values]).mean(dim=0) for values in by_field))
+    for name in of_micro_batches[0] if of_micro_batches else ():
+        by_field = zip(*(terms[name] for terms in of_micro_batches), strict=True)
+        means = (None if values[0] is None else torch.stack(values).detach().mean(dim=0) for values in by_field)
+        whole[name] = TermOutput(*means)  # type: ignore[arg-type]
     return whole

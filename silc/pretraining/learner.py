@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from silc.pretraining.alarm import CollapseAlarm
     from silc.step import Hyper, StepOutput
     from silc.training.config import TrainConfig
-    from silc.training.passes import Passes
     from silc.training.protocols import Group
-
-METHODS = ("pairs",)
-"""Of the objective, called by gradient caching besides `forward`."""
+    from silc.training.sharding import Passes
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class SilcLearner:
     module: SilcObjective
     config: TrainConfig
     alarm: CollapseAlarm
-    methods = METHODS
 
     @property
     def meets_every_parameter(self) -> bool:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from silc.distributed import World
     from silc.training.log import Log
     from silc.training.optim import Optimizer
-    from silc.training.passes import Passes
     from silc.training.protocols import Work
+    from silc.training.sharding import Passes
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""
@@ -41,7 +41,7 @@ class Progress:
     def count(self, batch: AnyBatch, *, accepted: bool) -> None:
         """One more step, of this batch."""
         self.step, self.skipped = self.step + 1, self.skipped + (not accepted)
-        self.bad.update(batch.bad)
+        self.bad.update(broken.cause for broken in batch.broken)
 
 
 class Begun(NamedTuple):

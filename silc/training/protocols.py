@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from silc.checkpoint import Checkpoint
     from silc.distributed import World
     from silc.training.config import TrainConfig
-    from silc.training.passes import Passes
     from silc.training.preemption import Preemption
     from silc.training.schedules import LearningRate
+    from silc.training.sharding import Passes
 
 
 class Batches(Protocol):
@@ -92,11 +92,6 @@ class Learner(Protocol):
     def meets_every_parameter(self) -> bool:
         """Whether the last pass of each step does, as DDP expects of one pass."""
         return True
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The module's methods, besides `forward`, that need its sharded weights gathered."""
-        return ()
 
     def blocks(self) -> Iterable[nn.Module]:
         """Parts of the module that are sharded each for itself; only their `forward` is called."""

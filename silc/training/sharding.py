@@ -9,19 +9,19 @@ share by share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from silc.processor import choose_attention, keep_freed_memory
-from silc.training.passes import Context, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,40 @@ if TYPE_CHECKING:
     from silc.training.protocols import Learner
 
 M = TypeVar("M", bound=nn.Module)
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward passes of one step, in a run's precision and with its ranks.
+
+    Args:
+        module: the learner's module, or what DDP or a compiler made of it.
+        autocast: makes the context of one forward pass. Each pass has its own: autocast keeps the weights it casts,
+            and those cast without gradient must not be met again with it.
+        no_sync: makes the context of every pass but the last (DDP's).
+    """
+
+    module: Callable[..., Any]
+    autocast: Context = nullcontext
+    no_sync: Context = nullcontext
+
+    def forward(self, *inputs: Any) -> Any:
+        """A forward pass whose backward pass, if it has one, is a part of a later one's."""
+        with self.no_sync(), self.autocast():
+            return self.module(*inputs)
+
+    def __call__(self, *inputs: Any, last: bool = True) -> Any:
+        """Forward and backward; what is left of the output holds no activation.
+
+        Args:
+            last: whether no other backward pass follows in this step, so that ranks put their gradients together.
+        """
+        with nullcontext() if last else self.no_sync():
+            with self.autocast():
+                out = self.module(*inputs)
+            out.loss.backward()
+        return out
 
 
 def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:
@@ -40,35 +74,32 @@ def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:
     if world.device.type == "cpu":
         keep_freed_memory()
     forward: Any = module
-    unsynced: Context = nullcontext
+    no_sync: Context = nullcontext
     if world.size > 1 and config.sharding == "full":
-        shard(module, learner.blocks(), learner.methods, world)
+        shard(module, learner.blocks(), world)
     else:
         module.to(world.device)
         if world.size > 1:
             devices = [world.device.index] if world.device.type == "cuda" else None
             unused = not learner.meets_every_parameter
             forward = DistributedDataParallel(module, device_ids=devices, find_unused_parameters=unused)
-            unsynced = forward.no_sync
+            no_sync = forward.no_sync
     forward = torch.compile(forward) if config.compile else forward
-    return Passes(forward, partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half), unsynced)
+    return Passes(forward, partial(torch.autocast, world.device.type, torch.bfloat16, enabled=half), no_sync)
 
 
-def shard(module: nn.Module, blocks: Iterable[nn.Module], methods: Iterable[str], world: World) -> None:
+def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
     """Spread a module over the ranks, on their devices; gradients become means over the ranks, as DDP's.
 
     Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding.
 
     Args:
         blocks: parts of the module that are put together one by one.
-        methods: names of what is called of the module besides `forward`.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    for name in methods:
-        register_fsdp_forward_method(module, name)
 
 
 def in_one_piece(module: M, empty: Callable[[], M]) -> M:

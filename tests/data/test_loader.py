@@ -78,7 +78,7 @@ def test_shapes(shards: list[Path]) -> None:
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
     assert shapes == [(8, 3, 16, 16), (8, 2, 3, 16, 16), (8, 3, 3, 8, 8), (8, 16)]
     assert len(batch.keys) == 8
-    assert batch.bad == {}
+    assert not batch.broken
     assert all(tensor.dtype == torch.uint8 for tensor in tensors(batch)[:3])
 
 
@@ -201,7 +201,7 @@ def test_broken_samples_are_counted_and_replaced_by_the_next_of_their_shard(tmp_
         for batch, wanted in zip(got, asked, strict=True):
             assert list(batch.keys) == [swap.get(key, key) for key in wanted.keys]
             broken = Counter("no_image" if int(key) < 10 else "empty_caption" for key in wanted.keys if key in swap)
-            assert batch.bad == dict(broken)
+            assert Counter(broken.cause for broken in batch.broken) == broken
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -219,7 +219,7 @@ def test_a_shard_of_broken_samples_among_others_is_replaced_by_them(tmp_path: Pa
     run = loader(ShardPairs([rotten, *others]))
     batch = next(run.batches(0, 1))
     assert Counter(batch.keys) == {"00101": 3, "00201": 3, "00102": 1, "00202": 1}  # by place in the next shard
-    assert batch.bad == {"no_image": 4}
+    assert Counter(broken.cause for broken in batch.broken) == {"no_image": 4}
 
 
 def test_the_search_for_a_replacement_is_bounded() -> None:
@@ -251,7 +251,7 @@ def test_mixed_kinds_of_images_make_one_batch(shard: Callable[..., Path]) -> Non
     members = [m for i, image in enumerate(kinds) for m in ((f"{i}.jpg", encoded(image)), (f"{i}.txt", b"photo"))]
     batch = next(loader(ShardPairs([shard(members)]), batch_size=4).batches(0, 1))
     assert sorted(batch.keys) == ["0", "1", "2", "3"]
-    assert batch.bad == {}
+    assert not batch.broken
 
 
 # Settings that cannot work

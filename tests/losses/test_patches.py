@@ -53,8 +53,8 @@ def test_equals_lightly(shape: tuple[int, ...]) -> None:
     from lightly.loss import IBOTPatchLoss
 
     teacher, student, centre = (t.float() for t in logits(shape))
-    num_views, num, hidden, k = shape
-    mask = torch.zeros(num_views * num, 2, 2 * hidden, dtype=torch.bool)
+    num_views, num, num_masked, k = shape
+    mask = torch.zeros(num_views * num, 2, 2 * num_masked, dtype=torch.bool)
     mask[:, 0, ::2] = True
     ibot = IBOTPatchLoss(output_dim=k, teacher_temp=TAU_T, student_temp=TAU_S)
     ibot.center.center = centre.view(1, -1).clone()

@@ -1,4 +1,4 @@
-"""Masked views: what is hidden is hidden, what is not is the tower's own, for every pooling."""
+"""Masked views: what is masked is masked, what is not is the tower's own, for every pooling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.image import ImageTower
-from silc.models.patches import PatchHead, at, draw_hidden, embedding_and_patches
+from silc.models.patches import PatchHead, at, draw_masks, embedding_and_patches
 
 
 def tower(pool: str, depth: int = 2) -> ImageTower:
@@ -30,33 +30,33 @@ def test_hidden_patches_are_not_seen_and_others_are_as_ever(pool: str, size: int
     """Pixels under the mask change nothing; a mask token equal to a patch's own embedding changes nothing either."""
     own, head = tower(pool), PatchHead(HeadConfig(16, 8, 10), 24)
     images = torch.randn(2, 3, size, size)
-    hidden = torch.tensor([[0, 5], [3, 14]])
-    tokens = head.masked_tokens(own, images, hidden)
+    masked = torch.tensor([[0, 5], [3, 14]])
+    tokens = head.masked_tokens(own, images, masked)
     side = size // 8
     assert tokens.shape == (2, side**2, 24)
     other = images.clone()
-    for image, places in enumerate(hidden.tolist()):
+    for image, places in enumerate(masked.tolist()):
         for place in places:
             top, left = 8 * (place // side), 8 * (place % side)
             other[image, :, top : top + 8, left : left + 8] = torch.randn(3, 8, 8)
-    torch.testing.assert_close(head.masked_tokens(own, other, hidden), tokens)
-    assert not torch.allclose(head.masked_tokens(own, other + 0.1, hidden), tokens)
+    torch.testing.assert_close(head.masked_tokens(own, other, masked), tokens)
+    assert not torch.allclose(head.masked_tokens(own, other + 0.1, masked), tokens)
 
     plain = torch.zeros(1, 3, size, size)  # every patch has the same embedding
     with torch.no_grad():
         head.mask_token.copy_(own.trunk.patch_embed(plain)[0, 0, 0])
-    torch.testing.assert_close(head.masked_tokens(own, plain, hidden[:1]), embedding_and_patches(own, plain)[1])
+    torch.testing.assert_close(head.masked_tokens(own, plain, masked[:1]), embedding_and_patches(own, plain)[1])
 
 
 def test_draw() -> None:
     """M different places each, all of them in time, and never all or none."""
-    hidden = draw_hidden((50, 4), 16, 0.5, torch.device("cpu"))
-    assert hidden.shape == (50, 4, 8)
-    assert all(len(set(row)) == 8 for row in hidden.flatten(0, 1).tolist())
-    counts = torch.bincount(hidden.flatten(), minlength=16)
+    masked = draw_masks((50, 4), 16, 0.5, torch.device("cpu"))
+    assert masked.shape == (50, 4, 8)
+    assert all(len(set(row)) == 8 for row in masked.flatten(0, 1).tolist())
+    counts = torch.bincount(masked.flatten(), minlength=16)
     assert counts.sum() == 1600
     assert counts.min() > 60
-    assert draw_hidden((1,), 4, 0.01, torch.device("cpu")).shape == (1, 1)
+    assert draw_masks((1,), 4, 0.01, torch.device("cpu")).shape == (1, 1)
 
 
 def test_at() -> None:

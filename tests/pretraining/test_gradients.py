@@ -20,7 +20,7 @@ from silc.preprocess import Preprocess
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.rates import TOWERS, freeze
 from silc.step import Hyper, StepOutput
-from silc.training.passes import Passes
+from silc.training.sharding import Passes
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16)
@@ -62,7 +62,7 @@ def batch_of(config: Config, num: int) -> Batch:
 
 def stepped(gradients: Gradients, batch: Batch) -> tuple[StepOutput, dict[str, Tensor]]:
     """What came out, and the gradients by name."""
-    torch.manual_seed(7)  # patches are hidden alike
+    torch.manual_seed(7)  # patches are masked alike
     out = gradients(batch, HYPER)
     found = {n: p.grad.clone() for n, p in gradients.objective.named_parameters() if p.grad is not None}
     gradients.objective.zero_grad()
@@ -159,12 +159,12 @@ def _rank(rank: int, size: int, file: str, config: Config) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
     world = World(rank, size)
-    batch = batch_of(config, 4 * size).part(slice(4 * rank, 4 * rank + 4))
+    batch = batch_of(config, 4 * size).micro_batch(slice(4 * rank, 4 * rank + 4))
     results = []
     for part in (0, 2):
         objective = build(config, world)
         ddp = DistributedDataParallel(objective, find_unused_parameters=True)
-        results.append(stepped(Gradients(objective, Passes(ddp, unsynced=ddp.no_sync), part), batch))
+        results.append(stepped(Gradients(objective, Passes(ddp, no_sync=ddp.no_sync), part), batch))
     objective = build(config, world)
     results.append(stepped(InOnePass(objective, Passes(DistributedDataParallel(objective))), batch))
     (_, passes), (parts, found), (whole, expected) = results

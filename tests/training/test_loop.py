@@ -24,8 +24,8 @@ from silc.pretraining.rates import Schedule, groups
 from silc.step import Pass, StepOutput
 from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
-from silc.training.passes import Passes
 from silc.training.protocols import Source, Work
+from silc.training.sharding import Passes
 
 
 class Recorder:
@@ -82,7 +82,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     def forward(batch: Batch, hyper: object, asked: Pass) -> StepOutput:
         nonlocal step
         out = objective(batch, hyper, asked)
-        if not asked.pairs:
+        if not asked.contrastive:
             step += not asked.terms  # the text is embedded once a step
             return out
         what = poison.get(step)

@@ -23,17 +23,16 @@ from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import run
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.learner import METHODS, blocks
+from silc.pretraining.learner import blocks
 from silc.pretraining.rates import groups
 from silc.step import Hyper
 from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
-from silc.training.passes import Passes
 from silc.training.preemption import Preemption
 from silc.training.protocols import Place, Work
 from silc.training.saver import Saver
-from silc.training.sharding import is_sharded, local, shard, share, whole
+from silc.training.sharding import Passes, is_sharded, local, shard, share, whole
 from tests.test_run import assert_same, curve, weights
 
 NUM = 8
@@ -93,7 +92,7 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
         config.model, config.objective, preprocess=Preprocess(16), world=world, vocab_size=61, eos_id=1
     )
     if sharded:
-        shard(objective, blocks(objective), METHODS, world)
+        shard(objective, blocks(objective), world)
     optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
     gradients = Gradients(objective, Passes(objective, half), config.train.micro_batch)
