@@ -163,7 +163,7 @@ RUN: tuple[Idle, ...] = (
         lambda c: c.train.optim.schedule == "cosine",
         "train.optim.schedule is cosine",
     ),
-    Idle("train.passes", lambda c: c.train.micro_batch > 0, "train.micro_batch takes micro-batches in passes of their own"),
+    Idle("train.passes", lambda c: c.train.micro_batch > 0, "train.micro_batch has passes of its own"),
     Idle("train.optim.decay", lambda c: c.train.optim.weight_decay == 0, "train.optim.weight_decay is 0"),
     Idle(
         "train.sharding",
