@@ -31,7 +31,7 @@ from silc.processor import choose_attention, keep_freed_memory
 from silc.step import Hyper
 from silc.training.optim import Optimizer
 from silc.training.precision import fit_of
-from silc.training.sharding import Passes
+from silc.training.protocols import Passes
 
 if TYPE_CHECKING:
     from benchmarks.measure import Turns

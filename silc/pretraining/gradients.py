@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from silc.batch import Batch
     from silc.objective import SilcObjective
     from silc.step import Hyper, StepOutput
-    from silc.training.sharding import Passes
+    from silc.training.protocols import Passes
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from silc.pretraining.alarm import CollapseAlarm
     from silc.step import Hyper, StepOutput
     from silc.training.config import TrainConfig
-    from silc.training.protocols import Group
-    from silc.training.sharding import Passes
+    from silc.training.protocols import Group, Passes
 
 
 @dataclass(frozen=True)

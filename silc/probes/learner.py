@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from silc.batch import Broken
     from silc.distributed import World
+    from silc.training.protocols import Passes
     from silc.training.schedules import Rate
-    from silc.training.sharding import Passes
 
 EPSILON, MOMENTUM, INITIAL = 1e-5, 0.1, 0.01
 """torch's batch norm; deviation of the initial weights (mmsegmentation's): at 0, batch norm's zero mean would leave

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
     from silc.training.log import Log
     from silc.training.optim import Optimizer
-    from silc.training.protocols import Work
-    from silc.training.sharding import Passes
+    from silc.training.protocols import Passes, Work
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""

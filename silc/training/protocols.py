@@ -7,6 +7,7 @@ knows the rest of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
     from silc.training.preemption import Preemption
     from silc.training.schedules import LearningRate
-    from silc.training.sharding import Passes
 
 
 class Batches(Protocol):
@@ -70,6 +70,42 @@ class Output(Protocol):
     def metrics(self) -> Mapping[str, Tensor]:
         """Detached scalars, means over this rank; those of the loss's terms are called `loss/<term>`."""
         ...
+
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward passes of one step, in a run's precision and with its ranks.
+
+    Args:
+        module: the learner's module, or what DDP or a compiler made of it.
+        autocast: makes the context of one forward pass. Each pass has its own: autocast keeps the weights it casts,
+            and those cast without gradient must not be met again with it.
+        no_sync: makes the context of every pass but the last (DDP's).
+    """
+
+    module: Callable[..., Any]
+    autocast: Context = nullcontext
+    no_sync: Context = nullcontext
+
+    def forward(self, *inputs: Any) -> Any:
+        """A forward pass whose backward pass, if it has one, is a part of a later one's."""
+        with self.no_sync(), self.autocast():
+            return self.module(*inputs)
+
+    def __call__(self, *inputs: Any, last: bool = True) -> Any:
+        """Forward and backward; what is left of the output holds no activation.
+
+        Args:
+            last: whether no other backward pass follows in this step, so that ranks put their gradients together.
+        """
+        with nullcontext() if last else self.no_sync():
+            with self.autocast():
+                out = self.module(*inputs)
+            out.loss.backward()
+        return out
 
 
 class Group(NamedTuple):

@@ -9,8 +9,7 @@ share by share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from silc.processor import choose_attention, keep_freed_memory
+from silc.training.protocols import Context, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,40 +31,6 @@ if TYPE_CHECKING:
     from silc.training.protocols import Learner
 
 M = TypeVar("M", bound=nn.Module)
-Context = Callable[[], AbstractContextManager[Any]]
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Forward and backward passes of one step, in a run's precision and with its ranks.
-
-    Args:
-        module: the learner's module, or what DDP or a compiler made of it.
-        autocast: makes the context of one forward pass. Each pass has its own: autocast keeps the weights it casts,
-            and those cast without gradient must not be met again with it.
-        no_sync: makes the context of every pass but the last (DDP's).
-    """
-
-    module: Callable[..., Any]
-    autocast: Context = nullcontext
-    no_sync: Context = nullcontext
-
-    def forward(self, *inputs: Any) -> Any:
-        """A forward pass whose backward pass, if it has one, is a part of a later one's."""
-        with self.no_sync(), self.autocast():
-            return self.module(*inputs)
-
-    def __call__(self, *inputs: Any, last: bool = True) -> Any:
-        """Forward and backward; what is left of the output holds no activation.
-
-        Args:
-            last: whether no other backward pass follows in this step, so that ranks put their gradients together.
-        """
-        with nullcontext() if last else self.no_sync():
-            with self.autocast():
-                out = self.module(*inputs)
-            out.loss.backward()
-        return out
 
 
 def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:

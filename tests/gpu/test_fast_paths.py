@@ -21,7 +21,7 @@ from silc.config import Config
 from silc.losses.distill import distill_loss
 from silc.pretraining.gradients import Gradients
 from silc.step import Projection, Targets
-from silc.training.sharding import Passes
+from silc.training.protocols import Passes
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("SILC_TEST_DEVICE", "cuda")

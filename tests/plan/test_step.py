@@ -19,7 +19,7 @@ from silc.plan.meter import Meter
 from silc.plan.step import HYPER, Step, measure
 from silc.pretraining.build import blank_batch, flops_per_example, objective_of
 from silc.pretraining.gradients import Gradients
-from silc.training.sharding import Passes
+from silc.training.protocols import Passes
 
 VOCABULARY = 512
 SLOW = pytest.mark.slow

@@ -20,7 +20,7 @@ from silc.preprocess import Preprocess
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.rates import TOWERS, freeze
 from silc.step import Hyper, StepOutput
-from silc.training.sharding import Passes
+from silc.training.protocols import Passes
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16)

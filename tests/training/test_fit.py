@@ -23,9 +23,8 @@ from silc.training.config import OptimConfig, TrainConfig
 from silc.training.directory import claim
 from silc.training.fit import fit
 from silc.training.log import history
-from silc.training.protocols import Group, Place, Source, Work
+from silc.training.protocols import Group, Passes, Place, Source, Work
 from silc.training.schedules import LearningRate
-from silc.training.sharding import Passes
 
 ENGINE = Path(engine.__file__).parent
 

@@ -24,8 +24,7 @@ from silc.pretraining.rates import Schedule, groups
 from silc.step import Pass, StepOutput
 from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
-from silc.training.protocols import Source, Work
-from silc.training.sharding import Passes
+from silc.training.protocols import Passes, Source, Work
 
 
 class Recorder:
