@@ -28,7 +28,8 @@ from silc.pretraining.build import blank_batch, untrained
 from silc.pretraining.gradients import Gradients
 from silc.pretraining.learner import blocks
 from silc.step import Hyper
-from silc.training.protocols import Passes, shard
+from silc.training.protocols import Passes
+from silc.training.sharding import shard
 
 if TYPE_CHECKING:
     from silc.config import Config

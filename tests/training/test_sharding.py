@@ -30,8 +30,9 @@ from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
 from silc.training.preemption import Preemption
-from silc.training.protocols import Passes, Place, Work, is_sharded, local, shard, share, whole
+from silc.training.protocols import Passes, Place, Work
 from silc.training.saver import Saver
+from silc.training.sharding import is_sharded, local, shard, share, whole
 from tests.test_run import assert_same, curve, weights
 
 NUM = 8
