@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from silc import cli
-from silc.eval.config import EvalConfig
-from silc.eval.tasks import asked_for
 
 
 def test_the_sets_are_found_and_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "world"
     small = ["--num", "3", "--num-train", "4", "--num-retrieval", "5", "--objects.size", "24"]
     assert cli.main(["data", "generate", str(out), *small]) == 0
-    names = {task.name for task in asked_for(EvalConfig(root=str(out)))}
+    capsys.readouterr()
+    assert cli.main(["eval", "--list", "--root", str(out)]) == 0
+    names = set(capsys.readouterr().out.split())
     segmented = {
         f"{name}-zs-seg" for name in ("objects", *(f"objects_{k}" for k in ("bodies", "whole", "grounds", "unseen")))
     }
     assert names >= {"objects-retrieval", "objects-zs", "objects_unseen-zs", *segmented}
-    capsys.readouterr()
     assert cli.main(["data", "generate", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
 
