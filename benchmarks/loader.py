@@ -24,10 +24,11 @@ from silc.data.collate import PairCollate
 from silc.data.config import CropConfig
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader, Plan
+from silc.data.open_files import OpenFiles
 from silc.data.remote import without_secrets
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand
-from silc.data.tar import Files, ShardIndex, index_shard
+from silc.data.tar import ShardIndex, index_shard
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.errors import BadInput
@@ -130,7 +131,7 @@ def _crops(images: Sequence[bytes], loader: Loader[Batch]) -> list[Row]:
 def _reading(shards: Sequence[ShardIndex]) -> Row:
     places = [(shard.path, sample) for shard in shards for sample in shard.samples]
     order = np.random.default_rng(0).permutation(len(places))[:NUM_READ].tolist()
-    files = Files()
+    files = OpenFiles()
 
     def indexed() -> int:
         read = 0
@@ -171,7 +172,7 @@ def _loader(shards: Sequence[ShardIndex]) -> Loader[Batch]:
 
 def _some(shards: Sequence[ShardIndex]) -> list[bytes]:
     """The bytes of JPEGs at equal distances."""
-    files = Files()
+    files = OpenFiles()
     places = [
         (shard.path, sample["image"])
         for shard in shards

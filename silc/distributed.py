@@ -37,7 +37,7 @@ GRACE = 1.0
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among the ranks (`Collectives`)."""
+    """This process's place among the ranks."""
 
     rank: int = 0
     size: int = 1

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.batch import Batch
-    from silc.collectives import Collectives
+    from silc.distributed import World
     from silc.losses.config import ObjectiveConfig
     from silc.models.config import ModelConfig
     from silc.preprocess import Preprocess
@@ -109,7 +109,7 @@ class SilcObjective(nn.Module):
         config: ObjectiveConfig,
         *,
         preprocess: Preprocess,
-        world: Collectives,
+        world: World,
         vocab_size: int,
         eos_id: int,
     ) -> None:

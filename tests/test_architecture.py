@@ -22,14 +22,14 @@ PACKAGE = ROOT / "silc"
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
     "preprocess images processor terminal extras regular durable page"
-    " | errors batch step encoder collectives"
+    " | errors batch step encoder"
     " | records settings | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
     " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes"
     " | evaluation results | serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
-TORCH_FREE: tuple[str, ...] = ("errors", "batch", "step", "encoder", "records", "collectives")
+TORCH_FREE: tuple[str, ...] = ("errors", "batch", "step", "encoder", "records")
 TORCH_FREE += ("settings", "config", "recipes", "given", "places", "rundir", "checkpoint", "checks", "cli")
 TORCH_FREE += ("data/config", "data/check", "models/config", "models/variants", "losses/config")
 TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "eval/asked", "probes/config")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from silc.batch import AnyBatch, Broken
@@ -33,6 +34,17 @@ EVERY = 64
 """Steps between two looks at what all ranks met."""
 
 
+@dataclass(frozen=True)
+class Samples:
+    """The samples behind a run's batches, as far as broken ones are counted."""
+
+    num: int
+    faults: Sequence[Broken] = ()
+    """What was wrong with the source, before the first batch."""
+    max_bad_rate: float = 1.0
+    """Share of broken samples at which the run stops."""
+
+
 class Quarantine:
     """The broken samples of one run.
 
@@ -43,27 +55,21 @@ class Quarantine:
     def __init__(
         self,
         file: Path,
-        faults: Sequence[Broken],
+        samples: Samples,
         *,
-        max_bad_rate: float,
         batch_size: int,
-        num_samples: int,
         met: Mapping[str, int],
         world: World,
     ) -> None:
-        """`faults` are the source's own; `met` is what was met before this process, over all ranks, by cause."""
-        self.file = file
-        self.max_bad_rate = max_bad_rate
-        self.batch_size = batch_size
-        self.num_samples = num_samples
-        self.world = world
+        """`met` is what was met before this process, over all ranks, by cause."""
+        self.file, self.samples, self.batch_size, self.world = file, samples, batch_size, world
         self.met = Counter({cause: count for cause, count in met.items() if cause not in FAULTS})
         """Broken samples met by all ranks, by cause, as of the last look."""
         self._fresh: list[tuple[int, Broken]] = []
         # Hashes, for a run over a billion pairs may meet millions.
         self._written = {hash(entry[:3]) for entry in _entries(file)} if world.is_main else set()
         if world.is_main:
-            self._write(faults)
+            self._write(faults := samples.faults)
             for (shard, cause), count in Counter((fault.shard, fault.cause) for fault in faults).items():
                 detail = next(fault.detail for fault in faults if (fault.shard, fault.cause) == (shard, cause))
                 log.warning("%s: %s: %s%s", shard, cause, detail, f" (and {count - 1} more)" if count > 1 else "")
@@ -93,12 +99,12 @@ class Quarantine:
             self._write(broken)
 
     def _judge(self, seen: int) -> None:
-        num_bad = self.met.total()
-        if seen >= min(MIN_READS, self.num_samples) and num_bad > self.max_bad_rate * seen:
+        num_bad, limit = self.met.total(), self.samples.max_bad_rate
+        if seen >= min(MIN_READS, self.samples.num) and num_bad > limit * seen:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.met.items()))
             raise BadInput(
                 f"{num_bad} of {seen} samples read are broken ({num_bad / seen:.1%}; {causes}), the limit is "
-                f"{self.max_bad_rate:.1%}; {self.file} lists them: mend the shards or raise data.max_bad_rate"
+                f"{limit:.1%}; {self.file} lists them: mend the shards or raise data.max_bad_rate"
             )
 
     def _write(self, broken: Sequence[Broken]) -> None:

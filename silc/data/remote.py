@@ -24,9 +24,9 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from glob import has_magic
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 from silc.errors import BadInput
 from silc.extras import install
@@ -95,8 +95,7 @@ def _shown(address: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """Some bytes, and what the server says of the file they are of."""
 
     data: bytes
@@ -291,12 +290,13 @@ class _Walk(io.RawIOBase):
 
 async def _http_range(address: str, start: int, stop: int) -> _Answer:
     """Bytes [start, stop) of a file, fewer at its end."""
-    session = await _session().http()
+    files = _session().http_files
     import aiohttp
 
     headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     try:
-        async with session.get(_session().http_files.encode_url(address), headers=headers) as response:
+        session = await files.set_session()
+        async with session.get(files.encode_url(address), headers=headers) as response:
             given = response.headers
             if response.status not in (200, 206, 416):
                 _complain(address, response.status, given.get("Retry-After", ""))
@@ -321,10 +321,12 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
 
 async def _s3_range(address: str, start: int, stop: int) -> _Answer:
     """The same from S3, or whatever speaks its language at AWS_ENDPOINT_URL."""
-    bucket, key, version = _session().s3_files.split_path(address)
+    files = _session().s3_files
+    bucket, key, version = files.split_path(address)
     wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{stop - 1}"}
-    with _S3Faults(address):
-        client = await _session().s3(bucket)
+    with _s3_faults(address):
+        await files.set_session()
+        client = await files.get_s3(bucket)
         response = await client.get_object(**wanted, **({"VersionId": version} if version else {}))
         async with response["Body"] as body:
             status = response["ResponseMetadata"]["HTTPStatusCode"]
@@ -337,43 +339,35 @@ async def _s3_range(address: str, start: int, stop: int) -> _Answer:
 
 async def _s3_list(address: str) -> list[str]:
     files = _session().s3_files
-    with _S3Faults(address):
+    with _s3_faults(address):
         await files.set_session()
         files.invalidate_cache()
         return [f"s3://{name}" for name in sorted(await files._glob(address))]
 
 
-class _S3Faults:
+@contextmanager
+def _s3_faults(address: str) -> Iterator[None]:
     """botocore's many errors, as one of ours."""
+    import aiohttp
+    from botocore import exceptions as boto
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import aiohttp
-        from botocore import exceptions as boto
-
-        hopeless = (
-            boto.NoCredentialsError,
-            boto.PartialCredentialsError,
-            boto.ParamValidationError,
-            boto.ProfileNotFound,
-        )
-        answer = error if isinstance(error, boto.ClientError) else getattr(error, "__cause__", None)
+    missing = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.ParamValidationError)
+    try:
+        yield
+    except Exception as error:
+        answer = error if isinstance(error, boto.ClientError) else error.__cause__
         if isinstance(answer, boto.ClientError):
             said = answer.response.get("ResponseMetadata", {})
             after = said.get("HTTPHeaders", {}).get("retry-after", "")
-            _complain(self.address, said.get("HTTPStatusCode", 0), after)
-        if isinstance(error, hopeless):
+            _complain(address, said.get("HTTPStatusCode", 0), after)
+        if isinstance(error, missing):
             raise RemoteFault(
-                f"{_shown(self.address)} cannot be asked: {type(error).__name__}; set AWS_ACCESS_KEY_ID and "
+                f"{_shown(address)} cannot be asked: {type(error).__name__}; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket"
             ) from None
         if isinstance(error, boto.BotoCoreError | boto.HTTPClientError | aiohttp.ClientError | OSError):
             raise _Again(_in_words(error)) from None
+        raise
 
 
 def _complain(address: str, status: int, after: str) -> NoReturn:
@@ -427,45 +421,31 @@ class _Session:
         self.slots = asyncio.Semaphore(CONCURRENT)
         self.jitter = random.Random()  # its own: no draw of the run's comes from it
         self.speaks = True
-        self._files: dict[str, Any] = {}
         threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    @property
+    @cached_property
     def http_files(self) -> Any:
         """fsspec's file system of http and https."""
-        if "http" not in self._files:
-            with _library_of("http"):
-                import aiohttp
+        with _library_of("http"):
+            import aiohttp
 
-                timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-                # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
-                client = {"timeout": timeout, "trust_env": True}
-                self._files["http"] = self._file_system("http", client_kwargs=client, encoded=True)
-        return self._files["http"]
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+            # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
+            return self._files("http", client_kwargs={"timeout": timeout, "trust_env": True}, encoded=True)
 
-    @property
+    @cached_property
     def s3_files(self) -> Any:
         """s3fs, with what the environment says of credentials and endpoints."""
-        if "s3" not in self._files:
-            with _library_of("s3"):
-                config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
-                self._files["s3"] = self._file_system("s3", config_kwargs=config)
-                self._files["s3"].retries = 1  # the patience is ours
-        return self._files["s3"]
+        with _library_of("s3"):
+            config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
+            files = self._files("s3", config_kwargs=config)
+        files.retries = 1  # the patience is ours
+        return files
 
-    async def http(self) -> Any:
-        """aiohttp's session."""
-        return await self.http_files.set_session()
-
-    async def s3(self, bucket: str) -> Any:
-        """aiobotocore's client."""
-        await self.s3_files.set_session()
-        return await self.s3_files.get_s3(bucket)
-
-    def _file_system(self, scheme: str, **settings: Any) -> Any:
+    def _files(self, scheme: str, **settings: Any) -> Any:
         import fsspec
 
         return fsspec.filesystem(scheme, asynchronous=True, loop=self.loop, skip_instance_cache=True, **settings)
@@ -476,10 +456,11 @@ class _Session:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        if "http" in self._files and self._files["http"]._session is not None:
-            await self._files["http"]._session.close()
-        if "s3" in self._files and getattr(self._files["s3"], "_s3creator", None) is not None:
-            await self._files["s3"]._s3creator.__aexit__(None, None, None)
+        opened = vars(self)
+        if (session := getattr(opened.get("http_files"), "_session", None)) is not None:
+            await session.close()
+        if (creator := getattr(opened.get("s3_files"), "_s3creator", None)) is not None:
+            await creator.__aexit__(None, None, None)
 
 
 @contextmanager

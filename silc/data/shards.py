@@ -17,9 +17,10 @@ import numpy as np
 
 from silc.batch import Broken
 from silc.data.captions import NoCaption, Unread, captions_in, usable
+from silc.data.open_files import OpenFiles
 from silc.data.pairs import BadSample, Pair, Pairs, Sample, Source, spread_captions
 from silc.data.remote import CONCURRENT, RemoteFault, RemoteFile
-from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Files, Members, ShardIndex, index_shard
+from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Members, ShardIndex, index_shard
 from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.terminal import track
@@ -59,7 +60,7 @@ class Shards(Source[Sample]):
         self.fingerprint = _fingerprint(self.shards)
         self.contents = sum((Counter(shard.contents) for shard in self.shards), Counter())
         self._ends = np.cumsum(self.blocks)
-        self._files = Files()
+        self._files = OpenFiles()
 
     def __len__(self) -> int:
         return int(self._ends[-1])

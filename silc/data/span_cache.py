@@ -16,6 +16,8 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+from silc.data.open_files import OpenFiles
+
 log = logging.getLogger(__name__)
 
 RECORD = struct.Struct("<II")  # CRC-32, size
@@ -30,8 +32,7 @@ class SpanCache:
         """`max_bytes` of disk for all files of the folder together."""
         self.folder = folder
         self.max_bytes = max_bytes
-        self.open_files = open_files
-        self._descriptors: dict[str, int] = {}
+        self._files = OpenFiles(open_files)
         self._unseen = max_bytes  # written since the last look; the first write looks
         self._works = True
 
@@ -62,17 +63,12 @@ class SpanCache:
             log.warning("nothing more is kept of remote shards: %s: %s", self.folder, error.strerror)
 
     def _open(self, key: str, flags: int) -> int:
-        descriptor = self._descriptors.get(key)
-        if descriptor is not None:
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-            os.close(self._descriptors.pop(key))  # another process made room; its space is free once all have closed it
         path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        descriptor = self._files.descriptor(path, flags)
+        if not os.fstat(descriptor).st_nlink:
+            self._files.close(path)  # another process made room; its space is free once all have closed it
+            descriptor = self._files.descriptor(path, flags)
         os.utime(descriptor)  # what is only read is in use too
-        if len(self._descriptors) >= self.open_files:
-            os.close(self._descriptors.pop(next(iter(self._descriptors))))
-        self._descriptors[key] = descriptor
         return descriptor
 
     def _make_room(self) -> None:
@@ -89,13 +85,3 @@ class SpanCache:
                 os.truncate(path, 0)  # others may have it open, and would hold its space
                 os.unlink(path)
             surplus -= size
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"folder": self.folder, "max_bytes": self.max_bytes, "open_files": self.open_files}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)

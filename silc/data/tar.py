@@ -40,20 +40,18 @@ TABLES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
 MAX_MEMBER_BYTES = 1 << 28
 MAX_JSON_LOOKED_AT = 1 << 20
 BLOCK = 512
+COMPRESSED = "it is compressed by {0}, so that nothing in it can be read by its place; `{1}` it first"
 OTHERS = {
     b"PK": "it is a zip archive; unpack it and pack its files with `tar -cf`",
     b"PAR1": "it is a Parquet file (img2dataset writes one beside each shard, without the images); name the .tar files",
     b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`",
+    b"\x1f\x8b": COMPRESSED.format("gzip", "gunzip"),
+    b"\x28\xb5\x2f\xfd": COMPRESSED.format("zstd", "zstd -d"),
+    b"BZh": COMPRESSED.format("bzip2", "bunzip2"),
+    b"\xfd7zXZ": COMPRESSED.format("xz", "unxz"),
+    b"\x04\x22\x4d\x18": COMPRESSED.format("lz4", "lz4 -d"),
 }
 """How other files begin that stand in a shard's place, and what to do."""
-COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -d"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"\x04\x22\x4d\x18": ("lz4", "lz4 -d"),
-}
-"""How compressed files begin, and what unpacks them."""
 
 
 @dataclass(frozen=True)
@@ -292,14 +290,8 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
     if found.damage and not found.contents.total():
         with path.open("rb") as file:
             start = file.read(32)
-        for mark, (name, command) in COMPRESSED.items():
-            if start.startswith(mark):
-                return (
-                    f"it is compressed by {name}, so that nothing in it can be read by its place; `{command}` it first"
-                )
-        for mark, advice in OTHERS.items():
-            if start.startswith(mark):
-                return advice
+        if advice := next((advice for mark, advice in OTHERS.items() if start.startswith(mark)), ""):
+            return advice
         if path.name.lower().endswith(TABLES):
             return (
                 "it is a table of captions by its name; such a table is given alone, not among others or by a pattern"
@@ -390,30 +382,3 @@ def _says_nothing(file: BinaryIO, where: tuple[int, int] | None) -> bool:
     except (ValueError, RecursionError):
         return False
     return not (isinstance(fields, dict) and captions_in(fields))
-
-
-class Files:
-    """Descriptors of open files, the oldest closed beyond `limit`. Read by offset, so forked workers may share them."""
-
-    def __init__(self, limit: int = 256) -> None:
-        self.limit = limit
-        self._descriptors: dict[Path, int] = {}
-
-    def read(self, path: Path, offset: int, size: int) -> bytes:
-        """`size` bytes at `offset`, fewer if the file has become shorter."""
-        descriptor = self._descriptors.get(path)
-        if descriptor is None:
-            if len(self._descriptors) >= self.limit:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(descriptor, size, offset)
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"limit": self.limit}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)

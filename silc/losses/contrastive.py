@@ -25,13 +25,13 @@ from silc.losses.guards import eager, no_autocast
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.collectives import Ring
+    from silc.distributed import World
 
 SIDE = 1024
 """Rows and columns of a block of logits: 4 MB in float32, of which at most three are alive."""
 
 
-def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tensor:
+def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, world: World) -> Tensor:
     """Symmetric InfoNCE (CLIP; SILC paper, L_image_text of SILC-C), mean over the views.
 
         1/2 [ -1/B sum_i log softmax_j(s x_i.y_j)_i   -1/B sum_i log softmax_j(s y_i.x_j)_i ]
@@ -40,16 +40,16 @@ def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tens
         image: x, unit length [..., B, D]; views stand in front.
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
-        ring: number of ranks, and how to pass on to the next.
+        world: the ranks, of which each passes on to the next.
 
     Returns:
         The loss [], differentiable once.
     """
     with no_autocast(image):
-        return _softmax(_views(image), text.float(), scale.float(), ring)
+        return _softmax(_views(image), text.float(), scale.float(), world)
 
 
-def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring: Ring) -> Tensor:
+def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, world: World) -> Tensor:
     """Pairwise sigmoid loss (SigLIP, eq. 1; L_image_text of SILC-S), mean over the views.
 
         -1/B sum_i sum_j log sigmoid(z_ij (s x_i.y_j + b)),   z_ij = +1 on own pairs, -1 elsewhere
@@ -59,13 +59,13 @@ def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring:
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
         bias: b, [1].
-        ring: number of ranks, and how to pass on to the next.
+        world: the ranks, of which each passes on to the next.
 
     Returns:
         The loss [], differentiable once.
     """
     with no_autocast(image):
-        return _sigmoid(_views(image), text.float(), scale.float(), bias.float(), ring)
+        return _sigmoid(_views(image), text.float(), scale.float(), bias.float(), world)
 
 
 class _FormedForward(torch.autograd.Function):
@@ -80,10 +80,10 @@ class _FormedForward(torch.autograd.Function):
 
 class _Sigmoid(_FormedForward):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ring: Ring) -> Tensor:
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, world: World) -> Tensor:
         loss, for_bias, for_image = torch.zeros_like(bias), torch.zeros_like(bias), torch.zeros_like(image)
         visitor, owed = text, torch.zeros_like(text)
-        for hop in hops(ring):
+        for hop in range(world.size):
             for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 block_loss, push = _pairwise(torch.addmm(bias, scale * x, y.T), own=hop == 0 and rows == columns)
@@ -91,7 +91,7 @@ class _Sigmoid(_FormedForward):
                 for_bias += push.sum()
                 for_image[view, rows].addmm_(push, y)
                 owed[columns].addmm_(push.T, x)
-            visitor, owed = ring.shift(visitor, owed)
+            visitor, owed = world.shift(visitor, owed)
         num = image.shape[:2].numel()
         ctx.save_for_backward(*_gradients(image, scale, for_image, owed, num), for_bias / num)
         return loss[0] / num
@@ -110,10 +110,10 @@ def _pairwise(logits: Tensor, *, own: bool) -> tuple[Tensor, Tensor]:
 
 class _Softmax(_FormedForward):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, ring: Ring) -> Tensor:
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, world: World) -> Tensor:
         over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with its texts
         own_logits, visitor = image.new_empty(image.shape[:2]), text
-        for hop in hops(ring):
+        for hop in range(world.size):
             for view, rows, columns in in_blocks(image):
                 logits = (scale * image[view, rows]) @ visitor[columns].T
                 over_texts.at(view, rows).add(logits, dim=1)
@@ -121,11 +121,11 @@ class _Softmax(_FormedForward):
                 if hop == 0 and rows == columns:
                     own_logits[view, rows] = logits.diagonal()
                 del logits  # before the next one is made
-            visitor, *travelled = ring.shift(visitor, *over_images)
+            visitor, *travelled = world.shift(visitor, *over_images)
             over_images = _Denominator(*travelled)
 
         for_image, owed = torch.zeros_like(image), torch.zeros_like(text)
-        for hop in hops(ring):
+        for hop in range(world.size):
             for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 logits = (scale * x) @ y.T
@@ -136,7 +136,7 @@ class _Softmax(_FormedForward):
                 for_image[view, rows].addmm_(push, y)
                 owed[columns].addmm_(push.T, x)
                 del logits, push
-            visitor, owed, *travelled = ring.shift(visitor, owed, *over_images)
+            visitor, owed, *travelled = world.shift(visitor, owed, *over_images)
             over_images = _Denominator(*travelled)
         num = 2 * image.shape[:2].numel()
         ctx.save_for_backward(*_gradients(image, scale, for_image, owed, num))
@@ -187,11 +187,6 @@ def in_blocks(image: Tensor) -> Iterable[tuple[int, slice, slice]]:
     num_views, num, _ = image.shape
     parts = [slice(start, min(start + SIDE, num)) for start in range(0, num, SIDE)]
     return ((view, rows, columns) for view in range(num_views) for rows in parts for columns in parts)
-
-
-def hops(ring: Ring) -> Iterable[int]:
-    """One for each rank whose texts visit this one; in the first they are its own."""
-    return range(ring.size)
 
 
 def _gradients(

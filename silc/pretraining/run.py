@@ -12,6 +12,7 @@ from silc import config as configs
 from silc.checkpoint import step_of
 from silc.data.collate import PairCollate
 from silc.data.loader import Loader, Plan
+from silc.data.quarantine import Samples
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
 from silc.data.split import Without, draw_held_out
@@ -31,7 +32,7 @@ from silc.training.directory import CONFIG
 from silc.training.fit import fit
 from silc.training.precision import settle
 from silc.training.preemption import Interruptible
-from silc.training.protocols import Place, Source, Work
+from silc.training.protocols import Place, Work
 
 if TYPE_CHECKING:
     from silc.batch import Batch
@@ -85,7 +86,7 @@ def compose(config: Config, place: Place) -> Work:
         SilcLearner(objective, config.train, CollapseAlarm(config.model.head.prototypes, num_targets)),
         loader,
         schedule,
-        Source(len(pairs), pairs.faults, config.data.max_bad_rate),
+        Samples(len(pairs), pairs.faults, config.data.max_bad_rate),
         flops_per_example(config, tokenizer.vocab_size, tokenizer.eos_id),
         partial(PretrainingScores, config, objective, tokenizer, along, apart, in_evaluation),
         said=[line for line in (taken_over, extended) if line],

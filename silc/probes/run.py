@@ -14,6 +14,7 @@ import torch
 
 from silc import config as configs
 from silc import places
+from silc.data.quarantine import Samples
 from silc.distributed import join
 from silc.errors import BadInput
 from silc.eval import suite
@@ -31,7 +32,7 @@ from silc.training.directory import CONFIG, claim
 from silc.training.fit import fit
 from silc.training.precision import settle
 from silc.training.preemption import Interruptible
-from silc.training.protocols import Place, Scores, Source, Work
+from silc.training.protocols import Place, Scores, Work
 from silc.training.schedules import LearningRate
 from silc.training.sharding import in_one_piece
 
@@ -144,7 +145,7 @@ class _Run(Scores):
             Probe(self.module),
             batches,
             LearningRate.of(train.optim, total=total, **in_steps),
-            Source(len(held_back)),
+            Samples(len(held_back)),
             6.0 * self.module.weight.numel(),
             lambda _: self,
             unit="images",

@@ -74,10 +74,8 @@ class _Running:
         self.tell(work.said)
         self.quarantine = Quarantine(
             place.out / QUARANTINE,
-            work.source.faults,
-            max_bad_rate=work.source.max_bad_rate,
+            work.samples,
             batch_size=settings.batch_size,
-            num_samples=work.source.num_samples,
             met=world.total(self.progress.bad),
             world=world,
         )

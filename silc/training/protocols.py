@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from silc.batch import Broken
     from silc.checkpoint import Checkpoint
+    from silc.data.quarantine import Samples
     from silc.distributed import World
     from silc.training.config import TrainConfig
     from silc.training.preemption import Preemption
@@ -179,17 +179,6 @@ class Scores(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
-    """The samples behind the batches, as far as broken ones are counted."""
-
-    num_samples: int
-    faults: Sequence[Broken] = ()
-    """What was wrong before the first batch."""
-    max_bad_rate: float = 1.0
-    """Share of broken samples at which the run stops."""
-
-
-@dataclass(frozen=True)
 class Place:
     """Where a run begins or goes on."""
 
@@ -214,7 +203,7 @@ class Work:
     learner: Learner
     batches: Batches
     schedule: LearningRate
-    source: Source
+    samples: Samples
     flops_per_example: float
     scores: Callable[[Callable[[str], None]], Scores]
     """Makes the scores, given how lines are told."""

@@ -39,7 +39,7 @@ def begin(work: Work, place: Place) -> Begun:
     optimizer = Optimizer(work.settings.optim, learner.module, learner.groups())
     if saved is None:
         # What was wrong with the source itself counts once, on the main rank.
-        bad = Counter(fault.cause for fault in work.source.faults if world.is_main)
+        bad = Counter(fault.cause for fault in work.samples.faults if world.is_main)
         return Begun(passes, optimizer, Progress(bad=bad))
     optimizer.load(dict(saved.parts["optimizer"]))
     _restore_generators(saved.parts["rng"], world)

@@ -16,7 +16,7 @@ import torch
 from silc import config as configs
 from silc.batch import Batch, Broken, Views
 from silc.config import Config
-from silc.data.quarantine import QUARANTINE, Quarantine
+from silc.data.quarantine import QUARANTINE, Quarantine, Samples
 from silc.data.shards import ShardPairs
 from silc.distributed import World
 from silc.errors import BadInput
@@ -51,14 +51,14 @@ class Threads:
         return Member()
 
 
-def watched(file: Path, pairs: Any, ranks: list[list[Batch]], **changes: Any) -> list[Quarantine | BadInput]:
+def watched(file: Path, pairs: Any, ranks: list[list[Batch]], max_bad_rate: float = 0.1) -> list[Quarantine | BadInput]:
     """Let every rank's batches pass through its quarantine; a rank's quarantine, or what it raised."""
     threads, ended = Threads(len(ranks)), [None] * len(ranks)
-    settings = {"max_bad_rate": 0.1, "batch_size": 8, "num_samples": len(pairs), "met": {}} | changes
+    samples = Samples(len(pairs), pairs.faults, max_bad_rate)
 
     def work(number: int) -> None:
         world = threads.rank(number)
-        quarantine = Quarantine(file, pairs.faults, world=world, **settings)
+        quarantine = Quarantine(file, samples, batch_size=8, met={}, world=world)
         try:
             for step, batch in enumerate(quarantine.watch(iter(ranks[number]), 0)):
                 assert batch is ranks[number][step]
@@ -135,10 +135,8 @@ def test_the_rate_is_judged_over_all_ranks(world_size: int, tmp_path: Path) -> N
 def test_what_was_met_before_counts_but_not_what_is_wrong_with_shards(tmp_path: Path) -> None:
     quarantine = Quarantine(
         tmp_path / "q.jsonl",
-        (),
-        max_bad_rate=0.1,
+        Samples(1000, max_bad_rate=0.1),
         batch_size=8,
-        num_samples=1000,
         met={"no_image": 50, "ignored_member": 10_000, "cut_shard": 3, "broken_shard": 9},
         world=World(),
     )
@@ -154,8 +152,7 @@ def test_the_file_survives_a_crash_and_another_start(tmp_path: Path, caplog: pyt
     faults = [Broken("a.tar", name, "ignored_member", "is a link") for name in ("../x", "é\udcff")]
 
     def again(*broken: Broken) -> None:
-        settings: dict[str, Any] = {"max_bad_rate": 1, "batch_size": 8, "num_samples": 9, "met": {}, "world": World()}
-        quarantine = Quarantine(file, faults, **settings)
+        quarantine = Quarantine(file, Samples(9, faults), batch_size=8, met={}, world=World())
         batch = Batch(Views(None, None, None), torch.zeros(0), [], broken)
         assert list(quarantine.watch(iter([batch]), 4)) == [batch]
         quarantine.settle()

@@ -360,7 +360,7 @@ def test_the_cache_stays_within_its_bound(tmp_path: Path) -> None:
     assert all(cache.get(*place, len(spans[place])) == spans[place] for place in kept)
     assert {key for key, _ in kept} == {"shard 19"}  # what was used last; its neighbour would not fit
     assert cache.get("shard 19", 512, 29_999) is None
-    assert len(cache._descriptors) <= 4
+    assert len(cache._files._descriptors) <= 4
 
 
 def test_what_is_only_read_is_in_use_too(tmp_path: Path) -> None:

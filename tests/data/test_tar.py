@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from silc.data.check import check
+from silc.data.open_files import OpenFiles
 from silc.data.shards import ShardPairs
-from silc.data.tar import Files, Members, index_shard, walk
+from silc.data.tar import Members, index_shard, walk
 from silc.errors import BadInput
 from silc.images import READ, UNREAD
 from tests.data.conftest import encoded, labelled, photo, sample, write_tar
@@ -32,7 +33,7 @@ def test_every_member_is_where_tarfile_finds_it(tmp_path: Path, format: int, fol
     members = [(folder + name, data) for number in range(5) for name, data in sample(number)]
     path = write_tar(tmp_path / "a.tar", members, format)
 
-    index, files = index_shard(path), Files()
+    index, files = index_shard(path), OpenFiles()
 
     assert len(index) == 5
     assert not index.damage
@@ -73,7 +74,7 @@ KEYS = {
 def test_members_meet_by_key_wherever_they_stand(tmp_path: Path, names: str) -> None:
     keys, unread = KEYS[names]
     index = index_shard(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names.split()]))
-    found, files = [], Files()
+    found, files = [], OpenFiles()
     for row in range(len(index)):
         sample = index.samples[row]
         parts = [part for part in ("image", "txt", "json") if sample[part]["offset"]]
@@ -115,7 +116,7 @@ LABELLED = {
 def test_shards_are_read_for_the_members_that_are_declared(tmp_path: Path, members: Members) -> None:
     names, expected = LABELLED[members]
     index = index_shard(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names.split()]), members)
-    found, files = [], Files()
+    found, files = [], OpenFiles()
     for row, each in enumerate(index.samples):
         own = [files.read(index.path, *each[part].item()).decode() for part in members.parts if each[part]["offset"]]
         assert {name[: len(index.key(row)) + 1] for name in own} == {f"{index.key(row)}."}
@@ -174,7 +175,7 @@ def test_archives_put_together_by_cat(tmp_path: Path, formats: tuple[int, ...]) 
     for zeros in (0, 512, 5120):
         path = tmp_path / "cat.tar"
         path.write_bytes(whole + bytes(zeros))
-        index, files = index_shard(path), Files()
+        index, files = index_shard(path), OpenFiles()
         assert not index.damage
         assert [index.key(row)[-5:] for row in range(len(index))] == [f"{number:05d}" for number in range(len(formats))]
         for row in range(len(index)):
@@ -592,7 +593,7 @@ def test_files_keep_few_descriptors_open_and_survive_pickling(tmp_path: Path) ->
     paths = [tmp_path / str(number) for number in range(5)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * 10)
-    files = Files(limit=2)
+    files = OpenFiles(limit=2)
     for _ in range(2):
         for number, path in enumerate(paths):
             assert files.read(path, 3, 4) == bytes([number]) * 4

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from silc import checkpoint
 from silc.batch import Broken
 from silc.checkpoint import load_into
+from silc.data.quarantine import Samples
 from silc.errors import BadInput, Preempted
 from silc.training import fit as engine
 from silc.training.config import OptimConfig, TrainConfig
 from silc.training.directory import claim
 from silc.training.fit import fit
 from silc.training.log import history
-from silc.training.protocols import Group, Passes, Place, Source, Work
+from silc.training.protocols import Group, Passes, Place, Work
 from silc.training.schedules import LearningRate
 
 ENGINE = Path(engine.__file__).parent
@@ -160,7 +161,7 @@ def compose(place: Place, *, name: str = "points", stop_after: int | None = None
 
         learner.after_step = signalled  # type: ignore[method-assign]
     values = {"kind": "line", "train": {"duration": "10 steps"}}
-    return Work(SETTINGS, values, learner, batches, rates, Source(20), 6.0, NoScores, said=["a line through points"])
+    return Work(SETTINGS, values, learner, batches, rates, Samples(20), 6.0, NoScores, said=["a line through points"])
 
 
 def weights(out: Path) -> dict[str, Tensor]:

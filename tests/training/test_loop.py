@@ -14,6 +14,7 @@ from torch import Tensor
 from silc import config as configs
 from silc.batch import Batch, Views
 from silc.config import Config
+from silc.data.quarantine import Samples
 from silc.distributed import World
 from silc.errors import BadInput
 from silc.objective import SilcObjective
@@ -24,7 +25,7 @@ from silc.pretraining.rates import Schedule, groups
 from silc.step import Pass, StepOutput
 from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
-from silc.training.protocols import Passes, Source, Work
+from silc.training.protocols import Passes, Work
 
 
 class Recorder:
@@ -97,7 +98,7 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     )
     learner = SilcLearner(objective, settings, CollapseAlarm(config.model.head.prototypes, num_targets=8))
     data = SimpleNamespace(steps_per_epoch=10)
-    work = Work(settings, {}, learner, data, schedule, Source(10), 10.0, scores=lambda tell: None)
+    work = Work(settings, {}, learner, data, schedule, Samples(10), 10.0, scores=lambda tell: None)
     hooks = Hooks(save=lambda: None, evaluate=lambda: None)
     begun = Begun(Passes(forward), optimizer, progress)
     train(work, begun, batches(), world=World(), log=log, hooks=hooks)

@@ -1,0 +1,37 @@
+"""Files that are read by offset and stay open: a bounded number of descriptors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class OpenFiles:
+    """Descriptors of open files, the oldest closed beyond `limit`. Forked workers may share them; a pickle has none."""
+
+    def __init__(self, limit: int = 256) -> None:
+        self.limit = limit
+        self._descriptors: dict[Path, int] = {}
+
+    def read(self, path: Path, offset: int, size: int, flags: int = os.O_RDONLY) -> bytes:
+        """`size` bytes at `offset`, fewer if the file has become shorter."""
+        return os.pread(self.descriptor(path, flags), size, offset)
+
+    def descriptor(self, path: Path, flags: int) -> int:
+        """Of a file, opened with `flags` if it is not open yet."""
+        if path not in self._descriptors:
+            if len(self._descriptors) >= self.limit:
+                self.close(next(iter(self._descriptors)))
+            self._descriptors[path] = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return self._descriptors[path]
+
+    def close(self, path: Path) -> None:
+        """Let go of a file."""
+        os.close(self._descriptors.pop(path))
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return OpenFiles, (self.limit,)
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
