@@ -35,7 +35,7 @@ class Allowed(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers; of a tuple, each of its elements. A side that is not named is open."""
+    """Finite numbers; of a tuple, each of its elements, at least one. A side that is not named is open."""
 
     above: float | None = None
     least: float | None = None
@@ -49,7 +49,7 @@ class Range:
     def holds(self, value: Any) -> bool:
         """Whether a number, or each of several, lies inside."""
         if isinstance(value, tuple | list):
-            return all(self.holds(one) for one in value)
+            return bool(value) and all(self.holds(one) for one in value)
         return (
             isinstance(value, int if self.whole else int | float)
             and not isinstance(value, bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +9,25 @@ from silc import given, places
 from silc.commands import flags
 from silc.errors import BadInput
 from silc.eval.asked import probes_asked_for
+from silc.eval.tasks import TASKS
 from silc.given import Idle
 from silc.probes.config import ProbeConfig
 from silc.rundir import check_model
 from silc.terminal import announce, say
 
-KNN, LINEAR, SEGMENTATION = "knn_classification", "linear_probe_classification", "linear_probe_segmentation"
-UNREAD = (
-    "init train.passes train.micro_batch train.held_out"
-    " train.optim.weight_decay train.optim.decay train.optim.layer_decay train.optim.freeze train.optim.lora"
+IDLE = (
+    Idle(
+        "init train.passes train.micro_batch train.held_out train.optim.weight_decay train.optim.decay"
+        " train.optim.layer_decay train.optim.freeze train.optim.lora",
+        lambda _: True,
+        "MODEL stays as it is, and linear layers have a penalty, --l2, and no towers",
+    ),
+    Idle("k temperature", lambda kinds: "knn" not in kinds, "no task votes"),
+    Idle("l2 held_back train.*", lambda kinds: kinds == {"knn"}, "no task trains a layer", but="train.device"),
+    Idle("segmentation_batch feature_cache_gb", lambda kinds: "linear-seg" not in kinds, "no task segments"),
+    Idle("train.batch_size", lambda kinds: "linear" not in kinds, "in segmentation it is --segmentation-batch"),
 )
+"""Of the suffixes of the tasks asked for."""
 
 
 def main(args: list[str]) -> int:
@@ -32,7 +40,7 @@ def main(args: list[str]) -> int:
     check_model(model)
     places.folder(config.out)
     tasks = probes_asked_for(config.root, config.tasks)
-    given.refuse_unread(typed, config, _idle({task.kind for task in tasks}))
+    given.refuse_unread(typed, {TASKS[task.kind].suffix for task in tasks}, IDLE)
     announce(f"probe: {', '.join(task.name for task in tasks)} under {config.root}, of {model}, into {config.out}")
     from silc import results
     from silc.probes.run import probe
@@ -42,14 +50,3 @@ def main(args: list[str]) -> int:
         written, page = results.write([model], found, Path(config.out) / "scores.json", title=Path(model).name)
         say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
     return 0
-
-
-def _idle(kinds: set[str]) -> Sequence[Idle]:
-    """What is not read where these kinds of task were asked for."""
-    return (
-        Idle(UNREAD, lambda _: True, "MODEL stays as it is, and linear layers have a penalty, --l2, and no towers"),
-        Idle("k temperature", lambda _: KNN not in kinds, "no task votes"),
-        Idle("l2 held_back train.*", lambda _: kinds == {KNN}, "no task trains a layer", but="train.device"),
-        Idle("segmentation_batch feature_cache_gb", lambda _: SEGMENTATION not in kinds, "no task segments"),
-        Idle("train.batch_size", lambda _: LINEAR not in kinds, "in segmentation it is --segmentation-batch"),
-    )

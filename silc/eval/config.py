@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from silc.errors import BadInput
 from silc.eval.tasks import TASKS, section_of
 from silc.settings import NATURAL, Range, Settings
 
@@ -71,11 +70,6 @@ class EvalConfig(Settings):
     """Show photographs in the report; off draws label maps alone, for sets that may not be passed on."""
     num_pictures: Annotated[int, Range(least=0, most=10_000)] = 6
     """Example pictures per task in the report."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.shots:
-            raise BadInput(f"{self.named('shots')} is empty; needed numbers of images, e.g. 1 5 10")
 
     def own(self, settings: type[S]) -> S:
         """A task's own settings."""

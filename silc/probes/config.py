@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from silc.errors import BadInput
 from silc.settings import Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
@@ -51,8 +50,3 @@ class ProbeConfig(Settings):
     """Most memory for patch features, in GB; those of further images are computed each time they come."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation of the linear layers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.l2:
-            raise BadInput("l2 is empty; needed weights of the penalty, e.g. 1e-2 1e-4")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,36 +13,35 @@ import torch
 from silc import config as configs
 from silc import places
 from silc.data.quarantine import Samples
-from silc.distributed import join
+from silc.distributed import World, join
 from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.asked import probes_asked_for
-from silc.eval.classify import classified
-from silc.loading import load_any
-from silc.predict import Model
 from silc.probes.config import ProbeConfig
-from silc.probes.learner import Batches, Probe
-from silc.probes.patches import Segmentation
-from silc.probes.pooled import Classification, pooled, votes
-from silc.terminal import say
+from silc.probes.heads import Heads
+from silc.probes.tasks import Classification, Neighbours, Segmentation
 from silc.training.config import steps_of
 from silc.training.directory import CONFIG, claim
 from silc.training.fit import fit
 from silc.training.precision import settle
 from silc.training.preemption import Interruptible
 from silc.training.protocols import Place, Scores, Work
+from silc.training.rows import RowBatches
 from silc.training.schedules import LearningRate
 from silc.training.sharding import in_one_piece
 
 if TYPE_CHECKING:
-    from silc.distributed import World
+    from torch import Tensor
+
     from silc.eval.asked import Task
     from silc.records import Evaluation
 
-FREE = {"resume", "out", "init", "root", "tasks", "k", "temperature", "feature_batch", "feature_cache_gb"}
-FREE |= {"train.device", "train.sharding", "train.compile", "train.max_skips", "train.trackers", "train.timeout"}
-FREE |= {"train.log_every", "train.save_every", "train.keep"}
-"""Settings that may differ when a run goes on."""
+LINEAR: dict[str, type[Any]] = {f"linear_probe_{kind.data}": kind for kind in (Classification, Segmentation)}
+LEARNT_BY = (
+    *("weights", "l2", "held_back", "exif_orientation"),
+    *("train.duration", "train.precision", "train.optim.", "train.seed"),
+)
+"""Settings, or how their names begin, that stay as they are when a run goes on."""
 
 
 def probe(config: ProbeConfig) -> list[Evaluation]:
@@ -54,65 +51,38 @@ def probe(config: ProbeConfig) -> list[Evaluation]:
         BadInput: no such task, model or data set; a place that cannot be written, or that holds another probe.
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
-    out, todo = places.folder(config.out), list[Any]()
+    out, todo = places.folder(config.out), list[Callable[[World], Any]]()
     for task in probes_asked_for(config.root, config.tasks):  # all are looked at before the first is begun
         own = replace(config, tasks=task.name, out=str(out / task.name))
-        if task.kind == "knn_classification":
-            todo.append(partial(_neighbours, own, task))
-        else:
-            todo.append(partial(_trained, _Run(replace(own, resume="never"), task), claim(own.out, config.resume)))
+        todo.append(_Run(own, task).train if task.kind in LINEAR else partial(_voted, own, task))
     with join(config.train.device) as world:
         found = [score(world) for score in todo]
         return found if world.is_main else []
 
 
-def _model(config: ProbeConfig, world: World) -> tuple[Model, str]:
-    """The model, and the checksum of all that makes it."""
-    weights = "both" if config.weights == "auto" else config.weights
-    loaded = load_any(config.init, weights=weights, device=world.device)
-    return loaded.best(), loaded.checksum
+def _voted(config: ProbeConfig, task: Task, world: World) -> Evaluation:
+    probed = Neighbours(config, task, world)
+    return suite.with_intervals(probed.evaluation(), probed.model.weights)
 
 
-def _sets(config: ProbeConfig, task: Task, world: World) -> list[Any]:
-    """Training and test images, as they are to be held."""
-    assert task.source.read_train is not None
-    sets = [suite.held(read(), config.exif_orientation) for read in (task.source.read_train, task.source.read)]
-    if world.is_main:
-        say(f"{task.name}: {len(sets[0].images):,} images to learn from, {len(sets[1].images):,} to score")
-    return sets
-
-
-def _protocol(config: ProbeConfig, model: Model, data: Any, resize: str, **more: Any) -> dict[str, Any]:
-    """Every choice that moves the number."""
-    counts = {"split": "train -> test", "num_images": len(data.images), "num_classes": len(data.classes)}
-    pixels = {"image_size": model.preprocess.size, "resize": f"{resize}, {model.preprocess.interpolation}"}
-    return counts | more | pixels | {"exif_orientation": config.exif_orientation}
-
-
-def _neighbours(config: ProbeConfig, task: Task, world: World) -> Evaluation:
-    model, _ = _model(config, world)
-    train, test = _sets(config, task, world)
-    (own, labels), (unseen, _) = (pooled(model, data, config.feature_batch, world) for data in (train, test))
-    settings: dict[str, Any] = {"k": config.k, "temperature": config.temperature}
-    own, labels, unseen = (x.to(model.device) for x in (own, labels, unseen))
-    scores = votes(own, labels, unseen, len(test.classes), **settings).cpu()
-    method = "DINO's weighted votes, pooled features of unit length"
-    protocol = _protocol(config, model, test, model.preprocess.resize, method=method, **settings)
-    return suite.with_intervals(classified(task.kind, test, scores, protocol, model.name), model.weights)
-
-
-def _trained(run: _Run, claimed: tuple[Path, bool], world: World) -> Evaluation:
-    fit(run.config.train, claimed, run.compose)
-    return run.found[-1]
-
-
-@dataclass
 class _Run(Scores):
-    """The run of one task: composes it, and scores it."""
+    """The run of one task, and its scores."""
 
-    config: ProbeConfig
-    task: Task
-    found: list[Evaluation] = field(default_factory=list)
+    probed: Classification | Segmentation
+    heads: Heads
+    shares: Tensor
+    """[2, N]: what an image adds to the loss of a head to be chosen by, or scored, so that an epoch's sum is a mean."""
+    found: Evaluation
+
+    def __init__(self, config: ProbeConfig, task: Task) -> None:
+        self.claimed = claim(config.out, config.resume)
+        self.config, self.task = replace(config, resume="never"), task
+        self.l2 = sorted(config.l2, reverse=True)  # of those that score alike the strongest is taken
+
+    def train(self, world: World) -> Evaluation:
+        """To the end."""
+        fit(self.config.train, self.claimed, self.compose)
+        return self.found
 
     def compose(self, place: Place) -> Work:
         """All that the engine needs; every rank calls it.
@@ -125,16 +95,14 @@ class _Run(Scores):
         train = replace(train, precision=settle(train.precision, world, written).precision)
         config = self.config = replace(self.config, train=train)
         place.out.mkdir(parents=True, exist_ok=True)
-        self.model, checksum = _model(config, world)
-        sets = _sets(config, self.task, world)
-        kind: type[Any] = Classification if self.task.kind == Classification.task else Segmentation
-        self.kind = kind(config, self.model, *sets, world)
-        self.module = self._heads()
-        held_back = self.kind.held_back
-        size = min(len(held_back), self.kind.batch_size)
-        settings = {path: value for path, value, _ in configs.fields(config) if path not in FREE | kind.unread}
-        source = {"model": checksum, "images": _checksum(sets[0]), **json.loads(json.dumps(settings))}
-        batches = Batches(self.kind.batch, held_back, 2 * len(config.l2), size, train.seed, world, source)
+        probed = self.probed = LINEAR[self.task.kind](config, self.task, world)
+        self.heads, num_images, settings = self._heads(), len(probed.held_back), configs.flat(config)
+        size, same = min(num_images, settings[probed.batched_by]), (*LEARNT_BY, probed.batched_by)
+        learnt = torch.stack([~probed.held_back, torch.ones(num_images, dtype=torch.bool)]).float()
+        self.shares = learnt / learnt.mean(dim=1, keepdim=True) * (world.size / size)
+        learning = {path: value for path, value in settings.items() if path.startswith(same)}
+        source = probed.checksums | json.loads(json.dumps(learning))
+        batches = RowBatches(self._read, num_images, size, train.seed, world, source)
         in_steps = {"batch_size": size, "steps_per_epoch": batches.steps_per_epoch}
         total = steps_of(train.duration, **in_steps)
         if total < 1:
@@ -142,49 +110,41 @@ class _Run(Scores):
         return Work(
             replace(train, batch_size=size),
             configs.plain(config),
-            Probe(self.module),
+            self.heads,
             batches,
             LearningRate.of(train.optim, total=total, **in_steps),
-            Samples(len(held_back)),
-            6.0 * self.module.weight.numel(),
+            Samples(num_images),
+            6.0 * self.heads.weight.numel(),
             lambda _: self,
             unit="images",
         )
 
-    def along(self) -> Mapping[str, float]:
-        """As at the ends."""
-        return self.at_the_ends()
+    def _heads(self) -> Heads:
+        """Each penalty twice: without the images held back, to be chosen by, and with them, to be scored."""
+        torch.manual_seed(self.config.train.seed)
+        return self.probed.heads(2 * self.l2)
+
+    def _read(self, rows: Sequence[int]) -> Sequence[Tensor]:
+        """What the heads learn of training images: features, labels, and shares in the loss [P, B]."""
+        return *self.probed.batch(rows), self.shares[:, rows].repeat_interleave(len(self.l2), dim=0)
 
     def at_the_ends(self) -> Mapping[str, float]:
         """On the test images, by the head of the penalty that is best on the images held back."""
-        heads, train, l2 = in_one_piece(self.module, self._heads), self.config.train, self._penalties()
-        scores = [self.kind.score(heads, head) for head in range(len(l2))]
-        chosen = max(range(len(scores)), key=scores.__getitem__)
-        told = {
-            "method": self.kind.how,
-            "l2": l2[chosen],
-            "held_back": f"{int(self.kind.held_back.sum())} of {len(self.kind.held_back)} training images",
-            "held_back_scores": dict(zip(map(str, l2), scores, strict=True)),
-            "duration": train.duration,
-            "lr": train.optim.lr,
-            "seed": train.seed,
-        }
-        protocol = _protocol(self.config, self.model, self.kind.test, self.kind.resize, **told)
-        evaluation = self.kind.evaluation(heads, len(l2) + chosen, protocol)
-        self.found = [suite.with_intervals(evaluation, self.model.weights)]
-        return suite.scalars(self.found)
+        probed, l2, held, train = self.probed, self.l2, self.probed.held_back, self.config.train
+        heads = in_one_piece(self.heads, self._heads)
+        scores = [probed.score(heads, head) for head in range(len(l2))]
+        chosen = scores.index(max(scores))
+        protocol = probed.protocol(
+            method=probed.method,
+            l2=l2[chosen],
+            held_back=f"{int(held.sum())} of {len(held)} training images",
+            held_back_scores=dict(zip(map(str, l2), scores, strict=True)),
+            duration=train.duration,
+            lr=train.optim.lr,
+            seed=train.seed,
+        )
+        evaluation = probed.evaluation(heads, len(l2) + chosen, protocol)
+        self.found = suite.with_intervals(evaluation, probed.model.weights)
+        return suite.scalars([self.found])
 
-    def _penalties(self) -> list[float]:
-        """The strongest first: of those that score alike it is taken."""
-        return sorted(self.config.l2, reverse=True)
-
-    def _heads(self) -> Any:
-        """Each penalty twice: without the images held back, to be chosen by, and with them, to be scored."""
-        torch.manual_seed(self.config.train.seed)
-        return self.kind.heads(2 * self._penalties())
-
-
-def _checksum(data: Any) -> str:
-    """Of a training set's files and classes."""
-    described = [*map(str, data.files), *map(str, getattr(data, "labels", ()))]
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+    along = at_the_ends

@@ -70,5 +70,5 @@ def test_too_few_images(flat):
     train, test = sets(flat, 2)
     with pytest.raises(BadInput, match=r"painted-fewshot: eval\.shots asks for 3 images of each class, the smallest"):
         FewShot("painted-fewshot", test, EvalConfig(shots=(3, 5)), train=train)
-    with pytest.raises(BadInput, match=r"eval\.shots is empty; needed numbers of images"):
+    with pytest.raises(BadInput, match=r"eval\.shots is \(\); needed a whole number"):
         EvalConfig(shots=())

@@ -5,9 +5,12 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 
+from silc.errors import BadInput
 from silc.eval import metrics, pictures, prompts, score_table, segment, tables, tasks
 
 
@@ -228,3 +231,41 @@ def test_segmentation_chance_is_the_formula():
     pixels = [30, 10, 60]
     terms = [(n / 3) / (n + 100 / 3 - n / 3) for n in pixels]
     assert metrics.segmentation_chance(torch.tensor(pixels))["miou"] == pytest.approx(sum(terms) / 3)
+
+
+def clouds(count: int, seed: int, classes: int = 4, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlapping clouds of points of any length, one a class."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    labels = torch.randint(classes, (count,), generator=draw)
+    points = centres[labels] + 1.2 * torch.randn(count, width, generator=draw, dtype=torch.float64)
+    return points * (0.1 + 5 * torch.rand(count, 1, generator=draw, dtype=torch.float64)), labels
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (5, 1.0), (150, 0.2)])
+def test_knn_is_scikit_learns(k: int, temperature: float) -> None:
+    train, labels = clouds(150, 0)
+    queries, truth = clouds(80, 1)
+    peer = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
+    peer.fit(train.numpy(), labels.numpy())
+    found = metrics.neighbour_votes(train, labels, queries, 4, k=k, temperature=temperature)
+    shares = (found / found.sum(dim=1, keepdim=True)).numpy()
+    assert shares == pytest.approx(peer.predict_proba(queries.numpy()), abs=1e-9)
+    right = (found.argmax(dim=1) == truth).float().mean()
+    assert right == pytest.approx(peer.score(queries.numpy(), truth.numpy()))
+    assert 0.3 < right < 1
+
+
+def test_blocks_change_nothing_and_lengths_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = clouds(50, 0)
+    queries, _ = clouds(17, 1)
+    whole = metrics.neighbour_votes(train, labels, queries, 4, k=7)
+    assert torch.allclose(metrics.neighbour_votes(train * 3, labels, queries * 0.2, 4, k=7), whole)
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    assert torch.allclose(metrics.neighbour_votes(train, labels, queries, 4, k=7), whole)
+
+
+def test_more_neighbours_than_images() -> None:
+    train, labels = clouds(5, 0)
+    with pytest.raises(BadInput, match="k is 20, but there are 5 training images; give at most that"):
+        metrics.neighbour_votes(train, labels, train, 4)

@@ -1,55 +1,18 @@
-"""k-NN is scikit-learn's with DINO's weights, a linear classifier its logistic regression."""
+"""At convergence a linear classifier is scikit-learn's logistic regression; on patches it has torch's batch norm."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
-from silc.errors import BadInput
-from silc.probes.learner import Heads
-from silc.probes.pooled import votes
-
-
-def clouds(count: int, seed: int, classes: int = 4, width: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
-    """Overlapping clouds of points of any length, one a class."""
-    draw = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    labels = torch.randint(classes, (count,), generator=draw)
-    points = centres[labels] + 1.2 * torch.randn(count, width, generator=draw, dtype=torch.float64)
-    return points * (0.1 + 5 * torch.rand(count, 1, generator=draw, dtype=torch.float64)), labels
-
-
-@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (5, 1.0), (150, 0.2)])
-def test_it_is_scikit_learns(k: int, temperature: float) -> None:
-    train, labels = clouds(150, 0)
-    queries, truth = clouds(80, 1)
-    peer = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
-    peer.fit(train.numpy(), labels.numpy())
-    found = votes(train, labels, queries, 4, k=k, temperature=temperature)
-    shares = (found / found.sum(dim=1, keepdim=True)).numpy()
-    assert shares == pytest.approx(peer.predict_proba(queries.numpy()), abs=1e-9)
-    right = (found.argmax(dim=1) == truth).float().mean()
-    assert right == pytest.approx(peer.score(queries.numpy(), truth.numpy()))
-    assert 0.3 < right < 1
-
-
-def test_blocks_change_nothing_and_lengths_do_not_count() -> None:
-    train, labels = clouds(50, 0)
-    queries, _ = clouds(17, 1)
-    whole = votes(train, labels, queries, 4, k=7)
-    assert torch.allclose(votes(train, labels, queries, 4, k=7, block=100), whole)
-    assert torch.allclose(votes(train * 3, labels, queries * 0.2, 4, k=7), whole)
-
-
-def test_more_neighbours_than_images() -> None:
-    train, labels = clouds(5, 0)
-    with pytest.raises(BadInput, match="k is 20, but there are 5 training images; give at most that"):
-        votes(train, labels, train, 4)
-
+from silc.distributed import World
+from silc.probes.heads import Heads
+from silc.training.schedules import Rate
+from tests.eval.test_metrics import clouds
 
 L2 = (0.1, 0.01)
 
@@ -89,3 +52,35 @@ def test_an_image_without_a_share_is_not_learnt_from() -> None:
     alone = trained(Heads((0.01,), 4, statistics), 30, features[:90], labels[:90], torch.full((1, 90), 1 / 90).double())
     assert torch.allclose(heads.weight[0], alone.weight[0], atol=1e-6)
     assert not torch.allclose(heads.weight[1], alone.weight[0], atol=1e-3)
+
+
+def test_patches_go_through_torchs_batch_norm_and_convolution() -> None:
+    """Losses, gradients and what scores: of a BatchNorm2d, a 1x1 Conv2d and torch's upsampling."""
+    torch.manual_seed(0)
+    patches = 3 + 2 * torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    labels = torch.randint(3, (2, 12, 16))
+    labels[0, :4] = 255
+    begin = torch.stack([torch.zeros(5), torch.ones(5)]).double()
+    heads = Heads((0.1, 0.01), 3, begin.clone(), World(), ignore=255)
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    shares = torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    out = heads(patches, labels, shares)
+    out.loss.backward()
+    assert torch.equal(heads.running, begin)
+    heads.after_step(out, Rate(0.0))
+    for head, l2 in enumerate((0.1, 0.01)):
+        norm, conv = nn.BatchNorm2d(5, affine=False).double(), nn.Conv2d(5, 3, 1).double()
+        with torch.no_grad():
+            conv.weight.copy_(heads.weight[head][:, :, None, None])
+            conv.bias.copy_(heads.bias[head])
+        logits = conv(norm(patches.movedim(-1, 1)))
+        upsampled = F.interpolate(logits, (12, 16), mode="bilinear", align_corners=False)
+        by_image = F.cross_entropy(upsampled, labels, ignore_index=255, reduction="none").flatten(1).mean(dim=1)
+        ((by_image * shares[head]).sum() + l2 / 2 * conv.weight.square().sum()).backward()
+        assert torch.allclose(heads.weight.grad[head], conv.weight.grad[:, :, 0, 0])
+        assert torch.allclose(heads.bias.grad[head], conv.bias.grad)
+        assert torch.allclose(heads.running, torch.stack([norm.running_mean, norm.running_var]))
+        norm.eval()
+        assert torch.allclose(heads.logits(head, patches), conv(norm(patches.movedim(-1, 1))))
