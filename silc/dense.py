@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from silc.errors import BadInput
-from silc.eval.segment import MAX_SCALED
-from silc.preprocess import resample
+from silc.eval.sliding import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,20 +48,11 @@ def dense_features(
     Raises:
         BadInput: an image too thin to be scaled.
     """
-    pixels = [_scaled(model, image, size) for image in images]
+    filter = model.preprocess.interpolation
+    pixels = [scaled(one, scaled_to_patches(*one.size, size, model.patch_size), filter) for one in images]
     for _, alike in groupby(pixels, key=lambda one: one.shape):
         batch = torch.stack(list(alike)).to(model.device)
         yield from features(model.preprocess.normalize(batch)).float().cpu()
-
-
-def _scaled(model: Encoder, image: Image.Image, size: int) -> Tensor:
-    width, height = scaled_to_patches(*image.size, size, model.patch_size)
-    if width * height > MAX_SCALED:
-        raise BadInput(
-            f"an image of {image.width} x {image.height} pixels is too thin: with a shorter side of {size} it has "
-            f"{width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces, or give a smaller size"
-        )
-    return resample(image, width, height, model.preprocess.interpolation)
 
 
 def principal_components(maps: Sequence[Tensor], count: int = 3) -> list[NDArray[np.float64]]:

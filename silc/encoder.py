@@ -28,8 +28,8 @@ class Tokenizer(Protocol):
         ...
 
 
-class DualEncoder(Protocol):
-    """Any image-text two-tower model: a student, a teacher, an imported checkpoint. What evaluators take.
+class PatchModel(Protocol):
+    """What sees images in patches.
 
     Images come in as `preprocess.normalize` leaves them: float [B, 3, H, W], H and W multiples of `patch_size`.
     """
@@ -39,11 +39,16 @@ class DualEncoder(Protocol):
     @property
     def preprocess(self) -> Preprocess: ...
     @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
     def patch_size(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
+
+
+class DualEncoder(PatchModel, Protocol):
+    """Any image-text two-tower model: a student, a teacher, an imported checkpoint. What evaluators take."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
     @property
     def readouts(self) -> tuple[str, ...]:
         """Names of the dense readouts this model has, the default first."""

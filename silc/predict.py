@@ -24,13 +24,16 @@ from silc.eval.embed import text_classifier
 from silc.eval.files import distinct
 from silc.eval.pictures import ALPHA, colour_overlay, with_edges, with_legend
 from silc.eval.prompts import templates as prompt_set
-from silc.eval.segment import score_maps, scorer_of, window_rules
+from silc.eval.sliding import score_maps, scorer_of
 from silc.inputs import Picture, Pictures, at_least_one, each_of, in_batches, open_image
+from silc.models.readouts import chosen
 from silc.models.silc import Encoder
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from silc.encoder import DualEncoder
+    from silc.eval.predictors import DensePredictor
     from silc.eval.score_map import ScoreMap
 
 Contrastive = Literal["softmax", "sigmoid"]
@@ -204,9 +207,8 @@ class Model(Encoder):
         self, images: Pictures, size: int | None, readout: str, batch_size: int
     ) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """(width, height) of each image, and its features."""
-        asked, side = readout or self.readouts[0], self.preprocess.size if size is None else size
-        if asked not in (*self.readouts, TOWER):
-            raise BadInput(f"no dense readout '{asked}'; there are: {', '.join((*self.readouts, TOWER))}")
+        asked = chosen(readout, (*self.readouts, TOWER), self.name)
+        side = self.preprocess.size if size is None else size
         if side < self.patch_size:
             raise BadInput(f"size {side} is less than a patch of {self.patch_size} pixels; give at least that")
 
@@ -241,17 +243,29 @@ class Model(Encoder):
         return Classifier(self, class_list(names), prompts_of(templates), at_least_one(batch_size))
 
     @torch.no_grad()
-    def segment(self, image: Picture, names: Sequence[str], config: EvalConfig | None = None) -> Segmentation:
-        """The class of each pixel among `names`, by the sliding windows that `config` (TCL's) describes.
+    def segment(
+        self,
+        image: Picture,
+        names: Sequence[str],
+        config: EvalConfig | None = None,
+        predictor: DensePredictor | None = None,
+    ) -> Segmentation:
+        """The class of each pixel among `names`.
+
+        Args:
+            config: sliding windows, TCL's by default, and decoder.
+            predictor: what makes the class maps instead of the model's decoder.
 
         Raises:
-            BadInput: no names, one twice, or what is no image (`silc.inputs`).
+            BadInput: no names, one twice, no such decoder, or what is no image (`silc.inputs`).
         """
-        return self.segmenter(names, config)(image)
+        return self.segmenter(names, config, predictor)(image)
 
-    def segmenter(self, names: Sequence[str], config: EvalConfig | None = None) -> Segmenter:
+    def segmenter(
+        self, names: Sequence[str], config: EvalConfig | None = None, predictor: DensePredictor | None = None
+    ) -> Segmenter:
         """`segment` for many images: the names are embedded once."""
-        return Segmenter(self, class_list(names), config or EvalConfig())
+        return Segmenter(predictor or self, names, config)
 
     def probs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Probabilities [B, N] of unit-length image features [B, D] and text features [N, D].
@@ -338,15 +352,17 @@ class Classifier:
 
 
 class Segmenter:
-    """Segments images into the same classes; made by `Model.segmenter`."""
+    """Segments images into the same classes, by a model or a predictor of one's own; see `Model.segment`."""
 
-    def __init__(self, model: Model, names: Sequence[str], config: EvalConfig) -> None:
-        self.names, self.config = names, config
-        self.scorer, self.rules = scorer_of(model, names, config), window_rules(model, config)
+    def __init__(
+        self, model: DualEncoder | DensePredictor, names: Sequence[str], config: EvalConfig | None = None
+    ) -> None:
+        self.names = class_list(names)
+        self.scorer = scorer_of(model, self.names, config or EvalConfig())
 
     @torch.no_grad()
     def __call__(self, image: Picture) -> Segmentation:
         """The class of each pixel."""
         opened = open_image(image)
-        (scores,) = score_maps([opened], self.scorer, self.rules, self.config.batch_size)
+        (scores,) = score_maps([opened], self.scorer)
         return Segmentation(opened, self.names, scores.labels(opened.height, opened.width), scores)

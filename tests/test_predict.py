@@ -221,8 +221,8 @@ def test_segmentation_is_evaluations(model: Model, tmp_path: Path) -> None:
     found = {}
     inner = type(task)._predictions
 
-    def spy(self, data, scorer, rules):  # type: ignore[no-untyped-def]
-        for index, image, truth, prediction in inner(self, data, scorer, rules):
+    def spy(self, data, scorer):  # type: ignore[no-untyped-def]
+        for index, image, truth, prediction in inner(self, data, scorer):
             found[index] = prediction
             yield index, image, truth, prediction
 

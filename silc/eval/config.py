@@ -49,10 +49,14 @@ class EvalConfig(Settings):
     """Side of segmentation's windows. 0: the protocol's, or the training resolution where that is smaller."""
     readout: str = ""
     """Dense readout for segmentation; empty takes the default of the model's pooling."""
+    decoder: str = "cosine"
+    """What makes class maps for segmentation, by a name of docs/evaluation.md."""
     absent_classes: Literal["mmseg", "detectron2"] = "mmseg"
     """Classes predicted but absent from the truth: `mmseg` counts them as IoU 0, `detectron2` leaves them out."""
+    refine: str = ""
+    """Refine class maps, by a name of docs/evaluation.md. Not raw: the record says `refined`."""
     pamr: bool = False
-    """Refine the class maps along the image's edges (TCL's PAMR). Not raw: the record says `refined`."""
+    """Refine the class maps along the image's edges as TCL does: `refine pamr`."""
     mix: str = ""
     """A second readout, mixed in as TCL mixes MaskCLIP (0.7 own + 0.3 other). The weights were tuned on labels."""
     background: Annotated[float, Range(least=0, below=1)] = 0.0

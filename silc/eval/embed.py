@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from silc.encoder import DualEncoder
+    from silc.encoder import DualEncoder, PatchModel
     from silc.eval.protocols import Order
     from silc.preprocess import Preprocess
 
@@ -160,8 +160,8 @@ def shared(share: Callable[[], T], world: World) -> list[T]:
     return [theirs for theirs, _ in everyone]
 
 
-def finite(features: Tensor, model: DualEncoder) -> Tensor:
-    """The features themselves.
+def finite(features: Tensor, model: PatchModel) -> Tensor:
+    """The features, or class maps, themselves.
 
     Raises:
         BadInput: they are not finite: each of them would be given the first class, and a score like any other's.

@@ -47,8 +47,8 @@ class SlidingWindowProtocol:
     """Pixels the shorter side is scaled to."""
     longer: int | None
     """Most pixels of the longer side."""
-    rounding: Literal["nearest", "down"]
-    """How the other side becomes an integer: mmcv's rule, or torchvision's."""
+    rounding: Literal["nearest", "down", "squash"]
+    """How the other side becomes an integer: mmcv's rule, or torchvision's; or it is the shorter one's (CAT-Seg)."""
     interpolation: Interpolation
     window: int
     stride: int

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from silc.errors import BadInput
-from silc.models.readouts import READOUTS
+from silc.models.readouts import READOUTS, chosen
 from silc.models.vit import Trunk, resample_positions
 
 if TYPE_CHECKING:
@@ -73,9 +72,7 @@ class ImageTower(nn.Module):
             BadInput: the readout does not go with this pooling.
         """
         known = READOUTS[self.pool]
-        if readout not in known:
-            raise BadInput(f"readout '{readout}' does not go with {self.pool} pooling; it has: {', '.join(known)}")
-        last_block, value = known[readout]
+        last_block, value = known[chosen(readout, known, f"{self.pool} pooling")]
         tokens = self.without_prefix(self.trunk.tokens(images, last_block=last_block).final)
         return self._grid(self.head(tokens if value is None else value(self.trunk, tokens)), images)
 

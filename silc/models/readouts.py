@@ -12,8 +12,10 @@ Anything else is refused: MAP tokens are not in the joint space before the atten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from silc.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,3 +50,15 @@ READOUTS = {
     "mean": {"tokens": Readout(), "value_block": Readout(value_path)},
 }
 """By pooling and name, each pooling's default first."""
+
+
+def chosen(asked: str, there: Collection[str], name: str = "") -> str:
+    """A readout of those there are, the first where none is asked for; `name` is the model's.
+
+    Raises:
+        BadInput: there is no such one, or none at all.
+    """
+    if asked in there or (there and not asked):
+        return asked or next(iter(there))
+    which = f"no dense readout '{asked}'; there are: {', '.join(there)}" if there else "no dense readout"
+    raise BadInput(f"{name or 'the model'} has {which}")

@@ -16,8 +16,11 @@ from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
+from silc.eval.predictors import Cosine, TclMasks
+from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.score_map import Box, ScoreMap, Window
-from silc.eval.segment import Scorer, ZeroShotSegmentation, rescale_size, score_windows, window_rules, windows
+from silc.eval.segment import ZeroShotSegmentation
+from silc.eval.sliding import Scorer, rescale_size, score_windows, window_rules, windows
 from silc.preprocess import Preprocess
 
 
@@ -50,10 +53,15 @@ def test_windows(height, width, want):
     assert windows(height, width, 448, 224) == want
 
 
-def as_scored(scorer, crops, batch_size):
+def by_tcl(predictor, classes, batch_size=1):
+    """A scorer by TCL's windows."""
+    return Scorer(predictor, classes, SLIDING_WINDOW["tcl"], batch_size)
+
+
+def as_scored(predictor, classes, crops, batch_size=1):
     """Scores [C, H, W] of each crop, at all its pixels."""
     placed = [(Box(0, 0, *crop.shape[1:]), crop) for crop in crops]
-    for window in score_windows(scorer, placed, batch_size):
+    for window in score_windows(by_tcl(predictor, classes, batch_size), placed):
         yield window.at(torch.arange(window.box.y2), torch.arange(window.box.x2))
 
 
@@ -80,6 +88,7 @@ def test_overlaps_are_averaged():
 class Constant:
     """Gives every patch the same feature."""
 
+    name = "constant"
     patch_size = 5
     preprocess = Preprocess(12)
     device = torch.device("cpu")
@@ -94,7 +103,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
     crops = [(box, pixels[:, box.y1 : box.y2, box.x1 : box.x2]) for box in boxes]
-    scores = ScoreMap(list(score_windows(Scorer(Constant(), torch.eye(2), "any"), crops, 2)), 12, 17)
+    scores = ScoreMap(list(score_windows(by_tcl(Cosine(Constant(), "any"), torch.eye(2), 2), crops)), 12, 17)
     torch.testing.assert_close(scores.whole(), torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
     assert (scores.labels(30, 41) == 1).all()
 
@@ -102,6 +111,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
 class Centred:
     """Dense features that are the pixels themselves."""
 
+    name = "centred"
     patch_size = 4
     preprocess = Preprocess(8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     device = torch.device("cpu")
@@ -114,7 +124,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(as_scored(Scorer(model, torch.eye(3), "any"), [crop], 1))
+    scores = next(as_scored(Cosine(model, "any"), torch.eye(3), [crop]))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -125,7 +135,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(as_scored(Scorer(Centred(), torch.tensor([[1.0, 0, 0]]), "any"), crops, 2))
+    maps = list(as_scored(Cosine(Centred(), "any"), torch.tensor([[1.0, 0, 0]]), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
@@ -167,7 +177,7 @@ def test_protocol_is_recorded(oracle, flat):
 
 def test_bad_requests(oracle, flat):
     data = painted([(24, 24)], [flat(4).getpixel((0, 0)), flat(9).getpixel((0, 0))])
-    with pytest.raises(BadInput, match=r"no dense readout 'tokens'; eval\.readout can be colour"):
+    with pytest.raises(BadInput, match=r"oracle has no dense readout 'tokens'; there are: colour"):
         ZeroShotSegmentation("x", data, EvalConfig(readout="tokens"))(oracle)
     with pytest.raises(BadInput, match="oracle has no dense readout"):
         ZeroShotSegmentation("x", data, EvalConfig())(replace(oracle, readouts=()))
@@ -302,10 +312,10 @@ def test_the_longer_side_is_in_proportion_to_the_window():
     """A strip of 2,400 x 300 px: in windows of 448 it is 2,048 px long, in windows of 224 half of that."""
     found = []
     for window in (448, 224):
-        rules = window_rules(Patches(512), EvalConfig(window=window))
+        rules = window_rules(Cosine(Patches(512), "linear"), EvalConfig(window=window))
         found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
     assert found == [(2048, 256), (1024, 128)]
-    assert window_rules(Patches(512), EvalConfig(segmentation="tips", window=224)).longer is None
+    assert window_rules(Cosine(Patches(512), "linear"), EvalConfig(segmentation="tips", window=224)).longer is None
 
 
 @pytest.mark.parametrize("at_once", [7, 300, 2**21])
@@ -356,7 +366,7 @@ def test_thin_images(width, height):
     data = SegmentationSet("thin", ["ant", "bee"], ["0"], [image], [label])
     record = ZeroShotSegmentation("thin-zs-seg", data, EvalConfig(window=448))(Patches(448)).record
     assert 0 <= record.metrics["miou"] <= 1
-    with pytest.raises(BadInput, match=rf"thin/0: an image of {width} x {height} pixels is too thin to segment"):
+    with pytest.raises(BadInput, match=rf"thin/0: an image of {width} x {height} pixels is too thin"):
         ZeroShotSegmentation("thin-zs-seg", data, EvalConfig(segmentation="tips", window=448))(Patches(448))
 
 
@@ -374,14 +384,13 @@ def test_tcls_mix_and_background_say_that_they_were_tuned():
 def test_the_mix_is_of_masks():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crops = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))]
-    mixed = next(as_scored(Scorer(model, classifier, "linear", mix="squared", sigmoid=True), crops, 1))
+    linear, squared = (Cosine(model, readout, masks=True) for readout in model.readouts)
+    mixed = next(as_scored(TclMasks(linear, None, squared), classifier, crops))
     own, other = (
-        torch.sigmoid(10 * next(as_scored(Scorer(model, classifier, readout), crops, 1)) - 2.5)
-        for readout in ("linear", "squared")
+        torch.sigmoid(10 * next(as_scored(Cosine(model, readout), classifier, crops)) - 2.5)
+        for readout in model.readouts
     )
-    coarse_own, coarse_other = (
-        next(as_scored(Scorer(model, classifier, readout, sigmoid=True), crops, 1)) for readout in ("linear", "squared")
-    )
+    coarse_own, coarse_other = (next(as_scored(one, classifier, crops)) for one in (linear, squared))
     torch.testing.assert_close(mixed, 0.7 * coarse_own + 0.3 * coarse_other)
     torch.testing.assert_close(own[:, 0, 0], coarse_own[:, 0, 0])  # at a corner nothing is interpolated
     torch.testing.assert_close(other[:, 0, 0], coarse_other[:, 0, 0])
@@ -397,7 +406,8 @@ def test_refined_maps_are_labelled(oracle, flat):
 def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_enlarged_and_mixed():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crop = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    got = next(as_scored(Scorer(model, classifier, "linear", refined=True, mix="squared"), [crop], 1))
+    linear, squared = (Cosine(model, readout) for readout in model.readouts)
+    got = next(as_scored(TclMasks(linear, pamr.refine_at_their_size, squared), classifier, [crop]))
     pixels = model.preprocess.normalize(crop[None])
     own, other = (
         torch.einsum("bhwd,cd->bchw", F.normalize(model.encode_dense(pixels, readout), dim=-1), classifier)[0]
@@ -440,7 +450,7 @@ def test_patches_of_16_reach_the_ceiling_that_averaging_leaves(oracle, flat):
 LARGE = """
 import resource, sys, torch
 from silc.eval.score_map import ScoreMap, Window
-from silc.eval.segment import windows
+from silc.eval.sliding import windows
 parts = lambda names: [Window(box, torch.randn(names, 28, 28), 448, 448) for box in windows(448, 597, 448, 224)]
 ScoreMap(parts(3), 448, 597).labels(50, 50)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

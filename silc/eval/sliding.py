@@ -1,0 +1,205 @@
+"""Class scores of whole images: scaled, seen in windows that slide over them, stitched where these overlap.
+
+The protocols differ in numbers and in whether each window goes through a softmax; see `protocols.py`. A model trained
+below a protocol's resolution gets windows of its own, everything else in proportion, scaled by its own filter:
+shrinking photographs without antialias would show it what it never saw. `eval.window` sets another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from silc.errors import BadInput
+from silc.eval.decoders import predictor_of, refiner_of
+from silc.eval.embed import ALONE, batches, finite, text_classifier
+from silc.eval.prompts import templates
+from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
+from silc.eval.score_map import Box, ScoreMap, Window
+from silc.preprocess import Interpolation, resample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from PIL import Image
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.encoder import DualEncoder
+    from silc.eval.config import EvalConfig
+    from silc.eval.predictors import DensePredictor, Refine
+
+MAX_SCALED = 2**24
+"""Most pixels of an image as it is scaled: with a shorter side of 448, one that is 83 times as long."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What turns images into class scores."""
+
+    predictor: DensePredictor
+    classes: Tensor
+    """Features of the class names, as the predictor makes them."""
+    rules: SlidingWindowProtocol
+    batch_size: int
+    refine: Refine | None = None
+    """Of the stitched maps; what refines each window is the predictor's."""
+
+
+def scorer_of(
+    model: DualEncoder | DensePredictor, names: Sequence[str], config: EvalConfig, world: World = ALONE
+) -> Scorer:
+    """What gives images their scores for classes of these names, by a model or a predictor of one's own.
+
+    Raises:
+        BadInput: see `predictor_of` and `window_rules`.
+    """
+    predictor, refiner = predictor_of(model, config), refiner_of(config)
+    rules = window_rules(predictor, config)
+
+    def embed(model: DualEncoder, names: Sequence[str]) -> Tensor:
+        prompts, order = templates(rules.templates), rules.ensemble
+        return text_classifier(model, names, prompts, order, batch_size=config.batch_size, world=world)
+
+    classes = predictor.classes(names, embed)
+    stitched = refiner.refine if refiner and refiner.at == "image" else None
+    return Scorer(predictor, classes, rules, config.batch_size, stitched)
+
+
+def window_rules(predictor: DensePredictor, config: EvalConfig) -> SlidingWindowProtocol:
+    """The protocol by name with what the configuration overrides, in proportion to the window, or the predictor's own.
+
+    Raises:
+        BadInput: `eval.window` for a predictor with windows of its own.
+    """
+    rules, preprocess = SLIDING_WINDOW[config.segmentation], predictor.preprocess
+    window = config.window or min(rules.window, preprocess.size)
+    own = rules.interpolation if window == rules.window else preprocess.interpolation
+    rules = replace(
+        rules,
+        templates=config.templates or rules.templates,
+        ensemble=config.ensemble or rules.ensemble,
+        shorter=rules.shorter * window // rules.window,
+        longer=rules.longer and rules.longer * window // rules.window,
+        interpolation=config.interpolation or own,
+        window=window,
+        stride=max(1, rules.stride * window // rules.window),
+    )
+    wanted = predictor.windows(rules)
+    if config.window and wanted.window != window:
+        raise BadInput(f"{predictor.name} has windows of {wanted.window} pixels of its own; eval.window must be 0")
+    return wanted
+
+
+def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[str] = ()) -> Iterator[ScoreMap]:
+    """Class scores of each image at the size the protocol scales it to; windows overlap, scores are means.
+
+    `names` are for a complaint about one of them.
+
+    Raises:
+        BadInput: an image too thin to be scaled; scores that are not finite.
+    """
+    rules = scorer.rules
+    whole = [
+        scaled(image, rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding), rules.interpolation, name)
+        for image, name in zip(images, names or [""] * len(images), strict=True)
+    ]
+    boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in whole]
+    crops = [
+        (box, pixels[:, box.y1 : box.y2, box.x1 : box.x2])
+        for pixels, own in zip(whole, boxes, strict=True)
+        for box in own
+    ]
+    scored = score_windows(scorer, crops)
+    for pixels, own in zip(whole, boxes, strict=True):
+        _, height, width = pixels.shape
+        stitched = ScoreMap([next(scored) for _ in own], height, width, rules.softmax)
+        if scorer.refine:
+            image = scorer.predictor.preprocess.normalize(pixels.to(scorer.predictor.device))
+            maps = scorer.refine(stitched.whole(), image)
+            stitched = ScoreMap([Window(Box(0, 0, height, width), maps, height, width)], height, width)
+        yield stitched
+
+
+def scaled(image: Image.Image, size: tuple[int, int], interpolation: Interpolation, name: str = "") -> Tensor:
+    """Pixels uint8 [3, H, W] of an image at a size (W, H).
+
+    Raises:
+        BadInput: more pixels than MAX_SCALED.
+    """
+    width, height = size
+    if width * height > MAX_SCALED:
+        who = f"{name}: " if name else ""
+        raise BadInput(
+            f"{who}an image of {image.width} x {image.height} pixels is too thin: with a shorter side of {min(size)} "
+            f"it has {width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces or take a smaller size"
+        )
+    return resample(image, width, height, interpolation)
+
+
+@torch.no_grad()
+def score_windows(scorer: Scorer, crops: Sequence[tuple[Box, Tensor]]) -> Iterator[Window]:
+    """Scores of each crop's patches, in order.
+
+    Args:
+        crops: places and pixels, uint8 [3, H, W]; neighbours of one size share a forward pass. Sides that the patch
+            size does not divide are padded with zeros after normalisation, centred, and the padding is cut off again
+            (`pad`), or the crop is enlarged to the next multiple (`resize`).
+    """
+    predictor, pads = scorer.predictor, scorer.rules.fit == "pad"
+    for (_, height, width), same in groupby(crops, key=lambda crop: crop[1].shape):
+        alike = list(same)
+        rest_y, rest_x = -height % predictor.patch_size, -width % predictor.patch_size
+        top, left = (rest_y // 2, rest_x // 2) if pads else (0, 0)
+        for batch in batches(len(alike), scorer.batch_size):
+            some = alike[batch.start : batch.stop]
+            pixels = predictor.preprocess.normalize(torch.stack([crop for _, crop in some]).to(predictor.device))
+            if pads:
+                pixels = F.pad(pixels, (left, rest_x - left, top, rest_y - top))
+            elif rest_y or rest_x:
+                pixels = F.interpolate(pixels, (height + rest_y, width + rest_x), mode="bicubic", align_corners=False)
+            high, wide = pixels.shape[-2:] if pads else (height, width)
+            maps = finite(predictor.maps(pixels, scorer.classes), predictor)
+            for (box, _), own in zip(some, maps, strict=True):
+                yield Window(box, own.contiguous(), high, wide, top, left)
+
+
+def rescale_size(
+    width: int, height: int, shorter: int, longer: int | None = None, rounding: str = "nearest"
+) -> tuple[int, int]:
+    """(width, height) scaled to fit `shorter` x `longer` with the aspect kept.
+
+    mmcv's rule, or with `rounding="down"` torchvision's; `squash` keeps no aspect:
+
+    >>> rescale_size(500, 375, 448, 2048), rescale_size(500, 376, 448, rounding="down")
+    ((597, 448), (595, 448))
+    """
+    if rounding == "squash":
+        return shorter, shorter
+    if rounding == "down":
+        return shorter * width // min(width, height), shorter * height // min(width, height)
+    factor = shorter / min(width, height)
+    if longer is not None:
+        factor = min(longer / max(width, height), factor)
+    return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
+
+
+def windows(height: int, width: int, window: int, stride: int) -> list[Box]:
+    """Windows that cover an image, row by row; the last of a row or column is moved back inside (mmseg's rule).
+
+    >>> windows(448, 597, 448, 224)
+    [Box(y1=0, x1=0, y2=448, x2=448), Box(y1=0, x1=149, y2=448, x2=597)]
+    """
+    return [
+        Box(y1, x1, y2, x2) for y1, y2 in _spans(height, window, stride) for x1, x2 in _spans(width, window, stride)
+    ]
+
+
+def _spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    count = max(length - window + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + window, length) for i in range(count)]
+    return [(max(end - window, 0), end) for end in ends]

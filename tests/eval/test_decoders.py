@@ -1,0 +1,139 @@
+"""Dense prediction by protocol: a predictor of one's own, decoders and refiners by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from silc.errors import BadInput
+from silc.eval import pamr
+from silc.eval.config import EvalConfig
+from silc.eval.datasets import SegmentationSet
+from silc.eval.decoders import predictor_of
+from silc.eval.predictors import DensePredictor, OnEncoder
+from silc.eval.segment import ZeroShotSegmentation
+from silc.eval.sliding import rescale_size, score_maps, scorer_of
+from silc.predict import Segmenter
+from silc.preprocess import Preprocess, resample
+
+SIZE = 20
+CLASSES = ["dark", "red", "blue"]
+
+
+class Brightest:
+    """No encoder and no texts: a class for each channel, whole images of 20 x 20 pixels, as trained heads have them."""
+
+    name = "brightest"
+    patch_size = 1
+    preprocess = Preprocess(SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    device = torch.device("cpu")
+    record = {"decoder": "channels", "protocol": "one window"}  # noqa: RUF012
+
+    def windows(self, rules):
+        return replace(rules, shorter=SIZE, longer=None, rounding="squash", window=SIZE, stride=SIZE)
+
+    def classes(self, names, embed):
+        return torch.tensor([{"dark": 3, "red": 0, "blue": 2}[name] for name in names])
+
+    def maps(self, images, classes):
+        self.seen = images.shape
+        return torch.cat([images, 0.5 - images[:, :1]], dim=1)[:, classes]
+
+
+@pytest.fixture
+def striped():
+    """A picture of 30 x 50 pixels: black, red and blue, a third each."""
+    truth = np.repeat(np.arange(3, dtype=np.uint8), 10)[None].repeat(50, axis=0)
+    pixels = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)[truth]
+    return SegmentationSet("striped", CLASSES, ["0"], [Image.fromarray(pixels)], [truth])
+
+
+def test_a_predictor_of_ones_own_is_scored_in_its_own_windows(striped):
+    own = Brightest()
+    assert isinstance(own, DensePredictor)
+    record = ZeroShotSegmentation("striped-zs-seg", striped, EvalConfig(num_pictures=0))(own).record
+    assert own.seen == (1, 3, SIZE, SIZE)
+    assert record.metrics["miou"] > 0.85
+    assert (record.model, record.protocol["decoder"], record.protocol["protocol"]) == (
+        own.name,
+        "channels",
+        "one window",
+    )
+    assert (record.protocol["window"], record.protocol["refined"], record.protocol["tuned_on_labels"]) == (
+        20,
+        False,
+        False,
+    )
+    image, truth = striped.example(0)
+    found = Segmenter(own, CLASSES)(image)
+    assert (found.labels.numpy() == truth).mean() > 0.9
+    assert found.scores.shape == (3, SIZE, SIZE)
+
+
+def test_what_a_predictor_of_ones_own_does_not_read_is_refused(striped):
+    for config in (EvalConfig(readout="tokens"), EvalConfig(mix="tokens")):
+        with pytest.raises(BadInput, match="brightest makes class maps itself; leave out"):
+            scorer_of(Brightest(), CLASSES, config)
+    with pytest.raises(BadInput, match=r"brightest has windows of 20 pixels of its own; eval\.window must be 0"):
+        scorer_of(Brightest(), CLASSES, EvalConfig(window=64))
+
+
+def test_names_that_there_are_not(striped):
+    for fields, message in (
+        ({"decoder": "cosin"}, r"eval\.decoder has no 'cosin'; did you mean 'cosine'\? There are: cosine"),
+        (
+            {"refine": "pamr-image", "pamr": True},
+            "pamr is refine pamr, and eval.refine is pamr-image; give one of them",
+        ),
+        ({"refine": "crf"}, r"eval\.refine has no 'crf'; There are: pamr, pamr-image"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            ZeroShotSegmentation("striped-zs-seg", striped, EvalConfig(**fields))
+
+
+def test_a_decoder_is_an_entry(oracle, striped, monkeypatch):
+    class First(OnEncoder):
+        """The first class everywhere."""
+
+        def maps(self, images, classes):
+            return (
+                F.one_hot(torch.zeros(len(images), 2, 2, dtype=torch.int64), len(classes)).permute(0, 3, 1, 2).float()
+            )
+
+    monkeypatch.setitem(
+        predictor_of.__globals__["DECODERS"], "first", lambda model, config: First(model, decoder="first")
+    )
+    task = ZeroShotSegmentation("x", replace(striped, classes=["w1", "w2", "w3"]), EvalConfig(decoder="first"))
+    record = task(oracle).record
+    assert record.protocol["decoder"] == "first"
+    assert record.metrics["miou"] == pytest.approx(1 / 9)  # a third of the pixels are right
+    with pytest.raises(BadInput, match=r"eval\.mix is of two readouts and does not go with eval\.decoder first"):
+        predictor_of(oracle, EvalConfig(decoder="first", mix="colour"))
+
+
+@pytest.mark.parametrize("segmentation", ["tcl", "tips"])
+def test_maps_are_refined_in_windows_or_stitched(oracle, flat, segmentation):
+    image, names = Image.new("RGB", (30, 50), flat(4).getpixel((0, 0))), ["w4", "w9"]
+    image.paste(flat(9).getpixel((0, 0)), (0, 0, 13, 21))
+
+    def scored(**fields):
+        scorer = scorer_of(oracle, names, EvalConfig(segmentation=segmentation, **fields))
+        (scores,) = score_maps([image], scorer)
+        return scores.whole(), scorer.rules
+
+    plain, rules = scored()
+    size = rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding)
+    pixels = oracle.preprocess.normalize(resample(image, *size, rules.interpolation))
+    stitched, in_windows = scored(refine="pamr-image")[0], scored(refine="pamr")[0]
+    torch.testing.assert_close(stitched, pamr.refine(plain, pixels))
+    assert torch.equal(in_windows, scored(pamr=True)[0])
+    assert not torch.equal(in_windows, plain)
+    assert not torch.equal(stitched, plain)
+    data = SegmentationSet("x", names, ["0"], [image], [np.zeros((50, 30), np.uint8)])
+    task = ZeroShotSegmentation("x", data, EvalConfig(refine="pamr-image"))
+    assert task.protocol(oracle)["refined"] == "PAMR of stitched maps"
