@@ -66,11 +66,11 @@ def evaluate(
     config = configs.override(configs.Config(eval=config or EvalConfig()), values).eval
     models = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     named = [one for one in models if isinstance(one, str | Path)]
-    if not named:
-        _refuse_unread(
-            {"device": device != "auto", "tokenizer": tokenizer is not None, "weights": "weights" in fields}
-            | {"cache": cache is not None}
-        )
+    given = {"device": device != "auto", "tokenizer": tokenizer, "weights": "weights" in fields, "cache": cache}
+    if not named and (unread := next((name for name, value in given.items() if value), "")):
+        instead = "a model in memory is scored where it is: model.to(device)"
+        instead = instead if unread == "device" else "leave it out for models in memory"
+        raise BadInput(f"{unread} is for models given by name; {instead}")
     if tokenizer is not None and all(is_run(one) for one in named):
         raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
     config = checks.scoring(named, config)
@@ -125,15 +125,3 @@ def _readers(models: Sequence[Scored], weights: Weights, tokenizer: Path | None)
 def _as_it_is(model: Encoder, which: str, *, device: torch.device) -> Loaded:
     loss = model.contrastive if isinstance(model, Model) else "softmax"
     return Loaded({which: model}, None, None, "", loss)
-
-
-def _refuse_unread(given: Mapping[str, bool]) -> None:
-    """
-    Raises:
-        BadInput: something was given that is read for named models alone.
-    """
-    if what := next((name for name, is_given in given.items() if is_given), ""):
-        moved = "a model in memory is scored where it is: model.to(device)"
-        raise BadInput(
-            f"{what} is for models given by name; {moved if what == 'device' else 'leave it out for models in memory'}"
-        )

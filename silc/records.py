@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder
 
 
+COSTS = {"examples_seen": ("examples seen", "{:,}"), "train_flops": ("training FLOPs", "{:.2e}")}
+"""What weights cost, by the field of a record: what it is called, and how it is written."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture with its caption. `group` names the section of the report it belongs to."""

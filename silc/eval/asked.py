@@ -50,8 +50,7 @@ def asked_for(config: EvalConfig) -> list[Task]:
     """
     if config.templates:
         templates(config.templates)
-    there = {task.name: task for source in discover(config.root) for task in tasks_on(source) if task.found}
-    return [there[name] for name in select(config.tasks, list(there))]
+    return _chosen(config.tasks, [task for source in discover(config.root) for task in tasks_on(source) if task.found])
 
 
 def probes_asked_for(root: str, asked: str) -> list[Task]:
@@ -61,17 +60,21 @@ def probes_asked_for(root: str, asked: str) -> list[Task]:
         BadInput: nothing under the root, a task that is not there, or no training images for it.
     """
     probes = [task for source in discover(root) for task in tasks_on(source, probes=True)]
-    there = {task.name: task for task in probes if task.found}
-    without = [task for task in probes if not task.found and (task.name in asked or not there)]
-    if without:
-        missing = next(path for path in without[0].needs if not path.exists())
+    found = [task for task in probes if task.found]
+    if without := next((task for task in probes if not task.found and (task.name in asked or not found)), None):
+        missing = next(path for path in without.needs if not path.exists())
         raise BadInput(
-            f"{without[0].name} learns from labelled training images, and {missing} is not there; add them as "
+            f"{without.name} learns from labelled training images, and {missing} is not there; add them as "
             "`silc eval --list` shows, or leave it out"
         )
-    if not there:
+    if not found:
         raise BadInput(f"{root} holds no data set to classify or segment; `silc eval --list` shows the layouts")
-    return [there[name] for name in select(asked, list(there))]
+    return _chosen(asked, found)
+
+
+def _chosen(asked: str, found: Sequence[Task]) -> list[Task]:
+    names = select(asked, [task.name for task in found])
+    return [task for task in found if task.name in names]
 
 
 def tasks_on(source: Source[Any], *, probes: bool = False) -> list[Task]:

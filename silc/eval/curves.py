@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import INK, bare, svg
+from silc.records import COSTS
 from silc.terminal import one_line
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ SECTIONS = {
 """Sections of the training curves: a scalar goes to the first whose pattern its whole name matches."""
 POSITIONS = ("step", "epoch", "examples_seen", "train_flops", "time")
 """Records' keys that say where they are, and are not plotted."""
-COSTS = {"examples_seen": "examples seen", "train_flops": "training FLOPs"}
 SIZE = (3.4, 2.0)
 """Of a plot, in inches."""
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#ca8a04", "#ec4899")
@@ -96,7 +96,7 @@ def score_curves(
 ) -> list[Markup]:
     """SVGs of the headline metrics along training, teacher and student of every run."""
     chance = {
-        (task_name(e.record.task, e.record.dataset), metric): value
+        (task_name(e.record.task, e.record.dataset), metric): 100 * value
         for e in evaluations
         for metric, value in e.record.chance.items()
     }
@@ -106,10 +106,7 @@ def score_curves(
         if match and any(kind.compares(match[3]) for kind in TASKS.values() if match[2].endswith(f"-{kind.suffix}")):
             lines = [_line(run, match[1], key, history) for run, history in histories.items()]
             panels[match[2], match[3]] += [line._replace(y=[100 * y for y in line.y]) for line in lines if line.x]
-    drawn = []
-    for (task, metric), lines in panels.items():
-        level = chance.get((task, metric))
-        drawn.append(Panel(f"{task}: {brief(metric)} in %", lines, None if level is None else 100 * level))
+    drawn = [_scored(*key, lines)._replace(level=chance.get(key)) for key, lines in panels.items()]
     return _drawn(drawn, "scores", palette)
 
 
@@ -119,7 +116,7 @@ def cost_plots(evaluations: Sequence[Evaluation], palette: Palette) -> list[tupl
     A point a model: no line joins models that are not stages of one run.
     """
     drawn = []
-    for cost, heading in COSTS.items():
+    for cost, (heading, _) in COSTS.items():
         points: dict[tuple[str, str], list[Line]] = defaultdict(list)
         for record in (evaluation.record for evaluation in evaluations):
             spent = getattr(record, cost)
@@ -129,13 +126,17 @@ def cost_plots(evaluations: Sequence[Evaluation], palette: Palette) -> list[tupl
                 score = 100 * record.metrics[metric]
                 points[task, metric].append(Line(record.model or record.weights, record.weights, [spent], [score]))
         panels = [
-            Panel(f"{task}: {brief(metric)} in %", lines, joined=False)
-            for (task, metric), lines in points.items()
+            _scored(*key, lines)._replace(joined=False)
+            for key, lines in points.items()
             if len({line.x[0] for line in lines}) > 1
         ]
         if panels:
             drawn.append((heading, _drawn(panels, heading, palette)))
     return drawn
+
+
+def _scored(task: str, metric: str, lines: Sequence[Line]) -> Panel:
+    return Panel(f"{task}: {brief(metric)} in %", lines)
 
 
 def _scalars(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

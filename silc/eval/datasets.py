@@ -7,7 +7,7 @@ not in files (generated scenes) is evaluated alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -25,46 +25,51 @@ IGNORED = (255, 65_535, 2**31 - 1)
 """Labels of pixels that are not scored: the first of these that is no class. So 8-bit maps of up to 255 classes ignore
 255, 16-bit maps of more ignore 65535."""
 
+TURNED = (
+    ". One is turned against the other: a label map is drawn on the photograph as it is stored, or as viewers turn it "
+    "by its EXIF orientation; use --exif-orientation ignore or apply (eval.exif_orientation)"
+)
+
 
 @dataclass(frozen=True)
-class ClassificationSet:
-    """Images with one class each."""
+class DataSet:
+    """What all kinds of data set have beside their N images and the truth of each."""
 
     name: str
+    files: Sequence[Path] = field(default=(), kw_only=True)
+    """What is read; empty if it is not in files."""
+
+
+@dataclass(frozen=True)
+class ClassificationSet(DataSet):
+    """Images with one class each."""
+
     split: str
     classes: Sequence[str]  # C names
     images: Sequence[Image.Image]  # N RGB images
     labels: Sequence[int]  # N, each in [0, C)
     templates: Sequence[str] = ()
     """Prompts that come with the data set, with "{}" where the name goes."""
-    files: Sequence[Path] = ()
-    """What is read; empty if it is not in files."""
 
 
 @dataclass(frozen=True)
-class RetrievalSet:
+class RetrievalSet(DataSet):
     """Images with one or more captions each."""
 
-    name: str
     images: Sequence[Image.Image]  # N RGB images
     captions: Sequence[Sequence[str]]  # N lists, none empty
-    files: Sequence[Path] = ()
-    """What is read; empty if it is not in files."""
 
 
 @dataclass(frozen=True)
-class SegmentationSet:
+class SegmentationSet(DataSet):
     """Images with a class per pixel. `labels` are as stored; `truth` is what is scored."""
 
-    name: str
     classes: Sequence[str]  # C names, without the background
     ids: Sequence[str]  # N
     images: Sequence[Image.Image]  # N RGB images
     labels: Sequence[NDArray[Any]]  # N arrays [H, W]
     background_ignored: bool = False
     """Whether label 0 is a background that is not scored: 0 becomes `ignore`, the others move down by one (VOC-20)."""
-    files: Sequence[Path] = ()
-    """What is read; empty if it is not in files."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,9 +88,10 @@ class SegmentationSet:
         image, label = self.images[index], np.asarray(self.labels[index]).astype(np.int64)
         name = f"{self.name}/{self.ids[index]}"
         if label.shape != (image.height, image.width):
+            turned = TURNED if label.shape == image.size else ""
             raise BadInput(
                 f"{name}: the image is {image.width} x {image.height} but its label has shape {list(label.shape)}; "
-                f"needed is [{image.height}, {image.width}], one number per pixel{_turned_against(image, label)}"
+                f"needed is [{image.height}, {image.width}], one number per pixel{turned}"
             )
         stored, ignore = len(self.classes) + self.background_ignored, self.ignore
         outside = np.unique(label[(label != ignore) & ((label < 0) | (label >= stored))])
@@ -95,16 +101,6 @@ class SegmentationSet:
                 "add the missing names to the class list or correct the label"
             )
         return image, reduce_zero_label(label, ignore) if self.background_ignored else label
-
-
-def _turned_against(image: Image.Image, label: NDArray[np.int64]) -> str:
-    """What to try where a label has the image's sides, but swapped."""
-    if label.shape != (image.width, image.height):
-        return ""
-    return (
-        ". One is turned against the other: a label map is drawn on the photograph as it is stored, or as viewers turn "
-        "it by its EXIF orientation; use --exif-orientation ignore or apply (eval.exif_orientation)"
-    )
 
 
 def reduce_zero_label(label: NDArray[np.int64], ignore: int = 255) -> NDArray[np.int64]:

@@ -57,17 +57,8 @@ def segmentation_panel(
     panels = {"image": image} if image else {}
     panels["truth"] = colour_overlay(under, truth, ignore)
     panels["prediction, where scored" if unscored.any() else "prediction"] = colour_overlay(under, prediction, ignore)
-    shown = [_enlarged(panel) for panel in panels.values()]
-    width = sum(panel.width for panel in shown) + GAP * (len(shown) - 1)
-    legend = _legend(_present(truth, prediction, ignore), classes, width)
-    sheet = Image.new("RGB", (width, LINE + shown[0].height + GAP + legend.height), BACKGROUND)
-    draw, x = ImageDraw.Draw(sheet), 0
-    for title, panel in zip(panels, shown, strict=True):
-        draw.text((x, 1), title, FAINT, font=_font())
-        sheet.paste(panel, (x, LINE))
-        x += panel.width + GAP
-    sheet.paste(legend, (0, LINE + shown[0].height + GAP))
-    return sheet
+    shown = _joined([_under([title], _enlarged(panel), FAINT) for title, panel in panels.items()])
+    return _joined([shown, _legend(_present(truth, prediction, ignore), classes, shown.width)], down=True)
 
 
 def colour_overlay(
@@ -114,11 +105,7 @@ def with_legend(picture: Image.Image, labels: NDArray[np.int64], classes: Sequen
     present = [int(i) for i in (-counts).argsort(kind="stable") if counts[i] > LEGEND_SHARE * labels.size]
     size = max(TEXT, picture.width // 60)
     widest = max((_entry_width(classes[index], size) for index in present), default=1)
-    legend = _legend(present, classes, max(picture.width, widest), size)
-    sheet = Image.new("RGB", (legend.width, picture.height + GAP + legend.height), BACKGROUND)
-    sheet.paste(picture, (0, 0))
-    sheet.paste(legend, (0, picture.height + GAP))
-    return sheet
+    return _joined([picture, _legend(present, classes, max(picture.width, widest), size)], down=True)
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -134,16 +121,11 @@ def retrieval_strip(found: Sequence[Image.Image], rank: int, total: int) -> Imag
     Args:
         rank: place of the right image among all `total`, from 1; it may lie beyond those shown.
     """
+    tiles = [_tile(image) for image in found]
+    if rank <= len(tiles):
+        ImageDraw.Draw(tiles[rank - 1]).rectangle((0, 0, TILE - 1, TILE - 1), outline=RIGHT, width=6)
     note = f"the right image is number {rank} of {total}"
-    sheet = Image.new("RGB", (len(found) * (TILE + GAP) - GAP, 26 + TILE), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((0, 1), note, RIGHT if rank == 1 else FAINT, font=_font(18))
-    for place, image in enumerate(found):
-        x = place * (TILE + GAP)
-        sheet.paste(_tile(image), (x, 26))
-        if place + 1 == rank:
-            draw.rectangle((x, 26, x + TILE - 1, 26 + TILE - 1), outline=RIGHT, width=6)
-    return sheet
+    return _under([note], _joined(tiles), RIGHT if rank == 1 else FAINT, 18)
 
 
 def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
@@ -178,12 +160,29 @@ def evenly_spaced(total: int, count: int) -> list[int]:
 
 def _captioned(picture: Picture) -> Image.Image:
     image = picture.image
-    lines = textwrap.wrap(f"{picture.group}: {picture.caption}", max(20, image.width // 8))
-    cell = Image.new("RGB", (image.width, LINE * len(lines) + image.height), BACKGROUND)
-    for i, line in enumerate(lines):
-        ImageDraw.Draw(cell).text((0, i * LINE), line, INK, font=_font())
-    cell.paste(image, (0, LINE * len(lines)))
+    return _under(textwrap.wrap(f"{picture.group}: {picture.caption}", max(20, image.width // 8)), image, INK)
+
+
+def _under(lines: Sequence[str], image: Image.Image, colour: tuple[int, int, int], size: int = TEXT) -> Image.Image:
+    """The image under lines of text."""
+    line = size + size // 2 - 1
+    cell = Image.new("RGB", (image.width, line * len(lines) + image.height), BACKGROUND)
+    for number, text in enumerate(lines):
+        ImageDraw.Draw(cell).text((0, number * line + 1), text, colour, font=_font(size))
+    cell.paste(image, (0, line * len(lines)))
     return cell
+
+
+def _joined(images: Sequence[Image.Image], *, down: bool = False) -> Image.Image:
+    """Images beside each other, or below."""
+    widths, heights = zip(*(image.size for image in images), strict=True)
+    gaps = GAP * (len(images) - 1)
+    size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
+    sheet, place = Image.new("RGB", size, BACKGROUND), 0
+    for image in images:
+        sheet.paste(image, (0, place) if down else (place, 0))
+        place += GAP + (image.height if down else image.width)
+    return sheet
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -7,7 +7,6 @@ script it is whole. Every score stands beside its interval and what chance, and 
 from __future__ import annotations
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from silc.eval.curves import cost_plots, palette_of, score_curves, training_curv
 from silc.eval.score_table import MetricRow, column_names, paired, percent, score_table
 from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import data_uri, render, webp
+from silc.records import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,24 +101,18 @@ def _costs(named: Named) -> list[str]:
     """What the weights cost, one sentence per cost."""
     same: dict[str, list[str]] = defaultdict(list)
     for name, record in named:
-        examples = "" if record.examples_seen is None else f"{record.examples_seen:,} examples seen"
-        flops = "" if record.train_flops is None else f"{record.train_flops:.2e} training FLOPs"
-        same[", ".join(filter(None, (examples, flops)))].append(name)
+        spent = [(getattr(record, cost), *told) for cost, told in COSTS.items()]
+        same[", ".join(f"{form.format(x)} {called}" for x, called, form in spent if x is not None)].append(name)
     return [f"{', '.join(dict.fromkeys(names))}: {cost}." for cost, names in same.items() if cost]
 
 
 def _protocols(named: Named) -> list[tuple[str, str]]:
     """(tasks, settings) of each protocol used."""
-    same: dict[str, list[str]] = defaultdict(list)
+    same: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, record in named:
-        task = task_name(record.task, record.dataset)
-        same[json.dumps({"task": task} | dict(record.protocol))].append(name)
-    protocols = []
-    for text, columns in same.items():
-        settings = json.loads(text)
-        heading = f"{settings.pop('task')} · {', '.join(columns)}"
-        protocols.append((heading, ", ".join(f"{key}: {value}" for key, value in settings.items())))
-    return protocols
+        settings = ", ".join(f"{key}: {value}" for key, value in record.protocol.items())
+        same[task_name(record.task, record.dataset), settings].append(name)
+    return [(f"{task} · {', '.join(columns)}", settings) for (task, settings), columns in same.items()]
 
 
 def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]:

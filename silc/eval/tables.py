@@ -17,14 +17,13 @@ from silc.errors import BadInput
 from silc.eval.files import text_of
 from silc.eval.tasks import TASKS
 from silc.page import render
+from silc.records import COSTS
 from silc.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
-COSTS, SPENT = ("examples seen", "training FLOPs"), ("examples_seen", "train_flops")
-"""What a run cost, for people and in records."""
 
 
 class Column(NamedTuple):
@@ -44,10 +43,8 @@ class ModelRow:
     published: bool
     scores: Sequence[float | None]
     """In percent, one per column; None where there is none."""
-    examples: int | None = None
-    """Seen in training."""
-    flops: float | None = None
-    """Of training."""
+    costs: Sequence[float | None] = (None,) * len(COSTS)
+    """Of training: examples seen and FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +61,18 @@ class PaperTable:
     @property
     def heads(self) -> list[str]:
         """Titles of the columns, with those of what a run cost where one of them says it."""
-        return [*(column.label for column in self.columns), *(COSTS if self._costs else ())]
+        costs = [called for called, _ in COSTS.values()] if self._costs else []
+        return [*(column.label for column in self.columns), *costs]
 
     def cells(self, row: ModelRow) -> list[str]:
         """A row's texts, one for each head."""
-        spent = ("" if row.examples is None else f"{row.examples:,}", "" if row.flops is None else f"{row.flops:.2e}")
-        scores = ("" if score is None else f"{score:.1f}" for score in row.scores)
-        return [*scores, *(spent if self._costs else ())]
+        forms = ["{:.1f}"] * len(self.columns) + [form for _, form in COSTS.values()] * self._costs
+        values = [*row.scores, *row.costs][: len(forms)]
+        return ["" if value is None else form.format(value) for value, form in zip(values, forms, strict=True)]
 
     @property
     def _costs(self) -> bool:
-        return any(row.examples is not None for row in self.rows)
+        return any(row.costs[0] is not None for row in self.rows)
 
 
 def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
@@ -100,10 +98,7 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
         ModelRow(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
         for row in table["rows"]
     ]
-    ours = [
-        ModelRow(label, False, [_score(records, column) for column in columns], *map(records[0].get, SPENT))
-        for label, records in own
-    ]
+    ours = [ModelRow(name, False, _scores(records, columns), [*map(records[0].get, COSTS)]) for name, records in own]
     notes = _unequal(ours)
     for label, records in own:
         beside = [record for record in records if (record["task"], record["dataset"]) in there]
@@ -161,7 +156,7 @@ def to_json(table: PaperTable) -> str:
     labels = [column.label for column in table.columns]
     rows = [
         {"name": row.name, "published": row.published, "scores": dict(zip(labels, row.scores, strict=True))}
-        | {"examples_seen": row.examples, "train_flops": row.flops}
+        | dict(zip(COSTS, row.costs, strict=True))
         for row in table.rows
     ]
     content = {"title": table.title, "source": table.source, "rows": rows, "notes": list(table.notes)}
@@ -225,23 +220,21 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
 
 def _unequal(rows: Sequence[ModelRow]) -> list[str]:
     """How far runs are from equal training FLOPs, against the cheapest; examples alone say little of cost."""
-    known = [(row.flops, row) for row in rows if row.flops]
+    known = [(row.costs[1], row) for row in rows if row.costs[1]]
     if not known:
         return []
     least, cheapest = min(known, key=lambda one: one[0])
     return [
         f"{row.name} took {flops / least:.1f} times the training FLOPs of {cheapest.name}"
-        + (" for the same examples" if row.examples == cheapest.examples else "")
+        + (" for the same examples" if row.costs[0] == cheapest.costs[0] else "")
         for flops, row in known
         if flops > 1.05 * least
     ]
 
 
-def _score(records: Sequence[Mapping[str, Any]], column: Column) -> float | None:
-    for record in records:
-        if (record["task"], record["dataset"]) == (column.task, column.dataset) and column.metric in record["metrics"]:
-            return 100 * float(record["metrics"][column.metric])
-    return None
+def _scores(records: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[float | None]:
+    found = {(r["task"], r["dataset"], metric): 100 * r["metrics"][metric] for r in records for metric in r["metrics"]}
+    return [found.get((column.task, column.dataset, column.metric)) for column in columns]
 
 
 def _differences(records: Sequence[Mapping[str, Any]], follows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -252,12 +245,9 @@ def _differences(records: Sequence[Mapping[str, Any]], follows: Mapping[str, Map
     alike: dict[str, list[str]] = {}
     for record in records:
         theirs, ours = follows[record["task"]], record["protocol"]
-        said = [
-            f"{name} {_said(ours[name])}, not {_said(theirs[name])}"
-            for name in theirs
-            if name in ours and ours[name] != theirs[name]
-        ]
-        if said:
+        differing = [name for name in theirs if name in ours and ours[name] != theirs[name]]
+        if differing:
+            said = [f"{name} {_said(ours[name])}, not {_said(theirs[name])}" for name in differing]
             where = alike.setdefault("; ".join(said), [])
             where += [record["dataset"]] * (record["dataset"] not in where)
     return [f"{', '.join(where)}: {said}" for said, where in alike.items()]
@@ -273,10 +263,7 @@ def _said(value: Any) -> str:
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was done to scores that stand beside no published ones, and is not raw."""
     notes = []
-    for record in records:
-        protocol = record["protocol"]
-        if protocol.get("refined"):
-            notes.append(f"{record['dataset']} is refined ({protocol['refined']})")
-        if protocol.get("tuned_on_labels"):
-            notes.append(f"{record['dataset']} uses numbers tuned on labels")
+    for dataset, protocol in ((record["dataset"], record["protocol"]) for record in records):
+        notes += [f"{dataset} is refined ({protocol['refined']})"] if protocol.get("refined") else []
+        notes += [f"{dataset} uses numbers tuned on labels"] if protocol.get("tuned_on_labels") else []
     return notes

@@ -22,7 +22,7 @@ from silc.cli import main
 from silc.errors import BadInput
 from silc.eval.layouts import discover
 from silc.eval.layouts.cifar import read_batch, read_cifar
-from silc.eval.layouts.label_maps import UNUSED_IDS, read_stuffthingmap
+from silc.eval.layouts.label_maps import UNUSED_IDS, read_stuff
 from silc.eval.prompts import canonicalize, class_names
 from silc.preprocess import Preprocess
 
@@ -347,7 +347,7 @@ def test_coco_stuff(tmp_path, scored, converted):
 
 def test_stuffthingmaps_become_171_classes(tmp_path):
     labelled(tmp_path / "x.png", np.arange(256).reshape(16, 16))
-    table = read_stuffthingmap(tmp_path / "x.png").ravel()
+    table = read_stuff(tmp_path / "x.png").ravel()
     used = [number for number in range(182) if number not in UNUSED_IDS]
     assert table[used].tolist() == list(range(171))
     assert set(np.delete(table, used)) == {255}

@@ -1,20 +1,13 @@
-"""Every data set there is under a root: in its authors' layout, or a folder of one's own, by the kind of data.
+"""Every data set there is under a root: where its authors' archive unpacks to, or a folder of one's own.
 
-    <root>/classification/<set>/classes.txt  {train,test}/<class folder>/*   folders called as classes: `order_of`
-    <root>/retrieval/<set>/captions.json     [{"image": "images/x.jpg", "captions": ["...", ...]}, ...], or a table
-    <root>/segmentation/<set>/classes.txt    images/<id>.*  labels/<id>.png  line of classes.txt (see IGNORED)
-                                             train/images   train/labels    the same, to learn from
-
-The first two may also be CLIP_benchmark's WebDataset: `classnames.txt`, `{train,test}/{nshards.txt,0.tar,...}`.
-A data set is added by an entry in `official` of its kind's file. A kind (boxes, questions) is added by a file here, a
-dataclass in `datasets.py` and a row in `KINDS`.
+`silc eval --list` shows each place, `own_sets.py` what one's own folders look like. A data set is added by an entry in
+`official` of its kind's file; a kind of data (boxes, questions) by a file here and a row in `KINDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from silc.errors import BadInput
 from silc.eval.layouts import captions, classes, label_maps
@@ -23,20 +16,9 @@ if TYPE_CHECKING:
     from silc.eval.datasets import Source
 
 
-class Kind(NamedTuple):
-    """Where a kind of data set is looked for."""
-
-    official: Callable[[Path], list[Source[Any]]]
-    """In their authors' layouts under a root, found or not."""
-    folder: Callable[[Path], Source[Any]]
-    """In a folder of one's own, `<root>/<kind>/<set>`."""
-
-
-KINDS = {
-    "classification": Kind(classes.official, classes.folder),
-    "retrieval": Kind(captions.official, captions.folder),
-    "segmentation": Kind(label_maps.official, label_maps.folder),
-}
+KINDS = {"classification": classes, "retrieval": captions, "segmentation": label_maps}
+"""Kinds of data sets, and the file of each: `official(root)` gives the sources in their authors' layouts, found or not,
+`folder(path)` that of a folder of one's own, <root>/<kind>/<set>."""
 
 
 def discover(root: str | Path) -> list[Source[Any]]:

@@ -1,10 +1,4 @@
-"""Images with captions: Karpathy's splits of COCO and Flickr30k, and folders with a table of captions.
-
-| data set        | where its authors' archives unpack to                                        |
-| --------------- | ---------------------------------------------------------------------------- |
-| `coco`          | `coco/dataset_coco.json` (Karpathy), `coco/val2014/`                         |
-| `flickr30k`     | `flickr30k/dataset_flickr30k.json` (Karpathy), `flickr30k/flickr30k-images/` |
-"""
+"""Images with captions: Karpathy's splits of COCO and Flickr30k, and folders with a table of captions."""
 
 from __future__ import annotations
 
@@ -41,14 +35,14 @@ def _karpathy(name: str, place: Path, needs: Sequence[Path], images: Path) -> So
     return Source("retrieval", name, [file, *needs], partial(read_karpathy, name, file, images))
 
 
-def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> RetrievalSet:
-    """One split of Karpathy's `dataset_*.json`, all captions as written.
+def read_karpathy(name: str, file: Path, images: Path) -> RetrievalSet:
+    """The test split of Karpathy's `dataset_*.json`, all captions as written.
 
     Raises:
         BadInput: the file is no such list, or names an image that is not there.
     """
     try:
-        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] == split]
+        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] == "test"]
         pairs = [
             (images / entry.get("filepath", "") / entry["filename"], [one["raw"].strip() for one in entry["sentences"]])
             for entry in entries
@@ -56,7 +50,7 @@ def read_karpathy(name: str, file: Path, images: Path, split: str = "test") -> R
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not Karpathy's list of images with split and sentences: {error!r}") from error
     if not pairs:
-        raise BadInput(f"{file} lists no image of the split '{split}'")
+        raise BadInput(f"{file} lists no image of the split 'test'")
     for path, captions in pairs:
         if not captions:
             raise BadInput(f"{file}: {path.name} has no caption")

@@ -1,11 +1,4 @@
-"""Images with one class each: ImageNet, CIFAR, and a folder a class.
-
-| data set        | where its authors' archives unpack to |
-| --------------- | ------------------------------------- |
-| `imagenet`      | `imagenet/{train,val}/<wnid>/*.JPEG`  |
-| `cifar10`       | `cifar-10-batches-py/`                |
-| `cifar100`      | `cifar-100-python/`                   |
-"""
+"""Images with one class each: ImageNet, CIFAR, and a folder a class."""
 
 from __future__ import annotations
 

@@ -1,14 +1,5 @@
 """Images with a class per pixel: the sets of zero-shot segmentation, and folders of images and label maps.
 
-| data set        | where its authors' archives unpack to                                                            |
-| --------------- | ------------------------------------------------------------------------------------------------ |
-| `ade150`        | `ADEChallengeData2016/{images,annotations}/validation/`                                          |
-| `pc59`          | `VOCdevkit/VOC2010/{JPEGImages,SegmentationClassContext,ImageSets/SegmentationContext/val.txt}`  |
-| `voc20`         | `VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation/val.txt}`                |
-| `cityscapes`    | `cityscapes/leftImg8bit/val/`, `cityscapes/gtFine/val/*/*_gtFine_labelTrainIds.png`              |
-| `coco-stuff`    | `coco_stuff164k/images/val2017/`, `coco_stuff164k/annotations/val2017/`: stuffthingmaps' `*.png` |
-|                 | or mmsegmentation's `*_labelTrainIds.png`                                                        |
-
 Class lists are mmsegmentation's, which are TCL's. Training images for probes lie beside those, as the archives have
 them: ADE20K's `training/`, VOC's `train.txt`, Cityscapes' `train/`, COCO-Stuff's `train2017/`.
 """
@@ -35,16 +26,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+Pairs = list[tuple[Path, Path]]
+"""Image files and their label files."""
+UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+
+
 def official(root: Path) -> list[Source[SegmentationSet]]:
     """ADE20K, Pascal Context and VOC, Cityscapes, COCO-Stuff."""
     ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
     city, stuff = root / "cityscapes", root / "coco_stuff164k"
+
+    def splits(images: Path, labels: Path, *names: str) -> list[list[Path]]:
+        return [[images / split, labels / split] for split in names]
+
+    def lists(place: Path, kind: str, labels: str) -> list[list[Path]]:
+        files = [place / "ImageSets" / kind / f"{split}.txt" for split in ("val", "train")]
+        return [[file, place / "JPEGImages", place / labels] for file in files]
+
+    of_ade = splits(ade / "images", ade / "annotations", "validation", "training")
+    of_city = splits(city / "leftImg8bit", city / "gtFine", "val", "train")
+    of_stuff = splits(stuff / "images", stuff / "annotations", "val2017", "train2017")
+    of_context = lists(context, "SegmentationContext", "SegmentationClassContext")
     return [
-        _splits("ade150", read_ade20k, ade / "images", ade / "annotations", "validation", "training"),
-        _voc("pc59", "pascal_context_59", context, "SegmentationContext", "SegmentationClassContext"),
-        _voc("voc20", "voc_20", voc, "Segmentation", "SegmentationClass"),
-        _splits("cityscapes", read_cityscapes, city / "leftImg8bit", city / "gtFine", "val", "train"),
-        _splits("coco-stuff", read_coco_stuff, stuff / "images", stuff / "annotations", "val2017", "train2017"),
+        _source("ade150", "ade_150", _by_stem, *of_ade, zero=True),
+        _source("pc59", "pascal_context_59", _by_list, *of_context, zero=True),
+        _source("voc20", "voc_20", _by_list, *lists(voc, "Segmentation", "SegmentationClass"), zero=True),
+        _source("cityscapes", "cityscapes_19", _by_city, *of_city),
+        _source("coco-stuff", "coco_stuff_171", _stuff, *of_stuff, read=read_stuff),
     ]
 
 
@@ -54,67 +63,57 @@ def folder(path: Path) -> Source[SegmentationSet]:
     return Source("segmentation", path.name, [path], read, partial(read, "train"), [path / "train"])
 
 
-def _splits(
-    name: str, read: Callable[[Path, Path], SegmentationSet], images: Path, labels: Path, test: str, train: str
+def _source(
+    name: str,
+    classes: str,
+    pairs: Callable[..., Pairs],
+    test: Sequence[Path],
+    train: Sequence[Path],
+    *,
+    zero: bool = False,
+    read: Callable[[Path], NDArray[Any]] = read_label,
 ) -> Source[SegmentationSet]:
-    """A set whose images and labels have a folder for each split."""
-    of_test, of_train = ([images / split, labels / split] for split in (test, train))
-    return Source("segmentation", name, of_test, partial(read, *of_test), partial(read, *of_train), of_train)
+    """A set of published classes. Where `zero`, label 0 is the background or everything else, and is not scored."""
+
+    def of(places: Sequence[Path]) -> SegmentationSet:
+        return labelled(name, class_names(classes), pairs(*places), background_ignored=zero, read=read)
+
+    beside = [path for path in train if path not in test]
+    return Source("segmentation", name, test, partial(of, test), partial(of, train), beside)
 
 
-def _voc(name: str, classes: str, folder: Path, lists: str, labels: str) -> Source[SegmentationSet]:
-    val, train = (folder / "ImageSets" / lists / f"{split}.txt" for split in ("val", "train"))
-    places = [folder / "JPEGImages", folder / labels]
-    read = partial(read_voc, name, classes)
-    return Source(
-        "segmentation", name, [val, *places], partial(read, val, *places), partial(read, train, *places), [train]
-    )
+def _by_stem(images: Path, labels: Path) -> Pairs:
+    return [(path, labels / f"{path.stem}.png") for path in images_in(images)]
 
 
-def read_ade20k(images: Path, labels: Path) -> SegmentationSet:
-    """ADE20K's 150 classes; label 0 is everything else and not scored."""
-    pairs = [(path, labels / f"{path.stem}.png") for path in images_in(images)]
-    return labelled("ade150", class_names("ade_150"), pairs, background_ignored=True)
+def _by_list(split: Path, images: Path, labels: Path) -> Pairs:
+    return [(images / f"{line}.jpg", labels / f"{line}.png") for line in lines_of(split)]
 
 
-def read_voc(name: str, classes: str, split: Path, images: Path, labels: Path) -> SegmentationSet:
-    """Pascal VOC or Pascal Context by the list of a split; label 0 is the background and not scored."""
-    pairs = [(images / f"{line}.jpg", labels / f"{line}.png") for line in lines_of(split)]
-    return labelled(name, class_names(classes), pairs, background_ignored=True)
-
-
-def read_cityscapes(images: Path, labels: Path) -> SegmentationSet:
-    """Cityscapes' 19 training classes; 255 is not scored."""
-    pairs = [
-        (path, labels / city.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds"))
-        for city in sorted(images.iterdir())
-        if city.is_dir()
-        for path in images_in(city)
+def _by_city(images: Path, labels: Path) -> Pairs:
+    found = [path for city in sorted(images.iterdir()) if city.is_dir() for path in images_in(city)]
+    return [
+        (path, labels / path.parent.name / path.name.replace("_leftImg8bit", "_gtFine_labelTrainIds")) for path in found
     ]
-    return labelled("cityscapes", class_names("cityscapes_19"), pairs, background_ignored=False)
 
 
-UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+def _stuff(images: Path, labels: Path) -> Pairs:
+    """Stuffthingmaps, or mmsegmentation's conversion."""
+    pairs = _by_stem(images, labels)
+    converted = [(image, label.with_stem(f"{label.stem}_labelTrainIds")) for image, label in pairs]
+    return converted if converted and converted[0][1].is_file() else pairs
 
 
-def read_coco_stuff(images: Path, labels: Path) -> SegmentationSet:
-    """COCO-Stuff's 171 classes, from stuffthingmaps or from mmsegmentation's conversion; 255 is not scored."""
-    files = images_in(images)
-    converted = bool(files) and (labels / f"{files[0].stem}_labelTrainIds.png").is_file()
-    pairs = [(path, labels / f"{path.stem}{'_labelTrainIds' if converted else ''}.png") for path in files]
-    read = read_label if converted else read_stuffthingmap
-    return labelled("coco-stuff", class_names("coco_stuff_171"), pairs, background_ignored=False, read=read)
-
-
-def read_stuffthingmap(path: Path) -> NDArray[Any]:
-    """Classes of 171 [H, W] from ids of 182."""
+def read_stuff(path: Path) -> NDArray[Any]:
+    """Classes of 171 [H, W], of a stuffthingmap's 182 ids or of converted ones."""
+    label = read_label(path)
+    if path.stem.endswith("_labelTrainIds"):
+        return label
+    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
+        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
     used = [number for number in range(182) if number not in UNUSED_IDS]
     table = np.full(256, 255, np.uint8)
     table[used] = np.arange(len(used))
-    label = read_label(path)
-    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
-        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
     return np.asarray(table[label])
 
 
@@ -147,10 +146,10 @@ def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
 def labelled(
     name: str,
     classes: Sequence[str],
-    pairs: Sequence[tuple[Path, Path]],
+    pairs: Pairs,
     *,
     background_ignored: bool,
-    read: Callable[[Path], NDArray[Any]] | None = None,
+    read: Callable[[Path], NDArray[Any]] = read_label,
 ) -> SegmentationSet:
     """A segmentation set of image files and their label files.
 
@@ -173,7 +172,7 @@ def labelled(
         classes=classes,
         ids=[image.stem for image, _ in pairs],
         images=Lazy([image for image, _ in pairs], read_image),
-        labels=Lazy([label for _, label in pairs], read or read_label),
+        labels=Lazy([label for _, label in pairs], read),
         background_ignored=background_ignored,
         files=[file for pair in pairs for file in pair],
     )

@@ -57,16 +57,16 @@ def read_wds_classification(folder: Path, split: str = "test") -> Classification
             raise BadInput(f"{folder}: {key} has the label '{text}', needed is a number from 0 to {len(classes) - 1}")
         labels.append(int(text))
     shards = sorted({member.shard for member in images})
-    return ClassificationSet(folder.name, split, classes, Lazy(images, _decode), labels, templates, shards)
+    return ClassificationSet(folder.name, split, classes, Lazy(images, _decode), labels, templates, files=shards)
 
 
-def read_wds_retrieval(folder: Path, split: str = "test") -> RetrievalSet:
+def read_wds_retrieval(folder: Path) -> RetrievalSet:
     """Samples of an image with a `.txt` of one caption per line.
 
     Raises:
         BadInput: something is missing.
     """
-    samples = _samples(folder / split, "txt")
+    samples = _samples(folder / "test", "txt")
     images = [_image_of(sample, key) for key, sample in samples.items()]
     captions = []
     for key, sample in samples.items():
