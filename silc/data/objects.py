@@ -129,7 +129,7 @@ def lay_out(seed: tuple[int, ...], config: ObjectsConfig, *, unseen: bool = Fals
     count = 1 + int(rng.integers(most or config.most))
     names = rng.choice(len(NAMES), count, p=name_likelihood(ground, config.at_home, unseen=unseen)).tolist()
     places = [(0.5, 0.5)] if count == 1 else [_CORNERS[i] for i in rng.permutation(4)[:count].tolist()]
-    low, high = (0.25, 0.36) if count == 1 else (0.18, 0.23)
+    low, high = (0.3, 0.4) if count == 1 else (0.2, 0.26)
     draws = rng.random((count, 10)).tolist()
     wholes = rng.integers(0, (41, len(PERIODS), 8, 8), (count, 4)).tolist()
     things = []
