@@ -21,10 +21,8 @@ from torch import nn
 from silc.batch import Views
 from silc.checkpoint import HEADS
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
-from silc.losses.distill import distill_loss, other_views, perplexity
-from silc.losses.patches import patch_loss
-from silc.models.head import DistillHead
-from silc.models.patches import PatchHead, at, draw_masks, embedding_and_patches
+from silc.losses.distill import distill_loss, other_views, patch_loss, perplexity
+from silc.models.head import DistillHead, PatchHead, at, draw_masks, embedding_and_patches
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
 from silc.step import Embeddings, Pass, StepOutput

@@ -26,7 +26,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from silc.batch import AnyBatch
-from silc.data.feed import Feed
 from silc.data.order import Order
 from silc.data.pairs import BadSample, Sample
 from silc.data.workers import (
@@ -34,6 +33,7 @@ from silc.data.workers import (
     SHARED_MEMORY,
     START_METHOD,
     Board,
+    Prefetcher,
     Watch,
     free_shared_memory,
     lacking,
@@ -141,7 +141,9 @@ class Loader(Generic[Made]):
         self._pins = world.device.type == "cuda"
         self._board = Board(plan.workers)
         share = batch_size // world.size
-        self._steps = _Steps(source, collate, plan, range(world.rank * share, (world.rank + 1) * share), self._board)
+        self._steps = _StepDataset(
+            source, collate, plan, range(world.rank * share, (world.rank + 1) * share), self._board
+        )
         if self.workers:
             self._choose_transport()
 
@@ -187,7 +189,7 @@ class Loader(Generic[Made]):
         if not self.workers:
             return nullcontext(self._made(start, stop))
         watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
-        return closing(Feed(partial(self._made, start, stop), watch))
+        return closing(Prefetcher(partial(self._made, start, stop), watch))
 
     def _say(self, line: str) -> None:
         if self._speaks:
@@ -275,7 +277,7 @@ def _end_when_told() -> None:
     os._exit(0)
 
 
-class _Steps(Dataset["AnyBatch | bytes | BadInput"]):
+class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
     """Batches by step number; what a worker process runs."""
 
     def __init__(

@@ -78,7 +78,7 @@ class Shards(Source[Sample]):
 
     def read_ahead(self, indices: Sequence[int]) -> None:
         """Begin to fetch remote samples."""
-        self._ask(indices, self.members.parts)
+        self._ask(indices, self.members.fields)
 
     def key(self, index: int) -> str:
         """Name of a sample."""
@@ -94,7 +94,7 @@ class Shards(Source[Sample]):
         shard, row = self._locate(index)
         if refused := self._refused(shard.samples[row]):
             raise self.bad(index, *refused)
-        return self._members(index, self.members.parts)
+        return self._members(index, self.members.fields)
 
     def pixels(self, index: int, members: Mapping[str, bytes]) -> np.ndarray:
         """The image among the members of a sample, uint8 [H, W, 3].
@@ -120,29 +120,29 @@ class Shards(Source[Sample]):
         """Why a sample is not read, cause and detail: what its index tells."""
         if sample["duplicate"]:
             return "duplicate_key", "is the key of an earlier sample of this shard"
-        absent = next((part for part in self.members.must if not sample[part]["offset"]), None)
+        absent = next((name for name in self.members.must if not sample[name]["offset"]), None)
         return ("no_member", f"has no .{absent}") if absent else None
 
-    def _members(self, index: int, parts: Sequence[str]) -> dict[str, bytes]:
+    def _members(self, index: int, fields: Sequence[str]) -> dict[str, bytes]:
         """The members a sample has of these, by one read where they lie together."""
         shard, row = self._locate(index)
         sample, found = shard.samples[row], {}
-        if part := _too_large(sample, parts):
-            raise self.bad(index, "too_large", f"has {sample[part]['size']:,} bytes of {part}")
-        places = {part: sample[part].item() for part in parts if sample[part]["offset"]}
-        for start, stop in _spans(sample, parts):
+        if name := _too_large(sample, fields):
+            raise self.bad(index, "too_large", f"has {sample[name]['size']:,} bytes of {name}")
+        places = {name: sample[name].item() for name in fields if sample[name]["offset"]}
+        for start, stop in _spans(sample, fields):
             data = self._bytes(index, shard.path, start, stop - start)
-            for part, (offset, size) in places.items():
+            for name, (offset, size) in places.items():
                 if start <= offset <= stop:
-                    found[part] = data[offset - start : offset - start + size]
+                    found[name] = data[offset - start : offset - start + size]
         return found
 
-    def _ask(self, indices: Sequence[int], parts: Sequence[str]) -> None:
+    def _ask(self, indices: Sequence[int], fields: Sequence[str]) -> None:
         for index in indices:
             shard, row = self._locate(index)
             sample = shard.samples[row]
-            if isinstance(shard.path, RemoteFile) and not (self._refused(sample) or _too_large(sample, parts)):
-                for start, stop in _spans(sample, parts):
+            if isinstance(shard.path, RemoteFile) and not (self._refused(sample) or _too_large(sample, fields)):
+                for start, stop in _spans(sample, fields):
                     shard.path.ask(start, stop - start)
 
     def _locate(self, index: int) -> tuple[ShardIndex, int]:
@@ -172,9 +172,9 @@ class ShardPairs(Shards[Pair], Pairs):
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        parts = self.members.may
-        captions_of = lambda index: self._captions(index, self._members(index, parts))  # noqa: E731
-        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, parts))
+        fields = self.members.may
+        captions_of = lambda index: self._captions(index, self._members(index, fields))  # noqa: E731
+        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, fields))
 
     def _captions(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
@@ -193,15 +193,15 @@ class ShardPairs(Shards[Pair], Pairs):
             raise self.bad(index, error.cause, str(error)) from error
 
 
-def _too_large(sample: np.void, parts: Sequence[str]) -> str:
+def _too_large(sample: np.void, fields: Sequence[str]) -> str:
     """The first of these members that is too large to be read; empty if none is."""
-    return next((part for part in parts if sample[part]["size"] > MAX_MEMBER_BYTES), "")
+    return next((name for name in fields if sample[name]["size"] > MAX_MEMBER_BYTES), "")
 
 
-def _spans(sample: np.void, parts: Sequence[str]) -> list[tuple[int, int]]:
+def _spans(sample: np.void, fields: Sequence[str]) -> list[tuple[int, int]]:
     """[start, stop) of the reads that get these members of a sample: one, where no more than GAP is between them."""
     spans: list[tuple[int, int]] = []
-    for offset, size in sorted(sample[part].item() for part in parts if sample[part]["offset"]):
+    for offset, size in sorted(sample[name].item() for name in fields if sample[name]["offset"]):
         if spans and offset - spans[-1][1] <= GAP:
             spans[-1] = (spans[-1][0], offset + size)
         else:

@@ -66,23 +66,23 @@ class Members:
     may: tuple[str, ...] = ()
 
     @cached_property
-    def parts(self) -> tuple[str, ...]:
+    def fields(self) -> tuple[str, ...]:
         """What a sample consists of: `image`, and its other members by their suffixes."""
         return ("image", *self.must, *self.may)
 
     @property
     def dtype(self) -> np.dtype[np.void]:
         """Of a sample: its members, and whether its shard has an earlier one of the same key."""
-        return np.dtype([*((part, MEMBER) for part in self.parts), ("duplicate", "?")])
+        return np.dtype([*((name, MEMBER) for name in self.fields), ("duplicate", "?")])
 
     def suffix_of(self, name: str) -> str:
         """The suffix of a file in lower case, empty if it has none."""
-        compound = [suffix for suffix in self.parts[1:] if "." in suffix and name.lower().endswith(f".{suffix}")]
+        compound = [suffix for suffix in self.fields[1:] if "." in suffix and name.lower().endswith(f".{suffix}")]
         return max(compound, key=len, default=name.rpartition(".")[2].lower() if "." in name else "")
 
-    def part_of(self, suffix: str) -> str:
+    def field_of(self, suffix: str) -> str:
         """What a member with this suffix is to its sample; empty for one that is not read."""
-        if suffix in self.parts[1:]:
+        if suffix in self.fields[1:]:
             return suffix
         return "image" if suffix in (*READ, *UNREAD) else ""
 
@@ -126,7 +126,7 @@ class Sample:
     key: str
     duplicate: bool
     must: tuple[str, ...]
-    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fields: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(offset, size) by what it is to the sample."""
     suffixes: list[str] = field(default_factory=list)
     """Of all its members, those of further images too."""
@@ -135,15 +135,15 @@ class Sample:
     @property
     def usable(self) -> bool:
         """Whether it has an image, what it must have, and something that says what it is."""
-        return len(self.parts) > 1 and self.parts.keys() >= {"image", *self.must}
+        return len(self.fields) > 1 and self.fields.keys() >= {"image", *self.must}
 
-    def take(self, part: str, suffix: str, where: tuple[int, int]) -> None:
+    def take(self, field_name: str, suffix: str, where: tuple[int, int]) -> None:
         """A member more; of several images the first of the usual formats counts, else the first."""
         self.suffixes.append(suffix)
-        better = part == "image" and suffix in FIRST_CHOICE and self.image_suffix not in FIRST_CHOICE
-        if part not in self.parts or better:
-            self.parts[part] = where
-            self.image_suffix = suffix if part == "image" else self.image_suffix
+        better = field_name == "image" and suffix in FIRST_CHOICE and self.image_suffix not in FIRST_CHOICE
+        if field_name not in self.fields or better:
+            self.fields[field_name] = where
+            self.image_suffix = suffix if field_name == "image" else self.image_suffix
 
 
 @dataclass
@@ -162,15 +162,15 @@ class Walk:
 
     def add(self, name: str, suffix: str, where: tuple[int, int]) -> None:
         """A member that is read: to the sample of its key that misses it, else to a new one."""
-        path, part = name[: -len(suffix) - 1], self.members.part_of(suffix)
+        path, field_name = name[: -len(suffix) - 1], self.members.field_of(suffix)
         key = path.removeprefix("./")
-        sample = next((each for each in self._candidates(key) if self._takes(each, part, suffix)), None)
+        sample = next((each for each in self._candidates(key) if self._takes(each, field_name, suffix)), None)
         if sample is None:
             sample = Sample(path, key in self._first, self.members.must)
             self.samples.append(sample)
             self._first.setdefault(key, sample)
             self._latest[key] = sample
-        sample.take(part, suffix, where)
+        sample.take(field_name, suffix, where)
         self._touched = sample
 
     def _candidates(self, key: str) -> list[Sample]:
@@ -181,22 +181,24 @@ class Walk:
         between = [self._touched] if self._touched in (first, latest) else []
         return [first, *between, latest] if not first.usable else [*between, latest, first]
 
-    def _takes(self, sample: Sample, part: str, suffix: str) -> bool:
+    def _takes(self, sample: Sample, field_name: str, suffix: str) -> bool:
         """Whether a member belongs to a sample; a whole one takes a further image only of its neighbours."""
-        further = sample.usable and part in sample.parts and sample is not self._touched
+        further = sample.usable and field_name in sample.fields and sample is not self._touched
         return suffix not in sample.suffixes and not further
 
-    def drop_cut(self) -> None:
-        """Leave out the sample that a cut went through."""
+    def finish(self, file: BinaryIO) -> None:
+        """Leave out the sample that a cut went through and members that belong to others; complete `contents`."""
         last = self._touched
         if self.damage and last is not None and not last.usable:
             self._leave_out([last], "lost")
+        self._leave_out([each for each in self.samples if self._belongs_to_another(each, file)])
+        for sample in self.samples:
+            self.contents["samples"] += len(sample.fields)
+            kept = {sample.image_suffix, *(name for name in sample.fields if name != "image")}
+            self.contents.update(f".{suffix}" for suffix in sample.suffixes if suffix not in kept)
+        self.contents += Counter(ignored=len(self.ignored))  # nothing, if that is 0
 
-    def fold(self, file: BinaryIO) -> None:
-        """Give members with compound suffixes to the samples they belong to."""
-        self._leave_out([each for each in self.samples if self._is_part_of_another(each, file)])
-
-    def _is_part_of_another(self, sample: Sample, file: BinaryIO) -> bool:
+    def _belongs_to_another(self, sample: Sample, file: BinaryIO) -> bool:
         key = sample.key.removeprefix("./")
         dots = [place for place in range(key.rfind("/") + 2, len(key)) if key[place] == "."]
         if not any(key[:place] in self._first for place in dots):
@@ -205,22 +207,14 @@ class Walk:
             return True
         if self._first[key] is not self._latest[key]:  # it comes again
             return False
-        captioned = "json" in self.members.may and sample.parts.keys() == {"image", "json"}
-        return captioned and _says_nothing(file, sample.parts["json"])
+        captioned = "json" in self.members.may and sample.fields.keys() == {"image", "json"}
+        return captioned and _says_nothing(file, sample.fields["json"])
 
     def _leave_out(self, samples: Sequence[Sample], fate: str = "") -> None:
         for suffix in (suffix for each in samples for suffix in each.suffixes):
             self.contents[fate or f".{suffix}"] += 1
         gone = set(samples)
         self.samples = [each for each in self.samples if each not in gone]
-
-    def count(self) -> None:
-        """Complete `contents`."""
-        for sample in self.samples:
-            self.contents["samples"] += len(sample.parts)
-            kept = {sample.image_suffix, *(part for part in sample.parts if part != "image")}
-            self.contents.update(f".{suffix}" for suffix in sample.suffixes if suffix not in kept)
-        self.contents += Counter(ignored=len(self.ignored))  # nothing, if that is 0
 
 
 def walk(path: Path | RemoteFile, members: Members = CAPTIONS) -> Walk:
@@ -238,11 +232,9 @@ def walk(path: Path | RemoteFile, members: Members = CAPTIONS) -> Walk:
                     _sort_in(found, member)
             except (tarfile.TarError, ValueError, EOFError) as error:
                 found.damage = str(error)
-            found.drop_cut()
-            found.fold(file)
+            found.finish(file)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
-    found.count()
     return found
 
 
@@ -255,7 +247,7 @@ def _sort_in(found: Walk, member: tarfile.TarInfo) -> None:
         found.ignored.append(member.name)
     elif base.startswith("."):  # ._ files of macOS, and others that are hidden
         found.contents["hidden"] += 1
-    elif not found.members.part_of(suffix):
+    elif not found.members.field_of(suffix):
         found.contents[f".{suffix}"] += 1
     else:
         found.add(member.name, suffix, (member.offset_data, member.size))
@@ -272,7 +264,9 @@ def index_shard(path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIn
     if not any(sample.usable for sample in found.samples):
         raise BadInput(f"{path} holds no sample: {_why_none(path, found)}")
     keys = [sample.key.encode(errors="replace") for sample in found.samples]
-    rows = [(*(sample.parts.get(part, (0, 0)) for part in members.parts), sample.duplicate) for sample in found.samples]
+    rows = [
+        (*(sample.fields.get(name, (0, 0)) for name in members.fields), sample.duplicate) for sample in found.samples
+    ]
     return ShardIndex(
         path,
         np.array(rows, dtype=members.dtype),
@@ -297,8 +291,8 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
                 "it is a table of captions by its name; such a table is given alone, not among others or by a pattern"
             )
         return f"it is no uncompressed tar file or is damaged ({found.damage}); {needed}"
-    images = [each for each in found.samples if "image" in each.parts]
-    texts = [each for each in found.samples if "image" not in each.parts]
+    images = [each for each in found.samples if "image" in each.fields]
+    texts = [each for each in found.samples if "image" not in each.fields]
     counts = Counter(f".{suffix}" for each in found.samples for suffix in each.suffixes)
     counts.update({fate: count for fate, count in found.contents.items() if fate != "samples"})
     listed = ", ".join(
@@ -312,8 +306,8 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
             "without its last suffix, folders included, and has to be the same"
         )
     elif images and (
-        behind := [suffix for suffix in members.parts[1:] if found.contents[f".{suffix}"]]
-    ):  # left out as parts
+        behind := [suffix for suffix in members.fields[1:] if found.contents[f".{suffix}"]]
+    ):  # left out: they belong to the images
         key = images[0].key
         said += (
             f"; the first image's key is {key!r}, and the {wanted}s' keys go on behind a dot, as in "
@@ -372,9 +366,9 @@ def _is_plain_file(member: tarfile.TarInfo) -> bool:
     return plain and not member.name.startswith("/") and ".." not in member.name.split("/")
 
 
-def _says_nothing(file: BinaryIO, where: tuple[int, int] | None) -> bool:
+def _says_nothing(file: BinaryIO, where: tuple[int, int]) -> bool:
     """Whether a JSON member has no captions: what is known of a mask, for one."""
-    if where is None or where[1] > MAX_JSON_LOOKED_AT:
+    if where[1] > MAX_JSON_LOOKED_AT:
         return False
     file.seek(where[0])
     try:

@@ -1,6 +1,7 @@
-"""Local-to-global self-distillation: the student's local views against the teacher's global ones.
+"""Self-distillation: the student's local views against the teacher's global ones, and its masked patches (iBOT).
 
-Legend: V views of the student, G of the teacher, B images, K prototypes, C width of the bottleneck.
+Legend: V views of the student, G of the teacher, B images, M predicted patches of each, K prototypes, C width of the
+bottleneck.
 
 Logits [V, B, K] are never made as a whole. At K = 65,536 they are what fills the memory, and they are cheap to make: a
 bottleneck times the prototypes. So the loss takes these two and goes over the prototypes in blocks, twice: once for
@@ -57,6 +58,26 @@ def distill_loss(student: Projection, targets: Targets, temperature: float, pair
     precision = _precision(x)
     with no_autocast(x):
         return TermOutput(*_apply(x.float(), student.prototypes.float(), targets, pairs, temperature, precision))
+
+
+def patch_loss(student: Projection, targets: Targets, temperature: float) -> TermOutput:
+    """Mean cross-entropy over views, images and patches (iBOT's L_MIM; iBOT++ where M is every patch).
+
+        for v in views: for b in images: for m in patches:
+            loss += -sum_k q[v, b, m, k] log softmax(s[v, b, m] / tau_s)[k]
+        loss /= V * B * M
+
+    Patches are to each other what images are in self-distillation, with one view of each. iBOT weighs each image by one
+    over the number of its masked patches; here it is the same number for all.
+
+    Args:
+        student: of the patches of the masked view [V, B, M, C].
+        targets: of the same patches of the whole view [V, B, M, C]; no gradient flows into them.
+        temperature: tau_s.
+    """
+    x, y = student.bottleneck.flatten(0, 2)[None], targets.projection.bottleneck.flatten(0, 2)[None]
+    own = targets.projection._replace(bottleneck=y)
+    return distill_loss(student._replace(bottleneck=x), targets._replace(projection=own), temperature)
 
 
 def _precision(x: Tensor) -> torch.dtype:

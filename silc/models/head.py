@@ -1,6 +1,8 @@
-"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes).
+"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes); and the one of patches,
+for masked-patch prediction (iBOT): the student sees a view with patches masked and predicts the teacher's patches.
 
-The last product is left to the loss, which needs no logits as a whole.
+The last product is left to the loss, which needs no logits as a whole. The mask token lives in its head and not in the
+tower, so that a tower trained with it is a tower like any other.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.models.config import HeadConfig
+    from silc.models.image import ImageTower
 
 
 class DistillHead(nn.Module):
@@ -53,3 +56,45 @@ class DistillHead(nn.Module):
     def forward(self, x: Tensor) -> Projection:
         """Bottleneck [..., C], of unit length, of joint image embeddings [..., D], and the prototypes [K, C]."""
         return Projection(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)
+
+
+class PatchHead(nn.Module):
+    """The mask token and a head of its own on the image tower's final-norm tokens (before the pooling).
+
+    Args:
+        config: hidden width, bottleneck, K; those of the distillation head.
+        width: C, of the image tower.
+    """
+
+    def __init__(self, config: HeadConfig, width: int) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.head = DistillHead(config, width)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def masked_tokens(self, tower: ImageTower, images: Tensor, masked: Tensor) -> Tensor:
+        """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `masked` (int64 [N, M]) are the mask token."""
+
+        def mask(patches: Tensor) -> Tensor:
+            n, h, w, _ = patches.shape
+            where = torch.zeros(n, h * w, dtype=torch.bool, device=patches.device).scatter(1, masked, True)
+            return torch.where(where.view(n, h, w, 1), self.mask_token.to(patches.dtype), patches)
+
+        return tower.without_prefix(tower.trunk.tokens(images, mask=mask).final)
+
+
+def embedding_and_patches(tower: ImageTower, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Joint embedding [N, D] and patch tokens [N, T, C] of images [N, 3, H, W] in one pass."""
+    tokens = tower.trunk.tokens(images).final
+    return tower.head(tower.trunk.forward_head(tokens)), tower.without_prefix(tokens)
+
+
+def draw_masks(shape: tuple[int, ...], num_patches: int, mask_ratio: float, device: torch.device) -> Tensor:
+    """Patches to mask: int64 [*shape, M] places out of `num_patches`, M the same for every image, at least 1."""
+    num_masked = max(1, round(mask_ratio * num_patches))
+    return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_masked]
+
+
+def at(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens [N, M, C] at places [N, M] of tokens [N, T, C]."""
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

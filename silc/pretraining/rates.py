@@ -47,7 +47,7 @@ def schedule_of(config: Config, steps_per_epoch: int) -> Schedule:
     """A run's.
 
     Raises:
-        BadInput: the run is shorter than a step, or than its warm-up and cool-down; or the teacher's half-life is 0.
+        BadInput: the run is shorter than a step, or than its warm-up and cool-down.
     """
     batch_size, teacher = config.train.batch_size, config.model.teacher
     total = steps_of(config.train.duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
@@ -57,8 +57,6 @@ def schedule_of(config: Config, steps_per_epoch: int) -> Schedule:
         half_life = half_life_of(total * batch_size)
     else:
         half_life = examples_of(teacher.half_life, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=total)
-        if half_life <= 0:
-            raise BadInput("model.teacher.half_life is 0: such a teacher is the student; give examples, or 'auto'")
     return Schedule.of(
         config.train.optim,
         total=total,

@@ -56,8 +56,8 @@ def newest(out: Path, world: World) -> Path | None:
         BadInput: all are damaged.
     """
     # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
-    found: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
-    return found
+    newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
+    return newest
 
 
 def left_behind(out: Path) -> str:

@@ -50,7 +50,11 @@ def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Pl
     """
     out, goes_on = claimed
     with join(settings.device, timedelta(seconds=settings.timeout)) as world:
-        _check_micro_batch(settings, world)
+        share, micro_batch = settings.batch_size // world.size, settings.micro_batch
+        if micro_batch and share % micro_batch:
+            raise BadInput(
+                f"train.micro_batch {micro_batch} does not divide a rank's {share} pairs; give one that does, or 0"
+            )
         place = Place(out, goes_on, newest(out, world) if goes_on else None, world, Preemption())
         work = compose(place)
         begun = state.begin(work, place)
@@ -166,12 +170,6 @@ def environment(world: World) -> dict[str, Any]:
         "ranks": world.size,
         "threads": torch.get_num_threads(),
     }
-
-
-def _check_micro_batch(settings: TrainConfig, world: World) -> None:
-    share, part = settings.batch_size // world.size, settings.micro_batch
-    if part and share % part:
-        raise BadInput(f"train.micro_batch {part} does not divide a rank's {share} pairs; give one that does, or 0")
 
 
 def _log(work: Work, out: Path, start: int) -> Log:

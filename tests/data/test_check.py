@@ -186,7 +186,7 @@ def test_nothing_usable_is_two(shard: Callable[..., Path], tmp_path: Path, capsy
     ("args", "message"),
     [
         (["check", "/nonexistent/a.tar"], "does not exist"),
-        (["chekc"], "unknown command 'data chekc'; there is `silc data check SHARDS`"),
+        (["chekc"], "unknown command 'data chekc'; did you mean 'check'?"),
         (["check", "x.tar", "--workers", "-1"], "--workers is -1; needed a whole number at least 0"),
         (["check"], "required"),
     ],

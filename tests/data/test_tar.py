@@ -118,7 +118,7 @@ def test_shards_are_read_for_the_members_that_are_declared(tmp_path: Path, membe
     index = index_shard(write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names.split()]), members)
     found, files = [], OpenFiles()
     for row, each in enumerate(index.samples):
-        own = [files.read(index.path, *each[part].item()).decode() for part in members.parts if each[part]["offset"]]
+        own = [files.read(index.path, *each[name].item()).decode() for name in members.fields if each[name]["offset"]]
         assert {name[: len(index.key(row)) + 1] for name in own} == {f"{index.key(row)}."}
         found.append("+".join(name[len(index.key(row)) + 1 :] for name in own))
     assert " ".join(found) == expected

@@ -18,10 +18,9 @@ from silc.data import check as checks
 from silc.data import loader as loaders
 from silc.data import workers
 from silc.data.check import check
-from silc.data.feed import Feed
 from silc.data.pairs import Pair
 from silc.data.shards import ShardPairs
-from silc.data.workers import Board, LostWorker, StoppedWaiting, Watch
+from silc.data.workers import Board, LostWorker, Prefetcher, StoppedWaiting, Watch
 from silc.errors import BadInput
 from tests.data.test_loader import assert_equal, loader
 
@@ -220,7 +219,7 @@ def test_a_worker_that_closes_its_end_before_it_is_seen_to_be_gone() -> None:
         yield 1
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    feed = Feed(start, watch)
+    feed = Prefetcher(start, watch)
     assert next(feed) == 1
     with pytest.raises(LostWorker, match=r"was killed \(SIGKILL\)"):
         next(feed)

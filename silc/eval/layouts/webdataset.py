@@ -104,7 +104,7 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
         for sample in found.samples:
             if sample.duplicate:
                 raise BadInput(f"{shard} holds {sample.key} twice; leave one of them out")
-            members = {extension: Member(shard, *where) for extension, where in sample.parts.items()}
+            members = {extension: Member(shard, *where) for extension, where in sample.fields.items()}
             samples[f"{shard.stem}/{sample.key.removeprefix('./')}"] = members
     if not samples:
         raise BadInput(f"{folder} holds no samples")

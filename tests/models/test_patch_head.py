@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from silc.models.config import HeadConfig, ImageTowerConfig
+from silc.models.head import PatchHead, at, draw_masks, embedding_and_patches
 from silc.models.image import ImageTower
-from silc.models.patches import PatchHead, at, draw_masks, embedding_and_patches
 
 
 def tower(pool: str, depth: int = 2) -> ImageTower:

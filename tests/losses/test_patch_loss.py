@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from silc.losses.patches import patch_loss
+from silc.losses.distill import patch_loss
 from silc.step import Projection, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
