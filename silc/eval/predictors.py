@@ -77,10 +77,13 @@ class Cosine(OnEncoder):
         super().__init__(model, readout=readout)
         self.readout, self.masks = readout, masks
 
+    def features(self, images: Tensor) -> Tensor:
+        """Patch features [B, h, w, D], not normalised: what a decoder that changes them has instead."""
+        return self.model.encode_dense(images, self.readout).float()
+
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
         """Cosines, or masks, [B, C, h, w]."""
-        features = F.normalize(self.model.encode_dense(images, self.readout).float(), dim=-1)  # [B, h, w, D]
-        cosines = (features @ classes.T).permute(0, 3, 1, 2)
+        cosines = (F.normalize(self.features(images), dim=-1) @ classes.T).permute(0, 3, 1, 2)
         return torch.sigmoid(10 * (cosines - 0.25)) if self.masks else cosines
 
 
