@@ -18,7 +18,8 @@ from silc.eval.decoders import predictor_of
 from silc.eval.predictors import DensePredictor, OnEncoder
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
-from silc.predict import Segmenter
+from silc.eval.suite import run
+from silc.predict import Model, Segmenter
 from silc.preprocess import Preprocess, resample
 
 SIZE = 20
@@ -56,7 +57,10 @@ def striped():
 def test_a_predictor_of_ones_own_is_scored_in_its_own_windows(striped):
     own = Brightest()
     assert isinstance(own, DensePredictor)
-    record = ZeroShotSegmentation("striped-zs-seg", striped, EvalConfig(num_pictures=0))(own).record
+    (evaluation,) = run(
+        {"pretrained": own}, [ZeroShotSegmentation("striped-zs-seg", striped, EvalConfig(num_pictures=0))]
+    )
+    record = evaluation.record
     assert own.seen == (1, 3, SIZE, SIZE)
     assert record.metrics["miou"] > 0.85
     assert (record.model, record.protocol["decoder"], record.protocol["protocol"]) == (
@@ -73,6 +77,7 @@ def test_a_predictor_of_ones_own_is_scored_in_its_own_windows(striped):
     found = Segmenter(own, CLASSES)(image)
     assert (found.labels.numpy() == truth).mean() > 0.9
     assert found.scores.shape == (3, SIZE, SIZE)
+    assert torch.equal(found.labels, Model.segment(object.__new__(Model), image, CLASSES, predictor=own).labels)
 
 
 def test_what_a_predictor_of_ones_own_does_not_read_is_refused(striped):
