@@ -83,7 +83,7 @@ class _Sigmoid(_FormedForward):
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, world: World) -> Tensor:
         loss, for_bias, for_image = torch.zeros_like(bias), torch.zeros_like(bias), torch.zeros_like(image)
         visitor, owed = text, torch.zeros_like(text)
-        for hop in range(world.size):
+        for hop in hops(world):
             for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 block_loss, push = _pairwise(torch.addmm(bias, scale * x, y.T), own=hop == 0 and rows == columns)
@@ -113,7 +113,7 @@ class _Softmax(_FormedForward):
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, world: World) -> Tensor:
         over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with its texts
         own_logits, visitor = image.new_empty(image.shape[:2]), text
-        for hop in range(world.size):
+        for hop in hops(world):
             for view, rows, columns in in_blocks(image):
                 logits = (scale * image[view, rows]) @ visitor[columns].T
                 over_texts.at(view, rows).add(logits, dim=1)
@@ -125,7 +125,7 @@ class _Softmax(_FormedForward):
             over_images = _Denominator(*travelled)
 
         for_image, owed = torch.zeros_like(image), torch.zeros_like(text)
-        for hop in range(world.size):
+        for hop in hops(world):
             for view, rows, columns in in_blocks(image):
                 x, y = image[view, rows], visitor[columns]
                 logits = (scale * x) @ y.T
@@ -187,6 +187,11 @@ def in_blocks(image: Tensor) -> Iterable[tuple[int, slice, slice]]:
     num_views, num, _ = image.shape
     parts = [slice(start, min(start + SIDE, num)) for start in range(0, num, SIDE)]
     return ((view, rows, columns) for view in range(num_views) for rows in parts for columns in parts)
+
+
+def hops(world: World) -> Iterable[int]:
+    """One for each rank whose texts visit this one, in the first its own; `plan/repeats.py` goes through a few."""
+    return range(world.size)
 
 
 def _gradients(
