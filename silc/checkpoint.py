@@ -73,7 +73,11 @@ def write(
 
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
+        for leftover in root.glob(".partial-*"):  # of a killed writer
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         partial.mkdir()
         for name, tensors in parts.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / f"{name}.safetensors")
@@ -143,15 +147,6 @@ def _point_latest(root: Path, final: Path) -> None:
         latest.unlink(missing_ok=True)
         partial.rename(latest)
     flush(root)
-
-
-def _sweep(root: Path) -> None:
-    """Delete what a killed writer left behind."""
-    for leftover in root.glob(".partial-*"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
 
 
 def _hide(path: Path) -> Path:

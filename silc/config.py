@@ -267,29 +267,34 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 SYNONYMS = {
-    **dict.fromkeys(("learning_rate", "learningrate", "peak_lr", "max_lr", "base_lr"), "train.optim.lr"),
-    **dict.fromkeys(("epochs", "epoch", "num_epochs", "steps", "num_steps", "max_steps"), "train.duration"),
-    **dict.fromkeys(("total_steps", "iterations", "max_iterations", "examples"), "train.duration"),
-    **dict.fromkeys(("batch", "batchsize", "bs", "global_batch_size", "train_batch_size"), "train.batch_size"),
-    **dict.fromkeys(("accum_freq", "grad_accumulation", "gradient_accumulation_steps"), "train.micro_batch"),
-    **dict.fromkeys(("wd", "decay_rate"), "train.optim.weight_decay"),
-    **dict.fromkeys(("grad_clip", "grad_clip_norm", "gradient_clipping", "max_grad_norm"), "train.optim.clip_norm"),
-    **dict.fromkeys(("warmup_steps", "warmup_epochs", "warmup_ratio"), "train.optim.warmup"),
-    **dict.fromkeys(("lr_scheduler", "scheduler"), "train.optim.schedule"),
-    **dict.fromkeys(("amp", "dtype", "fp16", "bf16", "mixed_precision"), "train.precision"),
-    **dict.fromkeys(("num_workers", "dataloader_num_workers"), "data.workers"),
-    **dict.fromkeys(("dataset", "data_path", "train_data", "shards", "data"), "data.train"),
-    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir", "logs"), "out"),
-    **dict.fromkeys(("pretrained", "checkpoint", "from_pretrained"), "init"),
-    **dict.fromkeys(("image_size", "img_size", "resolution"), "model.image.size"),
-    **dict.fromkeys(("patch_size",), "model.image.patch"),
-    **dict.fromkeys(("context_length", "max_length"), "model.text.length"),
-    **dict.fromkeys(("save_freq", "save_frequency", "save_steps", "checkpoint_every"), "train.save_every"),
-    **dict.fromkeys(("eval_freq", "eval_steps", "val_frequency"), "train.eval_every"),
-    **dict.fromkeys(("log_freq", "logging_steps", "print_freq"), "train.log_every"),
-    **dict.fromkeys(("random_seed",), "train.seed"),
-    **dict.fromkeys(("wandb", "report_to", "logger", "tracker"), "train.trackers"),
-    **dict.fromkeys(("lora_rank", "lora_r"), "train.optim.lora"),
+    name: path
+    for path, names in {
+        "train.optim.lr": "learning_rate learningrate peak_lr max_lr base_lr",
+        "train.duration": "epochs epoch num_epochs steps num_steps max_steps total_steps iterations max_iterations"
+        " examples",
+        "train.batch_size": "batch batchsize bs global_batch_size train_batch_size",
+        "train.micro_batch": "accum_freq grad_accumulation gradient_accumulation_steps",
+        "train.optim.weight_decay": "wd decay_rate",
+        "train.optim.clip_norm": "grad_clip grad_clip_norm gradient_clipping max_grad_norm",
+        "train.optim.warmup": "warmup_steps warmup_epochs warmup_ratio",
+        "train.optim.schedule": "lr_scheduler scheduler",
+        "train.precision": "amp dtype fp16 bf16 mixed_precision",
+        "data.workers": "num_workers dataloader_num_workers",
+        "data.train": "dataset data_path train_data shards data",
+        "out": "output output_dir out_dir save_dir logs",
+        "init": "pretrained checkpoint from_pretrained",
+        "model.image.size": "image_size img_size resolution",
+        "model.image.patch": "patch_size",
+        "model.text.length": "context_length max_length",
+        "train.save_every": "save_freq save_frequency save_steps checkpoint_every",
+        "train.eval_every": "eval_freq eval_steps val_frequency",
+        "train.log_every": "log_freq logging_steps print_freq",
+        "train.seed": "random_seed",
+        "train.trackers": "wandb report_to logger tracker",
+        "train.optim.lora": "lora_rank lora_r",
+        "objective.patch_share": "mask_ratio",
+    }.items()
+    for name in names.split()
 }
 """What other projects call a setting, and what it is called here: an unknown name leads there."""
 

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -250,16 +250,17 @@ def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
     silent, reached = set(range(size)) - {rank}, Event()
 
     def ask() -> None:
-        store.set(str(rank), "")
-        while silent:
-            for other in sorted(silent):
-                if store.check([str(other)]):
-                    silent.discard(other)
-                reached.set()
-            time.sleep(0.05)
+        with suppress(RuntimeError):
+            store.set(str(rank), "")
+            while silent:
+                for other in sorted(silent):
+                    if store.check([str(other)]):
+                        silent.discard(other)
+                    reached.set()
+                time.sleep(0.05)
 
     # In a thread, for a store beyond a broken link does not answer, and would not say so.
-    asking = Thread(target=_quietly, args=(ask,), daemon=True)
+    asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(GRACE)
     how = "in time" if "imed out" in str(error) else "any more"
@@ -270,11 +271,6 @@ def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
     else:
         who = "every rank answers, but a connection between them broke"
     return f"rank {rank} gives up: {who}; go on from the last checkpoint with --resume auto"
-
-
-def _quietly(function: Callable[[], None]) -> None:
-    with suppress(RuntimeError):
-        function()
 
 
 def _named(ranks: Collection[int]) -> str:

@@ -453,7 +453,7 @@ def test_python_call(source: Callable[[str], Path], tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"lrr": 1}, "unknown field 'lrr'; did you mean 'lr'"),
-        ({"size": 64}, "'size' could be data.scenes.size or model.image.size; write one of these"),
+        ({"size": 64}, "'size' could be .* or model.image.size; write one of these"),
         ({"train.duration": 5}, "field 'train.duration'"),
         ({"train.optim.freeze": ["image"]}, "freeze names the image tower"),
         ({"train.held_out": 96}, "held_out is 96 of 96 pairs"),

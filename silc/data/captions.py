@@ -52,15 +52,11 @@ def usable(found: Sequence[Any]) -> tuple[str, ...]:
             raise NoCaption("broken_caption", each.why)
         if not isinstance(each, str):
             raise NoCaption("broken_caption", f"has {_shown(each)} for a caption; needed is text in quotes")
-    captions = clean_captions(found)
+    # JSON may escape half a surrogate pair: no text
+    captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
     if not captions:
         raise NoCaption("empty_caption", "has only empty captions")
     return captions
-
-
-def clean_captions(found: Sequence[str]) -> tuple[str, ...]:
-    """Captions without the space around them, nor the empty ones; JSON may escape half a surrogate pair: no text."""
-    return tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
 
 
 def _shown(value: Any) -> str:

@@ -305,16 +305,12 @@ def _in_order(pool: ProcessPoolExecutor, watch: Watch, indices: Iterable[int], a
         if chunk is not None:
             waiting.append(pool.submit(_look_there, chunk))
         if waiting and (chunk is None or len(waiting) > ahead):
-            yield from _result(waiting.popleft(), watch)
-
-
-def _result(looks: Future[list[Look]], watch: Watch) -> list[Look]:
-    watch.until(lambda seconds: bool(wait([looks], seconds).done))
-    try:
-        return looks.result()
-    except BrokenProcessPool:  # whose own thread may be about to ask what became of which
-        watch.until(threading.Event().wait)
-        raise
+            watch.until(lambda seconds: bool(wait([waiting[0]], seconds).done))
+            try:
+                yield from waiting.popleft().result()
+            except BrokenProcessPool:  # whose own thread may be about to ask what became of which
+                watch.until(threading.Event().wait)
+                raise
 
 
 _own: tuple[Pairs, Board] | None = None

@@ -37,7 +37,6 @@ from silc.data.workers import (
     Watch,
     free_shared_memory,
     lacking,
-    leave_saying,
 )
 from silc.errors import BadInput
 from silc.processor import return_large_memory
@@ -260,7 +259,7 @@ def _settle(board: Board, worker: int) -> None:
     """A worker uses one thread, keeps no large image, and leaves Ctrl-C and requests to stop to the main process."""
     return_large_memory()
     # What cannot be put into the queue to the main process is dropped there with a traceback, and waited for forever.
-    give_up = staticmethod(lambda error, _: leave_saying(board, error))
+    give_up = staticmethod(lambda error, _: board.leave(error))
     multiprocessing.queues.Queue._on_queue_feeder_error = give_up  # type: ignore[attr-defined]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
     for number in (signal.SIGINT, signal.SIGUSR1):

@@ -9,7 +9,6 @@ import json
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -228,8 +227,12 @@ def _index(
 
     # In any order: processes that start together and share a cache so share the work.
     order = random.sample(range(len(paths)), len(paths))
-    with _side_by_side(any(isinstance(path, RemoteFile) for path in paths)) as each:
-        found = dict(track(each(attempt, order), "indexing shards", show, total=len(paths)))
+    waits = any(isinstance(path, RemoteFile) for path in paths)
+    threads = ThreadPoolExecutor(CONCURRENT if waits else 1)
+    try:
+        found = dict(track(threads.map(attempt, order), "indexing shards", show, total=len(paths)))
+    finally:
+        threads.shutdown(cancel_futures=True)
     shards: list[ShardIndex] = []
     faults: list[Broken] = []
     for place, path in enumerate(paths):
@@ -246,19 +249,6 @@ def _index(
     if not shards:
         raise BadInput(faults[0].detail)
     return shards, faults
-
-
-@contextmanager
-def _side_by_side(waits: bool) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`; of several threads for what waits for a network."""
-    if not waits:
-        yield map
-        return
-    threads = ThreadPoolExecutor(CONCURRENT)
-    try:
-        yield threads.map
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:

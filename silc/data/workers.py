@@ -69,9 +69,11 @@ class Board:
         slot["reading"] = number
         slot["turns"] += 1
 
-    def last_words(self, text: str) -> None:
-        """In a worker that is about to end: why."""
-        self._of(multiprocessing.current_process())["said"] = text.encode(errors="replace")[:400]
+    def leave(self, error: BaseException) -> NoReturn:
+        """In a worker: end it, with the error as its last words."""
+        words = " ".join(str(error).split()) or type(error).__name__
+        self._of(multiprocessing.current_process())["said"] = words.encode(errors="replace")[:400]
+        os._exit(1)
 
     def turns(self) -> int:
         """Samples begun so far, by all."""
@@ -296,9 +298,3 @@ def end_with(main: int) -> None:
         os._exit(1)
 
     threading.Thread(target=look, daemon=True).start()
-
-
-def leave_saying(board: Board, error: BaseException) -> NoReturn:
-    """End this worker, with last words on the board."""
-    board.last_words(" ".join(str(error).split()) or type(error).__name__)
-    os._exit(1)

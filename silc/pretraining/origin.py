@@ -76,12 +76,7 @@ def _imported(source: str) -> Origin:
 
 
 def _of_run(run: Path) -> Origin:
-    newest = newest_checkpoint(run)
-    config = configs.load(run / CONFIG)
-
-    def read() -> Mapping[str, Mapping[str, Tensor]]:
-        return checkpoint.read(newest, only=checkpoint.WEIGHTS).parts
-
+    newest, config = newest_checkpoint(run), configs.load(run / CONFIG)
     return Origin(
         newest,
         config.model,
@@ -89,7 +84,7 @@ def _of_run(run: Path) -> Origin:
         BPETokenizer.load(run / TOKENIZER, config.model.text.length),
         config.pixels.preprocess(config.model.image.size),
         has_head=config.objective.distill,
-        read=read,
+        read=lambda: checkpoint.read(newest, only=checkpoint.WEIGHTS).parts,
     )
 
 
