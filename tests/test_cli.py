@@ -291,7 +291,7 @@ def test_eval_of_a_run_on_folders(
         for dataset in ("scenes", "scenes_seen", "scenes_heldout")
         for weights in ("student", "teacher")
     }
-    assert {r["task"] for r in records} == {
+    assert {r["task"] for r in records} >= {
         "zeroshot_classification",
         "zeroshot_retrieval",
         "zeroshot_segmentation",

@@ -12,6 +12,7 @@ from silc.eval import suite
 from silc.eval.cache import Cache
 from silc.eval.config import EvalConfig
 from silc.preprocess import Preprocess
+from tests.eval.conftest import FOUR
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def score(root, oracle, tmp_path):
 
     def run(config=None, *, checksum="abc", weights="teacher", model=oracle):
         computed = []
-        tasks = suite.tasks(config or EvalConfig(root=str(root)), lambda what, *_: computed.append(what))
+        tasks = suite.tasks(config or EvalConfig(root=str(root), tasks=FOUR), lambda what, *_: computed.append(what))
         kept = Cache(tmp_path / "cache", checksum)
         return suite.run({weights: model}, tasks, cache=kept), len(set(computed))
 
@@ -39,7 +40,7 @@ def test_a_second_time_nothing_is_computed_and_all_is_equal(score):
 
 def test_what_makes_a_result_another(score, root, oracle, monkeypatch):
     score()
-    config = EvalConfig(root=str(root))
+    config = EvalConfig(root=str(root), tasks=FOUR)
     assert score(checksum="abd")[1] == 4
     assert score(weights="student")[1] == 4
     assert score(replace(config, absent_classes="detectron2"))[1] == 1  # segmentation alone

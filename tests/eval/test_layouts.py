@@ -155,7 +155,7 @@ def test_cifar100_zero_shot_and_few_shot(tmp_path, scored, protocol):
     batch(folder, "test", b"fine_labels", [0, 1, 1], protocol)  # the baby looks like a fish
     batch(folder, "train", b"fine_labels", [0, 1, 2], protocol)
     (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=protocol))
-    records = scored(tmp_path / "data", ["apple", "aquarium fish", "baby"])
+    records = scored(tmp_path / "data", ["apple", "aquarium fish", "baby"], "--tasks", "*-zs,*-fewshot")
     assert set(records) == {"zeroshot_classification", "fewshot_classification"}
     assert records["zeroshot_classification"]["metrics"]["acc1"] == pytest.approx(2 / 3)
     assert records["fewshot_classification"]["metrics"]["1shot_acc1"] == pytest.approx(2 / 3)

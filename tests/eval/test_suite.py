@@ -20,10 +20,11 @@ from silc.eval.datasets import ClassificationSet, RetrievalSet, SegmentationSet
 from silc.eval.progress import Unscored
 from silc.eval.retrieval import Retrieval
 from silc.eval.segment import ZeroShotSegmentation
+from tests.eval.conftest import FOUR
 
 
 def test_an_encoder_that_reads_the_labels_is_always_right(root, oracle):
-    evaluators = suite.tasks(EvalConfig(root=str(root), batch_size=5))
+    evaluators = suite.tasks(EvalConfig(root=str(root), tasks=FOUR, batch_size=5))
     assert [task.name for task in evaluators] == ["shapes-zs", "shapes-fewshot", "pairs-retrieval", "stripes-zs-seg"]
     records = [evaluation.record for evaluation in suite.run({"pretrained": oracle}, evaluators)]
     assert [record.task for record in records] == [
@@ -144,7 +145,7 @@ def spoil(root, how):
 )
 def test_one_bad_set_does_not_stop_the_others(root, oracle, how):
     """It is told once, in one line, whether its lists or its pictures are at fault; the others' scores are the same."""
-    config = EvalConfig(root=str(root), shots=(1,))
+    config = EvalConfig(root=str(root), tasks=FOUR, shots=(1,))
     whole = {e.record.task: e.record for e in suite.run({"a": oracle}, suite.tasks(config))}
     bad, told = spoil(root, how), []
     unscored = Unscored(told.append)
@@ -238,7 +239,7 @@ def test_scores_have_the_fields_of_clip_benchmark_and_cost(root, oracle, noise, 
     heard = []
     evaluations = suite.run(
         {"student": noise, "teacher": oracle},
-        suite.tasks(EvalConfig(root=str(root)), lambda *what: heard.append(what)),
+        suite.tasks(EvalConfig(root=str(root), tasks=FOUR), lambda *what: heard.append(what)),
         lambda *what: heard.append(what),
         examples_seen=1000,
         train_flops=2e12,
