@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from silc.distributed import World
 from silc.errors import BadInput
-from silc.eval import suite
+from silc.eval import fewshot, suite
 from silc.eval.config import EvalConfig
 from silc.eval.progress import Unscored
 from silc.preprocess import Preprocess
@@ -95,7 +95,7 @@ def _rank(rank: int, ranks: int, root: str, folder: str) -> None:
     found = scores(root, World(rank, ranks))
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     if rank == 1:
-        suite.FewShot = _gone
+        fewshot.FewShot = _gone
     unscored = Unscored((told := []).append)
     others = scores(Path(folder, "spoilt"), World(rank, ranks), unscored)
     Path(folder, f"{rank}.spoilt.json").write_text(json.dumps([others, told]))
