@@ -58,6 +58,10 @@ def carry_out() -> None:
 
 
 def _try(run: Run) -> None:
+    if taken := _of_another_study(run):
+        _write(run, taken)
+        print(f"{run.name} is that of {taken['study']}/{taken['arm']}", flush=True)
+        return
     for _ in range(TRIES):
         if problem := _train_and_score(run):
             print(f"{run.name}: {problem}", flush=True)
@@ -88,6 +92,23 @@ def _train_and_score(run: Run) -> str:
     _keep(run, config, json.loads(scores.read_text()), cost)
     print(f"{time.strftime('%H:%M')} {run.name} finished, {cost:.0f} CPU seconds", flush=True)
     return ""
+
+
+def _of_another_study(run: Run) -> dict[str, Any] | None:
+    """What a finished run of another study left that was told the same, if there is one."""
+    told = _told(run, run.config())
+    for file in sorted(QUEUE.parent.glob("*/*/seed-*.json")):
+        found: dict[str, Any] = json.loads(file.read_text())
+        if {"recipe": found["recipe"], "fields": found["fields"]} == told:
+            return found
+    return None
+
+
+def _told(run: Run, config: Config) -> dict[str, Any]:
+    """The recipe, and what was changed of it."""
+    usual = configs.flat(recipes.get(run.study.arms[run.arm].recipe))
+    fields = {path: value for path, value in configs.flat(config).items() if value != usual[path] and path != "out"}
+    return {"recipe": config.recipe, "fields": fields}
 
 
 def _child(command: list[str], lines: Any, until: float) -> tuple[int | None, float]:
@@ -127,23 +148,22 @@ def _sets(config: Config) -> Path:
 
 def _keep(run: Run, config: Config, records: list[dict[str, Any]], cost: float) -> None:
     """Write what is committed of a finished run."""
-    usual = configs.flat(recipes.get(run.study.arms[run.arm].recipe))
-    told = {path: value for path, value in configs.flat(config).items() if value != usual[path] and path != "out"}
     environment = json.loads((Path(config.out) / "env.json").read_text())
     content = {
-        "study": run.study.name,
-        "arm": run.arm,
-        "seed": run.seed,
-        "recipe": config.recipe,
-        "fields": told,
+        **_told(run, config),
         "cpu_seconds": round(cost),
         "hardware": {name: environment.get(name) for name in ("cpu", "torch", "python")},
         "commit": _commit(),
         "last": {name: value for name, value in history(Path(config.out))[-1].items() if "/" in name},
         "scores": [{name: record.get(name) for name in KEPT} for record in records],
     }
+    _write(run, content)
+
+
+def _write(run: Run, content: dict[str, Any]) -> None:
+    named = {"study": run.study.name, "arm": run.arm, "seed": run.seed}
     result(run).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(result(run), json.dumps(content, indent=1) + "\n")
+    write_whole(result(run), json.dumps({**content, **named}, indent=1) + "\n")
 
 
 def _commit() -> str:

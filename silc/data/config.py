@@ -101,7 +101,7 @@ class ObjectsConfig(GeneratedConfig):
     """Share of an object, about, that shows a colour which its name alone has (easy); 0: no such part."""
     contrast: Annotated[float, Range(least=0, most=1)] = 1.0
     """Contrast of the grey textures of bodies, which their names alone have (hard)."""
-    at_home: Annotated[float, SHARE] = 0.6
+    at_home: Annotated[float, SHARE] = 0.4
     """Share of the objects that stand on the ground where their name is at home."""
     caption_noise: Annotated[float, SHARE] = 0.0
     """Share of the captions that leave out or change a word, or have nothing to do with the image."""

@@ -167,6 +167,12 @@ def test_a_queue_is_carried_out_stopped_and_gone_on_with(scripts, tmp_path: Path
     before = (tmp_path / "evidence/one/a/seed-0.json").stat().st_mtime_ns
     evidence.carry_out()
     assert (tmp_path / "evidence/one/a/seed-0.json").stat().st_mtime_ns == before
+    again = study(name="two", seeds=[0], arms={"c": study()["arms"]["b"]}, against={})
+    written(file, study(seeds=[0]), again)
+    monkeypatch.setattr(evidence, "_train_and_score", lambda run: pytest.fail(f"{run.name} was trained twice"))
+    evidence.carry_out()
+    taken = json.loads((tmp_path / "evidence/two/c/seed-0.json").read_text())
+    assert taken == kept | {"study": "two", "arm": "c"}
     evidence.status()
     assert "2 of   2 runs" in capsys.readouterr().out
 
