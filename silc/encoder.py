@@ -1,11 +1,11 @@
-"""The two-tower model and its tokenizer, by protocol. Imports no torch."""
+"""The two-tower model, its tokenizer, and what makes class maps, by protocol. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -68,4 +68,30 @@ class DualEncoder(PatchModel, Protocol):
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned float32 patch features [B, h, w, D], not normalised."""
+        ...
+
+
+@runtime_checkable
+class DensePredictor(PatchModel, Protocol):
+    """Class names in, class maps out: a readout's cosines, a decoder, a trained head. What segmentation is scored with.
+
+    Windows, stitching, labels and metrics are the evaluator's.
+    """
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What records say of it: `decoder`, if not the cosine; `readout`; `refined`, `tuned_on_labels`, if not raw."""
+        ...
+
+    @property
+    def rules(self) -> Mapping[str, Any]:
+        """Fields of `SlidingWindowProtocol` that are its own, not the evaluation's; `record` then has a `protocol`."""
+        ...
+
+    def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
+        """Features [C, ...] of class names, made once; `embed` makes text features [C, D] as the evaluation does."""
+        ...
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Class maps [B, C, h, w] of images, for the features of `classes`."""
         ...

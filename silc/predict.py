@@ -32,8 +32,7 @@ from silc.models.silc import Encoder
 if TYPE_CHECKING:
     from PIL import Image
 
-    from silc.encoder import DualEncoder
-    from silc.eval.predictors import DensePredictor
+    from silc.encoder import DensePredictor
     from silc.eval.score_map import ScoreMap
 
 Contrastive = Literal["softmax", "sigmoid"]
@@ -259,13 +258,11 @@ class Model(Encoder):
         Raises:
             BadInput: no names, one twice, no such decoder, or what is no image (`silc.inputs`).
         """
-        return self.segmenter(names, config, predictor)(image)
+        return Segmenter(predictor or self, names, config)(image)
 
-    def segmenter(
-        self, names: Sequence[str], config: EvalConfig | None = None, predictor: DensePredictor | None = None
-    ) -> Segmenter:
+    def segmenter(self, names: Sequence[str], config: EvalConfig | None = None) -> Segmenter:
         """`segment` for many images: the names are embedded once."""
-        return Segmenter(predictor or self, names, config)
+        return Segmenter(self, names, config)
 
     def probs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Probabilities [B, N] of unit-length image features [B, D] and text features [N, D].
@@ -354,9 +351,7 @@ class Classifier:
 class Segmenter:
     """Segments images into the same classes, by a model or a predictor of one's own; see `Model.segment`."""
 
-    def __init__(
-        self, model: DualEncoder | DensePredictor, names: Sequence[str], config: EvalConfig | None = None
-    ) -> None:
+    def __init__(self, model: Model | DensePredictor, names: Sequence[str], config: EvalConfig | None = None) -> None:
         self.names = class_list(names)
         self.scorer = scorer_of(model, self.names, config or EvalConfig())
 

@@ -21,7 +21,7 @@ from silc.eval.config import EvalConfig
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
-from silc.settings import nearest
+from silc.settings import nearest, one_of
 from silc.training.config import OptimConfig, TrainConfig
 
 
@@ -130,9 +130,7 @@ def mode_called(name: str) -> Callable[[Config], Config]:
     Raises:
         BadInput: no such mode.
     """
-    if name not in MODES:
-        raise BadInput(f"unknown mode '{name}'{nearest(name, MODES)}; there are: {', '.join(MODES)}")
-    return MODES[name]
+    return one_of(MODES, name, "mode")
 
 
 def continued(

@@ -11,13 +11,14 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Protocol, get_args, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
 from silc.errors import BadInput
 
+T = TypeVar("T")
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(steps?|examples|epochs?|%)\s*$", re.ASCII)
 _DEVICE = re.compile(r"(cpu|cuda)(?::([0-9]{1,4}))?", re.ASCII)
@@ -169,6 +170,17 @@ def kind_and_index(device: str) -> tuple[str, int | None]:
     if match is None:
         raise BadInput(f"device {device!r} is not known; needed {Device()}")
     return match[1], None if match[2] is None else int(match[2])
+
+
+def one_of(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of a table.
+
+    Raises:
+        BadInput: there is none of this name; names the nearest and all.
+    """
+    if name not in table:
+        raise BadInput(f"unknown {what} '{name}'{nearest(name, table)}; there are: {', '.join(table)}")
+    return table[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,21 +1,92 @@
-"""Decoders and refiners by name. A new one is an entry in a table, in docs/evaluation.md, and a file of its own."""
+"""What makes class maps of a model, and what refines them, by name.
+
+A new decoder or refiner is an entry in a table, a row in docs/evaluation.md, and a function in a file of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
 from silc.eval import pamr
-from silc.eval.predictors import Cosine, DensePredictor, Refine, TclMasks
 from silc.models.readouts import chosen
-from silc.settings import nearest
+from silc.settings import one_of
 
 if TYPE_CHECKING:
-    from silc.encoder import DualEncoder
     from silc.eval.config import EvalConfig
 
-T = TypeVar("T")
+MIX = 0.3
+"""TCL's share of the second readout."""
+
+
+class Cosine:
+    """Each patch's cosine with each class.
+
+    Args:
+        features: patch features [B, h, w, D] of images, of any length.
+        masks: whether cosines become masks as TCL's do, sigmoid(10 (cos - 0.25)): what its mix and threshold work on.
+        record: what records say.
+    """
+
+    rules: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self, model: DualEncoder, features: Callable[[Tensor], Tensor], *, masks: bool = False, **record: Any
+    ) -> None:
+        self.model, self.features, self.masks, self.record = model, features, masks, record
+        self.name, self.preprocess = model.name, model.preprocess
+        self.patch_size, self.device = model.patch_size, model.device
+
+    def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
+        """Unit-length text features [C, D]."""
+        return embed(self.model, names).to(self.device)
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Cosines, or masks, [B, C, h, w]."""
+        cosines = (F.normalize(self.features(images), dim=-1) @ classes.T).permute(0, 3, 1, 2)
+        return torch.sigmoid(10 * (cosines - 0.25)) if self.masks else cosines
+
+
+class TclMasks:
+    """Another predictor's maps as TCL treats them: refined in each window, then mixed with a second readout's masks."""
+
+    def __init__(self, below: DensePredictor, refine: Refine | None, other: Cosine | None) -> None:
+        self.below, self.refine, self.other, self.record = below, refine, other, dict(below.record)
+        self.name, self.preprocess, self.rules = below.name, below.preprocess, below.rules
+        self.patch_size, self.device, self.classes = below.patch_size, below.device, below.classes
+        if other:
+            self.record |= {"mix": f"{1 - MIX} own + {MIX} {other.record['readout']}", "tuned_on_labels": True}
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Maps [B, C, h, w]."""
+        maps = self.below.maps(images, classes)
+        if self.refine:
+            maps = torch.stack([self.refine(own, image) for own, image in zip(maps, images, strict=True)])
+        return (1 - MIX) * maps + MIX * self.other.maps(images, classes) if self.other else maps
+
+
+def cosine(
+    model: DualEncoder, config: EvalConfig, change: Callable[[Tensor], Tensor] | None = None, **record: Any
+) -> Cosine:
+    """The cosine of `eval.readout`, whose patch features [B, h, w, D] `change` may have made others of."""
+    readout = chosen(config.readout, model.readouts, model.name)
+
+    def features(images: Tensor) -> Tensor:
+        found = model.encode_dense(images, readout).float()
+        return change(found) if change else found
+
+    return Cosine(model, features, masks=bool(config.mix or config.background), readout=readout, **record)
+
+
+Refine = Callable[[Tensor, Tensor], Tensor]
+"""Class maps [C, h, w] and a normalised image [3, H, W] to class maps [C, h, w]."""
 
 
 class Refiner(NamedTuple):
@@ -26,14 +97,7 @@ class Refiner(NamedTuple):
     called: str
 
 
-def cosine(model: DualEncoder, config: EvalConfig) -> Cosine:
-    """The cosine of `eval.readout`, as masks for TCL's mix and threshold."""
-    readout = chosen(config.readout, model.readouts, model.name)
-    return Cosine(model, readout, masks=bool(config.mix or config.background))
-
-
-Decoder = Callable[["DualEncoder", "EvalConfig"], DensePredictor]
-DECODERS: dict[str, Decoder] = {"cosine": cosine}
+DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {"cosine": cosine}
 REFINERS = {
     "pamr": Refiner(pamr.refine_at_their_size, "window", "PAMR"),
     "pamr-image": Refiner(pamr.refine, "image", "PAMR of stitched maps"),
@@ -48,28 +112,14 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
     """
     refiner, other = refiner_of(config), None
     if not isinstance(model, DensePredictor):
-        predictor = decoder_of(config)(model, config)
-        if config.mix and config.decoder != "cosine":
-            raise BadInput(
-                f"eval.mix is of two readouts and does not go with eval.decoder {config.decoder}; choose one"
-            )
-        if config.mix:
-            other = Cosine(model, chosen(config.mix, model.readouts, model.name), masks=True)
+        predictor = one_of(DECODERS, config.decoder, "decoder")(model, config)
+        other = cosine(model, replace(config, readout=config.mix)) if config.mix else None
     elif config.readout or config.mix or config.decoder != "cosine":
         raise BadInput(f"{model.name} makes class maps itself; leave out eval.decoder, eval.readout and eval.mix")
     else:
         predictor = model
     in_windows = refiner.refine if refiner and refiner.at == "window" else None
     return TclMasks(predictor, in_windows, other) if in_windows or other else predictor
-
-
-def decoder_of(config: EvalConfig) -> Decoder:
-    """What makes a predictor of a model.
-
-    Raises:
-        BadInput: no such decoder.
-    """
-    return _named(DECODERS, config.decoder, "decoder")
 
 
 def refiner_of(config: EvalConfig) -> Refiner | None:
@@ -81,10 +131,4 @@ def refiner_of(config: EvalConfig) -> Refiner | None:
     if config.pamr and config.refine not in ("", "pamr"):
         raise BadInput(f"eval.pamr is refine pamr, and eval.refine is {config.refine}; give one of them")
     name = "pamr" if config.pamr else config.refine
-    return _named(REFINERS, name, "refine") if name else None
-
-
-def _named(table: Mapping[str, T], name: str, setting: str) -> T:
-    if name not in table:
-        raise BadInput(f"eval.{setting} has no '{name}'{nearest(name, table) or ';'} There are: {', '.join(table)}")
-    return table[name]
+    return one_of(REFINERS, name, "refiner") if name else None

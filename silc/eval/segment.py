@@ -16,22 +16,21 @@ import torch
 from silc.errors import BadInput
 from silc.eval import metrics, pictures
 from silc.eval.bootstrap import resampled
-from silc.eval.decoders import decoder_of, predictor_of, refiner_of
+from silc.eval.decoders import DECODERS, predictor_of, refiner_of
 from silc.eval.embed import ALONE, OnBatch, dealt, shared, silent
 from silc.eval.sliding import Scorer, score_maps, scorer_of, window_rules
 from silc.records import Evaluation, Picture, Record
+from silc.settings import one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from PIL import Image
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.encoder import DualEncoder
+    from silc.encoder import DensePredictor, DualEncoder
     from silc.eval.config import EvalConfig
     from silc.eval.datasets import SegmentationSet
-    from silc.eval.predictors import DensePredictor
 
 
 @dataclass
@@ -45,7 +44,9 @@ class ZeroShotSegmentation:
     world: World = ALONE
 
     def __post_init__(self) -> None:
-        decoder_of(self.config), refiner_of(self.config)  # a name that there is not is told before a model runs
+        # A name that there is not is told before a model runs.
+        one_of(DECODERS, self.config.decoder, "decoder")
+        refiner_of(self.config)
 
     @property
     def sets(self) -> list[SegmentationSet]:
@@ -95,33 +96,36 @@ class ZeroShotSegmentation:
                 `predictor_of`, `window_rules` and `SegmentationSet.example`.
         """
         data, absent = self._data(), self.config.absent_classes
-        counts, by_image, overlays = self._tally(data, scorer_of(model, self.data.classes, self.config, self.world))
-        scored = segmented("zeroshot_segmentation", data, counts, by_image, self.protocol(model), model.name, absent)
-        return replace(scored, pictures=[overlays[index] for index in sorted(overlays)])
-
-    def _tally(self, data: SegmentationSet, scorer: Scorer) -> tuple[Tensor, Tensor, dict[int, Picture]]:
-        """Of all ranks' images: confusion counts [C, C], each image's rows of `pixel_counts`, pictures by index."""
+        scorer = scorer_of(model, self.data.classes, self.config, self.world)
         shares = shared(lambda: self._share(data, scorer), self.world)
         counts = torch.stack([own for own, _, _ in shares]).sum(0)
         by_image = torch.cat([own for _, own, _ in shares])
-        return counts, by_image, {index: picture for _, _, own in shares for index, picture in own.items()}
+        scored = segmented("zeroshot_segmentation", data, counts, by_image, self.protocol(model), model.name, absent)
+        drawn = {index: picture for _, _, own in shares for index, picture in own.items()}
+        return replace(scored, pictures=[drawn[index] for index in sorted(drawn)])
 
     def _share(self, data: SegmentationSet, scorer: Scorer) -> tuple[Tensor, Tensor, dict[int, Picture]]:
-        """The same of this rank's images."""
+        """Of this rank's images: confusion counts [C, C], each one's rows of `pixel_counts`, pictures by index."""
         num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
-        counts, overlays = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
+        counts, drawn = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
         rows = [torch.empty(0, 5, dtype=torch.int64)]
-        for index, image, truth, prediction in self._predictions(data, scorer):
-            own = metrics.confusion(truth, prediction, num_classes, data.ignore)
-            counts += own
-            rows.append(metrics.pixel_counts(own, index))
-            if index in shown:
-                seen = image if self.config.photographs else None
-                panel = pictures.segmentation_panel(seen, truth.numpy(), prediction.numpy(), data.classes, data.ignore)
-                overlays[index] = Picture(self.name, str(data.ids[index]), panel)
-            self.progress(index + 1, len(data))
-        return counts, torch.cat(rows), overlays
+        # A few images are in memory at a time. Most give two windows, so this many fill about one forward pass.
+        for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
+            examples = [data.example(index) for index in group]
+            names = [f"{data.name}/{data.ids[index]}" for index in group]
+            maps = score_maps([image for image, _ in examples], scorer, names)
+            for index, (image, truth), scores in zip(group, examples, maps, strict=True):
+                prediction = scores.labels(truth.shape[0], truth.shape[1], self.config.background)
+                own = metrics.confusion(torch.from_numpy(truth), prediction, num_classes, data.ignore)
+                counts += own
+                rows.append(metrics.pixel_counts(own, index))
+                if index in shown:
+                    seen = image if self.config.photographs else None
+                    panel = pictures.segmentation_panel(seen, truth, prediction.numpy(), data.classes, data.ignore)
+                    drawn[index] = Picture(self.name, str(data.ids[index]), panel)
+                self.progress(index + 1, len(data))
+        return counts, torch.cat(rows), drawn
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
@@ -130,17 +134,6 @@ class ZeroShotSegmentation:
         if not self.data.background_ignored:
             raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")
         return replace(self.data, classes=["background", *self.data.classes], background_ignored=False)
-
-    def _predictions(self, data: SegmentationSet, scorer: Scorer) -> Iterator[tuple[int, Image.Image, Tensor, Tensor]]:
-        """(index, image, truth [H, W], prediction [H, W]) of this rank's images; a few are in memory at a time."""
-        # Most images give two windows, so this many fill about one forward pass.
-        for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
-            examples = [data.example(index) for index in group]
-            names = [f"{data.name}/{data.ids[index]}" for index in group]
-            maps = score_maps([image for image, _ in examples], scorer, names)
-            for index, (image, truth), scores in zip(group, examples, maps, strict=True):
-                prediction = scores.labels(truth.shape[0], truth.shape[1], self.config.background)
-                yield index, image, torch.from_numpy(truth), prediction
 
 
 def segmented(

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.encoder import DualEncoder
+    from silc.encoder import DensePredictor, DualEncoder
     from silc.eval.config import EvalConfig
-    from silc.eval.predictors import DensePredictor, Refine
+    from silc.eval.decoders import Refine
 
 MAX_SCALED = 2**24
 """Most pixels of an image as it is scaled: with a shorter side of 448, one that is 83 times as long."""
@@ -89,10 +89,11 @@ def window_rules(predictor: DensePredictor, config: EvalConfig) -> SlidingWindow
         window=window,
         stride=max(1, rules.stride * window // rules.window),
     )
-    wanted = predictor.windows(rules)
-    if config.window and wanted.window != window:
-        raise BadInput(f"{predictor.name} has windows of {wanted.window} pixels of its own; eval.window must be 0")
-    return wanted
+    if config.window and predictor.rules.get("window", window) != window:
+        raise BadInput(
+            f"{predictor.name} has windows of its own, {predictor.rules['window']} px; eval.window must be 0"
+        )
+    return replace(rules, **predictor.rules)
 
 
 def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[str] = ()) -> Iterator[ScoreMap]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from silc.errors import BadInput
-from silc.settings import nearest
+from silc.settings import one_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,4 @@ def get(name: str) -> Gpu:
     Raises:
         BadInput: it is not in the table; names the nearest.
     """
-    if name not in GPUS:
-        raise BadInput(f"unknown GPU '{name}'{nearest(name, GPUS)}; there are: {', '.join(GPUS)}")
-    return GPUS[name]
+    return one_of(GPUS, name, "GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc.encoder import DensePredictor
 from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.decoders import predictor_of
-from silc.eval.predictors import DensePredictor, OnEncoder
+from silc.eval.decoders import DECODERS, cosine
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run
@@ -34,9 +35,7 @@ class Brightest:
     preprocess = Preprocess(SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     device = torch.device("cpu")
     record = {"decoder": "channels", "protocol": "one window"}  # noqa: RUF012
-
-    def windows(self, rules):
-        return replace(rules, shorter=SIZE, longer=None, rounding="squash", window=SIZE, stride=SIZE)
+    rules = {"shorter": SIZE, "longer": None, "rounding": "squash", "window": SIZE, "stride": SIZE}  # noqa: RUF012
 
     def classes(self, names, embed):
         return torch.tensor([{"dark": 3, "red": 0, "blue": 2}[name] for name in names])
@@ -84,41 +83,35 @@ def test_what_a_predictor_of_ones_own_does_not_read_is_refused(striped):
     for config in (EvalConfig(readout="tokens"), EvalConfig(mix="tokens")):
         with pytest.raises(BadInput, match="brightest makes class maps itself; leave out"):
             scorer_of(Brightest(), CLASSES, config)
-    with pytest.raises(BadInput, match=r"brightest has windows of 20 pixels of its own; eval\.window must be 0"):
+    with pytest.raises(BadInput, match=r"brightest has windows of its own, 20 px; eval\.window must be 0"):
         scorer_of(Brightest(), CLASSES, EvalConfig(window=64))
 
 
 def test_names_that_there_are_not(striped):
     for fields, message in (
-        ({"decoder": "cosin"}, r"eval\.decoder has no 'cosin'; did you mean 'cosine'\? There are: cosine"),
+        ({"decoder": "cosin"}, r"unknown decoder 'cosin'; did you mean 'cosine'\?; there are: cosine"),
         (
             {"refine": "pamr-image", "pamr": True},
             "pamr is refine pamr, and eval.refine is pamr-image; give one of them",
         ),
-        ({"refine": "crf"}, r"eval\.refine has no 'crf'; There are: pamr, pamr-image"),
+        ({"refine": "crf"}, "unknown refiner 'crf'; there are: pamr, pamr-image"),
     ):
         with pytest.raises(BadInput, match=message):
             ZeroShotSegmentation("striped-zs-seg", striped, EvalConfig(**fields))
 
 
 def test_a_decoder_is_an_entry(oracle, striped, monkeypatch):
-    class First(OnEncoder):
-        """The first class everywhere."""
+    """One that shows every patch as the first word: the record says its name, and TCL's mix goes with it."""
 
-        def maps(self, images, classes):
-            return (
-                F.one_hot(torch.zeros(len(images), 2, 2, dtype=torch.int64), len(classes)).permute(0, 3, 1, 2).float()
-            )
+    def first(features):
+        return F.one_hot(torch.ones_like(features[..., 0], dtype=torch.int64), features.shape[-1]).float()
 
-    monkeypatch.setitem(
-        predictor_of.__globals__["DECODERS"], "first", lambda model, config: First(model, decoder="first")
-    )
-    task = ZeroShotSegmentation("x", replace(striped, classes=["w1", "w2", "w3"]), EvalConfig(decoder="first"))
-    record = task(oracle).record
-    assert record.protocol["decoder"] == "first"
-    assert record.metrics["miou"] == pytest.approx(1 / 9)  # a third of the pixels are right
-    with pytest.raises(BadInput, match=r"eval\.mix is of two readouts and does not go with eval\.decoder first"):
-        predictor_of(oracle, EvalConfig(decoder="first", mix="colour"))
+    monkeypatch.setitem(DECODERS, "first", partial(cosine, change=first, decoder="first"))
+    data = replace(striped, classes=["w1", "w2", "w3"])
+    for fields in ({}, {"mix": "colour"}):
+        record = ZeroShotSegmentation("x", data, EvalConfig(decoder="first", **fields))(oracle).record
+        assert (record.protocol["decoder"], record.protocol["readout"]) == ("first", "colour")
+        assert record.metrics["miou"] == pytest.approx(1 / 9)  # a third of the pixels are right
 
 
 @pytest.mark.parametrize("segmentation", ["tcl", "tips"])

@@ -16,7 +16,7 @@ from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.predictors import Cosine, TclMasks
+from silc.eval.decoders import TclMasks, cosine
 from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.score_map import Box, ScoreMap, Window
 from silc.eval.segment import ZeroShotSegmentation
@@ -89,6 +89,7 @@ class Constant:
     """Gives every patch the same feature."""
 
     name = "constant"
+    readouts = ("any",)
     patch_size = 5
     preprocess = Preprocess(12)
     device = torch.device("cpu")
@@ -103,7 +104,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
     crops = [(box, pixels[:, box.y1 : box.y2, box.x1 : box.x2]) for box in boxes]
-    scores = ScoreMap(list(score_windows(by_tcl(Cosine(Constant(), "any"), torch.eye(2), 2), crops)), 12, 17)
+    scores = ScoreMap(list(score_windows(by_tcl(cosine(Constant(), EvalConfig()), torch.eye(2), 2), crops)), 12, 17)
     torch.testing.assert_close(scores.whole(), torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
     assert (scores.labels(30, 41) == 1).all()
 
@@ -112,6 +113,7 @@ class Centred:
     """Dense features that are the pixels themselves."""
 
     name = "centred"
+    readouts = ("any",)
     patch_size = 4
     preprocess = Preprocess(8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     device = torch.device("cpu")
@@ -124,7 +126,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(as_scored(Cosine(model, "any"), torch.eye(3), [crop]))
+    scores = next(as_scored(cosine(model, EvalConfig()), torch.eye(3), [crop]))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -135,7 +137,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(as_scored(Cosine(Centred(), "any"), torch.tensor([[1.0, 0, 0]]), crops, 2))
+    maps = list(as_scored(cosine(Centred(), EvalConfig()), torch.tensor([[1.0, 0, 0]]), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
@@ -312,10 +314,10 @@ def test_the_longer_side_is_in_proportion_to_the_window():
     """A strip of 2,400 x 300 px: in windows of 448 it is 2,048 px long, in windows of 224 half of that."""
     found = []
     for window in (448, 224):
-        rules = window_rules(Cosine(Patches(512), "linear"), EvalConfig(window=window))
+        rules = window_rules(cosine(Patches(512), EvalConfig()), EvalConfig(window=window))
         found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
     assert found == [(2048, 256), (1024, 128)]
-    assert window_rules(Cosine(Patches(512), "linear"), EvalConfig(segmentation="tips", window=224)).longer is None
+    assert window_rules(cosine(Patches(512), EvalConfig()), EvalConfig(segmentation="tips", window=224)).longer is None
 
 
 @pytest.mark.parametrize("at_once", [7, 300, 2**21])
@@ -384,10 +386,10 @@ def test_tcls_mix_and_background_say_that_they_were_tuned():
 def test_the_mix_is_of_masks():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crops = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))]
-    linear, squared = (Cosine(model, readout, masks=True) for readout in model.readouts)
+    linear, squared = (cosine(model, EvalConfig(readout=one, mix="squared")) for one in model.readouts)
     mixed = next(as_scored(TclMasks(linear, None, squared), classifier, crops))
     own, other = (
-        torch.sigmoid(10 * next(as_scored(Cosine(model, readout), classifier, crops)) - 2.5)
+        torch.sigmoid(10 * next(as_scored(cosine(model, EvalConfig(readout=readout)), classifier, crops)) - 2.5)
         for readout in model.readouts
     )
     coarse_own, coarse_other = (next(as_scored(one, classifier, crops)) for one in (linear, squared))
@@ -406,7 +408,7 @@ def test_refined_maps_are_labelled(oracle, flat):
 def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_enlarged_and_mixed():
     model, classifier = Patches(8), torch.eye(6)[:3]
     crop = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    linear, squared = (Cosine(model, readout) for readout in model.readouts)
+    linear, squared = (cosine(model, EvalConfig(readout=readout)) for readout in model.readouts)
     got = next(as_scored(TclMasks(linear, pamr.refine_at_their_size, squared), classifier, [crop]))
     pixels = model.preprocess.normalize(crop[None])
     own, other = (
