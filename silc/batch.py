@@ -26,11 +26,8 @@ class Views:
 
     def map(self, function: Any) -> Views:
         """Apply `function` to each view tensor that exists."""
-
-        def apply(views: Tensor | None) -> Any:
-            return None if views is None else function(views)
-
-        return Views(apply(self.original), apply(self.globals), apply(self.locals))
+        given = self.original, self.globals, self.locals
+        return Views(*(None if views is None else function(views) for views in given))
 
 
 class Broken(NamedTuple):

@@ -191,22 +191,20 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
     Raises:
         BadInput: it is damaged or incomplete.
     """
-    files = [path / name for name in verify(path) if name.endswith(".safetensors")]
-    parts = {f.stem: _tensors(f) for f in files if only is None or f.stem in only}
-    try:
-        return Checkpoint(path, parts, json.loads((path / STATE).read_text()))
-    except ValueError as error:
-        raise BadInput(f"{path / STATE} is no JSON: {error}; it was not written by silc") from error
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    names = [name.removesuffix(".safetensors") for name in verify(path) if name.endswith(".safetensors")]
+    tensors = {}
     # A manifest proves that a file is what somebody wrote, not who that was.
     try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise BadInput(f"{file} is no safetensors file: {error}; it was not written by silc") from error
+        for name in names if only is None else [name for name in names if name in only]:
+            file = path / f"{name}.safetensors"
+            tensors[name] = load_file(file)
+        file = path / STATE
+        return Checkpoint(path, tensors, json.loads(file.read_text()))
+    except (SafetensorError, ValueError) as error:
+        kind = "JSON" if file.name == STATE else "safetensors file"
+        raise BadInput(f"{file} is no {kind}: {error}; it was not written by silc") from error
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import origin, run, start
-from silc.pretraining.build import build
+from silc.pretraining.build import objective_of
 from silc.step import Hyper, Projection
 from silc.training.log import history
 from tests import ranks
@@ -66,7 +66,8 @@ def configured(init: Path, mode: str = "late", **fields: Any) -> Config:
 def begun(config: Config) -> SilcObjective:
     """The objective of a continued run before its first step."""
     source = origin.find(config.init)
-    objective = build(config, source.tokenizer, World())
+    torch.manual_seed(config.train.seed)
+    objective = objective_of(config, source.tokenizer.vocab_size, source.tokenizer.eos_id, World())
     origin.take_over(objective, source, config.model.image.size, config.init_weights)
     return objective
 

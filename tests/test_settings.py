@@ -26,7 +26,7 @@ from silc.distributed import World
 from silc.errors import BadInput
 from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
 from silc.pretraining import run
-from silc.pretraining.build import build
+from silc.pretraining.build import objective_of
 from silc.probes.config import ProbeConfig
 from silc.settings import Duration, Range, Settings, limits
 from silc.training.config import OptimConfig, steps_of
@@ -256,7 +256,7 @@ def test_legal_values_train(small: Callable[..., Config], recipe: str, given: di
     assert len(losses) == 2
     assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
     tokenizer = BPETokenizer.load(tmp_path / "run" / "tokenizer", config.model.text.length)
-    before = build(config, tokenizer, World()).student.state_dict()
+    before = objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, World()).student.state_dict()
     after = read(find(tmp_path / "run" / "checkpoints")[0]).parts["model"]
     assert all(value.isfinite().all() for value in after.values())
     changed = {name for name, value in after.items() if not value.equal(before[name])}

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -156,8 +156,10 @@ class Loader(Generic[Made]):
             BadInput: no sample is found in place of a broken one; LostWorker, if one died or hangs.
             StoppedWaiting: no batch was there, and `asked` said so.
         """
-        with self._feed(start, stop, asked) as feed:
-            for made in feed:
+        make = partial(self._made, start, stop)
+        watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
+        with closing(Prefetcher(make, watch)) if self.workers else nullcontext(make()) as batches:
+            for made in batches:
                 if isinstance(made, BadInput):
                     raise made
                 yield pickle.loads(made) if isinstance(made, bytes) else made
@@ -181,14 +183,6 @@ class Loader(Generic[Made]):
                 f"{SHARED_MEMORY} has {free / 1e6:,.1f} MB free, the workers' batches take {needed / 1e6:,.1f} MB: "
                 "they go through a pipe, which is slower; give it more room (Docker: --shm-size or --ipc=host)"
             )
-
-    def _feed(
-        self, start: int, stop: int, asked: Callable[[], bool]
-    ) -> AbstractContextManager[Iterator[Made | bytes | BadInput]]:
-        if not self.workers:
-            return nullcontext(self._made(start, stop))
-        watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
-        return closing(Prefetcher(partial(self._made, start, stop), watch))
 
     def _say(self, line: str) -> None:
         if self._speaks:

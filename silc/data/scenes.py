@@ -176,7 +176,6 @@ class ScenePairs(Pairs):
         return Pair(f"scene-{index:08d}", scene.pixels, scene.captions)
 
     def where(self, index: int) -> str:
-        """Its number."""
         return f"scene {index}"
 
     def captions(self, limit: int) -> Iterator[str]:

@@ -65,17 +65,14 @@ class Without(Source[Sample]):
         return self.source[self._number(index)]
 
     def where(self, index: int) -> str:
-        """As the whole source says."""
         return self.source.where(self._number(index))
 
     def reduced(self, suffices: Suffices) -> Self:
-        """As the whole source does."""
         left = copy.copy(self)
         left.source = self.source.reduced(suffices)
         return left
 
     def read_ahead(self, indices: Sequence[int]) -> None:
-        """As the whole source does."""
         self.source.read_ahead([self._number(index) for index in indices])
 
     def _number(self, index: int) -> int:

@@ -66,21 +66,17 @@ class Encoder:
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Unit-length image features [B, D] of normalised images [B, 3, H, W]."""
         return F.normalize(self.visual(images).float(), dim=-1)
 
     @torch.no_grad()
     def encode_pooled(self, images: Tensor) -> Tensor:
-        """Image features [B, W] before projection and normalisation, of normalised images [B, 3, H, W]."""
         return self.visual.pooled(images).float()
 
     @torch.no_grad()
     def encode_text(self, ids: Tensor, *, normalize: bool = True) -> Tensor:
-        """Text features [B, D] of ids [B, T], of unit length unless `normalize` is off."""
         features = self.model.text(ids).float()
         return F.normalize(features, dim=-1) if normalize else features
 
     @torch.no_grad()
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
-        """Patch features [B, h, w, D], not normalised, of normalised images [B, 3, H, W]."""
         return self.visual.dense(images, readout).float()

@@ -18,13 +18,6 @@ from silc.step import Hyper
 
 if TYPE_CHECKING:
     from silc.config import Config
-    from silc.data.tokenizer import BPETokenizer
-
-
-def build(config: Config, tokenizer: BPETokenizer, world: World) -> SilcObjective:
-    """The objective with its initial weights, the same on every rank, on the CPU."""
-    torch.manual_seed(config.train.seed)
-    return objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, world)
 
 
 def untrained(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from silc import checks, recipes
 from silc import config as configs
 from silc.checkpoint import step_of
@@ -22,7 +24,7 @@ from silc.eval import held_out, suite
 from silc.eval.retrieval import Retrieval
 from silc.pretraining import origin as origins
 from silc.pretraining.alarm import CollapseAlarm
-from silc.pretraining.build import build, flops_per_example, views_of
+from silc.pretraining.build import flops_per_example, objective_of, views_of
 from silc.pretraining.learner import SilcLearner, adapt
 from silc.pretraining.rates import Schedule, schedule_of
 from silc.pretraining.scores import PretrainingScores
@@ -73,7 +75,8 @@ def compose(config: Config, place: Place) -> Work:
     # From here on it is only written down: no signature or password of an address goes into files or trackers.
     config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
     tokenizer = _tokenizer(config, pairs, origin, place)
-    objective = build(config, tokenizer, world)
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    objective = objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, world)
     loader = loader_of(config, pairs, tokenizer, world)
     schedule = schedule_of(config, loader.steps_per_epoch)
     taken_over = _filled(config, objective, origin)

@@ -55,9 +55,19 @@ def newest(out: Path, world: World) -> Path | None:
     Raises:
         BadInput: all are damaged.
     """
-    # One rank looks, so that all go on from the same one. Checksums take longer than a collective of training may.
-    newest: Path | None = world.from_main(_newest_intact(out / CHECKPOINTS) if world.is_main else None)
-    return newest
+    intact = None
+    if world.is_main:  # one looks, so that all go on from the same one
+        intact, damaged = checkpoint.newest_intact(out / CHECKPOINTS)
+        if intact is None and damaged:
+            raise BadInput(
+                f"every checkpoint under {out / CHECKPOINTS} is damaged, the newest: {next(iter(damaged.values()))}; "
+                "restore one, or start again with another --out"
+            )
+        for path, complaint in damaged.items():
+            complain(f"{complaint.partition(';')[0]}; set aside, going on from {intact}")
+            checkpoint.set_aside(path)
+    found: Path | None = world.from_main(intact)  # checksums take longer than a collective of training may
+    return found
 
 
 def left_behind(out: Path) -> str:
@@ -66,17 +76,3 @@ def left_behind(out: Path) -> str:
     if not found:
         return f"{out} holds no checkpoint yet; `--resume auto` starts it again"
     return f"`--resume auto` goes on from {found[0]}"
-
-
-def _newest_intact(root: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged newer ones are set aside and named."""
-    found, damaged = checkpoint.newest_intact(root)
-    if found is None and damaged:
-        raise BadInput(
-            f"every checkpoint under {root} is damaged, the newest: {next(iter(damaged.values()))}; "
-            "restore one, or start again with another --out"
-        )
-    for path, complaint in damaged.items():
-        complain(f"{complaint.partition(';')[0]}; set aside, going on from {found}")
-        checkpoint.set_aside(path)
-    return found

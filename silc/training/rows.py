@@ -24,7 +24,6 @@ class TensorBatch(NamedTuple):
     inputs: Sequence[Tensor]
     keys: Sequence[str]
     broken: Sequence[Broken] = ()
-    bad: Mapping[str, int] = {}
 
     def to(self, device: torch.device | str) -> TensorBatch:
         """The batch on a device."""

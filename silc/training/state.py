@@ -51,7 +51,10 @@ def begin(work: Work, place: Place) -> Begun:
 
 def parts_of(work: Work, optimizer: Optimizer, world: World) -> dict[str, Mapping[str, Tensor]]:
     """The tensors of a checkpoint, by file; every rank calls it."""
-    return {**work.learner.parts(), "optimizer": optimizer.state(), "rng": _generators(world)}
+    generators = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}  # a row a rank
+    if world.device.type == "cuda":
+        generators["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
+    return {**work.learner.parts(), "optimizer": optimizer.state(), "rng": generators}
 
 
 def state_of(work: Work, progress: Progress, world: World) -> dict[str, Any]:
@@ -62,14 +65,6 @@ def state_of(work: Work, progress: Progress, world: World) -> dict[str, Any]:
         "loader": work.batches.state(progress.step),
         "cost": work.cost(progress.step),
     }
-
-
-def _generators(world: World) -> dict[str, Tensor]:
-    """States of torch's generators, a row a rank."""
-    states = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}
-    if world.device.type == "cuda":
-        states["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
-    return states
 
 
 def _restore_generators(states: Mapping[str, Tensor], world: World) -> None:

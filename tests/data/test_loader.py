@@ -238,6 +238,9 @@ def test_the_search_for_a_replacement_is_bounded() -> None:
         def read_ahead(self, indices: Sequence[int]) -> None:
             pass
 
+        def where(self, index: int) -> str:
+            return ""
+
         def captions(self, limit: int) -> Iterator[str]:
             return iter(())
 
