@@ -91,20 +91,16 @@ class _Running:
         work, world, preemption, start = self.work, self.place.world, self.place.preemption, self.progress.step
         # Other ranks wait for this one's batch within the step, so it is given time to come.
         asked = partial(preemption.asked, GRACE if world.size > 1 else 0.0)
+        hooks = loop.Hooks(
+            self.save,
+            evaluate=lambda: self.record(self.scores.along()),
+            stop=lambda: preemption.asked() or self.saver.failed(),
+        )
         with preemption, closing(work.batches.batches(start, work.schedule.total, asked)) as batches, self.kept():
             if start == 0:
                 self.record(self.scores.at_the_ends())
             watched = self.quarantine.watch(batches, start)
-            loop.train(
-                work,
-                self.begun,
-                watched,
-                world=world,
-                log=self.log,
-                save=self.save,
-                evaluate=lambda: self.record(self.scores.along()),
-                wants_stop=lambda: preemption.asked() or self.saver.failed(),
-            )
+            loop.train(work, self.begun, watched, world=world, log=self.log, hooks=hooks)
             self.saver.finish()
             self.record(self.scores.at_the_ends())
         if self.log is not None:

@@ -52,25 +52,23 @@ class Begun(NamedTuple):
     progress: Progress
 
 
-def train(
-    work: Work,
-    begun: Begun,
-    batches: Iterator[Any],
-    *,
-    world: World,
-    log: Log | None,
-    save: Callable[[], None],
-    evaluate: Callable[[], None],
-    wants_stop: Callable[[], bool] = bool,
-) -> None:
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; all but `stop` on every rank, after the step was counted."""
+
+    save: Callable[[], None]
+    evaluate: Callable[[], None]
+    stop: Callable[[], bool] = bool
+    """Whether this rank wants all of them to stop after the step they are at."""
+
+
+def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
     """Train from the step after `begun.progress` to the end of the schedule.
 
     Args:
         work: learner, schedule and settings; the learner's `after_step` is called once per accepted update.
         batches: this rank's batches, from that step on.
         log: None on all ranks but the main one.
-        save, evaluate: called on every rank, after the step was counted.
-        wants_stop: whether this rank wants all of them to stop after the step they are at.
 
     Raises:
         BadInput: `max_skips` steps in a row were not finite.
@@ -90,7 +88,7 @@ def train(
         grad_norm = optimizer.clip()
         # Every rank decides alike, and before any state changes.
         finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
-        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not wants_stop(), device=finite.device)]))
+        accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not hooks.stop(), device=finite.device)]))
         if accepted:
             optimizer.step(hyper)
             learner.after_step(out, hyper)
@@ -115,10 +113,10 @@ def train(
             raise Preempted
         # Saved first: what the evaluators stumble over must not cost the steps before.
         if progress.step == schedule.total or due(progress.step, save_every, schedule.total):
-            save()
+            hooks.save()
             meter.restart()
         if due(progress.step, eval_every, schedule.total):
-            evaluate()
+            hooks.evaluate()
             meter.restart()
 
 

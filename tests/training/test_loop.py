@@ -23,7 +23,7 @@ from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.learner import SilcLearner
 from silc.pretraining.rates import Schedule, groups
 from silc.step import Pass, StepOutput
-from silc.training.loop import Begun, Progress, due, train
+from silc.training.loop import Begun, Hooks, Progress, due, train
 from silc.training.optim import Optimizer
 from silc.training.protocols import Passes, Work
 
@@ -99,8 +99,9 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     learner = SilcLearner(objective, settings, CollapseAlarm(config.model.head.prototypes, num_targets=8))
     data = SimpleNamespace(steps_per_epoch=10)
     work = Work(settings, {}, learner, data, schedule, Samples(10), 10.0, scores=lambda tell: None)
+    hooks = Hooks(save=lambda: None, evaluate=lambda: None)
     begun = Begun(Passes(forward), optimizer, progress)
-    train(work, begun, batches(), world=World(), log=log, save=lambda: None, evaluate=lambda: None)
+    train(work, begun, batches(), world=World(), log=log, hooks=hooks)
     snapshots.append(state_of(objective, optimizer))
     return snapshots, log, progress
 
