@@ -38,6 +38,10 @@ OFF, ALL = "nothing of it is done", "as many as there are"
 LEGAL: dict[str, dict[float, str]] = {
     "data.crops.num_global": {0: "no such views, where no loss uses them"},
     "data.crops.num_local": {0: "no such views, where no loss uses them"},
+    "data.objects.badge": {0: "no such part"},
+    "data.objects.contrast": {0: "bodies of one grey"},
+    "data.objects.at_home": {0: "none stands on its own ground on purpose"},
+    "data.objects.caption_noise": {0: OFF},
     "data.photometric.jitter": {0: OFF},
     "data.photometric.jitter_prob": {0: OFF},
     "data.photometric.grey_prob": {0: OFF},

@@ -11,10 +11,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from silc.errors import BadInput
-from silc.eval import metrics, pictures, prompts, score_table, segment, tables, tasks
+from silc.eval import asked, metrics, pictures, prompts, score_table, sliding, tables, tasks
 
 
-@pytest.mark.parametrize("module", [metrics, pictures, prompts, score_table, segment, tables, tasks])
+@pytest.mark.parametrize("module", [asked, metrics, pictures, prompts, score_table, sliding, tables, tasks])
 def test_worked_examples_of_the_docstrings(module):
     outcome = doctest.testmod(module, extraglobs={"torch": torch, "Path": Path})
     assert outcome.failed == 0
