@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -36,29 +36,14 @@ from silc.loading import load_run
 from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 
-
-@dataclass(frozen=True)
-class Format:
-    """A way out."""
-
-    write: Callable[[Path, Probe], None]
-    verify: Callable[[Path, Probe], list[Check]]
-    notes: Callable[[Pretrained], list[str]] = lambda model: []
-
-
-FORMATS = {
-    offered.OPEN_CLIP: Format(open_clip.write, open_clip.verify, open_clip.notes),
-    offered.TRANSFORMERS: Format(transformers.write, transformers.verify, transformers.notes),
-    offered.ONNX: Format(graphs.write_onnx, graphs.verify_onnx),
-    offered.TORCH: Format(graphs.write_torch, graphs.verify_torch),
-    offered.INT8: Format(graphs.write_int8, graphs.verify_int8),
-}
+FORMATS: dict[str, Any] = {one.NAME: one for one in (open_clip, transformers, *graphs.KINDS)}
+"""By their names, each with `write`, `verify` and `notes`."""
 
 
 def export(
     source: str | Path,
     out: str | Path,
-    formats: Sequence[str] = (offered.OPEN_CLIP, offered.TRANSFORMERS),
+    formats: Sequence[str] = (open_clip.NAME, transformers.NAME),
     *,
     weights: Literal["auto", "student", "teacher"] = "auto",
     tokenizer: str | Path | None = None,
@@ -144,14 +129,8 @@ def _model(
 def _verify_ours(directory: Path, probe: Probe) -> list[Check]:
     """silc's own files, read back."""
     again = Probe(pretrained.read(directory))
-    return [
-        compare("silc", what, theirs, ours, tolerance=0.0)
-        for what, theirs, ours in (
-            ("token ids", again.ids, probe.ids),
-            ("image features", again.image, probe.image),
-            ("text features", again.text, probe.text),
-        )
-    ]
+    parts = {"token ids": "ids", "image features": "image", "text features": "text"}
+    return [compare("silc", what, getattr(again, name), getattr(probe, name), 0.0) for what, name in parts.items()]
 
 
 def _keep_going(run: Path, out: Path) -> None:

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from silc.exports.formats import INT8, ONNX, TORCH
 from silc.exports.verify import Check, Compare, Probe, compare, compare_directions, needs
 
 if TYPE_CHECKING:
+    from silc.interop.pretrained import Pretrained
     from silc.models.image import ImageTower
     from silc.models.silc import Encoder
     from silc.models.text import TextTower
@@ -84,108 +84,105 @@ def traced(model: Encoder, probe: Probe) -> dict[str, Traced]:
     }
 
 
-def write_onnx(directory: Path, probe: Probe) -> None:
-    """image.onnx and text.onnx, of the newest operators that torch writes.
+@dataclass(frozen=True)
+class Graphs:
+    """A kind of file for each of the towers: image and text."""
 
-    Raises:
-        BadInput: the exporter is not installed.
-    """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        needs(ONNX, package, "export")
-    for name, tower in traced(probe.model, probe).items():
+    NAME: str
+    suffix: str
+    packages: tuple[str, ...]
+    """What has to be installed."""
+    extra: str
+    """Of pyproject.toml, which brings these."""
+    save: Callable[[Traced, str], None]
+    load: Callable[[str], Run]
+    compare: Compare = compare
+
+    def write(self, directory: Path, probe: Probe) -> None:
+        """Add the files to a directory.
+
+        Raises:
+            BadInput: a package is not installed.
+        """
+        for package in self.packages:
+            needs(self.NAME, package, self.extra)
+        (directory / self.NAME).mkdir(exist_ok=True)
+        for name, tower in traced(probe.model, probe).items():
+            with _quietly():
+                self.save(tower, self._file(directory, name))
+
+    @torch.no_grad()
+    def verify(self, directory: Path, probe: Probe) -> list[Check]:
+        """The files against the towers, at several sizes.
+
+        Raises:
+            BadInput: they differ.
+        """
+        model, patch, size = probe.model, probe.model.patch_size, probe.model.preprocess.size
+        smaller = max(2, size // patch // 2) * patch
         with _quietly():
-            program = torch.onnx.export(
-                _program(tower),
-                dynamo=True,
-                input_names=[tower.input_name],
-                output_names=tower.output_names,
-                verbose=False,
-            )
-            assert program is not None
-            program.save(_file(directory, ONNX, name, ".onnx"))
+            image, text = (self.load(self._file(directory, name)) for name in ("image", "text"))
+        found = []
+        for images in (probe.images(1), probe.images(3, smaller, size + patch)):
+            ours = model.encode_image(images), F.normalize(model.encode_dense(images, model.readouts[0]), dim=-1)
+            for name, theirs, expected in zip(IMAGE_NAMES, image(images), ours, strict=True):
+                what = f"{name} of {' x '.join(map(str, images.shape))}"
+                found.append(self.compare(self.NAME, what, theirs, expected))
+        (texts,) = text(probe.ids)
+        return [*found, self.compare(self.NAME, f"text_embeds of {len(probe.ids)}", texts, probe.text)]
+
+    def notes(self, model: Pretrained) -> list[str]:
+        """What this format does not carry: nothing to tell."""
+        return []
+
+    def _file(self, directory: Path, name: str) -> str:
+        return str(directory / self.NAME / f"{name}{self.suffix}")
 
 
-def write_torch(directory: Path, probe: Probe) -> None:
-    """image.pt2 and text.pt2."""
-    for name, tower in traced(probe.model, probe).items():
-        with _quietly():
-            torch.export.save(_program(tower), _file(directory, TORCH, name, ".pt2"))
+def _program(tower: Traced, graph: nn.Module | None = None) -> ExportedProgram:
+    return torch.export.export(graph or tower.graph, (tower.example,), dynamic_shapes=(dict(tower.dynamic),))
 
 
-def write_int8(directory: Path, probe: Probe) -> None:
-    """image.pt2 and text.pt2 whose linear layers keep 8 bits a weight and a scale a row.
+def _save_onnx(tower: Traced, file: str) -> None:
+    """Of the newest operators that torch writes."""
+    names, given = tower.output_names, [tower.input_name]
+    program = torch.onnx.export(_program(tower), dynamo=True, input_names=given, output_names=names, verbose=False)
+    assert program is not None
+    program.save(file)
 
-    Raises:
-        BadInput: torchao is not installed.
-    """
-    needs(INT8, "torchao", "quant")
+
+def _load_onnx(file: str) -> Run:
+    runtime = needs(ONNX, "onnxruntime", "export")
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda x: tuple(map(torch.from_numpy, session.run(None, {given.name: x.numpy()})))
+
+
+def _save_torch(tower: Traced, file: str) -> None:
+    torch.export.save(_program(tower), file)
+
+
+def _load_torch(file: str) -> Run:
+    return torch.export.load(file).module()
+
+
+def _save_int8(tower: Traced, file: str) -> None:
+    """Linear layers keep 8 bits a weight and a scale a row."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from torchao.utils import unwrap_tensor_subclass
 
-    for name, tower in traced(probe.model, probe).items():
-        with _quietly():
-            graph = copy.deepcopy(tower.graph)
-            quantize_(graph, Int8WeightOnlyConfig())
-            # Plain tensors and plain operators in the file: reading it needs no torchao.
-            unwrap_tensor_subclass(graph)
-            program = torch.export.export(graph, (tower.example,), dynamic_shapes=(dict(tower.dynamic),))
-            torch.export.save(program, _file(directory, INT8, name, ".pt2"))
+    graph = copy.deepcopy(tower.graph)
+    quantize_(graph, Int8WeightOnlyConfig())
+    # Plain tensors and plain operators in the file: reading it needs no torchao.
+    unwrap_tensor_subclass(graph)
+    torch.export.save(_program(tower, graph), file)
 
 
-def verify_onnx(directory: Path, probe: Probe) -> list[Check]:
-    """The files in onnxruntime against the towers, at several sizes.
-
-    Raises:
-        BadInput: they differ.
-    """
-    runtime = needs(ONNX, "onnxruntime", "export")
-
-    def opened(name: str) -> Run:
-        session = runtime.InferenceSession(_file(directory, ONNX, name, ".onnx"), providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-        return lambda x: tuple(map(torch.from_numpy, session.run(None, {given.name: x.numpy()})))
-
-    return _compared(ONNX, probe, opened, compare)
-
-
-def verify_torch(directory: Path, probe: Probe, name: str = TORCH, by: Compare = compare) -> list[Check]:
-    """The files of `write_torch` (or `write_int8`) against the towers, at several sizes.
-
-    Raises:
-        BadInput: they differ.
-    """
-
-    def opened(tower: str) -> Run:
-        with _quietly():
-            return torch.export.load(_file(directory, name, tower, ".pt2")).module()
-
-    return _compared(name, probe, opened, by)
-
-
-verify_int8 = partial(verify_torch, name=INT8, by=compare_directions)
-
-
-@torch.no_grad()
-def _compared(format_: str, probe: Probe, opened: Callable[[str], Run], by: Compare) -> list[Check]:
-    model, patch, size = probe.model, probe.model.patch_size, probe.model.preprocess.size
-    smaller = max(2, size // patch // 2) * patch
-    run, found = opened("image"), []
-    for images in (probe.images(1), probe.images(3, smaller, size + patch)):
-        ours = model.encode_image(images), F.normalize(model.encode_dense(images, model.readouts[0]), dim=-1)
-        for name, theirs, expected in zip(IMAGE_NAMES, run(images), ours, strict=True):
-            found.append(by(format_, f"{name} of {' x '.join(map(str, images.shape))}", theirs, expected))
-    (texts,) = opened("text")(probe.ids)
-    return [*found, by(format_, f"text_embeds of {len(probe.ids)}", texts, probe.text)]
-
-
-def _program(tower: Traced) -> ExportedProgram:
-    return torch.export.export(tower.graph, (tower.example,), dynamic_shapes=(dict(tower.dynamic),))
-
-
-def _file(directory: Path, format_: str, name: str, suffix: str) -> str:
-    file = directory / format_ / f"{name}{suffix}"
-    file.parent.mkdir(exist_ok=True)
-    return str(file)
+KINDS = (
+    Graphs(ONNX, ".onnx", ("onnx", "onnxscript", "onnxruntime"), "export", _save_onnx, _load_onnx),
+    Graphs(TORCH, ".pt2", (), "", _save_torch, _load_torch),
+    Graphs(INT8, ".pt2", ("torchao",), "quant", _save_int8, _load_torch, compare_directions),
+)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from silc.errors import BadInput
-from silc.exports.formats import OPEN_CLIP as NAME
+from silc.exports.formats import OPEN_CLIP
 from silc.exports.verify import TEXTS, Check, Probe, needs
 from silc.interop.mapping import give
 from silc.interop.open_clip import CONFIG, RESIZE, WEIGHTS, rules, timm_tower
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained
     from silc.models.config import Activation, ImageTowerConfig, ModelConfig, TextTowerConfig
 
+NAME = OPEN_CLIP
 MODES = {**{ours: theirs for theirs, ours in RESIZE.items()}, "crop_floor": "shortest"}
 FILTERS = {"bilinear": "bilinear", "bicubic": "bicubic", "tf_bilinear": "bilinear", "cv2_bilinear": "bilinear"}
 

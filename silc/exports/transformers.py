@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from silc.errors import BadInput
-from silc.exports.formats import TRANSFORMERS as NAME
+from silc.exports.formats import TRANSFORMERS
 from silc.exports.verify import TEXTS, Check, Probe, needs
 from silc.interop.mapping import give
 from silc.interop.transformers import ACTIVATIONS, LEGACY_EOS, rules
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained
     from silc.models.config import ImageTowerConfig, TextTowerConfig
 
+NAME = TRANSFORMERS
 Kind = Literal["siglip", "clip"]
 ACTIVATION_NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 PIPELINE_LENGTH = 64

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,7 +26,7 @@ from silc.interop.files import SAVED, read_json, read_safetensors
 from silc.models.config import ModelConfig
 from silc.models.image import POSITIONS, positions_at
 from silc.models.silc import TwoTower
-from silc.preprocess import Interpolation, Preprocess, Resize
+from silc.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,14 +87,10 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class _Settings:
-    """silc.json."""
+    """silc.json, in which the fields of `preprocess` stand beside the others."""
 
     model: ModelConfig
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize: Resize
-    interpolation: Interpolation
+    preprocess: Preprocess
     contrastive: Literal["softmax", "sigmoid"]
     source: str
 
@@ -109,18 +105,17 @@ def save(pretrained: Pretrained, out: Path) -> None:
         BadInput: it cannot be written, or holds something already.
     """
     out = places.empty_folder(out)
-    settings = _Settings(
-        model=pretrained.model,
-        **asdict(pretrained.preprocess),
-        contrastive=pretrained.contrastive,
-        source=pretrained.source,
+    known = pretrained
+    settings = _SCHEMA.dump_python(
+        _Settings(known.model, known.preprocess, known.contrastive, known.source), mode="json"
     )
+    settings |= settings.pop("preprocess")
     try:
         out.mkdir(parents=True, exist_ok=True)
         pretrained.tokenizer.save(out / TOKENIZER)
         save_file({name: tensor.contiguous() for name, tensor in pretrained.weights.items()}, out / WEIGHTS)
         # Last, so that a directory with settings is whole.
-        (out / SETTINGS).write_text(json.dumps(_SCHEMA.dump_python(settings, mode="json"), indent=2) + "\n")
+        (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {out}: {error}") from error
 
@@ -131,13 +126,14 @@ def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
     Raises:
         BadInput: a file is missing, damaged or of another format, or a weight is not finite.
     """
+    given = read_json(directory / SETTINGS)
+    given["preprocess"] = {one.name: given.pop(one.name, None) for one in fields(Preprocess)}
     try:
-        settings = _SCHEMA.validate_python(read_json(directory / SETTINGS))
+        settings = _SCHEMA.validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])).removeprefix("preprocess.")
         raise BadInput(f"{directory / SETTINGS}: field '{where}': {first['msg']}; import the model again") from error
-    preprocess = Preprocess(settings.size, settings.mean, settings.std, settings.resize, settings.interpolation)
     weights = read_safetensors(directory / WEIGHTS)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise BadInput(f"{directory / WEIGHTS}: {broken[0]} holds NaN or infinity; import or export the model again")
@@ -145,7 +141,7 @@ def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
         model=settings.model,
         weights=weights,
         tokenizer=BPETokenizer.load(tokenizer or directory / TOKENIZER, settings.model.text.length),
-        preprocess=preprocess,
+        preprocess=settings.preprocess,
         contrastive=settings.contrastive,
         source=str(directory),
     )
