@@ -1,6 +1,11 @@
-"""How the libraries that only some commands need are installed: said in one place."""
+"""Libraries that only some commands need, and how they are installed."""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from silc.errors import BadInput
 
 
 def install(extra: str) -> str:
@@ -10,3 +15,16 @@ def install(extra: str) -> str:
     "`pip install -e '.[log]'` in silc's checkout"
     """
     return f"`pip install -e '.[{extra}]'` in silc's checkout"
+
+
+def needs(what: str, module: str, extra: str) -> Any:
+    """A module of such a library; `what` needs it.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise BadInput(f"{what} needs {library}, which is not installed: {install(extra)} ({error})") from error

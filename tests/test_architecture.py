@@ -21,9 +21,9 @@ PACKAGE = ROOT / "silc"
 # A module may import what stands to its left; names between two bars may not import each other, except that a
 # package imports itself. `config` modules of packages are torch-free (below) and follow their package.
 ORDER = (
-    "preprocess images processor terminal extras regular durable page"
+    "preprocess images processor terminal regular durable page"
     " | errors batch step encoder"
-    " | records settings | distributed checkpoint places"
+    " | records settings extras | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
     " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes"
     " | evaluation results | serve plan demo | commands | cli | __main__"

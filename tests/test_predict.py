@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 import silc
 from silc import config as configs
 from silc.cli import main
-from silc.commands import image_files, predictions
+from silc.commands import predictions
 from silc.config import Config
 from silc.data.scenes import write_sets
 from silc.errors import BadInput
@@ -421,7 +421,7 @@ def test_label_maps_of_many_names(model: Model, tmp_path: Path) -> None:
     """More than 256 names are written in 16 bits; 255 is a class like the others."""
     Image.fromarray(np.asarray(phone())).save(tmp_path / "in.png")
     names = [f"name {index}" for index in range(300)]
-    images = image_files.images_of([tmp_path / "in.png"], "segment")
+    images = predictions.images_of([tmp_path / "in.png"], "segment")
     predictions.segment(model, images, names, tmp_path / "out", EvalConfig())
     with Image.open(tmp_path / "out" / "00000-in.labels.png") as opened:
         assert opened.mode == "I;16"

@@ -12,7 +12,7 @@ import pytest
 
 from silc import cli
 from silc import config as configs
-from silc.commands.image_files import images_of
+from silc.commands.predictions import images_of
 from silc.data.config import DataConfig
 from silc.data.folder import FolderPairs
 from silc.data.pairs import BadSample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
@@ -11,7 +10,6 @@ import tyro
 from silc import places
 from silc.commands import flags
 from silc.data.config import ObjectsConfig
-from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import NATURAL, Range, Settings
 from silc.terminal import announce, say
@@ -43,9 +41,7 @@ class GenerateCommand(Settings):
 def main(args: list[str]) -> int:
     """Write the sets."""
     command = flags.read(GenerateCommand, args, "silc data generate")
-    out = places.folder(Path(command.out))
-    if out.exists() and any(out.iterdir()):
-        raise BadInput(f"{out} is not empty; give a new folder")
+    out = places.empty_folder(command.out)
     announce(f"data generate: objects of {command.objects.size} pixels into {out}")
     from silc.data.object_sets import write_sets
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from silc.commands import class_names, flags, image_files, predictions
+from silc.commands import flags, predictions
 from silc.commands.flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
 from silc.eval.config import EvalConfig
 from silc.eval.prompts import templates
@@ -62,9 +62,9 @@ def main(args: list[str]) -> int:
     out = predictions.place_of(command.task, command.out)
     check_model(command.model)
     templates(command.templates)
-    names = class_names.names_of(command.names) if command.task != "embed" else []
-    images = image_files.images_of(command.images, command.task)
-    image_files.keep_images(images, out)
+    names = predictions.names_of(command.names) if command.task != "embed" else []
+    images = predictions.images_of(command.images, command.task)
+    predictions.keep_images(images, out)
     config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
     into = "" if out is None else f" into {out}"
     announce(f"predict: {command.task} {len(images.files)} images with {command.model}{into}")

@@ -1,4 +1,5 @@
-"""What `silc predict` makes of images: JSON of probabilities, an array of features, a folder of overlays and labels.
+"""What `silc predict` is given, images and names of classes, and what it makes of them: JSON of probabilities, an array
+of features, a folder of overlays and labels.
 
 A file that holds no image does not stop the others: it is named in the JSON, with the reason.
 """
@@ -6,7 +7,10 @@ A file that holds no image does not stop the others: it is named in the JSON, wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,18 +18,111 @@ import numpy as np
 from PIL import Image
 
 from silc import places
+from silc.data.index_cache import expanded
 from silc.durable import write_whole
 from silc.errors import BadInput
+from silc.eval.files import distinct, images_below, lines_of, read_image, text_of
 from silc.eval.pictures import colour
-from silc.terminal import one_line
+from silc.images import upright
+from silc.terminal import console, one_line, progress
 
 if TYPE_CHECKING:
-    from silc.commands.image_files import Images
     from silc.eval.config import EvalConfig
     from silc.predict import Model
 
 SHOWN = 3
 """Names printed for an image."""
+
+
+@dataclass
+class Images:
+    """Image files of what was given, read a batch at a time with a progress bar."""
+
+    files: Sequence[Path]
+    what: str
+    """Said by the bar."""
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+
+    def batches(self, size: int) -> Iterator[list[tuple[Path, Image.Image]]]:
+        """Pairs of file and RGB image.
+
+        Raises:
+            BadInput: not one of the files was an image.
+        """
+        with progress(console(stderr=True)) as bar:
+            for start in bar.track(range(0, len(self.files), size), description=self.what):
+                batch = []
+                for file in self.files[start : start + size]:
+                    try:
+                        batch.append((file, upright(read_image(file))))
+                    except BadInput as error:
+                        self.unreadable.append({"file": str(file), "why": str(error)})
+                if batch:
+                    yield batch
+        if len(self.unreadable) == len(self.files):
+            raise BadInput(self.unreadable[0]["why"])
+
+
+def images_of(paths: Sequence[str | Path], what: str) -> Images:
+    """The files given, and all images below the folders given, in order, each once.
+
+    Raises:
+        BadInput: something is not there, or there is no image.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += images_below(path)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise BadInput(f"{path} does not exist; give images or folders of images")
+    if not files:
+        raise BadInput(f"there is no image in {', '.join(map(str, paths)) or 'nothing'}; give images or folders")
+    return Images(list(dict.fromkeys(files)), what)
+
+
+def keep_images(images: Images, out: Path | None) -> None:
+    """Refuse a place that is one of the images, by whatever name.
+
+    Raises:
+        BadInput: it is.
+    """
+    if out is not None and out.is_file() and any(os.path.samefile(out, file) for file in images.files):
+        raise BadInput(f"--out {out} is one of the images and would be replaced; give another --out")
+
+
+def names_of(given: str) -> Sequence[str]:
+    """Class names of a comma-separated list, or of a file: one a line, a line with commas, or a JSON list.
+
+    Raises:
+        BadInput: there is none, one comes twice, or what looks like a file is none.
+    """
+    file = expanded(given)
+    if given.strip() and os.path.isdir(file):  # a list may be too long for a name, at which pathlib stumbles
+        raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
+    if os.path.isfile(file):
+        names = _names_in(file)
+    elif "," not in given and re.search(r"[/\\]|\.\w{1,5}$", given):
+        raise BadInput(f"--names {given} does not exist; give a file with one class name a line, or 'road, car, sky'")
+    else:
+        names = [name.strip() for name in given.split(",")]
+    if not names or not all(names):
+        raise BadInput("class names are needed: --names 'road, car, sky', or a file with one a line")
+    return distinct(names, f"--names {given}")
+
+
+def _names_in(file: Path) -> list[str]:
+    if file.suffix.lower() == ".json":
+        try:
+            names = json.loads(text_of(file))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{file} is no JSON: {error}") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadInput(f'{file} must be a JSON list of names, e.g. ["road", "car"]')
+        return [name.strip() for name in names]
+    lines = lines_of(file)
+    return [name.strip() for name in lines[0].split(",")] if len(lines) == 1 else lines
 
 
 def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path | None:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from silc.exports.formats import INT8, ONNX, TORCH
-from silc.exports.verify import Check, Compare, Probe, compare, compare_directions, needs
+from silc.exports.verify import Check, Compare, Probe, compare, compare_directions
+from silc.extras import needs
 
 if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from silc.errors import BadInput
 from silc.exports.formats import OPEN_CLIP
-from silc.exports.verify import TEXTS, Check, Probe, needs
+from silc.exports.verify import TEXTS, Check, Probe
+from silc.extras import needs
 from silc.interop.mapping import give
 from silc.interop.open_clip import CONFIG, RESIZE, WEIGHTS, rules, timm_tower
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from silc.errors import BadInput
 from silc.exports.formats import TRANSFORMERS
-from silc.exports.verify import TEXTS, Check, Probe, needs
+from silc.exports.verify import TEXTS, Check, Probe
+from silc.extras import needs
 from silc.interop.mapping import give
 from silc.interop.transformers import ACTIVATIONS, LEGACY_EOS, rules
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from silc.errors import BadInput
-from silc.extras import install
 from silc.models.silc import Encoder
 
 if TYPE_CHECKING:
@@ -146,17 +144,3 @@ def _within(check: Check) -> Check:
             f"{check.tolerance:.0e}; nothing was written"
         )
     return check
-
-
-def needs(name: str, package: str, extra: str) -> Any:
-    """A library, or the line that says how to get it.
-
-    Raises:
-        BadInput: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise BadInput(
-            f"{name} needs {package}, which also proves what is written: {install(extra)} ({error})"
-        ) from error

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from silc.errors import BadInput
-from silc.extras import install
+from silc.extras import needs
 from silc.interop.files import OPEN_CLIP, download, no_network, read_json, read_safetensors, three
 from silc.interop.mapping import (
     BATCHED,
@@ -37,7 +37,7 @@ from silc.interop.mapping import (
     shapes_of,
 )
 from silc.interop.pretrained import Pretrained
-from silc.interop.tokenizers import clip_bpe, load_tokenizer
+from silc.interop.tokenizers import CLEANING, clip_bpe, load_tokenizer
 from silc.models.config import Activation, ImageTowerConfig, ModelConfig, TextTowerConfig
 from silc.preprocess import Preprocess, Resize
 
@@ -319,6 +319,8 @@ def _tokenizer(text: Mapping[str, Any], directory: Path | None, *, given: bool) 
     length, settings = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
     repo = text.get("hf_tokenizer_name") or ""
     clean = settings.pop("clean", "whitespace" if repo else "lower")
+    if clean not in CLEANING:
+        raise BadInput(f"tokenizer_kwargs: clean '{clean}' is none of whitespace, lower, canonicalize")
     if settings or text.get("tokenizer_mode"):
         raise BadInput(f"text_cfg: tokenizer settings {settings or text['tokenizer_mode']} are not supported")
     if not repo and not given:
@@ -384,8 +386,4 @@ def _fetched(name: str, tag: str) -> Path:
 
 
 def _package() -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise BadInput(f"reading open_clip's names needs open_clip: {install('interop')}") from error
-    return open_clip
+    return needs("reading open_clip's names", "open_clip", "interop")

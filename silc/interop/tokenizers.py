@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import gzip
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from silc.data.tokenizer import BPETokenizer, ends_with, one_space, spelt_plainly, without
 from silc.errors import BadInput
-from silc.extras import install
+from silc.extras import needs
 from silc.interop.files import read_json
 
 if TYPE_CHECKING:
@@ -47,27 +47,15 @@ def _repaired() -> list[Any]:
     return [*(normalizers.Replace(Regex(pattern), text) for pattern, text in rules), normalizers.NFC()]
 
 
-def cleaning(name: str) -> list[Any]:
-    """Normalizers of a way to clean text (see the table above).
-
-    Raises:
-        BadInput: there is no such way.
-    """
-    match name:
-        case "as it is":
-            return []
-        case "lower case":
-            return [normalizers.Lowercase()]
-        case "siglip":
-            return [normalizers.Lowercase(), without(string.punctuation), *one_space()]
-        case "whitespace":
-            return [*_repaired(), *one_space()]
-        case "lower":
-            return [*_repaired(), *one_space(), normalizers.Lowercase()]
-        case "canonicalize":
-            return [*_repaired(), *spelt_plainly(), normalizers.Lowercase(), *one_space()]
-        case _:
-            raise BadInput(f"tokenizer_kwargs: clean '{name}' is none of whitespace, lower, canonicalize")
+CLEANING: dict[str, Callable[[], list[Any]]] = {
+    "as it is": list,
+    "lower case": lambda: [normalizers.Lowercase()],
+    "siglip": lambda: [normalizers.Lowercase(), without(string.punctuation), *one_space()],
+    "whitespace": lambda: [*_repaired(), *one_space()],
+    "lower": lambda: [*_repaired(), *one_space(), normalizers.Lowercase()],
+    "canonicalize": lambda: [*_repaired(), *spelt_plainly(), normalizers.Lowercase(), *one_space()],
+}
+"""Normalizers of each way to clean text (see the table above)."""
 
 
 def load_tokenizer(path: Path, length: int, clean: str = "as it is") -> BPETokenizer:
@@ -89,7 +77,7 @@ def load_tokenizer(path: Path, length: int, clean: str = "as it is") -> BPEToken
     if settings.get("padding_side", "right") != "right":
         raise BadInput(f"{path.parent}: the tokenizer pads on the left, which silc's towers were not made for")
     loaded = BPETokenizer.load(path, length)
-    _prepend(loaded.tokenizer, cleaning(clean))
+    _prepend(loaded.tokenizer, CLEANING[clean]())
     return loaded
 
 
@@ -114,11 +102,8 @@ def clip_bpe(length: int = 77, clean: str = "lower") -> BPETokenizer:
     Raises:
         BadInput: open_clip is not installed.
     """
-    try:
-        from open_clip.tokenizer import default_bpe
-    except ImportError as error:
-        raise BadInput(f"CLIP's tokenizer comes with open_clip: {install('interop')}, or give one") from error
-    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+    package = needs("CLIP's tokenizer, unless another is given,", "open_clip.tokenizer", "interop")
+    with gzip.open(package.default_bpe(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : CLIP_MERGES + 1]
     merges = [(first, second) for first, second in (line.split() for line in lines)]
     letters = _byte_letters()
@@ -127,7 +112,7 @@ def clip_bpe(length: int = 77, clean: str = "lower") -> BPETokenizer:
     tokenizer = Tokenizer(
         models.BPE(vocab, merges, unk_token=EOS, continuing_subword_prefix="", end_of_word_suffix="</w>")
     )
-    tokenizer.normalizer = normalizers.Sequence(cleaning(clean))
+    tokenizer.normalizer = normalizers.Sequence(CLEANING[clean]())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
@@ -147,11 +132,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
     Raises:
         BadInput: no such file, not a unigram model, or the libraries that read it are not installed.
     """
-    try:
-        from sentencepiece import sentencepiece_model_pb2
-    except ImportError as error:
-        raise BadInput(f"{file}: reading it needs sentencepiece and protobuf: {install('interop')}") from error
-    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto = needs(f"reading {file}", "sentencepiece.sentencepiece_model_pb2", "interop").ModelProto()
     try:
         proto.ParseFromString(file.read_bytes())
     except OSError as error:
@@ -167,7 +148,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
     own = [normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)]
     squeezed = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(
-        [*cleaning(clean), *(own if proto.normalizer_spec.precompiled_charsmap else []), *squeezed]
+        [*CLEANING[clean](), *(own if proto.normalizer_spec.precompiled_charsmap else []), *squeezed]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     special = [p.piece for p in pieces if p.type in (CONTROL, USER_DEFINED)]

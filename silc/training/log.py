@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from silc.durable import write_whole
-from silc.errors import BadInput
-from silc.extras import install
+from silc.extras import needs
 from silc.terminal import console, progress, say, words
 
 if TYPE_CHECKING:
@@ -134,14 +133,7 @@ class Tracker:
     """
 
     def __init__(self, name: Literal["wandb", "trackio"], out: Path, config: Mapping[str, Any]) -> None:
-        try:
-            if name == "wandb":
-                import wandb as library
-            else:
-                import trackio as library
-        except ImportError as error:
-            raise BadInput(f"train.trackers names {name}, which is not installed: {install('log')}") from error
-        self.library: Any = library
+        self.library = needs("train.trackers", name, "log")
         if name == "wandb":
             where = {"dir": str(out), "id": hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}
         else:

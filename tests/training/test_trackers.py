@@ -52,7 +52,9 @@ def test_a_tracker_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = small("clip", duration="1 steps", trackers=("wandb",), out=tmp_path / "run")
-    with pytest.raises(BadInput, match=r"names wandb, which is not installed: `pip install -e '\.\[log\]'`"):
+    with pytest.raises(
+        BadInput, match=r"train.trackers needs wandb, which is not installed: `pip install -e '\.\[log\]'`"
+    ):
         run.train(config)
     # Nothing was lost: without it the run goes on.
     run.train(replace(config, resume="auto", train=replace(config.train, trackers=())))

@@ -1,4 +1,4 @@
-"""Class names in a list or a file."""
+"""Image files, folders and class names that a person gives to `silc predict`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from silc.commands.class_names import names_of
+from silc.commands.predictions import images_of, names_of
 from silc.errors import BadInput
 
 FILES = {
@@ -77,3 +78,18 @@ def test_files_without_names(tmp_path: Path, name: str, content: str, message: s
     (tmp_path / name).write_text(content)
     with pytest.raises(BadInput, match=message):
         names_of(str(tmp_path / name))
+
+
+def test_images_in_folders_are_found_whatever_their_suffix_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    shown = ["a.JPG", "b/c.Webp", "b/d.gif", "b/e.jfif", "f.tif", "g.heic"]
+    hidden = ["._a.JPG", ".cache/x.jpg", "__MACOSX/y.jpg", "b/.z.png", "notes.txt", "png"]
+    for name in shown + hidden:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"II*\0" if name == "f.tif" else b"")
+    for name in shown[:4]:
+        Image.new("RGB", (4, 3)).save(tmp_path / name, "PNG")
+    images = images_of([tmp_path, tmp_path / "b", tmp_path / "a.JPG"], "test")
+    assert [str(file.relative_to(tmp_path)) for file in images.files] == sorted(shown)
+    assert sum(len(batch) for batch in images.batches(3)) == 4
+    assert [Path(each["file"]).name for each in images.unreadable] == ["f.tif", "g.heic"]
+    assert "but a TIFF image; convert it" in images.unreadable[0]["why"]
