@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -14,6 +15,11 @@ from silc.given import Idle
 from silc.settings import NATURAL, Range, Settings
 from silc.terminal import announce, say
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+SHOWN, ENLARGED = 12, 3
+"""Images of the overview, and times their size."""
 MANY = Range(least=1, most=10_000_000)
 
 
@@ -47,5 +53,33 @@ def main(args: list[str]) -> int:
 
     counts = {"num": command.num, "num_train": command.num_train, "num_retrieval": command.num_retrieval}
     write_sets(out, command.objects, seed=command.seed, **counts)
+    _overview(command).save(out / "overview.png")
+    say(f"a look at them: {out / 'overview.png'}")
     say(f"sets: `silc eval MODEL --root {out} --list` names what can be scored")
     return 0
+
+
+def _overview(command: GenerateCommand) -> Image.Image:
+    """Images with their boxes, beside the classes of their pixels, over a caption."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from silc.data.object_sets import SEGMENTATION, TESTED, World, boxes, labels
+    from silc.data.objects import captions
+    from silc.eval.pictures import colour_overlay, contact_sheet
+    from silc.records import Picture
+
+    pictures = []
+    images = World(command.objects, command.seed).images(SEGMENTATION, TESTED)
+    for number, shown in enumerate(islice(images, SHOWN)):
+        image = Image.fromarray(shown.drawing.pixels.repeat(ENLARGED, 0).repeat(ENLARGED, 1))
+        truth = labels(shown, things=True, ground=True).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        overlay = colour_overlay(image, truth.astype(np.int64))
+        pen = ImageDraw.Draw(image)
+        for _, (x, y, width, height), _ in boxes(shown):
+            pen.rectangle(
+                [ENLARGED * x, ENLARGED * y, ENLARGED * (x + width) - 1, ENLARGED * (y + height) - 1], outline="white"
+            )
+        both = Image.fromarray(np.concatenate([np.asarray(image), np.asarray(overlay)], axis=1))
+        pictures.append(Picture(f"{number:05d}", captions(shown.layout, shown.seed, noise=0)[0], both))
+    return contact_sheet(pictures, columns=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from silc import cli
 
@@ -14,6 +15,8 @@ def test_the_sets_are_found_and_nothing_is_overwritten(tmp_path: Path, capsys: p
     small = ["--num", "3", "--num-train", "4", "--num-retrieval", "5", "--objects.size", "24"]
     assert cli.main(["data", "generate", str(out), *small]) == 0
     capsys.readouterr()
+    with Image.open(out / "overview.png") as picture:
+        assert picture.width > 3 * 2 * 3 * 24
     assert cli.main(["eval", "--list", "--root", str(out)]) == 0
     names = set(capsys.readouterr().out.split())
     segmented = {
