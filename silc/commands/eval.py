@@ -84,7 +84,11 @@ def main(args: list[str]) -> int:
     scored = command.root or not command.table
     files, unscored = _score(command.runs, command) if scored else ([Path(name) for name in command.runs], [])
     if stem and files:
-        _paper_table(command.table, files, stem)
+        from silc.eval import tables
+
+        table = tables.paper_table(command.table, files)
+        say(tables.to_markdown(table))
+        say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
     if unscored and files:
         complain(f"not scored: {', '.join(unscored)}; the files hold the others")
     return BadInput.exit_code if unscored else 0
@@ -130,14 +134,6 @@ def _cache(given: str, beside: Path) -> Path | None:
         return None
 
 
-def _paper_table(name: str, scored: Sequence[Path], stem: Path) -> None:
-    from silc.eval import tables
-
-    table = tables.paper_table(name, scored)
-    say(tables.to_markdown(table))
-    say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
-
-
 def _table_stem(name: str, beside: Path) -> Path:
     """Where a table goes, less its suffixes, tried: into a folder, or beside a file of scores and named after it."""
     if beside.is_dir() or not beside.suffix:
@@ -149,7 +145,7 @@ def _table_stem(name: str, beside: Path) -> Path:
 
 
 def _list_tasks(root: str) -> int:
-    from silc.eval import asked, own_sets
+    from silc.eval import asked
 
     rows = []
     for task in asked.listing(root):
@@ -157,5 +153,5 @@ def _list_tasks(root: str) -> int:
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         rows.append((task.name, "-" if not root else "no" if missing else "yes", needs))
     terminal.table(f"Tasks under {root or 'the --root you give'}", ("task", "there", "needs"), rows)
-    say(f"\n{own_sets.shown()}")
+    say("\n" + Path(asked.__file__).with_name("own_sets.txt").read_text(encoding="utf-8").rstrip("\n"))
     return 0

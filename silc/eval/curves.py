@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import itertools
 import math
@@ -11,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from silc.eval.pictures import colour
 from silc.eval.tasks import TASKS, brief, task_name
 from silc.page import INK, bare, svg
 from silc.records import COSTS
@@ -67,14 +67,8 @@ Palette = Mapping[str, str]
 
 def palette_of(models: Sequence[str]) -> Palette:
     """Colours for models, in the order of their first appearance."""
-    return {model: _colour(index) for index, model in enumerate(dict.fromkeys(models))}
-
-
-def _colour(index: int) -> str:
-    if index < len(COLOURS):
-        return COLOURS[index]
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.7, 0.75)
-    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+    more = ("#{:02x}{:02x}{:02x}".format(*colour(index)) for index in itertools.count(len(COLOURS)))
+    return dict(zip(dict.fromkeys(models), itertools.chain(COLOURS, more), strict=False))
 
 
 def training_curves(

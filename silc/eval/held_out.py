@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from silc.data.pairs import BadSample
 from silc.errors import BadInput
 from silc.eval.datasets import Lazy, RetrievalSet
+from silc.eval.tasks import TASKS, task_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
     from silc.data.pairs import Pairs
 
 NAME = "held_out"
-TASK = f"{NAME}-retrieval"
-JUDGED = ("image_retrieval_recall@1", "text_retrieval_recall@1")
-"""The verdict is on their mean."""
+RETRIEVAL = "zeroshot_retrieval"
+TASK = task_name(RETRIEVAL, NAME)
 
 
 def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
@@ -86,4 +87,4 @@ def verdict(measured: Mapping[str, Sequence[Mapping[str, float]]], num_pairs: in
 
 
 def _mean_recall(metrics: Mapping[str, float]) -> float:
-    return sum(metrics[name] for name in JUDGED) / len(JUDGED)
+    return statistics.fmean(metrics[name] for name in TASKS[RETRIEVAL].headlines)

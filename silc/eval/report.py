@@ -124,16 +124,8 @@ def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]
     return list(tasks.items())
 
 
-class ClassTable(NamedTuple):
-    """IoU of every class of one data set, by each model."""
-
-    task: str
-    columns: list[str]
-    rows: list[tuple[str, float, list[float | None]]]
-    """(class, its share of the scored pixels, IoU by each model)."""
-
-
-def _class_tables(named: Named) -> list[ClassTable]:
+def _class_tables(named: Named) -> list[tuple[str, list[str], list[tuple[str, float, list[float | None]]]]]:
+    """(task, columns, [(class, its share of the scored pixels, IoU by each column)])."""
     tables = []
     for task, columns in _details(named, "class_iou"):
         pixels = sum(row["pixels"] for row in columns[0][1])
@@ -142,7 +134,7 @@ def _class_tables(named: Named) -> list[ClassTable]:
             (row["class"], row["pixels"] / pixels, [column.get(row["class"]) for column in by_class])
             for row in columns[0][1]
         ]
-        tables.append(ClassTable(task, [name for name, _ in columns], rows))
+        tables.append((task, [name for name, _ in columns], rows))
     return tables
 
 

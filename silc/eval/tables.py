@@ -165,12 +165,11 @@ def to_json(table: PaperTable) -> str:
 
 def write(table: PaperTable, stem: Path) -> list[Path]:
     """Write <stem>.md, .html and .json."""
-    written = []
-    for suffix, text in ((".md", to_markdown(table)), (".html", to_html(table)), (".json", to_json(table))):
-        path = stem.with_name(stem.name + suffix)
-        write_whole(path, text)
-        written.append(path)
-    return written
+    texts = {".md": to_markdown(table), ".html": to_html(table), ".json": to_json(table)}
+    files = {stem.with_name(stem.name + suffix): text for suffix, text in texts.items()}
+    for file, text in files.items():
+        write_whole(file, text)
+    return list(files)
 
 
 def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping[str, Any]]]]:

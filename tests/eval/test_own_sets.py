@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 from PIL import Image
 
 from silc.cli import main
-from silc.eval import suite
+from silc.eval import asked, suite
 from silc.eval.config import EvalConfig
-from silc.eval.own_sets import TREES
 from silc.records import Record
 from tests.data.conftest import encoded, photo, write_tar
 
+BLOCKS = Path(asked.__file__).with_name("own_sets.txt").read_text().strip().split("\n\n")[1:]
+TREES = {block.partition("\n")[0]: textwrap.dedent(block.partition("\n")[2]) for block in BLOCKS}
+"""What each is for, and the tree under the root."""
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "own-sets.md"
 TEXTS = {
     "flowers/classes.txt": "rose\ntulip\n",

@@ -1,6 +1,6 @@
 """Every data set there is under a root: where its authors' archive unpacks to, or a folder of one's own.
 
-`silc eval --list` shows each place, `own_sets.py` what one's own folders look like. A data set is added by an entry in
+`silc eval --list` shows each place, `own_sets.txt` what one's own folders look like. A data set is added by an entry in
 `official` of its kind's file; a kind of data (boxes, questions) by a file here and a row in `KINDS`.
 """
 
