@@ -1,24 +1,16 @@
-"""Dense features of whole images, as they lie in them, and pictures of their three principal components."""
+"""Sizes at which dense features of whole images are taken, and pictures of their three principal components."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
-from silc.eval.sliding import scaled
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from silc.models.silc import Encoder
 
 OUTLIERS = 1.0
 """Percent of the patches at either end of a component that are drawn as its ends: a few would dull all others."""
@@ -32,27 +24,6 @@ def scaled_to_patches(width: int, height: int, size: int, patch: int) -> tuple[i
     """
     factor = size / min(width, height) / patch
     return patch * max(1, round(width * factor)), patch * max(1, round(height * factor))
-
-
-@torch.no_grad()
-def dense_features(
-    model: Encoder, images: Sequence[Image.Image], size: int, features: Callable[[Tensor], Tensor]
-) -> Iterator[Tensor]:
-    """Features [h, w, D] of each image, on the CPU; neighbours of one shape share a forward pass.
-
-    Args:
-        images: as many as fit a forward pass.
-        size: pixels of the shorter side.
-        features: of normalised pixels [B, 3, H, W]; gives [B, h, w, D].
-
-    Raises:
-        BadInput: an image too thin to be scaled.
-    """
-    filter = model.preprocess.interpolation
-    pixels = [scaled(one, scaled_to_patches(*one.size, size, model.patch_size), filter) for one in images]
-    for _, alike in groupby(pixels, key=lambda one: one.shape):
-        batch = torch.stack(list(alike)).to(model.device)
-        yield from features(model.preprocess.normalize(batch)).float().cpu()
 
 
 def principal_components(maps: Sequence[Tensor], count: int = 3) -> list[NDArray[np.float64]]:

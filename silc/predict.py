@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.dense import component_pictures, dense_features
+from silc.dense import component_pictures, scaled_to_patches
 from silc.distributed import place
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
@@ -24,7 +25,7 @@ from silc.eval.embed import text_classifier
 from silc.eval.files import distinct
 from silc.eval.pictures import ALPHA, colour_overlay, with_edges, with_legend
 from silc.eval.prompts import templates as prompt_set
-from silc.eval.sliding import score_maps, scorer_of
+from silc.eval.sliding import scaled, score_maps, scorer_of
 from silc.inputs import Picture, Pictures, at_least_one, each_of, in_batches, open_image
 from silc.models.readouts import chosen
 from silc.models.silc import Encoder
@@ -210,15 +211,15 @@ class Model(Encoder):
         side = self.preprocess.size if size is None else size
         if side < self.patch_size:
             raise BadInput(f"size {side} is less than a patch of {self.patch_size} pixels; give at least that")
-
-        def features(pixels: Tensor) -> Tensor:
-            found = self.encode_dense(pixels, asked)
-            return found if asked == TOWER else F.normalize(found, dim=-1)
-
         for some in in_batches(images, batch_size):
             opened = [open_image(image) for image in some]
-            for image, found in zip(opened, dense_features(self, opened, side, features), strict=True):
-                yield image.size, found
+            sizes = [scaled_to_patches(*image.size, side, self.patch_size) for image in opened]
+            for at, same in groupby(zip(sizes, opened, strict=True), key=lambda one: one[0]):
+                alike = [image for _, image in same]
+                pixels = torch.stack([scaled(image, at, self.preprocess.interpolation) for image in alike])
+                found = self.encode_dense(self.preprocess.normalize(pixels.to(self.device)), asked)
+                found = found if asked == TOWER else F.normalize(found, dim=-1)
+                yield from zip((image.size for image in alike), found.cpu(), strict=True)
 
     def classify(
         self, images: Pictures, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
@@ -241,7 +242,6 @@ class Model(Encoder):
         """`classify` for many images: the names are embedded once. It takes as many as fit a forward pass."""
         return Classifier(self, class_list(names), prompts_of(templates), at_least_one(batch_size))
 
-    @torch.no_grad()
     def segment(
         self,
         image: Picture,
@@ -355,7 +355,6 @@ class Segmenter:
         self.names = class_list(names)
         self.scorer = scorer_of(model, self.names, config or EvalConfig())
 
-    @torch.no_grad()
     def __call__(self, image: Picture) -> Segmentation:
         """The class of each pixel."""
         opened = open_image(image)

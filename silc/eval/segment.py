@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +16,11 @@ import torch
 from silc.errors import BadInput
 from silc.eval import metrics, pictures
 from silc.eval.bootstrap import resampled
+from silc.eval.datasets import SegmentationSet
 from silc.eval.decoders import DECODERS, predictor_of, refiner_of
-from silc.eval.embed import ALONE, OnBatch, dealt, shared, silent
+from silc.eval.embed import dealt, shared
 from silc.eval.sliding import Scorer, score_maps, scorer_of, window_rules
+from silc.eval.whole_images import OnSet
 from silc.records import Evaluation, Picture, Record
 from silc.settings import one_of
 
@@ -27,31 +29,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from silc.distributed import World
     from silc.encoder import DensePredictor, DualEncoder
-    from silc.eval.config import EvalConfig
-    from silc.eval.datasets import SegmentationSet
 
 
-@dataclass
-class ZeroShotSegmentation:
+class ZeroShotSegmentation(OnSet[SegmentationSet]):
     """miou and pixel_acc on one data set."""
-
-    name: str
-    data: SegmentationSet
-    config: EvalConfig
-    progress: OnBatch = silent
-    world: World = ALONE
 
     def __post_init__(self) -> None:
         # A name that there is not is told before a model runs.
         one_of(DECODERS, self.config.decoder, "decoder")
         refiner_of(self.config)
-
-    @property
-    def sets(self) -> list[SegmentationSet]:
-        """The data set."""
-        return [self.data]
 
     @property
     def drawn(self) -> tuple[int, bool]:

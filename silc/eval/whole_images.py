@@ -1,4 +1,4 @@
-"""What tasks on whole images share: their fields, how an image enters, and how a record says so."""
+"""What evaluators share: their fields; and those of whole images how an image enters, and how a record says so."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ D = TypeVar("D")
 
 
 @dataclass
-class OnWholeImages(Generic[D]):
-    """An `Evaluator` of whole images, but for its protocol and scores."""
+class OnSet(Generic[D]):
+    """The fields of an `Evaluator`."""
 
     name: str
     data: D
@@ -36,6 +36,10 @@ class OnWholeImages(Generic[D]):
     def sets(self) -> list[D]:
         """The data sets it reads."""
         return [self.data]
+
+
+class OnWholeImages(OnSet[D]):
+    """An `Evaluator` of whole images, but for its protocol and scores."""
 
     @property
     def drawn(self) -> tuple[int, bool]:
