@@ -15,7 +15,7 @@ evaluation and export.
 | `tf_bilinear`  | tf.image.resize without antialias, then cut to integers: big_vision's `resize`               |
 | `cv2_bilinear` | cv2.INTER_LINEAR, not antialiased either, but rounded (cv2 itself computes in fixed point)   |
 
-No shape of an image decides the memory: where the whole of what it is scaled to would be large, only the part that is
+No shape of an image decides the memory: where the whole of what it is scaled to would be large, only the region that is
 kept is computed, tile by tile. Its values are those of the whole, but for the rounding of the last of 8 bits.
 """
 
@@ -44,7 +44,7 @@ AT_ONCE = 2**24
 """Most pixels that a resize makes at a time, those between its two passes included."""
 
 
-class Part(NamedTuple):
+class Region(NamedTuple):
     """Pixels [left, right) x [top, bottom) of an image."""
 
     left: int
@@ -59,15 +59,15 @@ def to_uint8(image: Image.Image) -> Tensor:
 
 
 def resample(
-    image: Image.Image, width: int, height: int, interpolation: Interpolation, part: Part | None = None
+    image: Image.Image, width: int, height: int, interpolation: Interpolation, region: Region | None = None
 ) -> Tensor:
-    """Pixels uint8 [3, height, width] of an RGB image that is resized, or [3, h, w] of a `part` of it alone."""
-    left, top, right, bottom = part = part or Part(0, 0, width, height)
+    """Pixels uint8 [3, height, width] of an RGB image that is resized, or [3, h, w] of a `region` of it alone."""
+    left, top, right, bottom = region = region or Region(0, 0, width, height)
     between = width if interpolation in FILTERS else image.width
     if max(width * height, between * image.height) <= AT_ONCE:
         return _resized(image, width, height, interpolation)[:, top:bottom, left:right]
     pixels = torch.empty(3, bottom - top, right - left, dtype=torch.uint8)
-    for tile in _tiles(part, image.width / width, image.height / height):
+    for tile in _tiles(region, image.width / width, image.height / height):
         place = pixels[:, tile.top - top : tile.bottom - top, tile.left - left : tile.right - left]
         place.copy_(_tile(image, width, height, interpolation, tile))
     return pixels
@@ -110,9 +110,9 @@ def _resized(image: Image.Image, width: int, height: int, interpolation: Interpo
     return (values.round() if interpolation == "cv2_bilinear" else values).to(torch.uint8)
 
 
-def _tiles(part: Part, across: float, down: float) -> Iterator[Part]:
-    """A part in tiles; a pixel stands for `across` x `down` of the image's."""
-    columns, rows = part.right - part.left, part.bottom - part.top
+def _tiles(region: Region, across: float, down: float) -> Iterator[Region]:
+    """A region in tiles; a pixel stands for `across` x `down` of the image's."""
+    columns, rows = region.right - region.left, region.bottom - region.top
     across, down = max(1.0, across), max(1.0, down)
     # A filter looks at most two pixels, of the coarser grid, beyond a tile.
     while rows * columns > 1 and (rows + 4) * down * (columns + 4) * across > AT_ONCE:
@@ -120,12 +120,12 @@ def _tiles(part: Part, across: float, down: float) -> Iterator[Part]:
             rows = -(-rows // 2)
         else:
             columns = -(-columns // 2)
-    for top in range(part.top, part.bottom, rows):
-        for left in range(part.left, part.right, columns):
-            yield Part(left, top, min(left + columns, part.right), min(top + rows, part.bottom))
+    for top in range(region.top, region.bottom, rows):
+        for left in range(region.left, region.right, columns):
+            yield Region(left, top, min(left + columns, region.right), min(top + rows, region.bottom))
 
 
-def _tile(image: Image.Image, width: int, height: int, interpolation: Interpolation, tile: Part) -> Tensor:
+def _tile(image: Image.Image, width: int, height: int, interpolation: Interpolation, tile: Region) -> Tensor:
     """A tile of the image scaled to (width, height), made of those pixels that it needs."""
     if interpolation not in FILTERS:
         rows = neighbours(image.height, height, torch.arange(tile.top, tile.bottom))
@@ -168,8 +168,8 @@ class Preprocess:
         # torchvision rounds the margin (half to even), the others cut it.
         margin = (lambda rest: round(rest / 2)) if self.resize == "crop" else (lambda rest: rest // 2)
         top, left = margin(height - self.size), margin(width - self.size)
-        part = Part(left, top, left + self.size, top + self.size)
-        return resample(image, width, height, self.interpolation, part)
+        region = Region(left, top, left + self.size, top + self.size)
+        return resample(image, width, height, self.interpolation, region)
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) an image of this size is brought to before the centre is cut out."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from silc import preprocess
-from silc.preprocess import Part, Preprocess, bilinear, neighbours, resample, to_uint8
+from silc.preprocess import Preprocess, Region, bilinear, neighbours, resample, to_uint8
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -88,13 +88,13 @@ def test_a_thin_images_centre_is_torchvisions(width, height, interpolation):
         assert (ours - theirs).abs().max() <= 1
 
 
-@pytest.mark.parametrize("part", [Part(0, 0, 5, 9), Part(30, 3, 77, 40), Part(100, 41, 101, 42)])
+@pytest.mark.parametrize("region", [Region(0, 0, 5, 9), Region(30, 3, 77, 40), Region(100, 41, 101, 42)])
 @pytest.mark.parametrize("interpolation", FILTERS)
-def test_a_part_is_cut_out_of_the_whole(part, interpolation):
+def test_a_part_is_cut_out_of_the_whole(region, interpolation):
     image = picture(57, 33)
     whole = resample(image, 101, 42, interpolation)
-    left, top, right, bottom = part
-    assert torch.equal(resample(image, 101, 42, interpolation, part), whole[:, top:bottom, left:right])
+    left, top, right, bottom = region
+    assert torch.equal(resample(image, 101, 42, interpolation, region), whole[:, top:bottom, left:right])
 
 
 @pytest.mark.parametrize(

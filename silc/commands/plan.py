@@ -67,10 +67,10 @@ def main(args: list[str]) -> int:
     configurations, typed = zip(*(configured("plan", [name, *overrides]) for name in names), strict=True)
     given.say_unread(typed[0], configurations[0])
     file = places.file(command.json, flag="--json") if command.json else None
-    from silc.plan import cards, gpus, project, tables
+    from silc.plan import gpus, project, tables
 
     if command.cards:
-        held = cards.largest_batches(configurations, cards.sizes(command.cards))
+        held = project.largest_batches(configurations, project.sizes(command.cards))
         say(tables.text(tables.cards(held)).strip("\n"))
         return 0
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)

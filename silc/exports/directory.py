@@ -129,8 +129,8 @@ def _model(
 def _verify_ours(directory: Path, probe: Probe) -> list[Check]:
     """silc's own files, read back."""
     again = Probe(pretrained.read(directory))
-    parts = {"token ids": "ids", "image features": "image", "text features": "text"}
-    return [compare("silc", what, getattr(again, name), getattr(probe, name), 0.0) for what, name in parts.items()]
+    compared = {"token ids": "ids", "image features": "image", "text features": "text"}
+    return [compare("silc", what, getattr(again, name), getattr(probe, name), 0.0) for what, name in compared.items()]
 
 
 def _keep_going(run: Path, out: Path) -> None:

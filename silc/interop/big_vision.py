@@ -34,19 +34,15 @@ if TYPE_CHECKING:
 TextPool = Literal["last", "first", "mean", "max"]
 
 
-def _only_read(x: Tensor) -> Tensor:
-    raise NotImplementedError("big_vision's checkpoints are read, not written")
-
-
-CONVOLUTION = Op(lambda x: x.permute(3, 2, 0, 1), _only_read)
+CONVOLUTION = Op(lambda x: x.permute(3, 2, 0, 1))
 """[y, x, in, out] -> [out, in, y, x]."""
-UNBATCHED = Op(lambda x: x[0], _only_read)
-TO_HEADS = Op(lambda x: x.flatten(1).T, _only_read)
+UNBATCHED = Op(lambda x: x[0])
+TO_HEADS = Op(lambda x: x.flatten(1).T)
 """Query, key and value, [C, heads, C/heads] -> [C, C]."""
-HEADS_BIAS = Op(lambda x: x.flatten(), _only_read)
-FROM_HEADS = Op(lambda x: x.flatten(0, 1).T, _only_read)
+HEADS_BIAS = Op(lambda x: x.flatten())
+FROM_HEADS = Op(lambda x: x.flatten(0, 1).T)
 """The attention's output, [heads, C/heads, C] -> [C, C]."""
-WITH_CLASS = Op(lambda x: torch.cat([torch.zeros_like(x[:, :1]), x], dim=1), _only_read)
+WITH_CLASS = Op(lambda x: torch.cat([torch.zeros_like(x[:, :1]), x], dim=1))
 """Positions are added before the class token is put in front, so its own is zero."""
 ATTENTION = "MultiHeadDotProductAttention_0"
 
@@ -59,7 +55,7 @@ def read(file: Path, tokenizer: Path, *, text_pool: TextPool = "last") -> Pretra
         text_pool: which position is the text's embedding, where the text tower has no attention pooling.
 
     Raises:
-        BadInput: no such file, pickled objects, no two-tower tree, or parts that silc's towers do not have.
+        BadInput: no such file, pickled objects, no two-tower tree, or what silc's towers do not have.
     """
     source = str(file)
     tree = _unstacked(_parameters(file))

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 Layout = Callable[["Tensor"], "Tensor"]
 
 
+def _only_read(x: Tensor) -> Tensor:
+    raise NotImplementedError("checkpoints of this layout are read, not written")
+
+
 @dataclass(frozen=True)
 class Op:
     """A change of layout and its inverse."""
 
     bring: Layout
-    give: Layout
+    give: Layout = _only_read
 
 
 SAME = Op(lambda x: x, lambda x: x)
@@ -64,7 +68,7 @@ def both(ours: str, theirs: str) -> list[Rule]:
 
 @dataclass(frozen=True)
 class BlockNames:
-    """What a library calls the parts of a transformer block; `qkv` are tensors, the others layers."""
+    """What a library calls the layers of a transformer block; `qkv` are tensors, the others layers."""
 
     norm1: str
     qkv_weight: tuple[str, ...]
@@ -113,9 +117,9 @@ def bring(
         for name in one.theirs:
             if name not in left:
                 raise BadInput(f"{source} lacks {name}; it is incomplete or of another architecture")
-        parts = [one.op.bring(left.pop(name).float()) for name in one.theirs]
-        parts = parts or [torch.zeros(shapes[name]) for name in one.ours]
-        for name, tensor in zip(one.ours, _split(parts, one, shapes, source), strict=True):
+        brought = [one.op.bring(left.pop(name).float()) for name in one.theirs]
+        brought = brought or [torch.zeros(shapes[name]) for name in one.ours]
+        for name, tensor in zip(one.ours, _split(brought, one, shapes, source), strict=True):
             if tensor.shape != shapes[name]:
                 raise BadInput(
                     f"{source} is of another architecture: {', '.join(one.theirs)} make {list(tensor.shape)}, "
@@ -149,12 +153,12 @@ def give(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]
     return theirs
 
 
-def _split(parts: Sequence[Tensor], one: Rule, shapes: Mapping[str, torch.Size], source: str) -> Iterator[Tensor]:
-    """The parts put together and cut to our tensors' lengths."""
-    if len(parts) == len(one.ours) == 1:
-        yield parts[0]
+def _split(tensors: Sequence[Tensor], one: Rule, shapes: Mapping[str, torch.Size], source: str) -> Iterator[Tensor]:
+    """The tensors put together and cut to our tensors' lengths."""
+    if len(tensors) == len(one.ours) == 1:
+        yield tensors[0]
         return
-    whole, lengths = torch.cat(list(parts)), [shapes[name][0] for name in one.ours]
+    whole, lengths = torch.cat(list(tensors)), [shapes[name][0] for name in one.ours]
     if len(whole) != sum(lengths):
         raise BadInput(
             f"{source} is of another architecture: {', '.join(one.theirs)} make {list(whole.shape)}, "

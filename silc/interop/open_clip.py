@@ -104,7 +104,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """The towers that a `model_cfg` describes.
 
     Raises:
-        BadInput: a part that silc's towers do not have.
+        BadInput: something that silc's towers do not have.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
     quick = bool(config.get("quick_gelu", False))
@@ -131,7 +131,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def rules(model: ModelConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
-    """The table of names for a state dict, whose text tower may be a part of its own and its image tower timm's."""
+    """The table of names for a state dict, whose text tower may have names of its own and its image tower timm's."""
     prefix = "text." if any(key.startswith("text.") for key in tensors) else ""
     found = [rule(f"text.{name}", f"{prefix}{name}") for name in ("token_embedding.weight", "positional_embedding")]
     found += both("text.ln_final", f"{prefix}ln_final")

@@ -116,7 +116,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """The towers that a config.json describes.
 
     Raises:
-        BadInput: a part that silc's towers do not have.
+        BadInput: something that silc's towers do not have.
     """
     kind = config["model_type"]
     vision, text = _part(config, "vision_config"), _part(config, "text_config")
@@ -260,8 +260,8 @@ def _patches(patch: int) -> Op:
 
 
 def _refuse_code(config: Mapping[str, Any], directory: Path) -> None:
-    parts = [config, config.get("text_config") or {}, config.get("vision_config") or {}]
-    if any("auto_map" in part for part in parts):
+    several = [config, config.get("text_config") or {}, config.get("vision_config") or {}]
+    if any("auto_map" in one for one in several):
         raise BadInput(
             f"{directory / 'config.json'} asks to run code that came with it (auto_map), which silc never does; "
             "save the model with a class of transformers itself"

@@ -52,25 +52,25 @@ def _key(func: Any, args: Any, kwargs: Any) -> Hashable | None:
     """What decides on the outputs of an operator; None where that is more than shapes and numbers."""
     if func.namespace not in ("aten", "fsdp"):
         return None
-    parts: list[Any] = [func]
-    plain = _add(parts, args) and (not kwargs or (_add(parts, kwargs) and _add(parts, kwargs.values())))
-    return tuple(parts) if plain else None
+    key: list[Any] = [func]
+    plain = _add(key, args) and (not kwargs or (_add(key, kwargs) and _add(key, kwargs.values())))
+    return tuple(key) if plain else None
 
 
-def _add(parts: list[Any], values: Any) -> bool:
+def _add(key: list[Any], values: Any) -> bool:
     """Add what matters of each value; False at the first of which that is not known."""
     for value in values:
         kind = type(value)
         if kind is FakeTensor and value.constant is None:
-            parts += (value.dtype, value.shape, value.stride(), value.storage_offset())
+            key += (value.dtype, value.shape, value.stride(), value.storage_offset())
         elif kind in PLAIN:
-            parts += (kind, value)  # 1 and 1.0 are equal and make other dtypes
+            key += (kind, value)  # 1 and 1.0 are equal and make other dtypes
         elif kind in (list, tuple):
-            parts += (kind, len(value))
-            if not _add(parts, value):
+            key += (kind, len(value))
+            if not _add(key, value):
                 return False
         elif kind in GIVEN and value.is_meta:
-            parts += (kind, value.dtype, value.shape, value.stride(), value.storage_offset())
+            key += (kind, value.dtype, value.shape, value.stride(), value.storage_offset())
         else:
             return False
     return True

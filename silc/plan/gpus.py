@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from silc.errors import BadInput
 from silc.settings import one_of
 
 
@@ -37,16 +36,8 @@ class Gpu:
     """Cards in a node."""
 
     def joined(self, network: float | None, per_node: int | None) -> Gpu:
-        """The same card in other nodes; None leaves what is usual.
-
-        Raises:
-            BadInput: no bandwidth, or no cards in a node.
-        """
-        network = self.network if network is None else network
-        per_node = self.per_node if per_node is None else per_node
-        if network <= 0 or per_node < 1:
-            raise BadInput(f"--network is {network} and --gpus-per-node {per_node}; both must be positive")
-        return replace(self, network=network, per_node=per_node)
+        """The same card in other nodes; None leaves what is usual."""
+        return replace(self, network=network or self.network, per_node=per_node or self.per_node)
 
 
 GPUS = {

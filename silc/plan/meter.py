@@ -37,7 +37,7 @@ OWNERS = {
 
 
 class Meter(TorchDispatchMode):
-    """Adds up, by part of the step, FLOPs, bytes alive and payloads of collectives.
+    """Adds up, by phase of the step, FLOPs, bytes alive and payloads of collectives.
 
     Works on real tensors as on fake ones; what a kernel uses inside is not seen. `at_peak` says what was alive when the
     most was.
@@ -47,7 +47,7 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.now = LOSSES
         self.flops: Counter[str] = Counter()
-        self.payloads: Counter[tuple[str, str]] = Counter()  # of (kind, part)
+        self.payloads: Counter[tuple[str, str]] = Counter()  # of (kind, phase)
         self.alive: Counter[str] = Counter()
         self.at_peak: Counter[str] = Counter()
         self.total = self.peak = 0
@@ -117,15 +117,15 @@ class Meter(TorchDispatchMode):
             torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """What happens inside belongs to this part."""
+    def phase(self, name: str) -> Iterator[None]:
+        """What happens inside belongs to this phase."""
         before, self.now = self.now, name
         yield
         self.now = before
 
     @contextmanager
-    def parts_of(self, objective: SilcObjective) -> Iterator[None]:
-        """Inside, what its modules do belongs to their parts, what it does between them to the views or the losses.
+    def phases_of(self, objective: SilcObjective) -> Iterator[None]:
+        """Inside, what its modules do belongs to their phases, what it does between them to the views or the losses.
 
         The image tower's passes are told apart by the side of their views.
         """
@@ -138,7 +138,7 @@ class Meter(TorchDispatchMode):
                 outer.append(self.now)
                 if name.endswith((".visual", ".patch_embed")):
                     side = args[0].shape[-1]
-                self.now = self._part(name, side)
+                self.now = self._phase(name, side)
 
             return enter
 
@@ -154,7 +154,7 @@ class Meter(TorchDispatchMode):
         handles = []
         for name, module in objective.named_modules():
             if owner(f"{name}."):
-                # Sharding gathers in a hook of its own: what it sends is the part's, and only then is there a weight.
+                # Sharding gathers in a hook of its own: what it sends is the phase's, and only then is there a weight.
                 handles.append(module.register_forward_pre_hook(entering(name), prepend=True))
                 handles.append(module.register_forward_pre_hook(gathered))
                 handles.append(module.register_forward_hook(leave))
@@ -163,8 +163,8 @@ class Meter(TorchDispatchMode):
             "contrastive_loss": CONTRASTIVE,
             "output": LOSSES,
         }
-        for method, part in methods.items():
-            setattr(objective, method, self._within(part, getattr(objective, method)))
+        for method, phase in methods.items():
+            setattr(objective, method, self._within(phase, getattr(objective, method)))
         for name, parameter in objective.named_parameters():
             self.keep(parameter, TEACHER_WEIGHTS if owner(name) == "teacher" else WEIGHTS)
             if parameter.requires_grad:
@@ -177,7 +177,7 @@ class Meter(TorchDispatchMode):
         for method in methods:
             delattr(objective, method)
 
-    def _part(self, name: str, side: int) -> str:
+    def _phase(self, name: str, side: int) -> str:
         whose = owner(f"{name}.")
         if whose == "image tower":
             return f"image tower, {side} px" if torch.is_grad_enabled() else "teacher"
@@ -185,7 +185,7 @@ class Meter(TorchDispatchMode):
 
     def _within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*args: Any) -> Any:
-            with self.part(name):
+            with self.phase(name):
                 return function(*args)
 
         return measured

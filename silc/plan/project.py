@@ -27,6 +27,8 @@ from silc.terminal import say
 from silc.training.config import examples_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from silc.config import Config
     from silc.plan.gpus import Gpu
 
@@ -165,7 +167,7 @@ class Plan:
 
 
 NAMES = {CONTRASTIVE: "features", LOSSES: "centres and statistics"}
-"""What the objective's collectives carry, by the part of the step they are in."""
+"""What the objective's collectives carry, by the phase of the step they are in."""
 
 
 def _payloads(step: Step) -> Counter[tuple[str, str]]:
@@ -221,3 +223,44 @@ def plan(
     unknown = amount_of(duration)[1] == "epoch" and pairs is None
     examples = None if unknown else examples_of(duration, batch_size=size, steps_per_epoch=(pairs or 0) // size)
     return Plan(config.recipe, gpu, mfu, price, examples, recorded, step, sharded, (others[0], others[1]))
+
+
+BATCHES = 64, 512
+"""Measured. Between and around them memory lies on a line: SILC S/16 holds 0.8 % less at 128 pairs, as much at 700."""
+
+
+def sizes(given: str) -> list[float]:
+    """Gigabytes of cards, from '8,24,80'.
+
+    Raises:
+        BadInput: it is no such list.
+    """
+    try:
+        found = [float(word) for word in given.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < size < 1e6 for size in found):
+        raise BadInput(f"--cards is {given!r}; needed gigabytes with commas between them, e.g. 8,24,80")
+    return found
+
+
+def largest_batches(configs: Sequence[Config], gigabytes: Sequence[float]) -> dict[str, dict[float, int]]:
+    """The largest batch of each recipe on one card of so many gigabytes (10^9); 0 where not even one pair fits."""
+    found = {}
+    for config in configs:
+        say(f"plan: {config.recipe}: steps of {BATCHES[0]} and {BATCHES[1]} pairs, on tensors without data", error=True)
+        vocabulary = config.model.text.vocab_size or config.data.vocab_size
+        steps = [measure(config, batch=batch, ranks=1, vocab_size=vocabulary) for batch in BATCHES]
+        few, many = (sum(step.memory.values()) + MOMENTS * step.trained for step in steps)
+        a_pair = (many - few) / (BATCHES[1] - BATCHES[0])
+        apart = few - BATCHES[0] * a_pair
+        found[config.recipe] = {size: max(0, int((size * 1e9 - apart) / a_pair)) for size in gigabytes}
+    return found
+
+
+def micro_batch(largest: int) -> int:
+    """A `train.micro_batch` where so many pairs fit at once: a power of two, at most half of them.
+
+    The other half is for what a larger batch keeps whole: views and embeddings, and a tenth more for parts.
+    """
+    return 1 << (largest // 2).bit_length() - 1 if largest > 1 else largest

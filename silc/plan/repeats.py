@@ -83,5 +83,5 @@ def needed_rounds(shapes: list[Hashable]) -> set[int]:
     return needed
 
 
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)
+def _length(rows: slice) -> int:
+    return int(rows.stop - rows.start)

@@ -44,7 +44,7 @@ class Collective:
     kind: str
     """all-reduce, all-gather, reduce-scatter, broadcast, ..."""
     where: str
-    """The part of the step."""
+    """The phase of the step."""
     payload: int
     """Bytes of the whole: what is summed, or what all have together afterwards."""
 
@@ -63,7 +63,7 @@ class Step:
     buffers: int
     """Bytes of the state that is no parameter: the centres."""
     forward: dict[str, float]
-    """FLOPs per example by part; those of the image-text loss grow with the global batch."""
+    """FLOPs per example by phase; those of the image-text loss grow with the global batch."""
     memory: dict[str, int]
     """Bytes at the moment of the peak, by what they are, without the optimizer and DDP's buckets."""
     collectives: tuple[Collective, ...]
@@ -83,20 +83,20 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
             shard(objective, blocks(objective), World(size=ranks))
         fakes.enter_context(Fakes())
         objective.to_empty(device="cpu")
-        with meter, meter.following_resizes(), meter.parts_of(objective), repeats.counted(meter):
-            with meter.part(VIEWS):
+        with meter, meter.following_resizes(), meter.phases_of(objective), repeats.counted(meter):
+            with meter.phase(VIEWS):
                 pairs = blank_batch(config, batch)
 
             @contextmanager
             def forward() -> Iterator[None]:
                 with (
-                    meter.part(LOSSES),
+                    meter.phase(LOSSES),
                     # Every card of gpus.py has bf16, so `auto` takes it.
                     torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision != "float32"),
                 ):
                     yield
 
-            with meter.part(BACKWARD):
+            with meter.phase(BACKWARD):
                 out = Gradients(
                     objective, Passes(objective, forward), config.train.micro_batch, config.train.passes == "apart"
                 )(pairs, HYPER)
@@ -108,7 +108,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
             parameters=_by_owner(sizes),
             trained=sum(p.numel() for p in objective.parameters() if p.requires_grad),
             buffers=sum(b.numel() * b.element_size() for b in objective.buffers()),
-            forward={part: flops / batch for part, flops in meter.flops.items() if part != BACKWARD},
+            forward={phase: flops / batch for phase, flops in meter.flops.items() if phase != BACKWARD},
             memory={name: size for name, size in meter.at_peak.items() if size},
             collectives=tuple(Collective(*place, payload) for place, payload in meter.payloads.items()),
         )

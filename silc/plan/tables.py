@@ -11,8 +11,7 @@ from rich.console import Group
 from rich.table import Table
 
 from silc.durable import write_whole
-from silc.plan.cards import micro_batch
-from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, sent
+from silc.plan.project import EXAMPLES, LOOKED, NODES, Plan, Sharding, micro_batch, sent
 from silc.terminal import console
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
 
 
 def cards(held: Mapping[str, Mapping[float, int]]) -> Group:
-    """The largest batch of each recipe on one card of each size, and parts for larger ones."""
+    """The largest batch of each recipe on one card of each size, and micro-batches for larger ones."""
     memory = list(next(iter(held.values())))
     table = _table("largest train.batch_size on one card", *(f"{size:g} GB" for size in memory))
     for recipe, largest in held.items():
@@ -118,14 +117,14 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _titled(*parts: str | Table) -> Group:
+def _titled(*shown: str | Table) -> Group:
     """Titles on lines of their own: a table breaks its own at its width."""
     lines: list[str | Table] = []
-    for part in parts:
-        if isinstance(part, Table):
-            lines.append(f"\n{part.title}")
-            part.title = None
-        lines.append(part)
+    for one in shown:
+        if isinstance(one, Table):
+            lines.append(f"\n{one.title}")
+            one.title = None
+        lines.append(one)
     return Group(*lines)
 
 
@@ -203,8 +202,8 @@ def _fit(plan: Plan) -> str:
         more = (n for n in range(plan.gpu.per_node, size + 1, plan.gpu.per_node) if size % n == 0 and size // n <= room)
         if (cards := next(more, None)) is not None:
             ways.append(f"{cards} cards with {size // cards} pairs each")
-        part = next(n for n in range(room, 0, -1) if step.batch % n == 0)
-        ways.append(f"--train.micro-batch {part}, the same step in parts for more computing")
+        micro = next(n for n in range(room, 0, -1) if step.batch % n == 0)
+        ways.append(f"--train.micro-batch {micro}, the same step in parts for more computing")
         even = room // 8 * 8 or room
         ways.append(f"--train.batch-size {even * step.ranks} ({even} pairs each) on these cards")
     engine = " with DDP" if step.ranks > 1 else ""

@@ -7,7 +7,7 @@ import pytest
 from silc import recipes
 from silc.cli import main
 from silc.errors import BadInput
-from silc.plan import cards
+from silc.plan import project
 from silc.plan.project import MOMENTS
 from silc.plan.step import measure
 
@@ -15,7 +15,7 @@ from silc.plan.step import measure
 def test_the_largest_batch_fills_the_card_and_no_more() -> None:
     config = recipes.get("clip-tiny")
     sizes = [0.001, 0.4, 1.0]
-    none, *found = cards.largest_batches([config], sizes)["clip-tiny"].values()
+    none, *found = project.largest_batches([config], sizes)["clip-tiny"].values()
     assert none == 0
     assert found == sorted(found)
     for size, batch in zip(sizes[1:], found, strict=True):
@@ -26,13 +26,13 @@ def test_the_largest_batch_fills_the_card_and_no_more() -> None:
 
 @pytest.mark.parametrize(("largest", "size"), [(1, 1), (2, 1), (3, 1), (100, 32), (128, 64), (387, 128)])
 def test_parts_are_a_power_of_two_within_half(largest: int, size: int) -> None:
-    assert cards.micro_batch(largest) == size
+    assert project.micro_batch(largest) == size
 
 
 @pytest.mark.parametrize("given", ["8,a", "0", "8,,24", "nan", "-8"])
 def test_other_words_are_no_sizes(given: str) -> None:
     with pytest.raises(BadInput, match=r"--cards is .*; needed gigabytes with commas between them, e.g. 8,24,80"):
-        cards.sizes(given)
+        project.sizes(given)
 
 
 def test_a_table_of_recipes_and_cards(capsys: pytest.CaptureFixture[str]) -> None:

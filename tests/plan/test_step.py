@@ -124,7 +124,7 @@ def peak_of_a_real_step(config: Config, batch: int) -> tuple[int, int]:
             held += event.nbytes()
             most = max(most, held)
     meter = Meter()
-    with meter, meter.parts_of(objective):
+    with meter, meter.phases_of(objective):
         step()
     return most, meter.peak
 
