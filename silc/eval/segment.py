@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from silc.encoder import DensePredictor, DualEncoder
 
 
+@dataclass
 class ZeroShotSegmentation(OnSet[SegmentationSet]):
     """miou and pixel_acc on one data set."""
 
