@@ -21,9 +21,10 @@ from PIL import Image
 from benchmarks.baselines.loader import PillowCrops, TorchvisionCrops, sequential_bytes, torchvision_decode
 from benchmarks.measure import Row, Target, in_turns
 from silc.data.collate import PairCollate
-from silc.data.config import CropConfig
+from silc.data.config import CropConfig, ObjectsConfig
 from silc.data.crops import MultiCrop
 from silc.data.loader import Loader, Plan
+from silc.data.objects import ObjectPairs
 from silc.data.open_files import OpenFiles
 from silc.data.remote import without_secrets
 from silc.data.shards import ShardPairs
@@ -47,11 +48,12 @@ SIZE = 256
 NUM_IMAGES = 32
 NUM_READ = 1000
 TURNS = 9
+NUM_DRAWN = 500
 QUALITY = 85  # 105 kB for 0.2 megapixels; an average image of ImageNet has 108
 
 
 def rows(config: BenchConfig) -> list[Row]:
-    """Rows 1 and 3. One thread, and the processor's time: other work on the machine disturbs that less."""
+    """Rows 1, 3 and 16. One thread, and the processor's time: other work on the machine disturbs that less."""
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         made = [] if config.images else [write_shard(Path(folder) / "0.tar", photographs(NUM_IMAGES), NUM_READ)]
         paths = expand(config.images) if config.images else made
@@ -59,7 +61,7 @@ def rows(config: BenchConfig) -> list[Row]:
             raise BadInput(f"--images {without_secrets(config.images)} is elsewhere; name shards of this machine")
         shards = [index_shard(path) for path in paths]
         images = _some(shards)
-        return [*_crops(images, _loader(shards)), _reading(shards)]
+        return [*_crops(images, _loader(shards)), _reading(shards), _drawing()]
 
 
 def photographs(num: int, size: tuple[int, int] = (512, 384)) -> list[bytes]:
@@ -90,6 +92,19 @@ def write_shard(path: Path, images: Sequence[bytes], num: int) -> Path:
                 header.size = len(data)
                 tar.addfile(header, io.BytesIO(data))
     return path
+
+
+def _drawing() -> Row:
+    """Generated objects with their captions; a run on a CPU must not wait for them."""
+    pairs = ObjectPairs(ObjectsConfig(), seed=0)
+    rates = []
+    for _ in range(5):
+        before = time.process_time()
+        for index in range(NUM_DRAWN):
+            pairs[index]
+        rates.append(NUM_DRAWN / (time.process_time() - before))
+    figures = {"fastest": max(rates), "slowest": min(rates)}
+    return Row(16, "generated objects of 64 pixels", max(rates), "images/s", Target("at least", 1000), figures)
 
 
 def _crops(images: Sequence[bytes], loader: Loader[Batch]) -> list[Row]:

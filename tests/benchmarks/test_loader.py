@@ -75,7 +75,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: list[byte
     shard = loader.write_shard(tmp_path / "0.tar", images, 40)
     threads = torch.get_num_threads()
     rows = loader.rows(BenchConfig(images=str(shard)))
-    assert [row.number for row in rows] == [1, 1, 1, 3]
+    assert [row.number for row in rows] == [1, 1, 1, 3, 16]
     for row in rows:
         assert 0 < row.value < math.inf
         assert row.target is not None
