@@ -23,7 +23,7 @@ from benchmarks.measure import Row, Target, in_turns
 from silc.data.collate import PairCollate
 from silc.data.config import CropConfig, ObjectsConfig
 from silc.data.crops import MultiCrop
-from silc.data.loader import Loader, Plan
+from silc.data.loader import Loader, LoaderPlan
 from silc.data.objects import ObjectPairs
 from silc.data.open_files import OpenFiles
 from silc.data.remote import without_secrets
@@ -173,8 +173,8 @@ AT_LEAST_HALF, TWICE = Target("at least", 0.5), Target("at least", 2)
 
 def _ours(crops: CropConfig) -> Callable[[bytes], tuple[Tensor | None, ...]]:
     """What the loader makes of one image, each time for another visit."""
-    multi_crop, visits = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE)), count()
-    return lambda data: multi_crop(decode_pixels(data), (0, 0, next(visits)))
+    multi_crop, turns = MultiCrop(crops, size=SIZE, original=False, preprocess=Preprocess(SIZE)), count()
+    return lambda data: multi_crop(decode_pixels(data), (0, 0, next(turns)))
 
 
 def _loader(shards: Sequence[ShardIndex]) -> Loader[Batch]:
@@ -182,7 +182,8 @@ def _loader(shards: Sequence[ShardIndex]) -> Loader[Batch]:
     pairs = ShardPairs([shard.path for shard in shards])
     tokenizer = BPETokenizer.train(pairs.captions(200), 300, 64)
     views = MultiCrop(CropConfig(), size=SIZE, original=False, preprocess=Preprocess(SIZE))
-    return Loader(pairs, PairCollate(views, tokenizer), Plan(NUM_IMAGES, seed=0, shuffle_shards=64, workers=0), World())
+    plan = LoaderPlan(NUM_IMAGES, seed=0, shuffle_shards=64, workers=0)
+    return Loader(pairs, PairCollate(views, tokenizer), plan, World())
 
 
 def _some(shards: Sequence[ShardIndex]) -> list[bytes]:

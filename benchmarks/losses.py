@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.baselines.dino import double_loop, hoisted_loop
 from benchmarks.measure import Row, Target, extra_memory, in_turns
 from silc.losses.distill import distill_loss
-from silc.step import Projection, Targets
+from silc.step import FactoredLogits, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +76,8 @@ class Case:
 
     def blocks(self) -> tuple[Tensor, ...]:
         """Ours; the gradients by bottleneck and prototypes."""
-        targets = Targets(Projection(self.y, self.v), self.centre, TAU_T)
-        return torch.autograd.grad(distill_loss(Projection(self.x, self.w), targets, TAU_S).loss, (self.x, self.w))
+        targets = Targets(FactoredLogits(self.y, self.v), self.centre, TAU_T)
+        return torch.autograd.grad(distill_loss(FactoredLogits(self.x, self.w), targets, TAU_S).loss, (self.x, self.w))
 
     def naive(self, loop: Callable[..., Any]) -> Callable[[], tuple[Tensor, ...]]:
         """A loop on all logits; the same gradients."""

@@ -30,7 +30,7 @@ from silc.pretraining.rates import groups
 from silc.processor import choose_attention, keep_freed_memory
 from silc.step import Hyper
 from silc.training.optim import Optimizer
-from silc.training.precision import fit_of
+from silc.training.precision import speed_of
 from silc.training.protocols import Passes
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def rows(config: BenchConfig) -> Iterator[Row]:
     if config.kind == "cuda":
         yield from compiled(replace(setting, batch=128), config.images)
         return
-    fit = fit_of(torch.device("cpu"))
+    fit = speed_of(torch.device("cpu"))
     settings = [setting] if "bf16" in fit.slow else [setting, half]
     if half in settings:
         yield from in_parts(half)

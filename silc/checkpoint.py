@@ -45,23 +45,24 @@ MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: named groups of tensors and a JSON state."""
+    """A checkpoint read back: tensors and a JSON state."""
 
     path: Path
-    parts: Mapping[str, Mapping[str, Tensor]]
+    state_dicts: Mapping[str, Mapping[str, Tensor]]
+    """By the name of their file."""
     state: Mapping[str, Any]
 
     def load_into(self, module: nn.Module, name: str) -> None:
-        """Load a group of tensors, which must fit exactly.
+        """Load a file's tensors, which must fit exactly.
 
         Raises:
             BadInput: names or shapes differ; names the first difference.
         """
-        load_into(module, self.parts.get(name, {}), self.path / f"{name}.safetensors")
+        load_into(module, self.state_dicts.get(name, {}), self.path / f"{name}.safetensors")
 
 
 def write(
-    root: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int
+    root: Path, step: int, state_dicts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int
 ) -> Path:
     """Write `root/step-<step>`, then delete all but the `keep` newest.
 
@@ -79,7 +80,7 @@ def write(
             else:
                 leftover.unlink()
         partial.mkdir()
-        for name, tensors in parts.items():
+        for name, tensors in state_dicts.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial / f"{name}.safetensors")
         (partial / STATE).write_text(json.dumps(dict(state), indent=1))
         manifest = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
@@ -186,7 +187,7 @@ def verify(path: Path) -> list[str]:
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
-    """Verify and read a checkpoint; `only` limits which groups of tensors are loaded.
+    """Verify and read a checkpoint; `only` limits which files of tensors are loaded.
 
     Raises:
         BadInput: it is damaged or incomplete.

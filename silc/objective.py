@@ -22,7 +22,7 @@ from silc.batch import Views
 from silc.checkpoint import HEADS
 from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.losses.distill import distill_loss, other_views, patch_loss, perplexity
-from silc.models.head import DistillHead, PatchHead, at, draw_masks, embedding_and_patches
+from silc.models.head import DistillHead, PatchHead, draw_masks, embedding_and_patches, gather_tokens
 from silc.models.silc import TwoTower
 from silc.models.teacher import AveragedHead, Teacher
 from silc.step import Embeddings, Pass, StepOutput
@@ -132,22 +132,22 @@ class SilcObjective(nn.Module):
 
     def features(self, batch: Batch, asked: Pass = WHOLE) -> TowerOutputs:
         """Run the towers: the text once per pair, the global views in one pass, the local views in another."""
-        entering = self._entering(batch.views, asked.view) if asked.contrastive else NO_VIEWS
-        views = replace(batch.views, original=entering.original) if asked.terms else entering
+        used = self._contrastive_views(batch.views, asked.view) if asked.contrastive else NO_VIEWS
+        views = replace(batch.views, original=used.original) if asked.terms else used
         views = views.map(self.preprocess.normalize)
-        images, student_globals = self._images(self._entering(views)) if asked.contrastive else (None, None)
+        images, student_globals = self._images(self._contrastive_views(views)) if asked.contrastive else (None, None)
         text = asked.text
         if text is None and (asked.contrastive or not asked.terms):
             text = self.student.text(batch.text)
         features = TowerOutputs(images, text, student_globals)
         return self._supervised(features, views, asked.masked) if asked.terms else features
 
-    def num_entering(self, batch: Batch) -> int:
+    def num_contrastive_views(self, batch: Batch) -> int:
         """Number of views that enter the image-text loss."""
-        entering = self._entering(batch.views)
-        return (entering.original is not None) + (0 if entering.globals is None else len(entering.globals))
+        used = self._contrastive_views(batch.views)
+        return (used.original is not None) + (0 if used.globals is None else len(used.globals))
 
-    def _entering(self, views: Views, number: int | None = None) -> Views:
+    def _contrastive_views(self, views: Views, number: int | None = None) -> Views:
         """Views that enter the image-text loss: all, or one of them, the original first."""
         original = views.original if self.config.needs_original else None
         global_ones = None if self.config.contrastive_views == "original" else views.globals
@@ -230,7 +230,7 @@ class SilcObjective(nn.Module):
 
     def _predicted(self, tokens: Tensor, masked: Tensor) -> Tensor:
         """The tokens [G, B, M, C] that are predicted of all [G B, T, C]: the masked ones, or every one."""
-        predicted: Tensor = tokens if self.config.patches == "all" else at(tokens, masked.flatten(0, 1))
+        predicted: Tensor = tokens if self.config.patches == "all" else gather_tokens(tokens, masked.flatten(0, 1))
         return predicted.unflatten(0, masked.shape[:2])  # type: ignore[no-any-return]
 
     def losses(self, features: TowerOutputs, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:

@@ -68,7 +68,7 @@ class Embeddings(NamedTuple):
     bias: Tensor  # [1]
 
 
-class Projection(NamedTuple):
+class FactoredLogits(NamedTuple):
     """Logits on prototypes that were not multiplied out: the cosines of bottleneck and prototypes."""
 
     bottleneck: Tensor  # [..., C] unit length
@@ -78,7 +78,7 @@ class Projection(NamedTuple):
 class Targets(NamedTuple):
     """A teacher's targets q = softmax((y.w - c) / tau_t) that were not computed yet."""
 
-    projection: Projection  # y and the teacher's prototypes w
+    projection: FactoredLogits  # y and the teacher's prototypes w
     centre: Tensor  # c [K]
     temperature: float  # tau_t
 

@@ -30,9 +30,9 @@ def write(root: Path, step: int, keep: int = 3) -> Path:
 def test_round_trip(tmp_path: Path) -> None:
     saved = checkpoint.read(write(tmp_path, 7))
     assert saved.state == {"progress": {"step": 7}}
-    assert torch.equal(saved.parts["model"]["w"], torch.arange(6.0).view(2, 3))
-    assert torch.equal(saved.parts["rng"]["cpu"], torch.get_rng_state())
-    assert checkpoint.read(saved.path, only=("rng",)).parts.keys() == {"rng"}
+    assert torch.equal(saved.state_dicts["model"]["w"], torch.arange(6.0).view(2, 3))
+    assert torch.equal(saved.state_dicts["rng"]["cpu"], torch.get_rng_state())
+    assert checkpoint.read(saved.path, only=("rng",)).state_dicts.keys() == {"rng"}
 
 
 def test_newest_first_and_old_ones_go(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_every_bit_of_the_manifest_counts(tmp_path: Path) -> None:
 def test_a_file_the_manifest_does_not_list_is_not_read(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     (path / "extra.safetensors").write_bytes((path / "model.safetensors").read_bytes())
-    assert checkpoint.read(path).parts.keys() == {"model", "rng"}
+    assert checkpoint.read(path).state_dicts.keys() == {"model", "rng"}
 
 
 def test_a_partial_one_is_not_found(tmp_path: Path) -> None:
@@ -230,4 +230,4 @@ def test_one_of_the_same_step_is_there_until_the_new_one_is(tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, 3, keep=1)
     assert [path.name for path in checkpoint.find(tmp_path)] == ["step-00000003"]
-    assert not torch.equal(checkpoint.read(tmp_path / checkpoint.LATEST).parts["rng"]["cpu"], before)
+    assert not torch.equal(checkpoint.read(tmp_path / checkpoint.LATEST).state_dicts["rng"]["cpu"], before)

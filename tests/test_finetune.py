@@ -27,7 +27,7 @@ from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import origin, run, start
 from silc.pretraining.build import objective_of
-from silc.step import Hyper, Projection
+from silc.step import FactoredLogits, Hyper
 from silc.training.log import history
 from tests import ranks
 
@@ -47,7 +47,7 @@ QUICK = {
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 
 
-def cosines(projection: Projection) -> Tensor:
+def cosines(projection: FactoredLogits) -> Tensor:
     """The logits [..., K], multiplied out."""
     return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 
@@ -68,7 +68,7 @@ def begun(config: Config) -> SilcObjective:
     source = origin.find(config.init)
     torch.manual_seed(config.train.seed)
     objective = objective_of(config, source.tokenizer.vocab_size, source.tokenizer.eos_id, World())
-    origin.take_over(objective, source, config.model.image.size, config.init_weights)
+    origin.initialize(objective, source, config.model.image.size, config.init_weights)
     return objective
 
 
@@ -82,7 +82,7 @@ def batch_of(config: Config, num: int = 4) -> Batch:
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint."""
     saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    return {f"{part}/{name}": t for part, tensors in saved.parts.items() for name, t in tensors.items()}
+    return {f"{part}/{name}": t for part, tensors in saved.state_dicts.items() for name, t in tensors.items()}
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -224,7 +224,7 @@ def test_at_another_size_it_computes_what_it_did_there(small: Callable[..., Conf
     images = torch.rand(2, 3, 48, 48)
     torch.testing.assert_close(objective.student.visual(images), before.visual(images))
     assert objective.student.visual.trunk.pos_embed.shape[1] == 36 + (pool == "cls")
-    said = origin.take_over(objective, origin.find(str(tmp_path / "clip")), 48, "student")
+    said = origin.initialize(objective, origin.find(str(tmp_path / "clip")), 48, "student")
     assert "position embedding resampled from 32 to 48 px" in said
 
 

@@ -19,13 +19,13 @@ from silc.losses.contrastive import sigmoid_loss, softmax_loss
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining.rates import groups
-from silc.step import Hyper, Projection
+from silc.step import FactoredLogits, Hyper
 from silc.training.optim import Optimizer
 
 HYPER = Hyper(lr=1e-3, momentum=0.9, temperature=0.04)
 
 
-def cosines(projection: Projection) -> Tensor:
+def cosines(projection: FactoredLogits) -> Tensor:
     """The logits [..., K], multiplied out."""
     return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 

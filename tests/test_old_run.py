@@ -57,7 +57,7 @@ def test_an_old_configuration_means_what_it_meant() -> None:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    return {f"{part}/{name}": tensor for part, tensors in saved.parts.items() for name, tensor in tensors.items()}
+    return {f"{part}/{name}": tensor for part, tensors in saved.state_dicts.items() for name, tensor in tensors.items()}
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def curve(out: Path) -> list[dict[str, Any]]:
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint."""
     saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    return {f"{part}/{name}": t for part, tensors in saved.parts.items() for name, t in tensors.items()}
+    return {f"{part}/{name}": t for part, tensors in saved.state_dicts.items() for name, t in tensors.items()}
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

@@ -261,7 +261,7 @@ def test_legal_values_train(small: Callable[..., Config], recipe: str, given: di
     assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
     tokenizer = BPETokenizer.load(tmp_path / "run" / "tokenizer", config.model.text.length)
     before = objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, World()).student.state_dict()
-    after = read(find(tmp_path / "run" / "checkpoints")[0]).parts["model"]
+    after = read(find(tmp_path / "run" / "checkpoints")[0]).state_dicts["model"]
     assert all(value.isfinite().all() for value in after.values())
     changed = {name for name, value in after.items() if not value.equal(before[name])}
     unused = {"logit_bias"} if config.objective.contrastive == "softmax" else set()

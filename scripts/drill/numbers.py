@@ -68,7 +68,7 @@ def poison(run: Run, out: Path) -> list[tuple[int, int, bytes]]:
         try:
             # Between a save and the next update the memory holds what was saved.
             newest = checkpoint.read(checkpoint.find(out / "checkpoints")[0], only=("teacher",))
-            pattern = newest.parts["teacher"]["visual.trunk.blocks.0.mlp.fc1.weight"].numpy().tobytes()[:256]
+            pattern = newest.state_dicts["teacher"]["visual.trunk.blocks.0.mlp.fc1.weight"].numpy().tobytes()[:256]
             places = [(ranks[1], address, pattern[:4]) for address in find_in_memory(ranks[1], pattern)]
             for pid, address, _ in places:
                 write_memory(pid, address, struct.pack("<f", float("nan")))
@@ -119,7 +119,7 @@ def _nothing_changed_while_skipping(out: Path) -> bool:
     for before, after in itertools.pairwise(steps):
         if before not in records or after not in records:
             continue
-        a, b = (checkpoint.read(out / f"checkpoints/step-{step:08d}").parts for step in (before, after))
+        a, b = (checkpoint.read(out / f"checkpoints/step-{step:08d}").state_dicts for step in (before, after))
         equal = all(torch.equal(a[part][name], b[part][name]) for part in a for name in a[part])
         skipped = records[after]["skipped"] > records[before]["skipped"]
         if equal != skipped:

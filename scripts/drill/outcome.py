@@ -39,7 +39,9 @@ def step_of(root: Path) -> int:
 def everything(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     """Tensors and state of the newest checkpoint."""
     saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    return {f"{part}/{name}": t for part, tensors in saved.parts.items() for name, t in tensors.items()}, saved.state
+    return {
+        f"{part}/{name}": t for part, tensors in saved.state_dicts.items() for name, t in tensors.items()
+    }, saved.state
 
 
 def same(a: Path, b: Path) -> bool:

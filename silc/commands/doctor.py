@@ -71,9 +71,9 @@ def _device() -> tuple[str, str]:
 
 def _precision() -> tuple[str, str]:
     from silc.distributed import place
-    from silc.training.precision import fit_of
+    from silc.training.precision import speed_of
 
-    fit = fit_of(place())
+    fit = speed_of(place())
     return f"{fit.best} where train.precision is auto: {fit.why}", ""
 
 

@@ -284,7 +284,7 @@ def _reading(pairs: Pairs, workers: int) -> Iterator[Callable[[Iterable[int]], I
     watch = Watch(board, pairs.where, "--workers")
     before = set(multiprocessing.active_children())
     context: Any = multiprocessing.get_context(START_METHOD)
-    pool = ProcessPoolExecutor(workers, context, initializer=_settle, initargs=(pairs, board, os.getpid()))
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(pairs, board, os.getpid()))
     try:
         pool.submit(int)  # all are forked at the first task, before any thread is made
     except OSError as error:
@@ -317,7 +317,7 @@ _own: tuple[Pairs, Board] | None = None
 """A worker's own."""
 
 
-def _settle(pairs: Pairs, board: Board, main: int) -> None:
+def _prepare_worker(pairs: Pairs, board: Board, main: int) -> None:
     global _own
     _own = pairs, board
     end_with(main)

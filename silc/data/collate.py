@@ -14,7 +14,7 @@ from silc.data.streams import stream
 if TYPE_CHECKING:
     from silc.data.config import PhotometricConfig
     from silc.data.crops import MultiCrop
-    from silc.data.loader import Share
+    from silc.data.loader import RankSamples
     from silc.data.pairs import Pair
     from silc.encoder import Tokenizer
 
@@ -32,18 +32,18 @@ class PairCollate:
 
             self.recolour = partial(recolour, photometric)
 
-    def __call__(self, share: Share[Pair]) -> Batch:
+    def __call__(self, share: RankSamples[Pair]) -> Batch:
         """The batch of a share of pairs."""
         captions, originals = [], []
         crops = self.views.room(len(share), empty=share.empty)
-        for place, (pair, turn) in enumerate(share):
-            captions.append(pair.captions[int(stream("caption", *turn).integers(len(pair.captions)))])
+        for place, (pair, visit) in enumerate(share):
+            captions.append(pair.captions[int(stream("caption", *visit).integers(len(pair.captions)))])
             global_views, local_views = (None if views is None else views[:, place] for views in crops)
-            original, *cropped = self.views(pair.pixels, turn, (global_views, local_views))
+            original, *cropped = self.views(pair.pixels, visit, (global_views, local_views))
             originals += [original] if original is not None else []
             for name, crop in zip(KINDS, cropped, strict=True):
                 if self.recolour is not None and crop is not None:
-                    self.recolour(name, turn, crop)
+                    self.recolour(name, visit, crop)
         views = Views(torch.stack(originals) if originals else None, *crops)
         return Batch(views, self.tokenizer(captions), share.keys, share.broken)
 

@@ -58,15 +58,15 @@ PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
 
 Made = TypeVar("Made", bound=AnyBatch, covariant=True)
-Turn = tuple[int, int, int]
+Visit = tuple[int, int, int]
 """Whose draws a visit's are: (seed, epoch, index), for `stream`."""
 
 
 @dataclass
-class Share(Generic[Sample]):
+class RankSamples(Generic[Sample]):
     """One rank's samples of one global batch. They are gone through once, each is read when it is asked for."""
 
-    turns: Sequence[Turn]
+    visits: Sequence[Visit]
     read: Callable[[int, list[Broken]], Sample]
     """A sample by its number, or the one in its place; adds to the list what is broken."""
     empty: Callable[..., Tensor]
@@ -77,19 +77,19 @@ class Share(Generic[Sample]):
     """What could not be used and was replaced."""
 
     def __len__(self) -> int:
-        return len(self.turns)
+        return len(self.visits)
 
-    def __iter__(self) -> Iterator[tuple[Sample, Turn]]:
-        for turn in self.turns:
-            sample = self.read(turn[-1], self.broken)
+    def __iter__(self) -> Iterator[tuple[Sample, Visit]]:
+        for visit in self.visits:
+            sample = self.read(visit[-1], self.broken)
             self.keys.append(sample.key)
-            yield sample, turn
+            yield sample, visit
 
 
 class Collate(Protocol[Made]):
     """How samples become a batch."""
 
-    def __call__(self, share: Share[Any]) -> Made:
+    def __call__(self, share: RankSamples[Any]) -> Made:
         """The batch of all samples of a share, with its keys and what was broken. Called in a worker.
 
         What it draws comes from a `stream` of the sample's turn. If the batch has a method `pin_memory`, torch calls it
@@ -103,7 +103,7 @@ class Collate(Protocol[Made]):
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoaderPlan:
     """Which samples make which batch, and how they are read."""
 
     batch_size: int
@@ -119,7 +119,7 @@ class Plan:
 class Loader(Generic[Made]):
     """Batches by step, for one rank."""
 
-    def __init__(self, source: Source[Any], collate: Collate[Made], plan: Plan, world: World) -> None:
+    def __init__(self, source: Source[Any], collate: Collate[Made], plan: LoaderPlan, world: World) -> None:
         """
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
@@ -236,7 +236,7 @@ class Loader(Generic[Made]):
                     num_workers=self.workers,
                     pin_memory=self._pins,
                     prefetch_factor=PREFETCH if self.workers else None,
-                    worker_init_fn=partial(_settle, self._board) if self.workers else None,
+                    worker_init_fn=partial(_prepare_worker, self._board) if self.workers else None,
                     # Its own, or each call would advance the run's global generator.
                     generator=torch.Generator(),
                     multiprocessing_context=START_METHOD if self.workers else None,
@@ -249,7 +249,7 @@ def _as_made(batch: Any) -> Any:
     return batch
 
 
-def _settle(board: Board, worker: int) -> None:
+def _prepare_worker(board: Board, worker: int) -> None:
     """A worker uses one thread, keeps no large image, and leaves Ctrl-C and requests to stop to the main process."""
     return_large_memory()
     # What cannot be put into the queue to the main process is dropped there with a traceback, and waited for forever.
@@ -274,7 +274,7 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
     """Batches by step number; what a worker process runs."""
 
     def __init__(
-        self, source: Source[Any], collate: Collate[AnyBatch], plan: Plan, places: range, board: Board
+        self, source: Source[Any], collate: Collate[AnyBatch], plan: LoaderPlan, places: range, board: Board
     ) -> None:
         """`places` are this rank's within a global batch."""
         self.source, self.collate, self.places, self.board = source, collate, places, board
@@ -292,13 +292,13 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
             return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
         return pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else made
 
-    def _share(self, step: int) -> Share[Any]:
+    def _share(self, step: int) -> RankSamples[Any]:
         epoch, step_of_epoch = divmod(step, len(self.source) // self.batch_size)
         start = step_of_epoch * self.batch_size
         indices = self.order.indices(epoch, start + self.places.start, start + self.places.stop).tolist()
         self.source.read_ahead(indices)
-        turns = [(self.order.seed, epoch, index) for index in indices]
-        return Share(turns, self._read, torch.empty if self.by_pipe else _shared)
+        visits = [(self.order.seed, epoch, index) for index in indices]
+        return RankSamples(visits, self._read, torch.empty if self.by_pipe else _shared)
 
     def _read(self, index: int, broken: list[Broken]) -> Any:
         """The sample, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""

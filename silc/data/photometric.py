@@ -36,14 +36,14 @@ DRAWS = 13
 """Numbers drawn for a view: whether each of the four changes is made, four amounts, their order, the blur's radius."""
 
 
-def recolour(config: PhotometricConfig, name: str, turn: Sequence[int], views: Tensor) -> None:
+def recolour(config: PhotometricConfig, name: str, visit: Sequence[int], views: Tensor) -> None:
     """Change the colours of an image's views uint8 [V, 3, r, r] in place; a view's depend on `turn` and its number.
 
     Args:
         name: "global" or "local"; globals of even and odd number differ in blur and solarisation.
         turn: whose visit it is, (seed, epoch, index).
     """
-    draws = stream(f"photometric-{name}", *turn).random((len(views), DRAWS))
+    draws = stream(f"photometric-{name}", *visit).random((len(views), DRAWS))
     for number, view in enumerate(views):
         image = Image.fromarray(view.permute(1, 2, 0).numpy())
         for change, amount in changes(config, number % 2 if name == "global" else 2, draws[number]):

@@ -84,11 +84,11 @@ class Quarantine:
             self._fresh += [(step, broken) for broken in batch.broken]
             done = step + 1
             if done % EVERY == 0 or (done < EVERY and done & (done - 1) == 0):
-                self.settle()
+                self.sync()
                 self._judge(done * self.batch_size)
             yield batch
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Put together what all ranks met since the last time, and write it down; every rank calls it."""
         everyone = [entry for share in self.world.collect(self._fresh) for entry in share]
         # A rank's slice of a batch is contiguous, so a stable sort by step gives the order of the global batches.

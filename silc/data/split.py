@@ -34,7 +34,7 @@ def _drawn(total: int, num: int) -> np.ndarray:
     return np.sort(stream("held_out").choice(total, size=num, replace=False, shuffle=False)).astype(np.int64)
 
 
-class Without(Source[Sample]):
+class Subset(Source[Sample]):
     """What is left of a source when some samples are held out; `Pairs` if they were."""
 
     def __init__(self, source: Source[Sample], held_out: np.ndarray) -> None:

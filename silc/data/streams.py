@@ -10,10 +10,10 @@ import zlib
 import numpy as np
 
 
-def stream(name: str, *turn: int) -> np.random.Generator:
+def stream(name: str, *visit: int) -> np.random.Generator:
     """A fresh generator for one purpose and turn, for example `stream("caption", seed, epoch, index)`.
 
     All turns of one name must have the same length: numpy pads short seeds with zeros, (1, 2) and (1, 2, 0) are
     one seed to it.
     """
-    return np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), *turn]))
+    return np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), *visit]))

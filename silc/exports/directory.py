@@ -143,7 +143,7 @@ def _keep_going(run: Path, out: Path) -> None:
         shutil.copyfile(file, out / TOKENIZER / file.name)  # the bytes alone: not every file system knows modes
     step = int(saved.path.name.partition("-")[2])
     state = {"cost": saved.state["cost"]}
-    checkpoint.write(out / CHECKPOINTS, step, saved.parts, state, keep=1)
+    checkpoint.write(out / CHECKPOINTS, step, saved.state_dicts, state, keep=1)
     placeless = replace(
         config,
         out="",

@@ -25,7 +25,7 @@ from silc.step import TermOutput
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silc.step import Projection, Targets
+    from silc.step import FactoredLogits, Targets
 
 Product = Callable[["Tensor", "Tensor"], "Tensor"]
 BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
@@ -33,7 +33,9 @@ BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
 cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
 
 
-def distill_loss(student: Projection, targets: Targets, temperature: float, pairs: Tensor | None = None) -> TermOutput:
+def distill_loss(
+    student: FactoredLogits, targets: Targets, temperature: float, pairs: Tensor | None = None
+) -> TermOutput:
     """Mean cross-entropy over the G x V pairs of views (SILC paper, L_self_dist), and what its targets look like.
 
         for g in globals: for v in views:                        # 2 x 8 = 16 pairs
@@ -60,7 +62,7 @@ def distill_loss(student: Projection, targets: Targets, temperature: float, pair
         return TermOutput(*_apply(x.float(), student.prototypes.float(), targets, pairs, temperature, precision))
 
 
-def patch_loss(student: Projection, targets: Targets, temperature: float) -> TermOutput:
+def patch_loss(student: FactoredLogits, targets: Targets, temperature: float) -> TermOutput:
     """Mean cross-entropy over views, images and patches (iBOT's L_MIM; iBOT++ where M is every patch).
 
         for v in views: for b in images: for m in patches:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from silc.step import Projection
+from silc.step import FactoredLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +53,9 @@ class DistillHead(nn.Module):
         # Only the direction of a prototype counts; a normal draw is uniform over directions.
         nn.init.normal_(self.prototypes, std=self.prototypes.shape[1] ** -0.5)
 
-    def forward(self, x: Tensor) -> Projection:
+    def forward(self, x: Tensor) -> FactoredLogits:
         """Bottleneck [..., C], of unit length, of joint image embeddings [..., D], and the prototypes [K, C]."""
-        return Projection(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)
+        return FactoredLogits(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)
 
 
 class PatchHead(nn.Module):
@@ -95,6 +95,6 @@ def draw_masks(shape: tuple[int, ...], num_patches: int, mask_ratio: float, devi
     return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_masked]
 
 
-def at(tokens: Tensor, places: Tensor) -> Tensor:
+def gather_tokens(tokens: Tensor, places: Tensor) -> Tensor:
     """Tokens [N, M, C] at places [N, M] of tokens [N, T, C]."""
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

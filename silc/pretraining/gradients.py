@@ -87,7 +87,7 @@ class Gradients:
         text = self.passes.forward(batch, hyper, Pass(contrastive=False, terms=False)).text
         assert text is not None
         shared, losses = text.detach().requires_grad_(text.requires_grad), []
-        num = self.objective.num_entering(batch)
+        num = self.objective.num_contrastive_views(batch)
         for view in range(num):
             final = view == num - 1
             if final and shared.grad is not None:

@@ -40,7 +40,7 @@ class SilcLearner:
     alarm: CollapseAlarm
 
     @property
-    def meets_every_parameter(self) -> bool:
+    def uses_every_parameter(self) -> bool:
         """Not where the last pass is the image-text loss alone, and heads have been met before."""
         return not (self.module.terms and (self.config.micro_batch > 0 or (self._apart and self.module.separable)))
 
@@ -64,17 +64,17 @@ class SilcLearner:
         """Teacher, centres and the clamp of the scale."""
         self.module.after_step(out, hyper)
 
-    def parts(self) -> Mapping[str, Mapping[str, Tensor]]:
+    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """The student's plain weights, low-rank changes where it learns such, and what the objective has beside it."""
         student = self.module.student
-        parts: dict[str, Mapping[str, Tensor]] = {"model": lora.merged(student)}
+        state_dicts: dict[str, Mapping[str, Tensor]] = {"model": lora.merged(student)}
         if beside := lora.added(student):
-            parts["lora"] = beside
-        return parts | {name: module.state_dict() for name, module in self.module.heads.items()}
+            state_dicts["lora"] = beside
+        return state_dicts | {name: module.state_dict() for name, module in self.module.heads.items()}
 
     def load(self, saved: Checkpoint) -> None:
         """Raises BadInput when it is of another architecture."""
-        student = lora.unmerged(self.module.student, saved.parts["model"], saved.parts.get("lora", {}))
+        student = lora.unmerged(self.module.student, saved.state_dicts["model"], saved.state_dicts.get("lora", {}))
         load_into(self.module.student, student, saved.path / "model.safetensors")
         for name, module in self.module.heads.items():
             saved.load_into(module, name)

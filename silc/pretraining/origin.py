@@ -1,7 +1,7 @@
 """What a run starts from when it does not start from nothing: the towers' shape, tokenizer and weights of its source.
 
 Two moments: `find` tells shape and tokenizer without reading a weight, so that a configuration can be made of them;
-`take_over` fills an objective when the run begins.
+`initialize` fills an objective when the run begins.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def _of_run(run: Path) -> Origin:
         BPETokenizer.load(run / TOKENIZER, config.model.text.length),
         config.pixels.preprocess(config.model.image.size),
         has_head=config.objective.distill,
-        read=lambda: checkpoint.read(newest, only=checkpoint.WEIGHTS).parts,
+        read=lambda: checkpoint.read(newest, only=checkpoint.WEIGHTS).state_dicts,
     )
 
 
-def take_over(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
+def initialize(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
     """Fill an objective with the weights of `origin`; what it does not have starts fresh, the teacher at the student.
 
     Args:

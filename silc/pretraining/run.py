@@ -13,11 +13,11 @@ from silc import checks, recipes
 from silc import config as configs
 from silc.checkpoint import step_of
 from silc.data.collate import PairCollate
-from silc.data.loader import Loader, Plan
+from silc.data.loader import Loader, LoaderPlan
 from silc.data.quarantine import Samples
 from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
-from silc.data.split import Without, draw_held_out
+from silc.data.split import Subset, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.errors import BadInput
 from silc.eval import held_out, suite
@@ -32,9 +32,9 @@ from silc.rundir import TOKENIZER, as_begun, with_its_init, with_one_source
 from silc.terminal import say
 from silc.training.directory import CONFIG
 from silc.training.fit import fit
-from silc.training.precision import settle
+from silc.training.precision import choose
 from silc.training.preemption import Interruptible
-from silc.training.protocols import Place, Work
+from silc.training.protocols import Run, RunContext
 
 if TYPE_CHECKING:
     from silc.batch import Batch
@@ -56,16 +56,16 @@ def train(config: Config) -> Path:
     return fit(config.train, checks.training(config), partial(compose, config))
 
 
-def compose(config: Config, place: Place) -> Work:
+def compose(config: Config, context: RunContext) -> Run:
     """All that a pretraining run is made of; every rank calls it.
 
     Raises:
         BadInput: the configuration, the data or the model to go on from cannot be used.
     """
-    world = place.world
-    config = _settled(config, place)
-    origin = _origin(config, place)
-    in_evaluation = Interruptible(**vars(world), asked=place.preemption.asked)
+    world = context.world
+    config = _settled(config, context)
+    origin = _origin(config, context)
+    in_evaluation = Interruptible(**vars(world), asked=context.preemption.asked)
     # Before anything is read: what is to be evaluated may not be there.
     along = suite.tasks(config.eval, in_evaluation.heed, in_evaluation) if config.train.eval_every != "never" else []
     whole = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
@@ -74,16 +74,16 @@ def compose(config: Config, place: Place) -> Work:
         say(_reading(config, pairs))
     # From here on it is only written down: no signature or password of an address goes into files or trackers.
     config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
-    tokenizer = _tokenizer(config, pairs, origin, place)
+    tokenizer = _tokenizer(config, pairs, origin, context)
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     objective = objective_of(config, tokenizer.vocab_size, tokenizer.eos_id, world)
     loader = loader_of(config, pairs, tokenizer, world)
     schedule = schedule_of(config, loader.steps_per_epoch)
     taken_over = _filled(config, objective, origin)
-    extended = _extended(config, place, schedule, loader.steps_per_epoch)
+    extended = _extended(config, context, schedule, loader.steps_per_epoch)
     config = replace(config, resume="never", extend=False)
     num_targets = config.data.crops.num_global * config.train.batch_size
-    return Work(
+    return Run(
         config.train,
         configs.plain(config),
         SilcLearner(objective, config.train, CollapseAlarm(config.model.head.prototypes, num_targets)),
@@ -96,29 +96,29 @@ def compose(config: Config, place: Place) -> Work:
     )
 
 
-def _settled(config: Config, place: Place) -> Config:
+def _settled(config: Config, context: RunContext) -> Config:
     """The configuration that this run has: as it began, where it goes on; in the precision that is fast here."""
-    out = place.out
+    out = context.out
     written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
-    precision = settle(config.train.precision, place.world, written)
+    precision = choose(config.train.precision, context.world, written)
     config = replace(config, train=replace(config.train, precision=precision.precision))
     config, source = with_one_source(config, out)
     config, kept = as_begun(config, out)
-    config, init = with_its_init(config, out) if place.resumed is not None else (config, "")
+    config, init = with_its_init(config, out) if context.checkpoint is not None else (config, "")
     out.mkdir(parents=True, exist_ok=True)
     for said in filter(None, (source, init, kept, precision.said)):
-        if place.world.is_main:
+        if context.world.is_main:
             say(said)
     return config
 
 
-def _origin(config: Config, place: Place) -> origins.Origin | None:
+def _origin(config: Config, context: RunContext) -> origins.Origin | None:
     """The model that the run starts from; None where it goes on from a checkpoint, or starts from nothing.
 
     Raises:
         BadInput: it needs one and none is named.
     """
-    if place.resumed is not None:
+    if context.checkpoint is not None:
         return None
     if config.init:
         return origins.find(config.init)
@@ -132,7 +132,7 @@ def _origin(config: Config, place: Place) -> origins.Origin | None:
 def _filled(config: Config, objective: SilcObjective, origin: origins.Origin | None) -> str:
     """Give an objective the weights of its origin, and towers their low-rank changes; says what was done."""
     size, lora = config.model.image.size, config.train.optim.lora
-    said = "" if origin is None else origins.take_over(objective, origin, size, config.init_weights)
+    said = "" if origin is None else origins.initialize(objective, origin, size, config.init_weights)
     learning = adapt(objective, lora) if lora else ""
     return f"{said}; {learning}" if said and learning else said
 
@@ -144,7 +144,7 @@ def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, l
     numbers = draw_held_out(pairs, config.train.held_out)
     data = held_out.held_out_set(pairs, numbers)
     quiet = replace(config.eval, num_pictures=0)
-    return Without(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
+    return Subset(pairs, numbers), [Retrieval(held_out.TASK, data, quiet, world.heed, world)]
 
 
 def _reading(config: Config, pairs: Pairs) -> str:
@@ -154,12 +154,12 @@ def _reading(config: Config, pairs: Pairs) -> str:
     return f"reading {len(pairs):,} pairs: {what}{apart}"
 
 
-def _tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None, place: Place) -> BPETokenizer:
+def _tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None, context: RunContext) -> BPETokenizer:
     """The run's tokenizer; the main rank of a new run makes it."""
-    if place.world.is_main and place.resumed is None:
-        _make_tokenizer(config, pairs, origin).save(place.out / TOKENIZER)
-    place.world.barrier()
-    return BPETokenizer.load(place.out / TOKENIZER, config.model.text.length)
+    if context.world.is_main and context.checkpoint is None:
+        _make_tokenizer(config, pairs, origin).save(context.out / TOKENIZER)
+    context.world.barrier()
+    return BPETokenizer.load(context.out / TOKENIZER, config.model.text.length)
 
 
 def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None) -> BPETokenizer:
@@ -178,7 +178,7 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
 def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader[Batch]:
     """What gives this rank its batches."""
     data, views = config.data, views_of(config)
-    plan = Plan(
+    plan = LoaderPlan(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         shuffle_shards=data.shuffle_shards,
@@ -191,19 +191,19 @@ def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: Worl
     return Loader(reduced, PairCollate(views, tokenizer, data.photometric), plan, world)
 
 
-def _extended(config: Config, place: Place, schedule: Schedule, steps_per_epoch: int) -> str:
+def _extended(config: Config, context: RunContext, schedule: Schedule, steps_per_epoch: int) -> str:
     """How the run was lengthened, in words; '' where it was not.
 
     Raises:
         BadInput: it is longer already.
     """
-    out = place.out
-    if not place.goes_on:
+    out = context.out
+    if not context.resuming:
         return ""
     begun = configs.load(out / CONFIG)
     if begun.train.duration == config.train.duration:
         return ""
-    done = 0 if place.resumed is None else step_of(place.resumed)
+    done = 0 if context.checkpoint is None else step_of(context.checkpoint)
     before, after = schedule_of(begun, steps_per_epoch), schedule.total
     if after < before.total:
         raise BadInput(

@@ -11,7 +11,7 @@ from silc.eval.progress import Unscored
 from silc.loading import encoders
 from silc.pretraining.build import untrained
 from silc.training.log import history
-from silc.training.sharding import in_one_piece
+from silc.training.sharding import unsharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,15 +42,15 @@ class PretrainingScores:
         # A data set that became unreadable since the run began costs its scores, not the run.
         self.unscored = Unscored(self.tell)
 
-    def along(self) -> Mapping[str, float]:
+    def during_training(self) -> Mapping[str, float]:
         """Of the tasks asked for."""
         return self._scored(self.asked_for, self.config.eval.weights)
 
-    def at_the_ends(self) -> Mapping[str, float]:
+    def before_and_after(self) -> Mapping[str, float]:
         """Of student and teacher, on the pairs held out."""
         return self._scored(self.held_out, "both") if self.held_out else {}
 
-    def closing(self, out: Path) -> list[str]:
+    def summary(self, out: Path) -> list[str]:
         """What could not be scored, what became of the pairs held out, and what may be done next."""
         told = []
         if missing := self.unscored.tasks:
@@ -64,7 +64,7 @@ class PretrainingScores:
         self, evaluators: Sequence[Evaluator], weights: Literal["student", "teacher", "both"]
     ) -> Mapping[str, float]:
         of_text = self.tokenizer.vocab_size, self.tokenizer.eos_id
-        model = in_one_piece(self.objective, lambda: untrained(self.config, *of_text, World()))
+        model = unsharded(self.objective, lambda: untrained(self.config, *of_text, World()))
         model.eval()
         models = encoders(model.student, model.teacher, self.tokenizer, model.preprocess, weights=weights)
         results = suite.run(models, evaluators, world=self.world, failed=self.unscored)

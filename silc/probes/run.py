@@ -23,12 +23,12 @@ from silc.probes.tasks import Classification, Neighbours, Segmentation
 from silc.training.config import steps_of
 from silc.training.directory import CONFIG, claim
 from silc.training.fit import fit
-from silc.training.precision import settle
+from silc.training.precision import choose
 from silc.training.preemption import Interruptible
-from silc.training.protocols import Place, Scores, Work
+from silc.training.protocols import Run, RunContext, Scores
 from silc.training.rows import RowBatches
 from silc.training.schedules import LearningRate
-from silc.training.sharding import in_one_piece
+from silc.training.sharding import unsharded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,17 +84,17 @@ class _Run(Scores):
         fit(self.config.train, self.claimed, self.compose)
         return self.found
 
-    def compose(self, place: Place) -> Work:
+    def compose(self, context: RunContext) -> Run:
         """All that the engine needs; every rank calls it.
 
         Raises:
             BadInput: the model or the data cannot be used; the training is shorter than a step.
         """
-        train, world = self.config.train, Interruptible(**vars(place.world), asked=place.preemption.asked)
-        written = configs.load(place.out / CONFIG, ProbeConfig).train.precision if place.goes_on else None
-        train = replace(train, precision=settle(train.precision, world, written).precision)
+        train, world = self.config.train, Interruptible(**vars(context.world), asked=context.preemption.asked)
+        written = configs.load(context.out / CONFIG, ProbeConfig).train.precision if context.resuming else None
+        train = replace(train, precision=choose(train.precision, world, written).precision)
         config = self.config = replace(self.config, train=train)
-        place.out.mkdir(parents=True, exist_ok=True)
+        context.out.mkdir(parents=True, exist_ok=True)
         probed = self.probed = LINEAR[self.task.kind](config, self.task, world)
         self.heads, num_images, settings = self._heads(), len(probed.held_back), configs.flat(config)
         size, same = min(num_images, settings[probed.batched_by]), (*LEARNT_BY, probed.batched_by)
@@ -107,7 +107,7 @@ class _Run(Scores):
         total = steps_of(train.duration, **in_steps)
         if total < 1:
             raise BadInput(f"train.duration {train.duration!r} is less than one step of {size} images")
-        return Work(
+        return Run(
             replace(train, batch_size=size),
             configs.plain(config),
             self.heads,
@@ -128,10 +128,10 @@ class _Run(Scores):
         """What the heads learn of training images: features, labels, and shares in the loss [P, B]."""
         return *self.probed.batch(rows), self.shares[:, rows].repeat_interleave(len(self.l2), dim=0)
 
-    def at_the_ends(self) -> Mapping[str, float]:
+    def before_and_after(self) -> Mapping[str, float]:
         """On the test images, by the head of the penalty that is best on the images held back."""
         probed, l2, held, train = self.probed, self.l2, self.probed.held_back, self.config.train
-        heads = in_one_piece(self.heads, self._heads)
+        heads = unsharded(self.heads, self._heads)
         scores = [probed.score(heads, head) for head in range(len(l2))]
         chosen = scores.index(max(scores))
         protocol = probed.protocol(
@@ -147,4 +147,4 @@ class _Run(Scores):
         self.found = suite.with_intervals(evaluation, probed.model.weights)
         return suite.scalars([self.found])
 
-    along = at_the_ends
+    during_training = before_and_after

@@ -22,7 +22,7 @@ from silc.training import loop, state
 from silc.training.directory import CHECKPOINTS, CONFIG, ENVIRONMENT, left_behind, newest
 from silc.training.log import Log, Tracker
 from silc.training.preemption import Preemption
-from silc.training.protocols import Place, Work
+from silc.training.protocols import Run, RunContext
 from silc.training.saver import Saver
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ GRACE = 10.0
 """Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
 
 
-def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Place], Work]) -> Path:
+def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[RunContext], Run]) -> Path:
     """Train a run to its end and return its directory.
 
     Args:
         settings: of the training; ranks, device and patience are needed before the run is composed.
         claimed: as `directory.claim` gives them.
-        compose: makes the run of the place where it begins or goes on; every rank calls it.
+        compose: makes the run, given where it begins or goes on; every rank calls it.
 
     Raises:
         BadInput: what `compose` raises; the checkpoint, the data or the disk cannot be used.
@@ -55,69 +55,69 @@ def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Pl
             raise BadInput(
                 f"train.micro_batch {micro_batch} does not divide a rank's {share} pairs; give one that does, or 0"
             )
-        place = Place(out, goes_on, newest(out, world) if goes_on else None, world, Preemption())
-        work = compose(place)
-        begun = state.begin(work, place)
+        context = RunContext(out, goes_on, newest(out, world) if goes_on else None, world, Preemption())
+        run = compose(context)
+        restored = state.begin(run, context)
         world.barrier()
         if world.is_main:
-            write_whole(out / CONFIG, yaml.safe_dump(dict(work.values), sort_keys=False))
+            write_whole(out / CONFIG, yaml.safe_dump(dict(run.values), sort_keys=False))
             write_whole(out / ENVIRONMENT, json.dumps(environment(world), indent=1))
-        with _log(work, out, begun.progress.step) if world.is_main else nullcontext() as log:
-            _Running(work, place, begun, log).to_the_end()
+        with _log(run, out, restored.progress.step) if world.is_main else nullcontext() as log:
+            _Running(run, context, restored, log).to_the_end()
     return out
 
 
 class _Running:
     """A run on its way, on one rank."""
 
-    def __init__(self, work: Work, place: Place, begun: loop.Begun, log: Log | None) -> None:
-        world, settings = place.world, work.settings
-        self.work, self.place, self.begun, self.log = work, place, begun, log
-        self.progress = begun.progress
-        self.scores = work.scores(log.say if log is not None else lambda _: None)
-        self.tell(work.said)
+    def __init__(self, run: Run, context: RunContext, restored: loop.TrainState, log: Log | None) -> None:
+        world, settings = context.world, run.settings
+        self.run, self.context, self.restored, self.log = run, context, restored, log
+        self.progress = restored.progress
+        self.scores = run.scores(log.say if log is not None else lambda _: None)
+        self.tell(run.said)
         self.quarantine = Quarantine(
-            place.out / QUARANTINE,
-            work.samples,
+            context.out / QUARANTINE,
+            run.samples,
             batch_size=settings.batch_size,
             met=world.total(self.progress.bad),
             world=world,
         )
-        saved = None if place.resumed is None else self.progress.step
-        self.saver = Saver(place.out / CHECKPOINTS, settings.keep, world, saved=saved)
+        saved = None if context.checkpoint is None else self.progress.step
+        self.saver = Saver(context.out / CHECKPOINTS, settings.keep, world, saved=saved)
 
     def to_the_end(self) -> None:
         """Train, save and score."""
-        work, world, preemption, start = self.work, self.place.world, self.place.preemption, self.progress.step
+        run, world, preemption, start = self.run, self.context.world, self.context.preemption, self.progress.step
         # Other ranks wait for this one's batch within the step, so it is given time to come.
         asked = partial(preemption.asked, GRACE if world.size > 1 else 0.0)
         hooks = loop.Hooks(
             self.save,
-            evaluate=lambda: self.record(self.scores.along()),
+            evaluate=lambda: self.record(self.scores.during_training()),
             stop=lambda: preemption.asked() or self.saver.failed(),
         )
-        with preemption, closing(work.batches.batches(start, work.schedule.total, asked)) as batches, self.kept():
+        with preemption, closing(run.batches.batches(start, run.schedule.total, asked)) as batches, self.kept():
             if start == 0:
-                self.record(self.scores.at_the_ends())
+                self.record(self.scores.before_and_after())
             watched = self.quarantine.watch(batches, start)
-            loop.train(work, self.begun, watched, world=world, log=self.log, hooks=hooks)
+            loop.train(run, self.restored, watched, world=world, log=self.log, hooks=hooks)
             self.saver.finish()
-            self.record(self.scores.at_the_ends())
+            self.record(self.scores.before_and_after())
         if self.log is not None:
-            self.tell(self.scores.closing(self.place.out))
+            self.tell(self.scores.summary(self.context.out))
 
     def save(self) -> None:
         """Write a checkpoint, in the background."""
-        self.quarantine.settle()
-        world = self.place.world
-        tensors = state.parts_of(self.work, self.begun.optimizer, world)
-        self.saver.save(self.progress.step, tensors, state.state_of(self.work, self.progress, world))
+        self.quarantine.sync()
+        world = self.context.world
+        tensors = state.state_dicts_of(self.run, self.restored.optimizer, world)
+        self.saver.save(self.progress.step, tensors, state.state_of(self.run, self.progress, world))
 
     def record(self, scores: Mapping[str, float]) -> None:
         """Scores become a record, beside what they cost."""
         if scores and self.log is not None:
             step = self.progress.step
-            self.log.record({"step": step, **self.work.cost(step), **scores})
+            self.log.record({"step": step, **self.run.cost(step), **scores})
 
     def tell(self, lines: Iterable[str]) -> None:
         """Lines for people, from the main rank."""
@@ -128,7 +128,7 @@ class _Running:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Whatever ends the run early, what was learnt is kept where it can be, and the last line says so."""
-        preemption = self.place.preemption
+        preemption = self.context.preemption
         try:
             yield
         except LostWorker as lost:
@@ -140,17 +140,17 @@ class _Running:
             self.save()
             self.saver.finish()
             said = f"{preemption.name or 'another rank'} asked to stop: saved step {self.progress.step} of "
-            said += f"{self.work.schedule.total}; `--resume auto` goes on from there"
-            raise Preempted(said if self.place.world.is_main else "", exit_code=preemption.exit_code) from None
+            said += f"{self.run.schedule.total}; `--resume auto` goes on from there"
+            raise Preempted(said if self.context.world.is_main else "", exit_code=preemption.exit_code) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(left_behind(self.place.out)) from None
+            raise KeyboardInterrupt(left_behind(self.context.out)) from None
         except BadInput:
             self.saver.wait()  # what was saved before is not to be lost to what came after
             raise
 
     def _save_alone(self) -> str:
         """Save between two steps, where no other rank has to take part: those wait within the step."""
-        if self.place.world.size > 1:
+        if self.context.world.size > 1:
             self.saver.wait()
             return "`--resume auto` goes on from the last checkpoint"
         self.save()
@@ -172,6 +172,6 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def _log(work: Work, out: Path, start: int) -> Log:
-    trackers = [Tracker(name, out, work.values) for name in work.settings.trackers]
-    return Log(out, start=start, total=work.schedule.total, trackers=trackers, unit=work.unit)
+def _log(run: Run, out: Path, start: int) -> Log:
+    trackers = [Tracker(name, out, run.values) for name in run.settings.trackers]
+    return Log(out, start=start, total=run.schedule.total, trackers=trackers, unit=run.unit)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
     from silc.training.log import Log
     from silc.training.optim import Optimizer
-    from silc.training.protocols import Passes, Work
+    from silc.training.protocols import Passes, Run
 
 NOT_FINITE = "not-finite.json"
 """The file in a run's directory that names the batch it stopped at."""
@@ -43,7 +43,7 @@ class Progress:
         self.bad.update(broken.cause for broken in batch.broken)
 
 
-class Begun(NamedTuple):
+class TrainState(NamedTuple):
     """A run that is ready for its next step."""
 
     passes: Passes
@@ -62,7 +62,7 @@ class Hooks:
     """Whether this rank wants all of them to stop after the step they are at."""
 
 
-def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
+def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
     """Train from the step after `begun.progress` to the end of the schedule.
 
     Args:
@@ -74,10 +74,10 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
         BadInput: `max_skips` steps in a row were not finite.
         Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
     """
-    learner, schedule, settings = work.learner, work.schedule, work.settings
-    passes, optimizer, progress = begun
+    learner, schedule, settings = run.learner, run.schedule, run.settings
+    passes, optimizer, progress = state
     log_every, save_every, eval_every = (
-        _interval(duration, work) for duration in (settings.log_every, settings.save_every, settings.eval_every)
+        _interval(duration, run) for duration in (settings.log_every, settings.save_every, settings.eval_every)
     )
     meter, skips_in_a_row = Meter(settings.batch_size), 0
     for step in range(progress.step, schedule.total):
@@ -105,7 +105,7 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
             metrics = _reduced(world, dict(out.metrics) | {"grad_norm": grad_norm})
             bad = world.total(progress.bad)
             if log is not None:
-                record = _record(work, progress, metrics | hyper.logged(), bad)
+                record = _record(run, progress, metrics | hyper.logged(), bad)
                 log.step(record | meter.read(), eta_seconds=meter.eta(schedule.total - progress.step))
                 if warning := learner.warning(progress.step, metrics, hyper):
                     log.say(f"step {progress.step}: {warning}")
@@ -120,23 +120,23 @@ def train(work: Work, begun: Begun, batches: Iterator[Any], *, world: World, log
             meter.restart()
 
 
-def _record(work: Work, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
+def _record(run: Run, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
     """What metrics.jsonl is told after a step, but for times."""
     return {
         "step": progress.step,
-        **work.cost(progress.step),
+        **run.cost(progress.step),
         **metrics,
         "skipped": progress.skipped,
         **{f"bad/{cause}": count for cause, count in sorted(bad.items())},
     }
 
 
-def _interval(duration: str, work: Work) -> int:
+def _interval(duration: str, run: Run) -> int:
     """Steps from one to the next of what is done now and then; 0: never."""
     if duration == "never":
         return 0
-    batch_size, steps_per_epoch = work.settings.batch_size, work.batches.steps_per_epoch
-    return max(1, steps_of(duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=work.schedule.total))
+    batch_size, steps_per_epoch = run.settings.batch_size, run.batches.steps_per_epoch
+    return max(1, steps_of(duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=run.schedule.total))
 
 
 def due(step: int, every: int, total: int) -> bool:

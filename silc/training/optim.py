@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from silc.errors import BadInput
-from silc.training.sharding import share, whole
+from silc.training.sharding import full_tensor, shard_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Optimizer:
 
     def clip(self) -> Tensor:
         """Scale gradients down to the configured norm; the norm before that, []."""
-        return whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
+        return full_tensor(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
 
     def step(self, hyper: Hyper) -> None:
         """One update at this step's learning rate."""
@@ -90,4 +90,6 @@ class Optimizer:
             parameter = self.parameters[name]
             # Fused AdamW keeps its step count, which is never sharded, on the parameter's device.
             device = parameter.device
-            self.adamw.state[parameter][key] = value.to(device, copy=True) if key == "step" else share(value, parameter)
+            self.adamw.state[parameter][key] = (
+                value.to(device, copy=True) if key == "step" else shard_like(value, parameter)
+            )

@@ -24,7 +24,7 @@ SECONDS, ROUNDS = 0.02, 3
 """How long the products are tried, and how often at least."""
 
 
-class Fit(NamedTuple):
+class DeviceSpeed(NamedTuple):
     """What a device is good at."""
 
     best: Precision
@@ -34,14 +34,14 @@ class Fit(NamedTuple):
     why: str
 
 
-class Settled(NamedTuple):
+class Choice(NamedTuple):
     """The precision of a run, and what is to be said about it, or nothing."""
 
     precision: Precision
     said: str
 
 
-def settle(asked: Asked, world: World, written: Asked | None = None) -> Settled:
+def choose(asked: Asked, world: World, written: Asked | None = None) -> Choice:
     """The precision of a run, the same on every rank: rank 0's device decides.
 
     Args:
@@ -49,33 +49,33 @@ def settle(asked: Asked, world: World, written: Asked | None = None) -> Settled:
         written: what the config.yaml of a run that goes on says; `auto` keeps to it. None for a new run.
     """
     kept = None if written == "auto" else written
-    answer: Settled = world.from_main(_settled(asked, world.device, kept) if world.is_main else None)
+    answer: Choice = world.from_main(_choose(asked, world.device, kept) if world.is_main else None)
     return answer
 
 
-def _settled(asked: Asked, device: torch.device, written: Precision | None) -> Settled:
+def _choose(asked: Asked, device: torch.device, written: Precision | None) -> Choice:
     if asked == "float32":
-        return Settled(asked, "")  # whoever asks for it wants its digits
-    fit = fit_of(device)
+        return Choice(asked, "")  # whoever asks for it wants its digits
+    fit = speed_of(device)
     if asked == "auto" and written is None:
-        return Settled(fit.best, f"precision: {fit.best}; {fit.why}")
+        return Choice(fit.best, f"precision: {fit.best}; {fit.why}")
     precision, reason = (asked, "as asked for") if asked != "auto" else (written or fit.best, "in which this run began")
     said = f"precision: {precision}, {reason}, is slow here: {fit.why}" if precision in fit.slow else ""
-    return Settled(precision, said)
+    return Choice(precision, said)
 
 
-def fit_of(device: torch.device) -> Fit:
+def speed_of(device: torch.device) -> DeviceSpeed:
     """What a device is good at: a CPU is tried (some 30 ms; 0.1 s where bf16 is slow), of a GPU torch knows it."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Fit("bf16", ("float32",), f"{name} has bf16")
-        return Fit("float32", ("bf16",), f"{name} has no bf16")
+            return DeviceSpeed("bf16", ("float32",), f"{name} has bf16")
+        return DeviceSpeed("float32", ("bf16",), f"{name} has no bf16")
     gain = cpu_gain()
     why = f"this processor multiplies matrices in bf16 {gain:.2g} times as fast as in float32"
     if gain >= WORTH:
-        return Fit("bf16", ("float32",), why)
-    return Fit("float32", ("bf16",) if gain < 1 else (), why)
+        return DeviceSpeed("bf16", ("float32",), why)
+    return DeviceSpeed("float32", ("bf16",) if gain < 1 else (), why)
 
 
 def cpu_gain() -> float:

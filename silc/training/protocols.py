@@ -125,7 +125,7 @@ class Learner(Protocol):
         ...
 
     @property
-    def meets_every_parameter(self) -> bool:
+    def uses_every_parameter(self) -> bool:
         """Whether the last pass of each step does, as DDP expects of one pass."""
         return True
 
@@ -145,7 +145,7 @@ class Learner(Protocol):
         """What an accepted update is followed by (averages, clamps); every rank calls it."""
         ...
 
-    def parts(self) -> Mapping[str, Mapping[str, Tensor]]:
+    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """All tensors a checkpoint keeps, by the name of the file."""
         return {"model": self.module.state_dict()}
 
@@ -165,35 +165,35 @@ class Learner(Protocol):
 class Scores(Protocol):
     """How a run is scored while it trains. Scores have the names that metrics.jsonl has."""
 
-    def along(self) -> Mapping[str, float]:
+    def during_training(self) -> Mapping[str, float]:
         """Scores every `eval_every`; every rank calls it."""
         return {}
 
-    def at_the_ends(self) -> Mapping[str, float]:
+    def before_and_after(self) -> Mapping[str, float]:
         """Scores before the first step and after the last, none where nothing is held out; every rank calls it."""
         ...
 
-    def closing(self, out: Path) -> Sequence[str]:
+    def summary(self, out: Path) -> Sequence[str]:
         """What is told at the end, of the run in `out`."""
         return [f"done: {out}"]
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a run begins or goes on."""
 
     out: Path
     """Its directory."""
-    goes_on: bool
+    resuming: bool
     """Whether the directory holds it already."""
-    resumed: Path | None
+    checkpoint: Path | None
     """The checkpoint it goes on from; None before the first."""
     world: World
     preemption: Preemption
 
 
 @dataclass(frozen=True)
-class Work:
+class Run:
     """A run, composed."""
 
     settings: TrainConfig

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from silc import checkpoint
 from silc.distributed import PATIENCE
 from silc.errors import BadInput
-from silc.training.sharding import is_sharded, local
+from silc.training.sharding import is_sharded, local_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Saver:
         self.shares: list[Tensor] = []
         """The snapshot's sharded tensors: full-size buffers to fill on the main rank, local shards elsewhere."""
 
-    def save(self, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state_dicts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Copy everything, and leave the rest to the thread, which is waited for where it still has the one before.
 
         A step that was saved already is not saved again.
@@ -57,7 +57,7 @@ class Saver:
         self.finish()
         if step != self.step:
             self.step = step
-            self._copy(parts)
+            self._copy(state_dicts)
             self.pending = self.thread.submit(self._write, step, state)
 
     def failed(self) -> bool:
@@ -85,22 +85,22 @@ class Saver:
         if complaint := self.world.from_main(complaint):
             raise BadInput(complaint)
 
-    def _copy(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _copy(self, state_dicts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take a snapshot of what this rank has to give, in the memory of the one before."""
         before, self.snapshot, self.shares = self.snapshot, {}, []
-        for part, tensors in parts.items():
-            self.snapshot[part] = {}
+        for file, tensors in state_dicts.items():
+            self.snapshot[file] = {}
             for name, tensor in tensors.items():
-                own, sharded = local(tensor.detach()), is_sharded(tensor)
+                own, sharded = local_tensor(tensor.detach()), is_sharded(tensor)
                 if not (self.world.is_main or sharded):
                     continue
-                buffer = before.get(part, {}).get(name)
+                buffer = before.get(file, {}).get(name)
                 if buffer is None:
                     shape = tensor.shape if self.world.is_main else own.shape
                     buffer = torch.empty(shape, dtype=own.dtype, pin_memory=own.is_cuda)
                 mine = self._by_rank(buffer)[0] if sharded and self.world.is_main else buffer
                 mine.copy_(own, non_blocking=True)
-                self.snapshot[part][name] = buffer
+                self.snapshot[file][name] = buffer
                 self.shares += [buffer] * sharded
         if self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
-def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:
+def distribute(learner: Learner, config: TrainConfig, world: World) -> Passes:
     """Move a learner to the ranks' devices, and say how passes through it are run there."""
     half, module = config.precision == "bf16", learner.module
     choose_attention(module, world.device, half=half)
@@ -47,7 +47,7 @@ def placed(learner: Learner, config: TrainConfig, world: World) -> Passes:
         module.to(world.device)
         if world.size > 1:
             devices = [world.device.index] if world.device.type == "cuda" else None
-            unused = not learner.meets_every_parameter
+            unused = not learner.uses_every_parameter
             forward = DistributedDataParallel(module, device_ids=devices, find_unused_parameters=unused)
             no_sync = forward.no_sync
     forward = torch.compile(forward) if config.compile else forward
@@ -68,7 +68,7 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
     fully_shard(module, mesh=mesh)
 
 
-def in_one_piece(module: M, empty: Callable[[], M]) -> M:
+def unsharded(module: M, empty: Callable[[], M]) -> M:
     """The module, or a whole copy of a sharded one, for callers of its parts, which ranks do not call equally often.
 
     Args:
@@ -78,7 +78,7 @@ def in_one_piece(module: M, empty: Callable[[], M]) -> M:
     if not any(is_sharded(tensor) for tensor in tensors.values()):
         return module
     copy = empty()
-    copy.load_state_dict({name: whole(tensor) for name, tensor in tensors.items()}, assign=True)
+    copy.load_state_dict({name: full_tensor(tensor) for name, tensor in tensors.items()}, assign=True)
     return copy
 
 
@@ -87,17 +87,17 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """This rank's share of a sharded tensor; any other as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor that a sharded one is a share of, on every rank; every rank calls it. Any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def share(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A copy of a whole tensor, sharded (every rank takes its share) and placed as another of its shape is."""
     if isinstance(like, DTensor):
         # Every rank has the same whole one: nothing needs to be sent. A share that were not cloned would keep it all.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from silc import checkpoint
-from silc.training.loop import Begun, Progress
+from silc.training.loop import Progress, TrainState
 from silc.training.optim import Optimizer
-from silc.training.sharding import placed
+from silc.training.sharding import distribute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.training.protocols import Place, Work
+    from silc.training.protocols import Run, RunContext
 
 
-def begin(work: Work, place: Place) -> Begun:
+def begin(run: Run, context: RunContext) -> TrainState:
     """Move the learner to its device and begin, or take up everything as it was when the checkpoint was written.
 
     A checkpoint goes on in whatever layout the ranks have now.
@@ -29,41 +29,41 @@ def begin(work: Work, place: Place) -> Begun:
     Raises:
         BadInput: the checkpoint is damaged, of another architecture or of other data.
     """
-    learner, world = work.learner, place.world
-    saved = checkpoint.read(place.resumed) if place.resumed is not None else None
+    learner, world = run.learner, context.world
+    saved = checkpoint.read(context.checkpoint) if context.checkpoint is not None else None
     if saved is not None:
-        work.batches.check(saved.state["loader"])
+        run.batches.check(saved.state["loader"])
         learner.load(saved)
     # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
-    passes = placed(learner, work.settings, world)
-    optimizer = Optimizer(work.settings.optim, learner.module, learner.groups())
+    passes = distribute(learner, run.settings, world)
+    optimizer = Optimizer(run.settings.optim, learner.module, learner.groups())
     if saved is None:
         # What was wrong with the source itself counts once, on the main rank.
-        bad = Counter(fault.cause for fault in work.samples.faults if world.is_main)
-        return Begun(passes, optimizer, Progress(bad=bad))
-    optimizer.load(dict(saved.parts["optimizer"]))
-    _restore_generators(saved.parts["rng"], world)
+        bad = Counter(fault.cause for fault in run.samples.faults if world.is_main)
+        return TrainState(passes, optimizer, Progress(bad=bad))
+    optimizer.load(dict(saved.state_dicts["optimizer"]))
+    _restore_generators(saved.state_dicts["rng"], world)
     state = saved.state["progress"]
     # The counts are sums over the ranks; one rank takes them all, so that later sums are right.
     bad = Counter(state["bad"]) if world.is_main else Counter()
-    return Begun(passes, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad))
+    return TrainState(passes, optimizer, Progress(step=state["step"], skipped=state["skipped"], bad=bad))
 
 
-def parts_of(work: Work, optimizer: Optimizer, world: World) -> dict[str, Mapping[str, Tensor]]:
+def state_dicts_of(run: Run, optimizer: Optimizer, world: World) -> dict[str, Mapping[str, Tensor]]:
     """The tensors of a checkpoint, by file; every rank calls it."""
     generators = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}  # a row a rank
     if world.device.type == "cuda":
         generators["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
-    return {**work.learner.parts(), "optimizer": optimizer.state(), "rng": generators}
+    return {**run.learner.state_dicts(), "optimizer": optimizer.state(), "rng": generators}
 
 
-def state_of(work: Work, progress: Progress, world: World) -> dict[str, Any]:
+def state_of(run: Run, progress: Progress, world: World) -> dict[str, Any]:
     """What a checkpoint holds besides tensors; every rank calls it."""
     bad = dict(world.total(progress.bad))
     return {
         "progress": {"step": progress.step, "skipped": progress.skipped, "bad": bad},
-        "loader": work.batches.state(progress.step),
-        "cost": work.cost(progress.step),
+        "loader": run.batches.state(progress.step),
+        "cost": run.cost(progress.step),
     }
 
 

@@ -126,16 +126,16 @@ def test_a_view_depends_on_its_turn_and_number_only() -> None:
     assert torch.equal(global_views, more_global[:2])
     assert torch.equal(local_views, more_local[:3])
     assert not torch.equal(more_global[0], more_global[1])
-    for turn in ((4, 1, 4), (3, 2, 4), (3, 1, 5)):
-        _, other, _ = multi_crop()(image, turn)
+    for visit in ((4, 1, 4), (3, 2, 4), (3, 1, 5)):
+        _, other, _ = multi_crop()(image, visit)
         assert other is not None
         assert not torch.equal(other, global_views)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 3)])
 def test_the_smallest_images_have_views(size: tuple[int, int]) -> None:
-    for turn in range(20):
-        _, _, local_views = multi_crop()(np.full((*size[::-1], 3), (10, 200, 30), np.uint8), (0, 0, turn))
+    for visit in range(20):
+        _, _, local_views = multi_crop()(np.full((*size[::-1], 3), (10, 200, 30), np.uint8), (0, 0, visit))
         assert local_views is not None
         assert (local_views == torch.tensor([10, 200, 30]).view(3, 1, 1)).all()
 

@@ -17,11 +17,11 @@ from PIL import Image, UnidentifiedImageError
 
 from scripts import nginx
 from silc.batch import AnyBatch, Broken
-from silc.data.loader import Loader, Plan, Share
+from silc.data.loader import Loader, LoaderPlan, RankSamples
 from silc.data.remote import Remote
 from silc.data.shards import Shards
 from silc.data.sources import expand
-from silc.data.split import Without, draw_held_out
+from silc.data.split import Subset, draw_held_out
 from silc.data.streams import stream
 from silc.data.tar import Members
 from silc.distributed import World
@@ -64,11 +64,11 @@ class LabelledBatch:
 class Cut:
     """All that a batch of them adds: one cut of 16 x 16 pixels a visit, of the photograph and its labels alike."""
 
-    def __call__(self, share: Share[Labelled]) -> LabelledBatch:
+    def __call__(self, share: RankSamples[Labelled]) -> LabelledBatch:
         images = share.empty((len(share), 16, 16, 3), dtype=torch.uint8)
         labels = share.empty((len(share), 16, 16), dtype=torch.uint8)
-        for place, (sample, turn) in enumerate(share):
-            top, left = stream("cut", *turn).integers(0, (15, 25)).tolist()
+        for place, (sample, visit) in enumerate(share):
+            top, left = stream("cut", *visit).integers(0, (15, 25)).tolist()
             images[place] = torch.from_numpy(sample.pixels[top : top + 16, left : left + 16].copy())
             labels[place] = torch.from_numpy(sample.labels[top : top + 16, left : left + 16].copy())
         return LabelledBatch(images, labels, share.keys, share.broken)
@@ -93,7 +93,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def loader(source: Any, workers: int = 0, rank: int = 0, ranks: int = 1) -> Loader[LabelledBatch]:
-    plan = Plan(batch_size=8, seed=0, shuffle_shards=2, workers=workers)
+    plan = LoaderPlan(batch_size=8, seed=0, shuffle_shards=2, workers=workers)
     return Loader(source, Cut(), plan, World(rank, ranks))
 
 
@@ -116,7 +116,7 @@ def test_samples_are_what_was_written(paths: list[Path]) -> None:
 
 def test_some_can_be_held_out(paths: list[Path]) -> None:
     source = LabelMaps(paths)
-    left = Without(source, draw_held_out(source, 10))
+    left = Subset(source, draw_held_out(source, 10))
     others = {f"{number:05d}" for number in range(40)} - {f"{number:05d}" for number in draw_held_out(source, 10)}
     assert {key for batch in loader(left).batches(0, 3) for key in batch.keys} <= others
 

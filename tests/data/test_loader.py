@@ -25,11 +25,11 @@ from silc.data.collate import PairCollate
 from silc.data.config import CropConfig, PhotometricConfig
 from silc.data.crops import MultiCrop
 from silc.data.folder import FolderPairs
-from silc.data.loader import Loader, Plan
+from silc.data.loader import Loader, LoaderPlan
 from silc.data.pairs import BadSample, Pair, Pairs
 from silc.data.scenes import ScenePairs
 from silc.data.shards import ShardPairs
-from silc.data.split import Without, draw_held_out
+from silc.data.split import Subset, draw_held_out
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.errors import BadInput
@@ -50,7 +50,7 @@ def loader(
 ) -> Loader[Batch]:
     config = CropConfig(num_global=2, num_local=3, local_size=8, scaled_decoding=scaled_decoding)
     views = MultiCrop(config, size=16, original=True, preprocess=Preprocess(16))
-    plan = replace(Plan(batch_size=8, seed=0, shuffle_shards=2, workers=0), **changes)
+    plan = replace(LoaderPlan(batch_size=8, seed=0, shuffle_shards=2, workers=0), **changes)
     pairs = pairs.reduced(views.suffices) if scaled_decoding else pairs
     collate = PairCollate(views, TOKENIZER, photometric)
     return Loader(pairs, collate, plan, World(rank, world_size))
@@ -291,7 +291,7 @@ def test_sources_are_reduced_and_stay_as_they_were(tmp_path: Path) -> None:
     shards = ShardPairs(
         [write_tar(tmp_path / "a.tar", [("0.jpg", data), ("0.txt", b"a"), ("1.jpg", data), ("1.txt", b"b")])]
     )
-    for pairs in (shards, FolderPairs(tmp_path / "captions.csv"), Without(shards, np.array([0]))):
+    for pairs in (shards, FolderPairs(tmp_path / "captions.csv"), Subset(shards, np.array([0]))):
         reduced = pairs.reduced(lambda width, height: width >= 100)
         assert reduced[0].pixels.shape == (75, 100, 3)
         assert pairs[0].pixels.shape == (300, 400, 3)
@@ -335,7 +335,7 @@ def test_a_run_goes_on_with_its_own_subset_alone(shards: list[Path]) -> None:
     """Of two that are as large; and a run of before its numbers were written down with what `train.held_out` drew."""
     pairs = ShardPairs(shards)
     drawn = draw_held_out(pairs, 3)
-    ours, other = (loader(Without(pairs, numbers)) for numbers in (drawn, np.array([0, 1, 2])))
+    ours, other = (loader(Subset(pairs, numbers)) for numbers in (drawn, np.array([0, 1, 2])))
     ours.check(ours.state(5))
     other.check(other.state(5))
     before = ours.state(5) | {"fingerprint": f"{pairs.fingerprint}-3"}

@@ -62,7 +62,7 @@ def watched(file: Path, pairs: Any, ranks: list[list[Batch]], max_bad_rate: floa
         try:
             for step, batch in enumerate(quarantine.watch(iter(ranks[number]), 0)):
                 assert batch is ranks[number][step]
-            quarantine.settle()
+            quarantine.sync()
             ended[number] = quarantine
         except BadInput as error:
             ended[number] = error
@@ -155,7 +155,7 @@ def test_the_file_survives_a_crash_and_another_start(tmp_path: Path, caplog: pyt
         quarantine = Quarantine(file, Samples(9, faults), batch_size=8, met={}, world=World())
         batch = Batch(Views(None, None, None), torch.zeros(0), [], broken)
         assert list(quarantine.watch(iter([batch]), 4)) == [batch]
-        quarantine.settle()
+        quarantine.sync()
 
     again(Broken("a.tar", "1", "no_image", "x"), Broken("a.tar", "1", "no_image", "x"))
     assert [entry[1] for entry in entries(file)] == ["../x", "é\udcff", "1"]

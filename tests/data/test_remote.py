@@ -35,7 +35,7 @@ from silc.data.remote import Remote, RemoteFault, RemoteFile, Unreachable, split
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand, open_pairs
 from silc.data.span_cache import SpanCache
-from silc.data.split import Without
+from silc.data.split import Subset
 from silc.errors import BadInput
 from silc.pretraining import run
 from tests.data.conftest import sample, write_tar
@@ -125,8 +125,8 @@ def test_batches_are_those_of_local_files(
 def test_held_out_pairs_and_stand_ins(server: Nginx, shards: list[Path]) -> None:
     held_out = np.array([1, 5, 30])
     there, local = far(server.url("plain", FIVE)), ShardPairs(shards)
-    expected = list(loader(Without(local, held_out)).batches(0, 4))
-    assert_equal(list(loader(Without(there, held_out), workers=1).batches(0, 4)), expected)
+    expected = list(loader(Subset(local, held_out)).batches(0, 4))
+    assert_equal(list(loader(Subset(there, held_out), workers=1).batches(0, 4)), expected)
 
 
 def test_a_sample_is_one_request_and_no_byte_comes_twice(server: Nginx, shards: list[Path]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from silc.batch import Broken
 from silc.data.pairs import Source
-from silc.data.split import Without, draw_held_out
+from silc.data.split import Subset, draw_held_out
 from silc.errors import BadInput
 
 
@@ -38,7 +38,7 @@ class Numbers(Source[Any]):
 def test_without_has_all_the_others_in_order(held_out: list[int]) -> None:
     """Blocks 4, 0, 3 and 3, also where one of them is lost as a whole."""
     pairs = Numbers([4, 0, 3, 3])
-    left = Without(pairs, np.array(held_out, dtype=np.int64))
+    left = Subset(pairs, np.array(held_out, dtype=np.int64))
     others = [number for number in range(10) if number not in held_out]
     assert [left[index] for index in range(len(left))] == others
     assert left.contents == {}
@@ -53,14 +53,14 @@ def test_without_has_all_the_others_in_order(held_out: list[int]) -> None:
 def test_a_subset_is_known_by_its_numbers() -> None:
     pairs: Any = Numbers([4, 0, 3, 3])
     subsets = [np.array(numbers) for num in range(4) for numbers in combinations(range(10), num)]
-    fingerprints = [Without(pairs, numbers).fingerprint for numbers in subsets]
+    fingerprints = [Subset(pairs, numbers).fingerprint for numbers in subsets]
     assert len(set(fingerprints)) == len(subsets) == 176
     assert all(fingerprint.startswith("abc-") for fingerprint in fingerprints)
-    assert fingerprints[20] == Without(pairs, subsets[20].astype(np.int32)).fingerprint
+    assert fingerprints[20] == Subset(pairs, subsets[20].astype(np.int32)).fingerprint
     # Before, the number of pairs held out was all that it told; what `draw_held_out` takes alone goes by that name too.
-    former = {Without(pairs, numbers).former_fingerprint for numbers in subsets} - set(fingerprints)
+    former = {Subset(pairs, numbers).former_fingerprint for numbers in subsets} - set(fingerprints)
     assert former == {f"abc-{num}" for num in range(4)}
-    assert Without(pairs, draw_held_out(pairs, 3)).former_fingerprint == "abc-3"
+    assert Subset(pairs, draw_held_out(pairs, 3)).former_fingerprint == "abc-3"
     assert pairs.former_fingerprint == "abc"
 
 

@@ -20,7 +20,7 @@ from benchmarks.baselines.dino import double_loop
 from silc.config import Config
 from silc.losses.distill import distill_loss
 from silc.pretraining.gradients import Gradients
-from silc.step import Projection, Targets
+from silc.step import FactoredLogits, Targets
 from silc.training.protocols import Passes
 
 pytestmark = pytest.mark.gpu
@@ -48,7 +48,7 @@ def test_distillation_in_blocks(num: int, half: bool) -> None:
     expected = double_loop(F.linear(x, F.normalize(w, dim=-1)), F.linear(y, v), centre, TAU_S, TAU_T)
     reference = torch.autograd.grad(expected, (x, w))
     with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
-        out = distill_loss(Projection(x, w), Targets(Projection(y, v), centre, TAU_T), TAU_S)
+        out = distill_loss(FactoredLogits(x, w), Targets(FactoredLogits(y, v), centre, TAU_T), TAU_S)
     found = torch.autograd.grad(out.loss, (x, w))
     tolerance = 2e-2 if half else 1e-5
     torch.testing.assert_close(out.loss, expected, rtol=tolerance, atol=0)

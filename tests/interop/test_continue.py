@@ -68,7 +68,7 @@ def test_two_steps_that_learn_nothing_change_nothing(
             after.encode_text(after.tokenizer(words)), before.encode_text(before.tokenizer(words)), rtol=0, atol=0
         )
     saved = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    assert {"head", "teacher"} <= saved.parts.keys()
+    assert {"head", "teacher"} <= saved.state_dicts.keys()
 
 
 def test_a_model_without_tokenizer_is_imported_first(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.baselines.dino import double_loop, hoisted_loop
 from silc.losses import distill
 from silc.losses.distill import distill_loss, other_views, perplexity
-from silc.step import Projection, Targets
+from silc.step import FactoredLogits, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
 SHAPES = [(2, 8, 3, 11), (2, 4, 5, 64), (1, 8, 2, 7), (3, 2, 4, 9)]  # G, L, B, K
@@ -26,9 +26,9 @@ def logits(num_global: int, num_local: int, batch: int, k: int) -> tuple[Tensor,
     return draw(num_global, batch, k), draw(num_local, batch, k), draw(num_global, batch, k), draw(k) * 0.1
 
 
-def outright(values: Tensor) -> Projection:
+def outright(values: Tensor) -> FactoredLogits:
     """Logits [..., K] as a product: with prototypes that are the axes."""
-    return Projection(values, torch.eye(values.shape[-1], dtype=values.dtype))
+    return FactoredLogits(values, torch.eye(values.shape[-1], dtype=values.dtype))
 
 
 def targets_of(teacher: Tensor, centre: Tensor) -> Targets:
@@ -115,8 +115,8 @@ def test_targets_take_no_gradient() -> None:
 
 def test_uniform_plateau_is_ln_k() -> None:
     """The signature of a collapse: uniform student and teacher give ln K exactly, 11.09 for K = 65,536."""
-    nothing = Projection(torch.zeros(8, 3, 4), torch.zeros(65_536, 4))
-    targets = Targets(Projection(torch.zeros(2, 3, 4), torch.zeros(65_536, 4)), torch.zeros(65_536), TAU_T)
+    nothing = FactoredLogits(torch.zeros(8, 3, 4), torch.zeros(65_536, 4))
+    targets = Targets(FactoredLogits(torch.zeros(2, 3, 4), torch.zeros(65_536, 4)), torch.zeros(65_536), TAU_T)
     out = distill_loss(nothing, targets, TAU_S)
     assert out.loss.item() == pytest.approx(math.log(65_536), rel=1e-6)
     assert out.loss.item() == pytest.approx(11.0904, abs=1e-4)
@@ -154,7 +154,7 @@ def test_blocks_equal_the_double_loop_on_all_logits(
     expected = naive(x @ F.normalize(w, dim=-1).T, of_teacher, centre, TAU_S, TAU_T)  # type: ignore[operator]
     by_x, by_w = torch.autograd.grad(3 * expected, (x, w))
     monkeypatch.setitem(distill.BLOCKS, "cpu", (width, width, 0))
-    out = distill_loss(Projection(x, w), Targets(Projection(y, v), centre, TAU_T), TAU_S)
+    out = distill_loss(FactoredLogits(x, w), Targets(FactoredLogits(y, v), centre, TAU_T), TAU_S)
     got = torch.autograd.grad(3 * out.loss, (x, w))
     torch.testing.assert_close(out.loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got, (by_x, by_w), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from silc.losses.distill import patch_loss
-from silc.step import Projection, Targets
+from silc.step import FactoredLogits, Targets
 
 TAU_T, TAU_S = 0.04, 0.1
 SHAPES = [(1, 3, 4, 7), (2, 2, 9, 16), (2, 5, 1, 33)]  # V, B, M, K
@@ -24,7 +24,7 @@ def logits(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 def loss_of(student: Tensor, teacher: Tensor, centre: Tensor) -> Tensor:
     """The loss of logits, as products with prototypes that are the axes."""
     axes = torch.eye(len(centre), dtype=centre.dtype)
-    return patch_loss(Projection(student, axes), Targets(Projection(teacher, axes), centre, TAU_T), TAU_S).loss
+    return patch_loss(FactoredLogits(student, axes), Targets(FactoredLogits(teacher, axes), centre, TAU_T), TAU_S).loss
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -14,7 +14,7 @@ from silc.models.config import HeadConfig, ImageTowerConfig
 from silc.models.head import DistillHead
 from silc.models.image import ImageTower
 from silc.models.teacher import Teacher, half_life_of, momentum_of
-from silc.step import Projection
+from silc.step import FactoredLogits
 
 
 def make() -> tuple[ImageTower, DistillHead]:
@@ -22,7 +22,7 @@ def make() -> tuple[ImageTower, DistillHead]:
     return tower, DistillHead(HeadConfig(hidden=20, bottleneck=6, prototypes=15), 12)
 
 
-def cosines(projection: Projection) -> Tensor:
+def cosines(projection: FactoredLogits) -> Tensor:
     """The logits [..., K], multiplied out."""
     return F.linear(projection.bottleneck, F.normalize(projection.prototypes, dim=-1))
 

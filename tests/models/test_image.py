@@ -37,7 +37,7 @@ def test_one_tower_takes_every_size(pool: str, side: tuple[int, int]) -> None:
 def test_readouts_that_do_not_go_with_the_pooling_are_refused(pool: str) -> None:
     model = tower(pool)
     for readout in {"tokens", "value_block", "map_value", "value_block+map_value", "typo"} - set(READOUTS[pool]):
-        with pytest.raises(BadInput, match=f"does not go with {pool} pooling"):
+        with pytest.raises(BadInput, match=f"{pool} pooling has no dense readout"):
             model.dense(torch.randn(1, 3, 16, 16), readout)
 
 

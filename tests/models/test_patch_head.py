@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from silc.models.config import HeadConfig, ImageTowerConfig
-from silc.models.head import PatchHead, at, draw_masks, embedding_and_patches
+from silc.models.head import PatchHead, draw_masks, embedding_and_patches, gather_tokens
 from silc.models.image import ImageTower
 
 
@@ -61,4 +61,4 @@ def test_draw() -> None:
 
 def test_at() -> None:
     tokens = torch.arange(12.0).view(2, 3, 2)
-    assert at(tokens, torch.tensor([[2], [0]])).tolist() == [[[4, 5]], [[6, 7]]]
+    assert gather_tokens(tokens, torch.tensor([[2], [0]])).tolist() == [[[4, 5]], [[6, 7]]]

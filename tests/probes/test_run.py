@@ -63,7 +63,7 @@ def whole(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFa
 
 def heads(run: Path) -> dict[str, torch.Tensor]:
     saved = checkpoint.read(checkpoint.find(run / "checkpoints")[0])
-    return {f"{part}/{name}": value for part, own in saved.parts.items() for name, value in own.items()}
+    return {f"{part}/{name}": value for part, own in saved.state_dicts.items() for name, value in own.items()}
 
 
 def test_scores_of_three_tasks(whole: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from silc.training.config import OptimConfig, TrainConfig
 from silc.training.directory import claim
 from silc.training.fit import fit
 from silc.training.log import history
-from silc.training.protocols import Group, Passes, Place, Work
+from silc.training.protocols import Group, Passes, Run, RunContext
 from silc.training.schedules import LearningRate
 
 ENGINE = Path(engine.__file__).parent
@@ -79,7 +79,7 @@ class Line(nn.Module):
 
 
 class LineLearner:
-    meets_every_parameter = True
+    uses_every_parameter = True
     methods = ()
 
     def __init__(self) -> None:
@@ -97,11 +97,11 @@ class LineLearner:
     def after_step(self, out: Out, hyper: object) -> None:
         self.accepted += 1
 
-    def parts(self) -> dict[str, dict[str, Tensor]]:
+    def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         return {"line": self.module.state_dict()}
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
-        load_into(self.module, saved.parts["line"], saved.path / "line.safetensors")
+        load_into(self.module, saved.state_dicts["line"], saved.path / "line.safetensors")
 
     def warning(self, step: int, metrics: Mapping[str, float], hyper: object) -> str:
         return "half way" if step == 5 else ""
@@ -124,14 +124,14 @@ class NoScores:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.asked = 0
 
-    def along(self) -> dict[str, float]:
+    def during_training(self) -> dict[str, float]:
         self.asked += 1
         return {"eval/line": float(self.asked)}
 
-    def at_the_ends(self) -> dict[str, float]:
+    def before_and_after(self) -> dict[str, float]:
         return {}
 
-    def closing(self, out: Path) -> list[str]:
+    def summary(self, out: Path) -> list[str]:
         return [f"a line: {out}"]
 
 
@@ -147,8 +147,8 @@ SETTINGS = TrainConfig(
 )
 
 
-def compose(place: Place, *, name: str = "points", stop_after: int | None = None) -> Work:
-    place.out.mkdir(parents=True, exist_ok=True)
+def compose(context: RunContext, *, name: str = "points", stop_after: int | None = None) -> Run:
+    context.out.mkdir(parents=True, exist_ok=True)
     batches, learner = PointBatches(name), LineLearner()
     rates = Rates.of(SETTINGS.optim, total=10, batch_size=4, steps_per_epoch=5)
     if stop_after is not None:
@@ -157,16 +157,16 @@ def compose(place: Place, *, name: str = "points", stop_after: int | None = None
         def signalled(out: Out, hyper: object) -> None:
             after_step(out, hyper)
             if learner.accepted == stop_after:
-                place.preemption.name = "SIGTERM"
+                context.preemption.name = "SIGTERM"
 
         learner.after_step = signalled  # type: ignore[method-assign]
     values = {"kind": "line", "train": {"duration": "10 steps"}}
-    return Work(SETTINGS, values, learner, batches, rates, Samples(20), 6.0, NoScores, said=["a line through points"])
+    return Run(SETTINGS, values, learner, batches, rates, Samples(20), 6.0, NoScores, said=["a line through points"])
 
 
 def weights(out: Path) -> dict[str, Tensor]:
     read = checkpoint.read(checkpoint.find(out / "checkpoints")[0])
-    return {f"{part}/{name}": tensor for part, tensors in read.parts.items() for name, tensor in tensors.items()}
+    return {f"{part}/{name}": tensor for part, tensors in read.state_dicts.items() for name, tensor in tensors.items()}
 
 
 def curve(out: Path) -> list[tuple[int, float]]:

@@ -23,9 +23,9 @@ from silc.pretraining.alarm import CollapseAlarm
 from silc.pretraining.learner import SilcLearner
 from silc.pretraining.rates import Schedule, groups
 from silc.step import Pass, StepOutput
-from silc.training.loop import Begun, Hooks, Progress, due, train
+from silc.training.loop import Hooks, Progress, TrainState, due, train
 from silc.training.optim import Optimizer
-from silc.training.protocols import Passes, Work
+from silc.training.protocols import Passes, Run
 
 
 class Recorder:
@@ -98,10 +98,10 @@ def run(config: Config, poison: dict[int, str], steps: int, max_skips: int = 3) 
     )
     learner = SilcLearner(objective, settings, CollapseAlarm(config.model.head.prototypes, num_targets=8))
     data = SimpleNamespace(steps_per_epoch=10)
-    work = Work(settings, {}, learner, data, schedule, Samples(10), 10.0, scores=lambda tell: None)
+    run = Run(settings, {}, learner, data, schedule, Samples(10), 10.0, scores=lambda tell: None)
     hooks = Hooks(save=lambda: None, evaluate=lambda: None)
-    begun = Begun(Passes(forward), optimizer, progress)
-    train(work, begun, batches(), world=World(), log=log, hooks=hooks)
+    begun = TrainState(Passes(forward), optimizer, progress)
+    train(run, begun, batches(), world=World(), log=log, hooks=hooks)
     snapshots.append(state_of(objective, optimizer))
     return snapshots, log, progress
 

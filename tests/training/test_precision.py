@@ -19,7 +19,7 @@ from silc.distributed import World
 from silc.errors import BadInput
 from silc.pretraining import run
 from silc.training import precision
-from silc.training.precision import Asked, Precision, Settled, cpu_gain, settle
+from silc.training.precision import Asked, Choice, Precision, choose, cpu_gain
 
 OLD, NEW = 0.02, 3.7
 """Gains of a processor with AVX2 alone, and of one with instructions for bfloat16."""
@@ -60,7 +60,7 @@ def test_on_a_cpu(
     asked: Asked, written: Precision | None, gain: float, taken: str, said: str, cpu: Callable[[float], None]
 ) -> None:
     cpu(gain)
-    found = settle(asked, World(), written)
+    found = choose(asked, World(), written)
     assert found.precision == taken
     assert (found.said == "") == (said == "")
     assert re.search(said, found.said)
@@ -72,13 +72,13 @@ def test_on_a_gpu(has: bool, taken: str, slow: Precision, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has or including_emulation)
     world = World(device=torch.device("cuda", 0))
-    assert settle("auto", world).precision == taken
-    assert "slow here: A card has" in settle("auto", world, slow).said
+    assert choose("auto", world).precision == taken
+    assert "slow here: A card has" in choose("auto", world, slow).said
 
 
 def test_every_rank_takes_the_first_ones_answer(cpu: Callable[[float], None]) -> None:
     cpu(OLD)
-    answer = Settled("bf16", "")
+    answer = Choice("bf16", "")
 
     @dataclass(frozen=True)
     class Second(World):
@@ -86,7 +86,7 @@ def test_every_rank_takes_the_first_ones_answer(cpu: Callable[[float], None]) ->
             assert value is None  # it does not try
             return answer
 
-    assert settle("auto", Second(rank=1, size=2)) == answer
+    assert choose("auto", Second(rank=1, size=2)) == answer
 
 
 def test_the_trial_leaves_the_threads_alone() -> None:

@@ -47,7 +47,7 @@ def test_what_is_written_is_what_was_there(tmp_path: Path) -> None:
     for step, path in enumerate(reversed(checkpoint.find(tmp_path))):
         saved = checkpoint.read(path)
         assert saved.state == {"step": step}
-        assert all((tensor == step).all() for tensors in saved.parts.values() for tensor in tensors.values())
+        assert all((tensor == step).all() for tensors in saved.state_dicts.values() for tensor in tensors.values())
     assert step == 2
 
 
@@ -95,7 +95,7 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
     saver.save(4, {"model": {"w": torch.zeros(1)}}, {})
     saver.save(4, {"model": {"w": torch.ones(1)}}, {})
     saver.finish()
-    assert checkpoint.read(tmp_path / "step-00000004").parts["model"]["w"] == 0
+    assert checkpoint.read(tmp_path / "step-00000004").state_dicts["model"]["w"] == 0
 
 
 def test_a_failure_behind_ends_the_run_in_one_line_at_its_next_step(

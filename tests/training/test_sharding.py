@@ -30,9 +30,9 @@ from silc.training import state
 from silc.training.loop import Progress
 from silc.training.optim import Optimizer
 from silc.training.preemption import Preemption
-from silc.training.protocols import Passes, Place, Work
+from silc.training.protocols import Passes, Run, RunContext
 from silc.training.saver import Saver
-from silc.training.sharding import is_sharded, local, shard, share, whole
+from silc.training.sharding import full_tensor, is_sharded, local_tensor, shard, shard_like
 from tests.test_run import assert_same, curve, weights
 
 NUM = 8
@@ -104,13 +104,13 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
         for name, p in optimizer.parameters.items():
             assert is_sharded(p) == sharded
             assert p.grad is not None, name
-            seen[f"{step}/gradient/{name}"] = whole(p.grad).clone()
+            seen[f"{step}/gradient/{name}"] = full_tensor(p.grad).clone()
         seen[f"{step}/norm"] = optimizer.clip()
         optimizer.step(HYPER)
         objective.after_step(out, HYPER)
         optimizer.zero_grad()
         seen |= {f"{step}/metric/{name}": world.mean(value) for name, value in out.metrics.items()}
-    return seen | {f"weight/{name}": whole(value.detach()) for name, value in objective.state_dict().items()}
+    return seen | {f"weight/{name}": full_tensor(value.detach()) for name, value in objective.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def _rank(rank: int, folder: str, configs: dict[str, Config], config: Config, po
     like = next(
         p for p in _loaded(here / "one/checkpoints/step-00000005", config, "full", world)[0].learner.module.parameters()
     )
-    torch.testing.assert_close(whole(share(whole_one, like)), whole_one, rtol=0, atol=0)
+    torch.testing.assert_close(full_tensor(shard_like(whole_one, like)), whole_one, rtol=0, atol=0)
     # One process's checkpoint -> two shares -> DDP.
     _again(here / "one/checkpoints/step-00000005", here / "full", config, "full", world)
     _again(here / "full/step-00000005", here / "ddp", config, "none", world)
@@ -162,8 +162,8 @@ def _rank(rank: int, folder: str, configs: dict[str, Config], config: Config, po
 
 def _many_while_training(root: Path, config: Config, world: World) -> None:
     """Three in a row from shares that are overwritten at once, between collectives of training's own group."""
-    work, _ = _loaded(Path(config.out) / "checkpoints/step-00000005", config, "full", world)
-    objective = work.learner.module
+    run, _ = _loaded(Path(config.out) / "checkpoints/step-00000005", config, "full", world)
+    objective = run.learner.module
     saver = Saver(root, 3, world)
     for step in range(3):
         for p in objective.parameters():
@@ -175,24 +175,25 @@ def _many_while_training(root: Path, config: Config, world: World) -> None:
     saver.finish()
 
 
-def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Work, Optimizer]:
+def _loaded(path: Path, config: Config, sharding: str, world: World) -> tuple[Run, Optimizer]:
     """What a run of this layout makes of a checkpoint before its first step."""
     config = replace(config, train=replace(config.train, sharding=sharding), resume="auto")
-    place = Place(Path(config.out), True, path, world, Preemption())
-    work = run.compose(config, place)
-    _, optimizer, progress = state.begin(work, place)
+    context = RunContext(Path(config.out), True, path, world, Preemption())
+    composed = run.compose(config, context)
+    _, optimizer, progress = state.begin(composed, context)
     assert progress == Progress(step=5)
     for moment in optimizer.state().values():
-        assert local(moment).untyped_storage().nbytes() == local(moment).nbytes  # and not a view of all of it
-    assert is_sharded(work.learner.module.student.logit_scale) == (sharding == "full" and world.size > 1)
-    return work, optimizer
+        own = local_tensor(moment)
+        assert own.untyped_storage().nbytes() == own.nbytes  # and not a view of all of it
+    assert is_sharded(composed.learner.module.student.logit_scale) == (sharding == "full" and world.size > 1)
+    return composed, optimizer
 
 
 def _again(path: Path, root: Path, config: Config, sharding: str, world: World) -> None:
     """Load a checkpoint and save what came of it."""
     saver, read = Saver(root, 1, world), checkpoint.read(path)
-    work, optimizer = _loaded(path, config, sharding, world)
-    saver.save(5, state.parts_of(work, optimizer, world) | {"rng": read.parts["rng"]}, read.state)
+    run, optimizer = _loaded(path, config, sharding, world)
+    saver.save(5, state.state_dicts_of(run, optimizer, world) | {"rng": read.state_dicts["rng"]}, read.state)
     saver.finish()
 
 
@@ -225,12 +226,12 @@ def test_a_checkpoint_goes_from_one_to_shares_to_ddp_and_back(
     assert any(name.endswith("exp_avg_sq") for name in original)
     for path in (pair / "full", pair / "ddp", tmp_path / "back"):
         saved = checkpoint.read(path / "step-00000005")
-        assert_same(original, {f"{part}/{n}": t for part, tensors in saved.parts.items() for n, t in tensors.items()})
+        assert_same(original, {f"{file}/{n}": t for file, own in saved.state_dicts.items() for n, t in own.items()})
 
 
 def test_shares_are_those_of_the_moment(pair: Path) -> None:
     for step in range(3):
-        parts = checkpoint.read(pair / f"many/step-{step:08d}").parts["model"]
+        parts = checkpoint.read(pair / f"many/step-{step:08d}").state_dicts["model"]
         assert parts["logit_scale"].shape == (1,)
         assert all((tensor == step).all() for tensor in parts.values())
 
