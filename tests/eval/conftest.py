@@ -86,6 +86,35 @@ class Noise(Oracle):
         return torch.randn(batch, height, width, self.tokenizer.vocab_size, generator=self.generator)
 
 
+class Patches:
+    """Dense features of two readouts that depend on position and content, with a patch of 4."""
+
+    name = "patches"
+    patch_size = 4
+    readouts = ("linear", "squared")
+    device = torch.device("cpu")
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+
+    def __init__(self, size):
+        self.preprocess = Preprocess(size, interpolation="bilinear")
+
+    def tokenizer(self, texts):
+        return torch.tensor([[len(text), sum(map(ord, text))] for text in texts])
+
+    def encode_text(self, ids, *, normalize=True):
+        features = torch.stack([(ids.sum(1) * i).float().sin() * (i + 1) for i in range(6)], dim=1)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_dense(self, images, readout):
+        pooled = F.avg_pool2d(images, 4).permute(0, 2, 3, 1) @ self.weight
+        return pooled if readout == "linear" else pooled.square()
+
+
+@pytest.fixture
+def patches() -> type[Patches]:
+    return Patches
+
+
 @pytest.fixture
 def oracle() -> Oracle:
     return Oracle()

@@ -16,7 +16,7 @@ from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.decoders import DECODERS, cosine
+from silc.eval.decoders import DECODERS, cosine, predictor_of
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run
@@ -135,3 +135,21 @@ def test_maps_are_refined_in_windows_or_stitched(oracle, flat, segmentation):
     data = SegmentationSet("x", names, ["0"], [image], [np.zeros((50, 30), np.uint8)])
     task = ZeroShotSegmentation("x", data, EvalConfig(refine="pamr-image"))
     assert task.protocol(oracle)["refined"] == "PAMR of stitched maps"
+
+
+def test_the_mix_is_of_masks(patches):
+    model, classes = patches(8), torch.eye(6)[:3]
+    pixels = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    own, other = (cosine(model, EvalConfig(readout=one)).maps(pixels, classes) for one in model.readouts)
+    mixed = predictor_of(model, EvalConfig(mix="squared")).maps(pixels, classes)
+    torch.testing.assert_close(mixed, 0.7 * torch.sigmoid(10 * own - 2.5) + 0.3 * torch.sigmoid(10 * other - 2.5))
+
+
+def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_mixed(patches):
+    model, classes = patches(8), torch.eye(6)[:3]
+    pixels = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    small = F.interpolate(pixels, (3, 4), mode="bilinear", align_corners=True)
+    own, other = (cosine(model, EvalConfig(readout=one, mix="squared")).maps(pixels, classes) for one in model.readouts)
+    want = [0.7 * pamr.refine(*pair) + 0.3 * second for *pair, second in zip(own, small, other, strict=True)]
+    got = predictor_of(model, EvalConfig(mix="squared", pamr=True)).maps(pixels, classes)
+    torch.testing.assert_close(got, torch.stack(want))

@@ -1,0 +1,121 @@
+"""Sliding windows: mmcv's resize rule, mmseg's windows, TCL's padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import cosine
+from silc.eval.protocols import SLIDING_WINDOW
+from silc.eval.score_map import Box, ScoreMap
+from silc.eval.sliding import Scorer, rescale_size, score_windows, window_rules, windows
+from silc.preprocess import Preprocess
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [
+        ((500, 375), (597, 448)),
+        ((375, 500), (448, 597)),
+        ((640, 480), (597, 448)),
+        ((683, 512), (598, 448)),
+        ((2048, 1024), (896, 448)),
+        ((3000, 400), (2048, 273)),
+    ],
+)
+def test_rescale_size(size, want):
+    assert rescale_size(*size, 448, 2048) == want
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "want"),
+    [
+        (448, 448, [(0, 0, 448, 448)]),
+        (448, 597, [(0, 0, 448, 448), (0, 149, 448, 597)]),
+        (448, 672, [(0, 0, 448, 448), (0, 224, 448, 672)]),
+        (448, 896, [(0, 0, 448, 448), (0, 224, 448, 672), (0, 448, 448, 896)]),
+        (300, 448, [(0, 0, 300, 448)]),
+    ],
+)
+def test_windows(height, width, want):
+    assert windows(height, width, 448, 224) == want
+
+
+def by_tcl(predictor, classes, batch_size=1):
+    """A scorer by TCL's windows."""
+    return Scorer(predictor, classes, SLIDING_WINDOW["tcl"], batch_size)
+
+
+def as_scored(predictor, classes, crops, batch_size=1):
+    """Scores [C, H, W] of each crop, at all its pixels."""
+    placed = [(Box(0, 0, *crop.shape[1:]), crop) for crop in crops]
+    for window in score_windows(by_tcl(predictor, classes, batch_size), placed):
+        yield window.at(torch.arange(window.box.y2), torch.arange(window.box.x2))
+
+
+class Constant:
+    """Gives every patch the same feature."""
+
+    name = "constant"
+    readouts = ("any",)
+    patch_size = 5
+    preprocess = Preprocess(12)
+    device = torch.device("cpu")
+
+    def encode_dense(self, images, readout):
+        batch, _, height, width = images.shape
+        assert height % self.patch_size == width % self.patch_size == 0
+        return torch.tensor([3.0, 4.0]).expand(batch, height // self.patch_size, width // self.patch_size, 2)
+
+
+def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_resizing():
+    pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
+    boxes = windows(12, 17, 12, 6)
+    crops = [(box, pixels[:, box.y1 : box.y2, box.x1 : box.x2]) for box in boxes]
+    scores = ScoreMap(list(score_windows(by_tcl(cosine(Constant(), EvalConfig()), torch.eye(2), 2), crops)), 12, 17)
+    torch.testing.assert_close(scores.whole(), torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
+    assert (scores.labels(30, 41) == 1).all()
+
+
+class Centred:
+    """Dense features that are the pixels themselves."""
+
+    name = "centred"
+    readouts = ("any",)
+    patch_size = 4
+    preprocess = Preprocess(8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    device = torch.device("cpu")
+
+    def encode_dense(self, images, readout):
+        self.seen = images
+        return F.avg_pool2d(images, 4).permute(0, 2, 3, 1)
+
+
+def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
+    model = Centred()
+    crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
+    scores = next(as_scored(cosine(model, EvalConfig()), torch.eye(3), [crop]))
+    assert model.seen.shape == (1, 3, 8, 8)
+    want = torch.zeros(8, 8)
+    want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
+    assert torch.equal(model.seen[0, 0], want)
+    assert scores.shape == (3, 5, 7)
+
+
+def test_crops_of_different_sizes_come_back_in_order():
+    sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
+    crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
+    maps = list(as_scored(cosine(Centred(), EvalConfig()), torch.tensor([[1.0, 0, 0]]), crops, 2))
+    assert [tuple(scores.shape[1:]) for scores in maps] == sizes
+
+
+def test_the_longer_side_is_in_proportion_to_the_window(patches):
+    """A strip of 2,400 x 300 px: in windows of 448 it is 2,048 px long, in windows of 224 half of that."""
+    found = []
+    for window in (448, 224):
+        rules = window_rules(cosine(patches(512), EvalConfig()), EvalConfig(window=window))
+        found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
+    assert found == [(2048, 256), (1024, 128)]
+    assert window_rules(cosine(patches(512), EvalConfig()), EvalConfig(segmentation="tips", window=224)).longer is None
