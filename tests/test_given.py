@@ -15,9 +15,9 @@ from PIL import Image
 
 from silc import cli, given, recipes
 from silc import config as configs
-from silc.commands.configured import configured
 from silc.commands.eval import EvalCommand
 from silc.commands.export import ExportCommand
+from silc.commands.flags import configured
 from silc.commands.import_model import ImportCommand
 from silc.commands.plan import PlanCommand
 from silc.commands.predict import PredictCommand

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from silc.cli import main
-from silc.commands.configured import configured
+from silc.commands.flags import configured
 from silc.data import scenes
 from tests.data.conftest import sample, write_tar
 

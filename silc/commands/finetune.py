@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from silc import config as configs
 from silc import given, recipes, rundir
-from silc.commands.configured import first_lines, over, spelled_out
-from silc.commands.flags import taken
+from silc.commands.flags import first_lines, over, spelled_out, taken
 from silc.errors import BadInput
 from silc.terminal import announce, say
 from silc.training import directory

@@ -11,7 +11,6 @@ import tyro
 
 from silc import given, places
 from silc.commands import flags
-from silc.commands.configured import configured
 from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import Range, Settings
@@ -64,7 +63,7 @@ def main(args: list[str]) -> int:
     command = flags.read(PlanCommand, [*names, *options, *([] if names else overrides)], "silc plan")
     if not names:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
-    configurations, typed = zip(*(configured("plan", [name, *overrides]) for name in names), strict=True)
+    configurations, typed = zip(*(flags.configured("plan", [name, *overrides]) for name in names), strict=True)
     given.say_unread(typed[0], configurations[0])
     file = places.file(command.json, flag="--json") if command.json else None
     from silc.plan import gpus, project, tables

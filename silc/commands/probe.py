@@ -15,6 +15,7 @@ from silc.probes.config import ProbeConfig
 from silc.rundir import check_model
 from silc.terminal import announce, say
 
+IMPORT, LINEAR = "import", {"linear", "linear-seg"}
 IDLE = (
     Idle(
         "init train.passes train.micro_batch train.held_out train.optim.weight_decay train.optim.decay"
@@ -22,12 +23,13 @@ IDLE = (
         lambda _: True,
         "MODEL stays as it is, and linear layers have a penalty, --l2, and no towers",
     ),
-    Idle("k temperature", lambda kinds: "knn" not in kinds, "no task votes"),
-    Idle("l2 held_back train.*", lambda kinds: kinds == {"knn"}, "no task trains a layer", but="train.device"),
-    Idle("segmentation_batch feature_cache_gb", lambda kinds: "linear-seg" not in kinds, "no task segments"),
-    Idle("train.batch_size", lambda kinds: "linear" not in kinds, "in segmentation it is --segmentation-batch"),
+    Idle("weights", lambda about: IMPORT in about, flags.WEIGHTS_OF_RUNS.because),
+    Idle("k temperature", lambda about: "knn" not in about, "no task votes"),
+    Idle("l2 held_back train.*", lambda about: not about & LINEAR, "no task trains a layer", but="train.device"),
+    Idle("segmentation_batch feature_cache_gb", lambda about: "linear-seg" not in about, "no task segments"),
+    Idle("train.batch_size", lambda about: "linear" not in about, "in segmentation it is --segmentation-batch"),
 )
-"""Of the suffixes of the tasks asked for."""
+"""Of the suffixes of the tasks asked for, and whether the model is no run."""
 
 
 def main(args: list[str]) -> int:
@@ -40,7 +42,8 @@ def main(args: list[str]) -> int:
     check_model(model)
     places.folder(config.out)
     tasks = probes_asked_for(config.root, config.tasks)
-    given.refuse_unread(typed, {TASKS[task.kind].suffix for task in tasks}, IDLE)
+    about = {TASKS[task.kind].suffix for task in tasks} | ({IMPORT} if flags.is_import(model) else set())
+    given.refuse_unread(typed, about, IDLE)
     announce(f"probe: {', '.join(task.name for task in tasks)} under {config.root}, of {model}, into {config.out}")
     from silc import results
     from silc.probes.run import probe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from silc import recipes
-from silc.commands.configured import first_lines
+from silc.commands.flags import first_lines
 from silc.errors import BadInput
 from silc.models.variants import LOCAL_SIZE
 from silc.terminal import say

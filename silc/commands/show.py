@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from silc import config as configs
 from silc import terminal
-from silc.commands.configured import configured
+from silc.commands.flags import configured
 
 
 def main(args: list[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from silc import checks, given
-from silc.commands.configured import configured
+from silc.commands.flags import configured
 from silc.terminal import announce
 
 

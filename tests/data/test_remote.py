@@ -25,7 +25,7 @@ from scripts import nginx
 from scripts.nginx import CuttingProxy, Nginx
 from silc import cli
 from silc.batch import Batch
-from silc.commands.configured import configured
+from silc.commands.flags import configured
 from silc.config import Config
 from silc.data import remote
 from silc.data.config import DataConfig

@@ -10,7 +10,7 @@ import pytest
 
 from silc import config as configs
 from silc.cli import main
-from silc.commands.configured import configured
+from silc.commands.flags import configured
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "guides" / "many-gpus.md").read_text()

@@ -182,3 +182,10 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_weights_are_chosen_of_runs_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "silc.json").write_text("{}")
+    words = ["probe", str(tmp_path), "--root", str(data), "--out", str(tmp_path / "out"), "--weights", "student"]
+    assert main(words) == 2
+    assert "--weights: the model is no run with a student and a teacher" in capsys.readouterr().err
