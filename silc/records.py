@@ -29,7 +29,7 @@ class Record:
     """One evaluated task, in the fields of CLIP_benchmark's result files plus what makes a number readable."""
 
     dataset: str
-    task: str  # zeroshot_classification | fewshot_classification | zeroshot_retrieval | zeroshot_segmentation
+    task: str  # a name of eval/tasks.py: TASKS
     metrics: Mapping[str, float]
     chance: Mapping[str, float]
     """The expectation of the same metrics for random answers; `best_constant_*` where constant answers do better."""

@@ -49,14 +49,9 @@ def read_karpathy(name: str, file: Path, images: Path) -> RetrievalSet:
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not Karpathy's list of images with split and sentences: {error!r}") from error
-    if not pairs:
-        raise BadInput(f"{file} lists no image of the split 'test'")
-    for path, captions in pairs:
-        if not captions:
-            raise BadInput(f"{file}: {path.name} has no caption")
-        if not path.is_file():
-            raise BadInput(f"{file} names {path}, which does not exist")
-    return captioned(name, pairs)
+    if without := next((path for path, captions in pairs if not captions), None):
+        raise BadInput(f"{file}: {without.name} has no caption")
+    return captioned(name, pairs, file)
 
 
 def read_retrieval(folder: Path) -> RetrievalSet:
@@ -76,15 +71,19 @@ def read_retrieval(folder: Path) -> RetrievalSet:
             raise BadInput(f"{file}: {name} {error}; remove the entry or mend it") from error
         if len(captions) < len(found):
             raise BadInput(f"{file}: {name} has an empty caption; remove it or add its text")
-        if not (folder / name).is_file():
-            raise BadInput(f"{file} names {folder / name}, which does not exist")
         pairs.append((folder / name, list(captions)))
-    if not pairs:
-        raise BadInput(f"{file} lists no images")
-    return captioned(folder.name, pairs)
+    return captioned(folder.name, pairs, file)
 
 
-def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]]) -> RetrievalSet:
-    """A retrieval set of image files and their captions."""
+def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]], listed: Path) -> RetrievalSet:
+    """A retrieval set of image files and their captions, as a file lists them.
+
+    Raises:
+        BadInput: there are none, or one is missing.
+    """
     files = [path for path, _ in pairs]
+    if not files:
+        raise BadInput(f"{listed} lists no images")
+    if gone := next((path for path in files if not path.is_file()), None):
+        raise BadInput(f"{listed} names {gone}, which does not exist")
     return RetrievalSet(name, Lazy(files, read_image), [captions for _, captions in pairs], files=files)
