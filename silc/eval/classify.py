@@ -24,15 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.encoder import DualEncoder
-    from silc.preprocess import Resize
 
 
 class ZeroShotClassification(OnWholeImages[ClassificationSet]):
     """acc1, acc5 and mean_per_class_recall on one data set."""
-
-    @property
-    def resize(self) -> Resize:
-        return self.rules.classification_resize
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.encoder import DualEncoder
-    from silc.preprocess import Resize
 
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
@@ -40,6 +39,7 @@ BIAS = 100.0
 class FewShot(OnWholeImages[ClassificationSet]):
     """`<k>shot_acc1`, its mean over the seeds, and `<k>shot_std` on one data set."""
 
+    entry = "few-shot"
     train: ClassificationSet = field(kw_only=True)
     """Where the shots come from."""
 
@@ -56,10 +56,6 @@ class FewShot(OnWholeImages[ClassificationSet]):
     def sets(self) -> list[ClassificationSet]:
         """Where shots come from, and what is classified."""
         return [self.train, self.data]
-
-    @property
-    def resize(self) -> Resize:
-        return "squash_crop"
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""

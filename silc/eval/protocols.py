@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from silc.preprocess import Interpolation, Resize
 
 Order = Literal["normalize, mean, normalize", "mean, normalize"]
@@ -23,15 +25,17 @@ class WholeImageProtocol:
     """A named prompt set; empty: the data set's own."""
     canonicalize: bool
     """Names and templates in lower case without punctuation, names cut at the first comma."""
-    classification_resize: Resize
-    retrieval_resize: Resize
+    resize: Mapping[str, Resize]
+    """How images are made square, by what for."""
 
 
 WHOLE_IMAGE = {
     # big_vision evaluators/proj/image_text/discriminative_classifier.py, retrieval.py
-    "big_vision": WholeImageProtocol("clip80+1", True, "squash_crop", "squash"),
+    "big_vision": WholeImageProtocol(
+        "clip80+1", True, {"classify": "squash_crop", "retrieve": "squash", "few-shot": "squash_crop"}
+    ),
     # CLIP's notebook and CLIP_benchmark: 80 templates for ImageNet, 18 for CIFAR, as published.
-    "clip": WholeImageProtocol("", False, "crop", "crop"),
+    "clip": WholeImageProtocol("", False, {"classify": "crop", "retrieve": "crop", "few-shot": "squash_crop"}),
 }
 OWN_TEMPLATES = {"cifar10": "cifar18", "cifar100": "cifar18"}
 """Data sets with templates of their own in CLIP; the others take ImageNet's 80."""

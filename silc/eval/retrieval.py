@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.encoder import DualEncoder
-    from silc.preprocess import Resize
 
 SHOWN = 5
 
@@ -30,9 +29,7 @@ SHOWN = 5
 class Retrieval(OnWholeImages[RetrievalSet]):
     """Recall@1, 5 and 10 of images by text and of texts by image on one data set."""
 
-    @property
-    def resize(self) -> Resize:
-        return self.rules.retrieval_resize
+    entry = "retrieve"
 
     @property
     def drawn(self) -> tuple[int, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from silc.eval.embed import ALONE, OnBatch, image_features, silent
 from silc.eval.protocols import WHOLE_IMAGE, WholeImageProtocol
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
     from silc.encoder import DualEncoder
     from silc.eval.config import EvalConfig
-    from silc.preprocess import Preprocess, Resize
+    from silc.preprocess import Preprocess
 
 D = TypeVar("D")
 
@@ -41,6 +41,9 @@ class OnSet(Generic[D]):
 class OnWholeImages(OnSet[D]):
     """An `Evaluator` of whole images, but for its protocol and scores."""
 
+    entry: ClassVar[str] = "classify"
+    """What images are made square for, of `WholeImageProtocol.resize`."""
+
     @property
     def drawn(self) -> tuple[int, bool]:
         """Number of pictures for the report, and whether they show photographs."""
@@ -51,15 +54,10 @@ class OnWholeImages(OnSet[D]):
         """The protocol by name."""
         return WHOLE_IMAGE[self.config.classification]
 
-    @property
-    def resize(self) -> Resize:
-        """How images are made square."""
-        raise NotImplementedError
-
     def preprocess(self, model: DualEncoder) -> Preprocess:
         """The model's, with the task's geometry and the filter that is asked for."""
         interpolation = self.config.interpolation or model.preprocess.interpolation
-        return replace(model.preprocess, resize=self.resize, interpolation=interpolation)
+        return replace(model.preprocess, resize=self.rules.resize[self.entry], interpolation=interpolation)
 
     def entering(self, model: DualEncoder) -> dict[str, Any]:
         """What a record says of this."""

@@ -38,8 +38,6 @@ from silc.records import Evaluation, Record
 
 
 class Bright(OnWholeImages):
-    resize = "squash"
-
     def protocol(self, model):
         return {"limit": self.config.own(BrightConfig).limit, "num_images": len(self.data.images)}
 
