@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from silc.models.teacher import AveragedHead, Teacher
 from silc.step import Embeddings, Pass, StepOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
@@ -163,6 +164,13 @@ class SilcObjective(nn.Module):
     def heads(self) -> dict[str, nn.Module]:
         """What it has beside its towers, by the name of its file in a checkpoint."""
         return {name: module for name in HEADS if (module := getattr(self, name)) is not None}
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Blocks of the student's towers, and of the teacher's where it has one of its own."""
+        towers: list[Any] = [self.student.visual]
+        if self.teacher is not None and self.teacher.visual is not None:
+            towers.append(self.teacher.visual)
+        return chain(self.student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers))
 
     @property
     def terms(self) -> list[Term]:

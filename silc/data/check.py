@@ -12,12 +12,10 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from array import array
 from collections import Counter, defaultdict, deque
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -31,14 +29,14 @@ from silc import places
 from silc.batch import Broken
 from silc.data.pairs import BadSample
 from silc.data.quarantine import QUARANTINE
-from silc.data.workers import START_METHOD, Board, Watch, end_with, lacking
+from silc.data.workers import START_METHOD, Board, Prefetcher, Watch, end_with, lacking
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.page import bare, data_uri, render, svg, webp
 from silc.terminal import track
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from markupsafe import Markup
     from matplotlib.figure import Figure
@@ -185,9 +183,8 @@ def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False)
     """
     found = Check(len(pairs), pairs.faults, pairs.contents)
     num = min(limit or len(pairs), len(pairs))
-    with _reading(pairs, workers) as look:
-        indices = (place * len(pairs) // num for place in range(num))
-        for seen in track(look(indices), "checking samples", show, total=num):
+    with _reading(pairs, (place * len(pairs) // num for place in range(num)), workers) as looks:
+        for seen in track(looks, "checking samples", show, total=num):
             found.add(seen)
     return found
 
@@ -215,9 +212,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
             ("Images", "images whose pixels come again", found.images),
             ("Captions", "captions that come again, word for word", found.captions),
         ],
-        pictures=[(pair.key, pair.captions, _size(pair), _thumbnail(pair)) for pair in _spread(pairs, num_pictures)]
-        if found.num_good
-        else [],
+        pictures=[(pair.key, pair.captions, _size(pair), _thumbnail(pair)) for pair in _spread(pairs, num_pictures)],
         list_name=QUARANTINE,
     )
     write_whole(out / REPORT, page)
@@ -272,45 +267,37 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 
 
 @contextmanager
-def _reading(pairs: Pairs, workers: int) -> Iterator[Callable[[Iterable[int]], Iterator[Look]]]:
-    """A function of indices that looks at samples, in order, here or in other processes."""
+def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Iterable[Look]]:
+    """Looks at samples, in order, made here or in other processes."""
     if workers and (why := lacking(workers)):
         log.warning("--workers %d: %s; this process reads alone", workers, why)
         workers = 0
     if not workers:
-        yield lambda indices: (_look(pairs, index) for index in indices)
+        yield (_look(pairs, index) for index in indices)
         return
     board = Board(workers)
-    watch = Watch(board, pairs.where, "--workers")
-    before = set(multiprocessing.active_children())
+    start = partial(_chunks_of_looks, pairs, indices, workers, board)
+    with closing(Prefetcher(start, Watch(board, pairs.where, "--workers"))) as chunks:
+        yield chain.from_iterable(chunks)
+
+
+def _chunks_of_looks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) -> Iterator[list[Look]]:
+    """What other processes see, some chunks ahead of who asks."""
     context: Any = multiprocessing.get_context(START_METHOD)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(pairs, board, os.getpid()))
-    try:
-        pool.submit(int)  # all are forked at the first task, before any thread is made
-    except OSError as error:
-        raise BadInput(f"worker processes cannot be started: {error}; lower --workers (0 starts none)") from error
-    watch.processes = [child for child in multiprocessing.active_children() if child not in before]
-    try:
-        yield lambda indices: _in_order(pool, watch, indices, ahead=4 * workers)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        watch.end()
-
-
-def _in_order(pool: ProcessPoolExecutor, watch: Watch, indices: Iterable[int], ahead: int) -> Iterator[Look]:
-    """What the workers see, a few chunks ahead of who asks."""
-    waiting: deque[Future[list[Look]]] = deque()
     chunks = iter(partial(lambda rest: list(islice(rest, CHUNK)), iter(indices)), [])
-    for chunk in chain(chunks, [None] * ahead):
-        if chunk is not None:
-            waiting.append(pool.submit(_look_there, chunk))
-        if waiting and (chunk is None or len(waiting) > ahead):
-            watch.until(lambda seconds: bool(wait([waiting[0]], seconds).done))
-            try:
-                yield from waiting.popleft().result()
-            except BrokenProcessPool:  # whose own thread may be about to ask what became of which
-                watch.until(threading.Event().wait)
-                raise
+    # All processes are forked at the first task.
+    waiting = deque(pool.submit(_look_there, chunk) for chunk in islice(chunks, 4 * workers))
+
+    def finished() -> Iterator[list[Look]]:
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_look_there, chunk) for chunk in islice(chunks, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return finished()
 
 
 _own: tuple[Pairs, Board] | None = None

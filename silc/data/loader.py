@@ -168,9 +168,7 @@ class Loader(Generic[Made]):
         """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
         if why := lacking(workers=self.workers):
             self.workers = 0
-            self._say(
-                f"data.workers {self._board.num_workers}: {why}; batches are made in this process, which is slower"
-            )
+            self._say(f"data.workers {self.plan.workers}: {why}; batches are made in this process, which is slower")
             return
         if sys.platform != "linux":
             return

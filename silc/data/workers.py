@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -57,11 +58,6 @@ class Board:
 
     def __init__(self, workers: int) -> None:
         self._slots = np.frombuffer(mmap.mmap(-1, max(1, workers) * SLOT.itemsize), SLOT)
-
-    @property
-    def num_workers(self) -> int:
-        """Processes that it has room for."""
-        return len(self._slots)
 
     def reading(self, number: int) -> None:
         """In a worker: it begins this sample."""
@@ -233,7 +229,7 @@ class Prefetcher(Generic[Item]):
         raise StopIteration
 
     def _fail(self, item: BaseException) -> NoReturn:
-        if isinstance(item, ConnectionError | EOFError):
+        if isinstance(item, ConnectionError | EOFError | BrokenExecutor):
             # A worker that is being killed closes its ends first, the sentinel too, and is over a moment later.
             ends = {process.sentinel: process for process in self._watch.processes}
             for end in multiprocessing.connection.wait(list(ends), ENDING):

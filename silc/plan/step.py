@@ -26,7 +26,6 @@ from silc.plan.fakes import Fakes
 from silc.plan.meter import BACKWARD, LOSSES, VIEWS, Meter, owner
 from silc.pretraining.build import blank_batch, untrained
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.learner import blocks
 from silc.step import Hyper
 from silc.training.protocols import Passes
 from silc.training.sharding import shard
@@ -80,7 +79,7 @@ def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded:
     with ExitStack() as fakes:
         fakes.enter_context(_fake_group(ranks))
         if sharded:
-            shard(objective, blocks(objective), World(size=ranks))
+            shard(objective, objective.blocks(), World(size=ranks))
         fakes.enter_context(Fakes())
         objective.to_empty(device="cpu")
         with meter, meter.following_resizes(), meter.phases_of(objective), repeats.counted(meter):

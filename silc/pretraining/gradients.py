@@ -65,14 +65,11 @@ class Gradients:
             rows = [slice(start, start + self.size) for start in range(0, num, self.size)]
             return self._in_micro_batches(batch, hyper, rows)
         if not (self.apart and self.objective.separable):
-            return self._pass(batch, hyper, WHOLE)
-        terms = self._pass(batch, hyper, Pass(contrastive=False), last=False).terms
+            out: StepOutput = self.passes(batch, hyper, WHOLE)
+            return out
+        terms = self.passes(batch, hyper, Pass(contrastive=False), last=False).terms
         contrastive, logged = self._contrastive(batch, hyper)
         return self.objective.output(contrastive, logged, terms)
-
-    def _pass(self, batch: Batch, hyper: Hyper, asked: Pass, *, last: bool = True) -> StepOutput:
-        out: StepOutput = self.passes(batch, hyper, asked, last=last)
-        return out
 
     def _contrastive(
         self,
@@ -99,7 +96,7 @@ class Gradients:
                 text=text if final else shared,
                 cotangent=None if cotangent is None else _of_view(cotangent, view),
             )
-            out = self._pass(batch, hyper, asked, last=last and final)
+            out = self.passes(batch, hyper, asked, last=last and final)
             losses.append(out.loss.detach())
         return torch.stack(losses).sum(), out.metrics
 
@@ -112,7 +109,7 @@ class Gradients:
             some = batch.micro_batch(own)
             if self.objective.terms:
                 asked = Pass(contrastive=False, fraction=fraction, masked=None if masked is None else masked[:, own])
-                terms.append(self._pass(some, hyper, asked, last=False).terms)
+                terms.append(self.passes(some, hyper, asked, last=False).terms)
             cotangent = _cotangent(embeddings, own, fraction)
             _, logged = self._contrastive(some, hyper, fraction, cotangent, last=own is rows[-1])
         return self.objective.output(contrastive.detach(), logged, _mean(terms))

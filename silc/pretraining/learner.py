@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from silc.checkpoint import load_into
 from silc.models import lora
@@ -50,7 +49,7 @@ class SilcLearner:
 
     def blocks(self) -> Iterable[nn.Module]:
         """Those of the towers."""
-        return blocks(self.module)
+        return self.module.blocks()
 
     def groups(self) -> Mapping[str, Group]:
         """By layer, and by what decays (rates.py)."""
@@ -82,15 +81,6 @@ class SilcLearner:
     def warning(self, step: int, metrics: Mapping[str, float], hyper: Hyper) -> str:
         """A sign of collapse (alarm.py)."""
         return self.alarm.check(step, metrics, hyper.momentum)
-
-
-def blocks(objective: SilcObjective) -> Iterable[nn.Module]:
-    """Blocks of the student's towers, and of the teacher's where it has one of its own."""
-    student, teacher = objective.student, objective.teacher
-    towers: list[Any] = [student.visual]
-    if teacher is not None and teacher.visual is not None:
-        towers.append(teacher.visual)
-    return chain(student.text.transformer.resblocks, *(tower.trunk.blocks for tower in towers))
 
 
 def adapt(objective: SilcObjective, rank: int) -> str:

@@ -23,7 +23,6 @@ from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
 from silc.pretraining import run
 from silc.pretraining.gradients import Gradients
-from silc.pretraining.learner import blocks
 from silc.pretraining.rates import groups
 from silc.step import Hyper
 from silc.training import state
@@ -92,7 +91,7 @@ def trained(config: Config, world: World, *, sharded: bool) -> dict[str, torch.T
         config.model, config.objective, preprocess=Preprocess(16), world=world, vocab_size=61, eos_id=1
     )
     if sharded:
-        shard(objective, blocks(objective), world)
+        shard(objective, objective.blocks(), world)
     optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     half = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bf16)
     gradients = Gradients(objective, Passes(objective, half), config.train.micro_batch)
