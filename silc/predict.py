@@ -115,7 +115,6 @@ class Model(Encoder):
             self.visual.to(where)
         return self
 
-    @torch.no_grad()
     def encode_image(self, images: Tensor | Pictures) -> Tensor:
         """Unit-length features [B, D] of images, or of normalised pixels, float [B, 3, H, W].
 
@@ -125,13 +124,11 @@ class Model(Encoder):
         with self._computing():
             return super().encode_image(images if _normalised(images) else self.pixels(images))
 
-    @torch.no_grad()
     def encode_pooled(self, images: Tensor) -> Tensor:
         """As of any encoder."""
         with self._computing():
             return super().encode_pooled(images)
 
-    @torch.no_grad()
     def encode_text(self, texts: Tensor | str | Sequence[str], *, normalize: bool = True) -> Tensor:
         """Features [B, D] of texts, or of ids [B, T]; of unit length unless `normalize` is off.
 
@@ -252,7 +249,7 @@ class Model(Encoder):
         """The class of each pixel among `names`.
 
         Args:
-            config: sliding windows, TCL's by default, and decoder.
+            config: sliding windows, TCL's by default, and decoder; with a `background`, that is the first of the names.
             predictor: what makes the class maps instead of the model's decoder.
 
         Raises:
@@ -352,11 +349,13 @@ class Segmenter:
     """Segments images into the same classes, by a model or a predictor of one's own; see `Model.segment`."""
 
     def __init__(self, model: Model | DensePredictor, names: Sequence[str], config: EvalConfig | None = None) -> None:
-        self.names = class_list(names)
-        self.scorer = scorer_of(model, self.names, config or EvalConfig())
+        listed, config = class_list(names), config or EvalConfig()
+        self.scorer, self.background = scorer_of(model, listed, config), config.background
+        self.names = ["background", *listed] if self.background else listed
 
     def __call__(self, image: Picture) -> Segmentation:
         """The class of each pixel."""
         opened = open_image(image)
         (scores,) = score_maps([opened], self.scorer)
-        return Segmentation(opened, self.names, scores.labels(opened.height, opened.width), scores)
+        labels = scores.labels(opened.height, opened.width, self.background)
+        return Segmentation(opened, self.names, labels, scores)

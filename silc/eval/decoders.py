@@ -26,31 +26,45 @@ MIX = 0.3
 """TCL's share of the second readout."""
 
 
+Features = Callable[[DualEncoder, Tensor, str], Tensor]
+"""Patch features [B, h, w, D], of any length, of a model, images and the name of a readout."""
+Refine = Callable[[Tensor, Tensor], Tensor]
+"""Class maps [C, h, w] of class maps [C, h, w] and a normalised image [3, H, W]."""
+
+
+def read_out(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
+    """`Features` as the model gives them."""
+    return model.encode_dense(images, readout)
+
+
 class Cosine:
-    """Each patch's cosine with each class.
+    """Each patch's cosine with each class, by the features of `eval.readout`; as masks for TCL's mix and threshold.
 
     Args:
-        features: patch features [B, h, w, D] of images, of any length.
-        masks: whether cosines become masks as TCL's do, sigmoid(10 (cos - 0.25)): what its mix and threshold work on.
-        record: what records say.
+        features: what makes the features; a decoder has its own.
+        record: what records say of it beside the readout.
+
+    Raises:
+        BadInput: no such readout.
     """
 
     rules: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(
-        self, model: DualEncoder, features: Callable[[Tensor], Tensor], *, masks: bool = False, **record: Any
-    ) -> None:
-        self.model, self.features, self.masks, self.record = model, features, masks, record
+    def __init__(self, model: DualEncoder, config: EvalConfig, features: Features = read_out, **record: Any) -> None:
+        self.model, self.features, self.masks = model, features, bool(config.mix or config.background)
         self.name, self.preprocess = model.name, model.preprocess
         self.patch_size, self.device = model.patch_size, model.device
+        self.readout = chosen(config.readout, model.readouts, model.name)
+        self.record = {"readout": self.readout, **record}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
         """Unit-length text features [C, D]."""
         return embed(self.model, names).to(self.device)
 
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Cosines, or masks, [B, C, h, w]."""
-        cosines = (F.normalize(self.features(images), dim=-1) @ classes.T).permute(0, 3, 1, 2)
+        """Cosines [B, C, h, w], or masks: sigmoid(10 (cos - 0.25))."""
+        features = F.normalize(self.features(self.model, images, self.readout).float(), dim=-1)
+        cosines = (features @ classes.T).permute(0, 3, 1, 2)
         return torch.sigmoid(10 * (cosines - 0.25)) if self.masks else cosines
 
 
@@ -62,7 +76,7 @@ class TclMasks:
         self.name, self.preprocess, self.rules = below.name, below.preprocess, below.rules
         self.patch_size, self.device, self.classes = below.patch_size, below.device, below.classes
         if other:
-            self.record |= {"mix": f"{1 - MIX} own + {MIX} {other.record['readout']}", "tuned_on_labels": True}
+            self.record |= {"mix": f"{1 - MIX} own + {MIX} {other.readout}", "tuned_on_labels": True}
 
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
         """Maps [B, C, h, w]."""
@@ -70,23 +84,6 @@ class TclMasks:
         if self.refine:
             maps = torch.stack([self.refine(own, image) for own, image in zip(maps, images, strict=True)])
         return (1 - MIX) * maps + MIX * self.other.maps(images, classes) if self.other else maps
-
-
-def cosine(
-    model: DualEncoder, config: EvalConfig, change: Callable[[Tensor], Tensor] | None = None, **record: Any
-) -> Cosine:
-    """The cosine of `eval.readout`, whose patch features [B, h, w, D] `change` may have made others of."""
-    readout = chosen(config.readout, model.readouts, model.name)
-
-    def features(images: Tensor) -> Tensor:
-        found = model.encode_dense(images, readout).float()
-        return change(found) if change else found
-
-    return Cosine(model, features, masks=bool(config.mix or config.background), readout=readout, **record)
-
-
-Refine = Callable[[Tensor, Tensor], Tensor]
-"""Class maps [C, h, w] and a normalised image [3, H, W] to class maps [C, h, w]."""
 
 
 class Refiner(NamedTuple):
@@ -97,7 +94,7 @@ class Refiner(NamedTuple):
     called: str
 
 
-DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {"cosine": cosine}
+DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {"cosine": Cosine}
 REFINERS = {
     "pamr": Refiner(pamr.refine_at_their_size, "window", "PAMR"),
     "pamr-image": Refiner(pamr.refine, "image", "PAMR of stitched maps"),
@@ -113,7 +110,7 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
     refiner, other = refiner_of(config), None
     if not isinstance(model, DensePredictor):
         predictor = one_of(DECODERS, config.decoder, "decoder")(model, config)
-        other = cosine(model, replace(config, readout=config.mix)) if config.mix else None
+        other = Cosine(model, replace(config, readout=config.mix)) if config.mix else None
     elif config.readout or config.mix or config.decoder != "cosine":
         raise BadInput(f"{model.name} makes class maps itself; leave out eval.decoder, eval.readout and eval.mix")
     else:

@@ -16,7 +16,7 @@ from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
-from silc.eval.decoders import DECODERS, cosine, predictor_of
+from silc.eval.decoders import DECODERS, Cosine, predictor_of
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run
@@ -76,6 +76,9 @@ def test_a_predictor_of_ones_own_is_scored_in_its_own_windows(striped):
     found = Segmenter(own, CLASSES)(image)
     assert (found.labels.numpy() == truth).mean() > 0.9
     assert found.scores.shape == (3, SIZE, SIZE)
+    behind = Segmenter(own, CLASSES[1:], EvalConfig(background=0.4))(image)
+    assert behind.names == ["background", "red", "blue"]
+    assert (behind.labels.numpy() == truth).mean() > 0.9
     assert torch.equal(found.labels, Model.segment(object.__new__(Model), image, CLASSES, predictor=own).labels)
 
 
@@ -103,10 +106,11 @@ def test_names_that_there_are_not(striped):
 def test_a_decoder_is_an_entry(oracle, striped, monkeypatch):
     """One that shows every patch as the first word: the record says its name, and TCL's mix goes with it."""
 
-    def first(features):
+    def first(model, images, readout):
+        features = model.encode_dense(images, readout)
         return F.one_hot(torch.ones_like(features[..., 0], dtype=torch.int64), features.shape[-1]).float()
 
-    monkeypatch.setitem(DECODERS, "first", partial(cosine, change=first, decoder="first"))
+    monkeypatch.setitem(DECODERS, "first", partial(Cosine, features=first, decoder="first"))
     data = replace(striped, classes=["w1", "w2", "w3"])
     for fields in ({}, {"mix": "colour"}):
         record = ZeroShotSegmentation("x", data, EvalConfig(decoder="first", **fields))(oracle).record
@@ -140,7 +144,7 @@ def test_maps_are_refined_in_windows_or_stitched(oracle, flat, segmentation):
 def test_the_mix_is_of_masks(patches):
     model, classes = patches(8), torch.eye(6)[:3]
     pixels = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
-    own, other = (cosine(model, EvalConfig(readout=one)).maps(pixels, classes) for one in model.readouts)
+    own, other = (Cosine(model, EvalConfig(readout=one)).maps(pixels, classes) for one in model.readouts)
     mixed = predictor_of(model, EvalConfig(mix="squared")).maps(pixels, classes)
     torch.testing.assert_close(mixed, 0.7 * torch.sigmoid(10 * own - 2.5) + 0.3 * torch.sigmoid(10 * other - 2.5))
 
@@ -149,7 +153,7 @@ def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_mixed(patch
     model, classes = patches(8), torch.eye(6)[:3]
     pixels = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(0))
     small = F.interpolate(pixels, (3, 4), mode="bilinear", align_corners=True)
-    own, other = (cosine(model, EvalConfig(readout=one, mix="squared")).maps(pixels, classes) for one in model.readouts)
+    own, other = (Cosine(model, EvalConfig(readout=one, mix="squared")).maps(pixels, classes) for one in model.readouts)
     want = [0.7 * pamr.refine(*pair) + 0.3 * second for *pair, second in zip(own, small, other, strict=True)]
     got = predictor_of(model, EvalConfig(mix="squared", pamr=True)).maps(pixels, classes)
     torch.testing.assert_close(got, torch.stack(want))

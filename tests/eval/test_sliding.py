@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from silc.eval.config import EvalConfig
-from silc.eval.decoders import cosine
+from silc.eval.decoders import Cosine
 from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.score_map import Box, ScoreMap
 from silc.eval.sliding import Scorer, rescale_size, score_windows, window_rules, windows
@@ -74,7 +74,7 @@ def test_constant_scores_stay_constant_through_padding_upsampling_averaging_and_
     pixels = torch.zeros(3, 12, 17, dtype=torch.uint8)
     boxes = windows(12, 17, 12, 6)
     crops = [(box, pixels[:, box.y1 : box.y2, box.x1 : box.x2]) for box in boxes]
-    scores = ScoreMap(list(score_windows(by_tcl(cosine(Constant(), EvalConfig()), torch.eye(2), 2), crops)), 12, 17)
+    scores = ScoreMap(list(score_windows(by_tcl(Cosine(Constant(), EvalConfig()), torch.eye(2), 2), crops)), 12, 17)
     torch.testing.assert_close(scores.whole(), torch.tensor([0.6, 0.8])[:, None, None].expand(2, 12, 17))
     assert (scores.labels(30, 41) == 1).all()
 
@@ -96,7 +96,7 @@ class Centred:
 def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
     model = Centred()
     crop = torch.full((3, 5, 7), 255, dtype=torch.uint8)
-    scores = next(as_scored(cosine(model, EvalConfig()), torch.eye(3), [crop]))
+    scores = next(as_scored(Cosine(model, EvalConfig()), torch.eye(3), [crop]))
     assert model.seen.shape == (1, 3, 8, 8)
     want = torch.zeros(8, 8)
     want[1:6, 0:7] = 1  # 3 rows too few: 1 above, 2 below; 1 column too few: 0 left, 1 right
@@ -107,7 +107,7 @@ def test_short_crops_are_padded_centred_with_zeros_after_normalisation():
 def test_crops_of_different_sizes_come_back_in_order():
     sizes = [(8, 8), (8, 8), (5, 7), (8, 8)]
     crops = [torch.full((3, *size), 60 * i + 1, dtype=torch.uint8) for i, size in enumerate(sizes)]
-    maps = list(as_scored(cosine(Centred(), EvalConfig()), torch.tensor([[1.0, 0, 0]]), crops, 2))
+    maps = list(as_scored(Cosine(Centred(), EvalConfig()), torch.tensor([[1.0, 0, 0]]), crops, 2))
     assert [tuple(scores.shape[1:]) for scores in maps] == sizes
 
 
@@ -115,7 +115,7 @@ def test_the_longer_side_is_in_proportion_to_the_window(patches):
     """A strip of 2,400 x 300 px: in windows of 448 it is 2,048 px long, in windows of 224 half of that."""
     found = []
     for window in (448, 224):
-        rules = window_rules(cosine(patches(512), EvalConfig()), EvalConfig(window=window))
+        rules = window_rules(Cosine(patches(512), EvalConfig()), EvalConfig(window=window))
         found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
     assert found == [(2048, 256), (1024, 128)]
-    assert window_rules(cosine(patches(512), EvalConfig()), EvalConfig(segmentation="tips", window=224)).longer is None
+    assert window_rules(Cosine(patches(512), EvalConfig()), EvalConfig(segmentation="tips", window=224)).longer is None
