@@ -8,6 +8,7 @@ shrinking photographs without antialias would show it what it never saw. `eval.w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -60,11 +61,8 @@ def scorer_of(
     """
     predictor, refiner = predictor_of(model, config), refiner_of(config)
     rules = window_rules(predictor, config)
-
-    def embed(model: DualEncoder, names: Sequence[str]) -> Tensor:
-        prompts, order = templates(rules.templates), rules.ensemble
-        return text_classifier(model, names, prompts, order, batch_size=config.batch_size, world=world)
-
+    prompts, at_once = templates(rules.templates), config.batch_size
+    embed = partial(text_classifier, templates=prompts, order=rules.ensemble, batch_size=at_once, world=world)
     classes = predictor.classes(names, embed)
     stitched = refiner.refine if refiner and refiner.at == "image" else None
     return Scorer(predictor, classes, rules, config.batch_size, stitched)
