@@ -26,13 +26,7 @@ READ_AHEAD = 256
 
 
 class BadSample(Exception):
-    """One pair that cannot be used; the loader counts it by cause and takes another.
-
-    Causes: `no_image` (missing, or no image format), `empty_image` (no bytes), `broken_image`, `too_large`,
-    `no_caption`, `empty_caption`, `broken_caption` (no UTF-8, no JSON, no text, a row with too many columns),
-    `no_member` (a file that each sample must have), `duplicate_key` (its shard has an earlier sample of this key),
-    `unsafe_path` (an image outside its folder), `unreadable` (the file system refused).
-    """
+    """One pair that cannot be used; the loader counts it by cause (`check.MEANINGS`) and takes another."""
 
     def __init__(self, broken: Broken) -> None:
         super().__init__(broken)
