@@ -73,7 +73,7 @@ MEANINGS = {
 BAR = "#3b82f6"
 
 
-class Look(NamedTuple):
+class Inspection(NamedTuple):
     """What is kept of one sample: why it is broken, or its traits."""
 
     broken: Broken | None
@@ -146,19 +146,19 @@ class Check:
         """What is wrong with samples and shards, by cause, the most frequent first."""
         return dict(Counter(entry.cause for entry in [*self.faults, *self.broken]).most_common())
 
-    def add(self, look: Look) -> None:
+    def add(self, inspection: Inspection) -> None:
         """Count one sample."""
         self.num_checked += 1
-        if look.broken:
-            self.broken.append(look.broken)
+        if inspection.broken:
+            self.broken.append(inspection.broken)
             return
-        self.widths.append(look.size[0])
-        self.heights.append(look.size[1])
-        self.captions_per_image.append(len(look.captions))
-        self.words.extend(len(caption.split()) for caption in look.captions)
-        self.keys.add(look.key.encode(errors="replace"), look.key)
-        self.images.add(look.pixels, look.key)
-        for caption in look.captions:
+        self.widths.append(inspection.size[0])
+        self.heights.append(inspection.size[1])
+        self.captions_per_image.append(len(inspection.captions))
+        self.words.extend(len(caption.split()) for caption in inspection.captions)
+        self.keys.add(inspection.key.encode(errors="replace"), inspection.key)
+        self.images.add(inspection.pixels, inspection.key)
+        for caption in inspection.captions:
             self.captions.add(caption.encode(), caption)
 
 
@@ -183,8 +183,8 @@ def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False)
     """
     found = Check(len(pairs), pairs.faults, pairs.contents)
     num = min(limit or len(pairs), len(pairs))
-    with _reading(pairs, (place * len(pairs) // num for place in range(num)), workers) as looks:
-        for seen in track(looks, "checking samples", show, total=num):
+    with _reading(pairs, (place * len(pairs) // num for place in range(num)), workers) as inspections:
+        for seen in track(inspections, "checking samples", show, total=num):
             found.add(seen)
     return found
 
@@ -267,33 +267,33 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 
 
 @contextmanager
-def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Iterable[Look]]:
-    """Looks at samples, in order, made here or in other processes."""
+def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Iterable[Inspection]]:
+    """Inspections of samples, in order, made here or in other processes."""
     if workers and (why := lacking(workers)):
         log.warning("--workers %d: %s; this process reads alone", workers, why)
         workers = 0
     if not workers:
-        yield (_look(pairs, index) for index in indices)
+        yield (_inspect(pairs, index) for index in indices)
         return
     board = Board(workers)
-    start = partial(_chunks_of_looks, pairs, indices, workers, board)
+    start = partial(_chunks, pairs, indices, workers, board)
     with closing(Prefetcher(start, Watch(board, pairs.where, "--workers"))) as chunks:
         yield chain.from_iterable(chunks)
 
 
-def _chunks_of_looks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) -> Iterator[list[Look]]:
+def _chunks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) -> Iterator[list[Inspection]]:
     """What other processes see, some chunks ahead of who asks."""
     context: Any = multiprocessing.get_context(START_METHOD)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(pairs, board, os.getpid()))
     chunks = iter(partial(lambda rest: list(islice(rest, CHUNK)), iter(indices)), [])
     # All processes are forked at the first task.
-    waiting = deque(pool.submit(_look_there, chunk) for chunk in islice(chunks, 4 * workers))
+    waiting = deque(pool.submit(_inspect_there, chunk) for chunk in islice(chunks, 4 * workers))
 
-    def finished() -> Iterator[list[Look]]:
+    def finished() -> Iterator[list[Inspection]]:
         try:
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(_look_there, chunk) for chunk in islice(chunks, 1))
+                waiting.extend(pool.submit(_inspect_there, chunk) for chunk in islice(chunks, 1))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -311,23 +311,23 @@ def _prepare_worker(pairs: Pairs, board: Board, main: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
 
 
-def _look_there(indices: list[int]) -> list[Look]:
+def _inspect_there(indices: list[int]) -> list[Inspection]:
     assert _own is not None
     pairs, board = _own
     found = []
     for index in indices:
         board.reading(index)
-        found.append(_look(pairs, index))
+        found.append(_inspect(pairs, index))
     return found
 
 
-def _look(pairs: Pairs, index: int) -> Look:
+def _inspect(pairs: Pairs, index: int) -> Inspection:
     try:
         pair = pairs[index]
     except BadSample as error:
-        return Look(error.broken)
+        return Inspection(error.broken)
     pixels = hashlib.blake2b(repr(_size(pair)).encode() + pair.pixels.tobytes(), digest_size=8).digest()
-    return Look(None, pair.key, _size(pair), pixels, pair.captions)
+    return Inspection(None, pair.key, _size(pair), pixels, pair.captions)
 
 
 def _size(pair: Pair) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class PairCollate:
     def __call__(self, share: RankSamples[Pair]) -> Batch:
         """The batch of a share of pairs."""
         captions, originals = [], []
-        crops = self.views.room(len(share), empty=share.empty)
+        crops = self.views.allocate(len(share), empty=share.empty)
         for place, (pair, visit) in enumerate(share):
             captions.append(pair.captions[int(stream("caption", *visit).integers(len(pair.captions)))])
             global_views, local_views = (None if views is None else views[:, place] for views in crops)
@@ -49,6 +49,6 @@ class PairCollate:
 
     def num_bytes(self, num: int) -> int:
         """Of the batch of so many pairs, about."""
-        views = [view for view in self.views.room(empty=partial(torch.empty, device="meta")) if view is not None]
+        views = [view for view in self.views.allocate(empty=partial(torch.empty, device="meta")) if view is not None]
         pixels = sum(view.numel() for view in views) + 3 * self.views.size**2 * self.views.original
         return num * (pixels + 8 * self.tokenizer.context_length)

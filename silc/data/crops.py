@@ -48,9 +48,9 @@ class MultiCrop:
 
         Args:
             seed: whose visit it is, (seed, epoch, index); a view's draw depends on it and the view's number alone.
-            out: where globals and locals are written, as `room` gives it.
+            out: where globals and locals are written, as `allocate` gives it.
         """
-        global_views, local_views = crops = out or self.room()
+        global_views, local_views = crops = out or self.allocate()
         image = torch.from_numpy(pixels)[None]
         for name, views, area in zip(KINDS, crops, (self.config.global_area, self.config.local_area), strict=True):
             if views is not None:
@@ -65,12 +65,12 @@ class MultiCrop:
             (config.num_global, self.size, config.global_area),
             (config.num_local, config.local_size, config.local_area),
         )
-        if any(num and min(least_sides(size, area, config.aspect)) < side for num, side, area in views):
+        if any(num and min(min_sides(size, area, config.aspect)) < side for num, side, area in views):
             return False
         scaled = self.preprocess.scaled(width, height)
         return not self.original or (scaled[0] <= width and scaled[1] <= height)
 
-    def room(self, *batch: int, empty: Callable[..., Tensor] = torch.empty) -> Crops:
+    def allocate(self, *batch: int, empty: Callable[..., Tensor] = torch.empty) -> Crops:
         """Globals uint8 [G, *batch, 3, R, R] and locals [L, *batch, 3, r, r], not set, with channels last in memory."""
         config = self.config
 
@@ -82,7 +82,7 @@ class MultiCrop:
     def blank(self, num: int) -> Views:
         """Views of `num` images as a loader gives them, without content."""
         original = torch.zeros(num, 3, self.size, self.size, dtype=torch.uint8) if self.original else None
-        return Views(original, *self.room(num, empty=torch.zeros))
+        return Views(original, *self.allocate(num, empty=torch.zeros))
 
     def _crop(self, pixels: Tensor, name: str, seed: tuple[int, ...], views: Tensor, area: tuple[float, float]) -> None:
         """Write views [V, 3, r, r] of pixels [1, H, W, 3]."""
@@ -123,7 +123,7 @@ def choose_box(
     return left, top, left + w, top + h
 
 
-def least_sides(size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
+def min_sides(size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
     """(width, height) that no box of `choose_box` falls below."""
     pixels = size[0] * size[1] * area[0]
     w, h = _largest_sides(size, aspect)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from silc.pretraining.alarm import CollapseAlarm
     from silc.step import Hyper, StepOutput
     from silc.training.config import TrainConfig
-    from silc.training.protocols import Group, Passes
+    from silc.training.protocols import ParamGroup, Passes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SilcLearner:
         """Those of the towers."""
         return self.module.blocks()
 
-    def groups(self) -> Mapping[str, Group]:
+    def groups(self) -> Mapping[str, ParamGroup]:
         """By layer, and by what decays (rates.py)."""
         return groups(self.module, self.config.optim)
 

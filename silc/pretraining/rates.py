@@ -15,7 +15,7 @@ from silc.models import lora
 from silc.models.teacher import half_life_of, momentum_of
 from silc.step import Hyper
 from silc.training.config import examples_of, steps_of
-from silc.training.protocols import Group
+from silc.training.protocols import ParamGroup
 from silc.training.schedules import LearningRate
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def schedule_of(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def groups(module: nn.Module, config: OptimConfig) -> dict[str, Group]:
+def groups(module: nn.Module, config: OptimConfig) -> dict[str, ParamGroup]:
     """The group of every trainable parameter of an objective, by name."""
     names = [name for name, p in module.named_parameters() if p.requires_grad]
-    factors, decaying = layer_factors(names, config.layer_decay), decays(module, config.decay)
-    return {name: Group(factors[name], name in decaying) for name in names}
+    lr_scales, decaying = layer_lr_scales(names, config.layer_decay), decays(module, config.decay)
+    return {name: ParamGroup(lr_scales[name], name in decaying) for name in names}
 
 
 def freeze(module: nn.Module, towers: Iterable[str]) -> None:
@@ -81,7 +81,7 @@ def freeze(module: nn.Module, towers: Iterable[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+def layer_lr_scales(names: Iterable[str], decay: float) -> dict[str, float]:
     """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
 
     Embeddings are layer 0 of their tower, its blocks 1 to depth, and what is above, its head and the scale with it,
@@ -91,7 +91,7 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
     depth = {tower: 1 + max(number for own, number in blocks.values() if own == tower) for tower, _ in blocks.values()}
 
-    def factor(name: str) -> float:
+    def lr_scale(name: str) -> float:
         if name in blocks:
             tower, number = blocks[name]
             return decay ** (depth[tower] - number)
@@ -99,7 +99,7 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
             return decay ** (depth[embedding[1]] + 1)
         return 1.0
 
-    return {name: factor(name) for name in names}
+    return {name: lr_scale(name) for name in names}
 
 
 def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.training.config import OptimConfig
-    from silc.training.protocols import Group, Hyper
+    from silc.training.protocols import Hyper, ParamGroup
 
 
 class _AdamW(torch.optim.AdamW):
@@ -35,17 +35,17 @@ class Optimizer:
         groups: the group of each of them, by name.
     """
 
-    def __init__(self, config: OptimConfig, module: nn.Module, groups: Mapping[str, Group]) -> None:
+    def __init__(self, config: OptimConfig, module: nn.Module, groups: Mapping[str, ParamGroup]) -> None:
         self.config = config
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        alike: dict[Group, list[Tensor]] = {}
+        alike: dict[ParamGroup, list[Tensor]] = {}
         # Those that decay come first, then the fastest.
-        for name in sorted(self.parameters, key=lambda name: (not groups[name].decays, -groups[name].factor)):
+        for name in sorted(self.parameters, key=lambda name: (not groups[name].decays, -groups[name].lr_scale)):
             alike.setdefault(groups[name], []).append(self.parameters[name])
         self.adamw = _AdamW(
             [
-                {"params": own, "weight_decay": config.weight_decay if decays else 0.0, "factor": factor}
-                for (factor, decays), own in alike.items()
+                {"params": own, "weight_decay": config.weight_decay if decays else 0.0, "lr_scale": lr_scale}
+                for (lr_scale, decays), own in alike.items()
             ],
             lr=config.lr,
             betas=config.betas,
@@ -59,7 +59,7 @@ class Optimizer:
     def step(self, hyper: Hyper) -> None:
         """One update at this step's learning rate."""
         for group in self.adamw.param_groups:
-            group["lr"] = hyper.lr * group["factor"]
+            group["lr"] = hyper.lr * group["lr_scale"]
         self.adamw.step()
 
     def zero_grad(self) -> None:

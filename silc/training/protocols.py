@@ -108,10 +108,10 @@ class Passes:
         return out
 
 
-class Group(NamedTuple):
+class ParamGroup(NamedTuple):
     """How a parameter is optimised; parameters that are alike in this are one group."""
 
-    factor: float = 1.0
+    lr_scale: float = 1.0
     """Share of the learning rate."""
     decays: bool = True
 
@@ -133,9 +133,9 @@ class Learner(Protocol):
         """Parts of the module that are sharded each for itself; only their `forward` is called."""
         return ()
 
-    def groups(self) -> Mapping[str, Group]:
+    def groups(self) -> Mapping[str, ParamGroup]:
         """The group of every parameter that is trained, by its name in the module."""
-        return {name: Group() for name, _ in self.module.named_parameters()}
+        return {name: ParamGroup() for name, _ in self.module.named_parameters()}
 
     def gradients(self, passes: Passes, batch: Any, hyper: Any) -> Output:
         """Add the gradients of a batch to the parameters, in one or several passes."""

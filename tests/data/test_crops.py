@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from silc.data.config import CropConfig
-from silc.data.crops import DRAWS, TRIES, MultiCrop, choose_box, least_sides
+from silc.data.crops import DRAWS, TRIES, MultiCrop, choose_box, min_sides
 from silc.data.streams import stream
 from silc.images import decode_pixels, to_rgb
 from silc.preprocess import Preprocess
@@ -152,9 +152,9 @@ def test_no_box_is_smaller_than_the_least(size: tuple[int, int], area: tuple[flo
     corners = [[0.0, shape, 0.5, 0.5] * TRIES + [0.5] for shape in (0.0, 1.0)]
     boxes = np.array([choose_box(row, size, area, aspect) for row in [*draws.tolist(), *corners]])
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=0)
-    assert (sides >= least_sides(size, area, aspect)).all()
+    assert (sides >= min_sides(size, area, aspect)).all()
     if size == (640, 480) and area[0] < 0.5:
-        assert tuple(sides) == least_sides(size, area, aspect)
+        assert tuple(sides) == min_sides(size, area, aspect)
 
 
 def default(**changes: object) -> MultiCrop:

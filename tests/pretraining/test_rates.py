@@ -14,7 +14,7 @@ from silc.errors import BadInput
 from silc.models import lora
 from silc.objective import SilcObjective
 from silc.preprocess import Preprocess
-from silc.pretraining.rates import decays, freeze, groups, layer_factors
+from silc.pretraining.rates import decays, freeze, groups, layer_lr_scales
 from silc.step import Hyper
 from silc.training.optim import Optimizer
 
@@ -63,11 +63,11 @@ BY_HAND = {
 
 def test_factors_are_beits(deep: Config) -> None:
     names = [name for name, p in build(deep).named_parameters() if p.requires_grad]
-    factors = layer_factors(names, 0.5)
-    assert factors.keys() == set(names)
+    lr_scales = layer_lr_scales(names, 0.5)
+    assert lr_scales.keys() == set(names)
     for name, power in BY_HAND.items():
-        assert factors[name] == 0.5**power, name
-    assert set(layer_factors(names, 1.0).values()) == {1.0}
+        assert lr_scales[name] == 0.5**power, name
+    assert set(layer_lr_scales(names, 1.0).values()) == {1.0}
 
 
 def test_each_group_steps_at_its_own_rate(deep: Config) -> None:

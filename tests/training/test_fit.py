@@ -24,7 +24,7 @@ from silc.training.config import OptimConfig, TrainConfig
 from silc.training.directory import claim
 from silc.training.fit import fit
 from silc.training.log import history
-from silc.training.protocols import Group, Passes, Run, RunContext
+from silc.training.protocols import ParamGroup, Passes, Run, RunContext
 from silc.training.schedules import LearningRate
 
 ENGINE = Path(engine.__file__).parent
@@ -88,8 +88,8 @@ class LineLearner:
     def blocks(self) -> tuple[nn.Module, ...]:
         return (self.module.line,)
 
-    def groups(self) -> dict[str, Group]:
-        return {"line.weight": Group(), "line.bias": Group(0.5, decays=False)}
+    def groups(self) -> dict[str, ParamGroup]:
+        return {"line.weight": ParamGroup(), "line.bias": ParamGroup(0.5, decays=False)}
 
     def gradients(self, passes: Passes, batch: Points, hyper: object) -> Out:
         return passes(batch)
