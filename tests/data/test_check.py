@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from silc import images
 from silc.cli import main
+from silc.data import pairs
 from silc.data.check import MEANINGS, check, summary
-from silc.data.pairs import FAULTS, BadSample
+from silc.data.pairs import FAULTS
 from silc.data.scenes import ScenePairs
 from silc.data.shards import ShardPairs
 from tests.data.conftest import encoded, photo, sample, write_tar
@@ -101,9 +104,22 @@ def test_what_became_of_members_and_rows_is_told(tmp_path: Path, capsys: pytest.
         assert said in page_of(tmp_path / "out").text
 
 
+def words(nodes: Iterable[ast.AST]) -> set[str]:
+    values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return {value for value in values if isinstance(value, str) and re.fullmatch("[a-z_]+", value)}
+
+
 def test_every_cause_has_a_meaning() -> None:
-    named = set(re.findall(r"`(\w+)`", BadSample.__doc__ or "")) | set(FAULTS)
-    assert named == set(MEANINGS)
+    """Causes are the words of this form that the code gives to whatever tells of a broken sample."""
+    given = set(FAULTS)
+    for file in (*Path(pairs.__file__).parent.glob("*.py"), Path(images.__file__)):
+        for node in ast.walk(ast.parse(file.read_text())):
+            called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+            if called in ("bad", "_bad", "BadImage", "NoCaption", "Broken"):
+                given |= words(node.args)
+            if isinstance(node, ast.FunctionDef) and node.name == "_refused":
+                given |= words(one for part in ast.walk(node) if isinstance(part, ast.Tuple) for one in part.elts)
+    assert given == set(MEANINGS)
 
 
 def test_numbers_are_those_of_a_plain_count(tmp_path: Path) -> None:
