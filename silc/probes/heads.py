@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 EPSILON, MOMENTUM, INITIAL = 1e-5, 0.1, 0.01
 """torch's batch norm; deviation of the initial weights (mmsegmentation's): at 0, batch norm's zero mean would leave
-classes that a batch lacks to rounding alone.
-"""
+classes that a batch lacks to rounding alone."""
 
 
 class Learnt(NamedTuple):

@@ -85,11 +85,7 @@ class _Run(Scores):
         return self.found
 
     def compose(self, context: RunContext) -> Run:
-        """All that the engine needs; every rank calls it.
-
-        Raises:
-            BadInput: the model or the data cannot be used; the training is shorter than a step.
-        """
+        """All that the engine needs; every rank calls it."""
         train, world = self.config.train, Interruptible(**vars(context.world), asked=context.preemption.asked)
         written = configs.load(context.out / CONFIG, ProbeConfig).train.precision if context.resuming else None
         train = replace(train, precision=choose(train.precision, world, written).precision)
