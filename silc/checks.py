@@ -15,17 +15,18 @@ from silc import places
 from silc.errors import BadInput
 from silc.eval.asked import asked_for
 from silc.interop.files import SAVED
+from silc.kinds import those_that
 from silc.rundir import check_model, check_same
 from silc.training.directory import CONFIG, claim, is_run, no_run_to_go_on_with
 
 if TYPE_CHECKING:
-    from silc.config import Config
+    from silc.config import Trained
     from silc.eval.config import EvalConfig
 
 SCORES, REPORT, SEGMENTATIONS = "scores.json", "report.html", "segmentations.png"
 
 
-def training(config: Config) -> tuple[Path, bool]:
+def training(config: Trained) -> tuple[Path, bool]:
     """The directory of a run, and whether it goes on in it.
 
     Raises:
@@ -56,7 +57,7 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
         check_model(one)
     runs = [Path(one) for one in models if is_run(one)]
     if not config.root and runs:
-        config = replace(config, root=configs.load(runs[0] / CONFIG).eval.root)
+        config = replace(config, root=configs.load_of(runs[0] / CONFIG, those_that("load")).eval.root)
     asked_for(config)
     return config
 

@@ -23,6 +23,7 @@ from silc.data.config import CropConfig, DataConfig
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
+from silc.kinds import KINDS
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import ModelConfig, multiples_near
 from silc.regular import regular
@@ -116,8 +117,33 @@ class Config:
         )
 
 
-KINDS = {"pretrain": "silc train", "probe": "silc probe"}
-"""Every kind of run, and the command that goes on with one."""
+@dataclass(frozen=True)
+class DownstreamConfig(Settings):
+    """One run that trains a head on a model there is; a subclass has the head's own settings, and its `kind`."""
+
+    kind: ClassVar[str]
+    extend: ClassVar[bool] = False
+    out: str = ""
+    """Directory of the run: config, metrics, checkpoints, scores."""
+    init: str = ""
+    """The model: a run, or what else `silc.load` takes."""
+    weights: Literal["auto", "student", "teacher"] = "auto"
+    """Of a run; `auto` is the teacher where there is one."""
+    resume: Literal["auto", "never"] = "never"
+    """`auto` goes on from the newest checkpoint in `out`, if there is one."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimisation."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation, during training and after."""
+
+    @property
+    def recipe(self) -> str:
+        """What it is called where a pretraining run has its recipe's name."""
+        return self.kind
+
+
+Trained = Config | DownstreamConfig
+"""What `silc train` takes."""
 
 
 class Schema(Protocol):
@@ -128,6 +154,7 @@ class Schema(Protocol):
 
 
 C = TypeVar("C", bound=Schema)
+T = TypeVar("T", bound=Trained)
 
 
 def to_dict(config: Schema) -> dict[str, Any]:
@@ -179,14 +206,23 @@ def load(file: Path, schema: Any = Config) -> Any:
     Raises:
         BadInput: no such file, no YAML, no run's configuration, or one of another kind; names the file.
     """
+    return load_of(file, [schema.kind])
+
+
+def load_of(file: Path, kinds: Collection[str]) -> Any:
+    """Read the YAML file of a run of one of these kinds, into that kind's dataclass.
+
+    Raises:
+        BadInput: as `load`.
+    """
     kind, values = _kind_and_values(file)
-    if kind != schema.kind:
+    if kind not in kinds:
         raise BadInput(
-            f"{file} is of a run of kind {kind!r}, needed is one of kind {schema.kind!r}; "
-            f"`{KINDS[kind]}` goes on with it"
+            f"{file} is of a run of kind {kind!r}, needed is one of kind {' or '.join(map(repr, kinds))}; "
+            f"`{KINDS[kind].command}` goes on with it"
         )
     try:
-        return from_dict(values, schema)
+        return from_dict(values, KINDS[kind].find("settings"))
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from error
 
@@ -243,7 +279,7 @@ def _values(file: Path) -> dict[str, Any]:
     return values
 
 
-def override(config: Config, values: Mapping[str, Any]) -> Config:
+def override(config: T, values: Mapping[str, Any]) -> T:
     """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
 
     Where several paths end so, training's is meant ("batch_size"). `data.train` selects the source that reads it.
@@ -263,7 +299,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         for section in sections:
             inside = inside[section]
         inside[leaf] = value
-    return with_one_source(from_dict(changed), given)
+    return with_one_source(from_dict(changed, type(config)), given)
 
 
 SYNONYMS = {
@@ -308,7 +344,8 @@ def path_of(name: str, known: Collection[str]) -> str:
     found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not found:
         meant = SYNONYMS.get(name.rpartition(".")[2])
-        hint = f"; did you mean '{meant}'?" if meant else nearest(name, [*known, *(p.split(".")[-1] for p in known)])
+        names = [*known, *(path.split(".")[-1] for path in known)]
+        hint = f"; did you mean '{meant}'?" if meant in known else nearest(name, names)
         raise BadInput(f"unknown field '{name}'{hint}")
     if len(found) > 1:
         found = [path for path in found if path.startswith("train.")] or found
@@ -317,12 +354,14 @@ def path_of(name: str, known: Collection[str]) -> str:
     return found[0]
 
 
-def with_one_source(config: Config, given: Collection[str]) -> Config:
+def with_one_source(config: T, given: Collection[str]) -> T:
     """The configuration after `given` paths were set: what was named last is read, `data.train` or generated scenes.
 
     Raises:
         BadInput: both were given.
     """
+    if not isinstance(config, Config):
+        return config
     data = config.data
     if data.generated is None or not data.train:
         return config

@@ -17,9 +17,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from silc import config as configs
-from silc.config import Config
+from silc.config import Config, Trained
 from silc.data.config import DataConfig, GeneratedConfig
 from silc.errors import BadInput
+from silc.kinds import KINDS
 from silc.terminal import announce
 
 if TYPE_CHECKING:
@@ -92,14 +93,14 @@ def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> 
         raise BadInput(f"not used, leave it out: {said}")
 
 
-def say_unread(given: Iterable[str], config: Config) -> None:
+def say_unread(given: Iterable[str], config: Trained) -> None:
     """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank.
 
     Args:
         given: their paths, or names as for `config.override`.
     """
-    known = configs.flat(config)
-    if found := unread((configs.path_of(name, known) for name in given), config, RUN):
+    known, rules = configs.flat(config), KINDS[config.kind].find("idle") or ()
+    if found := unread((configs.path_of(name, known) for name in given), config, rules):
         said = "; ".join(f"{path} ({why})" for path, why in found.items())
         announce(f"silc: given and not used in this run: {said}", error=True)
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from silc import checkpoint
 from silc import config as configs
+from silc.config import Config
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import place
 from silc.errors import BadInput
 from silc.interop import sources
+from silc.kinds import KINDS, those_that
 from silc.models.config import multiples_near
 from silc.models.silc import Encoder
 from silc.objective import networks
@@ -37,7 +39,8 @@ class Loaded:
     """What a run has made so far, or a model that came from elsewhere."""
 
     models: dict[str, Encoder]
-    """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here."""
+    """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here. Of a head, a
+    `Model` that is one of the protocols of `encoder.py` besides, or has methods of its own."""
     examples_seen: int | None
     train_flops: float | None
     checksum: str
@@ -48,8 +51,10 @@ class Loaded:
     def best(self, dtype: str | torch.dtype = "float32") -> Model:
         """The teacher where there is one, ready to use."""
         which = "teacher" if "teacher" in self.models else next(iter(self.models))
-        known = vars(self.models[which])
-        return Model(**known, contrastive=self.contrastive, weights=which, dtype=precision_of(dtype))
+        found = self.models[which]
+        if isinstance(found, Model):
+            return found.to(dtype=dtype)
+        return Model(**vars(found), contrastive=self.contrastive, weights=which, dtype=precision_of(dtype))
 
 
 def load(
@@ -107,7 +112,13 @@ def load_any(
             raise BadInput(
                 f"{source} is a run, whose tokenizer and text_pool are those it was trained with; leave them out"
             )
-        return load_run(source, weights=weights, size=size, device=device, name=name)
+        kind = configs.load_of(Path(source) / CONFIG, those_that("load")).kind
+        if kind == Config.kind:
+            return load_run(source, weights=weights, size=size, device=device, name=name)
+        if weights != "both" or size is not None:
+            raise BadInput(f"{source} is of a run of kind {kind!r}, loaded as it was trained; leave out weights, size")
+        loaded: Loaded = KINDS[kind].find("load")(Path(source), device=device, name=name or Path(source).name)
+        return loaded
     pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)
     towers = pretrained.build().to(device)
     encoder = Encoder(towers, towers.visual, pretrained.tokenizer, pretrained.preprocess, name or str(source))
@@ -156,13 +167,14 @@ def load_run(
         weights=weights,
     )
     cost = saved.state["cost"]
-    checksum = _checksum(run, newest)
+    checksum = checksum_of(run, newest)
     return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, config.objective.contrastive)
 
 
-def _checksum(run: Path, saved: Path) -> str:
+def checksum_of(run: Path, saved: Path) -> str:
+    """Of a run's checkpoint, configuration and tokenizer."""
     digest = hashlib.sha256()
-    for file in (saved / checkpoint.MANIFEST, run / CONFIG, *sorted((run / TOKENIZER).iterdir())):
+    for file in (saved / checkpoint.MANIFEST, run / CONFIG, *sorted((run / TOKENIZER).glob("*"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -18,6 +18,7 @@ from silc.config import Config, PixelsConfig
 from silc.data.config import CropConfig, DataConfig, ScenesConfig
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
+from silc.kinds import heads
 from silc.losses.config import ObjectiveConfig
 from silc.models.config import HeadConfig, ModelConfig, TeacherConfig
 from silc.models.variants import LOCAL_SIZE, variant
@@ -253,7 +254,7 @@ def get(name: str) -> Config:
         BadInput: there is none; names the nearest.
     """
     if name not in names():
-        raise BadInput(f"unknown recipe '{name}'{nearest(name, names())} (`silc recipes` lists them)")
+        raise BadInput(f"unknown recipe '{name}'{nearest(name, [*names(), *heads()])} (`silc recipes` lists them)")
     base, _, size = name.partition("-")
     if size == "5b":
         row = get(base)

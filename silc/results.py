@@ -14,6 +14,7 @@ from silc.eval.pictures import contact_sheet
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
 from silc.eval.tasks import TASKS
+from silc.kinds import KINDS
 from silc.training.directory import CONFIG, is_run
 from silc.training.log import history
 
@@ -64,7 +65,7 @@ def write(
 
 def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
     """Every setting of each run but where it is, by the run's name."""
-    runs = {name: configs.load(Path(one) / CONFIG) for one, name in named.items() if is_run(one)}
+    runs = {name: configs.load_of(Path(one) / CONFIG, KINDS) for one, name in named.items() if is_run(one)}
     return {
         name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume", "extend")}
         for name, config in runs.items()

@@ -8,10 +8,11 @@ from typing import Any
 
 from silc import checkpoint, recipes
 from silc import config as configs
-from silc.config import Config
+from silc.config import Config, Trained
 from silc.data.remote import without_secrets
 from silc.errors import BadInput
 from silc.interop.sources import kind_of
+from silc.kinds import heads, those_that
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 
 TOKENIZER = "tokenizer"
@@ -32,15 +33,17 @@ LENGTH = "train.duration"
 """The setting in which an extended run differs from what it began as."""
 
 
-def named(name: str | Path) -> Config:
-    """A recipe by its name, or a configuration by its file: a run's own means the directory where it lies now.
+def named(name: str | Path) -> Trained:
+    """A recipe or a head by its name, or a configuration by its file: a run's own means the folder where it lies now.
 
     Raises:
         BadInput: no such recipe or file.
     """
     if not str(name).endswith((".yaml", ".yml")):
-        return recipes.get(str(name))
-    file, config = Path(name), configs.load(Path(name))
+        head = heads().get(str(name))
+        return head() if head else recipes.get(str(name))
+    file = Path(name)
+    config: Trained = configs.load_of(file, those_that("train"))
     lies_in_run = file.name == CONFIG and (file.parent / CHECKPOINTS).is_dir()
     return replace(config, out=str(file.parent)) if lies_in_run else config
 
@@ -63,25 +66,26 @@ def check_model(source: str | Path) -> None:
     """Look whether a source can be a model at all; no weight is read, and nothing fetched.
 
     Raises:
-        BadInput: it is neither a pretraining run with a checkpoint nor anything that `silc import` takes.
+        BadInput: it is neither a run with a checkpoint, of a kind that leaves a model, nor what `silc import` takes.
     """
     if is_run(source):
-        configs.load(Path(source) / CONFIG)
+        configs.load_of(Path(source) / CONFIG, those_that("load"))
         newest_checkpoint(Path(source))
     else:
         kind_of(source)
 
 
-def check_same(out: Path, config: Config) -> None:
+def check_same(out: Path, config: Trained) -> None:
     """Compare a configuration with that of the run in `out`.
 
     Raises:
         BadInput: it is another run's; names the first differences.
     """
     found = checkpoint.find(out / CHECKPOINTS)
-    config, _ = with_one_source(config, out)
-    config, _ = as_begun(config, out)
-    begun = configs.load(out / CONFIG)
+    if isinstance(config, Config):
+        config, _ = with_one_source(config, out)
+        config, _ = as_begun(config, out)
+    begun = configs.load(out / CONFIG, type(config))
     if config.train.precision == "auto":  # it goes on in the one it has
         config = replace(config, train=replace(config.train, precision=begun.train.precision))
     differing = {
@@ -90,7 +94,8 @@ def check_same(out: Path, config: Config) -> None:
         if not _free(path) and not (path == "init" and found) and not (path == LENGTH and config.extend)
     }
     if differing:
-        lengthen = "add --extend to lengthen it, " if list(differing) == [LENGTH] else ""
+        longer = list(differing) == [LENGTH] and isinstance(config, Config)
+        lengthen = "add --extend to lengthen it, " if longer else ""
         raise BadInput(
             f"{out} holds another run: {'; '.join(list(differing.values())[:3])}; {lengthen}give another --out, or go "
             f"on as it began with `silc train {out / CONFIG} --resume auto`"
@@ -159,7 +164,7 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     return configs.override(config, changed), said and f"{out} began before its recipe changed; it keeps {said}"
 
 
-def _differences(begun: Config, config: Config) -> list[tuple[str, Any, Any]]:
+def _differences(begun: Trained, config: Trained) -> list[tuple[str, Any, Any]]:
     """Path, value there and value here of every setting in which two runs differ."""
     ours = configs.flat(config)
     return [(path, was, ours[path]) for path, was in configs.flat(begun).items() if was != ours[path]]

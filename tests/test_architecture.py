@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from silc.config import Config
+from silc.kinds import KINDS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "silc"
@@ -23,17 +23,18 @@ PACKAGE = ROOT / "silc"
 ORDER = (
     "preprocess images processor terminal regular durable page"
     " | errors batch step encoder"
-    " | records settings extras | distributed checkpoint places"
+    " | records settings extras kinds | distributed checkpoint places"
     " | data models losses | objective | training eval | openvocab | config | recipes given"
-    " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes"
+    " | interop inputs dense | rundir | predict | loading | exports curate | checks | pretraining probes heads"
     " | evaluation results | serve plan demo | commands | cli | __main__"
 )
 LEVEL = {name: i for i, group in enumerate(ORDER.split(" | ")) for name in group.split()}
 TORCH_FREE: tuple[str, ...] = ("errors", "batch", "step", "encoder", "records")
-TORCH_FREE += ("settings", "config", "recipes", "given", "places", "rundir", "checkpoint", "checks", "cli")
+TORCH_FREE += ("settings", "kinds", "recipes", "given", "places", "rundir", "checkpoint", "checks", "cli")
 TORCH_FREE += ("data/config", "data/check", "models/config", "models/variants", "losses/config")
-TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "eval/asked", "probes/config")
+TORCH_FREE += ("training/config", "training/directory", "eval/config", "eval/tasks", "eval/asked")
 TORCH_FREE += ("interop/sources", "exports/formats")
+TORCH_FREE += tuple(kind.settings.partition(":")[0].removeprefix("silc.").replace(".", "/") for kind in KINDS.values())
 TORCH_FREE += tuple(sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py")))
 
 
@@ -209,10 +210,10 @@ def test_every_setting_is_read_somewhere() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 reads.setdefault(node.attr, set()).add(path.relative_to(PACKAGE).as_posix())
     dead = []
-    for owner, name in settings(Config):
+    for owner, name in {one for kind in KINDS.values() for one in settings(kind.find("settings"))}:
         outside = {p for p in reads.get(name, set()) if not p.endswith("config.py")}
-        # These are read through properties: one gives scale_init's default, one the section of a generated source.
-        if not outside and name not in ("scale_init", "objects"):
+        # Read through properties (scale_init's default, the section of a generated source), or by what batches a probe.
+        if not outside and name not in ("scale_init", "objects", "segmentation_batch"):
             dead.append(f"{owner}.{name}")
     assert not dead
 

@@ -20,7 +20,7 @@ from silc.terminal import say
 from silc.training.directory import is_run
 
 if TYPE_CHECKING:
-    from silc.config import Config
+    from silc.config import Trained
 
 T = TypeVar("T")
 Typed = Mapping[str, Sequence[str]]
@@ -99,8 +99,8 @@ def taken(args: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], 
     return found, left
 
 
-def configured(command: str, args: Sequence[str]) -> tuple[Config, Typed]:
-    """A recipe, or a run's config.yaml, with the fields given after it.
+def configured(command: str, args: Sequence[str]) -> tuple[Trained, Typed]:
+    """A recipe, a head, or a run's config.yaml, with the fields given after it.
 
     Raises:
         BadInput: there is no recipe, or it is none; a field is none, or its value is not allowed.
@@ -113,18 +113,18 @@ def configured(command: str, args: Sequence[str]) -> tuple[Config, Typed]:
             )
             raise SystemExit(0)
         raise BadInput(f"silc {command} needs a recipe, e.g. `silc {command} silc_c`; `silc recipes` lists them")
-    name = args[0]
-    fields = spelled_out(args[1:], name)
-    return over(rundir.named(name), fields, f"{command} {name}")
+    name, base = args[0], rundir.named(args[0])
+    fields = spelled_out(args[1:], name, type(base))
+    return over(base, fields, f"{command} {name}")
 
 
-def spelled_out(args: Sequence[str], name: str) -> list[str]:
+def spelled_out(args: Sequence[str], name: str, settings: type[Trained] = configs.Config) -> list[str]:
     """The arguments with every field's whole path (--lr is --train.optim.lr); `name` is whose fields can be listed.
 
     Raises:
         BadInput: a flag is no field, or could be several.
     """
-    known, spelled = configs.flat(configs.Config()), []
+    known, spelled = configs.flat(settings()), []
     for word in args:
         flag, has_value, value = word.partition("=")
         if flag.startswith("--") and flag != "--help":
@@ -142,19 +142,19 @@ def spelled_out(args: Sequence[str], name: str) -> list[str]:
     return spelled
 
 
-def over(base: Config, args: Sequence[str], command: str) -> tuple[Config, Typed]:
+def over(base: configs.T, args: Sequence[str], command: str) -> tuple[configs.T, Typed]:
     """A configuration with the fields given as flags, which are spelled out.
 
     Raises:
         BadInput: a value is not allowed, a flag is given twice, or two sources of pairs are.
     """
-    typed = given.flags(configs.Config, args)
-    config = parse(configs.Config, args, f"silc {command}", base)
-    if "data.train" in typed and not config.data.train:  # a shell's variable that is not set: scenes are not meant
+    typed = given.flags(type(base), args)
+    config = parse(type(base), args, f"silc {command}", base)
+    if typed.get("data.train") == [""]:  # a shell's variable that is not set: scenes are not meant
         raise BadInput("--data.train is given and empty; name tar shards or a folder, or leave it out")
     return configs.with_one_source(config, typed), typed
 
 
-def first_lines(functions: Mapping[str, Callable[..., Config]]) -> str:
+def first_lines(functions: Mapping[str, Callable[..., Trained]]) -> str:
     """A line per recipe: its name and the first line of its docstring."""
     return "\n".join(f"{name:<18}{(function.__doc__ or '').splitlines()[0]}" for name, function in functions.items())

@@ -11,6 +11,7 @@ import tyro
 
 from silc import given, places
 from silc.commands import flags
+from silc.config import Config
 from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import Range, Settings
@@ -64,6 +65,8 @@ def main(args: list[str]) -> int:
     if not names:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
     configurations, typed = zip(*(flags.configured("plan", [name, *overrides]) for name in names), strict=True)
+    if heads := [one.kind for one in configurations if not isinstance(one, Config)]:
+        raise BadInput(f"silc plan knows the step of pretraining alone, not of a {heads[0]}; name recipes")
     given.say_unread(typed[0], configurations[0])
     file = places.file(command.json, flag="--json") if command.json else None
     from silc.plan import gpus, project, tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from silc import checks, given
 from silc.commands.flags import configured
+from silc.kinds import KINDS
 from silc.terminal import announce
 
 
@@ -13,7 +14,5 @@ def main(args: list[str]) -> int:
     out, goes_on = checks.training(config)
     given.say_unread(typed, config)
     announce(f"train: {config.recipe} {'goes on' if goes_on else 'begins'} in {out}")
-    from silc.pretraining import run
-
-    run.train(config)
+    KINDS[config.kind].find("train")(config)
     return 0

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder
     from silc.records import Evaluator
 
-CODE = ("eval/**/*.py", "eval/*.json", "eval/classes/*.txt", "models/*.py", "preprocess.py", "images.py")
+CODE = (
+    *("eval/**/*.py", "eval/*.json", "eval/classes/*.txt"),
+    *("models/*.py", "heads/**/*.py", "preprocess.py", "images.py"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

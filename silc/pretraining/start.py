@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from silc import config as configs
 from silc import given, recipes, rundir
-from silc.config import Config
+from silc.config import Config, Trained
 from silc.data.sources import open_pairs
+from silc.kinds import KINDS
 from silc.pretraining import origin, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path = "", **fields: Any) -> Path:
+def train(recipe: Trained | str | Path, *, data: str | Path = "", out: str | Path = "", **fields: Any) -> Path:
     """Train a run to its end, as `silc train RECIPE` does.
 
     Args:
-        recipe: a recipe's name, the config.yaml of a run, or a Config.
+        recipe: the name of a recipe or a head, the config.yaml of a run, or a configuration.
         data: what `data.train` takes: tar shards, or a folder with a table of captions; without it the recipe's.
         out: directory of the run; without it the Config's.
         fields: any setting by its name, or its path: lr=1e-4, duration="500 steps", **{"model.image.size": 384}.
@@ -31,12 +32,13 @@ def train(recipe: Config | str | Path, *, data: str | Path = "", out: str | Path
         BadInput: the recipe, a setting, the data, or what `out` or `init` hold cannot be used.
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
-    base = recipe if isinstance(recipe, Config) else rundir.named(recipe)
+    base = rundir.named(recipe) if isinstance(recipe, str | Path) else recipe
     places = {"data.train": str(data), "out": str(out)}
     values = {path: place for path, place in places.items() if place} | fields
     config = configs.override(base, values)
     given.say_unread(values, config)
-    return run.train(config)
+    trained: Path = KINDS[config.kind].find("train")(config)
+    return trained
 
 
 def finetune(init: str | Path, data: str, out: str | Path, *, mode: str = "late", **fields: Any) -> Path:
