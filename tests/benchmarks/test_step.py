@@ -24,7 +24,7 @@ def tiny(small: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_every_row_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("open_clip")
-    monkeypatch.setattr(step, "fit_of", lambda device: DeviceSpeed("bf16", ("float32",), ""))
+    monkeypatch.setattr(step, "speed_of", lambda device: DeviceSpeed("bf16", ("float32",), ""))
     rows = list(step.rows(BenchConfig(device="cpu", profile=str(tmp_path / "deep" / "step.txt"))))
     assert {row.number for row in rows} == {6, 7, 8, 9, 10, 11, 12}
     assert [row.number for row in rows if row.missing] == [10, 11]
@@ -40,7 +40,7 @@ def test_a_cpu_that_is_slow_at_bf16_is_spared_its_rows(monkeypatch: pytest.Monke
     for name in ("in_parts", "side_by_side"):
         monkeypatch.setattr(step, name, lambda setting: halves.append(setting.half) or [])
     monkeypatch.setattr(step, "share_of_peak", lambda setting, *rest: halves.append(setting.half))
-    monkeypatch.setattr(step, "fit_of", lambda device: DeviceSpeed("float32", ("bf16",), "0.02 times as fast"))
+    monkeypatch.setattr(step, "speed_of", lambda device: DeviceSpeed("float32", ("bf16",), "0.02 times as fast"))
     rows = [row for row in step.rows(BenchConfig(device="cpu")) if row]
     assert halves == [False, False, False]
     assert [row.number for row in rows if row.missing == "0.02 times as fast"] == [6, 7, 8, 9, 12]
