@@ -32,11 +32,11 @@ class PairCollate:
 
             self.recolour = partial(recolour, photometric)
 
-    def __call__(self, share: RankSamples[Pair]) -> Batch:
-        """The batch of a share of pairs."""
+    def __call__(self, samples: RankSamples[Pair]) -> Batch:
+        """The batch of these pairs."""
         captions, originals = [], []
-        crops = self.views.allocate(len(share), empty=share.empty)
-        for place, (pair, visit) in enumerate(share):
+        crops = self.views.allocate(len(samples), empty=samples.empty)
+        for place, (pair, visit) in enumerate(samples):
             captions.append(pair.captions[int(stream("caption", *visit).integers(len(pair.captions)))])
             global_views, local_views = (None if views is None else views[:, place] for views in crops)
             original, *cropped = self.views(pair.pixels, visit, (global_views, local_views))
@@ -45,7 +45,7 @@ class PairCollate:
                 if self.recolour is not None and crop is not None:
                     self.recolour(name, visit, crop)
         views = Views(torch.stack(originals) if originals else None, *crops)
-        return Batch(views, self.tokenizer(captions), share.keys, share.broken)
+        return Batch(views, self.tokenizer(captions), samples.keys, samples.broken)
 
     def num_bytes(self, num: int) -> int:
         """Of the batch of so many pairs, about."""

@@ -1,4 +1,4 @@
-"""Samples to batches: the order, whose turn each visit is, worker processes, and what happens to broken samples.
+"""Samples to batches: the order, visits, worker processes, and what happens to broken samples.
 
 A global batch is a function of (seed, step) and the source alone. Workers make whole batches, ranks take contiguous
 slices, so neither their number changes what is trained on. What a batch is, `collate` says: of pairs, `PairCollate`.
@@ -57,9 +57,9 @@ MAX_CONSECUTIVE_BAD = 100
 PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
 
-Made = TypeVar("Made", bound=AnyBatch, covariant=True)
+BatchT = TypeVar("Made", bound=AnyBatch, covariant=True)
 Visit = tuple[int, int, int]
-"""Whose draws a visit's are: (seed, epoch, index), for `stream`."""
+"""One visit of a sample: (seed, epoch, index). All that is drawn for it follows from that (`stream`)."""
 
 
 @dataclass
@@ -86,13 +86,13 @@ class RankSamples(Generic[Sample]):
             yield sample, visit
 
 
-class Collate(Protocol[Made]):
+class Collate(Protocol[BatchT]):
     """How samples become a batch."""
 
-    def __call__(self, share: RankSamples[Any]) -> Made:
-        """The batch of all samples of a share, with its keys and what was broken. Called in a worker.
+    def __call__(self, samples: RankSamples[Any]) -> BatchT:
+        """The batch of these samples, with its keys and what was broken. Called in a worker.
 
-        What it draws comes from a `stream` of the sample's turn. If the batch has a method `pin_memory`, torch calls it
+        What it draws comes from the `stream` of its visit. If the batch has a method `pin_memory`, torch calls it
         before the batch goes to a GPU.
         """
         ...
@@ -116,10 +116,10 @@ class LoaderPlan:
     """Seconds without a sample begun by any worker, after which they are held to hang."""
 
 
-class Loader(Generic[Made]):
+class Loader(Generic[BatchT]):
     """Batches by step, for one rank."""
 
-    def __init__(self, source: Source[Any], collate: Collate[Made], plan: LoaderPlan, world: World) -> None:
+    def __init__(self, source: Source[Any], collate: Collate[BatchT], plan: LoaderPlan, world: World) -> None:
         """
         Raises:
             BadInput: the source is smaller than one global batch, or the ranks do not divide it.
@@ -146,7 +146,7 @@ class Loader(Generic[Made]):
         if self.workers:
             self._choose_transport()
 
-    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Made, None, None]:
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[BatchT, None, None]:
         """This rank's share of the batches of steps [start, stop). Closing them ends the workers.
 
         Args:
@@ -156,13 +156,13 @@ class Loader(Generic[Made]):
             BadInput: no sample is found in place of a broken one; LostWorker, if one died or hangs.
             StoppedWaiting: no batch was there, and `asked` said so.
         """
-        make = partial(self._made, start, stop)
+        make = partial(self._from_torch, start, stop)
         watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
         with closing(Prefetcher(make, watch)) if self.workers else nullcontext(make()) as batches:
-            for made in batches:
-                if isinstance(made, BadInput):
-                    raise made
-                yield pickle.loads(made) if isinstance(made, bytes) else made
+            for batch in batches:
+                if isinstance(batch, BadInput):
+                    raise batch
+                yield pickle.loads(batch) if isinstance(batch, bytes) else batch
 
     def _choose_transport(self) -> None:
         """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
@@ -221,7 +221,7 @@ class Loader(Generic[Made]):
             )
         self._say(f"other shards than before: going on after {state['samples']} samples in the new list's order")
 
-    def _made(self, start: int, stop: int) -> Iterator[Made | bytes | BadInput]:
+    def _from_torch(self, start: int, stop: int) -> Iterator[BatchT | bytes | BadInput]:
         with warnings.catch_warnings():
             # More workers than cores, and forking with threads, are the caller's choice.
             warnings.simplefilter("ignore")
@@ -283,12 +283,12 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
 
     def __getitem__(self, step: int) -> AnyBatch | bytes | BadInput:
         try:
-            made = self.collate(self._share(step))
+            batch = self.collate(self._share(step))
         except BadInput as error:
             return error  # as a value: raised, it would come out of the worker wrapped in a traceback
         except MemoryError:
             return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
-        return pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else made
+        return pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else batch
 
     def _share(self, step: int) -> RankSamples[Any]:
         epoch, step_of_epoch = divmod(step, len(self.source) // self.batch_size)

@@ -37,11 +37,11 @@ DRAWS = 13
 
 
 def recolour(config: PhotometricConfig, name: str, visit: Sequence[int], views: Tensor) -> None:
-    """Change the colours of an image's views uint8 [V, 3, r, r] in place; a view's depend on `turn` and its number.
+    """Change the colours of an image's views uint8 [V, 3, r, r] in place; a view's depend on `visit` and its number.
 
     Args:
         name: "global" or "local"; globals of even and odd number differ in blur and solarisation.
-        turn: whose visit it is, (seed, epoch, index).
+        visit: (seed, epoch, index).
     """
     draws = stream(f"photometric-{name}", *visit).random((len(views), DRAWS))
     for number, view in enumerate(views):

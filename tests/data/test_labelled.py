@@ -64,14 +64,14 @@ class LabelledBatch:
 class Cut:
     """All that a batch of them adds: one cut of 16 x 16 pixels a visit, of the photograph and its labels alike."""
 
-    def __call__(self, share: RankSamples[Labelled]) -> LabelledBatch:
-        images = share.empty((len(share), 16, 16, 3), dtype=torch.uint8)
-        labels = share.empty((len(share), 16, 16), dtype=torch.uint8)
-        for place, (sample, visit) in enumerate(share):
+    def __call__(self, samples: RankSamples[Labelled]) -> LabelledBatch:
+        images = samples.empty((len(samples), 16, 16, 3), dtype=torch.uint8)
+        labels = samples.empty((len(samples), 16, 16), dtype=torch.uint8)
+        for place, (sample, visit) in enumerate(samples):
             top, left = stream("cut", *visit).integers(0, (15, 25)).tolist()
             images[place] = torch.from_numpy(sample.pixels[top : top + 16, left : left + 16].copy())
             labels[place] = torch.from_numpy(sample.labels[top : top + 16, left : left + 16].copy())
-        return LabelledBatch(images, labels, share.keys, share.broken)
+        return LabelledBatch(images, labels, samples.keys, samples.broken)
 
     def num_bytes(self, num: int) -> int:
         return num * 16 * 16 * 4
