@@ -57,7 +57,7 @@ MAX_CONSECUTIVE_BAD = 100
 PREFETCH = 2
 """Batches that torch's DataLoader keeps ready for each worker."""
 
-BatchT = TypeVar("Made", bound=AnyBatch, covariant=True)
+BatchT = TypeVar("BatchT", bound=AnyBatch, covariant=True)
 Visit = tuple[int, int, int]
 """One visit of a sample: (seed, epoch, index). All that is drawn for it follows from that (`stream`)."""
 
