@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,7 +39,7 @@ Weights = Literal["student", "teacher", "both"]
 class Loaded:
     """What a run has made so far, or a model that came from elsewhere."""
 
-    models: dict[str, Encoder]
+    models: Mapping[str, Encoder]
     """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here. Of a head, a
     `Model` that is one of the protocols of `encoder.py` besides, or has methods of its own."""
     examples_seen: int | None

@@ -143,7 +143,7 @@ class Learner(Protocol):
 
     def after_step(self, out: Any, hyper: Any) -> None:
         """What an accepted update is followed by (averages, clamps); every rank calls it."""
-        ...
+        return
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """All tensors a checkpoint keeps, by the name of the file."""
