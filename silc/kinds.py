@@ -1,6 +1,6 @@
 """The table of kinds of run: all that commands know of one. Imports no torch.
 
-A trained head is added by a row in `KINDS` and a package in `silc/heads/`.
+A trained head is added by a row in `KINDS` and a package of its own, in a folder `heads` here.
 """
 
 from __future__ import annotations
