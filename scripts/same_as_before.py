@@ -292,7 +292,10 @@ def exported(run: Path, old: Checkout, new: Checkout) -> dict[str, str]:
     for checkout, out in zip((old, new), outs, strict=True):
         shutil.rmtree(out, ignore_errors=True)
         checkout.silc("export", run.name, str(out), "--formats", "transformers", where=old.folder)
-    texts = [{str(file.relative_to(out)): json.loads(file.read_text()) for file in sorted(out.rglob("*.json"))} for out in outs]
+    texts = [
+        {str(file.relative_to(out)): json.loads(file.read_text()) for file in sorted(out.rglob("*.json"))}
+        for out in outs
+    ]
     return {"tensors": difference(*map(tensors, outs)), "JSON files": difference(*texts)}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
-from silc.eval import pamr
+from silc.eval import last_block, pamr
 from silc.models.readouts import chosen
 from silc.settings import one_of
 
@@ -42,19 +43,24 @@ class Cosine:
 
     Args:
         features: what makes the features; a decoder has its own.
+        reads: what records call the readout of a decoder that has one of its own; empty: `eval.readout` is asked for.
         record: what records say of it beside the readout.
 
     Raises:
-        BadInput: no such readout.
+        BadInput: no such readout, or one beside a decoder's own.
     """
 
     rules: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, model: DualEncoder, config: EvalConfig, features: Features = read_out, **record: Any) -> None:
+    def __init__(
+        self, model: DualEncoder, config: EvalConfig, features: Features = read_out, reads: str = "", **record: Any
+    ) -> None:
+        if reads and config.readout:
+            raise BadInput(f"decoder {config.decoder} has a readout of its own; leave out eval.readout")
         self.model, self.features, self.masks = model, features, bool(config.mix or config.background)
         self.name, self.preprocess = model.name, model.preprocess
         self.patch_size, self.device = model.patch_size, model.device
-        self.readout = chosen(config.readout, model.readouts, model.name)
+        self.readout = reads or chosen(config.readout, model.readouts, model.name)
         self.record = {"readout": self.readout, **record}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
@@ -94,7 +100,13 @@ class Refiner(NamedTuple):
     called: str
 
 
-DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {"cosine": Cosine}
+DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {
+    "cosine": Cosine,
+    **{
+        name: partial(Cosine, features=features, reads="its own", decoder=name)
+        for name, features in last_block.FEATURES.items()
+    },
+}
 REFINERS = {
     "pamr": Refiner(pamr.refine_at_their_size, "window", "PAMR"),
     "pamr-image": Refiner(pamr.refine, "image", "PAMR of stitched maps"),

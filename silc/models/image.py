@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from silc.models.readouts import READOUTS, chosen
+from silc.models.readouts import READOUTS, chosen, map_value
 from silc.models.vit import Trunk, resample_positions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from silc.models.config import ImageTowerConfig
+    from silc.models.vit import Block
 
 POSITIONS = "visual.trunk.pos_embed"
 """Name of the position embedding in a two-tower model."""
@@ -72,9 +75,14 @@ class ImageTower(nn.Module):
             BadInput: the readout does not go with this pooling.
         """
         known = READOUTS[self.pool]
-        last_block, value = known[chosen(readout, known, f"{self.pool} pooling")]
+        return self.aligned(images, known[chosen(readout, known, f"{self.pool} pooling")])
+
+    def aligned(self, images: Tensor, last_block: Callable[[Block, Tensor], Tensor] | None = None) -> Tensor:
+        """As `dense`, with any function in the last block's place: final norm, a MAP head's value, projection."""
         tokens = self.without_prefix(self.trunk.tokens(images, last_block=last_block).final)
-        return self._grid(self.head(tokens if value is None else value(self.trunk, tokens)), images)
+        if self.pool == "map":
+            tokens = map_value(self.trunk, tokens)
+        return self._grid(self.head(tokens), images)
 
     def without_prefix(self, tokens: Tensor) -> Tensor:
         """The patch tokens [B, T, C] among all tokens [B, prefix + T, C]."""

@@ -13,7 +13,7 @@ Anything else is refused: MAP tokens are not in the joint space before the atten
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from silc.errors import BadInput
 
@@ -37,19 +37,12 @@ def map_value(trunk: Trunk, tokens: Tensor) -> Tensor:
     return out + pool.mlp(pool.norm(out))  # type: ignore[no-any-return]
 
 
-class Readout(NamedTuple):
-    """What runs in the last block's place, and what patch tokens [B, T, C] pass between final norm and projection."""
-
-    last_block: Callable[[Block, Tensor], Tensor] | None = None
-    value: Callable[[Trunk, Tensor], Tensor] | None = None
-
-
-READOUTS = {
-    "map": {"map_value": Readout(None, map_value), "value_block+map_value": Readout(value_path, map_value)},
-    "cls": {"value_block": Readout(value_path), "tokens": Readout()},
-    "mean": {"tokens": Readout(), "value_block": Readout(value_path)},
+READOUTS: dict[str, dict[str, Callable[[Block, Tensor], Tensor] | None]] = {
+    "map": {"map_value": None, "value_block+map_value": value_path},
+    "cls": {"value_block": value_path, "tokens": None},
+    "mean": {"tokens": None, "value_block": value_path},
 }
-"""By pooling and name, each pooling's default first."""
+"""What runs in the last block's place, by pooling and name, each pooling's default first."""
 
 
 def chosen(asked: str, there: Collection[str], name: str = "") -> str:

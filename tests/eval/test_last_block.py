@@ -1,0 +1,169 @@
+"""Decoders that change the last block are their authors' to 1e-4, and what attention must be."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from silc.errors import BadInput
+from silc.eval import last_block
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import DECODERS, predictor_of
+from silc.models.config import ImageTowerConfig
+from silc.models.image import ImageTower
+from silc.models.readouts import value_path
+
+SIZES = ["48x48", "32x72", "40x64", "64x64"]
+THEIRS = {
+    "maskclip-reduced": "clearclip_repo/MaskCLIP/ignore_residual=1",
+    "sclip": "sclip",
+    "clearclip": "clearclip_repo/ClearCLIP/ignore_residual=1",
+    "naclip": "naclip_repo/reduced/naclip/std=5.0",
+    "scra": "scra_block",
+}
+
+
+@pytest.fixture
+def fixture(silc_data: Path) -> np.lib.npyio.NpzFile:
+    return np.load(silc_data / "oracles/decoders/clip_vit.npz", allow_pickle=False)
+
+
+@pytest.fixture
+def tower(fixture) -> ImageTower:
+    """The fixture's CLIP ViT."""
+    config = ImageTowerConfig(
+        size=48, patch=8, width=64, depth=3, heads=4, mlp=256, pool="cls", activation="quick_gelu", pre_norm=True
+    )
+    weights = {name.removeprefix("w/visual."): torch.from_numpy(fixture[name]) for name in fixture if name[:2] == "w/"}
+    names = {
+        "attn.in_proj_": "attn.qkv.",
+        "attn.out_proj": "attn.proj",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "transformer.resblocks": "blocks",
+        "conv1": "patch_embed.proj",
+        "ln_pre": "norm_pre",
+        "ln_post": "norm",
+    }
+    own = {}
+    for name, value in weights.items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        own[f"trunk.{name}"] = value
+    own["head.proj.weight"] = own.pop("trunk.proj").T
+    own["trunk.cls_token"] = own.pop("trunk.class_embedding")[None, None]
+    own["trunk.pos_embed"] = own.pop("trunk.positional_embedding")[None]
+    tower = ImageTower(config, 24)
+    tower.load_state_dict(own)
+    return tower.eval()
+
+
+def after_last(tower: ImageTower, x: torch.Tensor, change) -> torch.Tensor:
+    """Patch features [B, T, D] of tokens that enter the last block."""
+    return tower.head(tower.without_prefix(tower.trunk.norm(change(tower.trunk.blocks[-1], x))))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", THEIRS)
+def test_features_are_the_authors(tower: ImageTower, fixture, name: str, size: str) -> None:
+    grid = tuple(int(side) // 8 for side in size.split("x"))
+    change = {
+        "maskclip-reduced": last_block.reduced,
+        "sclip": last_block.sclip,
+        "clearclip": last_block.clearclip,
+        "naclip": partial(last_block.naclip, grid=grid),
+        "scra": last_block.scra,
+    }[name]
+    x = torch.from_numpy(fixture[f"{size}/x_last_in"])
+    theirs = torch.from_numpy(fixture[f"{size}/{THEIRS[name]}"])
+    theirs = theirs[:, -grid[0] * grid[1] :]  # some keep the class token
+    torch.testing.assert_close(after_last(tower, x, change), theirs, atol=1e-4, rtol=0)
+
+
+class Encoded:
+    """As much of a two-tower model as a decoder asks for."""
+
+    name, readouts, preprocess, patch_size, device = "clip", ("value_block", "tokens"), None, 8, torch.device("cpu")
+
+    def __init__(self, tower: ImageTower) -> None:
+        self.visual = tower
+
+
+@torch.no_grad()
+def test_whole_towers_are_the_authors_where_positions_need_no_resizing(tower: ImageTower, fixture) -> None:
+    """At other sizes theirs resize positions by a factor of (n + 0.1) / sqrt(N), ours by the model's own rule."""
+    images = torch.from_numpy(fixture["48x48/image"])
+    for name, theirs in {**THEIRS, "maskclip": "tcl_maskclip"}.items():
+        found = last_block.FEATURES[name](Encoded(tower), images, "").flatten(1, 2)
+        expected = torch.from_numpy(fixture[f"48x48/{theirs}"])[:, -36:]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_theirs_do_not_resize_positions_where_only_the_aspect_differs(tower: ImageTower, fixture) -> None:
+    """32 x 72 pixels have 36 patches as 48 x 48 have, and four references leave the positions as they are."""
+    images = torch.from_numpy(fixture["32x72/image"])
+    found = last_block.FEATURES["sclip"](Encoded(tower), images, "").flatten(1, 2)
+    assert (found - torch.from_numpy(fixture["32x72/sclip"])[:, 1:]).abs().max() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", last_block.FEATURES)
+@pytest.mark.parametrize("pool", ["cls", "map", "mean"])
+def test_an_image_does_not_depend_on_its_neighbours_in_a_batch(pool, name: str) -> None:
+    torch.manual_seed(0)
+    config = ImageTowerConfig(size=32, patch=8, width=32, depth=2, heads=2, mlp=64, pool=pool)
+    model = Encoded(ImageTower(config, 32).eval())
+    images = torch.randn(3, 3, 24, 40)
+    together = last_block.FEATURES[name](model, images, "")
+    assert together.shape == (3, 3, 5, 32)
+    alone = torch.cat([last_block.FEATURES[name](model, image[None], "") for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["sclip", "clearclip", "naclip", "scra"])
+def test_equal_tokens_stay_equal(name: str) -> None:
+    """Rows of attention sum to 1 (SCLIP's to 2), so a constant map stays constant."""
+    torch.manual_seed(1)
+    config = ImageTowerConfig(size=32, patch=8, width=32, depth=1, heads=2, mlp=64, pool="mean")
+    tower = ImageTower(config, 32)
+    x = torch.randn(1, 1, 32).expand(1, 16, 32)
+    change = partial(last_block.naclip, grid=(4, 4)) if name == "naclip" else getattr(last_block, name)
+    found = change(tower.trunk.blocks[-1], x)
+    assert (found - found[:, :1]).abs().max() < 1e-5
+    if name == "clearclip":
+        torch.testing.assert_close(found, last_block.reduced(tower.trunk.blocks[-1], x))
+
+
+def test_correlations_keep_orthogonal_groups_apart() -> None:
+    groups = torch.tensor([0, 1, 0, 1, 1])
+    x = F.one_hot(groups, 4).double() * torch.tensor([3.0, 1.0, 2.0, 5.0, 1.0])[:, None]
+    weights = last_block.correlated(x, offset=0.5)
+    assert torch.equal(weights > 0, groups[:, None] == groups)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, dtype=torch.float64))
+
+
+def test_nearness_is_a_gaussian_of_patches() -> None:
+    found = last_block.nearness(3, 4)
+    for one in range(12):
+        for other in range(12):
+            d2 = (one // 4 - other // 4) ** 2 + (one % 4 - other % 4) ** 2
+            assert found[one, other] == pytest.approx(np.exp(-d2 / 50), abs=1e-6)
+
+
+def test_what_a_decoder_cannot_have_is_told(oracle, tower: ImageTower) -> None:
+    with pytest.raises(BadInput, match=r"has no last block to change; take eval\.decoder cosine"):
+        predictor_of(oracle, EvalConfig(decoder="sclip")).maps(torch.zeros(1, 3, 8, 8), torch.zeros(2, 4))
+    with pytest.raises(BadInput, match=r"decoder sclip has a readout of its own; leave out eval\.readout"):
+        predictor_of(Encoded(tower), EvalConfig(decoder="sclip", readout="tokens"))
+    assert set(last_block.FEATURES) < set(DECODERS)
+    assert last_block.FEATURES["maskclip"].keywords["last_block"] is value_path
