@@ -118,7 +118,9 @@ def correlated(x: Tensor, offset: Tensor | float = 0.0) -> Tensor:
     """Weights [..., T, T] of tokens [..., T, C], each row a softmax of SHARPNESS (cosine - offset), negatives out."""
     unit = F.normalize(x, dim=-1)
     cosines = SHARPNESS * (unit @ unit.transpose(-2, -1) - offset)
-    return cosines.masked_fill(cosines < 0, -torch.inf).softmax(dim=-1)
+    # A token's cosine with itself is not below the mean but by rounding, where all are equal.
+    others = ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+    return cosines.masked_fill((cosines < 0) & others, -torch.inf).softmax(dim=-1)
 
 
 def _with_residual(block: Block, x: Tensor, found: Tensor) -> Tensor:

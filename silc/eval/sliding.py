@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from silc.errors import BadInput
 from silc.eval.decoders import predictor_of, refiner_of
 from silc.eval.embed import ALONE, batches, finite, text_classifier
+from silc.eval.joint import JointPredictor
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
     from silc.encoder import DensePredictor, DualEncoder
     from silc.eval.config import EvalConfig
-    from silc.eval.decoders import Refine
+    from silc.eval.cosine import Refine
 
 MAX_SCALED = 2**24
 """Most pixels of an image as it is scaled: with a shorter side of 448, one that is 83 times as long."""
@@ -116,7 +117,10 @@ def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[st
     scored = score_windows(scorer, crops)
     for pixels, own in zip(whole, boxes, strict=True):
         _, height, width = pixels.shape
-        stitched = ScoreMap([next(scored) for _ in own], height, width, rules.softmax)
+        seen = [next(scored) for _ in own]
+        if isinstance(scorer.predictor, JointPredictor):
+            seen = scorer.predictor.joined(seen, scorer.classes)
+        stitched = ScoreMap(seen, height, width, rules.softmax)
         if scorer.refine:
             image = scorer.predictor.preprocess.normalize(pixels.to(scorer.predictor.device))
             maps = scorer.refine(stitched.whole(), image)

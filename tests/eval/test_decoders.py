@@ -15,8 +15,9 @@ from silc.encoder import DensePredictor
 from silc.errors import BadInput
 from silc.eval import pamr
 from silc.eval.config import EvalConfig
+from silc.eval.cosine import Cosine
 from silc.eval.datasets import SegmentationSet
-from silc.eval.decoders import DECODERS, Cosine, predictor_of
+from silc.eval.decoders import DECODERS, predictor_of
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run

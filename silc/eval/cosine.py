@@ -1,0 +1,88 @@
+"""Class maps as cosines of patch features with class names, and what TCL makes of such maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.encoder import DensePredictor, DualEncoder
+from silc.errors import BadInput
+from silc.models.readouts import chosen
+
+if TYPE_CHECKING:
+    from silc.eval.config import EvalConfig
+
+MIX = 0.3
+"""TCL's share of the second readout."""
+
+
+Features = Callable[[DualEncoder, Tensor, str], Tensor]
+"""Patch features [B, h, w, D], of any length, of a model, images and the name of a readout."""
+Refine = Callable[[Tensor, Tensor], Tensor]
+"""Class maps [C, h, w] of class maps [C, h, w] and a normalised image [3, H, W]."""
+
+
+def read_out(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
+    """`Features` as the model gives them."""
+    return model.encode_dense(images, readout)
+
+
+class Cosine:
+    """Each patch's cosine with each class, by the features of `eval.readout`; as masks for TCL's mix and threshold.
+
+    Args:
+        features: what makes the features; a decoder has its own.
+        reads: what records call the readout of a decoder that has one of its own; empty: `eval.readout` is asked for.
+        record: what records say of it beside the readout.
+
+    Raises:
+        BadInput: no such readout, or one beside a decoder's own.
+    """
+
+    rules: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self, model: DualEncoder, config: EvalConfig, features: Features = read_out, reads: str = "", **record: Any
+    ) -> None:
+        if reads and config.readout:
+            raise BadInput(f"decoder {config.decoder} has a readout of its own; leave out eval.readout")
+        self.model, self.features, self.masks = model, features, bool(config.mix or config.background)
+        self.name, self.preprocess = model.name, model.preprocess
+        self.patch_size, self.device = model.patch_size, model.device
+        self.readout = reads or chosen(config.readout, model.readouts, model.name)
+        self.record = {"readout": self.readout, **record}
+
+    def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
+        """Unit-length text features [C, D]."""
+        return embed(self.model, names).to(self.device)
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Cosines [B, C, h, w], or masks: sigmoid(10 (cos - 0.25))."""
+        cosines = self.cosines(self.features(self.model, images, self.readout), classes).permute(0, 3, 1, 2)
+        return torch.sigmoid(10 * (cosines - 0.25)) if self.masks else cosines
+
+    def cosines(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Cosines [..., C] of features [..., D] of any length."""
+        return F.normalize(features.float(), dim=-1) @ classes.T
+
+
+class TclMasks:
+    """Another predictor's maps as TCL treats them: refined in each window, then mixed with a second readout's masks."""
+
+    def __init__(self, below: DensePredictor, refine: Refine | None, other: Cosine | None) -> None:
+        self.below, self.refine, self.other, self.record = below, refine, other, dict(below.record)
+        self.name, self.preprocess, self.rules = below.name, below.preprocess, below.rules
+        self.patch_size, self.device, self.classes = below.patch_size, below.device, below.classes
+        if other:
+            self.record |= {"mix": f"{1 - MIX} own + {MIX} {other.readout}", "tuned_on_labels": True}
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Maps [B, C, h, w]."""
+        maps = self.below.maps(images, classes)
+        if self.refine:
+            maps = torch.stack([self.refine(own, image) for own, image in zip(maps, images, strict=True)])
+        return (1 - MIX) * maps + MIX * self.other.maps(images, classes) if self.other else maps

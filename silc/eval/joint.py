@@ -1,0 +1,143 @@
+"""Decoders without training that look at all windows of an image together.
+
+| decoder  | what is done with the windows                                                           | source, licence |
+| -------- | --------------------------------------------------------------------------------------- | --------------- |
+| `scga`   | features are stitched, and gathered by softmax(10 (cos - mean cos)), negatives out      | RADSeg, MIT     |
+| `radseg` | the same, on the features of `scra`                                                     | RADSeg, MIT     |
+| `lposs`  | cosines with the classes are propagated over a graph of all patches                     | LPOSS, MIT      |
+
+All are raw. RADSeg's code leaves out classes whose best probability is below 0.5, which is no plain argmax; that is not
+done here, and the mean is each image's own, not a batch's. LPOSS builds its graph from DINO's features; here from the
+tower's own patches, which is our composition. It stops after ten steps of conjugate gradients, unconverged, and so does
+this: the exact solution differs by 1 to 2 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.encoder import DensePredictor
+from silc.eval.cosine import Cosine
+from silc.eval.last_block import correlated, tower_of
+from silc.eval.score_map import Box, Window
+
+TEMPERATURE = 100
+"""Of RADSeg's softmax over the classes: it multiplies cosines."""
+NEIGHBOURS, SHARPNESS, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
+"""LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, share that neighbours have."""
+STEPS, TOLERANCE = 10, 1e-6
+
+
+@runtime_checkable
+class JointPredictor(DensePredictor, Protocol):
+    """A `DensePredictor` whose windows depend on each other: `maps` gives [B, any, h, w] that `joined` goes on from."""
+
+    def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
+        """Class maps of an image, of what `maps` gave of all its windows."""
+        ...
+
+
+class Scga(Cosine):
+    """RADSeg's self-correlating global aggregation of an image's features, and probabilities of the classes."""
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Features [B, D, h, w]."""
+        return self.features(self.model, images, self.readout).float().permute(0, 3, 1, 2)
+
+    def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
+        """One window of softmax(TEMPERATURE cosines) [C, H, W] over the whole image."""
+        whole = stitched(windows)
+        features = aggregated(whole.patches.flatten(1).T)
+        probabilities = (TEMPERATURE * self.cosines(features, classes)).softmax(dim=-1)
+        maps = probabilities.T.unflatten(1, whole.patches.shape[1:])
+        return [Window(whole.box, maps, whole.height, whole.width, whole.top, whole.left)]
+
+
+def aggregated(features: Tensor) -> Tensor:
+    """Features [T, D], each the mean of those like it: softmax(10 (cos - mean cos)), negatives out."""
+    unit = F.normalize(features, dim=-1)
+    mean = unit.mean(dim=0).square().sum()  # of all cosines: |mean of the unit features|^2
+    return correlated(features, offset=mean) @ features
+
+
+def stitched(windows: Sequence[Window]) -> Window:
+    """Patches of windows as those of one, means where they overlap; each goes to the nearest place of the grid."""
+    first = windows[0]
+    pitch_y, pitch_x = first.height / first.patches.shape[1], first.width / first.patches.shape[2]
+    corners = [(round((w.box.y1 - w.top) / pitch_y), round((w.box.x1 - w.left) / pitch_x)) for w in windows]
+    height = max(y + w.patches.shape[1] for (y, _), w in zip(corners, windows, strict=True))
+    width = max(x + w.patches.shape[2] for (_, x), w in zip(corners, windows, strict=True))
+    total = first.patches.new_zeros(len(first.patches), height, width)
+    visits = torch.zeros_like(total[0])
+    for (y, x), window in zip(corners, windows, strict=True):
+        _, high, wide = window.patches.shape
+        total[:, y : y + high, x : x + wide] += window.patches
+        visits[y : y + high, x : x + wide] += 1
+    box = Box(0, 0, max(w.box.y2 for w in windows), max(w.box.x2 for w in windows))
+    return Window(box, total / visits, round(height * pitch_y), round(width * pitch_x), first.top, first.left)
+
+
+class Lposs(Cosine):
+    """Label propagation over patches: solves (I - alpha W) x = y for the cosines y of each class."""
+
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Cosines and, of unit length, the features that the graph is made of [B, C + E, h, w]."""
+        cosines = super().maps(images, classes)
+        graph = F.normalize(tower_of(self.model).patches(images).float(), dim=-1).permute(0, 3, 1, 2)
+        return torch.cat([cosines, graph], dim=1)
+
+    def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
+        """The windows with propagated scores."""
+        patches = torch.cat([window.patches.flatten(1) for window in windows], dim=1).T  # [T, C + E]
+        cosines, graph = patches[:, : len(classes)], patches[:, len(classes) :]
+        found = propagated(laplacian(graph, torch.cat([centres(window) for window in windows])), cosines)
+        shares = found.split([window.patches[0].numel() for window in windows])
+        return [
+            Window(w.box, own.T.unflatten(1, w.patches.shape[1:]), w.height, w.width, w.top, w.left)
+            for w, own in zip(windows, shares, strict=True)
+        ]
+
+
+def centres(window: Window) -> Tensor:
+    """Pixels (y, x) in the image of the middle of each patch [h w, 2]."""
+    _, high, wide = window.patches.shape
+    y = window.box.y1 - window.top + (torch.arange(high) + 0.5) * window.height / high
+    x = window.box.x1 - window.left + (torch.arange(wide) + 0.5) * window.width / wide
+    return torch.cartesian_prod(y, x).to(window.patches)
+
+
+def laplacian(features: Tensor, places: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """I - alpha W [T, T] of unit features [T, E] at pixels [T, 2].
+
+    W has cos^gamma exp(-sigma distance) for the nearest neighbours of each patch, negative cosines out, plus its
+    transpose, without loops, divided by the roots of both ends' sums.
+    """
+    cosines = features @ features.T
+    near = cosines.topk(min(neighbours, len(cosines)), dim=1)
+    weights = torch.zeros_like(cosines).scatter(1, near.indices, near.values.clamp(min=0) ** SHARPNESS)
+    weights = weights * torch.exp(-NEARNESS * torch.cdist(places, places))
+    weights = (weights + weights.T).fill_diagonal_(0)
+    sums = weights.sum(dim=1)
+    roots = torch.where(sums > 0, sums, 1).rsqrt()
+    return torch.eye(len(weights)).to(weights) - SPREAD * roots[:, None] * weights * roots
+
+
+def propagated(system: Tensor, scores: Tensor, steps: int = STEPS) -> Tensor:
+    """x [T, C] of system x = scores, each class by conjugate gradients from 0, until TOLERANCE or for so many steps."""
+    x, residual = torch.zeros_like(scores), scores.clone()
+    direction, squared = residual.clone(), residual.square().sum(dim=0)
+    enough = TOLERANCE * scores.norm(dim=0)
+    for _ in range(steps):
+        goes_on = squared.sqrt() > enough
+        moved = system @ direction
+        length = torch.where(goes_on, squared / (direction * moved).sum(dim=0), 0)
+        x, residual = x + length * direction, residual - length * moved
+        new = residual.square().sum(dim=0)
+        direction = torch.where(goes_on, residual + new / squared * direction, direction)
+        squared = torch.where(goes_on, new, squared)
+    return x
