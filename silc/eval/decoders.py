@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
-from silc.eval import last_block, pamr
+from silc.eval import last_block, pamr, scclip
 from silc.eval.cosine import Cosine, Refine, TclMasks
 from silc.eval.joint import JointPredictor, Lposs, Scga
 from silc.settings import one_of
@@ -35,6 +35,7 @@ DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {
         name: partial(Cosine, features=features, reads="its own", decoder=name)
         for name, features in last_block.FEATURES.items()
     },
+    "scclip": partial(Cosine, features=scclip.features, reads="its own", decoder="scclip"),
     "scga": partial(Scga, decoder="scga"),
     "radseg": partial(Scga, features=last_block.FEATURES["scra"], reads="its own", decoder="radseg"),
     "lposs": partial(Lposs, decoder="lposs"),

@@ -78,11 +78,13 @@ class ImageTower(nn.Module):
         return self.aligned(images, known[chosen(readout, known, f"{self.pool} pooling")])
 
     def aligned(self, images: Tensor, last_block: Callable[[Block, Tensor], Tensor] | None = None) -> Tensor:
-        """As `dense`, with any function in the last block's place: final norm, a MAP head's value, projection."""
-        tokens = self.without_prefix(self.trunk.tokens(images, last_block=last_block).final)
-        if self.pool == "map":
-            tokens = map_value(self.trunk, tokens)
-        return self._grid(self.head(tokens), images)
+        """As `dense`, with any function in the last block's place."""
+        tokens = self.trunk.tokens(images, last_block=last_block).final
+        return self.in_joint_space(self.without_prefix(tokens), images)
+
+    def in_joint_space(self, patches: Tensor, images: Tensor) -> Tensor:
+        """Patch features [B, h, w, D] of tokens [B, T, C] after the final norm: a MAP head's value, projection."""
+        return self._grid(self.head(map_value(self.trunk, patches) if self.pool == "map" else patches), images)
 
     def without_prefix(self, tokens: Tensor) -> Tensor:
         """The patch tokens [B, T, C] among all tokens [B, prefix + T, C]."""

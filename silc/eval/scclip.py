@@ -1,0 +1,111 @@
+"""SC-CLIP: outlying tokens are replaced, and patches that were alike in the middle of the tower are brought together.
+
+Bai et al., "Self-Calibrated CLIP", arXiv 2411.15869; the code of its authors has no licence, and none of it is here. Of
+a tower with 12 blocks, counted from 1:
+
+1. The 5 % of the patches entering the last block with the highest local outlier factor (30 neighbours, squared
+   distances) become the mean of their neighbours in the image that are not among them.
+2. Similarities are cosines of what block 9 leaves, the same patches replaced. Each patch becomes the mean of those with
+   a similarity of 0.4 and more, weighted so.
+3. The last block: half softmax(3 (similarity - mean), negatives out), half softmax(k k' / sqrt(c)), over the values;
+   neither residual nor MLP, but 0.3 of the class token where there is one.
+4. The result is gathered once more, by what block 4 leaves. The same is done with the sum of what blocks 4 to 10 leave
+   in place of the last block's input, and added.
+
+Raw: nothing is tuned on labels. In a tower of another depth the blocks are those at the same share of it, our choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from silc.eval.last_block import tower_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.encoder import DualEncoder
+    from silc.models.vit import Block
+
+NEIGHBOURS, OUTLYING = 30, 0.05
+ALIKE, SHARPNESS, OF_CLASS_TOKEN = 0.4, 3, 0.3
+SIMILAR, GATHERED, FIRST, LAST = 9, 4, 4, 10
+"""Blocks of 12, counted from 1: of similarities, of the second gathering, and those that are summed."""
+
+
+def features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
+    """Patch features [B, h, w, D].
+
+    Raises:
+        BadInput: the model has no ViT whose blocks can be changed.
+    """
+    tower = tower_of(model)
+    blocks: list[Any] = list(tower.trunk.blocks)
+    depth, block = len(blocks), blocks[-1]
+    kept = tower.trunk.tokens(images, layers=range(depth), last_block=lambda _, x: x).layers
+
+    def left_by(number: int) -> Tensor:
+        return kept[max(1, round(number * depth / 12)) - 1]
+
+    prefix = tower.trunk.num_prefix_tokens
+    grid = (images.shape[-2] // tower.patch, images.shape[-1] // tower.patch)
+    entering = kept[-1]
+    outlying = torch.stack([outliers(one) for one in entering[:, prefix:]])
+    similarity = cosines(replaced(left_by(SIMILAR)[:, prefix:], outlying, grid))
+    again = gathering(cosines(left_by(GATHERED)[:, prefix:]))
+    patches = gathering(similarity) @ replaced(entering[:, prefix:], outlying, grid)
+    first = again @ attended(block, patches, entering[:, :prefix], similarity)
+    summed = torch.stack([left_by(number) for number in range(FIRST, LAST + 1)]).sum(dim=0)
+    second = again @ attended(block, summed[:, prefix:], summed[:, :prefix], similarity)
+    return tower.in_joint_space(tower.trunk.norm(first + second), images).float()
+
+
+def outliers(x: Tensor) -> Tensor:
+    """Which of tokens [T, C] are the most outlying, bool [T], by the local outlier factor of squared distances."""
+    count = min(NEIGHBOURS, len(x) - 1)
+    if count < 1:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    distances = torch.cdist(x, x).square().fill_diagonal_(-1)  # so that each is its own nearest
+    near = distances.topk(count + 1, largest=False)
+    distance, index = near.values[:, 1:], near.indices[:, 1:]
+    reach = torch.maximum(distance, distance[:, -1][index])
+    density = 1 / reach.mean(dim=1).clamp(min=1e-12)
+    factor = density[index].mean(dim=1) / density
+    return factor > factor.float().quantile(1 - OUTLYING)
+
+
+def replaced(x: Tensor, which: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens [B, T, C] of a grid, some (bool [B, T]) the mean of their 8 neighbours, those not among these."""
+    maps, kept = x.transpose(1, 2).unflatten(2, grid), (~which).unflatten(1, grid)[:, None].to(x)
+    around = 9 * F.avg_pool2d(maps * kept, 3, stride=1, padding=1)
+    number = 9 * F.avg_pool2d(kept, 3, stride=1, padding=1)
+    mean = (around / number.clamp(min=1)).flatten(2).transpose(1, 2)
+    alone = number.flatten(1) < 0.5
+    return torch.where((which & ~alone)[..., None], mean, x)
+
+
+def cosines(x: Tensor) -> Tensor:
+    """[B, T, T] of tokens [B, T, C]."""
+    unit = F.normalize(x, dim=-1)
+    return unit @ unit.transpose(1, 2)
+
+
+def gathering(similarity: Tensor) -> Tensor:
+    """Weights [B, T, T], rows summing to 1: similarities above ALIKE."""
+    weights = similarity * (similarity >= ALIKE)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def attended(block: Block, patches: Tensor, prefix: Tensor, similarity: Tensor) -> Tensor:
+    """What the last block makes of patches [B, T, C], with a share of the class token [B, 0 or 1, C]."""
+    _, k, v = block.attn.split(block.norm1(patches))
+    alike = SHARPNESS * (similarity - similarity.mean(dim=(1, 2), keepdim=True))
+    # A token's similarity with itself is not below the mean but by rounding, where all are equal.
+    others = ~torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    alike = alike.masked_fill((alike < 0) & others, -torch.inf).softmax(dim=-1)[:, None]
+    keys = ((k * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+    found = block.attn.merge((alike + keys) / 2 @ v)
+    return found + OF_CLASS_TOKEN * prefix if prefix.shape[1] else found
