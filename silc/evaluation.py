@@ -79,9 +79,13 @@ def evaluate(
     with join(device) as world, evaluation_bar(world.is_main) as progress:
         evaluators = suite.tasks(config, progress.within, world, failed)
         score = partial(suite.run, evaluators=evaluators, progress=progress, world=world, failed=failed)
+        second = load_any(config.second, device=world.device) if config.second else None
         for read in readers:
             one = read(device=world.device)
-            kept = None if cache is None else Cache(cache, one.checksum)
+            if second:
+                for encoder in one.models.values():
+                    encoder.second = second.best()
+            kept = None if cache is None else Cache(cache, one.checksum + (second.checksum if second else ""))
             scored = score(one.models, cache=kept, examples_seen=one.examples_seen, train_flops=one.train_flops)
             evaluations += [_with_precision(evaluation, one.models) for evaluation in scored]
         return evaluations if world.is_main else []

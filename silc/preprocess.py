@@ -182,6 +182,14 @@ class Preprocess:
                 shorter = min(width, height)
                 return self.size * width // shorter, self.size * height // shorter
 
+    def renormalize(self, images: Tensor, theirs: Preprocess) -> Tensor:
+        """Float32 images [..., 3, H, W] that another model's `normalize` made, as this one's would have made them."""
+        mean, std, own_mean, own_std = (
+            torch.tensor(one, device=images.device).view(3, 1, 1)
+            for one in (theirs.mean, theirs.std, self.mean, self.std)
+        )
+        return (images * std + mean - own_mean) / own_std
+
     def normalize(self, pixels: Tensor) -> Tensor:
         """Float32 (x/255 - mean)/std of uint8 pixels [..., 3, H, W], on the tensor's own device."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)

@@ -53,6 +53,8 @@ class EvalConfig(Settings):
     """What makes class maps for segmentation, by a name of docs/evaluation.md."""
     absent_classes: Literal["mmseg", "detectron2"] = "mmseg"
     """Classes predicted but absent from the truth: `mmseg` counts them as IoU 0, `detectron2` leaves them out."""
+    second: str = ""
+    """Another model, by name, whose patches tell decoder proxyclip (needed) and lposs what is alike."""
     refine: str = ""
     """Refine class maps, by a name of docs/evaluation.md. Not raw: the record says `refined`."""
     pamr: bool = False

@@ -54,7 +54,8 @@ class Cosine:
         self.name, self.preprocess = model.name, model.preprocess
         self.patch_size, self.device = model.patch_size, model.device
         self.readout = reads or chosen(config.readout, model.readouts, model.name)
-        self.record = {"readout": self.readout, **record}
+        second = getattr(model, "second", None)
+        self.record = {"readout": self.readout, **({"second": second.name} if second else {}), **record}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
         """Unit-length text features [C, D]."""

@@ -7,9 +7,9 @@
 | `lposs`  | cosines with the classes are propagated over a graph of all patches                     | LPOSS, MIT      |
 
 All are raw. RADSeg's code leaves out classes whose best probability is below 0.5, which is no plain argmax; that is not
-done here, and the mean is each image's own, not a batch's. LPOSS builds its graph from DINO's features; here from the
-tower's own patches, which is our composition. It stops after ten steps of conjugate gradients, unconverged, and so does
-this: the exact solution differs by 1 to 2 %.
+done here, and the mean is each image's own, not a batch's. LPOSS builds its graph from DINO's features, here the second
+encoder's; without one it is made of the tower's own patches, which is our composition. It stops after ten steps of
+conjugate gradients, unconverged, and so does this: the exact solution differs by 1 to 2 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from silc.encoder import DensePredictor
 from silc.eval.cosine import Cosine
-from silc.eval.last_block import correlated, tower_of
+from silc.eval.last_block import correlated, second_patches, tower_of
 from silc.eval.score_map import Box, Window
 
 TEMPERATURE = 100
@@ -88,7 +88,12 @@ class Lposs(Cosine):
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
         """Cosines and, of unit length, the features that the graph is made of [B, C + E, h, w]."""
         cosines = super().maps(images, classes)
-        graph = F.normalize(tower_of(self.model).patches(images).float(), dim=-1).permute(0, 3, 1, 2)
+        second = getattr(self.model, "second", None)
+        graph = second_patches(self.model, images) if second else tower_of(self.model).patches(images).float()
+        graph = F.normalize(graph, dim=-1).permute(0, 3, 1, 2)
+        # A pixel of the finer grid has the cosines of the coarser one between its patches, as in LPOSS.
+        if graph.shape[-2:] != cosines.shape[-2:]:
+            cosines = F.interpolate(cosines, graph.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([cosines, graph], dim=1)
 
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:

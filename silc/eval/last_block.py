@@ -1,24 +1,26 @@
 """Decoders without training that change the last block: what its tokens attend to, and what is kept beside.
 
-| decoder            | in attention's place                              | beside it     | source, licence        |
-| ------------------ | ------------------------------------------------- | ------------- | ---------------------- |
-| `maskclip`         | each token's own value                            | residual, MLP | MaskCLIP, Apache-2.0   |
-| `maskclip-reduced` | the same                                          | nothing       | NACLIP's ablation, MIT |
-| `sclip`            | (softmax(q q') + softmax(k k')) v: a sum, no mean | residual, MLP | SCLIP, none            |
-| `clearclip`        | softmax(q q') v                                   | nothing       | ClearCLIP, S-Lab 1.0   |
-| `naclip`           | softmax(k k' + nearness of patches) v             | nothing       | NACLIP, MIT            |
-| `scra`             | softmax(10 cos(y, y'), negatives out) v           | residual, MLP | RADSeg, MIT            |
+| decoder            | in attention's place                                | beside it     | source, licence        |
+| ------------------ | --------------------------------------------------- | ------------- | ---------------------- |
+| `maskclip`         | each token's own value                              | residual, MLP | MaskCLIP, Apache-2.0   |
+| `maskclip-reduced` | the same                                            | nothing       | NACLIP's ablation, MIT |
+| `sclip`            | (softmax(q q') + softmax(k k')) v: a sum, no mean   | residual, MLP | SCLIP, none            |
+| `clearclip`        | softmax(q q') v                                     | nothing       | ClearCLIP, S-Lab 1.0   |
+| `naclip`           | softmax(k k' + nearness of patches) v               | nothing       | NACLIP, MIT            |
+| `scra`             | softmax(10 cos(y, y'), negatives out) v             | residual, MLP | RADSeg, MIT            |
+| `proxyclip`        | softmax(3 (cos(e, e') - 1.2 mean), negatives out) v | nothing       | ProxyCLIP, S-Lab 1.0   |
 
-Products of queries and keys are divided by sqrt(c) as in attention; y is the block's own output, by head. All were
-published for towers with a class token; a tower with MAP or mean pooling goes on from the changed block as its readout
-does, which is our composition. All are raw: nothing is tuned on labels. Formulas are derived anew; no code is copied.
+Products of queries and keys are divided by sqrt(c) as in attention; y is the block's own output by head, e a second
+encoder's patches. All were published for towers with a class token; a tower with MAP or mean pooling goes on from the
+changed block as its readout does, which is our composition. All are raw: nothing is tuned on labels. An image never
+depends on its neighbours in a batch, so means are each image's own. Formulas are derived anew; no code is copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +58,38 @@ def near_features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
         BadInput: as `features`.
     """
     tower = tower_of(model)
-    grid = (images.shape[-2] // tower.patch, images.shape[-1] // tower.patch)
-    return tower.aligned(images, partial(naclip, grid=grid)).float()
+    return tower.aligned(images, partial(naclip, grid=tower.grid(images))).float()
+
+
+def proxy_features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
+    """ProxyCLIP's, on the grid of the second encoder's patches.
+
+    Raises:
+        BadInput: as `features`, or the model has no second encoder.
+    """
+    tower, alike = tower_of(model), second_patches(model, images)
+    (entering,) = tower.trunk.tokens(images, layers=[-1], last_block=lambda _, x: x).layers
+    block: Any = tower.trunk.blocks[-1]
+    found = proxyclip(block, tower.without_prefix(entering), tower.grid(images), alike)
+    return tower.in_joint_space(tower.trunk.norm(found), (alike.shape[1], alike.shape[2])).float()
+
+
+def second_patches(model: DualEncoder, images: Tensor) -> Tensor:
+    """Patch tokens [B, h, w, E] that the model's second encoder gives for images normalised for the first.
+
+    Raises:
+        BadInput: it has none.
+    """
+    second = getattr(model, "second", None)
+    if second is None:
+        raise BadInput(
+            f"{model.name or 'this model'} has no second encoder, which tells what is alike; give eval.second"
+        )
+    own = second.preprocess.renormalize(images, model.preprocess)
+    sides = [max(1, round(side / second.patch_size)) * second.patch_size for side in images.shape[-2:]]
+    if sides != list(images.shape[-2:]):
+        own = F.interpolate(own, sides, mode="bilinear", align_corners=False)
+    return tower_of(second).patches(own).float()
 
 
 def tower_of(model: DualEncoder) -> ImageTower:
@@ -114,11 +146,28 @@ def scra(block: Block, x: Tensor) -> Tensor:
     return _with_residual(block, x, correlated(heads) @ v)
 
 
-def correlated(x: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-    """Weights [..., T, T] of tokens [..., T, C], each row a softmax of SHARPNESS (cosine - offset), negatives out."""
+def proxyclip(block: Block, x: Tensor, grid: tuple[int, int], alike: Tensor) -> Tensor:
+    """Values of patches [B, T, C], brought to the grid of other features [B, h, w, E], gathered by what these say.
+
+    softmax(3 (cos - 1.2 mean cos)), negatives out, the mean being each image's own.
+    """
+    _, _, v = block.attn.split(block.norm1(x))
+    size = alike.shape[1:3]
+    if tuple(size) != grid:
+        maps = v.flatten(0, 1).transpose(1, 2).unflatten(2, grid)  # [B heads, c, h, w]
+        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        v = maps.flatten(2).transpose(1, 2).unflatten(0, v.shape[:2])
+    unit = F.normalize(alike.flatten(1, 2), dim=-1)
+    mean = unit.mean(dim=1).square().sum(dim=-1)[:, None, None]  # of all cosines
+    weights = correlated(alike.flatten(1, 2), offset=1.2 * mean, sharpness=3)
+    return block.attn.merge(weights[:, None].to(v) @ v)
+
+
+def correlated(x: Tensor, offset: Tensor | float = 0.0, sharpness: float = SHARPNESS) -> Tensor:
+    """Weights [..., T, T] of tokens [..., T, C], each row a softmax of sharpness (cosine - offset), negatives out."""
     unit = F.normalize(x, dim=-1)
-    cosines = SHARPNESS * (unit @ unit.transpose(-2, -1) - offset)
-    # A token's cosine with itself is not below the mean but by rounding, where all are equal.
+    cosines = sharpness * (unit @ unit.transpose(-2, -1) - offset)
+    # Each attends to itself at least, also where all are alike.
     others = ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
     return cosines.masked_fill((cosines < 0) & others, -torch.inf).softmax(dim=-1)
 
@@ -135,5 +184,6 @@ FEATURES: dict[str, Callable[[DualEncoder, Tensor, str], Tensor]] = {
     "clearclip": partial(features, last_block=clearclip),
     "naclip": near_features,
     "scra": partial(features, last_block=scra),
+    "proxyclip": proxy_features,
 }
 """By the decoder's name."""

@@ -51,7 +51,7 @@ def features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
         return kept[max(1, round(number * depth / 12)) - 1]
 
     prefix = tower.trunk.num_prefix_tokens
-    grid = (images.shape[-2] // tower.patch, images.shape[-1] // tower.patch)
+    grid = tower.grid(images)
     entering = kept[-1]
     outlying = torch.stack([outliers(one) for one in entering[:, prefix:]])
     similarity = cosines(replaced(left_by(SIMILAR)[:, prefix:], outlying, grid))
@@ -60,7 +60,7 @@ def features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
     first = again @ attended(block, patches, entering[:, :prefix], similarity)
     summed = torch.stack([left_by(number) for number in range(FIRST, LAST + 1)]).sum(dim=0)
     second = again @ attended(block, summed[:, prefix:], summed[:, :prefix], similarity)
-    return tower.in_joint_space(tower.trunk.norm(first + second), images).float()
+    return tower.in_joint_space(tower.trunk.norm(first + second), grid).float()
 
 
 def outliers(x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ TASKS = {
         "segmentation",
         {"miou": "mIoU"},
         "silc.eval.segment:ZeroShotSegmentation",
-        reads="segmentation templates ensemble window readout decoder absent_classes refine pamr mix background",
+        reads="segmentation templates ensemble window readout decoder second absent_classes refine pamr mix background",
         on_sheet=True,
     ),
     "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),

@@ -66,7 +66,7 @@ class ImageTower(nn.Module):
 
     def patches(self, images: Tensor) -> Tensor:
         """Patch tokens [B, h, w, C] after the final norm, of images [B, 3, H, W]: the tower's own features."""
-        return self._grid(self.without_prefix(self.trunk.tokens(images).final), images)
+        return self.without_prefix(self.trunk.tokens(images).final).unflatten(1, self.grid(images))  # type: ignore[no-any-return]
 
     def dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned patch features [B, h, w, D], not normalised, of images [B, 3, H, W].
@@ -80,16 +80,17 @@ class ImageTower(nn.Module):
     def aligned(self, images: Tensor, last_block: Callable[[Block, Tensor], Tensor] | None = None) -> Tensor:
         """As `dense`, with any function in the last block's place."""
         tokens = self.trunk.tokens(images, last_block=last_block).final
-        return self.in_joint_space(self.without_prefix(tokens), images)
+        return self.in_joint_space(self.without_prefix(tokens), self.grid(images))
 
-    def in_joint_space(self, patches: Tensor, images: Tensor) -> Tensor:
-        """Patch features [B, h, w, D] of tokens [B, T, C] after the final norm: a MAP head's value, projection."""
-        return self._grid(self.head(map_value(self.trunk, patches) if self.pool == "map" else patches), images)
+    def in_joint_space(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patch features [B, h, w, D] of tokens [B, h w, C] after the final norm: a MAP head's value, projection."""
+        features: Tensor = self.head(map_value(self.trunk, patches) if self.pool == "map" else patches)
+        return features.unflatten(1, grid)  # type: ignore[no-any-return]
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches that images [B, 3, H, W] have."""
+        return images.shape[-2] // self.patch, images.shape[-1] // self.patch
 
     def without_prefix(self, tokens: Tensor) -> Tensor:
         """The patch tokens [B, T, C] among all tokens [B, prefix + T, C]."""
         return tokens[:, self.trunk.num_prefix_tokens :]
-
-    def _grid(self, tokens: Tensor, images: Tensor) -> Tensor:
-        grid: Tensor = tokens.unflatten(1, (images.shape[-2] // self.patch, images.shape[-1] // self.patch))
-        return grid

@@ -51,6 +51,8 @@ class Encoder:
     tokenizer: Tokenizer
     preprocess: Preprocess
     name: str = ""
+    second: Encoder | None = None
+    """Another encoder, whose patches tell a decoder what is alike (ProxyCLIP, LPOSS)."""
 
     @property
     def patch_size(self) -> int:

@@ -94,7 +94,7 @@ def test_the_whole_is_what_the_paper_describes(pool) -> None:
     summed = sum(left[3:10])
     second = last(summed[0, prefix:], cls(summed))
     total = gather(first, early @ early.T) + gather(second, early @ early.T)
-    expected = tower.in_joint_space(tower.trunk.norm(total)[None], image)
+    expected = tower.in_joint_space(tower.trunk.norm(total)[None], grid)
     torch.testing.assert_close(scclip.features(Encoded(tower), image, ""), expected, atol=1e-4, rtol=1e-4)
 
 
