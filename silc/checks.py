@@ -14,6 +14,8 @@ from silc import config as configs
 from silc import places
 from silc.errors import BadInput
 from silc.eval.asked import asked_for
+from silc.eval.config import LOOK_TWICE
+from silc.eval.tasks import TASKS
 from silc.interop.files import SAVED
 from silc.kinds import those_that
 from silc.rundir import check_model, check_same
@@ -43,6 +45,11 @@ def training(config: Trained) -> tuple[Path, bool]:
     elif config.init:
         check_model(config.init)
     if config.train.eval_every != "never":
+        several = [name for name in TASKS["zeroshot_segmentation"].varies.split() if "," in getattr(config.eval, name)]
+        if several:
+            raise BadInput(
+                f"eval.{several[0]} lists several; along training a run is scored by one, `silc eval` by all"
+            )
         asked_for(config.eval)
     return out, goes_on
 
@@ -51,13 +58,15 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
     """The evaluation asked for; without a root it has the one that the first run was configured with.
 
     Raises:
-        BadInput: no such model or task, or no data.
+        BadInput: no such model or task, or no data; a second encoder for decoders that read none.
     """
     for one in models:
         check_model(one)
     runs = [Path(one) for one in models if is_run(one)]
     if not config.root and runs:
         config = replace(config, root=configs.load_of(runs[0] / CONFIG, those_that("load")).eval.root)
+    if config.second and not any(name in config.decoder for name in LOOK_TWICE):
+        raise BadInput(f"a second encoder is read by decoders {' and '.join(LOOK_TWICE)}; leave out eval.second")
     asked_for(config)
     return config
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -245,16 +245,22 @@ class Model(Encoder):
         names: Sequence[str],
         config: EvalConfig | None = None,
         predictor: DensePredictor | None = None,
+        *,
+        decoder: str = "",
     ) -> Segmentation:
         """The class of each pixel among `names`.
 
         Args:
             config: sliding windows, TCL's by default, and decoder; with a `background`, that is the first of the names.
             predictor: what makes the class maps instead of the model's decoder.
+            decoder: by a name of docs/evaluation.md, over that of `config`; those that look at another encoder find it
+                in `model.second`.
 
         Raises:
             BadInput: no names, one twice, no such decoder, or what is no image (`silc.inputs`).
         """
+        config = config or EvalConfig()
+        config = replace(config, decoder=decoder) if decoder else config
         return Segmenter(predictor or self, names, config)(image)
 
     def segmenter(self, names: Sequence[str], config: EvalConfig | None = None) -> Segmenter:

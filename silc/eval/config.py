@@ -20,6 +20,10 @@ def with_sections(cls: type[T]) -> type[T]:
     return cls
 
 
+LOOK_TWICE = ("proxyclip", "lposs")
+"""Decoders that read a second encoder."""
+
+
 @dataclass(frozen=True)
 @with_sections
 class EvalConfig(Settings):
@@ -37,8 +41,9 @@ class EvalConfig(Settings):
     """Which weights are scored; a model without a teacher is scored once."""
     classification: Literal["big_vision", "clip"] = "big_vision"
     """Classification and retrieval: big_vision's (81 templates, squashed) or CLIP's (own templates, aspect kept)."""
-    segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
-    """Sliding windows of TCL (448 px by 224), TIPS (448 by 336) or DINOv3 (384 by 192), the last two with softmax."""
+    segmentation: str = "tcl"
+    """Sliding windows: tcl (448 px by 224), sclip (224 by 112), tips (448 by 336) or dinov3 (384 by 192), the last two
+    with softmax. Several, joined by commas, are scored side by side."""
     templates: str = ""
     """Prompts for every task: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain. Empty: the protocol's."""
     ensemble: Literal["", "normalize, mean, normalize", "mean, normalize"] = ""
@@ -50,7 +55,7 @@ class EvalConfig(Settings):
     readout: str = ""
     """Dense readout for segmentation; empty takes the default of the model's pooling."""
     decoder: str = "cosine"
-    """What makes class maps for segmentation, by a name of docs/evaluation.md."""
+    """What makes class maps, by a name of docs/evaluation.md. Several, joined by commas, are scored side by side."""
     absent_classes: Literal["mmseg", "detectron2"] = "mmseg"
     """Classes predicted but absent from the truth: `mmseg` counts them as IoU 0, `detectron2` leaves them out."""
     second: str = ""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
+from silc.eval.config import LOOK_TWICE
 from silc.models.readouts import chosen
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Cosine:
         self.name, self.preprocess = model.name, model.preprocess
         self.patch_size, self.device = model.patch_size, model.device
         self.readout = reads or chosen(config.readout, model.readouts, model.name)
-        second = getattr(model, "second", None)
+        second = getattr(model, "second", None) if config.decoder in LOOK_TWICE else None
         self.record = {"readout": self.readout, **({"second": second.name} if second else {}), **record}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:

@@ -40,8 +40,6 @@ DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {
     "radseg": partial(Scga, features=last_block.FEATURES["scra"], reads="its own", decoder="radseg"),
     "lposs": partial(Lposs, decoder="lposs"),
 }
-LOOK_TWICE = ("proxyclip", "lposs")
-"""Those that a second encoder helps."""
 REFINERS = {
     "pamr": Refiner(pamr.refine_at_their_size, "window", "PAMR"),
     "pamr-image": Refiner(pamr.refine, "image", "PAMR of stitched maps"),
@@ -55,8 +53,6 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
         BadInput: no such decoder, refiner or readout; settings that do not go with the predictor.
     """
     refiner, other = refiner_of(config), None
-    if config.second and config.decoder not in LOOK_TWICE:
-        raise BadInput(f"decoder {config.decoder} reads no second encoder; leave out eval.second")
     if not isinstance(model, DensePredictor):
         predictor = one_of(DECODERS, config.decoder, "decoder")(model, config)
         other = Cosine(model, replace(config, readout=config.mix)) if config.mix else None

@@ -67,6 +67,10 @@ SLIDING_WINDOW = {
     "tcl": SlidingWindowProtocol(
         "tcl9", "mean, normalize", 448, 2048, "nearest", "cv2_bilinear", 448, 224, "pad", softmax=False
     ),
+    # wangf3014/SCLIP configs/base_config.py; its Cityscapes at 560 and Stuff at 448 are --window's to ask for.
+    "sclip": SlidingWindowProtocol(
+        "clip80", "normalize, mean, normalize", 336, 2048, "nearest", "cv2_bilinear", 224, 112, "pad", softmax=False
+    ),
     # google-deepmind/tips pytorch/TIPS_zeroshot_segmentation.ipynb
     "tips": SlidingWindowProtocol(
         "tcl9", "normalize, mean, normalize", 448, None, "down", "bicubic", 448, 336, "resize", softmax=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -121,12 +121,22 @@ def paired(table: ScoreTable) -> list[Paired]:
 
 
 def column_names(records: Sequence[Record]) -> list[str]:
-    """A short name per record: its weights, with the model's name in front where there are several models."""
+    """A short name per record: its weights, with the model's name in front where there are several models, and how it
+    was segmented behind where there are several ways."""
     several = len({record.model for record in records}) > 1
+    ways = ways_of([record.protocol for record in records])
     return [
-        " ".join(part for part in (record.model if several else "", record.weights) if part) or "model"
-        for record in records
+        " ".join(part for part in (record.model if several else "", record.weights, way) if part) or "model"
+        for record, way in zip(records, ways, strict=True)
     ]
+
+
+def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How each of several protocols segments, as far as they differ: the decoder, the protocol with its resolution."""
+    decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
+    windows = [f"{one['protocol']} {one['window']} px" if "readout" in one else "" for one in protocols]
+    shown = [way for way in (decoders, windows) if len(set(way) - {""}) > 1]
+    return [" ".join(filter(None, own)) for own in zip(*shown, strict=True)] if shown else [""] * len(protocols)
 
 
 def percent(score: float | None) -> str:

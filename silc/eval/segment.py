@@ -19,6 +19,7 @@ from silc.eval.bootstrap import resampled
 from silc.eval.datasets import SegmentationSet
 from silc.eval.decoders import DECODERS, predictor_of, refiner_of
 from silc.eval.embed import dealt, shared
+from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.sliding import Scorer, score_maps, scorer_of, window_rules
 from silc.eval.whole_images import OnSet
 from silc.records import Evaluation, Picture, Record
@@ -39,6 +40,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
     def __post_init__(self) -> None:
         # A name that there is not is told before a model runs.
         one_of(DECODERS, self.config.decoder, "decoder")
+        one_of(SLIDING_WINDOW, self.config.segmentation, "protocol")
         refiner_of(self.config)
 
     @property

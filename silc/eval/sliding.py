@@ -23,6 +23,7 @@ from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
 from silc.eval.score_map import Box, ScoreMap, Window
 from silc.preprocess import Interpolation, resample
+from silc.settings import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ def window_rules(predictor: DensePredictor, config: EvalConfig) -> SlidingWindow
     Raises:
         BadInput: `eval.window` for a predictor with windows of its own.
     """
-    rules, preprocess = SLIDING_WINDOW[config.segmentation], predictor.preprocess
+    rules, preprocess = one_of(SLIDING_WINDOW, config.segmentation, "protocol"), predictor.preprocess
     window = config.window or min(rules.window, preprocess.size)
     own = rules.interpolation if window == rules.window else preprocess.interpolation
     rules = replace(

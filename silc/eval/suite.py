@@ -52,10 +52,10 @@ def tasks(
     Raises:
         BadInput: nothing under the root, a task or prompt set that is not there, or what `failed` raises.
     """
-    read, wrong = dict[str, "Evaluator"](), dict[str, str]()
+    read, wrong = list[tuple[str, "Evaluator"]](), dict[str, str]()
     for task in asked_for(config):
         try:
-            read[task.name] = evaluator(task, config, progress, world)
+            read += [(task.name, evaluator(task, own, progress, world)) for own in variants(config, task.kind)]
         except BadInput as error:
             wrong[task.name] = str(error)
     told: dict[str, str] = {}
@@ -63,7 +63,14 @@ def tasks(
         told |= theirs
     for name, why in told.items():
         failed(name, "", BadInput(why))
-    return [one for name, one in read.items() if name not in told]
+    return [one for name, one in read if name not in told]
+
+
+def variants(config: EvalConfig, kind: str) -> list[EvalConfig]:
+    """The evaluation for each combination of what its settings list for a kind of task."""
+    fields = TASKS[kind].varies.split()
+    listed = [[value.strip() for value in getattr(config, field).split(",")] for field in fields]
+    return [replace(config, **dict(zip(fields, values, strict=True))) for values in product(*listed)]
 
 
 def evaluator(task: Task, config: EvalConfig, progress: OnProgress = silent, world: World = ALONE) -> Evaluator:

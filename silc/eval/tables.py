@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.eval.files import text_of
+from silc.eval.score_table import ways_of
 from silc.eval.tasks import TASKS
 from silc.page import render
 from silc.records import COSTS
@@ -183,8 +184,16 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
         by_weights = {weights: records for (owner, weights), records in found.items() if owner == model}
         chosen = ["teacher"] if shown == "teacher" and "teacher" in by_weights else list(by_weights)
         label = name if run.suffix != ".json" and len(models) == 1 else model
-        rows += [(", ".join(filter(None, (label, weights))), by_weights[weights]) for weights in chosen]
+        for weights in chosen:
+            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in _by_way(by_weights[weights])]
     return rows
+
+
+def _by_way(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """(how it segments, records), where records segment in several ways; what does not segment stands in each."""
+    ways = ways_of([record["protocol"] for record in records])
+    different = list(dict.fromkeys(filter(None, ways))) or [""]
+    return [(one, [r for r, way in zip(records, ways, strict=True) if way in ("", one)]) for one in different]
 
 
 def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:

@@ -31,6 +31,8 @@ class TaskKind:
     """`module:class`, imported when it is used; empty for what `silc probe` scores."""
     reads: str = ""
     """Fields of `EvalConfig` that only this task reads, or few."""
+    varies: str = ""
+    """Fields of `EvalConfig` that may list several values, joined by commas; each combination is scored."""
     settings: type[Settings] | None = None
     """Settings of its own, with `section = "eval.NAME"`: they are `EvalConfig`'s section NAME."""
     trains: bool = False
@@ -85,6 +87,7 @@ TASKS = {
         {"miou": "mIoU"},
         "silc.eval.segment:ZeroShotSegmentation",
         reads="segmentation templates ensemble window readout decoder second absent_classes refine pamr mix background",
+        varies="segmentation decoder",
         on_sheet=True,
     ),
     "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),

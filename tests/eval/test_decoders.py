@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,18 @@ from PIL import Image
 
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
-from silc.eval import pamr
+from silc.eval import pamr, suite
 from silc.eval.config import EvalConfig
 from silc.eval.cosine import Cosine
 from silc.eval.datasets import SegmentationSet
 from silc.eval.decoders import DECODERS, predictor_of
+from silc.eval.score_table import column_names
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run
+from silc.eval.tables import paper_table
+from silc.evaluation import evaluate
+from silc.loading import load
 from silc.predict import Model, Segmenter
 from silc.preprocess import Preprocess, resample
 
@@ -158,3 +163,46 @@ def test_maps_are_refined_on_the_grid_of_the_patches_before_they_are_mixed(patch
     want = [0.7 * pamr.refine(*pair) + 0.3 * second for *pair, second in zip(own, small, other, strict=True)]
     got = predictor_of(model, EvalConfig(mix="squared", pamr=True)).maps(pixels, classes)
     torch.testing.assert_close(got, torch.stack(want))
+
+
+def test_decoders_and_protocols_stand_side_by_side(root, oracle, tmp_path):
+    """A column for each; what is not segmented has its own, and the paper's tables a row for each."""
+    config = EvalConfig(root=str(root), tasks="*-zs-seg,*-zs", segmentation="tcl, tips", num_pictures=1)
+    evaluators = suite.tasks(config)
+    assert [own.config.segmentation for own in evaluators if own.name.endswith("-zs-seg")] == ["tcl", "tips"]
+    evaluations = suite.run({"pretrained": oracle}, evaluators)
+    names = column_names([evaluation.record for evaluation in evaluations])
+    assert sorted(names) == ["pretrained", "pretrained tcl 24 px", "pretrained tips 24 px"]
+    file = tmp_path / "scores.json"
+    suite.write_scores(file, [evaluation.record for evaluation in evaluations])
+    table = paper_table("main", [file])
+    ours = [row.name for row in table.rows if not row.published]
+    assert [name.rpartition(", ")[2] for name in ours] == ["tcl 24 px", "tips 24 px"]
+    whole = [evaluation.record for evaluation in evaluations if evaluation.record.protocol.get("protocol") != "tips"]
+    assert column_names(whole) == ["pretrained"] * len(whole)
+
+
+def test_a_protocol_that_there_is_not():
+    with pytest.raises(BadInput, match="unknown protocol 'tsl'; did you mean 'tcl'"):
+        ZeroShotSegmentation("x", SegmentationSet("x", [], [], [], []), EvalConfig(segmentation="tsl"))
+
+
+def test_a_decoder_by_name_in_python(finished):
+    model = load(finished("clip"))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    plain = model.segment(image, ["red", "blue"]).scores
+    assert not torch.equal(model.segment(image, ["red", "blue"], decoder="clearclip").scores, plain)
+    model.second = model
+    assert model.segment(image, ["red", "blue"], decoder="proxyclip").scores.shape == plain.shape
+
+
+def test_a_second_encoder_by_name(finished, root):
+    run_of = str(finished("clip"))
+    fields = {"root": str(root), "tasks": "*-zs-seg", "decoder": "proxyclip, cosine", "num_pictures": 0}
+    with pytest.raises(BadInput, match="a second encoder is read by decoders proxyclip and lposs; leave out"):
+        evaluate(run_of, second=run_of, **{**fields, "decoder": "sclip,cosine"})
+    proxy, cosine = (one.record.protocol for one in evaluate(run_of, second=run_of, **fields))
+    assert (proxy["decoder"], proxy["second"]) == ("proxyclip", Path(run_of).name)
+    assert "second" not in cosine
+    with pytest.raises(BadInput, match="has no second encoder"):
+        evaluate(run_of, **{**fields, "decoder": "proxyclip"})

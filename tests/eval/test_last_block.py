@@ -127,8 +127,6 @@ def test_a_second_encoder_has_its_own_pixels_and_patches(tower: ImageTower) -> N
     assert last_block.FEATURES["proxyclip"](model, model.preprocess.normalize(pixels), "").shape == (2, 2, 4, 24)
     with pytest.raises(BadInput, match=r"clip has no second encoder, which tells what is alike; give eval\.second"):
         last_block.FEATURES["proxyclip"](Encoded(tower), torch.zeros(1, 3, 48, 48), "")
-    with pytest.raises(BadInput, match=r"decoder sclip reads no second encoder; leave out eval\.second"):
-        predictor_of(model, EvalConfig(decoder="sclip", second="other"))
 
 
 @torch.no_grad()
