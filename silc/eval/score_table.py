@@ -150,10 +150,14 @@ def percent(score: float | None) -> str:
     return f"{100 * score:.2f}" if 0 < score < 0.01 else f"{100 * score:.1f}"
 
 
+WIDEST = 6
+"""Most models that have a column each."""
+
+
 def printed_table(evaluations: Sequence[Evaluation]) -> Table:
     """The table for a terminal: the best of a row is bold, what is no better than chance or a constant answer dim.
 
-    ± is half the 95 % interval.
+    ± is half the 95 % interval. More than WIDEST models have a row each, of headline metrics alone.
     """
     table = score_table(evaluations)
     printed = Table(
@@ -163,6 +167,8 @@ def printed_table(evaluations: Sequence[Evaluation]) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
+    if len(table.columns) > WIDEST:
+        return _turned(table, printed)
     printed.add_column("task", no_wrap=True)
     printed.add_column("metric", no_wrap=True)
     for column in table.columns:
@@ -175,6 +181,20 @@ def printed_table(evaluations: Sequence[Evaluation]) -> Table:
             images = "" if row.num_images is None else str(row.num_images)
             outer = (percent(row.chance), percent(row.constant), "" if i else images)
             printed.add_row("" if i else name, brief(row.metric), *cells, *outer)
+        printed.add_section()
+    return printed
+
+
+def _turned(table: ScoreTable, printed: Table) -> Table:
+    for header in ("task", "metric", "model"):
+        printed.add_column(header, no_wrap=True)
+    for header in ("score", "chance", "n"):
+        printed.add_column(header, justify="right", style="dim" if header != "score" else "")
+    for row in (row for row in table.rows if row.metric in TASKS[row.task].headlines):
+        outer = (percent(row.chance), "" if row.num_images is None else str(row.num_images))
+        for i, column in enumerate(column for column in table.columns if column in row.scores):
+            named = ("", "") if i else (task_name(row.task, row.dataset), brief(row.metric))
+            printed.add_row(*named, column, _styled(row, column), *(("", "") if i else outer))
         printed.add_section()
     return printed
 

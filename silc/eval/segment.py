@@ -48,6 +48,12 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         """Number of pictures for the report, and whether they show photographs."""
         return self.config.num_pictures, self.config.photographs
 
+    @property
+    def way(self) -> str:
+        """Decoder and protocol, as far as they are not what is done by default."""
+        usual, fields = type(self.config)(), ("decoder", "segmentation")
+        return " ".join(value for f in fields if (value := getattr(self.config, f)) != getattr(usual, f))
+
     def protocol(self, model: DualEncoder | DensePredictor) -> dict[str, Any]:
         """Every choice that moves the number."""
         config, data = self.config, self._data()

@@ -116,7 +116,7 @@ def run(
     evaluations: list[Evaluation] = []
     total = len(models) * len(evaluators)
     for number, (task, (weights, model)) in enumerate(product(evaluators, models.items())):
-        progress(f"{task.name}, {weights}", number, total)
+        progress(", ".join(filter(None, (task.name, weights, getattr(task, "way", "")))), number, total)
         try:
             evaluation = _cached(task, model, weights, cache, world)
         except BadInput as error:

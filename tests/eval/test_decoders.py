@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rich.console import Console
 
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
@@ -19,7 +21,7 @@ from silc.eval.config import EvalConfig
 from silc.eval.cosine import Cosine
 from silc.eval.datasets import SegmentationSet
 from silc.eval.decoders import DECODERS, predictor_of
-from silc.eval.score_table import column_names
+from silc.eval.score_table import column_names, printed_table
 from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.sliding import rescale_size, score_maps, scorer_of
 from silc.eval.suite import run
@@ -206,3 +208,15 @@ def test_a_second_encoder_by_name(finished, root):
     assert "second" not in cosine
     with pytest.raises(BadInput, match="has no second encoder"):
         evaluate(run_of, **{**fields, "decoder": "proxyclip"})
+
+
+def test_many_ways_have_a_row_each(root, oracle, capsys):
+    config = EvalConfig(root=str(root), tasks="*-zs-seg", segmentation="tcl,tips,sclip,dinov3", num_pictures=0)
+    evaluations = suite.run({"student": oracle, "teacher": oracle}, suite.tasks(config))
+    Console(width=100, file=sys.stdout).print(printed_table(evaluations))
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = (line for line in lines if "-zs-seg" in line)
+    assert first.split()[1:5] == ["miou", "student", "tcl", "24"]
+    for way in ("tcl", "tips", "sclip", "dinov3"):
+        for weights in ("student", "teacher"):
+            assert sum(f"{weights} {way} " in line for line in lines) == 1
