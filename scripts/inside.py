@@ -130,20 +130,17 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return np.asarray((x - x.mean(0)) / x.std())
 
 
-def prototypes(run: Path, config: configs.Config, world: World) -> list[str]:
-    """What the teacher's targets of whole images tell; nothing for a run without self-distillation."""
+def prototypes(run: Path, config: configs.Config, encoder: Encoder, world: World) -> list[str]:
+    """What the targets of a teacher, of whole images, tell; nothing for a run without self-distillation."""
     if not config.objective.distill:
         return []
     saved = checkpoint.read(newest_checkpoint(run), only=("teacher",))
-    encoders = load_run(run).models
-    _, _, teacher = networks(
-        config.model, config.objective, vocab_size=encoders["student"].tokenizer.vocab_size, eos_id=1
-    )
+    _, _, teacher = networks(config.model, config.objective, vocab_size=encoder.tokenizer.vocab_size, eos_id=1)
     assert teacher is not None
     saved.load_into(teacher, "teacher")
     shown = list(islice(world.images(SEGMENTATION, TESTED, most=1), NUM))
     with torch.no_grad():
-        embedding = encoders["teacher"].visual(pixels_of(encoders["teacher"], shown))
+        embedding = encoder.visual(pixels_of(encoder, shown))
         (bottleneck, vectors), centre, temperature = teacher.targets(embedding, config.model.teacher.temperature)
         targets = ((bottleneck @ F.normalize(vectors, dim=-1).T - centre) / temperature).softmax(-1)
     chosen = targets.argmax(-1).tolist()
@@ -178,20 +175,19 @@ def look(run: Path) -> str:
     config = configs.load(run / CONFIG)
     world = World(config.data.objects, seed=0)
     learnt, tested = ([*islice(world.images(SEGMENTATION, part), NUM)] for part in (LEARNT, TESTED))
+    models = load_run(run).models
+    last = list(models.values())[-1]  # the teacher, where its tower is one of its own
+    grid = last.preprocess.size // last.patch_size
+    sides = [(what_patches_show(shown, grid), pixels_of(last, shown)) for shown in (learnt, tested)]
+    counts = [int((sides[1][0].part == part).sum()) for part in range(len(PARTS))]
+    heads = [f"{part} ({count})" for part, count in zip(PARTS, counts, strict=True)]
+    heads += ["image's name on ground", "chance"]
     lines = [f"## {run}", ""]
-    for weights, model in load_run(run).models.items():
-        grid = model.preprocess.size // model.patch_size
-        sides = [(what_patches_show(shown, grid), pixels_of(model, shown)) for shown in (learnt, tested)]
-        counts = [int((sides[1][0].part == part).sum()) for part in range(len(PARTS))]
-        heads = [
-            *(f"{part} ({count})" for part, count in zip(PARTS, counts, strict=True)),
-            "image's name on ground",
-            "chance",
-        ]
+    for weights, model in models.items():
         lines += [f"| {weights} | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
         lines += naming(model, tested, *sides[1])
         lines += [*layers(model, sides[0], sides[1]), ""]
-    return "\n".join([*lines, *prototypes(run, config, world), ""])
+    return "\n".join([*lines, *prototypes(run, config, last, world), ""])
 
 
 def main() -> None:

@@ -45,7 +45,8 @@ def training(config: Trained) -> tuple[Path, bool]:
     elif config.init:
         check_model(config.init)
     if config.train.eval_every != "never":
-        several = [name for name in TASKS["zeroshot_segmentation"].varies.split() if "," in getattr(config.eval, name)]
+        varied = (name for kind in TASKS.values() for name in kind.varies.split())
+        several = [name for name in varied if "," in getattr(config.eval, name)]
         if several:
             raise BadInput(
                 f"eval.{several[0]} lists several; along training a run is scored by one, `silc eval` by all"

@@ -80,11 +80,12 @@ def evaluate(
         evaluators = suite.tasks(config, progress.within, world, failed)
         score = partial(suite.run, evaluators=evaluators, progress=progress, world=world, failed=failed)
         second = load_any(config.second, device=world.device) if config.second else None
+        beside = second.best() if second else None
         for read in readers:
             one = read(device=world.device)
             if second:
                 for encoder in one.models.values():
-                    encoder.second = second.best()
+                    encoder.second = beside
             kept = None if cache is None else Cache(cache, one.checksum + (second.checksum if second else ""))
             scored = score(one.models, cache=kept, examples_seen=one.examples_seen, train_flops=one.train_flops)
             evaluations += [_with_precision(evaluation, one.models) for evaluation in scored]

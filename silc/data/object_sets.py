@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count, islice
 from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from silc.data.objects import BODY, GROUNDS, NAMES, Drawing, Layout, captions, content, draw, lay_out, name_likelihood
+from silc.data.scenes import write_json, write_lines
 from silc.data.streams import stream
 from silc.errors import BadInput
 
@@ -178,7 +178,7 @@ def _write_segmentation(root: Path, world: World, num: int, num_train: int) -> N
             found = labels(shown, **asked)
             Image.fromarray(shown.drawing.pixels).save(images / f"{number:05d}.png")
             Image.fromarray(np.where(found == IGNORED, found, found - first)).save(maps / f"{number:05d}.png")
-        _write_lines(root / name / "classes.txt", classes)
+        write_lines(root / name / "classes.txt", classes)
 
 
 def _write_classification(root: Path, world: World, num: int, num_train: int) -> None:
@@ -193,7 +193,7 @@ def _write_classification(root: Path, world: World, num: int, num_train: int) ->
             folder.mkdir(parents=True)
         for number, shown in enumerate(islice(world.images(CLASSIFICATION, part, most=1), many)):
             Image.fromarray(shown.drawing.pixels).save(folders[shown.layout.things[0].name] / f"{number:05d}.png")
-        _write_lines(root / name / "classes.txt", NAMES)
+        write_lines(root / name / "classes.txt", NAMES)
 
 
 def _write_retrieval(folder: Path, world: World, num: int) -> None:
@@ -209,7 +209,7 @@ def _write_retrieval(folder: Path, world: World, num: int) -> None:
         name = f"images/{len(entries):05d}.png"
         Image.fromarray(shown.drawing.pixels).save(folder / name)
         entries.append({"image": name, "captions": list(captions(shown.layout, shown.seed, noise=0))})
-    _write_json(folder / "captions.json", entries)
+    write_json(folder / "captions.json", entries)
 
 
 def _num_contents(config: ObjectsConfig) -> int:
@@ -233,7 +233,7 @@ def _write_detection(folder: Path, world: World, parts: dict[str, tuple[int, int
                 found[-1] |= {"area": area, "iscrowd": 0}
         categories = [{"id": number, "name": one} for number, one in enumerate(NAMES, start=1)]
         written = {"images": images, "annotations": found, "categories": categories}
-        _write_json(folder / "annotations" / f"instances_{name}.json", written)
+        write_json(folder / "annotations" / f"instances_{name}.json", written)
 
 
 def _write_questions(folder: Path, world: World, parts: dict[str, tuple[int, int]]) -> None:
@@ -248,13 +248,5 @@ def _write_questions(folder: Path, world: World, parts: dict[str, tuple[int, int
                 entry = {"question_id": len(asked), "image": file, "question": question, "answer": answer}
                 asked.append({**entry, "answers": [answer], "answer_type": kind})
                 answers.add(answer)
-        _write_json(folder / name / "questions.json", asked)
-    _write_lines(folder / "answers.txt", sorted(answers))
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _write_lines(path: Path, lines: tuple[str, ...] | list[str]) -> None:
-    path.write_text("\n".join(lines) + "\n")
+        write_json(folder / name / "questions.json", asked)
+    write_lines(folder / "answers.txt", sorted(answers))

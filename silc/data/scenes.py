@@ -224,7 +224,7 @@ def _write_retrieval(folder: Path, size: int, seed: int, num: int) -> None:
         name = f"images/{len(entries):05d}.png"
         Image.fromarray(scene.pixels).save(folder / name)
         entries.append({"image": name, "captions": list(scene.captions)})
-    _write_json(folder / "captions.json", entries)
+    write_json(folder / "captions.json", entries)
 
 
 def _write_segmentation(folder: Path, size: int, seed: int, num: int) -> None:
@@ -236,8 +236,8 @@ def _write_segmentation(folder: Path, size: int, seed: int, num: int) -> None:
         scene = render((seed, SEGMENTATION, number), size=size, combinations=SEEN)
         Image.fromarray(scene.pixels).save(folder / f"images/{number:05d}.png")
         Image.fromarray(class_of[scene.labels]).save(folder / f"labels/{number:05d}.png")
-    _write_lines(folder / "classes.txt", [COMBINATIONS[i] for i in SEEN])
-    _write_json(folder / "meta.json", [{"id": f"{number:05d}"} for number in range(num)])
+    write_lines(folder / "classes.txt", [COMBINATIONS[i] for i in SEEN])
+    write_json(folder / "meta.json", [{"id": f"{number:05d}"} for number in range(num)])
 
 
 def _write_classification(
@@ -252,12 +252,14 @@ def _write_classification(
             scene_seed = (seed, CLASSIFICATION, combination * per_class + image)
             scene = render(scene_seed, size=size, combinations=[combination], num_regions=(1, 1))
             Image.fromarray(scene.pixels).save(class_folder / f"{image:03d}.png")
-    _write_lines(folder / "classes.txt", names)
+    write_lines(folder / "classes.txt", names)
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """JSON that people can read."""
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """A text, a line each."""
     path.write_text("\n".join(lines) + "\n")

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from silc.encoder import DensePredictor
 from silc.eval.cosine import Cosine
-from silc.eval.last_block import correlated, second_patches, tower_of
+from silc.eval.last_block import SHARPNESS, cosines, mean_of, second_patches, sharpened, tower_of
 from silc.eval.score_map import Box, Window
 
 TEMPERATURE = 100
 """Of RADSeg's softmax over the classes: it multiplies cosines."""
-NEIGHBOURS, SHARPNESS, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
+NEIGHBOURS, POWER, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
 """LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, share that neighbours have."""
 STEPS, TOLERANCE = 10, 1e-6
 
@@ -60,9 +60,8 @@ class Scga(Cosine):
 
 def aggregated(features: Tensor) -> Tensor:
     """Features [T, D], each the mean of those like it: softmax(10 (cos - mean cos)), negatives out."""
-    unit = F.normalize(features, dim=-1)
-    mean = unit.mean(dim=0).square().sum()  # of all cosines: |mean of the unit features|^2
-    return correlated(features, offset=mean) @ features
+    similarity = cosines(features)
+    return sharpened(similarity, SHARPNESS, mean_of(similarity)) @ features
 
 
 def stitched(windows: Sequence[Window]) -> Window:
@@ -124,7 +123,7 @@ def laplacian(features: Tensor, places: Tensor, neighbours: int = NEIGHBOURS) ->
     """
     cosines = features @ features.T
     near = cosines.topk(min(neighbours, len(cosines)), dim=1)
-    weights = torch.zeros_like(cosines).scatter(1, near.indices, near.values.clamp(min=0) ** SHARPNESS)
+    weights = torch.zeros_like(cosines).scatter(1, near.indices, near.values.clamp(min=0) ** POWER)
     weights = weights * torch.exp(-NEARNESS * torch.cdist(places, places))
     weights = (weights + weights.T).fill_diagonal_(0)
     sums = weights.sum(dim=1)

@@ -143,7 +143,7 @@ def scra(block: Block, x: Tensor) -> Tensor:
     q, k, v = block.attn.split(block.norm1(x))
     once = block.attn.merge(attend(q, k, v, fused=False))
     heads = once.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
-    return _with_residual(block, x, correlated(heads) @ v)
+    return _with_residual(block, x, sharpened(cosines(heads), SHARPNESS) @ v)
 
 
 def proxyclip(block: Block, x: Tensor, grid: tuple[int, int], alike: Tensor) -> Tensor:
@@ -157,19 +157,28 @@ def proxyclip(block: Block, x: Tensor, grid: tuple[int, int], alike: Tensor) -> 
         maps = v.flatten(0, 1).transpose(1, 2).unflatten(2, grid)  # [B heads, c, h, w]
         maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
         v = maps.flatten(2).transpose(1, 2).unflatten(0, v.shape[:2])
-    unit = F.normalize(alike.flatten(1, 2), dim=-1)
-    mean = unit.mean(dim=1).square().sum(dim=-1)[:, None, None]  # of all cosines
-    weights = correlated(alike.flatten(1, 2), offset=1.2 * mean, sharpness=3)
+    similarity = cosines(alike.flatten(1, 2))
+    weights = sharpened(similarity, 3, 1.2 * mean_of(similarity))
     return block.attn.merge(weights[:, None].to(v) @ v)
 
 
-def correlated(x: Tensor, offset: Tensor | float = 0.0, sharpness: float = SHARPNESS) -> Tensor:
-    """Weights [..., T, T] of tokens [..., T, C], each row a softmax of sharpness (cosine - offset), negatives out."""
+def cosines(x: Tensor) -> Tensor:
+    """[..., T, T] of tokens [..., T, C]."""
     unit = F.normalize(x, dim=-1)
-    cosines = sharpness * (unit @ unit.transpose(-2, -1) - offset)
+    return unit @ unit.transpose(-2, -1)
+
+
+def sharpened(similarity: Tensor, sharpness: float, offset: Tensor | float = 0.0) -> Tensor:
+    """Weights [..., T, T], each row a softmax of sharpness (similarity - offset), negatives out."""
+    scores = sharpness * (similarity - offset)
     # Each attends to itself at least, also where all are alike.
-    others = ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
-    return cosines.masked_fill((cosines < 0) & others, -torch.inf).softmax(dim=-1)
+    others = ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return scores.masked_fill((scores < 0) & others, -torch.inf).softmax(dim=-1)
+
+
+def mean_of(similarity: Tensor) -> Tensor:
+    """The mean [..., 1, 1] of each image's own similarities [..., T, T]."""
+    return similarity.mean(dim=(-2, -1), keepdim=True)
 
 
 def _with_residual(block: Block, x: Tensor, found: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from silc.eval.last_block import tower_of
+from silc.eval.last_block import cosines, mean_of, sharpened, tower_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,12 +87,6 @@ def replaced(x: Tensor, which: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.where((which & ~alone)[..., None], mean, x)
 
 
-def cosines(x: Tensor) -> Tensor:
-    """[B, T, T] of tokens [B, T, C]."""
-    unit = F.normalize(x, dim=-1)
-    return unit @ unit.transpose(1, 2)
-
-
 def gathering(similarity: Tensor) -> Tensor:
     """Weights [B, T, T], rows summing to 1: similarities above ALIKE."""
     weights = similarity * (similarity >= ALIKE)
@@ -102,10 +96,7 @@ def gathering(similarity: Tensor) -> Tensor:
 def attended(block: Block, patches: Tensor, prefix: Tensor, similarity: Tensor) -> Tensor:
     """What the last block makes of patches [B, T, C], with a share of the class token [B, 0 or 1, C]."""
     _, k, v = block.attn.split(block.norm1(patches))
-    alike = SHARPNESS * (similarity - similarity.mean(dim=(1, 2), keepdim=True))
-    # A token's similarity with itself is not below the mean but by rounding, where all are equal.
-    others = ~torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
-    alike = alike.masked_fill((alike < 0) & others, -torch.inf).softmax(dim=-1)[:, None]
+    alike = sharpened(similarity, SHARPNESS, mean_of(similarity))[:, None]
     keys = ((k * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
     found = block.attn.merge((alike + keys) / 2 @ v)
     return found + OF_CLASS_TOKEN * prefix if prefix.shape[1] else found

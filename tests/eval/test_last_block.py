@@ -179,7 +179,7 @@ def test_equal_tokens_stay_equal(name: str) -> None:
 def test_correlations_keep_orthogonal_groups_apart() -> None:
     groups = torch.tensor([0, 1, 0, 1, 1])
     x = F.one_hot(groups, 4).double() * torch.tensor([3.0, 1.0, 2.0, 5.0, 1.0])[:, None]
-    weights = last_block.correlated(x, offset=0.5)
+    weights = last_block.sharpened(last_block.cosines(x), 10, 0.5)
     assert torch.equal(weights > 0, groups[:, None] == groups)
     torch.testing.assert_close(weights.sum(-1), torch.ones(5, dtype=torch.float64))
 
