@@ -54,9 +54,11 @@ class RowBatches:
 
     def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[TensorBatch, None, None]:
         """This rank's batches of steps `start` to `stop`."""
+        order, drawn = np.empty(0, dtype=np.int64), -1
         for step in range(start, stop):
             epoch, place = divmod(step, self.steps_per_epoch)
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+            if epoch != drawn:
+                order, drawn = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows), epoch
             rows = order[place * self.batch_size : (place + 1) * self.batch_size]
             mine = rows[self.world.rank :: self.world.size].tolist()
             yield TensorBatch(self.read(mine), [str(row) for row in mine])
