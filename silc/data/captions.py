@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ FIELDS = ("captions", "caption", "text", "title")
 """Where captions stand, the first that holds something: a text or a list of texts. `null` and `[]` hold nothing."""
 SHOWN = 40
 """Characters of a wrong value that a message repeats."""
+
+_BLANKS = re.compile(r"[ \n\r\t\v\f\0]+")
 
 
 class NoCaption(Exception):
@@ -57,6 +60,17 @@ def usable(found: Sequence[Any]) -> tuple[str, ...]:
     if not captions:
         raise NoCaption("empty_caption", "has only empty captions")
     return captions
+
+
+def words_of(caption: str) -> tuple[int, int]:
+    """Words between white space, and tokens as fastText's `tokenize` has them, which DataComp counts: ASCII blanks
+    alone divide, and an end of line is a token.
+
+    >>> words_of("a dog\\nruns")
+    (3, 4)
+    """
+    tokens = [token for token in _BLANKS.split(caption) if token]
+    return len(caption.split()), len(tokens) + caption.count("\n")
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,93 @@
+"""`silc data select`: the samples to keep, by their scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from silc import places
+from silc.commands import flags
+from silc.errors import BadInput
+from silc.settings import NATURAL, Settings
+from silc.terminal import announce, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class SelectCommand(Settings):
+    """Choose samples by their scores and write their uids as DataComp's .npy; docs/guides/curation.md has the filters.
+
+    silc data select scores/ --keep 'clip_score top 30%' --and 'image_near imagenet.npy' --and basic --out subset.npy
+    """
+
+    scores: tyro.conf.Positional[str]
+    """The folder of parquet files that `silc data score` wrote."""
+    keep: str
+    """What to keep: filters (basic, caption, laion2b, image_near TARGETS, text_based WORDS.txt, balanced WORDS.txt
+    MOST, distinct sha256|phash|COSINE, all) and columns compared ('clip_score top 30%', 'words >= 3', 'language = de'),
+    joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` behind it add to it."""
+    out: str
+    """The subset, NAME.npy."""
+    centroids: str = ""
+    """Of image_near and distinct: a file of embeddings, or how many to make of the pool's own. Empty: one for every 256
+    images, 100,000 at most."""
+    seed: Annotated[int, NATURAL] = 0
+    """Of what is drawn: balancing, and images that centroids are made of."""
+    memory: str = "2GB"
+    """What DuckDB may take; beyond it, it writes to $TMPDIR."""
+
+
+def main(args: list[str]) -> int:
+    """Choose and write."""
+    command = flags.read(SelectCommand, joined(args), "silc data select")
+    out = places.file(command.out)
+    if out.suffix != ".npy":
+        raise BadInput(f"--out {command.out} is where a subset goes; give a name that ends in .npy")
+    announce(f"data select: {command.keep} of {command.scores} into {out}")
+    from silc.curate.lookups import Lookups
+    from silc.curate.scores import open_scores
+    from silc.curate.select import described, select
+
+    with open_scores(Path(command.scores).expanduser(), memory=command.memory) as scores:
+        choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed))
+    say(described(choice))
+    say(f"subset: {out}")
+    return 0
+
+
+def joined(args: Sequence[str]) -> list[str]:
+    """The words of a command line in which each `--and X` and `--or X` has become part of --keep.
+
+    Raises:
+        BadInput: one stands before --keep, or is followed by nothing.
+
+    >>> joined(["--keep", "basic", "--and", "words > 2 or chars > 9"])
+    ['--keep', '(basic) and (words > 2 or chars > 9)']
+    """
+    words = [
+        part
+        for word in args
+        for part in (word.split("=", 1) if word.startswith(("--and=", "--or=", "--keep=")) else [word])
+    ]
+    found: list[str] = []
+    place = None
+    while words:
+        word = words.pop(0)
+        if word in ("--and", "--or"):
+            if place is None or not words:
+                raise BadInput(f"{word} adds a filter to --keep; write --keep FILTER {word} FILTER")
+            how, more = word.removeprefix("--"), words.pop(0)
+            found[place] = f"{found[place]} {how} ({more})"
+        elif word == "--keep" and words:
+            found += [word, words.pop(0)]
+            place = len(found) - 1
+            if any(each in ("--and", "--or") for each in words):
+                found[place] = f"({found[place]})"
+        else:
+            found.append(word)
+    return found

@@ -1,0 +1,1 @@
+"""The cleaner subset: score pairs, look at the scores, choose some of them."""

@@ -1,0 +1,65 @@
+"""MetaCLIP's balancing: no entry of a list keeps more than about so many captions.
+
+Written after "Demystifying CLIP Data" (Xu et al., 2024), section 3: a caption is matched with every entry that is a
+substring of it; an entry with n matches keeps each with probability min(1, t / n); a caption stays if one of its
+entries keeps it, and goes if it has none. Draws are made of the uid, so they do not depend on the order of the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+
+    from silc.curate.scores import Scores
+
+
+class Matcher:
+    """Which entries stand in a text, as whole words in lower case: paper's spaces around entries and texts."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        self.entries = sorted({" ".join(_plain(entry)) for entry in entries} - {""})
+        self._number = {entry: number for number, entry in enumerate(self.entries)}
+        self._longest = max((entry.count(" ") + 1 for entry in self.entries), default=0)
+
+    def __call__(self, text: str) -> list[int]:
+        """Numbers of the entries, each once."""
+        words = _plain(text)
+        spans = (
+            " ".join(words[start : start + length])
+            for start in range(len(words))
+            for length in range(1, min(self._longest, len(words) - start) + 1)
+        )
+        return sorted({number for span in spans if (number := self._number.get(span)) is not None})
+
+
+def balanced(scores: Scores, column: str, entries: Sequence[str], most: float, *, seed: int) -> str:
+    """A condition: the caption was drawn by one of its entries."""
+    matcher = Matcher(entries)
+    counts = np.zeros(len(matcher.entries), np.int64)
+    for batch in scores.batches([column]):
+        for caption in batch.column(0).to_pylist():
+            counts[matcher(caption or "")] += 1
+    keep = np.minimum(1.0, most / np.maximum(counts, 1))
+
+    return scores.marks([column, "uid"], lambda batch: _drawn(batch, matcher, keep, seed))
+
+
+def _drawn(batch: pa.RecordBatch, matcher: Matcher, keep: np.ndarray, seed: int) -> np.ndarray:
+    """Bool [n]: whether one of the entries of a caption drew it."""
+    kept = []
+    for caption, uid in zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True):
+        found = matcher(caption or "")
+        draws = np.random.Generator(np.random.PCG64([seed, int(uid, 16)])).random(len(found))
+        kept.append(bool((draws < keep[found]).any()))
+    return np.array(kept, bool)
+
+
+def _plain(text: str) -> list[str]:
+    return re.sub(r"[^\w]+", " ", text.lower()).split()

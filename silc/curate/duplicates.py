@@ -1,0 +1,80 @@
+"""Near-duplicates within clusters, written after SemDeDup (Abbas et al., 2023): of images nearest to one centroid whose
+cosine reaches a limit, the first stays.
+
+"First" is the order of uids. An image goes if one before it *that stays* is too near, so a chain of neighbours loses
+its links and not its ends, and what is left has no near pair within a cluster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from silc.curate.near import column_is_there, nearest_centroid, vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from silc.curate.scores import Scores
+
+TILE = 2048
+"""Images of a cluster that are compared with the others at a time."""
+
+
+def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float) -> str:
+    """A condition: no earlier image of the cluster is as near as this."""
+    import pyarrow as pa
+
+    there = column_is_there(scores, column)
+    table, scores.marked = f"clustered_{scores.marked}", scores.marked + 1
+    scores.con.execute(f"CREATE TABLE {table} (row BIGINT, cluster INTEGER)")
+    for batch in scores.batches(["row", column]):
+        clusters = nearest_centroid(vectors(batch.column(1)), centroids).astype(np.int32)
+        scores.con.register("found", pa.table({"row": batch.column(0), "cluster": clusters}))
+        scores.con.execute(f"INSERT INTO {table} SELECT * FROM found")
+        scores.con.unregister("found")
+    scores.con.execute(f"CREATE TABLE kept_{table} (row BIGINT)")
+    for rows, embeddings in _clusters(scores, table, column):
+        scores.con.register("found", pa.table({"row": rows[first_of_their_kind(embeddings, cosine)]}))
+        scores.con.execute(f"INSERT INTO kept_{table} SELECT * FROM found")
+        scores.con.unregister("found")
+    return f"({there} AND row IN (SELECT row FROM kept_{table}))"
+
+
+def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
+    """Which of the embeddings [n, D] stay, bool [n]: no one before it that stays has this cosine with it, or more."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = embeddings / np.maximum(lengths, 1e-12)
+    stays = np.ones(len(unit), bool)
+    for start in range(0, len(unit), TILE):
+        tile = unit[start : start + TILE]
+        if start:
+            kept = unit[:start][stays[:start]]
+            stays[start : start + TILE] &= ~(tile @ kept.T >= cosine).any(axis=1)
+        near = tile @ tile.T >= cosine
+        for place in range(len(tile)):
+            if stays[start + place]:
+                stays[start + place + 1 : start + TILE] &= ~near[place, place + 1 :]
+    return stays
+
+
+def _clusters(scores: Scores, table: str, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows [n], embeddings [n, D]) of each cluster, in the order of uids."""
+    ordered = (
+        f"SELECT cluster, row, {scores.column(column)} AS e FROM scored JOIN {table} USING (row) "
+        "WHERE e IS NOT NULL ORDER BY cluster, uid, row"
+    )
+    current, rows, parts = -1, list[np.ndarray](), list[np.ndarray]()
+    for batch in scores.stream(ordered, 1 << 12):
+        clusters, numbers = np.asarray(batch.column(0)), np.asarray(batch.column(1))
+        embeddings = vectors(batch.column(2))
+        for cluster in np.unique(clusters):
+            if cluster != current and rows:
+                yield np.concatenate(rows), np.concatenate(parts)
+                rows, parts = [], []
+            current = int(cluster)
+            rows.append(numbers[clusters == cluster])
+            parts.append(embeddings[clusters == cluster])
+    if rows:
+        yield np.concatenate(rows), np.concatenate(parts)

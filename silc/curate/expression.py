@@ -1,0 +1,153 @@
+"""Expressions that say what to keep: terms, `and`, `or`, `not` and parentheses.
+
+    clip_score top 30% and image_near targets.npy and (basic or language = de)
+
+`and` binds closer than `or`. A term is the name of a filter with what it is told, or a column and a comparison; what a
+term means is `filters`' business. Names with spaces or parentheses stand in quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from silc.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_TOKEN = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([()])|(<=|>=|!=|==|<|>|=)|([^\s()<>=!"']+))""")
+_WORDS = ("and", "or", "not")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A filter and what it is told, or a column and a comparison."""
+
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(f'"{word}"' if re.search(r"[\s()]", word) else word for word in self.words)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several, all of which hold (`and`), or one at least (`or`)."""
+
+    how: str
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Not:
+    """The opposite."""
+
+    part: Expression
+
+
+Expression = Term | Joined | Not
+
+
+def parse(text: str) -> Expression:
+    """
+    Raises:
+        BadInput: it cannot be read as an expression; says where.
+    """
+    tokens = list(_tokens(text))
+    if not tokens:
+        raise BadInput("there is nothing to keep; give --keep, for example 'clip_score top 30%'")
+    reader = _Reader(text, tokens)
+    found = reader.either()
+    if reader.place < len(tokens):
+        raise reader.stopped("'and', 'or' or the end")
+    return found
+
+
+def terms(expression: Expression) -> Iterator[Term]:
+    """Its terms in the order in which they stand, each once."""
+    yield from dict.fromkeys(_terms(expression))
+
+
+def condition(expression: Expression, meaning: Callable[[Term], str]) -> str:
+    """SQL of an expression, made of the SQL of its terms."""
+    match expression:
+        case Term():
+            return f"coalesce({meaning(expression)}, false)"
+        case Not():
+            return f"(NOT {condition(expression.part, meaning)})"
+        case Joined():
+            return f"({f' {expression.how} '.join(condition(part, meaning) for part in expression.parts)})"
+
+
+def _terms(expression: Expression) -> Iterator[Term]:
+    match expression:
+        case Term():
+            yield expression
+        case Not():
+            yield from _terms(expression.part)
+        case Joined():
+            for part in expression.parts:
+                yield from _terms(part)
+
+
+def _tokens(text: str) -> Iterator[tuple[str, bool]]:
+    """(word, whether it was in quotes)."""
+    place, end = 0, len(text.rstrip())
+    while place < end:
+        found = _TOKEN.match(text, place)
+        if found is None:
+            raise BadInput(f"cannot read {text[place:].strip()!r} of --keep {text!r}; close quotes, or drop it")
+        word = next(group for group in found.groups() if group is not None)
+        yield word, found[1] is not None or found[2] is not None
+        place = found.end()
+
+
+@dataclass
+class _Reader:
+    text: str
+    tokens: Sequence[tuple[str, bool]]
+    place: int = 0
+
+    def either(self) -> Expression:
+        return self._joined("or", self._all)
+
+    def _all(self) -> Expression:
+        return self._joined("and", self._one)
+
+    def _joined(self, how: str, part: Callable[[], Expression]) -> Expression:
+        parts = [part()]
+        while self._takes(how):
+            parts.append(part())
+        return parts[0] if len(parts) == 1 else Joined(how, tuple(parts))
+
+    def _one(self) -> Expression:
+        if self._takes("not"):
+            return Not(self._one())
+        if self._takes("("):
+            inside = self.either()
+            if not self._takes(")"):
+                raise self.stopped("')'")
+            return inside
+        words = []
+        while self.place < len(self.tokens):
+            word, quoted = self.tokens[self.place]
+            if not quoted and (word in "()" or word.lower() in _WORDS):
+                break
+            words.append(word)
+            self.place += 1
+        if not words:
+            raise self.stopped("a filter or a column")
+        return Term(tuple(words))
+
+    def _takes(self, word: str) -> bool:
+        here = self.tokens[self.place] if self.place < len(self.tokens) else ("", True)
+        if here[1] or here[0].lower() != word:
+            return False
+        self.place += 1
+        return True
+
+    def stopped(self, needed: str) -> BadInput:
+        """What is said where the text is no expression."""
+        at = self.tokens[self.place][0] if self.place < len(self.tokens) else "the end"
+        return BadInput(f"cannot read --keep {self.text!r}: at {at!r} needed {needed}")

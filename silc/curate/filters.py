@@ -1,0 +1,199 @@
+"""What may stand in an expression: filters by name, and columns compared. Each becomes a condition in SQL.
+
+DataComp's filters are those of its `baselines/apply_filter.py` (mlfoundations/datacomp 4a8df19), row for row. A filter
+that reads columns of the usual names reads others where it is told so: `basic language=language_ft`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from silc.curate.balance import balanced
+from silc.curate.duplicates import distinct
+from silc.curate.near import image_near
+from silc.curate.words import text_based
+from silc.errors import BadInput
+from silc.settings import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from silc.curate.expression import Term
+    from silc.curate.lookups import Lookups
+    from silc.curate.scores import Scores
+
+COMPARISONS = ("=", "==", "!=", "<", "<=", ">", ">=")
+LARGE, BROAD = 200, 3.0
+"""DataComp's limits: pixels of the shorter side at least, longer side by shorter at most."""
+LAION = 0.28
+"""LAION-2B's least CLIP score, by ViT-B/32."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a term tells its filter, beside its name."""
+
+    scores: Scores
+    term: Term
+    lookups: Lookups
+    given: Sequence[str] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    """Columns that are read in others' places."""
+
+    def column(self, name: str) -> str:
+        """SQL of a column, or of the one that is to stand in its place."""
+        return self.scores.column(self.columns.get(name, name))
+
+    def takes(self, *what: str) -> Sequence[str]:
+        """The words behind the name, one for each of `what`, which says what they are.
+
+        Raises:
+            BadInput: there are more or fewer.
+        """
+        if len(self.given) != len(what):
+            needed = " ".join([self.term.words[0], *what])
+            raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed '{needed}'")
+        return self.given
+
+    def number(self, text: str, what: str) -> float:
+        """A number above 0.
+
+        Raises:
+            BadInput: it is none.
+        """
+        if not re.fullmatch(r"\d*\.?\d+", text) or float(text) <= 0:
+            raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed {what}, a number above 0, not {text!r}")
+        return float(text)
+
+
+def _all(asked: Asked) -> str:
+    asked.takes()
+    return "true"
+
+
+def _basic(asked: Asked) -> str:
+    asked.takes()
+    width, height = asked.column("width"), asked.column("height")
+    return (
+        f"({asked.column('language')} = 'en' AND {asked.column('words')} > 2 AND {asked.column('chars')} > 5 "
+        f"AND least({width}, {height}) >= {LARGE} "
+        f"AND greatest({width}, {height})::DOUBLE / least({width}, {height}) <= {BROAD})"
+    )
+
+
+def _caption(asked: Asked) -> str:
+    asked.takes()
+    tokens, chars = asked.column("fasttext_tokens"), asked.column("chars")
+    return f"({asked.column('language')} = 'en' AND {tokens} > 1 AND {chars} > 5)"
+
+
+def _laion2b(asked: Asked) -> str:
+    asked.takes()
+    return f"({asked.column('language')} = 'en' AND {asked.column('clip_score')} >= {LAION}::DOUBLE)"
+
+
+def _image_near(asked: Asked) -> str:
+    (targets,) = asked.takes("TARGETS")
+    name = asked.columns.get("embedding", "embedding")
+    return image_near(asked.scores, name, asked.lookups.targets(targets, name), asked.lookups.centroids(name))
+
+
+def _text_based(asked: Asked) -> str:
+    (words,) = asked.takes("WORDS.txt")
+    found = text_based(asked.scores, asked.columns.get("caption", "caption"), asked.lookups.words(words))
+    return f"({asked.column('language')} = 'en' AND {found})"
+
+
+def _balanced(asked: Asked) -> str:
+    words, most = asked.takes("WORDS.txt", "MOST")
+    limit = asked.number(most, "how many captions an entry may keep")
+    caption = asked.columns.get("caption", "caption")
+    return balanced(asked.scores, caption, asked.lookups.words(words), limit, seed=asked.lookups.seed)
+
+
+def _distinct(asked: Asked) -> str:
+    (how,) = asked.takes("sha256|phash|COSINE")
+    name = asked.columns.get("embedding", "embedding")
+    if how in ("sha256", "phash"):
+        column = asked.column(how)
+        return f"({column} IS NULL OR row IN (SELECT min(row) FROM scored GROUP BY {column}))"
+    cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
+    return distinct(asked.scores, name, asked.lookups.centroids(name), cosine)
+
+
+FILTERS: dict[str, Callable[[Asked], str]] = {
+    "all": _all,
+    "basic": _basic,
+    "caption": _caption,
+    "laion2b": _laion2b,
+    "image_near": _image_near,
+    "text_based": _text_based,
+    "balanced": _balanced,
+    "distinct": _distinct,
+}
+
+
+def meaning(scores: Scores, term: Term, lookups: Lookups) -> str:
+    """The condition that a term stands for.
+
+    Raises:
+        BadInput: there is no such filter or column (the nearest is named), or it is told something else than it needs.
+    """
+    name, *rest = term.words
+    if name in FILTERS:
+        given, columns = _renamed(rest)
+        return FILTERS[name](Asked(scores, term, lookups, given, columns))
+    is_column = name in scores.columns or name.startswith("json.")
+    if is_column and len(rest) == 2 and rest[0] == "top":
+        return _top(scores, term, scores.column(name), rest[1])
+    if is_column and len(rest) >= 2 and rest[0] in COMPARISONS:
+        return _compared(scores.column(name), rest[0], " ".join(rest[1:]))
+    if is_column:
+        raise BadInput(
+            f"cannot read {str(term)!r} of --keep: needed '{name} top 30%', or one of {' '.join(COMPARISONS)}"
+        )
+    known = [*FILTERS, *scores.columns]
+    raise BadInput(
+        f"unknown filter or column {name!r} in --keep{nearest(name, known)}; filters are {', '.join(FILTERS)}; columns "
+        f"are {', '.join(scores.columns)}"
+    )
+
+
+def _renamed(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What a filter is told, and columns in others' places, which are written `ours = theirs`."""
+    given, columns, left = [], dict[str, str](), list(words)
+    while left:
+        word = left.pop(0)
+        if left[:1] == ["="] and len(left) > 1:
+            columns[word] = left[1]
+            del left[:2]
+        else:
+            given.append(word)
+    return given, columns
+
+
+def _top(scores: Scores, term: Term, column: str, share: str) -> str:
+    """DataComp's fraction: the threshold is the value number int(n * fraction) from above, and ties pass."""
+    if not re.fullmatch(r"\d*\.?\d+%?", share):
+        raise BadInput(f"cannot read {str(term)!r} of --keep: needed a share, as in 'top 30%' or 'top 0.3'")
+    fraction = float(share[:-1]) / 100 if share.endswith("%") else float(share)
+    if not 0 < fraction < 1:
+        raise BadInput(f"cannot read {str(term)!r} of --keep: needed more than 0 % and less than all")
+    value = f"try_cast({column} AS DOUBLE)"
+    (num,) = scores.one(f"SELECT count({value}) FROM scored")
+    if not num:
+        raise BadInput(f"{str(term)!r} of --keep: no sample has a number there")
+    (threshold,) = scores.one(
+        f"SELECT {value} AS v FROM scored WHERE v IS NOT NULL ORDER BY v DESC LIMIT 1 OFFSET {int(num * fraction)}"
+    )
+    return f"{value} >= {threshold!r}::DOUBLE"
+
+
+def _compared(column: str, how: str, value: str) -> str:
+    how = "=" if how == "==" else how
+    if re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", value):
+        return f"try_cast({column} AS DOUBLE) {how} {value}::DOUBLE"
+    quoted = value.replace("'", "''")
+    return f"CAST({column} AS VARCHAR) {how} '{quoted}'"

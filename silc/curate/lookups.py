@@ -1,0 +1,104 @@
+"""What filters look things up in, given by a person: lists of words, embeddings of targets, centroids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from silc.curate.clusters import centroids_of
+from silc.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from silc.curate.scores import Scores
+
+
+@dataclass
+class Lookups:
+    """Files that are named by terms and flags, each read once."""
+
+    scores: Scores
+    given: str = ""
+    """Centroids: a file, how many to make of the scores' own embeddings, or nothing: as many as are usual."""
+    seed: int = 0
+    embed: Callable[[Path, str], np.ndarray] | None = None
+    """Makes the embeddings [n, D] of a folder's images that a column has."""
+    _centroids: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def words(self, name: str) -> list[str]:
+        """The lines of a file, without those that are empty.
+
+        Raises:
+            BadInput: there is no such file, or nothing in it.
+        """
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise BadInput(f"the list of words {name} does not exist; give a text file with an entry a line")
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if not found:
+            raise BadInput(f"the list of words {name} is empty; give a text file with an entry a line")
+        return found
+
+    def targets(self, name: str, column: str) -> np.ndarray:
+        """Embeddings [n, D]: of an array, or of the images in a folder.
+
+        Raises:
+            BadInput: there is neither, or its embeddings have another width than the column's.
+        """
+        path = Path(name).expanduser()
+        if path.is_dir():
+            if self.embed is None:
+                raise BadInput(
+                    f"image_near {name}: a folder of images needs the model that scored; give an .npy instead"
+                )
+            return self._fitting(self.embed(path, column), name, column)
+        return self._fitting(array_in(path, "target_embeddings"), name, column)
+
+    def centroids(self, column: str) -> np.ndarray:
+        """[K, D], of the file that was given, or of the embeddings themselves.
+
+        Raises:
+            BadInput: the file cannot be read, or has another width than the column.
+        """
+        if column not in self._centroids:
+            if self.given and not self.given.isdigit():
+                found = self._fitting(array_in(Path(self.given).expanduser(), "pool_centroids"), self.given, column)
+            else:
+                found = centroids_of(self.scores, column, int(self.given or 0), seed=self.seed)
+            self._centroids[column] = found
+        return self._centroids[column]
+
+    def _fitting(self, found: np.ndarray, name: str, column: str) -> np.ndarray:
+        sql = self.scores.column(column)
+        width = self.scores.one(f"SELECT len({sql}) FROM scored WHERE {sql} IS NOT NULL LIMIT 1")
+        if width is None:
+            raise BadInput(f"no sample has an embedding in the column {column}; score with a model")
+        if found.ndim != 2 or found.shape[1] != width[0] or not len(found):
+            raise BadInput(
+                f"{name} holds an array {list(found.shape)}; needed [n, {width[0]}], by the model of {column}"
+            )
+        return found
+
+
+def array_in(path: Path, name: str) -> np.ndarray:
+    """The array of an .npy, or the one of that name, or the only one, of an .npz.
+
+    Raises:
+        BadInput: there is none.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist; give an .npy or .npz of embeddings, a row each") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path} cannot be read: {error}; give an .npy or .npz of embeddings, a row each") from error
+    if isinstance(found, np.ndarray):
+        return found
+    names = list(found)
+    if name not in names and len(names) != 1:
+        raise BadInput(f"{path} holds the arrays {', '.join(names)}; needed one, or one named {name}")
+    return np.asarray(found[name if name in names else names[0]])

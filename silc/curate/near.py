@@ -1,0 +1,62 @@
+"""DataComp's image-based filter: images that are nearest to a centroid to which some target is nearest too.
+
+Embeddings are taken as they are, not normalised, as DataComp does (`baselines/apply_filter.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from silc.curate.scores import Scores
+
+AT_ONCE = 1 << 24
+"""Products in memory at a time."""
+
+
+def image_near(scores: Scores, column: str, targets: np.ndarray, centroids: np.ndarray) -> str:
+    """A condition: the image's nearest centroid is that of some target.
+
+    Args:
+        column: of the images' embeddings.
+        targets, centroids: float [n, D], [K, D].
+    """
+    wanted = np.unique(nearest_centroid(targets, centroids))
+
+    def passes(batch: pa.RecordBatch) -> np.ndarray:
+        return np.isin(nearest_centroid(vectors(batch.column(1)), centroids), wanted)
+
+    return f"{column_is_there(scores, column)} AND {scores.marks([column], passes)}"
+
+
+def column_is_there(scores: Scores, column: str) -> str:
+    """A condition: the row has an embedding.
+
+    Raises:
+        BadInput: there is no such column.
+    """
+    return f"{scores.column(column)} IS NOT NULL"
+
+
+def nearest_centroid(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The number of the centroid [K, D] with the largest product, int64 [n], of embeddings [n, D]."""
+    step = max(1, AT_ONCE // len(centroids))
+    parts = [
+        np.argmax(embeddings[start : start + step].astype(np.float32) @ centroids.T.astype(np.float32), axis=1)
+        for start in range(0, len(embeddings), step)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def vectors(column: pa.Array) -> np.ndarray:
+    """A column of lists of one length D as float32 [n, D]; missing ones are zeros."""
+    lengths = np.asarray(column.value_lengths().fill_null(0)) if hasattr(column, "value_lengths") else np.zeros(0)
+    width = int(lengths.max(initial=0))
+    found = np.zeros((len(column), width), np.float32)
+    if width:
+        found[lengths > 0] = np.asarray(column.flatten()).reshape(-1, width)
+    return found

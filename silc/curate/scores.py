@@ -1,0 +1,206 @@
+"""The scores of all shards as one table, by DuckDB: a parquet a shard, never all of them in memory.
+
+`silc data score` writes these files. Others will do that have a column `uid`, DataComp's metadata for one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc.data.captions import words_of
+from silc.errors import BadInput
+from silc.extras import needs
+from silc.settings import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pyarrow as pa
+
+METADATA = b"silc"
+"""Key of a file's metadata under which stands what scored it (JSON)."""
+ALIASES = {
+    "caption": ("text",),
+    "width": ("original_width",),
+    "height": ("original_height",),
+}
+"""Names that other people's tables have for our columns."""
+BATCH = 1 << 14
+"""Rows of a file in memory at a time."""
+
+
+@dataclass
+class Scores:
+    """The rows of all files that are no broken samples; SQL knows them as `scored`."""
+
+    con: Any
+    files: Sequence[Path]
+    columns: Sequence[str]
+    """Of the files, and those that are made of them."""
+    about: dict[str, Any]
+    """What scored them: shared by all; empty for files that `silc data score` did not write."""
+    marked: int = 0
+
+    def one(self, sql: str) -> Any:
+        """The one row of a query."""
+        return self.con.execute(sql).fetchone()
+
+    def column(self, name: str) -> str:
+        """SQL of a column; `json.NAME` is a field of the samples' own JSON, a number where it reads as one.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if name.startswith("json.") and "json" in self.columns:
+            field = name.removeprefix("json.").replace("'", "''")
+            return f"json_extract_string(json, '$.{field}')"
+        if name not in self.columns:
+            known = ", ".join(self.columns)
+            raise BadInput(f"there is no column {name!r}{nearest(name, self.columns)}; there are: {known}")
+        return f'"{name}"'
+
+    def marks(self, names: Sequence[str], passes: Callable[[pa.RecordBatch], Any]) -> str:
+        """A condition that holds for the rows for which `passes` says so, which sees them a batch at a time.
+
+        Args:
+            names: the columns that it sees.
+            passes: record batch of n rows to bool [n].
+        """
+        import pyarrow as pa
+
+        table, self.marked = f"marked_{self.marked}", self.marked + 1
+        self.con.execute(f"CREATE TABLE {table} (row BIGINT)")
+        for batch in self.batches(["row", *names]):
+            kept = pa.table({"row": batch.column("row").filter(pa.array(passes(batch), pa.bool_()))})
+            self.con.register("kept", kept)
+            self.con.execute(f"INSERT INTO {table} SELECT row FROM kept")
+            self.con.unregister("kept")
+        return f"row IN (SELECT row FROM {table})"
+
+    def batches(self, names: Sequence[str], where: str = "true") -> Iterator[pa.RecordBatch]:
+        """Columns of all rows, some thousand rows at a time, in the files' order."""
+        listed = ", ".join(name if name == "row" else self.column(name) for name in names)
+        yield from self.stream(f"SELECT {listed} FROM scored WHERE {where}")
+
+    def stream(self, sql: str, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
+        """The rows of a query, so many at a time, on a connection of their own: between two others may be written."""
+        with self.con.cursor() as cursor:
+            yield from cursor.sql(sql).to_arrow_reader(rows)
+
+
+@contextmanager
+def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
+    """All parquet files of a folder.
+
+    Args:
+        memory: what DuckDB may take; what needs more goes to files in $TMPDIR.
+
+    Raises:
+        BadInput: there is none, one is damaged, was not scored as the others were, or has no uid.
+    """
+    duckdb = needs("choosing among scores", "duckdb", "curate")
+    files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else []
+    if not files:
+        raise BadInput(f"{folder} holds no scores; name the folder of *.parquet files that `silc data score` wrote")
+    about = _agreed(files)
+    with tempfile.TemporaryDirectory(prefix="silc-scores-") as scratch:
+        con = duckdb.connect(f"{scratch}/scratch.duckdb")
+        try:
+            con.execute(f"SET memory_limit = '{memory}'; SET temp_directory = '{scratch}'; SET threads = {_threads()}")
+            con.create_function("words_of", _words, ["VARCHAR"], "INTEGER", type="arrow")
+            con.create_function("fasttext_tokens_of", _fasttext, ["VARCHAR"], "INTEGER", type="arrow")
+            scores = Scores(con, files, _view(con, files), about)
+            _check_uids(scores, folder)
+            yield scores
+        finally:
+            con.close()
+
+
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+
+
+def _agreed(files: Sequence[Path]) -> dict[str, Any]:
+    """What all files say of how they were scored.
+
+    Raises:
+        BadInput: one is no parquet, or is cut; two were scored differently, or are of one shard.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first: tuple[Path, dict[str, Any]] | None = None
+    shards: dict[str, Path] = {}
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise BadInput(f"{file} is half a parquet file or none ({said}); delete it and score again") from error
+        about = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+        shard = about.pop("shard", {}).get("path", str(file))
+        if (other := shards.setdefault(shard, file)) != file:
+            raise BadInput(f"{other} and {file} are both of the shard {shard}; delete one")
+        if first is None:
+            first = file, about
+        elif about != first[1]:
+            raise BadInput(f"{file} is {_by(about)}, {first[0]} {_by(first[1])}; choose among scores of one model")
+    assert first is not None
+    return first[1]
+
+
+def _by(about: dict[str, Any]) -> str:
+    models = ", ".join(f"{one['source']} ({one['checksum'][:8]})" for one in about.get("models", ()))
+    return f"by {models}" if models else "by no model"
+
+
+def _view(con: Any, files: Sequence[Path]) -> list[str]:
+    """Make `scored`, and say what columns it has."""
+    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    source = f"read_parquet([{listed}])"
+    there = [name for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    if "uid" not in there:
+        raise BadInput(f"{files[0].parent} has tables without a column uid; their columns are: {', '.join(there)}")
+    made = {
+        name: f'"{other}"'
+        for name, others in ALIASES.items()
+        for other in others
+        if other in there and name not in there
+    }
+    if "caption" in (*there, *made):
+        caption = made.get("caption", '"caption"')
+        counts = {"chars": "length", "words": "words_of", "fasttext_tokens": "fasttext_tokens_of"}
+        made |= {name: f"{function}({caption})" for name, function in counts.items() if name not in there}
+    more = "".join(f", {sql} AS {name}" for name, sql in made.items())
+    con.execute(
+        f"CREATE VIEW everything AS SELECT *, (file_index::BIGINT << 32) | file_row_number AS row{more} FROM {source}"
+    )
+    sound = "cause IS NULL" if "cause" in there else "true"
+    con.execute(f"CREATE VIEW scored AS SELECT * FROM everything WHERE {sound}")
+    return [*there, *made]
+
+
+def _check_uids(scores: Scores, folder: Path) -> None:
+    wrong = scores.one("SELECT uid FROM everything WHERE NOT regexp_full_match(uid, '[0-9a-f]{32}') LIMIT 1")
+    if wrong:
+        raise BadInput(f"{wrong[0]!r} in {folder} is no uid; needed 32 hexadecimal digits in lower case")
+
+
+def _words(captions: Any) -> Any:
+    return _counted(captions, lambda caption: words_of(caption)[0])
+
+
+def _fasttext(captions: Any) -> Any:
+    return _counted(captions, lambda caption: words_of(caption)[1])
+
+
+def _counted(captions: Any, count: Callable[[str], int]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([None if each is None else count(each) for each in captions.to_pylist()], pa.int32())

@@ -1,0 +1,112 @@
+"""Choosing: an expression over scores becomes a subset, and a few lines that say what each of its terms did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from silc.curate.expression import condition, parse, terms
+from silc.curate.filters import meaning
+from silc.data.uids import UID, best_captions, halves
+from silc.durable import whole
+from silc.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from silc.curate.lookups import Lookups
+    from silc.curate.scores import Scores
+
+WRITTEN = 1 << 16
+"""Uids that are written at a time."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a term does on its own."""
+
+    term: str
+    kept: int
+    alone: int
+    """Samples that nothing but this term keeps out (or, under `or` and `not`, that it decides about)."""
+    condition: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A subset."""
+
+    num: int
+    total: int
+    """Samples that are no broken ones."""
+    broken: int
+    repeated: int
+    """Rows whose uid an earlier row has."""
+    effects: Sequence[Effect]
+
+
+def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
+    """Write the uids of the samples for which `keep` holds: sorted, each as often as it is there, as DataComp does.
+
+    Where samples have several captions, which of them scored best is written beside it (`best_captions`).
+
+    Raises:
+        BadInput: the expression cannot be read, or nothing is left; nothing is written.
+    """
+    expression = parse(keep)
+    meanings = {term: f"coalesce({meaning(scores, term, lookups)}, false)" for term in terms(expression)}
+    kept = condition(expression, lambda term: meanings[term])
+    best = "best_caption" if "best_caption" in scores.columns else "0"
+    scores.con.execute(f"CREATE TABLE chosen AS SELECT uid, {best} AS best FROM scored WHERE {kept}")
+    num, repeated, captioned = scores.one("SELECT count(*), count(*) - count(DISTINCT uid), max(best) FROM chosen")
+    effects = []
+    for term, sql in meanings.items():
+        without = condition(expression, lambda each, term=term: "true" if each == term else meanings[each])  # type: ignore[misc]
+        (passes,) = scores.one(f"SELECT count(*) FROM scored WHERE {sql}")
+        (alone,) = scores.one(f"SELECT count(*) FROM scored WHERE ({without}) != ({kept})")
+        effects.append(Effect(str(term), passes, alone, sql))
+    (total,) = scores.one("SELECT count(*) FROM scored")
+    if not num:
+        said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)
+        raise BadInput(f"nothing is left of {total:,} samples: {said}; ask for less")
+    _write(scores, out, num, with_best=bool(captioned))
+    broken = scores.one("SELECT count(*) FROM everything")[0] - total
+    return Choice(num, total, broken, repeated, effects)
+
+
+def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
+    """The subset, in blocks: a billion uids are 16 GB."""
+    places = best_captions(out)
+    with whole(out) as beside, whole(places) as captions_beside:
+        uids = np.lib.format.open_memmap(beside, mode="w+", dtype=UID, shape=(num,))
+        best = np.lib.format.open_memmap(captions_beside, mode="w+", dtype=np.uint16, shape=(num,))
+        start = 0
+        for batch in scores.stream("SELECT uid, best::USMALLINT AS best FROM chosen ORDER BY uid, best", WRITTEN):
+            stop = start + len(batch)
+            uids[start:stop] = halves(batch.column(0).to_pylist())
+            best[start:stop] = np.asarray(batch.column(1))
+            start = stop
+        uids.flush()
+        best.flush()
+    if not with_best:
+        places.unlink()
+
+
+def described(choice: Choice) -> str:
+    """In lines."""
+    lines = [f"{choice.num:,} of {choice.total:,} samples are kept ({choice.num / choice.total:.1%})"]
+    lines += [
+        f"    {effect.term}: keeps {effect.kept:,}; {effect.alone:,} are decided by it alone"
+        for effect in choice.effects
+    ]
+    if choice.broken:
+        lines.append(f"{choice.broken:,} broken samples were passed over")
+    if choice.repeated:
+        lines.append(
+            f"{choice.repeated:,} rows have a uid that another kept row has too; each is written, as DataComp does: "
+            "training takes every sample of that name"
+        )
+    return "\n".join(lines)

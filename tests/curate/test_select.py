@@ -1,0 +1,265 @@
+"""Filters equal DataComp's own, uid for uid and byte for byte, on an invented table; what cannot be read is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silc import cli
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("duckdb")
+
+FIXTURE = "oracles/datacomp"
+
+
+def vectors(rows: np.ndarray) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1).astype(np.float16)), rows.shape[1])
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fixture's three tables with the columns that were looked up or lay beside them."""
+    from tests.conftest import SILC_DATA
+
+    source = SILC_DATA / FIXTURE
+    if not source.is_dir():
+        pytest.skip(f"no DataComp fixture at {source}")
+    inputs = json.loads((source / "inputs.json").read_text())
+    folder = tmp_path_factory.mktemp("scores")
+    for name in inputs["shards"]:
+        table = pq.read_table(source / "metadata" / f"{name}.parquet")
+        texts = [text.replace("\n", " ") for text in table.column("text").to_pylist()]
+        arrays = np.load(source / "metadata" / f"{name}.npz")
+        table = table.append_column("language", pa.array([inputs["fasttext_language"][text] for text in texts]))
+        raw = table.column("text").to_pylist()
+        gcld3 = [
+            inputs["gcld3_language"].get(a, inputs["gcld3_language"].get(b)) for a, b in zip(raw, texts, strict=True)
+        ]
+        table = table.append_column("language_gcld3", pa.array(gcld3))
+        table = table.append_column("embedding", vectors(arrays["l14_img"]))
+        pq.write_table(table, folder / f"{name}.parquet")
+    words = [
+        word
+        for word, synset in inputs["wordnet_first_synset"].items()
+        if synset is not None and synset[0] in inputs["entity_offsets"]
+    ]
+    (folder / "words.txt").write_text("\n".join(words))
+    np.save(folder / "targets.npy", np.load(source / "centroids.npz")["target_embeddings"])
+    return folder
+
+
+EQUAL = {
+    "no_filter": "all",
+    "basic_filter": "basic",
+    "clip_score_l14_fraction0.3": "clip_l14_similarity_score top 30%",
+    "clip_score_l14_fraction0.1": "clip_l14_similarity_score top 0.1",
+    "clip_score_b32_fraction0.5": "clip_b32_similarity_score top 50%",
+    "clip_score_b32_threshold0.28": "clip_b32_similarity_score >= 0.28",
+    "clip_score_l14_threshold0.25": "clip_l14_similarity_score >= 0.25",
+    "laion2b": "laion2b language=language_gcld3 clip_score=clip_b32_similarity_score",
+    "text_based": "text_based {folder}/words.txt",
+    "image_based": "image_near {folder}/targets.npy and caption",
+    "image_based_intersect_clip_score_l14_fraction0.4": (
+        "clip_l14_similarity_score top 40% and image_near {folder}/targets.npy and caption"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equals_datacomp(name: str, scores: Path, tmp_path: Path, silc_data: Path) -> None:
+    out, keep = tmp_path / "subset.npy", EQUAL[name].format(folder=scores)
+    centroids = ["--centroids", str(silc_data / FIXTURE / "centroids.npz")]
+    assert cli.main(["data", "select", str(scores), "--keep", keep, "--out", str(out), *centroids]) == 0
+    theirs = np.load(silc_data / FIXTURE / f"{name}.npy")
+    ours = np.load(out)
+    assert len(theirs) == json.loads((silc_data / FIXTURE / "expected.json").read_text())["counts"][name]
+    assert ours.dtype == theirs.dtype
+    assert np.array_equal(ours, theirs)
+    assert out.read_bytes() == (silc_data / FIXTURE / f"{name}.npy").read_bytes()
+
+
+def table(folder: Path, **columns: Any) -> Path:
+    """A folder with one file of scores; uids are 0, 1, 2 ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    num = len(next(iter(columns.values())))
+    uids = columns.pop("uid", [f"{number:032x}" for number in range(num)])
+    pq.write_table(pa.table({"uid": uids, **columns}), folder / "00000.parquet")
+    return folder
+
+
+def kept(scores: Path, *flags: str) -> list[int]:
+    out = scores / "subset.npy"
+    assert cli.main(["data", "select", str(scores), "--out", str(out), *flags]) == 0
+    return [int(last) for _, last in np.load(out).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("flags", "numbers"),
+    [
+        (["--keep", "x > 2"], [3, 4]),
+        (["--keep", "x > 2", "--or", "x = 0"], [0, 3, 4]),
+        (["--keep", "x > 2 or x = 0", "--and", "name = b"], [4]),
+        (["--keep", "x > 2 or x = 0 and name = a"], [0, 3, 4]),
+        (["--keep", "not name = a"], [1, 3, 4]),  # a name that is missing is not a
+        (["--keep", "not (x > 2 or x = 0)"], [1, 2]),
+        (["--keep", "x top 40%"], [2, 3, 4]),  # int(5 * .4) + 1
+        (["--keep", "y top 40%"], [1, 2, 3, 4]),  # ties pass
+        (["--keep", "json.n >= 2"], [1]),
+        (["--keep", "name = 'b'"], [4]),
+        (["--keep", 'name = "it\'s"'], [3]),
+    ],
+)
+def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> None:
+    folder = table(
+        tmp_path,
+        x=[0.0, 1.0, 2.0, 3.0, 4.0],
+        y=[0.0, 1.0, 1.0, 1.0, 2.0],
+        name=["a", None, "a", "it's", "b"],
+        json=['{"n": 1}', '{"n": 2}', '{"n": "x"}', "{}", None],
+    )
+    assert kept(folder, *flags) == numbers
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ("basik", "did you mean 'basic'"),
+        ("clip_scor top 30%", "did you mean 'clip_score'"),
+        ("clip_score top 100%", "less than all"),
+        ("clip_score top lots", "needed a share"),
+        ("clip_score near 3", "needed 'clip_score top 30%'"),
+        ("(clip_score > 1", "needed ')'"),
+        ("clip_score > 0 and", "at 'the end' needed a filter or a column"),
+        ("clip_score > 0 'x", "cannot read"),
+        ("basic", "there is no column 'width'"),
+        ("text_based", "needed 'text_based WORDS.txt'"),
+        ("text_based nowhere.txt", "does not exist"),
+        ("distinct -1", "a number above 0"),
+        ("clip_score = abc", "nothing is left of 2 samples"),
+        ("clip_score > 9", "nothing is left of 2 samples"),
+        ("", "nothing to keep"),
+    ],
+)
+def test_what_cannot_be_read_is_told(keep: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", clip_score=[0.1, 0.2], caption=["a", "b"])
+    assert cli.main(["data", "select", str(folder), "--keep", keep, "--out", str(tmp_path / "s.npy")]) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "s.npy").exists()
+
+
+def test_uids_that_are_none_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", uid=["a" * 32, "7"], x=[1, 1])
+    assert cli.main(["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]) == 2
+    assert "is no uid; needed 32" in capsys.readouterr().err
+
+
+def test_repeated_uids_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path, uid=["a" * 32, "b" * 32, "a" * 32], x=[1, 1, 1])
+    assert len(kept(folder, "--keep", "all")) == 3
+    assert "1 rows have a uid that another kept row has too" in capsys.readouterr().out
+
+
+def test_half_a_file_and_other_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", x=[1, 2])
+    whole = (folder / "00000.parquet").read_bytes()
+    args = ["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]
+    (folder / "00001.parquet").write_bytes(whole[: len(whole) // 2])
+    assert cli.main(args) == 2
+    assert "00001.parquet is half a parquet file" in capsys.readouterr().err
+    about = {"models": [{"source": "hf:other", "checksum": "0" * 64}], "shard": {"path": "x"}}
+    other = pq.read_table(folder / "00000.parquet").replace_schema_metadata({"silc": json.dumps(about)})
+    pq.write_table(other, folder / "00001.parquet")
+    assert cli.main(args) == 2
+    assert "choose among scores of one model" in capsys.readouterr().err
+    assert cli.main(["data", "select", str(tmp_path / "none"), *args[3:]]) == 2
+    assert "holds no scores" in capsys.readouterr().err
+
+
+def test_exact_duplicates_and_perceptual_ones(tmp_path: Path) -> None:
+    folder = table(tmp_path, sha256=["a", "b", "a", None, None], phash=pa.array([1, 1, 2, 2, 3], pa.uint64()))
+    assert kept(folder, "--keep", "distinct sha256") == [0, 1, 3, 4]
+    assert kept(folder, "--keep", "distinct phash") == [0, 2, 4]
+
+
+@pytest.mark.parametrize("centroids", ["1", "4"])
+def test_near_duplicates_go_within_clusters(tmp_path: Path, centroids: str) -> None:
+    """Against a loop over all pairs."""
+    random = np.random.default_rng(0)
+    base = random.normal(size=(60, 8))
+    rows = np.concatenate([base, base[:30] + 0.01 * random.normal(size=(30, 8)), 3 * base[:5]])
+    folder = table(tmp_path, embedding=vectors(rows))
+    stayed: list[int] = []
+    unit = rows.astype(np.float16).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for number, row in enumerate(unit):
+        if not any(row @ unit[other] >= 0.98 for other in stayed):
+            stayed.append(number)
+    assert stayed == list(range(60))
+    assert kept(folder, "--keep", "distinct 0.98", "--centroids", centroids) == stayed
+
+
+def test_a_chain_of_neighbours_loses_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And tiles of any size decide alike."""
+    from silc.curate import duplicates
+
+    angles = np.deg2rad(np.arange(0, 90, 6))
+    chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    for tile in (2048, 4, 1):
+        monkeypatch.setattr(duplicates, "TILE", tile)
+        stays = duplicates.first_of_their_kind(chain, float(np.cos(np.deg2rad(7))))
+        assert np.flatnonzero(stays).tolist() == list(range(0, 15, 2))
+
+
+def test_balancing_is_metaclips(tmp_path: Path) -> None:
+    """Expected counts by the paper's formula, in float64; entries that are rare keep everything."""
+    random = np.random.default_rng(1)
+    captions = ["a dog"] * 2000 + ["a dog and a red car"] * 100 + ["Zebra!"] * 30 + ["dogma"] * 50
+    random.shuffle(captions)
+    words = tmp_path / "words.txt"
+    words.write_text("dog\nred car\nzebra\nunused\n")
+    folder = table(tmp_path / "scores", caption=captions, uid=[f"{n:032x}" for n in random.permutation(len(captions))])
+    numbers = kept(folder, "--keep", f"balanced {words} 200")
+    uids = [int(uid, 16) for uid in pq.read_table(folder / "00000.parquet").column("uid").to_pylist()]
+    by_uid = dict(zip(uids, captions, strict=True))
+    counts = {caption: sum(by_uid[number] == caption for number in numbers) for caption in set(captions)}
+    share = 200 / 2100
+    assert counts["Zebra!"] == 30
+    assert counts["dogma"] == 0
+    assert counts["a dog and a red car"] == 100  # "red car" keeps all of its 100
+    assert abs(counts["a dog"] - 2000 * share) < 4 * np.sqrt(2000 * share * (1 - share))
+    assert numbers == kept(folder, "--keep", f"balanced {words} 200")
+    assert numbers != kept(folder, "--keep", f"balanced {words} 200", "--seed", "1")
+
+
+def test_memory_is_flat(tmp_path: Path) -> None:
+    """Uids are written in blocks, and thresholds found, within the little that DuckDB is given: spilled to disk."""
+    import resource
+
+    from silc.curate.lookups import Lookups
+    from silc.curate.scores import open_scores
+    from silc.curate.select import select
+
+    random = np.random.default_rng(0)
+    for shard in range(4):
+        uids = [f"{value:032x}" for value in range(shard, 400_000, 4)]
+        columns = {"uid": uids, "clip_score": random.random(100_000).astype(np.float32)}
+        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
+    del uids, columns
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open_scores(tmp_path, memory="100MB") as scores:
+        choice = select(scores, "clip_score top 30%", tmp_path / "s.npy", Lookups(scores))
+    assert choice.num == 120_001
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KiB
+
+
+@pytest.fixture(autouse=True)
+def _few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
