@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -142,14 +141,7 @@ def environment(config: BenchConfig) -> dict[str, Any]:
     from silc.training.fit import environment as here_of
 
     here = here_of(World(device=torch.device(config.kind)))
-    return here | {"command": sys.argv[1:], "date": time.strftime("%Y-%m-%d"), "processor": _processor()}
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()
+    return here | {"command": sys.argv[1:], "date": time.strftime("%Y-%m-%d")}
 
 
 def write(rows: Sequence[Row], environment: dict[str, Any], file: Path) -> None:

@@ -17,8 +17,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -154,7 +152,7 @@ def _keep(run: Run, config: Config, records: list[dict[str, Any]], cost: float) 
     content = {
         **_told(run, config),
         "cpu_seconds": round(cost),
-        "hardware": {"processor": _processor(), **{name: environment[name] for name in ("torch", "python")}},
+        "hardware": {name: environment[name] for name in ("processor", "torch", "python")},
         "commit": _commit(),
         "last": {name: value for name, value in history(Path(config.out))[-1].items() if "/" in name},
         "scores": [{name: record.get(name) for name in KEPT} for record in records],
@@ -166,12 +164,6 @@ def _write(run: Run, content: dict[str, Any]) -> None:
     named = {"study": run.study.name, "arm": run.arm, "seed": run.seed}
     result(run).parent.mkdir(parents=True, exist_ok=True)
     write_whole(result(run), json.dumps({**content, **named}, indent=1) + "\n")
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", file.read_text() if file.exists() else "", re.MULTILINE)
-    return names[0] if names else platform.machine()
 
 
 def _commit() -> str:

@@ -14,7 +14,7 @@ from silc import config as configs
 from silc import places
 from silc.errors import BadInput
 from silc.eval.asked import asked_for
-from silc.eval.config import LOOK_TWICE
+from silc.eval.config import LOOK_TWICE, NEED_A_SECOND
 from silc.eval.tasks import TASKS
 from silc.interop.files import SAVED
 from silc.kinds import those_that
@@ -59,17 +59,32 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
     """The evaluation asked for; without a root it has the one that the first run was configured with.
 
     Raises:
-        BadInput: no such model or task, or no data; a second encoder for decoders that read none.
+        BadInput: no such model or task, or no data; see also `second_encoder`.
     """
     for one in models:
         check_model(one)
     runs = [Path(one) for one in models if is_run(one)]
     if not config.root and runs:
         config = replace(config, root=configs.load_of(runs[0] / CONFIG, those_that("load")).eval.root)
-    if config.second and not any(name in config.decoder for name in LOOK_TWICE):
-        raise BadInput(f"a second encoder is read by decoders {' and '.join(LOOK_TWICE)}; leave out eval.second")
+    if models or config.second:  # one in memory may have a second encoder of its own
+        second_encoder(config.decoder, config.second)
     asked_for(config)
     return config
+
+
+def second_encoder(decoder: str, second: str) -> None:
+    """Look at the second encoder that decoders, joined by commas, are to read.
+
+    Raises:
+        BadInput: none of them reads one, one needs it and it is not given, or it is no model.
+    """
+    names = {name.strip() for name in decoder.split(",")}
+    if second and not names.intersection(LOOK_TWICE):
+        raise BadInput(f"a second encoder is read by decoders {' and '.join(LOOK_TWICE)}; leave out eval.second")
+    if not second and (needing := names.intersection(NEED_A_SECOND)):
+        raise BadInput(f"decoder {needing.pop()} reads a second encoder; give its name: --second MODEL (eval.second)")
+    if second:
+        check_model(second)
 
 
 @dataclass(frozen=True)

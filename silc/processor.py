@@ -1,12 +1,16 @@
-"""What makes a processor faster: threads that wait briefly, freed memory that is kept, attention without fused kernels.
+"""A processor's name, and what makes it faster: threads that wait briefly, freed memory that is kept, attention without
+fused kernels.
 
-The first two where GNU OpenMP and glibc can be told. Importing this module imports no torch.
+Threads and memory where GNU OpenMP and glibc can be told. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +21,13 @@ SPINS = "1000"
 """Turns of waiting before a thread sleeps: what GNU OpenMP takes by itself where it sees more threads than cores."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """glibc's malloc.h."""
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def name() -> str:
+    """What people call this processor, where Linux says it: "AMD EPYC 7B13"; else its architecture."""
+    said = re.search(r"^model name\s*: (.+)$", CPUINFO.read_text() if CPUINFO.is_file() else "", re.MULTILINE)
+    return said[1].strip() if said else platform.machine()
 
 
 def wait_briefly() -> None:

@@ -31,6 +31,9 @@ from silc.predict import Model
 from silc.pretraining import run
 
 
+SEGMENT = ["segment", "RUN", "IN", "--names", "a,b", "--out", "x"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Config]) -> Path:
     """A run of two steps."""
@@ -323,9 +326,28 @@ def test_segment(trained: Path, model: Model, folder: Path, tmp_path: Path) -> N
         assert np.array_equal(opened, expected_picture)
 
 
+def test_segment_by_a_decoder(trained: Path, model: Model, folder: Path, tmp_path: Path) -> None:
+    names, own = ["red", "green", "blue"], replace(model)
+    own.second = own
+    for decoder, more in (("sclip", ()), ("proxyclip", ("--second", trained))):
+        out = tmp_path / decoder
+        args = ("--names", "red,green,blue", "--decoder", decoder, *more, "--out", out)
+        assert predict("segment", trained, folder, *args) == 0
+        with Image.open(out / "00000-a.labels.png") as opened:
+            expected = own.segment(folder / "a.png", names, decoder=decoder)
+            assert np.array_equal(opened, expected.labels)
+        assert not torch.equal(expected.scores, model.segment(folder / "a.png", names).scores)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        ([*SEGMENT, "--decoder", "sclap"], "unknown decoder 'sclap'; did you mean 'sclip'?"),
+        ([*SEGMENT, "--segmentation", "tlc"], "unknown protocol 'tlc'; did you mean 'tcl'?"),
+        ([*SEGMENT, "--decoder", "proxyclip"], "decoder proxyclip reads a second encoder; give its name: --second"),
+        ([*SEGMENT, "--second", "RUN"], "--second: read by --decoder proxyclip and lposs alone"),
+        ([*SEGMENT, "--decoder", "lposs", "--second", "nowhere"], "nowhere is no model"),
+        (["embed", "RUN", "IN", "--out", "x.npy", "--decoder", "sclip"], "--decoder: class maps are for segment"),
         (["segment", "RUN", "IN", "--names", "a,b"], "needs a place for what comes out; give --out"),
         (["classify", "RUN", "IN", "--names", "a,b", "--legend"], "overlays are for segment"),
         (

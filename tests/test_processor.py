@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 from silc.models.config import ImageTowerConfig, TextTowerConfig
 from silc.models.image import ImageTower
 from silc.models.text import TextTower
+from silc import processor
 from silc.processor import SPINS, choose_attention, wait_briefly
 
 CPU = torch.device("cpu")
@@ -31,6 +34,24 @@ for turn in range(4):
         np.ones(megabytes << 17)
 print(faults() - before)
 """
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: A Chip @ 2.0GHz \nprocessor\t: 1\nmodel name\t: B\n", "A Chip @ 2.0GHz"),
+        ("processor\t: 0\nCPU architecture: 8\n", platform.machine()),
+        (None, platform.machine()),
+    ],
+)
+def test_a_processor_has_a_name(
+    said: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if said is not None:
+        file.write_text(said)
+    monkeypatch.setattr(processor, "CPUINFO", file)
+    assert processor.name() == name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import Positional, arg
@@ -70,6 +70,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     try:
         with contextlib.redirect_stderr(complaint):  # tyro prints before it exits
             return tyro.cli(kind, args=args, prog=prog, default=tyro.MISSING_NONPROP if default is None else default)
+    except BadInput as error:
+        raise BadInput(_as_flags(kind, str(error))) from None
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -78,6 +80,16 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     flag = re.search(r"Error parsing --(\S+):", said)
     path = flag[1].replace("-", "_") if flag else ""
     raise BadInput(said.removeprefix("Value error ") + needed(kind, path))
+
+
+def _as_flags(kind: type, said: str) -> str:
+    """A complaint of a setting, which begins with it, by the name that is typed: --NAME.FIELD for eval.NAME.FIELD."""
+    setting, _, rest = said.partition(" ")
+    for name, hint in get_type_hints(kind).items():
+        section = getattr(hint, "section", name)
+        if section != name and setting.startswith(f"{section}."):
+            setting = f"--{name}{setting.removeprefix(section)}".replace("_", "-")
+    return f"{setting} {rest}"
 
 
 def taken(args: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], list[str]]:

@@ -8,13 +8,15 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from silc.checks import second_encoder
 from silc.commands import flags, predictions
 from silc.commands.flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
-from silc.eval.config import EvalConfig
+from silc.eval.config import LOOK_TWICE, EvalConfig
 from silc.eval.prompts import templates
+from silc.eval.protocols import SLIDING_WINDOW
 from silc.given import Idle
 from silc.rundir import check_model
-from silc.settings import Range, Settings
+from silc.settings import Range, Settings, one_of
 from silc.terminal import announce, complain, say
 
 
@@ -26,6 +28,8 @@ class PredictCommand(Settings):
         Idle("names", lambda c: c.task == "embed", "embedding takes no names"),
         Idle("templates", lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
         Idle("segmentation", lambda c: c.task != "segment", "windows are for segment"),
+        Idle("decoder second", lambda c: c.task != "segment", "class maps are for segment"),
+        Idle("second", lambda c: c.decoder not in LOOK_TWICE, "read by --decoder proxyclip and lposs alone"),
         Idle("alpha legend edges", lambda c: c.task != "segment", "overlays are for segment"),
         WEIGHTS_OF_RUNS,
     )
@@ -43,8 +47,12 @@ class PredictCommand(Settings):
     """Prompts around the names when classifying: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
-    segmentation: Literal["tcl", "tips", "dinov3"] = "tcl"
-    """Sliding windows when segmenting, as for `silc eval`."""
+    segmentation: str = "tcl"
+    """Sliding windows when segmenting, as for `silc eval`: tcl, sclip, tips or dinov3."""
+    decoder: str = "cosine"
+    """What makes class maps when segmenting, by a name of docs/evaluation.md, as for `silc eval`."""
+    second: str = ""
+    """Another model, by name, whose patches tell decoder proxyclip (needed) and lposs what is alike."""
     alpha: Annotated[float, Range(least=0, most=1)] = 0.7
     """Share of the classes' colours in overlays."""
     legend: bool = False
@@ -65,12 +73,18 @@ def main(args: list[str]) -> int:
     names = predictions.names_of(command.names) if command.task != "embed" else []
     images = predictions.images_of(command.images, command.task)
     predictions.keep_images(images, out)
-    config = EvalConfig(segmentation=command.segmentation, batch_size=command.batch_size)
+    one_of(SLIDING_WINDOW, command.segmentation, "protocol")
+    second_encoder(command.decoder, command.second)
+    config = EvalConfig(segmentation=command.segmentation, decoder=command.decoder, batch_size=command.batch_size)
     into = "" if out is None else f" into {out}"
     announce(f"predict: {command.task} {len(images.files)} images with {command.model}{into}")
+    from silc.eval.decoders import DECODERS
     from silc.loading import load
 
+    one_of(DECODERS, command.decoder, "decoder")
     model = load(command.model, weights=command.weights, tokenizer=command.tokenizer or None, device=command.device)
+    if command.second:
+        model.second = load(command.second, device=command.device)
     match command.task, out:
         case "classify", _:
             say("\n".join(predictions.classify(model, images, names, out, command.templates, command.batch_size)))

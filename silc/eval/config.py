@@ -20,8 +20,8 @@ def with_sections(cls: type[T]) -> type[T]:
     return cls
 
 
-LOOK_TWICE = ("proxyclip", "lposs")
-"""Decoders that read a second encoder."""
+LOOK_TWICE, NEED_A_SECOND = ("proxyclip", "lposs"), ("proxyclip",)
+"""Decoders that read a second encoder, and those that cannot do without."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,11 @@ class Frozen:
         )
         if world.is_main:
             say(f"{task.name}: {len(self.train.images):,} images to learn from, {len(self.test.images):,} to score")
-        described = "\n".join([*map(str, self.train.files), *map(str, getattr(self.train, "labels", ()))])
-        self.checksums = {"model": loaded.checksum, "images": hashlib.sha256(described.encode()).hexdigest()[:16]}
+        self.checksums = {"model": loaded.checksum, **self.listed()}
+
+    def listed(self) -> dict[str, str]:
+        """A checksum of which images are learnt from, by its name in checkpoints; label maps are among the files."""
+        return {"files": _checksum(self.train.files)}
 
     def pooled(self, data: ClassificationSet) -> tuple[Tensor, Tensor]:
         """Features [N, W] before projection and normalisation, and labels int64 [N]; ranks share the work.
@@ -104,6 +107,10 @@ class Classification(Frozen):
         self.held_back = held_back(self.train.labels, names, self.config)
         self.features, self.labels = self.pooled(self.train)
         self.unseen, _ = self.pooled(self.test)
+
+    def listed(self) -> dict[str, str]:
+        """A checksum of the images and their classes."""
+        return {"images": _checksum([*self.train.files, *self.train.labels])}
 
     def heads(self, l2: Sequence[float]) -> Heads:
         """One for each penalty."""
@@ -206,6 +213,10 @@ class Segmentation(Frozen):
 
         totals, by_image = zip(*shared(share, self.world), strict=True)
         return torch.stack(totals).sum(dim=0), torch.cat(by_image)
+
+
+def _checksum(listed: Sequence[object]) -> str:
+    return hashlib.sha256("\n".join(map(str, listed)).encode()).hexdigest()[:16]
 
 
 def held_back(labels: Sequence[int], names: Sequence[str], config: ProbeConfig) -> Tensor:

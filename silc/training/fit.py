@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from contextlib import closing, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from silc import processor
 from silc.data.quarantine import QUARANTINE, Quarantine
 from silc.data.workers import LostWorker, StoppedWaiting
 from silc.distributed import join
@@ -165,7 +167,8 @@ def environment(world: World) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor.name(),
+        "cores": os.cpu_count(),
         "gpu": gpu,
         "ranks": world.size,
         "threads": torch.get_num_threads(),

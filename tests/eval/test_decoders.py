@@ -206,7 +206,7 @@ def test_a_second_encoder_by_name(finished, root):
     proxy, cosine = (one.record.protocol for one in evaluate(run_of, second=run_of, **fields))
     assert (proxy["decoder"], proxy["second"]) == ("proxyclip", Path(run_of).name)
     assert "second" not in cosine
-    with pytest.raises(BadInput, match="has no second encoder"):
+    with pytest.raises(BadInput, match=r"decoder proxyclip reads a second encoder; give its name: --second MODEL"):
         evaluate(run_of, **{**fields, "decoder": "proxyclip"})
 
 

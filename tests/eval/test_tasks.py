@@ -26,6 +26,8 @@ class BrightConfig(Settings):
     section: ClassVar[str] = "eval.bright"
     limit: Annotated[float, Range(least=0, most=1)] = 0.5
     """Mean above which an image is bright."""
+    at_once: Annotated[int, Range(least=1)] = 1
+    """Images looked at together."""
 '''
 EVALUATOR = """
 import numpy as np
@@ -77,6 +79,8 @@ assert configs.from_dict(values).eval.own(BrightConfig).limit == 0.25
 asked = ["eval", run, "--root", root, "--cache", "off", "--device", "cpu", "--out", out, "--tasks"]
 assert main([*asked, "*-bright", "--bright.limit", "0.375", "--table", "main"]) == 0
 assert main([*asked, "*-bright", "--bright.limit", "2"]) == 2
+assert main([*asked, "*-bright", "--bright.at-once", "0"]) == 2
+assert main(["show", "silc_c", "--eval.bright.limit", "2"]) == 2
 assert main([*asked, "*-zs", "--bright.limit", "0.5"]) == 2
 """
 
@@ -114,7 +118,9 @@ def test_a_row_brings_a_task_with_its_own_settings(finished, root, tmp_path) -> 
     assert "eval.bright.limit" in done.stdout
     assert "Mean above which an image is bright." in done.stdout
     assert "--bright.limit" in done.stdout
-    assert "eval.bright.limit is 2.0; needed a number at least 0 and at most 1" in done.stderr
+    needed = "is 2.0; needed a number at least 0 and at most 1"
+    assert all(f"{name}.limit {needed}" in done.stderr.splitlines() for name in ("silc: --bright", "silc: eval.bright"))
+    assert "--bright.at-once is 0; needed" in done.stderr
     assert "--bright.limit: read by <set>-bright alone" in done.stderr
     records = json.loads((tmp_path / "scores.json").read_text())
     assert {(one["task"], one["protocol"]["limit"]) for one in records} == {("bright", 0.375)}

@@ -17,7 +17,7 @@ import silc
 from silc.distributed import World
 from silc.errors import BadInput
 from silc.eval.asked import Task
-from silc.eval.datasets import ClassificationSet, SegmentationSet, Source
+from silc.eval.datasets import ClassificationSet, Lazy, SegmentationSet, Source
 from silc.probes.config import ProbeConfig
 from silc.probes.tasks import Neighbours, Segmentation, held_back
 
@@ -60,6 +60,25 @@ def test_patches_are_the_towers_whatever_is_kept(run: str, keep: float) -> None:
         assert labels[:, 0, 0].tolist() == rows
     each = 2 * 2 * 32 * 4
     assert len(probed.kept) == min(4, keep // each)
+
+
+def test_maps_are_read_when_their_image_is_learnt_from(run: str) -> None:
+    """Another file, and not another content, makes another set: of large ones no pixel is read at the start."""
+    opened = list[int]()
+
+    def read(number: int) -> np.ndarray:
+        opened.append(number)
+        return np.full((20, 24), number, np.uint8)
+
+    files = [Path(f"{number}.{end}") for number in range(4) for end in ("jpg", "png")]
+    data = SegmentationSet("set", list("abcd"), list("0123"), images(4), Lazy(range(4), read), files=files)
+    probed = segmentation(run, data)
+    assert opened == []
+    probed.batch([2])
+    assert opened == [2]
+    other = segmentation(run, replace(data, files=[*files[:-1], Path("4.png")]))
+    assert other.checksums["model"] == probed.checksums["model"]
+    assert other.checksums["files"] != probed.checksums["files"]
 
 
 def test_labels_are_those_under_the_centres(run: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from silc import checkpoint
+from silc import checkpoint, processor
 from silc.batch import Broken
 from silc.checkpoint import load_into
 from silc.data.quarantine import Samples
@@ -183,7 +183,8 @@ def test_any_method_runs_through_the_engine(tmp_path: Path, capsys: pytest.Captu
     assert losses[-1] < losses[0]
     assert [record["eval/line"] for record in history(out) if "eval/line" in record] == [1.0, 2.0]
     assert history(out)[0]["train_flops"] == 24
-    assert json.loads((out / "env.json").read_text())["ranks"] == 1
+    environment = json.loads((out / "env.json").read_text())
+    assert (environment["ranks"], environment["processor"]) == (1, processor.name())
     assert "kind: line" in (out / "config.yaml").read_text()
     assert set(weights(out)) >= {"line/line.weight", "optimizer/line.bias/exp_avg", "rng/cpu"}
 
