@@ -31,9 +31,11 @@ setup: .venv/.installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 ifeq ($(TORCH),cpu)
+	@$(INSTALL) --no-deps --torch-backend cpu $$(grep -oE '^torch(vision)?==[^ ]+' requirements.lock) 2>.venv/torch.log \
+	  || { echo "PyTorch's index of torch without CUDA cannot be had ($$(tail -n 1 .venv/torch.log | sed 's/^ *//'));" \
+	  "\`make setup\` alone takes the torch of the lock, .venv/torch.log has the rest"; exit 2; }
 	$(WITHOUT_CUDA) > .venv/cpu.lock
 	$(INSTALL) --require-hashes --no-deps --requirement .venv/cpu.lock
-	$(INSTALL) --torch-backend cpu $$(grep -oE '^torch(vision)?==[^ ]+' requirements.lock)
 else
 	$(INSTALL) --require-hashes --requirement requirements.lock
 endif

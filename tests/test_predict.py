@@ -30,7 +30,6 @@ from silc.interop.pretrained import Pretrained
 from silc.predict import Model
 from silc.pretraining import run
 
-
 SEGMENT = ["segment", "RUN", "IN", "--names", "a,b", "--out", "x"]
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from silc import processor
 from silc.models.config import ImageTowerConfig, TextTowerConfig
 from silc.models.image import ImageTower
 from silc.models.text import TextTower
-from silc import processor
 from silc.processor import SPINS, choose_attention, wait_briefly
 
 CPU = torch.device("cpu")
@@ -44,9 +44,7 @@ print(faults() - before)
         (None, platform.machine()),
     ],
 )
-def test_a_processor_has_a_name(
-    said: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_processor_has_a_name(said: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cpuinfo"
     if said is not None:
         file.write_text(said)

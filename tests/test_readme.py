@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -143,6 +144,29 @@ def test_setting_up_without_cuda_installs_the_rest_of_the_lock() -> None:
     said = subprocess.run(dry, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "--require-hashes --no-deps --requirement .venv/cpu.lock" in said
     assert "--torch-backend cpu" in said
+    assert said.index("--torch-backend cpu") < said.index("cpu.lock")  # what may be out of reach comes first
+
+
+def test_torch_without_cuda_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for program, does in (
+        ("python", "exit 0"),
+        ("uv", "echo 'error: no route' >&2; echo '  cause: asleep' >&2; exit 2"),
+    ):
+        file = tmp_path / ".venv/bin" / program
+        file.write_text(f"#!/bin/sh\n{does}\n")
+        file.chmod(0o755)
+    command = ["make", "--no-print-directory", "setup", "TORCH=cpu", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1] == (
+        "PyTorch's index of torch without CUDA cannot be had (cause: asleep); `make setup` alone takes the torch of the "
+        "lock, .venv/torch.log has the rest"
+    )
+    assert "no route" not in done.stderr
+    assert "no route" in (tmp_path / ".venv/torch.log").read_text()
 
 
 def test_paths_exist() -> None:
