@@ -162,8 +162,8 @@ def test_torch_without_cuda_that_cannot_be_had_is_one_line(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout.splitlines()[-1] == (
-        "PyTorch's index of torch without CUDA cannot be had (cause: asleep); `make setup` alone takes the torch of the "
-        "lock, .venv/torch.log has the rest"
+        "PyTorch's index of torch without CUDA cannot be had (cause: asleep); `make setup` alone takes the torch of "
+        "the lock, .venv/torch.log has the rest"
     )
     assert "no route" not in done.stderr
     assert "no route" in (tmp_path / ".venv/torch.log").read_text()
