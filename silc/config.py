@@ -227,6 +227,15 @@ def load_of(file: Path, kinds: Collection[str]) -> Any:
         raise BadInput(f"{file}: {error}") from error
 
 
+def kind_of(file: Path) -> str:
+    """The kind of run that a YAML file is of.
+
+    Raises:
+        BadInput: no such file, no YAML, or no kind that is known.
+    """
+    return _kind_and_values(file)[0]
+
+
 def _kind_and_values(file: Path) -> tuple[str, dict[str, Any]]:
     """Of a configuration; those written before there were kinds are of pretraining.
 

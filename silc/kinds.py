@@ -24,15 +24,24 @@ class Kind:
     """`Idle` rules: what is told of settings that are given and not read."""
     command: str = "silc train"
     """What goes on with such a run."""
+    export: str = ""
+    """Writes such a run for others, for (run, out, formats, license=, datasets=): what `silc export` calls."""
 
     def find(self, what: str) -> Any:
-        """What `settings`, `train`, `load` or `idle` names; None where there is none."""
+        """What `settings`, `train`, `load`, `idle` or `export` names; None where there is none."""
         module, _, name = getattr(self, what).partition(":")
         return getattr(importlib.import_module(module), name) if module else None
 
 
 KINDS = {
     "pretrain": Kind("silc.config:Config", "silc.pretraining.run:train", "silc.loading:load_run", "silc.given:RUN"),
+    "catseg": Kind(
+        "silc.heads.catseg.config:CatSegConfig",
+        "silc.heads.catseg.run:train",
+        "silc.heads.catseg.run:load",
+        "silc.heads.catseg.config:IDLE",
+        export="silc.heads.catseg.export:export",
+    ),
     "probe": Kind("silc.probes.config:ProbeConfig", command="silc probe"),
 }
 

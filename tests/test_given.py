@@ -218,7 +218,10 @@ def test_idle_rules_name_settings_that_exist() -> None:
         (["eval", "--list", "--tasks", "a-zs"], "--tasks: --list shows the tasks"),
         (["eval", "run", "--table", "main", "--segmentation", "tips"], "--segmentation: without --root"),
         (["eval", "hf:a/b", "--root", "/d", "--weights", "teacher"], "--weights: none of these is a run"),
-        (["eval", "run", "--root", "/d", "--tasks", "a-retrieval", "--pamr"], "--pamr: read by <set>-zs-seg alone"),
+        (
+            ["eval", "run", "--root", "/d", "--tasks", "a-retrieval", "--pamr"],
+            "--pamr: read by <set>-zs-seg, <set>-ov-seg alone",
+        ),
         (
             ["eval", "run", "--root", "/d", "--tasks", "a-zs,b-zs-seg", "--shots", "1"],
             "--shots: read by <set>-fewshot alone",

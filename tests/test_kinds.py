@@ -13,6 +13,7 @@ from silc import config as configs
 from silc import recipes
 from silc.cli import main
 from silc.errors import BadInput
+from silc.kinds import KINDS
 
 
 def test_a_configuration_says_its_kind(tmp_path: Path) -> None:
@@ -32,8 +33,8 @@ def test_one_from_before_there_were_kinds_is_of_pretraining(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("probe", "is of a run of kind 'probe', needed is one of kind 'pretrain'; `silc probe` goes on with it"),
-        ("detect", "is of a run of kind 'detect', known are pretrain and probe"),
+        ("probe", "is of a run of kind 'probe', needed is one of kind 'pretrain'"),
+        ("detect", f"is of a run of kind 'detect', known are {' and '.join(KINDS)}"),
         (["probe"], "is of a run of kind ['probe'], known are"),
     ],
     ids=str,
@@ -58,4 +59,5 @@ def test_another_kind_is_told_in_one_line(
         assert main(command) == 2, command
         told = capsys.readouterr().err.strip()
         assert said in told, command
+        assert ("`silc probe` goes on with it" in told) == (kind == "probe")
         assert "\n" not in told, command

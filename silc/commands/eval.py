@@ -61,7 +61,7 @@ class EvalCommand(EvalConfig):
     device: DeviceName = "auto"
     cache: str = ""
     """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
-    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation"] = ""
+    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary"] = ""
     """Lay the runs out beside this table of the paper (.md, .html, .json); without --root from the scores there are."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""

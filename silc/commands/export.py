@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import tyro
 
+from silc import config as configs
 from silc.commands import flags
 from silc.commands.flags import WEIGHTS_OF_RUNS, ModelName, TokenizerPath, WeightsName
+from silc.errors import BadInput
 from silc.exports import formats
 from silc.given import Idle
+from silc.kinds import KINDS
 from silc.terminal import announce, say
+from silc.training.directory import CONFIG, is_run
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,9 @@ class ExportCommand:
     model: ModelName
     out: tyro.conf.Positional[str]
     """Directory to write."""
-    formats: str = "open_clip,transformers"
-    """Of open_clip, transformers, onnx, torch_export, int8, separated by commas; silc's own is always written."""
+    formats: str = ""
+    """Of open_clip, transformers, onnx, torch_export, int8, separated by commas; silc's own is always written. Empty:
+    open_clip,transformers; of a head that is exported, onnx."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
     license: str = "unknown"
@@ -35,22 +41,31 @@ class ExportCommand:
 def main(args: list[str]) -> int:
     """Export a model; says what was compared."""
     command = flags.read(ExportCommand, args, "silc export")
-    out = formats.check(command.model, command.out, _listed(command.formats))
-    announce(f"export: {command.model} as {command.formats} into {out}")
-    from silc.exports.directory import export
+    of_head = _of_head(command.model)
+    asked = _listed(command.formats) or ([formats.ONNX] if of_head else [formats.OPEN_CLIP, formats.TRANSFORMERS])
+    out = formats.check(command.model, command.out, asked)
+    announce(f"export: {command.model} as {','.join(asked)} into {out}")
+    card: dict[str, Any] = {"license": command.license, "datasets": _listed(command.datasets)}
+    if of_head:
+        if command.weights != "auto":
+            raise BadInput(f"{command.model} is a head, loaded as it was trained; leave out --weights")
+        checks = KINDS[of_head].find("export")(command.model, out, asked, **card)
+    else:
+        from silc.exports.directory import export
 
-    checks = export(
-        command.model,
-        out,
-        _listed(command.formats),
-        weights=command.weights,
-        tokenizer=command.tokenizer or None,
-        license=command.license,
-        datasets=_listed(command.datasets),
-    )
+        tokenizer = command.tokenizer or None
+        checks = export(command.model, out, asked, weights=command.weights, tokenizer=tokenizer, **card)
     say("\n".join(map(str, checks)))
     say(f"exported: {out}   what to know of it: {out / 'README.md'}")
     return 0
+
+
+def _of_head(model: str) -> str:
+    """The kind of a run that has an export of its own; empty for all else."""
+    if not is_run(model):
+        return ""
+    kind = configs.kind_of(Path(model) / CONFIG)
+    return kind if KINDS[kind].export else ""
 
 
 def _listed(names: str) -> list[str]:

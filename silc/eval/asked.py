@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from silc.errors import BadInput
@@ -73,7 +74,8 @@ def probes_asked_for(root: str, asked: str) -> list[Task]:
 
 
 def _chosen(asked: str, found: Sequence[Task]) -> list[Task]:
-    names = select(asked, [task.name for task in found])
+    by_name = {task.name: TASKS[task.kind].suffix for task in found if TASKS[task.kind].by_name}
+    names = select(asked, [task.name for task in found], by_name)
     return [task for task in found if task.name in names]
 
 
@@ -91,8 +93,11 @@ def listing(root: str) -> list[Task]:
     return [task for one in everything(Path(root)) for task in (*tasks_on(one), *tasks_on(one, probes=True))]
 
 
-def select(asked: str, there: Sequence[str]) -> list[str]:
+def select(asked: str, there: Sequence[str], by_name: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
+
+    Args:
+        by_name: names that only what ends in their suffix chooses, and those suffixes.
 
     Raises:
         BadInput: a name or glob that matches nothing, with the nearest name.
@@ -103,6 +108,7 @@ def select(asked: str, there: Sequence[str]) -> list[str]:
     chosen: set[str] = set()
     for pattern in (name.strip() for name in asked.split(",")):
         matching = list(there) if pattern == "all" else fnmatch.filter(there, pattern)
+        matching = [name for name in matching if name not in by_name or pattern.endswith(by_name[name])]
         if not matching:
             hint = nearest(pattern, there) or ";"
             raise BadInput(f"no task '{pattern}'{hint} There are: {', '.join(there)} (or 'all')")

@@ -15,6 +15,7 @@ from silc.errors import BadInput
 from silc.eval import last_block, pamr, scclip
 from silc.eval.cosine import Cosine, Refine, TclMasks
 from silc.eval.joint import JointPredictor, Lposs, Scga
+from silc.eval.score_map import ImagePredictor
 from silc.settings import one_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
         raise BadInput(
             f"decoder {config.decoder} joins windows; leave out eval.mix, eval.background, eval.refine and eval.pamr"
         )
+    if isinstance(predictor, ImagePredictor) and refiner:
+        raise BadInput(f"{predictor.name} puts views of an image together; leave out eval.refine and eval.pamr")
     in_windows = refiner.refine if refiner and refiner.at == "window" else None
     return TclMasks(predictor, in_windows, other) if in_windows or other else predictor
 

@@ -8,19 +8,34 @@ at another size. Memory holds the patches and a tile of pixels, however large th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from silc.encoder import DensePredictor
 from silc.preprocess import Neighbours, bilinear, neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from PIL import Image
     from torch import Tensor
 
 AT_ONCE = 2**21
 """Scores of a tile."""
+
+
+@runtime_checkable
+class ImagePredictor(DensePredictor, Protocol):
+    """A `DensePredictor` that looks at whole images by views of its own."""
+
+    def score_map(self, image: Image.Image, classes: Tensor, name: str = "") -> ScoreMap:
+        """Class scores of an image; `name` is for a complaint about it.
+
+        Raises:
+            BadInput: an image too thin to be scaled; scores that are not finite.
+        """
+        ...
 
 
 class Box(NamedTuple):
@@ -93,8 +108,8 @@ class ScoreMap:
         """
         labels = torch.empty(height, width, dtype=torch.int64)
         for y, x in _tiles(height, width, self.num_classes):
-            rows, down = _looked_at(neighbours(self.height, height, self._places(y.stop)[y]))
-            columns, across = _looked_at(neighbours(self.width, width, self._places(x.stop)[x]))
+            rows, down = looked_at(neighbours(self.height, height, self._places(y.stop)[y]))
+            columns, across = looked_at(neighbours(self.width, width, self._places(x.stop)[x]))
             best, index = bilinear(self.at(rows, columns), down, across).max(dim=0)
             labels[y, x] = torch.where(best > background, index + 1, 0) if background else index
         return labels
@@ -118,7 +133,7 @@ def _inside(places: Tensor, start: int, stop: int) -> slice:
     return slice(*bounds.tolist())
 
 
-def _looked_at(around: Neighbours) -> tuple[Tensor, Neighbours]:
+def looked_at(around: Neighbours) -> tuple[Tensor, Neighbours]:
     """The places that neighbours are, ascending, and the neighbours as places among these."""
     places = torch.cat([around.before, around.after]).unique()
     before, after = (torch.searchsorted(places, each) for each in around[:2])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 @dataclass
 class ZeroShotSegmentation(OnSet[SegmentationSet]):
     """miou and pixel_acc on one data set."""
+
+    task: ClassVar[str] = "zeroshot_segmentation"
+    """The `task` of its record."""
 
     def __post_init__(self) -> None:
         # A name that there is not is told before a model runs.
@@ -96,7 +99,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         shares = shared(lambda: self._share(data, scorer), self.world)
         counts = torch.stack([own for own, _, _ in shares]).sum(0)
         by_image = torch.cat([own for _, own, _ in shares])
-        scored = segmented("zeroshot_segmentation", data, counts, by_image, self.protocol(model), model.name, absent)
+        scored = segmented(self.task, data, counts, by_image, self.protocol(model), model.name, absent)
         drawn = {index: picture for _, _, own in shares for index, picture in own.items()}
         return replace(scored, pictures=[drawn[index] for index in sorted(drawn)])
 
@@ -130,6 +133,20 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         if not self.data.background_ignored:
             raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")
         return replace(self.data, classes=["background", *self.data.classes], background_ignored=False)
+
+
+class OpenVocabularySegmentation(ZeroShotSegmentation):
+    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth.
+
+    A trained head brings its own windows and prompts (`DensePredictor.rules`); a model without one is scored by the
+    decoder and protocol of the configuration, as a baseline.
+    """
+
+    task = "open_vocabulary_segmentation"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.config = replace(self.config, absent_classes="detectron2")
 
 
 def segmented(

@@ -21,7 +21,7 @@ from silc.eval.embed import ALONE, batches, finite, text_classifier
 from silc.eval.joint import JointPredictor
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW, SlidingWindowProtocol
-from silc.eval.score_map import Box, ScoreMap, Window
+from silc.eval.score_map import Box, ImagePredictor, ScoreMap, Window
 from silc.preprocess import Interpolation, resample
 from silc.settings import one_of
 
@@ -89,6 +89,11 @@ def window_rules(predictor: DensePredictor, config: EvalConfig) -> SlidingWindow
         window=window,
         stride=max(1, rules.stride * window // rules.window),
     )
+    for setting in ("templates", "interpolation"):
+        given = getattr(config, setting)
+        if given and predictor.rules.get(setting, given) != given:
+            own = predictor.rules[setting]
+            raise BadInput(f"{predictor.name} has {setting} of its own, {own}; leave out eval.{setting}")
     if config.window and predictor.rules.get("window", window) != window:
         raise BadInput(
             f"{predictor.name} has windows of its own, {predictor.rules['window']} px; eval.window must be 0"
@@ -105,6 +110,10 @@ def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[st
         BadInput: an image too thin to be scaled; scores that are not finite.
     """
     rules = scorer.rules
+    if isinstance(scorer.predictor, ImagePredictor):
+        for one, called in zip(images, names or [""] * len(images), strict=True):
+            yield scorer.predictor.score_map(one, scorer.classes, called)
+        return
     whole = [
         scaled(image, rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding), rules.interpolation, name)
         for image, name in zip(images, names or [""] * len(images), strict=True)

@@ -24,7 +24,7 @@ from silc.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation")
+NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary")
 
 
 class Column(NamedTuple):

@@ -41,6 +41,8 @@ class TaskKind:
     """A headline that is neither plotted nor compared."""
     on_sheet: bool = False
     """Whether its pictures are on the sheet of segmentations, too."""
+    by_name: bool = False
+    """Whether it is scored only where it is named: `all` leaves it out."""
 
     def load(self) -> Callable[..., Evaluator]:
         """The evaluator's class: (name, data set, EvalConfig, progress, world), and `train=` where it trains."""
@@ -89,6 +91,17 @@ TASKS = {
         reads="segmentation templates ensemble window readout decoder second absent_classes refine pamr mix background",
         varies="segmentation decoder",
         on_sheet=True,
+    ),
+    "open_vocabulary_segmentation": TaskKind(
+        "ov-seg",
+        "Open-vocabulary segmentation by a trained head",
+        "segmentation",
+        {"miou": "ov mIoU"},
+        "silc.eval.segment:OpenVocabularySegmentation",
+        reads="segmentation templates ensemble window readout decoder second refine pamr mix background",
+        varies="segmentation decoder",
+        on_sheet=True,
+        by_name=True,
     ),
     "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),
     "linear_probe_classification": TaskKind(

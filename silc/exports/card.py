@@ -100,16 +100,14 @@ def card(model: Pretrained, facts: Facts, notes: Mapping[str, Sequence[str]], ch
         f"{text.length} tokens. Trained with the {model.contrastive} loss. Weights: {facts.weights}.",
         "## Use\n\n" + "\n\n".join(_usage(name, model) for name in ("silc", *formats)),
         "## Training\n\n" + _training(facts),
-        "## Scores\n\n" + _scores(facts.scores),
+        "## Scores\n\n" + score_rows(facts.scores),
     ]
     remarks = [f"* {name}: {note}." for name, several in notes.items() for note in several]
     if remarks:
         sections.append("## Know\n\n" + "\n".join(remarks))
-    rows = [f"| {check.format} | {check.what} | {check.difference:.1e} | {check.tolerance:.0e} |" for check in checks]
-    table = "\n".join(["| format | what | difference | at most |", "| --- | --- | --- | --- |", *rows])
     sections.append(
         "## Checked\n\nEach format was read back and compared with the model it was written from, on random pixels "
-        f"and texts; int8 by 1 - cosine.\n\n{table}"
+        f"and texts; int8 by 1 - cosine.\n\n{checked(checks)}"
     )
     return "\n\n".join(sections) + "\n"
 
@@ -134,7 +132,14 @@ def _training(facts: Facts) -> str:
     )
 
 
-def _scores(records: Sequence[Mapping[str, Any]]) -> str:
+def checked(checks: Sequence[Check]) -> str:
+    """A table of what was compared."""
+    rows = [f"| {check.format} | {check.what} | {check.difference:.1e} | {check.tolerance:.0e} |" for check in checks]
+    return "\n".join(["| format | what | difference | at most |", "| --- | --- | --- | --- |", *rows])
+
+
+def score_rows(records: Sequence[Mapping[str, Any]]) -> str:
+    """A table of records, or that there are none."""
     if not records:
         return "None were recorded."
     rows = []

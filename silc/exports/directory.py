@@ -68,7 +68,7 @@ def export(
             format that did not give the model's numbers back. Nothing is left behind.
     """
     out = offered.check(source, out, formats)
-    model, facts = _model(source, weights, tokenizer, license, datasets)
+    model, facts = model_and_facts(source, weights, tokenizer, license, datasets)
     probe = Probe(model)
     chosen = {name: FORMATS[name] for name in FORMATS if name in formats}
     with whole(out) as partial:
@@ -85,7 +85,7 @@ def export(
     return checks
 
 
-def _model(
+def model_and_facts(
     source: str | Path,
     weights: Literal["auto", "student", "teacher"],
     tokenizer: str | Path | None,

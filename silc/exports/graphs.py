@@ -109,7 +109,7 @@ class Graphs:
             needs(self.NAME, package, self.extra)
         (directory / self.NAME).mkdir(exist_ok=True)
         for name, tower in traced(probe.model, probe).items():
-            with _quietly():
+            with quietly():
                 self.save(tower, self._file(directory, name))
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ class Graphs:
         """
         model, patch, size = probe.model, probe.model.patch_size, probe.model.preprocess.size
         smaller = max(2, size // patch // 2) * patch
-        with _quietly():
+        with quietly():
             image, text = (self.load(self._file(directory, name)) for name in ("image", "text"))
         found = []
         for images in (probe.images(1), probe.images(3, smaller, size + patch)):
@@ -144,7 +144,7 @@ def _program(tower: Traced, graph: nn.Module | None = None) -> ExportedProgram:
     return torch.export.export(graph or tower.graph, (tower.example,), dynamic_shapes=(dict(tower.dynamic),))
 
 
-def _save_onnx(tower: Traced, file: str) -> None:
+def save_onnx(tower: Traced, file: str) -> None:
     """Of the newest operators that torch writes."""
     names, given = tower.output_names, [tower.input_name]
     program = torch.onnx.export(_program(tower), dynamo=True, input_names=given, output_names=names, verbose=False)
@@ -152,7 +152,8 @@ def _save_onnx(tower: Traced, file: str) -> None:
     program.save(file)
 
 
-def _load_onnx(file: str) -> Run:
+def load_onnx(file: str) -> Run:
+    """A graph of one input, ready to run on tensors."""
     runtime = needs(ONNX, "onnxruntime", "export")
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
@@ -180,14 +181,14 @@ def _save_int8(tower: Traced, file: str) -> None:
 
 
 KINDS = (
-    Graphs(ONNX, ".onnx", ("onnx", "onnxscript", "onnxruntime"), "export", _save_onnx, _load_onnx),
+    Graphs(ONNX, ".onnx", ("onnx", "onnxscript", "onnxruntime"), "export", save_onnx, load_onnx),
     Graphs(TORCH, ".pt2", (), "", _save_torch, _load_torch),
     Graphs(INT8, ".pt2", ("torchao",), "quant", _save_int8, _load_torch, compare_directions),
 )
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """The exporters warn of their own insides."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

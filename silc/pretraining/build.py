@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from silc.batch import Batch
 from silc.data.crops import MultiCrop
@@ -15,6 +13,7 @@ from silc.distributed import World
 from silc.objective import SilcObjective
 from silc.pretraining.rates import freeze
 from silc.step import Hyper
+from silc.training.flops import FlopCounter
 
 if TYPE_CHECKING:
     from silc.config import Config
@@ -45,27 +44,9 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
     config = replace(config, objective=replace(config.objective, head_only_ema=False))
     objective = untrained(config, vocab_size, eos_id, World())
-    with torch.device("meta"), _Counter() as counter:
+    with torch.device("meta"), FlopCounter() as counter:
         objective(blank_batch(config, 1), Hyper(lr=0.0, momentum=1.0, temperature=1.0)).loss.backward()
     return float(counter.total)
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up what torch's FlopCounterMode adds up; that one loads torch's compiler, as long as loading torch takes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def views_of(config: Config) -> MultiCrop:

@@ -1,0 +1,58 @@
+"""README.md of an exported head: the model card, for people and (front matter) for a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from silc.eval.tables import in_markdown
+from silc.exports.card import checked, score_rows, scores_of
+
+if TYPE_CHECKING:
+    from silc.exports.verify import Check
+    from silc.heads.catseg.config import CatSegConfig
+    from silc.heads.catseg.predictor import CatSegModel
+
+USE = """\
+```python
+import silc
+
+model = silc.load("DIR")
+model.segment("street.jpg", ["road", "car", "sky"]).overlay().save("segmented.png")
+```"""
+
+
+def card(
+    run: Path, config: CatSegConfig, model: CatSegModel, license: str, datasets: Sequence[str], checks: Sequence[Check]
+) -> str:
+    """The text of README.md."""
+    front = {
+        "library_name": "silc",
+        "pipeline_tag": "image-segmentation",
+        "license": license,
+        "tags": ["silc", "cat-seg", "open-vocabulary-segmentation"],
+        "datasets": list(datasets),
+    }
+    own = sum(p.numel() for p in model.catseg.head.parameters())
+    optim = config.train.optim
+    towers = f"low-rank changes, rank {optim.lora}" if optim.lora else "queries and values of the attention"
+    frozen = f"; frozen: {', '.join(optim.freeze)}" if optim.freeze else ""
+    trained = [
+        f"* steps: {config.train.duration}, batches of {config.train.batch_size} crops of {config.crop} px",
+        f"* learning rate {optim.lr:g}, the towers' {config.tower_lr:g} of it ({towers}{frozen})",
+        f"* data: {', '.join(datasets) or 'images with label maps'}",
+    ]
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {in_markdown(run.name)}",
+        f"Open-vocabulary segmentation by CAT-Seg (Cho et al., CVPR 2024): a head of {own:,} parameters on the two "
+        f"towers in `encoder/`, as they were tuned with it. Windows of {config.crop} px and a view of the whole image.",
+        f"## Use\n\n{USE}",
+        "## Training\n\n" + "\n".join(trained),
+        "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
+        "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
+    ]
+    return "\n\n".join(sections) + "\n"

@@ -1,0 +1,157 @@
+"""CAT-Seg in use: class names in, class maps out, by its own protocol.
+
+An image is scaled to a square canvas of 5/3 of the crop, seen in overlapping windows of the crop's size and once as a
+whole, scaled to that size. Probabilities of windows are averaged where they overlap, then with those of the whole view.
+No map of all classes at the canvas's size is made: memory holds each view's own logits and a tile of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.eval.embed import batches, finite
+from silc.eval.prompts import prompts
+from silc.eval.score_map import Box, ScoreMap, Window, looked_at
+from silc.eval.sliding import rescale_size, scaled, windows
+from silc.predict import Model
+from silc.preprocess import bilinear, neighbours
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from silc.encoder import DualEncoder
+    from silc.heads.catseg.model import CatSeg
+
+LONGEST = 4
+"""Most of the longer side before an image is squashed, in canvases: detectron2's 2560 pixels at 640."""
+TEXTS_AT_ONCE = 256
+
+
+def canvas_of(crop: int) -> int:
+    """Side of the canvas: 640 of 384."""
+    return 5 * crop // 3
+
+
+def stride_of(crop: int) -> int:
+    """From one window to the next: int(384 (1 - 0.333)) = 256."""
+    return int(crop * (1 - 0.333))
+
+
+class Probabilities(Window):
+    """A window whose logits become probabilities once they are upsampled."""
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Probabilities [C, R, W] at some rows and columns."""
+        return super().at(rows, columns).sigmoid()
+
+
+@dataclass(frozen=True)
+class TwoScales(ScoreMap):
+    """The mean of what windows say, and what a view of the whole image says."""
+
+    whole_view: Window = field(kw_only=True)
+
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Probabilities [C, R, W] at some rows and columns of the canvas."""
+        view = self.whole_view
+        down, below = looked_at(neighbours(view.height, self.height, rows))
+        across, beside = looked_at(neighbours(view.width, self.width, columns))
+        return (super().at(rows, columns) + bilinear(view.at(down, across), below, beside)) / 2
+
+
+@dataclass(repr=False)
+class CatSegModel(Model):
+    """A model whose class maps are CAT-Seg's."""
+
+    catseg: CatSeg = field(kw_only=True)
+    crop: int = field(kw_only=True)
+    templates: Sequence[str] = field(kw_only=True)
+    templates_name: str = field(kw_only=True, default="catseg")
+
+    @property
+    def rules(self) -> Mapping[str, Any]:
+        """Its own windows and prompts."""
+        return {
+            "templates": self.templates_name,
+            "shorter": canvas_of(self.crop),
+            "longer": None,
+            "rounding": "squash",
+            "interpolation": "bilinear",
+            "window": self.crop,
+            "stride": stride_of(self.crop),
+            "fit": "resize",
+            "softmax": False,
+        }
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What records say."""
+        return {"decoder": "catseg", "protocol": "catseg", "readout": self.catseg.readout, "whole_view": True}
+
+    def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
+        """Unit-length texts [C, P, D] of the first of each name's synonyms, made anew at every call."""
+        ids = prompt_ids(self, names, self.templates).to(self.device)
+        return self.embedded(ids)
+
+    @torch.no_grad()
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Unit-length texts [C, P, D] of ids int64 [C, P, L]."""
+        with self._computing():
+            return torch.cat([self.catseg.embedded(ids[some.start : some.stop]).float() for some in self._texts(ids)])
+
+    def _texts(self, ids: Tensor) -> list[range]:
+        return list(batches(len(ids), max(1, TEXTS_AT_ONCE // ids.shape[1])))
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Logits [B, C, h, w] of normalised square pixels [B, 3, S, S]; image by image, for memory."""
+        with self._computing():
+            return torch.cat([self.catseg.logits(image[None], classes).float() for image in images])
+
+    def score_map(self, image: Image.Image, classes: Tensor, name: str = "") -> ScoreMap:
+        """Probabilities of an image at the canvas's size.
+
+        Raises:
+            BadInput: an image too thin to be scaled; probabilities that are not finite.
+        """
+        canvas = canvas_of(self.crop)
+        size = rescale_size(*image.size, canvas, LONGEST * canvas)
+        return self.scores(scaled(image, size, "bilinear", name)[None].float(), classes)
+
+    def scores(self, pixels: Tensor, classes: Tensor) -> TwoScales:
+        """As `score_map`, of float pixels 0 to 255 [1, 3, H, W]."""
+        crop, canvas = self.crop, canvas_of(self.crop)
+        views, boxes = views_of(pixels, crop)
+        seen = (self.maps(self.preprocess.normalize(view[None].to(self.device)), classes)[0] for view in views)
+        *local, whole = (
+            Probabilities(box, finite(own, self), crop, crop)
+            for box, own in zip([*boxes, Box(0, 0, crop, crop)], seen, strict=True)
+        )
+        return TwoScales(local, canvas, canvas, whole_view=whole)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> CatSegModel:
+        """As of any model."""
+        super().to(device, dtype)
+        self.catseg.to(self.device)
+        return self
+
+
+def views_of(pixels: Tensor, crop: int) -> tuple[list[Tensor], list[Box]]:
+    """Windows [3, crop, crop] of the canvas and, last, the whole image, of pixels [1, 3, H, W]; the windows' places."""
+    canvas = canvas_of(crop)
+    square = F.interpolate(pixels, (canvas, canvas), mode="bilinear", align_corners=False)[0]
+    boxes = windows(canvas, canvas, crop, stride_of(crop))
+    whole = F.interpolate(pixels, (crop, crop), mode="bilinear", align_corners=False)[0]
+    return [*(square[:, box.y1 : box.y2, box.x1 : box.x2] for box in boxes), whole], boxes
+
+
+def prompt_ids(model: DualEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Ids int64 [C, P, L] of the prompts around the first of each name's synonyms."""
+    texts = [text for name in names for text in prompts(name.split(", ")[0], templates)]
+    return model.tokenizer(texts).view(len(names), len(templates), -1)

@@ -1,0 +1,180 @@
+"""A run of CAT-Seg: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from silc import checkpoint, checks
+from silc import config as configs
+from silc.data.loader import Loader, LoaderPlan
+from silc.data.quarantine import Samples
+from silc.errors import BadInput
+from silc.eval.datasets import SegmentationSet
+from silc.eval.prompts import templates
+from silc.heads import tuning
+from silc.heads.catseg.config import CatSegConfig
+from silc.heads.catseg.model import CatSeg, CatSegLearner
+from silc.heads.catseg.predictor import CatSegModel, prompt_ids
+from silc.heads.label_maps import Crops, LabelledImages, training_images
+from silc.heads.run import (
+    HeadScores,
+    OnModel,
+    along,
+    check_below,
+    evaluation_world,
+    model_below,
+    rates,
+    settled,
+    with_towers,
+)
+from silc.loading import Loaded, checksum_of
+from silc.models.config import multiples_near
+from silc.rundir import newest_checkpoint
+from silc.training.directory import CONFIG
+from silc.training.fit import fit
+from silc.training.flops import FlopCounter
+from silc.training.protocols import Run, RunContext
+from silc.training.sharding import unsharded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.predict import Model
+
+SHUFFLED = 16
+"""Blocks of images that are mixed."""
+
+
+def train(config: CatSegConfig) -> Path:
+    """Train CAT-Seg to its end and give the run's directory.
+
+    Raises:
+        BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+    """
+    if not config.data.train or not config.init:
+        raise BadInput("catseg needs a model and images with label maps: --init MODEL --data.train FOLDER")
+    return fit(config.train, checks.training(config), partial(compose, config))
+
+
+def compose(config: CatSegConfig, context: RunContext) -> Run:
+    """All that the engine needs; every rank calls it.
+
+    Raises:
+        BadInput: the model or the data cannot be used; the training is shorter than a step.
+    """
+    world, config = evaluation_world(context), settled(config, context)
+    tasks = along(config, world)
+    scored = [data for task in tasks for data in task.sets if isinstance(data, SegmentationSet)]
+    data = training_images(config.data.train, config.data.split, config.data.exif_orientation, scored)
+    below = model_below(config, world.device)
+    model = below.best()
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    module, said = tuned(config, model, len(data.classes))
+    ids = prompt_ids(model, data.classes, templates(config.templates))
+    plan = LoaderPlan(
+        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
+    )
+    crops = Crops(config.crop, data.ignore, config.data.colours)
+    loader = Loader(LabelledImages(data), crops, plan, context.world)
+    batches = OnModel(loader, {"model": below.checksum, "classes": len(data.classes)})
+    learner = CatSegLearner(module, ids, config.tower_lr, config.train.micro_batch)
+
+    def as_it_is() -> CatSegModel:
+        empty = partial(_another, config, len(data.classes))
+        return in_use(config, model, unsharded(module, empty))
+
+    return Run(
+        config.train,
+        configs.plain(config),
+        learner,
+        batches,
+        rates(config.train, batches.steps_per_epoch),
+        Samples(len(data)),
+        flops_per_image(module, config, ids),
+        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        said=[said],
+        unit="images",
+    )
+
+
+def network(config: CatSegConfig, model: Model) -> CatSeg:
+    """Towers of a model and a new head.
+
+    Raises:
+        BadInput: the tower has no such layers or readout, or cannot see images of that size.
+    """
+    side, patch = config.size or config.crop, model.patch_size
+    if side % patch:
+        which = "size" if config.size else "crop"
+        raise BadInput(
+            f"{which} {side} is no multiple of the patch of {patch} pixels; use {multiples_near(side, patch)}"
+        )
+    embed_dim, prompts = model.encode_text("").shape[-1], len(templates(config.templates))
+    built = CatSeg(config, model.visual, model.model.text, model.preprocess, embed_dim, prompts)
+    return built.to(model.device)
+
+
+def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg, str]:
+    """The network as it learns from so many classes, and what its towers learn, in words.
+
+    Raises:
+        BadInput: see `network`.
+    """
+    module = network(config, model)
+    said = tuning.tune({"image": module.visual, "text": module.text}, config.train.optim)
+    module.head.requires_grad_(True)
+    tuning.leave_unread(module, module.unread(num_classes))
+    return module, said
+
+
+def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:
+    """A model that has a trained network's towers, and its class maps."""
+    known = with_towers(model, module.visual, module.text) | {"weights": config.kind}
+    name = config.templates
+    return CatSegModel(**known, catseg=module, crop=config.crop, templates=templates(name), templates_name=name)
+
+
+def _another(config: CatSegConfig, num_classes: int) -> CatSeg:
+    return tuned(config, model_below(config, "cpu").best(), num_classes)[0]
+
+
+def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
+    """The model of a finished run: the one below it by its name in config.yaml, as it was tuned, and the head.
+
+    Raises:
+        BadInput: a damaged checkpoint; the model below is not there, or is another one.
+    """
+    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, CatSegConfig)
+    if (run / config.init).exists():  # an export has it inside
+        config = replace(config, init=str(run / config.init))
+    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
+    check_below(saved.state["loader"], below.checksum)
+    model = replace(below.best(), name=name)
+    module, _ = tuned(config, model, saved.state["loader"]["classes"])
+    tuning.take_over(module, saved)
+    tuning.settle(module)
+    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
+    models = {config.kind: in_use(config, model, module.eval())}
+    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+
+
+def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:
+    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts'."""
+    counted, side, totals = copy.deepcopy(module).to("meta"), config.crop, []
+    with torch.device("meta"):
+        images = torch.empty(1, 3, side, side, dtype=torch.uint8), torch.empty(1, side, side, dtype=torch.int32)
+        texts = ids.to("meta")
+        for call in (lambda: counted.embedded(texts).sum(), lambda: counted(*images, 1.0, texts).loss):
+            with FlopCounter() as counter:
+                out = call()
+                if out.requires_grad:
+                    out.backward()
+            totals.append(counter.total)
+    return float(totals[1] - totals[0] + totals[0] / config.train.batch_size)

@@ -1,0 +1,209 @@
+"""Images with label maps as training takes them: opened by a folder's layout, read by workers, cropped into batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from silc.batch import Broken
+from silc.data.pairs import BadSample, Source
+from silc.data.streams import stream
+from silc.errors import BadInput
+from silc.eval import suite
+from silc.eval.layouts import label_maps
+from silc.heads.augment import Example, augmented
+from silc.images import BadImage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    from silc.data.loader import RankSamples
+    from silc.eval.datasets import SegmentationSet
+    from silc.eval.datasets import Source as DataSource
+
+BLOCK = 1000
+"""Images that are mixed and read as one shard is."""
+CLASSES = "classes.txt"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image and a class for each of its pixels."""
+
+    key: str
+    image: Image.Image
+    truth: NDArray[np.int64]  # [H, W]
+
+
+class LabelledImages(Source[Labelled]):
+    """The images of a segmentation set.
+
+    An image that cannot be decoded is replaced by another. A label map that does not go with its image or the class
+    list is no accident of one file: it ends the run in one line.
+    """
+
+    def __init__(self, data: SegmentationSet) -> None:
+        self.data = data
+        starts = np.arange(0, len(data), BLOCK)
+        self.blocks = np.minimum(len(data) - starts, BLOCK).astype(np.int64)
+        listed = "\n".join([*data.classes, "", *map(str, data.ids)])
+        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Labelled:
+        """
+        Raises:
+            BadSample: the image cannot be decoded.
+            BadInput: see `SegmentationSet.example`.
+        """
+        key = str(self.data.ids[index])
+        try:
+            image, truth = self.data.example(index)
+        except BadInput as error:
+            if isinstance(error.__cause__, BadImage):
+                raise BadSample(Broken(self.data.name, key, error.__cause__.cause, str(error))) from error
+            raise
+        return Labelled(key, image, truth)
+
+    def where(self, index: int) -> str:
+        """Its name in the set."""
+        return f"{self.data.name}/{self.data.ids[index]}"
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """One rank's share of a batch of crops."""
+
+    pixels: Tensor  # uint8 [B, 3, S, S]
+    truth: Tensor  # int32 [B, S, S], each a class or the set's `ignore`
+    keys: Sequence[str]
+    broken: Sequence[Broken] = ()
+
+    def to(self, device: torch.device | str) -> LabelledBatch:
+        """The batch on a device."""
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> LabelledBatch:
+        """The same in page-locked memory."""
+        return self._map(lambda x: x.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> LabelledBatch:
+        return replace(self, pixels=function(self.pixels), truth=function(self.truth))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """A `Collate`: a crop of each image, drawn for its visit.
+
+    Args:
+        side: pixels of a crop.
+        ignore: the set's label of pixels that have no class.
+        colours: whether colours are changed.
+    """
+
+    side: int
+    ignore: int
+    colours: bool = True
+
+    def __call__(self, samples: RankSamples[Labelled]) -> LabelledBatch:
+        """The batch of these samples."""
+        num, side = len(samples), self.side
+        pixels = samples.empty((num, 3, side, side), dtype=torch.uint8)
+        truth = samples.empty((num, side, side), dtype=torch.int32)
+        for place, (sample, visit) in enumerate(samples):
+            draws = stream("label-map-crop", *visit)
+            own: Example = augmented(sample.image, sample.truth, side, self.ignore, draws, colours=self.colours)
+            pixels[place], truth[place] = own
+        return LabelledBatch(pixels, truth, samples.keys, samples.broken)
+
+    def num_bytes(self, num: int) -> int:
+        """Three bytes of colour and four of truth a pixel."""
+        return num * 7 * self.side**2
+
+
+def source_of(place: str, split: str = "train") -> DataSource[SegmentationSet]:
+    """The set in a folder: one as its authors laid it out, or classes.txt with images/ and labels/.
+
+    A folder of one's own has its training images in a folder of that split, or at its top where it has no such folder.
+
+    Raises:
+        BadInput: the folder is not there, or of neither form.
+    """
+    path = Path(place)
+    if not path.is_dir():
+        raise BadInput(f"data.train {place} is no folder; name one of images with label maps")
+    if (path / CLASSES).is_file():
+        own = label_maps.folder(path)
+        if (path / split).is_dir():
+            read = partial(label_maps.read_segmentation, path, split)
+            return replace(own, needs=[path / "images"], read_train=read, train_needs=[path / split])
+        return replace(own, needs=[path / "no other part"], read_train=own.read, train_needs=[path])
+    for root in (path.parent, path.parent.parent):
+        for source in label_maps.official(root):
+            needs = source.train_needs
+            if source.read_train and needs and all(p.exists() and p.is_relative_to(path) for p in needs):
+                return source
+    raise BadInput(
+        f"data.train {place} holds no training images with label maps; needed is a set as its authors laid it out "
+        f"(`silc eval --list`), or {CLASSES} with {split}/images and {split}/labels"
+    )
+
+
+def training_images(
+    place: str, split: str, orientation: Literal["ignore", "apply"], scored: Sequence[SegmentationSet] = ()
+) -> SegmentationSet:
+    """The training images of a folder; none of them is in its own test part, or in a set that is scored.
+
+    Raises:
+        BadInput: the folder is none of such images, lacks one, or shares one.
+    """
+    source = source_of(place, split)
+    assert source.read_train is not None
+    train: SegmentationSet = suite.held(source.read_train(), orientation)
+    beside = [source.read()] if all(path.exists() for path in source.needs) else []
+    refuse_shared_images(train, [*beside, *scored])
+    return train
+
+
+def refuse_shared_images(train: SegmentationSet, others: Sequence[SegmentationSet]) -> None:
+    """Complain of an image that is trained on and scored on.
+
+    Two are the same if they are one file, or have the same bytes.
+
+    Raises:
+        BadInput: there is one.
+    """
+    sizes: dict[int, list[Path]] = {}
+    for file in _images_of(train):
+        sizes.setdefault(file.stat().st_size, []).append(file)
+    marks: dict[Path, str] = {}
+
+    def mark(file: Path) -> str:
+        if file not in marks:
+            marks[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+        return marks[file]
+
+    for other in others:
+        for file in _images_of(other):
+            same = sizes.get(file.stat().st_size, [])
+            if twin := next((one for one in same if one.samefile(file) or mark(one) == mark(file)), None):
+                raise BadInput(
+                    f"{twin} is trained on, and {file} of {other.name}, which is scored, is the same image; "
+                    "leave it out of one of them"
+                )
+
+
+def _images_of(data: SegmentationSet) -> list[Path]:
+    """The image files of a set: `files` has each with its label behind it."""
+    return list(data.files[::2])

@@ -1,0 +1,187 @@
+"""What the runs of all heads are composed of: the model below, precision, length, and scores along training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from silc import config as configs
+from silc.config import Config, DownstreamConfig
+from silc.errors import BadInput
+from silc.eval import suite
+from silc.loading import Loaded, load_any
+from silc.terminal import say
+from silc.training.config import steps_of
+from silc.training.directory import CONFIG, is_run
+from silc.training.precision import choose
+from silc.training.preemption import Interruptible
+from silc.training.protocols import Batches, Passes, RunContext, Scores
+from silc.training.schedules import LearningRate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from silc.distributed import World
+    from silc.models.image import ImageTower
+    from silc.models.text import TextTower
+    from silc.predict import Model
+    from silc.records import Evaluator
+    from silc.training.config import TrainConfig
+
+C = TypeVar("C", bound=DownstreamConfig)
+
+
+def settled(config: C, context: RunContext) -> C:
+    """The configuration that a run has: in the precision that it began in, or that is fast on its device."""
+    written = configs.load(context.out / CONFIG, type(config)).train.precision if context.resuming else None
+    precision = choose(config.train.precision, context.world, written)
+    if precision.said and context.world.is_main:
+        say(precision.said)
+    return replace(config, resume="never", train=replace(config.train, precision=precision.precision))
+
+
+def model_below(config: DownstreamConfig, device: torch.device | str) -> Loaded:
+    """The model that a head is trained on.
+
+    Raises:
+        BadInput: there is none, none is named, or what is named is a head itself.
+    """
+    if not config.init:
+        raise BadInput(f"a head is trained on a model there is; name one: silc train {config.kind} --init MODEL")
+    if is_run(config.init):
+        configs.load_of(Path(config.init) / CONFIG, [Config.kind])
+    return load_any(config.init, weights="both" if config.weights == "auto" else config.weights, device=device)
+
+
+def evaluation_world(context: RunContext) -> Interruptible:
+    """The ranks, as evaluations take them: they heed requests to stop between batches."""
+    return Interruptible(**vars(context.world), asked=context.preemption.asked)
+
+
+def along(config: DownstreamConfig, world: Interruptible) -> list[Evaluator]:
+    """What a run is scored on while it trains.
+
+    Raises:
+        BadInput: a task or a data set that is not there.
+    """
+    return suite.tasks(config.eval, world.heed, world) if config.train.eval_every != "never" else []
+
+
+def rates(train: TrainConfig, steps_per_epoch: int, unit: str = "images") -> LearningRate:
+    """The learning rate of each step.
+
+    Raises:
+        BadInput: the training is shorter than a step, or than its warm-up and cool-down.
+    """
+    in_steps = {"batch_size": train.batch_size, "steps_per_epoch": steps_per_epoch}
+    total = steps_of(train.duration, **in_steps)
+    if total < 1:
+        raise BadInput(f"train.duration {train.duration!r} is less than one step of {train.batch_size} {unit}")
+    return LearningRate.of(train.optim, total=total, **in_steps)
+
+
+def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Any:
+    """Gradients of a batch, some rows at a time, for a loss that is a mean over rows; gives what the last pass gave,
+    its loss and metrics those of the whole batch.
+
+    Args:
+        passes: of a module that takes `inputs`, then the share of the batch that they are, which its loss is
+            multiplied by, then `more`; what it gives has `_replace`.
+        inputs: tensors [B, ...].
+        micro_batch: rows at a time, which divides B; 0: all at once.
+    """
+    rows = micro_batch or len(inputs[0])
+    starts = range(0, len(inputs[0]), rows)
+    outs = [
+        passes(*(x[start : start + rows] for x in inputs), 1 / len(starts), *more, last=start == starts[-1])
+        for start in starts
+    ]
+    sums = {name: torch.stack([out.metrics[name] for out in outs]).mean() for name in outs[0].metrics}
+    return outs[-1]._replace(loss=torch.stack([out.loss.detach() for out in outs]).sum(), metrics=sums)
+
+
+@dataclass(frozen=True)
+class OnModel(Batches):
+    """The batches of a run that is trained on a model it does not save: it goes on with that model alone.
+
+    Args:
+        source: the model's checksum, as `model`, and what else the run does not go on without, in JSON's types.
+    """
+
+    below: Batches
+    source: Mapping[str, Any]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.below.steps_per_epoch
+
+    def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Any, None, None]:
+        """As they are."""
+        return self.below.batches(start, stop, asked)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """With the source."""
+        return {**self.below.state(step), **self.source}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            BadInput: the checkpoint is of other data, or on another model.
+        """
+        check_below(state, self.source["model"])
+        for name, now in self.source.items():
+            if now != (was := state.get(name, now)):
+                raise BadInput(f"{name} is {now!r} here and was {was!r} when the run began; give another --out")
+        self.below.check(state)
+
+
+def check_below(loader: Mapping[str, Any], checksum: str) -> None:
+    """Compare the model below with that of a checkpoint, whose `loader` state names it.
+
+    Raises:
+        BadInput: it is another one.
+    """
+    if loader.get("model", checksum) != checksum:
+        raise BadInput("init holds another model than the one this head was trained on; put that one back")
+
+
+def with_towers(model: Model, visual: ImageTower, text: TextTower) -> dict[str, Any]:
+    """The fields of a model that has these towers in its own ones' place."""
+    towers = copy.copy(model.model)
+    towers._modules = model.model._modules | {"visual": visual, "text": text}
+    return vars(model) | {"model": towers, "visual": visual}
+
+
+@dataclass
+class HeadScores(Scores):
+    """Scores of a model with its head, before training, along it and after, where they are asked for.
+
+    Args:
+        kind: the head's, by which the scores are called.
+        module: what is trained; it is in use, not in training, while it is scored.
+        model: makes the model as it is now, weights and texts anew; every rank calls it.
+        tasks: as `along` gives them.
+    """
+
+    kind: str
+    module: nn.Module
+    model: Callable[[], Model]
+    tasks: Sequence[Evaluator]
+    world: World
+
+    def before_and_after(self) -> Mapping[str, float]:
+        """Every score of every task."""
+        if not self.tasks:
+            return {}
+        self.module.eval()
+        scored = suite.run({self.kind: self.model()}, self.tasks, world=self.world)
+        self.module.train()
+        self.world.collect(None)  # the one to come for whoever heeds in the last batch
+        return suite.scalars(scored)
+
+    during_training = before_and_after

@@ -1,0 +1,50 @@
+"""A miniature of COCO-Stuff, and what makes CAT-Seg small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = {
+    "crop": 32,
+    "aggregator.width": 16,
+    "aggregator.layers": 1,
+    "aggregator.heads": 2,
+    "aggregator.guidance": 8,
+    "aggregator.decoder": (16, 16),
+    "aggregator.decoder_guidance": (8, 8),
+    "aggregator.decoder_projected": (4, 4),
+    "data.workers": 0,
+    "train.duration": "4 steps",
+    "train.batch_size": 2,
+    "train.precision": "float32",
+    "train.device": "cpu",
+    "train.save_every": "2 steps",
+}
+
+
+def flags(**more: object) -> list[str]:
+    """Of the command line."""
+    said = []
+    for name, value in (SMALL | more).items():
+        said += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return said
+
+
+@pytest.fixture(scope="session")
+def coco_stuff(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO-Stuff as its authors lay it out: six training images, two to score, stuff-thing ids, one number ignored."""
+    root = tmp_path_factory.mktemp("data") / "coco_stuff164k"
+    for split, numbers in (("train2017", range(6)), ("val2017", range(6, 8))):
+        for part in ("images", "annotations"):
+            (root / part / split).mkdir(parents=True)
+        for number in numbers:
+            draws = np.random.default_rng(number)
+            labels = np.repeat(draws.choice([0, 16, 120, 181, 255], 4), 10)[None].repeat(48, axis=0).astype(np.uint8)
+            pixels = np.stack([labels, labels * 3, 255 - labels], axis=-1)
+            Image.fromarray(pixels).save(root / "images" / split / f"{number:012d}.jpg", quality=95)
+            Image.fromarray(labels).save(root / "annotations" / split / f"{number:012d}.png")
+    return root
