@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import torch
+    from PIL import Image
     from torch import Tensor
 
     from silc.preprocess import Preprocess
@@ -68,6 +69,27 @@ class DualEncoder(PatchModel, Protocol):
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
         """Text-aligned float32 patch features [B, h, w, D], not normalised."""
+        ...
+
+
+@runtime_checkable
+class Detector(PatchModel, Protocol):
+    """Boxes of what texts name: what detection is scored with. Matching and metrics are the evaluator's."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What records say of it."""
+        ...
+
+    def entering(self, image: Image.Image) -> Tensor:
+        """An RGB image as it goes in, uint8 [3, S, S]: its longer side S pixels, at the upper left of a square."""
+        ...
+
+    def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 [B, N, Q] and boxes [B, N, 4] of images, for text features [Q, D], means of unit-length ones.
+
+        Boxes are (centre x, centre y, width, height), in shares of the square's side.
+        """
         ...
 
 

@@ -9,7 +9,7 @@
 | segmentation/objects_unseen     | the same, of pairs of name and ground that training never shows     |
 | classification/objects, _unseen | one object an image, its name among 12; with a training part        |
 | retrieval/objects               | no two images have the same names in the same numbers on one ground |
-| detection/objects               | COCO JSON, boxes of 12 names: train, val, unseen                    |
+| detection/objects, _unseen      | COCO JSON, boxes of 12 names: val; with a training part             |
 | vqa/objects                     | questions with one answer each: train, test, unseen                 |
 """
 
@@ -91,9 +91,10 @@ def write_sets(
     _write_segmentation(root / "segmentation", world, num, num_train)
     _write_classification(root / "classification", world, num, num_train)
     _write_retrieval(root / "retrieval/objects", world, num_retrieval)
-    parts = {"train": (LEARNT, num_train), "val": (TESTED, num), "unseen": (UNSEEN, num)}
-    _write_detection(root / "detection/objects", world, parts)
-    _write_questions(root / "vqa/objects", world, {"test" if name == "val" else name: of for name, of in parts.items()})
+    _write_detection(root / "detection/objects", world, {"train": (LEARNT, num_train), "val": (TESTED, num)})
+    _write_detection(root / "detection/objects_unseen", world, {"val": (UNSEEN, num)})
+    parts = {"train": (LEARNT, num_train), "test": (TESTED, num), "unseen": (UNSEEN, num)}
+    _write_questions(root / "vqa/objects", world, parts)
 
 
 def labels(shown: Shown, *, things: bool, ground: bool, bodies: bool = False) -> np.ndarray:

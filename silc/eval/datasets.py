@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -101,6 +101,59 @@ class SegmentationSet(DataSet):
                 "add the missing names to the class list or correct the label"
             )
         return image, reduce_zero_label(label, ignore) if self.background_ignored else label
+
+
+class Box(NamedTuple):
+    """An object in an image, in pixels."""
+
+    label: int  # index into the classes
+    x: float  # of the upper left corner
+    y: float
+    width: float
+    height: float
+    area: float
+    """Of the object, in pixels, which COCO takes of its mask: what is small, medium or large."""
+    crowd: bool = False
+    """Several objects that are not told apart: what is found there is neither right nor wrong."""
+
+
+@dataclass(frozen=True)
+class DetectionSet(DataSet):
+    """Images with boxes."""
+
+    classes: Sequence[str]  # C names
+    category_ids: Sequence[int]  # C, what the file calls the classes
+    ids: Sequence[int]  # N, what the file calls the images
+    images: Sequence[Image.Image]  # N RGB images
+    sizes: Sequence[tuple[int, int]]  # N, (width, height) of the images
+    objects: Sequence[Sequence[Box]]  # N lists
+    frequency: Sequence[str] = ()
+    """Of the classes where they are LVIS's: "r", "c" or "f"; then other classes of an image than these and those of its
+    objects are not scored."""
+    absent: Sequence[frozenset[int]] = ()
+    """Classes that are surely not in each image (LVIS's `neg_category_ids`)."""
+    partial: Sequence[frozenset[int]] = ()
+    """Classes of which not every object has a box (LVIS's `not_exhaustive_category_ids`)."""
+    labelled: frozenset[int] | None = None
+    """Classes whose objects have boxes; None: all. Of others nothing is known."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> Image.Image:
+        """An image, of the size that its boxes were drawn on.
+
+        Raises:
+            BadInput: it cannot be read, or has another size.
+        """
+        image, (width, height) = self.images[index], self.sizes[index]
+        if image.size != (width, height):
+            turned = TURNED.replace("a label map is", "boxes are") if image.size == (height, width) else ""
+            raise BadInput(
+                f"{self.name}: image {self.ids[index]} is {image.width} x {image.height}, and its boxes are of one of "
+                f"{width} x {height}; scale both alike{turned}"
+            )
+        return image
 
 
 def reduce_zero_label(label: NDArray[np.int64], ignore: int = 255) -> NDArray[np.int64]:

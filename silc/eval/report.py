@@ -124,17 +124,18 @@ def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]
     return list(tasks.items())
 
 
-def _class_tables(named: Named) -> list[tuple[str, list[str], list[tuple[str, float, list[float | None]]]]]:
-    """(task, columns, [(class, its share of the scored pixels, IoU by each column)])."""
+def _class_tables(named: Named) -> list[tuple[str, str, list[str], list[tuple[str, float, list[float | None]]]]]:
+    """(task and measure, what is scored, columns, [(class, its share of that, the measure by each column)])."""
     tables = []
-    for task, columns in _details(named, "class_iou"):
-        pixels = sum(row["pixels"] for row in columns[0][1])
-        by_class = [{row["class"]: row["iou"] for row in rows} for _, rows in columns]
-        rows = [
-            (row["class"], row["pixels"] / pixels, [column.get(row["class"]) for column in by_class])
-            for row in columns[0][1]
-        ]
-        tables.append((task, [name for name, _ in columns], rows))
+    for detail, measure, called, part in (("class_iou", "iou", "IoU", "pixels"), ("class_ap", "ap", "AP", "objects")):
+        for task, columns in _details(named, detail):
+            total = sum(row[part] for row in columns[0][1])
+            by_class = [{row["class"]: row[measure] for row in rows} for _, rows in columns]
+            rows = [
+                (row["class"], row[part] / total, [column.get(row["class"]) for column in by_class])
+                for row in columns[0][1]
+            ]
+            tables.append((f"{task}: {called} by class", part, [name for name, _ in columns], rows))
     return tables
 
 

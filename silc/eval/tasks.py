@@ -103,6 +103,15 @@ TASKS = {
         on_sheet=True,
         by_name=True,
     ),
+    "open_vocabulary_detection": TaskKind(
+        "detection",
+        "Open-vocabulary detection",
+        "detection",
+        {"ap": "AP", "ap50": "AP50", "apr": "APr"},
+        "silc.eval.detection:OpenVocabularyDetection",
+        reads="templates",
+        by_name=True,
+    ),
     "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),
     "linear_probe_classification": TaskKind(
         "linear", "Linear classification of frozen features", "classification", {"acc1": "linear"}, trains=True

@@ -235,8 +235,8 @@ def test_label_maps_agree_with_a_slow_drawing(sets: Path) -> None:
 
 
 def test_boxes_are_those_of_the_pixels_that_can_be_seen(sets: Path) -> None:
-    for part, which in (("train", 0), ("val", 1), ("unseen", 2)):
-        found = json.loads((sets / f"detection/objects/annotations/instances_{part}.json").read_text())
+    for name, part, which in (("objects", "train", 0), ("objects", "val", 1), ("objects_unseen", "val", 2)):
+        found = json.loads((sets / f"detection/{name}/annotations/instances_{part}.json").read_text())
         assert [one["name"] for one in found["categories"]] == list(NAMES)
         for image in found["images"][:4]:
             layout = lay_out((4, object_sets.DETECTION, which, image["id"] - 1), CONFIG, unseen=which == 2)
@@ -249,7 +249,7 @@ def test_boxes_are_those_of_the_pixels_that_can_be_seen(sets: Path) -> None:
                 expected.append((thing.name + 1, box, len(seen)))
             own = [one for one in found["annotations"] if one["image_id"] == image["id"]]
             assert [(one["category_id"], one["bbox"], one["area"]) for one in own] == expected
-            assert (sets / f"detection/objects/{part}" / image["file_name"]).is_file()
+            assert (sets / f"detection/{name}/{part}" / image["file_name"]).is_file()
         assert len({one["id"] for one in found["annotations"]}) == len(found["annotations"])
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.errors import BadInput
-from silc.eval.layouts import captions, classes, label_maps
+from silc.eval.layouts import boxes, captions, classes, label_maps
 
 if TYPE_CHECKING:
     from silc.eval.datasets import Source
 
 
-KINDS = {"classification": classes, "retrieval": captions, "segmentation": label_maps}
+KINDS = {"classification": classes, "retrieval": captions, "segmentation": label_maps, "detection": boxes}
 """Kinds of data sets, and the file of each: `official(root)` gives the sources in their authors' layouts, found or not,
 `folder(path)` that of a folder of one's own, <root>/<kind>/<set>."""
 

@@ -1,0 +1,125 @@
+"""Average precision of boxes, as pycocotools and lvis-api count it, by faster-coco-eval.
+
+LVIS keeps the best 300 of an image over all classes *before* it matches; faster-coco-eval does not, so it is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from silc.extras import needs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from silc.eval.datasets import DetectionSet
+
+MOST = 300
+"""Boxes of an image that LVIS looks at, over all classes."""
+AREAS = {"small": 1, "medium": 2, "large": 3}
+IOU50, IOU75 = 0, 5
+FREQUENCIES = ("r", "c", "f")
+
+
+class Detection(NamedTuple):
+    """A box that was found, in pixels."""
+
+    label: int
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+
+
+class Precision(NamedTuple):
+    """What boxes are worth."""
+
+    metrics: Mapping[str, float]
+    """COCO's twelve, or LVIS's thirteen; without those that no object of the truth speaks of."""
+    by_class: Mapping[str, float]
+    """AP of each class that is in the truth."""
+
+
+def average_precision(data: DetectionSet, found: Sequence[Sequence[Detection]], most: int = MOST) -> Precision:
+    """Of the detections of each of N images.
+
+    Args:
+        most: of LVIS's sets: boxes of an image that are looked at.
+
+    Raises:
+        BadInput: faster-coco-eval is not installed.
+    """
+    library = needs("average precision", "faster_coco_eval", "detect")
+    truth = library.COCO(_truth(data))
+    lvis = bool(data.frequency)
+    results = [
+        {"image_id": image, "category_id": one.label + 1, "bbox": list(one[1:5]), "score": one.score}
+        for image, own in enumerate(found)
+        for one in (_best(own, most) if lvis else own)
+    ]
+    scorer = library.COCOeval_faster(truth, truth.loadRes(results), "bbox", lvis_style=lvis)
+    if lvis:
+        scorer.params.maxDets = [most]
+    scorer.evaluate()
+    scorer.accumulate()
+    return _summary(data, scorer.eval["precision"], scorer.eval["recall"], scorer.params.maxDets)
+
+
+def _truth(data: DetectionSet) -> dict[str, Any]:
+    """A set in COCO's form, images numbered from 0 and classes from 1."""
+    numbered = [(image, one) for image, own in enumerate(data.objects) for one in own]
+    lists = {"neg_category_ids": data.absent, "not_exhaustive_category_ids": data.partial}
+    return {
+        "images": [
+            {"id": image, "width": width, "height": height}
+            | {key: [label + 1 for label in sorted(own[image])] for key, own in lists.items() if own}
+            for image, (width, height) in enumerate(data.sizes)
+        ],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": one.label + 1,
+                "bbox": [one.x, one.y, one.width, one.height],
+                "area": one.area,
+                "iscrowd": int(one.crowd),
+            }
+            for number, (image, one) in enumerate(numbered, start=1)
+        ],
+        "categories": [
+            {"id": label + 1, "name": name} | ({"frequency": data.frequency[label]} if data.frequency else {})
+            for label, name in enumerate(data.classes)
+        ],
+    }
+
+
+def _best(found: Sequence[Detection], most: int) -> list[Detection]:
+    return sorted(found, key=lambda one: -one.score)[:most]
+
+
+def _summary(
+    data: DetectionSet, precision: NDArray[np.float64], recall: NDArray[np.float64], max_dets: Sequence[int]
+) -> Precision:
+    """Means over what there is, of precision [T, R, K, A, M] and recall [T, K, A, M]; -1 stands for nothing."""
+    metrics = {
+        "ap": _mean(precision[:, :, :, 0, -1]),
+        "ap50": _mean(precision[IOU50, :, :, 0, -1]),
+        "ap75": _mean(precision[IOU75, :, :, 0, -1]),
+        **{f"ap_{name}": _mean(precision[:, :, :, area, -1]) for name, area in AREAS.items()},
+        **{f"ar_{most}": _mean(recall[:, :, 0, place]) for place, most in enumerate(max_dets)},
+        **{f"ar_{name}": _mean(recall[:, :, area, -1]) for name, area in AREAS.items()},
+    }
+    for letter in FREQUENCIES if data.frequency else ():
+        own = [label for label, frequency in enumerate(data.frequency) if frequency == letter]
+        metrics[f"ap{letter}"] = _mean(precision[:, :, own, 0, -1])
+    each = {name: _mean(precision[:, :, label, 0, -1]) for label, name in enumerate(data.classes)}
+    return Precision(*({name: x for name, x in of.items() if x is not None} for of in (metrics, each)))
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None

@@ -1,0 +1,197 @@
+"""Open-vocabulary detection: boxes of all names of a set, ranked by their logits, and their average precision.
+
+OWL-ViT's protocol: seven prompts whose logits are averaged, the best 300 boxes of an image over all names (one patch
+may have several names), and no suppression of what overlaps. COCO's twelve numbers, or LVIS's with APr, APc and APf.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from silc.encoder import Detector
+from silc.errors import BadInput
+from silc.eval.average_precision import MOST, Detection, average_precision
+from silc.eval.box_pictures import beside, with_boxes
+from silc.eval.datasets import Box, DetectionSet
+from silc.eval.embed import dealt, finite, shared, text_features
+from silc.eval.prompts import prompts, templates
+from silc.eval.whole_images import OnSet
+from silc.records import Evaluation, Picture, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.encoder import DualEncoder
+
+TEMPLATES = "clip7"
+"""Prompts that OWL-ViT is scored with."""
+CENTRE_LIMIT = 1_000_000
+"""Pairs of image and class above which the centre box is not scored: a minute's work would be an hour's."""
+Found = list[list[Detection]]
+
+
+@dataclass
+class OpenVocabularyDetection(OnSet[DetectionSet]):
+    """AP of a `Detector` on one data set."""
+
+    @property
+    def drawn(self) -> tuple[int, bool]:
+        """Number of pictures for the report, and whether they show photographs."""
+        return (2 * (self.config.num_pictures // 2) if self.config.photographs else 0), True
+
+    def protocol(self, model: DualEncoder) -> dict[str, Any]:
+        """Every choice that moves the number."""
+        return {
+            "protocol": "lvis" if self.data.frequency else "coco",
+            "num_images": len(self.data),
+            "num_classes": len(self.data.classes),
+            "templates": self.config.templates or TEMPLATES,
+            "ensemble": "mean of logits",
+            "boxes": f"the best {MOST} of an image over all names",
+            "exif_orientation": self.config.exif_orientation,
+            "chance": "a centre box of the mean size of each class, the most frequent first",
+            **getattr(model, "record", {}),
+        }
+
+    def __call__(self, model: DualEncoder) -> Evaluation:
+        """Score a model.
+
+        Raises:
+            BadInput: it finds no boxes; its features are not finite; an image that has not the size of its boxes.
+        """
+        if not isinstance(model, Detector):
+            raise BadInput(
+                f"{model.name or 'this model'} finds no boxes; train a head that does: `silc train detect --init MODEL`"
+            )
+        queries = text_queries(model, self.data.classes, self.config.templates or TEMPLATES, self.config.batch_size)
+        everyone: dict[int, list[Detection]] = {}
+        for theirs in shared(lambda: self._share(model, queries), self.world):
+            everyone |= theirs
+        found = [everyone[index] for index in range(len(self.data))]
+        worth = average_precision(self.data, found)
+        centre = centre_boxes(self.data)
+        record = Record(
+            dataset=self.data.name,
+            task="open_vocabulary_detection",
+            metrics=worth.metrics,
+            chance=average_precision(self.data, centre).metrics if centre else {},
+            protocol=self.protocol(model),
+            model=model.name,
+            details={"class_ap": self._by_class(worth.by_class)},
+        )
+        return Evaluation(record, self._pictures(found))
+
+    def _share(self, model: Detector, queries: Tensor) -> dict[int, list[Detection]]:
+        """What is found in this rank's images, by their place."""
+        mine: dict[int, list[Detection]] = {}
+        for group in dealt(len(self.data), self.config.batch_size, self.world):
+            pixels = torch.stack([model.entering(self.data.image(index)) for index in group])
+            logits, boxes = model.find(model.preprocess.normalize(pixels.to(model.device)), queries)
+            finite(logits, model)
+            for place, index in enumerate(group):
+                mine[index] = best(logits[place], boxes[place], self.data.sizes[index])
+            self.progress(group.stop, len(self.data))
+        return mine
+
+    def _by_class(self, precision: Mapping[str, float]) -> list[dict[str, Any]]:
+        """AP of each class that is there, beside the number of its objects, the lowest first."""
+        counts = Counter(self.data.classes[box.label] for own in self.data.objects for box in own if not box.crowd)
+        rows = [{"class": name, "objects": counts[name], "ap": ap} for name, ap in precision.items()]
+        return sorted(rows, key=lambda row: float(row["ap"]))
+
+    def _pictures(self, found: Found) -> list[Picture]:
+        """Truth beside what was found, of the images on which most and least is right."""
+        half = self.drawn[0] // 2
+        with_truth = [index for index, own in enumerate(self.data.objects) if own]
+        ranked = sorted(with_truth, key=lambda index: -share_found(self.data.objects[index], found[index]))
+        best_ones, rest = ranked[:half], ranked[half:]
+        shown = [("best", index) for index in best_ones] + [("worst", index) for index in rest[::-1][:half]]
+        drawn = []
+        for what, index in shown:
+            image, truth = self.data.images[index], self.data.objects[index]
+            likely = found[index][: len(truth)]
+            panel = beside(with_boxes(image, truth, self.data.classes), with_boxes(image, likely, self.data.classes))
+            drawn.append(Picture(self.name, f"{what}: {self.data.ids[index]}: truth, and as many found", panel))
+        return drawn
+
+
+def text_queries(model: DualEncoder, names: Sequence[str], prompt_set: str, batch_size: int = 64) -> Tensor:
+    """Means [Q, D], on the model's device, of the unit-length features of the prompts of each name.
+
+    Logits are linear in the cosine, so those of the mean are the mean of the logits.
+    """
+    return queries_of(model, names, templates(prompt_set), batch_size)
+
+
+def queries_of(model: DualEncoder, names: Sequence[str], around: Sequence[str], batch_size: int = 64) -> Tensor:
+    """As `text_queries`, with prompts of one's own."""
+    texts = [text for name in names for text in prompts(name, around)]
+    features = text_features(model, texts, batch_size).reshape(len(names), len(around), -1)
+    return features.mean(dim=1).to(model.device)
+
+
+def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST) -> list[Detection]:
+    """The likeliest boxes of an image over all names, in its pixels, the surest first.
+
+    Args:
+        logits: [N, Q].
+        boxes: [N, 4], (centre x, centre y, width, height) in shares of a square whose side is the image's longer one.
+        size: (width, height) of the image.
+    """
+    scores, places = logits.flatten().float().sigmoid().cpu().sort(descending=True, stable=True)
+    scores, places = scores[:most], places[:most]
+    width, height = size
+    chosen = boxes.float().cpu()[places // logits.shape[1]] * max(size)
+    low, high = chosen[:, :2] - chosen[:, 2:] / 2, chosen[:, :2] + chosen[:, 2:] / 2
+    limits = torch.tensor([width, height], dtype=low.dtype)
+    low, high = low.clamp(min=0).minimum(limits), high.clamp(min=0).minimum(limits)
+    rows = torch.cat([low, high - low], dim=1).tolist()
+    labels = (places % logits.shape[1]).tolist()
+    each = zip(labels, rows, scores.tolist(), strict=True)
+    return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]
+
+
+def centre_boxes(data: DetectionSet) -> Found:
+    """What needs no image: for each class a box in the centre, of its mean size, the class of most images first."""
+    if len(data) * len(data.classes) > CENTRE_LIMIT:
+        return []
+    sides: dict[int, list[tuple[float, float]]] = {}
+    images = Counter[int]()
+    for (width, height), own in zip(data.sizes, data.objects, strict=True):
+        images.update({box.label for box in own})
+        for box in own:
+            sides.setdefault(box.label, []).append((box.width / width, box.height / height))
+    mean = {label: [sum(side) / len(each) for side in zip(*each, strict=True)] for label, each in sides.items()}
+    constant = sorted(mean, key=lambda label: -images[label])
+
+    def of(width: int, height: int) -> list[Detection]:
+        boxes = []
+        for label in constant:
+            w, h = mean[label][0] * width, mean[label][1] * height
+            boxes.append(Detection(label, (width - w) / 2, (height - h) / 2, w, h, images[label] / len(data)))
+        return boxes
+
+    return [of(*size) for size in data.sizes]
+
+
+def share_found(truth: Sequence[Box], found: Sequence[Detection]) -> float:
+    """Share of the objects that as many of the surest boxes hit, with the right name and IoU 0.5 or more."""
+    likely, hit = list(found[: len(truth)]), 0
+    for box in truth:
+        match = next((one for one in likely if one.label == box.label and _iou(one, box) >= 0.5), None)
+        if match is not None:
+            likely.remove(match)
+            hit += 1
+    return hit / len(truth)
+
+
+def _iou(one: Detection, other: Box) -> float:
+    across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    both = max(0.0, across) * max(0.0, down)
+    return both / max(1e-9, one.width * one.height + other.width * other.height - both)

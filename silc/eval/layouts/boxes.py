@@ -1,0 +1,222 @@
+"""Images with boxes: COCO's and LVIS's archives, and folders with COCO JSON.
+
+A file in COCO's form has lists `images` (id, file_name, width, height), `annotations` (image_id, category_id, bbox
+[x, y, width, height], and area and iscrowd where they are known) and `categories` (id, name). LVIS's form adds what is
+known to be absent, and what is labelled in part. `info.voc_labelled_category_ids` names the only categories that are
+labelled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from silc.errors import BadInput
+from silc.eval.datasets import Box, DetectionSet, Lazy, Source
+from silc.eval.files import distinct, read_image, text_of
+
+log = logging.getLogger(__name__)
+
+SLACK = 1.0
+"""Pixels that a box may reach beyond its image: annotators' files are rounded."""
+CAUSES = {
+    "no_box": "bbox is not four finite numbers",
+    "empty": "no width or height",
+    "outside": "outside its image",
+    "unknown_image": "of an image that is not listed",
+    "unknown_category": "of a category that is not listed",
+}
+"""What can be wrong with a box."""
+
+
+def official(root: Path) -> list[Source[DetectionSet]]:
+    """COCO 2017 and LVIS v1."""
+    coco, lvis = root / "coco", root / "lvis" / "lvis_v1_val.json"
+    annotations = coco / "annotations" / "instances_val2017.json"
+    return [_source("coco", annotations, coco / "val2017"), _source("lvis", lvis, coco / "val2017")]
+
+
+def folder(path: Path) -> Source[DetectionSet]:
+    """A folder of one's own."""
+    return _source(path.name, path / "annotations" / "instances_val.json", path / "val")
+
+
+def _source(name: str, file: Path, images: Path) -> Source[DetectionSet]:
+    return Source("detection", name, [file, images], partial(read_scored, name, file, images))
+
+
+@dataclass
+class Broken:
+    """Boxes that cannot be used, by cause, and where the first of each is."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, cause: str, where: str) -> None:
+        """One more."""
+        self.counts[cause] += 1
+        self.first.setdefault(cause, where)
+
+    def __str__(self) -> str:
+        told = (f"{count} {CAUSES[cause]} ({self.first[cause]})" for cause, count in self.counts.most_common())
+        return ", ".join(told)
+
+
+def read_scored(name: str, file: Path, images: Path) -> DetectionSet:
+    """A set to score on: all of its boxes count, or none.
+
+    Raises:
+        BadInput: as `read_coco`, and a box that is broken.
+    """
+    data, broken = read_coco(name, file, images)
+    if broken.counts:
+        raise BadInput(
+            f"{file}: broken boxes: {broken}; needed is bbox [x, y, width, height] in pixels, within the image: "
+            "scores are of all boxes, so mend or remove these"
+        )
+    return data
+
+
+def read_coco(name: str, file: Path, images: Path | None = None) -> tuple[DetectionSet, Broken]:
+    """A set in COCO's or LVIS's form without its broken boxes, and those.
+
+    Args:
+        images: folder of the images; None: where COCO's archives have it, beside the annotations.
+
+    Raises:
+        BadInput: the file is in another form or has no boxes; a category has no name; an image is missing.
+    """
+    try:
+        values = json.loads(text_of(file))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file} is no JSON: {error}") from error
+    data, broken = parsed(name, values, str(file))
+    folders = [images] if images else folders_of(file)
+    paths = _located(values["images"], folders, file)
+    return replace(data, images=Lazy(paths, read_image), files=[file, *paths]), broken
+
+
+def folders_of(file: Path) -> list[Path]:
+    """Where the images of an annotation file may lie: a folder called as the end of its name, beside or above it."""
+    parts = file.stem.split("_")
+    ends = ["_".join(parts[start:]) for start in range(1, len(parts))]
+    return [place / end for place in (file.parent.parent, file.parent) for end in (*ends, "images")] + [file.parent]
+
+
+def _located(entries: Sequence[Mapping[str, Any]], folders: Sequence[Path], file: Path) -> list[Path]:
+    """The file of each image, by `file_name`, or by LVIS's `coco_url`, whose last folder is the split.
+
+    Raises:
+        BadInput: one is missing.
+    """
+    paths: list[Path] = []
+    for entry in entries:
+        url = [part for part in str(entry.get("coco_url", "")).split("/") if part]
+        name = str(entry.get("file_name") or (url[-1] if url else ""))
+        tried = [place / name for place in folders]
+        tried += [place.parent / "/".join(url[-2:]) for place in folders] if len(url) > 1 else []
+        found = next((path for path in tried if path.is_file()), None)
+        if found is None:
+            raise BadInput(
+                f"{file} names the image {name or entry['id']}, and {tried[0]} is not there; put the images into a "
+                "folder called as the split beside the annotations, or name their folder"
+            )
+        paths.append(found)
+    return paths
+
+
+def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
+    """A set in COCO's or LVIS's form, its images not yet found.
+
+    Raises:
+        BadInput: as `read_coco`.
+    """
+    images, annotations, categories = _lists(values, where)
+    classes = [str(one["name"]).replace("_", " ").strip() for one in categories]
+    distinct(classes, where)
+    index = {one["id"]: place for place, one in enumerate(categories)}
+    place_of = {one["id"]: place for place, one in enumerate(images)}
+    sizes = [(int(one["width"]), int(one["height"])) for one in images]
+    objects: list[list[Box]] = [[] for _ in images]
+    broken = Broken()
+    for number, one in enumerate(annotations):
+        place, label = place_of.get(one.get("image_id")), index.get(one.get("category_id"))
+        if place is None or label is None:
+            cause = "unknown_image" if place is None else "unknown_category"
+            broken.add(cause, _called(one, number))
+        elif isinstance(box := _box(one, label, sizes[place]), str):
+            broken.add(box, _called(one, number))
+        else:
+            objects[place].append(box)
+    if not any(objects):
+        raise BadInput(f"{where} has no usable box: {broken}; needed is bbox [x, y, width, height] in pixels")
+    of_lvis = all("frequency" in one for one in categories)
+    known = values.get("info") if isinstance(values.get("info"), dict) else {}
+    only = known.get("voc_labelled_category_ids")
+    return DetectionSet(
+        name=name,
+        classes=classes,
+        category_ids=[one["id"] for one in categories],
+        ids=[one["id"] for one in images],
+        images=(),
+        sizes=sizes,
+        objects=objects,
+        frequency=[str(one["frequency"]) for one in categories] if of_lvis else (),
+        absent=_sets(images, "neg_category_ids", index) if of_lvis else (),
+        partial=_sets(images, "not_exhaustive_category_ids", index) if of_lvis else (),
+        labelled=None if only is None else frozenset(index[one] for one in only if one in index),
+    ), broken
+
+
+def _lists(values: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """
+    Raises:
+        BadInput: a list is missing or empty, or its entries lack what they must have.
+    """
+    form = "images (id, width, height), annotations (image_id, category_id, bbox) and categories (id, name)"
+    found = []
+    for key, must in (("images", {"id", "width", "height"}), ("annotations", set()), ("categories", {"id", "name"})):
+        one = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(one, list) or not all(isinstance(entry, dict) for entry in one):
+            raise BadInput(f"{where} has no list of {key}; needed is COCO's form: {form}")
+        if not one:
+            told = "it has no boxes to learn from or to score" if key == "annotations" else f"it has no {key}"
+            raise BadInput(f"{where}: {told}; needed is COCO's form: {form}")
+        if lacking := next((entry for entry in one if not must <= entry.keys() or not entry.get("name", "x")), None):
+            gone = sorted(must - lacking.keys()) or ["name"]
+            raise BadInput(f"{where}: an entry of {key} has no {gone[0]}: {str(lacking)[:80]}; add it")
+        if must and len({entry["id"] for entry in one}) < len(one):
+            twice = next(number for number, many in Counter(entry["id"] for entry in one).items() if many > 1)
+            raise BadInput(f"{where}: two {key} have the id {twice}; give each its own")
+        found.append(one)
+    return found[0], found[1], found[2]
+
+
+def _box(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Box | str:
+    """The box of an annotation, or what is wrong with it."""
+    given = one.get("bbox")
+    numbers = isinstance(given, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
+    if not isinstance(given, list) or not numbers or len(given) != 4:
+        return "no_box"
+    x, y, width, height = map(float, given)
+    if width <= 0 or height <= 0:
+        return "empty"
+    if min(x, y) < -SLACK or x + width > size[0] + SLACK or y + height > size[1] + SLACK:
+        return "outside"
+    area = one.get("area")
+    return Box(label, x, y, width, height, width * height if area is None else float(area), bool(one.get("iscrowd", 0)))
+
+
+def _called(one: Mapping[str, Any], number: int) -> str:
+    return f"annotation {one['id']}" if "id" in one else f"annotation number {number}"
+
+
+def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int]) -> list[frozenset[int]]:
+    return [frozenset(index[one] for one in image.get(key, ()) if one in index) for image in images]

@@ -1,0 +1,61 @@
+"""Which patch answers for which object: the assignment of least cost, image by image (DETR, OWL-ViT)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from silc.extras import needs
+from silc.heads.detect.boxes import corners, generalized_iou
+
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the parts of cost and loss."""
+
+    classes: float = 1.0
+    l1: float = 1.0
+    giou: float = 1.0
+    alpha: float = 0.3
+    """Focal loss: share of the positives."""
+    gamma: float = 2.0
+    """Focal loss: power by which what is easy counts less."""
+
+
+def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: Weights) -> Tensor:
+    """What it costs that a prediction answers for an object, [N, M].
+
+    Args:
+        logits: [N, Q] of one image.
+        boxes: [N, 4], centres and sizes.
+        labels: [M, Q], 1 where a query names an object; an object may have several names.
+        truth: [M, 4], centres and sizes.
+    """
+    p, alpha, gamma = logits.sigmoid(), weights.alpha, weights.gamma
+    present = alpha * (1 - p) ** gamma * -torch.log(p + EPSILON)
+    absent = (1 - alpha) * p**gamma * -torch.log(1 - p + EPSILON)
+    classes = (present - absent) @ labels.T.to(logits.dtype)
+    l1 = (boxes[:, None] - truth[None]).abs().sum(dim=-1)
+    giou = generalized_iou(corners(boxes)[:, None], corners(truth)[None])
+    return weights.classes * classes + weights.l1 * l1 - weights.giou * giou
+
+
+@torch.no_grad()
+def match(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Predictions and the objects they answer for, int64 [K] each, K = min(N, M), by the least cost over all.
+
+    Arguments are those of `cost`. An image with more objects than patches leaves some without.
+
+    Raises:
+        BadInput: scipy is not installed.
+    """
+    if not len(truth):
+        return (torch.empty(0, dtype=torch.int64, device=boxes.device),) * 2
+    optimize = needs("matching boxes", "scipy.optimize", "detect")
+    costs = cost(logits.float(), boxes.float(), labels, truth.float(), weights)
+    rows, columns = optimize.linear_sum_assignment(costs.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
+    return torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device)

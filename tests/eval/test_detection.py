@@ -1,0 +1,214 @@
+"""The task of detection: what is found becomes boxes in pixels, and scores that can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from silc.errors import BadInput
+from silc.eval import suite
+from silc.eval.average_precision import average_precision
+from silc.eval.config import EvalConfig
+from silc.eval.detection import OpenVocabularyDetection, best, centre_boxes, share_found
+from silc.eval.layouts.boxes import parsed, read_coco, read_scored
+from tests.eval.conftest import WORDS, Oracle, colour_of
+
+pytest.importorskip("faster_coco_eval")
+
+
+@dataclass
+class Quarters(Oracle):
+    """Finds in each quarter of the square, which is 24 px wide, the word of the colour in its middle."""
+
+    record: ClassVar[Mapping[str, Any]] = {"head": "quarters"}
+
+    def entering(self, image: Image.Image) -> Tensor:
+        square = Image.new("RGB", (24, 24))
+        factor = 24 / max(image.size)
+        smaller = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.NEAREST)
+        square.paste(smaller, (0, 0))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+    def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.encode_dense(images, "colour")[:, 6::12, 6::12].flatten(1, 2)  # [B, 4, 41]
+        boxes = torch.tensor([[x, y, 0.5, 0.5] for y in (0.25, 0.75) for x in (0.25, 0.75)])
+        return 10 * (seen @ queries.T) - 5, boxes.expand(len(images), -1, -1)
+
+
+def write(root: Path, name: str = "quarters", **changed: Any) -> Path:
+    """Four images, wide and tall, of quarters of the square in the colours of w1 to w3; COCO JSON beside them."""
+    place = root / "detection" / name
+    (place / "val").mkdir(parents=True)
+    (place / "annotations").mkdir()
+    images, annotations = [], []
+    for number, (width, height) in enumerate([(40, 20), (20, 40), (40, 40), (40, 40)], start=1):
+        picture, side = Image.new("RGB", (width, height)), 20
+        for quarter in range(4):
+            x, y = side * (quarter % 2), side * (quarter // 2)
+            if x < width and y < height:
+                word = 1 + (number + quarter) % 3
+                picture.paste(colour_of(word), (x, y, x + side, y + side))
+                box = {"id": len(annotations) + 1, "image_id": number, "category_id": 10 * word, "iscrowd": 0}
+                annotations.append({**box, "bbox": [x, y, side, side], "area": side * side})
+        picture.save(place / "val" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+    categories = [{"id": 10 * word, "name": WORDS[word]} for word in (1, 2, 3)]
+    values = {"images": images, "annotations": annotations, "categories": categories} | changed
+    (place / "annotations" / "instances_val.json").write_text(json.dumps(values))
+    return place
+
+
+def scored(root: Path, model: Oracle, tasks: str = "quarters-detection", **fields: Any) -> list[Any]:
+    return suite.run({"it": model}, suite.tasks(EvalConfig(root=str(root), tasks=tasks, **fields)))
+
+
+def test_what_is_right_scores_one_and_is_shown(tmp_path: Path) -> None:
+    write(tmp_path)
+    (done,) = scored(tmp_path, Quarters(), batch_size=3)
+    record = done.record
+    assert record.task == "open_vocabulary_detection"
+    assert (record.metrics["ap"], record.metrics["ap50"]) == (1, 1)
+    assert {"ap_small", "ar_100"} <= record.metrics.keys()
+    assert "ap_large" not in record.metrics  # nothing is
+    assert 0 <= record.chance["ap50"] < 0.3
+    assert record.protocol["templates"] == "clip7"
+    assert record.protocol["head"] == "quarters"
+    rows = record.details["class_ap"]
+    assert sum(row["objects"] for row in rows) == 12
+    assert {row["class"]: row["ap"] for row in rows} == {"w1": 1, "w2": 1, "w3": 1}
+    assert [picture.caption.split(":")[0] for picture in done.pictures] == ["best"] * 3 + ["worst"]
+
+
+def test_what_is_wrong_scores_less(tmp_path: Path) -> None:
+    """A model that takes w3 for w1 is sure of each w1 that is none, and of the others as before."""
+
+    class Confused(Quarters):
+        def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+            logits, boxes = super().find(images, queries)
+            return logits.index_select(-1, torch.tensor([2, 1, 2])), boxes
+
+    write(tmp_path)
+    right, wrong = (scored(tmp_path, model)[0].record for model in (Quarters(), Confused()))
+    assert wrong.metrics["ap50"] < 0.9 * right.metrics["ap50"]
+
+
+def test_a_model_without_boxes_is_refused_and_all_tasks_are_others(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(BadInput, match="oracle finds no boxes; train a head that does: `silc train detect"):
+        scored(tmp_path, Oracle())
+    with pytest.raises(BadInput, match="no task 'all'"):
+        scored(tmp_path, Quarters(), "all")
+    assert scored(tmp_path, Quarters(), "*-detection")[0].record.metrics["ap"] == 1
+
+
+def test_the_best_boxes_of_all_names_in_pixels() -> None:
+    logits = torch.tensor([[0.0, 3.0], [2.0, -1.0]])
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.9, 0.4, 0.4, 0.2]])
+    found = best(logits, boxes, (100, 50), most=3)
+    assert [one.label for one in found] == [1, 0, 0]  # one patch may have two names
+    assert [one.score for one in found] == pytest.approx([0.9526, 0.8808, 0.5], abs=1e-4)
+    assert found[0][1:5] == pytest.approx((0, 0, 50, 50))
+    assert found[1][1:5] == pytest.approx((70, 30, 30, 20))  # cut at the image, which is half as high as the square
+
+
+def test_the_centre_box_is_what_the_sizes_say(tmp_path: Path) -> None:
+    place = write(tmp_path)
+    data = read_scored("quarters", place / "annotations" / "instances_val.json", place / "val")
+    first = centre_boxes(data)[2][0]
+    sides = [(b.width / w, b.height / h) for (w, h), own in zip(data.sizes, data.objects, strict=True) for b in own]
+    wide = [
+        x for (x, _), own in zip(sides, [b for o in data.objects for b in o], strict=True) if own.label == first.label
+    ]
+    assert first.width == pytest.approx(40 * sum(wide) / len(wide))
+    assert first.x + first.width / 2 == pytest.approx(20)
+    assert share_found(data.objects[0], centre_boxes(data)[0]) < 1
+
+
+def test_lvis_reads_what_is_absent_and_partial(silc_data: Path) -> None:
+    file = silc_data / "detection" / "lvis_like" / "lvis_val.json"
+    data, broken = read_coco("lvis", file, silc_data / "detection" / "coco_boxes" / "val")
+    assert (len(data), sum(map(len, data.objects)), len(data.frequency)) == (100, 746, 80)
+    assert not broken.counts
+    assert "traffic light" in data.classes
+    assert sum(bool(one) for one in data.partial) == 23
+    worth = average_precision(data, centre_boxes(data))
+    assert {"apr", "apc", "apf"} <= worth.metrics.keys()
+
+
+def test_coco_of_photographs(silc_data: Path) -> None:
+    folder = silc_data / "detection" / "coco_boxes" / "annotations"
+    data = read_scored("coco", folder / "instances_val.json", folder.parent / "val")
+    boxes = [box for own in data.objects for box in own]
+    assert (len(data), len(boxes), sum(box.crowd for box in boxes)) == (100, 847, 9)
+    assert data.image(0).size == data.sizes[0]
+    partly, _ = read_coco("voc", folder / "instances_train_voc.json")
+    assert partly.labelled is not None
+    assert len(partly.labelled) == 20
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"annotations": []}, "it has no boxes to learn from or to score"),
+        ({"categories": [{"id": 10}]}, "an entry of categories has no name"),
+        ({"categories": [{"id": 10, "name": ""}]}, "an entry of categories has no name"),
+        ({"images": None}, "has no list of images; needed is COCO's form"),
+        ({"images": [{"id": 1, "file_name": "gone.png", "width": 40, "height": 20}]}, "broken boxes"),
+    ],
+)
+def test_bad_files_are_told(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    place = write(tmp_path, **changed)
+    if said == "broken boxes":
+        said = "names the image gone.png, and .* is not there"
+    with pytest.raises(BadInput, match=said) as told:
+        scored(tmp_path, Quarters())
+    assert str(place / "annotations" / "instances_val.json") in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_broken_boxes_are_told_by_cause() -> None:
+    values = {
+        "images": [{"id": 1, "width": 10, "height": 10}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": category, "bbox": box}
+            for number, (image, category, box) in enumerate(
+                [
+                    (1, 1, [0, 0, 5, 5]),
+                    (1, 1, [8, 0, 5, 5]),
+                    (1, 1, [0, 0, 0, 5]),
+                    (1, 1, [0, 0, 5]),
+                    (1, 1, [0, 0, float("nan"), 5]),
+                    (2, 1, [0, 0, 5, 5]),
+                    (1, 2, [0, 0, 5, 5]),
+                    (1, 1, [8, 0, 6, 5]),
+                ]
+            )
+        ],
+    }
+    data, broken = parsed("set", values, "set.json")
+    assert [len(own) for own in data.objects] == [1]
+    assert broken.counts == {"outside": 2, "no_box": 2, "empty": 1, "unknown_image": 1, "unknown_category": 1}
+    assert str(broken).startswith(
+        "2 outside its image (annotation 1), 2 bbox is not four finite numbers (annotation 3)"
+    )
+
+
+def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
+    place = write(tmp_path)
+    Image.new("RGB", (20, 40)).save(place / "val" / "1.png")
+    with pytest.raises(BadInput, match=r"image 1 is 20 x 40, and its boxes are of one of 40 x 20.*EXIF"):
+        scored(tmp_path, Quarters())
+
+
+def test_the_evaluator_has_what_a_task_has() -> None:
+    assert {"name", "data", "config", "progress", "world"} <= set(OpenVocabularyDetection.__dataclass_fields__)
