@@ -70,6 +70,12 @@ class SegmentationSet(DataSet):
     labels: Sequence[NDArray[Any]]  # N arrays [H, W]
     background_ignored: bool = False
     """Whether label 0 is a background that is not scored: 0 becomes `ignore`, the others move down by one (VOC-20)."""
+    words: Sequence[Sequence[str]] = ()
+    """C lists: what stands for each class, where it is not its name alone (`eval/names.py`)."""
+    published: str = ""
+    """The list in `eval/classes` that the classes are of, beside a background: by it other names for them are found."""
+    background_words: Sequence[str] = ()
+    """Of a set whose first class is a background that is scored: names of what is usually there."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -36,11 +36,16 @@ def read_image(path: Path) -> Image.Image:
 def read_label(path: Path) -> NDArray[Any]:
     """Label array [H, W] of a PNG file; palette indices and greys of 1 to 16 bits are kept as they are.
 
+    A `.tif`, which detectron2's sets of many classes have, is read where it is not compressed.
+
     Raises:
         BadInput: it cannot be read or decoded.
     """
+    tiff = path.suffix.lower() in (".tif", ".tiff")
     try:
-        with Image.open(regular(path), formats=["PNG"]) as image:
+        with Image.open(regular(path), formats=["TIFF" if tiff else "PNG"]) as image:
+            if tiff and {tile[0] for tile in image.tile} != {"raw"}:
+                raise BadInput(f"cannot read the label {path}: its TIFF is compressed; convert it to a PNG of 16 bits")
             stretched = STRETCHED.get(str(image.tile[0].args), 1) if image.tile else 1
             return np.array(image) // stretched if stretched > 1 else np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -6,9 +6,9 @@ of numbers that were tuned on labels. Records say so.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from silc.eval.bootstrap import resampled
 from silc.eval.datasets import SegmentationSet
 from silc.eval.decoders import DECODERS, predictor_of, refiner_of
 from silc.eval.embed import dealt, shared
+from silc.eval.names import LISTS, Wording, wording
 from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.sliding import Scorer, score_maps, scorer_of, window_rules
 from silc.eval.whole_images import OnSet
@@ -39,12 +40,17 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     task: ClassVar[str] = "zeroshot_segmentation"
     """The `task` of its record."""
+    wording: Wording = field(init=False)
 
     def __post_init__(self) -> None:
         # A name that there is not is told before a model runs.
         one_of(DECODERS, self.config.decoder, "decoder")
         one_of(SLIDING_WINDOW, self.config.segmentation, "protocol")
         refiner_of(self.config)
+        config = self.config
+        self.wording = wording(
+            self.data, config.names, background_names=config.background_names, threshold=bool(config.background)
+        )
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -54,7 +60,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
     @property
     def way(self) -> str:
         """Decoder and protocol, as far as they are not what is done by default."""
-        usual, fields = type(self.config)(), ("decoder", "segmentation")
+        usual, fields = type(self.config)(), ("decoder", "segmentation", "names")
         return " ".join(value for f in fields if (value := getattr(self.config, f)) != getattr(usual, f))
 
     def protocol(self, model: DualEncoder | DensePredictor) -> dict[str, Any]:
@@ -67,7 +73,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
             "protocol": config.segmentation,
             "num_images": len(data),
             "num_classes": len(data.classes),
-            "names_sha256": hashlib.sha256("\n".join(data.classes).encode()).hexdigest()[:16],
+            **self._named(),
             "background_ignored": data.background_ignored,
             "templates": rules.templates,
             "ensemble": rules.ensemble,
@@ -87,6 +93,16 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         }
         return {**said, **predictor.record, **({"refined": refiner.called} if refiner else {})}
 
+    def _named(self) -> dict[str, Any]:
+        """What a record says of the words for classes; the names that are published go without saying."""
+        names, (words, owner, checksum) = self.config.names, self.wording
+        return {
+            **({} if names == "mmseg" else {"names": names if names in LISTS else Path(names).name}),
+            "names_sha256": checksum,
+            **({} if len(set(owner)) == len(owner) else {"num_words": len(words)}),
+            **({"background_names": len(self.data.background_words)} if self.config.background_names else {}),
+        }
+
     def __call__(self, model: DualEncoder | DensePredictor) -> Evaluation:
         """Score a model, by the decoder of the configuration, or a predictor of one's own.
 
@@ -95,7 +111,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
                 `predictor_of`, `window_rules` and `SegmentationSet.example`.
         """
         data, absent = self._data(), self.config.absent_classes
-        scorer = scorer_of(model, self.data.classes, self.config, self.world)
+        scorer = scorer_of(model, self.wording.words, self.config, self.world)
         shares = shared(lambda: self._share(data, scorer), self.world)
         counts = torch.stack([own for own, _, _ in shares]).sum(0)
         by_image = torch.cat([own for _, own, _ in shares])
@@ -105,7 +121,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     def _share(self, data: SegmentationSet, scorer: Scorer) -> tuple[Tensor, Tensor, dict[int, Picture]]:
         """Of this rank's images: confusion counts [C, C], each one's rows of `pixel_counts`, pictures by index."""
-        num_classes = len(data.classes)
+        num_classes, owner = len(data.classes), torch.tensor(self.wording.owner)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts, drawn = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
         rows = [torch.empty(0, 5, dtype=torch.int64)]
@@ -115,7 +131,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
             names = [f"{data.name}/{data.ids[index]}" for index in group]
             maps = score_maps([image for image, _ in examples], scorer, names)
             for index, (image, truth), scores in zip(group, examples, maps, strict=True):
-                prediction = scores.labels(truth.shape[0], truth.shape[1], self.config.background)
+                prediction = owner[scores.labels(truth.shape[0], truth.shape[1], self.config.background)]
                 own = metrics.confusion(torch.from_numpy(truth), prediction, num_classes, data.ignore)
                 counts += own
                 rows.append(metrics.pixel_counts(own, index))
@@ -128,7 +144,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     def _data(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
-        if not self.config.background:
+        if not self.config.background or self.data.background_words:
             return self.data
         if not self.data.background_ignored:
             raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")

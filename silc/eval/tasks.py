@@ -88,8 +88,9 @@ TASKS = {
         "segmentation",
         {"miou": "mIoU"},
         "silc.eval.segment:ZeroShotSegmentation",
-        reads="segmentation templates ensemble window readout decoder second absent_classes refine pamr mix background",
-        varies="segmentation decoder",
+        reads="segmentation templates ensemble window names background_names readout decoder second absent_classes "
+        "refine pamr mix background",
+        varies="segmentation decoder names",
         on_sheet=True,
     ),
     "open_vocabulary_segmentation": TaskKind(

@@ -14,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from silc import checks, evaluation, loading
+from silc.cli import main
+from silc.errors import BadInput
 from silc.preprocess import Preprocess
+from tests.eval.trees import NameReader, NameTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,3 +185,23 @@ def real_data() -> Path:
     if not (folder / "classification").is_dir():
         pytest.skip(f"no evaluation data at {folder}; set SILC_DATA")
     return folder
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch, capsys):
+    """`silc eval` on a tree, with the reader in a run's place; gives the records by task."""
+
+    def score(root, names, *args):
+        model = NameReader(NameTokenizer(list(names)))
+        loaded = loading.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
+        monkeypatch.setattr(checks, "check_model", lambda path: None)
+        monkeypatch.setattr(evaluation, "load_any", lambda *_, **__: loaded)
+        out = tmp_path / "scores.json"
+        (tmp_path / "run").mkdir(exist_ok=True)
+        command = ["eval", str(tmp_path / "run"), "--root", str(root), "--out", str(out), "--device", "cpu", *args]
+        code = main(command)
+        if code:
+            raise BadInput(capsys.readouterr().err)
+        return {record["task"]: record for record in json.loads(out.read_text())}
+
+    return score

@@ -9,116 +9,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from silc import checks, evaluation, loading
 from silc.cli import main
 from silc.errors import BadInput
 from silc.eval.layouts import discover
 from silc.eval.layouts.cifar import read_batch, read_cifar
-from silc.eval.layouts.label_maps import UNUSED_IDS, read_stuff
+from silc.eval.layouts.coco_maps import UNUSED_IDS, read_stuff
 from silc.eval.prompts import canonicalize, class_names
-from silc.preprocess import Preprocess
-
-SIZE = 24
-
-
-def colour(index: int) -> tuple[int, int, int]:
-    return index % 16 * 16, index // 16 % 16 * 16, index // 256 * 16
-
-
-@dataclass
-class NameTokenizer:
-    """The longest known name in a text is its only token."""
-
-    names: list[str]
-    context_length: int = 1
-    eos_id: int = 0
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.names)
-
-    def __call__(self, texts):
-        found = []
-        for text in texts:
-            spelled = f" {text.rstrip('. ')} "
-            inside = [(len(name), i) for i, name in enumerate(self.names) if f" {name} " in spelled]
-            inside += [(len(name), i) for i, name in enumerate(self.names) if f" {name}s " in spelled]
-            found.append([max(inside)[1] if inside else 0])
-        return torch.tensor(found)
-
-
-@dataclass
-class NameReader:
-    """A `DualEncoder` with one-hot features: of the name in a text, of the colour of a pixel."""
-
-    tokenizer: NameTokenizer
-    preprocess: Preprocess = field(default_factory=lambda: Preprocess(SIZE, interpolation="cv2_bilinear"))
-    name: str = "reader"
-    patch_size: int = 1
-    readouts: tuple[str, ...] = ("colour",)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def encode_dense(self, images, readout):
-        levels = ((images * 0.5 + 0.5) * 255 / 16).round().long()
-        index = levels[:, 0] + 16 * levels[:, 1] + 256 * levels[:, 2]
-        return F.one_hot(index.clamp(max=self.tokenizer.vocab_size - 1), self.tokenizer.vocab_size).float()
-
-    def encode_pooled(self, images):
-        return self.encode_dense(images, "colour").mean((1, 2))
-
-    def encode_image(self, images):
-        return F.normalize(self.encode_pooled(images), dim=-1)
-
-    def encode_text(self, ids, *, normalize=True):
-        return F.one_hot(ids[:, 0], self.tokenizer.vocab_size).float()
-
-
-@pytest.fixture
-def scored(tmp_path, monkeypatch, capsys):
-    """`silc eval` on a tree, with the reader in a run's place; gives the records by task."""
-
-    def score(root, names, *args):
-        model = NameReader(NameTokenizer(list(names)))
-        loaded = loading.Loaded({"teacher": model}, 7, 8.0, "", "softmax")
-        monkeypatch.setattr(checks, "check_model", lambda path: None)
-        monkeypatch.setattr(evaluation, "load_any", lambda *_, **__: loaded)
-        out = tmp_path / "scores.json"
-        (tmp_path / "run").mkdir(exist_ok=True)
-        command = ["eval", str(tmp_path / "run"), "--root", str(root), "--out", str(out), "--device", "cpu", *args]
-        code = main(command)
-        if code:
-            raise BadInput(capsys.readouterr().err)
-        return {record["task"]: record for record in json.loads(out.read_text())}
-
-    return score
-
-
-def flat(path, index, size=(SIZE, SIZE)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour(index)).save(path, "PNG")  # lossless, whatever the suffix says
-
-
-def painted(path, classes):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = np.array([colour(index) for index in range(1024)], np.uint8)
-    Image.fromarray(table[classes]).save(path, "PNG")
-
-
-def labelled(path, values, mode="L"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(values.astype(np.uint8))
-    if mode == "P":
-        image.putpalette([7] * 768)
-    image.save(path)
-
+from tests.eval.trees import SIZE, check, colour, flat, labelled, painted, scene
 
 # --- classification
 
@@ -236,29 +138,6 @@ def test_karpathys_captions(tmp_path, scored, name, folder):
 # --- segmentation: 24 x 32 pixels, so that nothing is resized; each tree has one image with a known mistake
 
 
-def scene(truth_classes, offset, zero):
-    """Truth over 24 x 32 of two classes, the prediction wrong in a strip, and what mIoU that makes.
-
-    Left 16 columns are the first class, right 16 the second; columns 12 to 15 look like the second; row 0 is ignored.
-    """
-    first, second = truth_classes
-    truth = np.full((24, 32), first)
-    truth[:, 16:] = second
-    seen = truth.copy()
-    seen[:, 12:16] = second
-    stored = truth + offset
-    stored[0] = zero
-    miou = (12 / 16 + 16 / 20) / 2
-    return seen, stored, miou
-
-
-def check(record, miou, classes):
-    assert record["metrics"]["miou"] == pytest.approx(miou)
-    assert record["metrics"]["pixel_acc"] == pytest.approx(28 / 32)
-    assert record["protocol"]["num_classes"] == classes
-    assert record["protocol"]["window"] == SIZE
-
-
 def test_ade20k(tmp_path, scored):
     seen, stored, miou = scene((3, 149), offset=1, zero=0)
     root = tmp_path / "data/ADEChallengeData2016"
@@ -308,6 +187,7 @@ def voc(root, seen, stored):
 def test_protocols_with_softmax(tmp_path, scored, args, window, stride):
     seen, stored, miou = scene((2, 7), offset=1, zero=0)
     voc(tmp_path / "data", seen, stored)
+    args = ("--tasks", "voc20-zs-seg", *args)
     record = scored(tmp_path / "data", class_names("voc_20"), *args)["zeroshot_segmentation"]
     assert record["metrics"]["miou"] == pytest.approx(miou)
     assert (record["protocol"]["window"], record["protocol"]["stride"]) == (window, stride)
@@ -318,7 +198,7 @@ def test_a_scored_background(tmp_path, scored):
     """Row 0 is background in the truth, but classes are seen there: its IoU is 0 and theirs lose those pixels."""
     seen, stored, _ = scene((2, 7), offset=1, zero=0)
     voc(tmp_path / "data", seen, stored)
-    args = ("--background", "0.5", "--mix", "colour")
+    args = ("--tasks", "voc20-zs-seg", "--background", "0.5", "--mix", "colour")
     record = scored(tmp_path / "data", class_names("voc_20"), *args)["zeroshot_segmentation"]
     first, second = 12 * 23 / (16 * 23 + 12), 16 * 23 / (20 * 23 + 20)
     assert record["metrics"]["miou"] == pytest.approx((0 + first + second) / 3)
@@ -342,7 +222,8 @@ def test_coco_stuff(tmp_path, scored, converted):
     if not converted:
         stored = np.where(stored == 170, 181, stored)
     labelled(root / f"annotations/val2017/000000000139{'_labelTrainIds' if converted else ''}.png", stored)
-    check(scored(tmp_path / "data", class_names("coco_stuff_171"))["zeroshot_segmentation"], miou, 171)
+    record = scored(tmp_path / "data", class_names("coco_stuff_171"), "--tasks", "coco-stuff-zs-seg")
+    check(record["zeroshot_segmentation"], miou, 171)
 
 
 def test_stuffthingmaps_become_171_classes(tmp_path):

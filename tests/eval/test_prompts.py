@@ -48,6 +48,14 @@ COUNTS = {
     "cityscapes_19": 19,
     "coco_stuff_171": 171,
     "imagenet_1000": 1000,
+    "voc_20_maskclip": 20,
+    "voc_20_synonyms": 20,
+    "pascal_context_59_maskclip": 59,
+    "pascal_context_59_synonyms": 59,
+    "pascal_context_459_maskclip": 459,
+    "coco_stuff_171_maskclip": 171,
+    "ade_150_synonyms": 150,
+    "cityscapes_19_synonyms": 19,
 }
 
 

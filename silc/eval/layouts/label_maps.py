@@ -1,6 +1,7 @@
 """Images with a class per pixel: the sets of zero-shot segmentation, and folders of images and label maps.
 
-Class lists are mmsegmentation's, which are TCL's. Training images for probes lie beside those, as the archives have
+Class lists are mmsegmentation's, which are TCL's; those of A-847, PC-459 and VOC-20b are CAT-Seg's, and so are their
+trees, which `silc data prepare` makes of the releases. Training images for probes lie beside, as the archives have
 them: ADE20K's `training/`, VOC's `train.txt`, Cityscapes' `train/`, COCO-Stuff's `train2017/`.
 """
 
@@ -10,13 +11,14 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from silc.errors import BadInput
 from silc.eval.datasets import Lazy, SegmentationSet, Source
-from silc.eval.files import distinct, images_in, lines_of, read_image, read_label
+from silc.eval.files import distinct, images_in, lines_of, listing, read_image, read_label
+from silc.eval.layouts.coco_maps import NUM_THINGS, object_pairs, read_objects, read_stuff, stuff_pairs
 from silc.eval.prompts import class_names
 from silc.images import READ
 
@@ -28,14 +30,14 @@ log = logging.getLogger(__name__)
 
 Pairs = list[tuple[Path, Path]]
 """Image files and their label files."""
-UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+ADE_FULL, CONTEXT, VOC = "ADE20K_2021_17_01", "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
+"""What the releases unpack to."""
 
 
 def official(root: Path) -> list[Source[SegmentationSet]]:
-    """ADE20K, Pascal Context and VOC, Cityscapes, COCO-Stuff."""
-    ade, context, voc = root / "ADEChallengeData2016", root / "VOCdevkit/VOC2010", root / "VOCdevkit/VOC2012"
-    city, stuff = root / "cityscapes", root / "coco_stuff164k"
+    """ADE20K in 150 and 847 classes, Pascal Context and VOC with and without background, Cityscapes, COCO."""
+    ade, context, voc = root / "ADEChallengeData2016", root / CONTEXT, root / VOC
+    city, stuff, full = root / "cityscapes", root / "coco_stuff164k", root / ADE_FULL
 
     def splits(images: Path, labels: Path, *names: str) -> list[list[Path]]:
         return [[images / split, labels / split] for split in names]
@@ -44,17 +46,48 @@ def official(root: Path) -> list[Source[SegmentationSet]]:
         files = [place / "ImageSets" / kind / f"{split}.txt" for split in ("val", "train")]
         return [[file, place / "JPEGImages", place / labels] for file in files]
 
+    augmented = "SegmentationClassAug" if (voc / "SegmentationClassAug").is_dir() else "SegmentationClass"
     of_ade = splits(ade / "images", ade / "annotations", "validation", "training")
     of_city = splits(city / "leftImg8bit", city / "gtFine", "val", "train")
     of_stuff = splits(stuff / "images", stuff / "annotations", "val2017", "train2017")
     of_context = lists(context, "SegmentationContext", "SegmentationClassContext")
+    of_voc = lists(voc, "Segmentation", "SegmentationClass")
+    of_full = splits(full / "images_detectron2", full / "annotations_detectron2", "validation")
+    of_459 = [[context / "JPEGImages", context / "annotations_detectron2/pc459_val"]]
+    first_words = [[name.split(", ")[0]] for name in class_names("ade_847")]
+    stuff_names = class_names("coco_stuff_171_maskclip")[NUM_THINGS:]
+    things = Classes("coco_stuff_171", most=NUM_THINGS, background=stuff_names)
     return [
-        _source("ade150", "ade_150", _by_stem, *of_ade, zero=True),
-        _source("pc59", "pascal_context_59", _by_list, *of_context, zero=True),
-        _source("voc20", "voc_20", _by_list, *lists(voc, "Segmentation", "SegmentationClass"), zero=True),
-        _source("cityscapes", "cityscapes_19", _by_city, *of_city),
-        _source("coco-stuff", "coco_stuff_171", _stuff, *of_stuff, read=read_stuff),
+        _source("ade150", Classes("ade_150"), _by_stem, *of_ade, zero=True),
+        _source("ade847", Classes("ade_847", words=first_words), _by_label, *of_full),
+        _source("pc59", Classes("pascal_context_59"), _by_list, *of_context, zero=True),
+        _source("pc60", Classes("pascal_context_59", background=_rest_of_context()), _by_list, *of_context),
+        _source("pc459", Classes("pascal_context_459"), _by_label, *of_459),
+        _source("voc20", Classes("voc_20"), _by_list, *of_voc, zero=True),
+        _source("voc21", Classes("voc_20", background=class_names("voc_20b_59_catseg")[20:]), _by_list, *of_voc),
+        _voc20b(lists(voc, "Segmentation", augmented)[0]),
+        _source("cityscapes", Classes("cityscapes_19"), _by_city, *of_city),
+        _source("coco-stuff", Classes("coco_stuff_171"), stuff_pairs, *of_stuff, read=read_stuff),
+        _source("coco-object", things, object_pairs, *of_stuff, read=read_objects),
     ]
+
+
+def _rest_of_context() -> list[str]:
+    """Pascal Context's names, words apart, of what is background in its 60 classes."""
+    kept = class_names("pascal_context_59")
+    both = zip(class_names("pascal_context_459"), class_names("pascal_context_459_maskclip"), strict=True)
+    return [spelled for name, spelled in both if name not in kept]
+
+
+def _voc20b(places: Sequence[Path]) -> Source[SegmentationSet]:
+    """VOC-21 as CAT-Seg defines it: 59 names, of which the 39 that are none of VOC's 20 stand for the background."""
+    names = class_names("voc_20b_59_catseg")
+    classes, words = [*names[:20], "background"], [*([name] for name in names[:20]), names[20:]]
+
+    def of() -> SegmentationSet:
+        return labelled("voc20b", classes, _by_list(*places), background_ignored=False, read=read_voc20b, words=words)
+
+    return Source("segmentation", "voc20b", places, of)
 
 
 def folder(path: Path) -> Source[SegmentationSet]:
@@ -63,27 +96,47 @@ def folder(path: Path) -> Source[SegmentationSet]:
     return Source("segmentation", path.name, [path], read, partial(read, "train"), [path / "train"])
 
 
+class Classes(NamedTuple):
+    """The classes of a published list, or the first of them, and how they are named."""
+
+    published: str
+    most: int | None = None
+    background: Sequence[str] = ()
+    """Names of what is there, where the background is a class of its own, the first one."""
+    words: Sequence[Sequence[str]] = ()
+    """What stands for each class, if not its name."""
+
+
 def _source(
     name: str,
-    classes: str,
+    classes: Classes,
     pairs: Callable[..., Pairs],
     test: Sequence[Path],
-    train: Sequence[Path],
+    train: Sequence[Path] = (),
     *,
     zero: bool = False,
     read: Callable[[Path], NDArray[Any]] = read_label,
 ) -> Source[SegmentationSet]:
     """A set of published classes. Where `zero`, label 0 is the background or everything else, and is not scored."""
+    published, most, background, words = classes
+    names = [*(["background"] if background else []), *class_names(published)[:most]]
+    spelled = {"words": words, "published": published, "background_words": background}
 
     def of(places: Sequence[Path]) -> SegmentationSet:
-        return labelled(name, class_names(classes), pairs(*places), background_ignored=zero, read=read)
+        return labelled(name, names, pairs(*places), background_ignored=zero, read=read, **spelled)
 
     beside = [path for path in train if path not in test]
-    return Source("segmentation", name, test, partial(of, test), partial(of, train), beside)
+    return Source("segmentation", name, test, partial(of, test), partial(of, train) if train else None, beside)
 
 
 def _by_stem(images: Path, labels: Path) -> Pairs:
     return [(path, labels / f"{path.stem}.png") for path in images_in(images)]
+
+
+def _by_label(images: Path, labels: Path) -> Pairs:
+    """The images that have a label map, as detectron2 pairs them; the labels are PNG, or TIFF as its scripts write."""
+    found = sorted(path for path in listing(labels) if path.suffix.lower() in (".png", ".tif"))
+    return [(images / f"{path.stem}.jpg", path) for path in found]
 
 
 def _by_list(split: Path, images: Path, labels: Path) -> Pairs:
@@ -97,24 +150,10 @@ def _by_city(images: Path, labels: Path) -> Pairs:
     ]
 
 
-def _stuff(images: Path, labels: Path) -> Pairs:
-    """Stuffthingmaps, or mmsegmentation's conversion."""
-    pairs = _by_stem(images, labels)
-    converted = [(image, label.with_stem(f"{label.stem}_labelTrainIds")) for image, label in pairs]
-    return converted if converted and converted[0][1].is_file() else pairs
-
-
-def read_stuff(path: Path) -> NDArray[Any]:
-    """Classes of 171 [H, W], of a stuffthingmap's 182 ids or of converted ones."""
+def read_voc20b(path: Path) -> NDArray[Any]:
+    """VOC's labels with the background last: 0 becomes 20, the others move down by one, 255 stays."""
     label = read_label(path)
-    if path.stem.endswith("_labelTrainIds"):
-        return label
-    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
-        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
-    used = [number for number in range(182) if number not in UNUSED_IDS]
-    table = np.full(256, 255, np.uint8)
-    table[used] = np.arange(len(used))
-    return np.asarray(table[label])
+    return np.where(label == 255, 255, np.where(label == 0, 20, label.astype(np.int64) - 1))
 
 
 def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
@@ -150,8 +189,11 @@ def labelled(
     *,
     background_ignored: bool,
     read: Callable[[Path], NDArray[Any]] = read_label,
+    **spelled: Any,
 ) -> SegmentationSet:
     """A segmentation set of image files and their label files.
+
+    `spelled` are fields of the set that say how its classes are named.
 
     Raises:
         BadInput: there are none, a file is missing, or two images have one label.
@@ -175,4 +217,5 @@ def labelled(
         labels=Lazy([label for _, label in pairs], read),
         background_ignored=background_ignored,
         files=[file for pair in pairs for file in pair],
+        **spelled,
     )

@@ -1,0 +1,51 @@
+"""`silc data prepare`: label maps of raw releases, decoded into what is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from silc import places
+from silc.commands import flags
+from silc.errors import BadInput
+from silc.settings import Settings, one_of
+from silc.terminal import announce, say
+
+
+@dataclass(frozen=True)
+class PrepareCommand(Settings):
+    """Decode the label maps of a release that `silc eval` cannot score as it is unpacked. Files that are there are
+    kept, and a folder that is new appears when it is complete.
+    """
+
+    name: tyro.conf.Positional[str]
+    """ade847, pc459, pc59 (and PC-60), coco-object or coco-stuff."""
+    root: str
+    """The folder that the release was unpacked in: with ADE20K_2021_17_01, VOCdevkit or coco_stuff164k."""
+    out: str = ""
+    """The folder for data, --root of `silc eval`; empty: beside the release, and photographs are not copied."""
+    train: bool = False
+    """Also the training part, which probes learn from."""
+
+
+def main(args: list[str]) -> int:
+    """Decode a release."""
+    command = flags.read(PrepareCommand, args, "silc data prepare")
+    from silc.eval.releases import RELEASES, prepare
+
+    release = one_of(RELEASES, command.name, "set")
+    if command.train and len(release.parts) == 1:
+        raise BadInput(f"{command.name} has no training part that is prepared; leave out --train")
+    root = Path(command.root).expanduser()
+    if not root.is_dir():
+        raise BadInput(f"--root {command.root} is no folder; needed is the one that the release was unpacked in")
+    out = places.folder(command.out) if command.out else places.folder(root, flag="--root")
+    announce(f"data prepare: {release.what}, of {root} into {out}")
+    files = release.plan(root, out, release.parts if command.train else release.parts[:1])
+    say(f"files: {len(files):,}; the published set has {release.images:,} images that are scored")
+    done = prepare(files, show=True)
+    kept = f", {done.kept:,} were there and are kept" if done.kept else ""
+    say(f"prepared: {done.made:,} files{kept}; `silc eval --list --root {out}` names what can be scored")
+    return 0

@@ -1,0 +1,78 @@
+"""COCO's maps of things and stuff: the 171 classes of COCO-Stuff, and the 80 things of COCO-Object with a background.
+
+A stuffthingmap has COCO's 182 ids less one, and 255 where nothing is labelled. Conversions that others made of it
+(`*_labelTrainIds.png` of mmsegmentation, `*_instanceTrainIds.png` of GroupViT) lie beside it under names of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from silc.errors import BadInput
+from silc.eval.files import images_in, read_label
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+NUM_THINGS = 80
+"""The first of these classes."""
+STUFF, THINGS = "_labelTrainIds", "_instanceTrainIds"
+"""How the names of converted maps end."""
+
+
+def stuff_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    """Images and stuffthingmaps, or mmsegmentation's conversion where that is."""
+    return _pairs(images, labels, STUFF, "")
+
+
+def object_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    """Images and GroupViT's conversion, or what it is made of."""
+    return _pairs(images, labels, THINGS, "", STUFF)
+
+
+def read_stuff(path: Path) -> NDArray[Any]:
+    """Classes of 171 [H, W], of a stuffthingmap's 182 ids or of converted ones."""
+    label = read_label(path)
+    return label if path.stem.endswith(STUFF) else np.asarray(_STUFF_OF[_ids(label, path)])
+
+
+def read_objects(path: Path) -> NDArray[Any]:
+    """The background, 0, and things, 1 to 80 [H, W], of a stuffthingmap or of a converted one.
+
+    Stuff is background, and so is what nobody labelled (255): GroupViT's script counts every id above 90 so, and
+    nothing of COCO-Object is ignored.
+    """
+    label = read_label(path)
+    if path.stem.endswith(THINGS):
+        return label
+    classes = label if path.stem.endswith(STUFF) else _STUFF_OF[_ids(label, path)]
+    return np.where(classes < NUM_THINGS, classes + 1, 0).astype(np.uint8)
+
+
+def _pairs(images: Path, labels: Path, *endings: str) -> list[tuple[Path, Path]]:
+    """Each image and its label map, under the first of the endings that the first image has; else the plain name."""
+    found = images_in(images)
+    there = (end for end in endings if found and (labels / f"{found[0].stem}{end}.png").is_file())
+    ending = next(there, "")
+    return [(image, labels / f"{image.stem}{ending}.png") for image in found]
+
+
+def _ids(label: NDArray[Any], path: Path) -> NDArray[Any]:
+    if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
+        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
+    return label
+
+
+def _table() -> NDArray[np.uint8]:
+    used = [number for number in range(182) if number not in UNUSED_IDS]
+    table = np.full(256, 255, np.uint8)
+    table[used] = np.arange(len(used))
+    return table
+
+
+_STUFF_OF = _table()

@@ -1,0 +1,96 @@
+"""Memory of segmentation: flat in images, and at 847 classes that of patches and a tile, not of all classes' pixels."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from silc.eval import score_map
+from silc.eval.config import EvalConfig
+from silc.eval.datasets import Lazy, SegmentationSet
+from silc.eval.segment import ZeroShotSegmentation
+
+HIGH, WIDE = 64, 96
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        made = operator(*args, **(kwargs or {}))
+        sizes = [one.numel() for one in tree_leaves(made) if isinstance(one, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return made
+
+
+def many(num_images, num_classes, made):
+    """Images and labels that are made when they are looked at; `made` hears of each image."""
+
+    def image(index):
+        noise = np.random.default_rng(index).integers(0, 256, (HIGH, WIDE, 3), dtype=np.uint8)
+        made.append(weakref.ref(drawn := Image.fromarray(noise)))
+        return drawn
+
+    def label(index):
+        return np.random.default_rng(index).integers(0, num_classes, (HIGH, WIDE)).astype(np.uint16)
+
+    indices = range(num_images)
+    names = [f"class {i}" for i in range(num_classes)]
+    return SegmentationSet("many", names, [str(i) for i in indices], Lazy(indices, image), Lazy(indices, label))
+
+
+def scored(model, num_images, num_classes):
+    """The largest tensor, and the most images that lived at once."""
+    made, alive = [], []
+
+    def progress(*_):
+        gc.collect()
+        alive.append(sum(one() is not None for one in made))
+
+    config = EvalConfig(batch_size=4, templates="plain", num_pictures=0)
+    with Largest() as largest:
+        data = many(num_images, num_classes, made)
+        ZeroShotSegmentation("many-zs-seg", data, config, progress)(model)
+    assert len(made) == num_images
+    return largest.elements, max(alive)
+
+
+def test_images_are_not_kept_and_847_classes_have_no_map_of_all_pixels(patches, monkeypatch):
+    monkeypatch.setattr(score_map, "AT_ONCE", 2**18)
+    few, many_of_them = (scored(patches(32), images, 847) for images in (2, 4))
+    assert few[0] == many_of_them[0]
+    assert few[1] <= many_of_them[1] <= 3  # a group of two, and the one that is replaced
+    # A few windows' patches, a tile, the counts of pairs of classes: not 5 million scores of every pixel.
+    assert many_of_them[0] < 847 * HIGH * WIDE / 5
+
+
+GROWTH = """
+import resource, sys
+import tests.eval.test_segment_memory as here
+from tests.eval.conftest import Patches
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+here.HIGH, here.WIDE = 240, 320
+for images, classes in ((4, 20), (4, 847), (16, 847)):
+    here.scored(Patches(64), images, classes)
+    print(peak())
+"""
+
+
+@pytest.mark.slow
+def test_the_process_stays_as_large_as_it_was():
+    """Megabytes at the peak: of 20 classes, of 847, and of four times the images."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True, timeout=500)
+    few, classes, images = map(float, done.stdout.split())
+    assert classes - few < 200  # all classes at all pixels of an image are 260
+    assert images - classes < 60
