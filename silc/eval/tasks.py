@@ -99,8 +99,9 @@ TASKS = {
         "segmentation",
         {"miou": "ov mIoU"},
         "silc.eval.segment:OpenVocabularySegmentation",
-        reads="segmentation templates ensemble window readout decoder second refine pamr mix background",
-        varies="segmentation decoder",
+        reads="segmentation templates ensemble window names background_names readout decoder second refine pamr mix "
+        "background",
+        varies="segmentation decoder names",
         on_sheet=True,
         by_name=True,
     ),
