@@ -10,6 +10,7 @@ from silc.terminal import say
 
 COMMANDS = {
     "check": ("data_check", "SHARDS", "counts, broken samples, captions, duplicates, pictures"),
+    "score": ("data_score", "SHARDS", "CLIP scores, embeddings, words, language and hashes, a parquet a shard"),
     "select": ("data_select", "SCORES", "the samples to keep, by their scores: all of DataComp's filters"),
     "prepare": ("data_prepare", "NAME", "label maps of raw releases, decoded into what is scored"),
     "generate": ("data_generate", "OUT", "sets of a generated world: label maps, captions, boxes, questions"),

@@ -166,16 +166,16 @@ class ShardPairs(Shards[Pair], Pairs):
 
     def __getitem__(self, index: int) -> Pair:
         members = self.read(index)
-        captions = self._captions(index, members)
+        captions = self.captions_of(index, members)
         return Pair(self.key(index), self.pixels(index, members), captions)
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
         fields = self.members.may
-        captions_of = lambda index: self._captions(index, self._members(index, fields))  # noqa: E731
+        captions_of = lambda index: self.captions_of(index, self._members(index, fields))  # noqa: E731
         return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, fields))
 
-    def _captions(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
+    def captions_of(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
         fields: Any = {}
         try:

@@ -1,0 +1,110 @@
+"""`silc data score`: what models and counts say of each sample of each shard."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from silc import places
+from silc.commands import flags
+from silc.commands.flags import DeviceName
+from silc.errors import BadInput
+from silc.extras import needs
+from silc.rundir import check_model
+from silc.settings import COUNT, Range, Settings
+from silc.terminal import announce, complain, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from silc.curate.scorer import Outcome
+
+
+@dataclass(frozen=True)
+class ScoreCommand(Settings):
+    """Score the pairs of shards: a parquet beside each, which `silc data stats` shows and `silc data select` reads.
+    Files that are there are done: the same command goes on after whatever stopped it.
+    """
+
+    shards: tyro.conf.Positional[str]
+    """Tar shards as data.train takes them: '/data/{00000..11999}.tar', 'https://...', 's3://...'."""
+    out: str
+    """Folder for the parquet files."""
+    model: tuple[str, ...] = ()
+    """What scores image and caption: a run, an import, hf:ORG/NAME, open_clip:NAME/PRETRAINED. Several, each with a
+    name for its columns: b32=open_clip:ViT-B-32/openai l14=runs/l14. None: sizes, words, language and hashes alone."""
+    device: DeviceName = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which models compute."""
+    batch_size: Annotated[int, Range(least=1, most=100_000)] = 64
+    """Images in a forward pass."""
+    workers: Annotated[int, COUNT] = 1
+    """Processes (actors with --ray), each with the models and a GPU of its own, where there are several."""
+    threads: Annotated[int, COUNT] = 4
+    """Threads of a worker that read and decode ahead; on a CPU models compute with one."""
+    max_pixels: Annotated[int, COUNT] = 64_000_000
+    """Images above this are broken, from their header, undecoded."""
+    ray: str = ""
+    """Score on Ray: the address of a cluster, `auto` for the one this machine is part of, `local` for this machine."""
+
+
+def main(args: list[str]) -> int:
+    """Score what is left to do."""
+    command = flags.read(ScoreCommand, args, "silc data score")
+    out, models = places.folder(command.out), named(command.model)
+    for _, source in models:
+        check_model(source)
+    needs("scores", "pyarrow", "curate")
+    needs("telling languages", "py3langid", "curate")
+    if command.ray:
+        needs("--ray", "ray", "ray")
+    announce(f"data score: {command.shards} by {', '.join(source for _, source in models) or 'no model'} into {out}")
+    from silc.curate.engine import described, left_to_do, run
+    from silc.curate.scorer import ScorePlan
+    from silc.data.sources import expand
+
+    shards = expand(command.shards)
+    plan = ScorePlan(
+        out, models, command.device, command.dtype, command.batch_size, command.threads, command.max_pixels
+    )
+    left, plan = left_to_do(shards, plan)
+    if len(left) < len(shards):
+        say(f"{len(shards) - len(left):,} of {len(shards):,} shards are scored already")
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes = list(_told(run(left, plan, workers=command.workers, ray=command.ray), len(left))) if left else []
+    say(described(outcomes))
+    if outcomes and all(outcome.fault for outcome in outcomes):
+        raise BadInput(f"none of {len(outcomes):,} shards could be read; the first: {outcomes[0].fault}")
+    say(f"scores: {out}")
+    return 0
+
+
+def named(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """(name, source) of models; the name is empty for one that stands alone without.
+
+    Raises:
+        BadInput: one of several has no name, or two have the same.
+    """
+    found = []
+    for one in given:
+        parts = re.fullmatch(r"(?:([a-z0-9_]+)=)?(.+)", one)
+        if parts is None:
+            raise BadInput("--model is given and empty; name one, or leave it out")
+        found.append((parts[1] or "", parts[2]))
+    names = [name for name, _ in found]
+    if len(found) > 1 and (not all(names) or len(set(names)) < len(names)):
+        raise BadInput(f"several models each need a name of their own for their columns, as in b32={found[0][1]}")
+    return tuple(found)
+
+
+def _told(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+    """The outcomes, with a bar on a terminal; shards that cannot be read are told at once."""
+    from silc.terminal import track
+
+    for outcome in track(outcomes, "scoring shards", True, total=total):
+        if outcome.fault:
+            complain(outcome.fault)
+        yield outcome

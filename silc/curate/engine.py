@@ -1,0 +1,145 @@
+"""Shards dealt out to workers: this process, a pool of processes, or actors of Ray. The work is the same function.
+
+A shard is what is done at a time. Its file appears by a rename, and a file that is there is done, so that what is
+killed and run again loses the shards under way. Paths go out and counts come back; no pixel passes between processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silc.curate import sidecar
+from silc.errors import BadInput, LostRank
+
+if TYPE_CHECKING:
+    from silc.curate.scorer import Outcome, ScorePlan
+    from silc.data.remote import RemoteFile
+
+
+def left_to_do(shards: Sequence[Path | RemoteFile], plan: ScorePlan) -> tuple[list[Path | RemoteFile], ScorePlan]:
+    """The shards that have no file of scores yet, and the plan with the checksums of those that scored the others.
+
+    Raises:
+        BadInput: two shards would share a file; what is there was scored otherwise, is of another shard, or is damaged.
+    """
+    by_file: dict[Path, Path | RemoteFile] = {}
+    for shard in shards:
+        file = sidecar.file_of(plan.out, shard.name)
+        if (other := by_file.setdefault(file, shard)) is not shard:
+            raise BadInput(f"{other} and {shard} have one name, and scores go by it: give them an --out each")
+    checksums: tuple[str, ...] = ()
+    left: list[Path | RemoteFile] = []
+    for file, shard in by_file.items():
+        if not file.is_file():
+            left.append(shard)
+            continue
+        about = sidecar.about_of(file)
+        theirs = [(one["name"], one["source"]) for one in about["models"]]
+        if theirs != list(plan.models) or about["version"] != sidecar.VERSION or about["dtype"] != plan.dtype:
+            names = ", ".join(source for _, source in theirs) or "no model"
+            raise BadInput(f"{file} was scored by {names} ({about['dtype']}), and not as now; give another --out")
+        size = shard.stat().st_size if isinstance(shard, Path) else None
+        if about["shard"]["bytes"] not in (None, size):
+            raise BadInput(
+                f"{file} is of a shard of {about['shard']['bytes']:,} bytes, {shard} has {size:,}; delete it to score "
+                "the shard again, or give another --out"
+            )
+        checksums = tuple(one["checksum"] for one in about["models"])
+    return left, replace(plan, checksums=checksums)
+
+
+def run(shards: Sequence[Path | RemoteFile], plan: ScorePlan, *, workers: int, ray: str = "") -> Iterator[Outcome]:
+    """Score shards; what became of each, as they are done.
+
+    Args:
+        workers: processes; with 1 and without Ray this one does it all.
+        ray: address of a Ray cluster, `auto` for the one that is there, `local` for one on this machine alone; empty:
+            without Ray.
+
+    Raises:
+        BadInput: as `Scorer`; LostRank, if a process of the pool was killed.
+    """
+    if ray:
+        from silc.curate.on_ray import run_on_ray
+
+        yield from run_on_ray(shards, plan, workers, ray)
+    elif workers == 1 or len(shards) < 2:
+        from silc.curate.scorer import Scorer
+
+        yield from map(Scorer(plan), shards)
+    else:
+        yield from _in_a_pool(shards, plan, min(workers, len(shards)))
+
+
+def _in_a_pool(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: int) -> Iterator[Outcome]:
+    context: Any = multiprocessing.get_context("spawn")
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(plan, numbers))
+    try:
+        for done in as_completed([pool.submit(_score, shard) for shard in shards]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise LostRank(
+            "a process that scored was killed, by whoever ends processes when memory runs out, say; what is there is "
+            "done: run it again, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_own: Any = None
+"""A worker's `Scorer`, or why it has none."""
+
+
+def _prepare(plan: ScorePlan, numbers: Any) -> None:
+    global _own
+    from silc.curate.scorer import Scorer
+
+    try:
+        _own = Scorer(replace(plan, device=device_of(plan.device, numbers.get())))
+    except BadInput as error:  # raised here, it would be a broken pool
+        _own = error
+
+
+def _score(shard: Path | RemoteFile) -> Outcome:
+    if isinstance(_own, BadInput):
+        raise _own
+    outcome: Outcome = _own(shard)
+    return outcome
+
+
+def device_of(device: str, number: int) -> str:
+    """The device of a worker: GPUs are dealt out in turn."""
+    import torch
+
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
+def described(outcomes: Sequence[Outcome]) -> str:
+    """In lines."""
+    rows = sum(outcome.rows for outcome in outcomes)
+    causes: Counter[str] = Counter()
+    for outcome in outcomes:
+        causes.update(dict(outcome.causes))
+    faults = [outcome for outcome in outcomes if outcome.fault]
+    lines = [f"{rows:,} samples of {len(outcomes) - len(faults):,} shards are scored"]
+    if causes:
+        listed = ", ".join(f"{cause} {count:,}" for cause, count in sorted(causes.items()))
+        lines.append(f"broken: {listed}; each is a row with its cause")
+    if cut := sum(outcome.cut_texts for outcome in outcomes):
+        lines.append(
+            f"{cut:,} captions are longer than the model's text length: scored by their first tokens (column cut)"
+        )
+    lines += [f"left out: {outcome.fault}" for outcome in faults]
+    return "\n".join(lines)

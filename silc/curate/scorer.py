@@ -1,0 +1,241 @@
+"""What scores a shard, models and all, loaded once in each process: a shard's path in, its file of scores out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from silc.curate import sidecar
+from silc.curate.sidecar import ByModel, Row
+from silc.curate.traits import language_of, perceptual_hash
+from silc.data.captions import FIELDS, words_of
+from silc.data.pairs import BadSample
+from silc.data.shards import ShardPairs
+from silc.data.uids import uid_of
+from silc.distributed import place
+from silc.errors import BadInput
+from silc.images import MAX_PIXELS
+from silc.loading import load_any
+
+if TYPE_CHECKING:
+    from silc.data.remote import RemoteFile
+    from silc.predict import Model
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """How shards are scored; goes to other processes."""
+
+    out: Path
+    models: tuple[tuple[str, str], ...] = ()
+    """(name of its columns, source) each; the name may be empty."""
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 64
+    threads: int = 1
+    """That read and decode ahead; models on a CPU compute with one."""
+    max_pixels: int = MAX_PIXELS
+    checksums: tuple[str, ...] = ()
+    """Of the models that scored what is there already; empty if nothing is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a shard."""
+
+    shard: str
+    rows: int = 0
+    causes: tuple[tuple[str, int], ...] = ()
+    """Broken samples by cause."""
+    cut_texts: int = 0
+    """Captions of which a model saw the first tokens only."""
+    fault: str = ""
+    """Why nothing could be read; no file is written then."""
+
+
+@dataclass
+class _Named:
+    """A model and the name of its columns."""
+
+    name: str
+    source: str
+    model: Model
+    checksum: str
+    dim: int
+
+
+@dataclass
+class _Seen:
+    """A sample that is not broken, ready for the models."""
+
+    row: Row
+    captions: Sequence[str]
+    pixels: list[torch.Tensor]
+    """uint8 [3, H, W] for each model."""
+
+
+class Scorer:
+    """What one process holds."""
+
+    def __init__(self, plan: ScorePlan) -> None:
+        """
+        Raises:
+            BadInput: a model cannot be loaded, or is not the one that scored what is there.
+        """
+        self.plan = plan
+        where = place(plan.device)
+        if where.type == "cpu":
+            torch.set_num_threads(1)
+        self.models = [_loaded(name, source, where, plan.dtype) for name, source in plan.models]
+        found = tuple(one.checksum for one in self.models)
+        if plan.checksums and plan.checksums != found:
+            raise BadInput(
+                f"{plan.out} holds scores by other weights of {', '.join(one.source for one in self.models)} than "
+                "these; give another --out"
+            )
+
+    def __call__(self, path: Path | RemoteFile) -> Outcome:
+        """Score a shard and write its file."""
+        try:
+            pairs = ShardPairs([path], max_pixels=self.plan.max_pixels, turned=True)
+        except BadInput as error:
+            if type(error) is not BadInput:  # a remote shard, which may be whole
+                raise
+            return Outcome(path.name, fault=str(error))
+        rows: list[Row] = []
+        by_model = [ByModel(one.name, one.dim) for one in self.models]
+        seen = self._samples(pairs)
+        while some := list(islice(seen, self.plan.batch_size)):
+            good = [each for each in some if isinstance(each, _Seen)]
+            self._score(good, by_model)
+            rows += [each.row if isinstance(each, _Seen) else each for each in some]
+        causes = Counter(row.cause for row in rows if row.cause) + Counter(fault.cause for fault in pairs.faults)
+        told = tuple(sorted((str(cause), count) for cause, count in causes.items()))
+        shard = {"path": str(path), "bytes": _size(path), "rows": len(rows), "causes": dict(told)}
+        sidecar.write(sidecar.file_of(self.plan.out, path.name), rows, by_model, self.about | {"shard": shard})
+        return Outcome(path.name, len(rows), told, sum(sum(one.cut) for one in by_model))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the files say of how they were made, whichever shard they are of."""
+        models = [
+            {"name": one.name, "source": one.source, "checksum": one.checksum, "dim": one.dim} for one in self.models
+        ]
+        return {"version": sidecar.VERSION, "models": models, "dtype": self.plan.dtype}
+
+    def _samples(self, pairs: ShardPairs) -> Iterator[_Seen | Row]:
+        """The samples in order, read and decoded ahead by threads; rows of those that are broken."""
+        with ThreadPoolExecutor(self.plan.threads) as threads:
+            numbers = iter(range(len(pairs)))
+            ahead = 2 * max(self.plan.batch_size, self.plan.threads)
+            waiting = [threads.submit(self._read, pairs, number) for number in islice(numbers, ahead)]
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [threads.submit(self._read, pairs, number) for number in islice(numbers, 1)]
+
+    def _read(self, pairs: ShardPairs, number: int) -> _Seen | Row:
+        key, shard = pairs.key(number), pairs.shards[0].path.name
+        fields: dict[str, Any] = {}
+        try:
+            members = pairs.read(number)
+            fields = _fields(members.get("json", b""))
+            captions = pairs.captions_of(number, members)
+            pixels = pairs.pixels(number, members)
+        except BadSample as error:
+            broken = error.broken
+            return Row(uid_of(fields, shard, key), key, cause=broken.cause, detail=broken.detail)
+        height, width = pixels.shape[:2]
+        row = Row(
+            uid_of(fields, shard, key),
+            key,
+            num_captions=len(captions),
+            best_caption=0,
+            width=_whole_number(fields.get("original_width"), width),
+            height=_whole_number(fields.get("original_height"), height),
+            sha256=hashlib.sha256(members["image"]).hexdigest(),
+            phash=perceptual_hash(pixels),
+            json=json.dumps({name: value for name, value in fields.items() if name not in FIELDS}, ensure_ascii=False)
+            .encode(errors="replace")
+            .decode(),
+        )
+        if not self.models:
+            _of_caption(row, captions, 0)
+        image = Image.fromarray(pixels)
+        return _Seen(row, captions, [one.model.preprocess(image) for one in self.models])
+
+    def _score(self, seen: Sequence[_Seen], by_model: Sequence[ByModel]) -> None:
+        """Let the models see samples; the first one chooses the caption that the row tells of."""
+        if not seen or not self.models:
+            return
+        texts = [caption for each in seen for caption in each.captions]
+        ends = np.cumsum([len(each.captions) for each in seen])
+        for number, (one, found) in enumerate(zip(self.models, by_model, strict=True)):
+            model = one.model
+            pixels = torch.stack([each.pixels[number] for each in seen]).to(model.device)
+            images = model.encode_image(model.preprocess.normalize(pixels)).float().cpu().numpy()
+            encoded = np.concatenate([part.cpu().numpy() for part in _encoded(model, texts, self.plan.batch_size)])
+            cut = _are_cut(model, texts)
+            for place_, (each, end) in enumerate(zip(seen, ends.tolist(), strict=True)):
+                start = end - len(each.captions)
+                scores = encoded[start:end] @ images[place_]
+                if number == 0:
+                    _of_caption(each.row, each.captions, int(scores.argmax()))
+                best = each.row.best_caption or 0
+                found.scores.append(float(scores[best]))
+                found.cut.append(cut[start + best])
+            found.embeddings.append(images.astype(np.float16))
+
+
+def _loaded(name: str, source: str, where: torch.device, dtype: str) -> _Named:
+    loaded = load_any(source, device=where)
+    model = loaded.best(dtype)
+    dim = model.encode_text(["a"]).shape[1]
+    return _Named(name, source, model, loaded.checksum, dim)
+
+
+def _encoded(model: Model, texts: Sequence[str], size: int) -> Iterator[torch.Tensor]:
+    for start in range(0, len(texts), size):
+        yield model.encode_text(texts[start : start + size])
+
+
+def _are_cut(model: Model, texts: Sequence[str]) -> list[bool]:
+    """Which texts have more tokens than the model reads."""
+    tokenizer: Any = model.tokenizer
+    return [bool(encoding.overflowing) for encoding in tokenizer.tokenizer.encode_batch(list(texts))]
+
+
+def _of_caption(row: Row, captions: Sequence[str], best: int) -> None:
+    """Tell of the caption that scored best."""
+    row.best_caption, row.caption = best, captions[best]
+    row.chars = len(row.caption)
+    row.words, row.fasttext_tokens = words_of(row.caption)
+    row.language, row.language_prob, row.english = language_of(row.caption)
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    """The object in a sample's JSON; nothing, where there is none that can be read."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole_number(value: Any, other: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else other
+
+
+def _size(path: Path | RemoteFile) -> int | None:
+    """Bytes of a local shard."""
+    return path.stat().st_size if isinstance(path, Path) else None

@@ -1,0 +1,5 @@
+"""Shards of the tests of data."""
+
+from tests.data.conftest import corpus, shards
+
+__all__ = ["corpus", "shards"]

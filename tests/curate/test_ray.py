@@ -1,0 +1,80 @@
+"""Ray for real: two actors on this machine, one killed in the middle of a shard, then the driver; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import sample, write_tar
+
+pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("ray")
+pytest.importorskip("py3langid")
+SHARDS, EACH = 12, 150
+
+
+def command(shards: Path, out: Path, model: Path, *flags: str) -> list[str]:
+    words = ["data", "score", f"{shards}/*.tar", "--out", str(out), "--model", str(model), "--device", "cpu", *flags]
+    return [sys.executable, "-m", "silc", *words]
+
+
+def actors() -> list[int]:
+    """Processes of our actors that are at work."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"ray::Actor"):
+            found.append(int(process.name))
+    return found
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 240
+    while not there():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Path], tmp_path: Path) -> None:
+    shards, out, model = tmp_path / "shards", tmp_path / "ray", finished("silc_c")
+    shards.mkdir()
+    for number in range(SHARDS):
+        members = [member for one in range(EACH) for member in sample(number * EACH + one)]
+        write_tar(shards / f"{number:05d}.tar", members)
+    one = subprocess.run(command(shards, tmp_path / "one", model, "--threads", "1"), check=True, capture_output=True)
+    assert f"{SHARDS * EACH:,} samples of {SHARDS} shards" in one.stdout.decode()
+    before = set(actors())
+    on_ray = command(shards, out, model, "--threads", "1", "--workers", "2", "--ray", "local")
+    driver = subprocess.Popen(on_ray, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    num_done = lambda: len(list(out.glob("*.parquet")))  # noqa: E731
+    wait_for(lambda: num_done() >= 2, driver)
+    victim = next(iter(set(actors()) - before))
+    os.kill(victim, signal.SIGKILL)
+    killed_at = num_done()
+    wait_for(lambda: num_done() >= killed_at + 3, driver)  # the other, and the one in its place, go on
+    driver.kill()
+    driver.wait()
+    assert num_done() < SHARDS
+    times = {file.name: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
+    again = subprocess.run(on_ray, check=True, capture_output=True, timeout=400).stdout.decode()
+    assert f"{len(times)} of {SHARDS} shards are scored already" in again
+    assert all((out / name).stat().st_mtime_ns == then for name, then in times.items())
+    theirs, ours = (
+        {file.name: file.read_bytes() for file in folder.glob("*.parquet")} for folder in (tmp_path / "one", out)
+    )
+    assert ours == theirs
+    keys = [key for file in sorted(out.glob("*.parquet")) for key in pq.read_table(file).column("uid").to_pylist()]
+    assert len(keys) == len(set(keys)) == SHARDS * EACH

@@ -1,0 +1,191 @@
+"""Shards scored: what stands in their files, that work goes on after a stop, and what is told of bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import silc
+from silc import cli
+from tests.data.conftest import encoded, photo, sample, write_tar
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("py3langid")
+
+
+def score(shards: str | Path, out: Path, *flags: str) -> int:
+    return cli.main(["data", "score", str(shards), "--out", str(out), "--device", "cpu", *flags])
+
+
+def rows(out: Path, shard: str = "00000") -> list[dict[str, Any]]:
+    return list(pq.read_table(out / f"{shard}.parquet").to_pylist())
+
+
+@pytest.fixture(scope="session")
+def model(finished: Callable[..., Path]) -> Path:
+    return finished("silc_c")
+
+
+def test_scores_are_the_models_own(model: Path, tmp_path: Path) -> None:
+    """Cosine and embedding of each sample as `silc.load` has them, the best of two captions, whatever the batch."""
+    write_tar(tmp_path / "00000.tar", [member for number in range(5) for member in sample(number)])
+    assert score(tmp_path / "00000.tar", tmp_path / "out", "--model", str(model), "--batch-size", "2") == 0
+    found, loaded = rows(tmp_path / "out"), silc.load(model, device="cpu")
+    for number, row in enumerate(found):
+        image = loaded.encode_image(Image.open(_file(tmp_path, encoded(photo(number)))))
+        captions = [f"photo {number}", f"picture number {number}"]
+        cosines = (loaded.encode_text(captions) @ image.T)[:, 0]
+        assert row["best_caption"] == int(cosines.argmax())
+        assert row["caption"] == captions[int(cosines.argmax())]
+        assert row["clip_score"] == pytest.approx(float(cosines.max()), abs=1e-5)
+        assert np.allclose(row["embedding"], image[0].numpy(), atol=1e-3)
+        assert row["num_captions"] == 2
+    assert pq.read_schema(tmp_path / "out" / "00000.parquet").field("embedding").type.value_type == pa.float16()
+
+
+def _file(folder: Path, data: bytes) -> Path:
+    (folder / "one.jpg").write_bytes(data)
+    return folder / "one.jpg"
+
+
+def test_what_is_told_without_a_model(tmp_path: Path) -> None:
+    image, uid = encoded(photo(0, (300, 200))), "0123456789abcdef" * 2
+    fields = {"uid": uid, "caption": "Two dogs are running in the snow .", "url": "https://a/b", "original_width": 900}
+    text = "Ein Mann spielt Gitarre auf der Straße."
+    write_tar(
+        tmp_path / "00000.tar",
+        [
+            *[("a.jpg", image), ("a.json", json.dumps(fields).encode())],
+            *[("b.png", encoded(photo(1), "PNG")), ("b.txt", text.encode())],
+        ],
+    )
+    assert score(tmp_path / "00000.tar", tmp_path / "out") == 0
+    first, second = rows(tmp_path / "out")
+    assert first["uid"] == uid
+    assert second["uid"] == hashlib.sha256(b"00000.tar\0b").hexdigest()[:32]
+    assert (first["width"], first["height"]) == (900, 200)
+    assert first["sha256"] == hashlib.sha256(image).hexdigest()
+    assert json.loads(first["json"]) == {"uid": uid, "url": "https://a/b", "original_width": 900}
+    assert (first["chars"], first["words"], first["fasttext_tokens"]) == (34, 8, 8)
+    assert (first["language"], second["language"]) == ("en", "de")
+    assert first["english"] > 0.9 > 0.1 > second["english"]
+    assert "clip_score" not in first
+
+
+def test_several_models_and_captions_that_are_cut(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [("b.jpg", encoded(photo(1))), ("b.txt", b"ab")]
+    write_tar(tmp_path / "00000.tar", [("a.jpg", encoded(photo(0))), ("a.txt", b"a long caption " * 9), *short])
+    assert score(tmp_path / "00000.tar", tmp_path / "out", "--model", f"x={model}", f"y={model}") == 0
+    first, second = rows(tmp_path / "out")
+    assert first["clip_score_x"] == first["clip_score_y"]
+    assert first["embedding_x"] == first["embedding_y"]
+    assert [first["cut_x"], second["cut_x"]] == [True, False]
+    assert "longer than the model's text length" in capsys.readouterr().out
+
+
+def test_broken_samples_have_their_cause(
+    corpus: tuple[list[Path], set[tuple[str, str, str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same causes as training meets, one row each; a cut shard's are in its file's metadata."""
+    paths, truth = corpus
+    assert score(f"{paths[0].parent}/*.tar", tmp_path / "out", "--threads", "2") == 0
+    broken = {
+        (str(path), row["key"], row["cause"])
+        for path in paths
+        for row in rows(tmp_path / "out", path.stem)
+        if row["cause"]
+    }
+    assert broken == {entry for entry in truth if entry[1]}
+    assert sum(len(rows(tmp_path / "out", path.stem)) for path in paths) >= 160
+    assert "cut_shard 1" in capsys.readouterr().out
+
+
+def test_what_is_there_is_done(
+    model: Path, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, flags = tmp_path / "out", ["--model", str(model)]
+    assert score(f"{shards[0].parent}/*.tar", out, *flags) == 0
+    whole = {file.name: file.read_bytes() for file in out.iterdir()}
+    (out / "00002.parquet").unlink()
+    times = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    capsys.readouterr()
+    assert score(f"{shards[0].parent}/*.tar", out, *flags) == 0
+    assert "4 of 5 shards are scored already" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == whole
+    assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
+
+
+def test_a_pool_writes_the_same_bytes(model: Path, shards: list[Path], tmp_path: Path) -> None:
+    for out, workers in (("one", "1"), ("two", "2")):
+        assert score(f"{shards[0].parent}/*.tar", tmp_path / out, "--model", str(model), "--workers", workers) == 0
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / out).iterdir()} for out in ("one", "two"))
+    assert one == two
+    assert len(one) == 5
+
+
+def test_bad_input_is_told(model: Path, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, first = tmp_path / "out", str(shards[0])
+
+    def complaint(*args: Any) -> str:
+        capsys.readouterr()
+        assert score(*args) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    assert score(first, out) == 0
+    assert "was scored by no model" in complaint(first, out, "--model", str(model))
+    copy = tmp_path / "other" / shards[0].name
+    copy.parent.mkdir()
+    write_tar(copy, sample(77))
+    assert "delete it to score the shard again" in complaint(copy, out)
+    assert "have one name" in complaint(f"{first}::{copy}", tmp_path / "new")
+    (out / "00000.parquet").write_bytes((out / "00000.parquet").read_bytes()[:-9])
+    assert "no whole file of scores" in complaint(first, out)
+    assert "a name of their own" in complaint(first, tmp_path / "new", "--model", str(model), str(model))
+    assert "does not exist" in complaint(tmp_path / "none.tar", tmp_path / "new")
+    assert "nowhere" in complaint(first, tmp_path / "new", "--model", str(tmp_path / "nowhere"))
+
+
+def test_a_shard_that_is_none_costs_itself_alone(
+    shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no tar")
+    assert score(f"{tmp_path}/bad.tar::{shards[0]}", tmp_path / "out") == 0
+    assert "left out" in capsys.readouterr().out
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["00000.parquet"]
+    assert score(tmp_path / "bad.tar", tmp_path / "other") == 2
+
+
+def test_perceptual_hash_is_imagehashs() -> None:
+    """pHash by scipy's transform in float64; a copy that was made smaller and saved again is near."""
+    from scipy.fft import dct
+
+    from silc.curate.traits import perceptual_hash
+
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        image = Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
+        grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
+        low = dct(dct(grey, axis=0), axis=1)[:8, :8]
+        expected = int("".join("1" if bit else "0" for bit in (low > np.median(low)).flatten()), 2)
+        ours = perceptual_hash(np.asarray(image))
+        assert ours == expected
+        small = Image.open(_bytes(encoded(image.resize((80, 60)), quality=60)))
+        assert (perceptual_hash(np.asarray(small)) ^ ours).bit_count() <= 6
+
+
+def _bytes(data: bytes) -> Any:
+    import io
+
+    return io.BytesIO(data)
