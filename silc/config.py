@@ -369,19 +369,17 @@ def with_one_source(config: T, given: Collection[str]) -> T:
     Raises:
         BadInput: both were given.
     """
-    if not isinstance(config, Config):
-        return config
-    data = config.data
-    if data.generated is None or not data.train:
+    data = getattr(config, "data", None)
+    if not isinstance(data, DataConfig) or data.generated is None or not data.train:
         return config
     if {"data.train", "data.source"} <= set(given):
         raise BadInput(
             f"data.train {data.train!r} and data.source {data.source} are two sources of pairs; leave one out"
         )
     if "data.source" in given:
-        return dataclasses.replace(config, data=dataclasses.replace(data, train=""))
+        return dataclasses.replace(config, **dict[str, Any](data=dataclasses.replace(data, train="")))
     if "data.train" in given:
-        return dataclasses.replace(config, data=dataclasses.replace(data, source="shards"))
+        return dataclasses.replace(config, **dict[str, Any](data=dataclasses.replace(data, source="shards")))
     return config
 
 

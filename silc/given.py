@@ -113,11 +113,11 @@ def _views(config: Config) -> bool:
     return config.objective.needs_globals or config.objective.distill
 
 
-def _other_source(name: str, config: Config) -> bool:
-    return config.data.source != name
+def _other_source(name: str, config: Any) -> bool:
+    return bool(config.data.source != name)
 
 
-RUN: tuple[Idle, ...] = (
+PAIRS: tuple[Idle, ...] = (
     *(
         Idle(f"data.{name}.*", partial(_other_source, name), "data.source is {0.data.source}")
         for name, section in vars(DataConfig()).items()
@@ -131,13 +131,17 @@ RUN: tuple[Idle, ...] = (
     ),
     Idle("data.remote_*", lambda c: "://" not in c.data.train, "data.train names no address"),
     Idle("data.accept_changed_shards", lambda c: c.resume == "never", "nothing is resumed"),
-    Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
     Idle(
         "data.photometric.*",
         lambda c: not c.data.photometric.on,
         "data.photometric.on is off",
         but="data.photometric.on",
     ),
+)
+"""What any run on image-text pairs leaves unread."""
+RUN: tuple[Idle, ...] = (
+    *PAIRS,
+    Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
     Idle("data.crops.*global*", lambda c: not c.objective.needs_globals, "no loss uses global views"),
     Idle("data.crops.*local*", lambda c: not c.objective.distill, "objective.distill is off"),
     Idle("data.crops.aspect data.crops.flip", lambda c: not _views(c), "no loss uses cropped views"),

@@ -42,6 +42,18 @@ KINDS = {
         "silc.heads.catseg.config:IDLE",
         export="silc.heads.catseg.export:export",
     ),
+    "tcl": Kind(
+        "silc.heads.tcl.config:TclConfig",
+        "silc.heads.tcl.run:train",
+        "silc.heads.tcl.run:load",
+        "silc.heads.tcl.config:IDLE",
+    ),
+    "pacl": Kind(
+        "silc.heads.pacl.config:PaclConfig",
+        "silc.heads.pacl.run:train",
+        "silc.heads.pacl.run:load",
+        "silc.heads.pacl.config:IDLE",
+    ),
     "probe": Kind("silc.probes.config:ProbeConfig", command="silc probe"),
 }
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from silc import checkpoint
 from silc import config as configs
@@ -14,7 +14,7 @@ from silc.config import Config
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import place
 from silc.errors import BadInput
-from silc.interop import sources
+from silc.interop import groupvit, sources
 from silc.kinds import KINDS, those_that
 from silc.models.config import multiples_near
 from silc.models.silc import Encoder
@@ -55,6 +55,10 @@ class Loaded:
         found = self.models[which]
         if isinstance(found, Model):
             return found.to(dtype=dtype)
+        if isinstance(found, groupvit.GroupViT):
+            raise BadInput(
+                f"{found.name} is a GroupViT, which `silc eval` alone takes: it has groups, and no text-aligned patches"
+            )
         return Model(**vars(found), contrastive=self.contrastive, weights=which, dtype=precision_of(dtype))
 
 
@@ -120,6 +124,11 @@ def load_any(
             raise BadInput(f"{source} is of a run of kind {kind!r}, loaded as it was trained; leave out weights, size")
         loaded: Loaded = KINDS[kind].find("load")(Path(source), device=device, name=name or Path(source).name)
         return loaded
+    if sources.kind_of(source) == "hf" and groupvit.is_one(spec := str(source).removeprefix("hf:")):
+        if size is not None:
+            raise BadInput(f"{source} is a GroupViT, scored at its own size; leave size out")
+        wrapped, checksum = groupvit.read(spec, tokenizer, name=name or str(source), device=device)
+        return Loaded({"pretrained": cast("Encoder", wrapped)}, None, None, checksum, "softmax")
     pretrained = sources.read(source, tokenizer=tokenizer, size=size, text_pool=text_pool)
     towers = pretrained.build().to(device)
     encoder = Encoder(towers, towers.visual, pretrained.tokenizer, pretrained.preprocess, name or str(source))

@@ -42,9 +42,9 @@ class EvalCommand(EvalConfig):
         Idle("*", lambda c: c.list, "--list shows the tasks under --root and scores nothing", but="root list"),
         Idle(
             "*",
-            lambda c: bool(c.table) and not c.root,
-            "without --root the table is made of the scores there are",
-            but="table out",
+            lambda c: (c.table or c.paper) and not c.root,
+            "without --root tables are made of the scores there are",
+            but="table paper out",
         ),
         *(_only_read_by(setting, suffixes) for setting, suffixes in readers().items()),
         Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
@@ -61,8 +61,14 @@ class EvalCommand(EvalConfig):
     device: DeviceName = "auto"
     cache: str = ""
     """Folder that keeps results by weights, data and protocol; default eval-cache in the first run, `off` for none."""
-    table: Literal["", "main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary"] = ""
-    """Lay the runs out beside this table of the paper (.md, .html, .json); without --root from the scores there are."""
+    table: Literal[
+        "", "main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary", "zero-shot-segmentation"
+    ] = ""
+    """Lay the runs out beside this table of the paper (.md, .html, .json, .tex); without --root from the scores there
+    are."""
+    paper: bool = False
+    """Write every table of the paper that the runs have scores for, with figures, as paper.html; without --root from
+    the scores there are."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
@@ -80,8 +86,14 @@ def main(args: list[str]) -> int:
         raise BadInput(
             "silc eval needs a run, e.g. `silc eval out/run --root DATA`; `silc eval --list` shows the tasks"
         )
-    stem = _table_stem(command.table, Path(command.out or command.runs[0])) if command.table else None
-    scored = command.root or not command.table
+    beside = Path(command.out or command.runs[0])
+    stem = _table_stem(command.table, beside) if command.table else None
+    folder = (
+        places.folder(beside if beside.is_dir() or not beside.suffix else beside.parent, flag="--out")
+        if command.paper
+        else None
+    )
+    scored = command.root or not (command.table or command.paper)
     files, unscored = _score(command.runs, command) if scored else ([Path(name) for name in command.runs], [])
     if stem and files:
         from silc.eval import tables
@@ -89,6 +101,11 @@ def main(args: list[str]) -> int:
         table = tables.paper_table(command.table, files)
         say(tables.to_markdown(table))
         say("\n".join(f"table: {path}" for path in tables.write(table, stem)))
+    if folder and files:
+        from silc.eval import paper
+
+        page, *others = paper.write(paper.paper(files), files, folder)
+        say(f"tables: {', '.join(str(file) for file in others if file.suffix == '.md')}\npage: {page}")
     if unscored and files:
         complain(f"not scored: {', '.join(unscored)}; the files hold the others")
     return BadInput.exit_code if unscored else 0
@@ -140,7 +157,7 @@ def _table_stem(name: str, beside: Path) -> Path:
         stem = beside / f"table-{name}"
     else:
         stem = beside.with_name(f"table-{name}" if beside.name == "scores.json" else f"{beside.stem}.table-{name}")
-    *_, tried = (places.file(f"{stem}{suffix}", flag="the table") for suffix in (".html", ".json", ".md"))
+    *_, tried = (places.file(f"{stem}{suffix}", flag="the table") for suffix in (".tex", ".html", ".json", ".md"))
     return tried.with_suffix("")
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CODE = (
     *("eval/**/*.py", "eval/*.json", "eval/classes/*.txt"),
-    *("models/*.py", "heads/**/*.py", "preprocess.py", "images.py"),
+    *("models/*.py", "heads/**/*.py", "interop/groupvit.py", "preprocess.py", "images.py"),
 )
 
 

@@ -87,4 +87,9 @@ class TclMasks:
         maps = self.below.maps(images, classes)
         if self.refine:
             maps = torch.stack([self.refine(own, image) for own, image in zip(maps, images, strict=True)])
-        return (1 - MIX) * maps + MIX * self.other.maps(images, classes) if self.other else maps
+        if self.other is None:
+            return maps
+        theirs = self.other.maps(images, classes)
+        if theirs.shape != maps.shape:  # a head's grid is finer
+            theirs = F.interpolate(theirs, maps.shape[-2:], mode="bilinear", align_corners=False)
+        return (1 - MIX) * maps + MIX * theirs

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
@@ -57,10 +57,12 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
     if not isinstance(model, DensePredictor):
         predictor = one_of(DECODERS, config.decoder, "decoder")(model, config)
         other = Cosine(model, replace(config, readout=config.mix)) if config.mix else None
-    elif config.readout or config.mix or config.decoder != "cosine":
+    elif config.readout or config.decoder != "cosine" or (config.mix and not getattr(model, "makes_masks", False)):
         raise BadInput(f"{model.name} makes class maps itself; leave out eval.decoder, eval.readout and eval.mix")
     else:
         predictor = model
+        towers = cast("DualEncoder", model)  # those of a head, whose masks TCL's mix is made for
+        other = Cosine(towers, replace(config, readout=config.mix)) if config.mix else None
     if isinstance(predictor, JointPredictor) and (config.mix or config.background or refiner):
         raise BadInput(
             f"decoder {config.decoder} joins windows; leave out eval.mix, eval.background, eval.refine and eval.pamr"

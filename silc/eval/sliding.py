@@ -168,7 +168,7 @@ def score_windows(scorer: Scorer, crops: Sequence[tuple[Box, Tensor]]) -> Iterat
         alike = list(same)
         rest_y, rest_x = -height % predictor.patch_size, -width % predictor.patch_size
         top, left = (rest_y // 2, rest_x // 2) if pads else (0, 0)
-        for batch in batches(len(alike), scorer.batch_size):
+        for batch in batches(len(alike), min(scorer.batch_size, getattr(predictor, "most_windows", len(alike)))):
             some = alike[batch.start : batch.stop]
             pixels = predictor.preprocess.normalize(torch.stack([crop for _, crop in some]).to(predictor.device))
             if pads:

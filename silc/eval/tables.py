@@ -24,7 +24,7 @@ from silc.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary")
+NAMES = ("main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary", "zero-shot-segmentation")
 
 
 class Column(NamedTuple):
@@ -87,7 +87,7 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     Raises:
         BadInput: a run has no scores.
     """
-    published = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+    published = _published()
     table = published["tables"][name]
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
     names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
@@ -106,6 +106,15 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
         rest = [record for record in records if (record["task"], record["dataset"]) not in there]
         notes += [f"{label}: {note}" for note in (*_differences(beside, published["protocols"]), *_notes(rest))]
     return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], notes)
+
+
+def num_columns(name: str) -> int:
+    """How many columns a table of the paper has; others stand to their right."""
+    return len(_published()["tables"][name]["columns"])
+
+
+def _published() -> Any:
+    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 
 def distinct_names(runs: Sequence[str | Path]) -> list[str]:
@@ -147,6 +156,32 @@ def in_markdown(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|~$&])", r"\\\1", one_line(text))
 
 
+def to_latex(table: PaperTable) -> str:
+    """The same for a paper of one's own, by the package booktabs; published rows are slanted."""
+    heads = " & ".join(["", *map(in_latex, table.heads)])
+    lines = [f"% {one_line(table.title)}, in percent. Slanted rows are published: {one_line(table.source)}."]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}", r"\toprule", rf"{heads} \\", r"\midrule"]
+    for above, row in zip([None, *table.rows], table.rows, strict=False):
+        lines += [r"\midrule"] * (above is not None and above.published and not row.published)
+        name = rf"\textsl{{{in_latex(row.name)}}}" if row.published else in_latex(row.name)
+        lines.append(rf"{' & '.join([name, *table.cells(row)])} \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(f"% {one_line(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+
+def in_latex(text: str) -> str:
+    r"""A stranger's words as LaTeX that shows them as they are.
+
+    >>> print(in_latex("a_b & 50%"))
+    a\_b \& 50\%
+    """
+    return "".join(LATEX.get(letter, letter) for letter in one_line(text))
+
+
 def to_html(table: PaperTable) -> str:
     """The same as a page that loads nothing."""
     return render(Path(__file__).with_name("tables.html.j2"), title=table.title, table=table)
@@ -165,8 +200,8 @@ def to_json(table: PaperTable) -> str:
 
 
 def write(table: PaperTable, stem: Path) -> list[Path]:
-    """Write <stem>.md, .html and .json."""
-    texts = {".md": to_markdown(table), ".html": to_html(table), ".json": to_json(table)}
+    """Write <stem>.md, .html, .json and .tex."""
+    texts = {".md": to_markdown(table), ".html": to_html(table), ".json": to_json(table), ".tex": to_latex(table)}
     files = {stem.with_name(stem.name + suffix): text for suffix, text in texts.items()}
     for file, text in files.items():
         write_whole(file, text)

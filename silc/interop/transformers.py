@@ -84,7 +84,7 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
     Raises:
         BadInput: nothing there, no network, remote code, pickles, another architecture, or weights that do not fit.
     """
-    directory = Path(source) if Path(source).is_dir() else download(source, FILES, spec="hf:")
+    directory = located(source)
     config = read_json(directory / "config.json")
     _refuse_code(config, directory)
     kind = config.get("model_type")
@@ -94,7 +94,7 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
             "(SiglipModel, Siglip2Model, CLIPModel)"
         )
     model = model_config(config)
-    tensors = {name: x for name, x in _tensors(directory).items() if not name.endswith("embeddings.position_ids")}
+    tensors = {name: x for name, x in tensors_of(directory).items() if not name.endswith("embeddings.position_ids")}
     weights, mapped = bring(rules(kind, model), tensors, model, str(directory))
     length = model.text.length
     words = load_tokenizer(tokenizer, length) if tokenizer else find_tokenizer(directory, length)
@@ -110,6 +110,15 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
         source=source,
         mapped=mapped,
     )
+
+
+def located(source: str) -> Path:
+    """The folder of a directory, or of what is fetched as ORG/NAME from the hub.
+
+    Raises:
+        BadInput: there is none, or no network.
+    """
+    return Path(source) if Path(source).is_dir() else download(source, FILES, spec="hf:")
 
 
 def model_config(config: Mapping[str, Any]) -> ModelConfig:
@@ -268,7 +277,7 @@ def _refuse_code(config: Mapping[str, Any], directory: Path) -> None:
         )
 
 
-def _tensors(directory: Path) -> dict[str, Tensor]:
+def tensors_of(directory: Path) -> dict[str, Tensor]:
     """Every tensor of model.safetensors, or of the shards its index names."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():

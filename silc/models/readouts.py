@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from silc.errors import BadInput
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from silc.models.vit import Block, Trunk
+    from silc.models.vit import Block
 
 
 def value_path(block: Block, x: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ def value_path(block: Block, x: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
 
 
-def map_value(trunk: Trunk, tokens: Tensor) -> Tensor:
-    """The MAP head of each token [B, T, C] alone: attention over one token is its value."""
+def map_value(trunk: nn.Module, tokens: Tensor) -> Tensor:
+    """The MAP head `attn_pool` of each token [..., C] alone: attention over one token is its value."""
     pool: Any = trunk.attn_pool
     out = pool.proj(pool.kv(tokens).chunk(2, dim=-1)[1])
     return out + pool.mlp(pool.norm(out))  # type: ignore[no-any-return]

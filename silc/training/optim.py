@@ -81,9 +81,10 @@ class Optimizer:
         Raises:
             BadInput: it is of other parameters.
         """
-        known = {f"{name}/{key}" for name in self.parameters for key in ("exp_avg", "exp_avg_sq", "step")}
-        # Where every step so far was skipped there are no moments yet.
-        if state and (odd := sorted(state.keys() ^ known)):
+        # What no step has changed yet has no moments: where all were skipped, or where it learns in a later phase.
+        met = {entry.rpartition("/")[0] for entry in state}
+        known = {f"{name}/{key}" for name in self.parameters.keys() & met for key in ("exp_avg", "exp_avg_sq", "step")}
+        if odd := sorted(state.keys() ^ known):
             raise BadInput(f"the optimizer's state is of another architecture: {odd[0]} is in only one of them")
         for entry, value in state.items():
             name, key = entry.rsplit("/", 1)

@@ -13,7 +13,7 @@ from markupsafe import escape
 from silc.cli import main
 from silc.eval import suite, tables, tasks
 from silc.eval.config import EvalConfig
-from silc.eval.tables import NAMES, paper_table, to_html, to_json, to_markdown
+from silc.eval.tables import NAMES, paper_table, to_html, to_json, to_latex, to_markdown
 from silc.preprocess import Preprocess
 from tests.eval.conftest import FOUR
 
@@ -241,3 +241,20 @@ def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
     assert [row["name"] for row in rows if not row["published"]] == [
         f"seed-{seed}/run, {weights}" for seed in (0, 1) for weights in ("student", "teacher")
     ]
+
+
+def test_latex_is_whole_and_escaped(tmp_path):
+    one = record("zeroshot_segmentation", "ade150", miou=0.123)
+    table = paper_table("zero-shot-segmentation", [write(tmp_path / "a_b & 100%", [one])])
+    text = to_latex(table)
+    assert text.count(r"\\") == len(table.rows) + 1
+    assert r"a\_b \& 100\%, teacher & 12.3 &  &  &  &  \\" in text
+    assert r"\textsl{SILC-C} & 19.3 & 31.6 & 26.9 & 77.5 & 20.8 \\" in text
+    assert text.index(r"\textsl{SILC-S}") < text.rindex(r"\midrule") < text.index(r"a\_b")
+    assert "% a_b & 100%, teacher: " in text or not table.notes
+
+
+def test_a_row_that_no_text_states_is_left_out():
+    table = paper_table("zero-shot-segmentation", [])
+    assert not {row.name for row in table.rows} & {"ReCo", "MaskCLIP", "GroupViT", "TCL", "PACL"}
+    assert "no text that could be read states those of ReCo, MaskCLIP, GroupViT, TCL and PACL" in table.source

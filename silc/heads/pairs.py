@@ -1,0 +1,220 @@
+"""Heads that learn from image-text pairs on towers that stay as they are: data, learner and run, but for what differs.
+
+An image gives one cropped view, its text is read by the model's own tokenizer and tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from silc import checkpoint
+from silc import config as configs
+from silc.batch import Batch, Views
+from silc.data.collate import PairCollate
+from silc.data.crops import MultiCrop
+from silc.data.loader import Loader, LoaderPlan
+from silc.data.quarantine import Samples
+from silc.data.remote import without_secrets
+from silc.data.sources import open_pairs
+from silc.distributed import World
+from silc.errors import BadInput
+from silc.heads.run import HeadScores, along, evaluation_world, model_below, rates, settled
+from silc.loading import Loaded, checksum_of
+from silc.rundir import newest_checkpoint
+from silc.terminal import say
+from silc.training.directory import CONFIG
+from silc.training.flops import FlopCounter
+from silc.training.protocols import Learner, ParamGroup, Passes, Run
+from silc.training.sharding import unsharded
+
+if TYPE_CHECKING:
+    from silc.checkpoint import Checkpoint
+    from silc.data.config import DataConfig
+    from silc.data.pairs import Pairs
+    from silc.predict import Model
+    from silc.training.config import TrainConfig
+    from silc.training.protocols import RunContext
+    from silc.training.schedules import LearningRate
+
+
+class Learnt(NamedTuple):
+    """What an objective makes of a batch."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A head, and its losses."""
+
+    head: Any
+    """What learns, and is saved."""
+    world: World
+
+
+@dataclass
+class PairsLearner(Learner):
+    """The `Learner` of a head on a model that stays as it is; a subclass has the gradients."""
+
+    objective: Objective
+    model: Model
+
+    @property
+    def module(self) -> Objective:
+        return self.objective
+
+    def groups(self) -> Mapping[str, ParamGroup]:
+        """Vectors, scales and gates do not decay."""
+        return {name: ParamGroup(decays=p.ndim > 1) for name, p in self.module.named_parameters()}
+
+    def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised pixels [B, 3, H, W] and unit-length text features [B, D]."""
+        assert batch.views.globals is not None
+        return self.model.preprocess.normalize(batch.views.globals[0]), self.model.encode_text(batch.text)
+
+    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The head's."""
+        return {"model": self.module.head.state_dict()}
+
+    def load(self, saved: Checkpoint) -> None:
+        """
+        Raises:
+            BadInput: it is of another architecture.
+        """
+        saved.load_into(self.module.head, "model")
+
+
+@dataclass(frozen=True)
+class PairsHead:
+    """What differs from head to head."""
+
+    settings: type[Any]
+    """The dataclass of its configuration: a `DownstreamConfig` with `data`, a `DataConfig`."""
+    objective: Callable[[Model, Any, World], Objective]
+    learner: Callable[[Objective, Model], PairsLearner]
+    with_head: Callable[[Model, Any], Model]
+    """The model below and a head, as evaluators and users take it."""
+    schedule: Callable[[LearningRate, Any, int], LearningRate] = lambda rate, *_: rate
+    """Adds to the learning rate what else a step is told, by configuration and steps of an epoch."""
+
+
+def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
+    """All that the engine needs; every rank calls it.
+
+    Raises:
+        BadInput: the model or the data cannot be used; the training is shorter than a step.
+    """
+    config, world = settled(config, context), evaluation_world(context)
+    tasks = along(config, world)
+    loaded = model_below(config, world.device)
+    model = loaded.best("bfloat16" if config.train.precision == "bf16" else "float32")
+    model.visual.requires_grad_(False)
+    pairs = opened(config.data, config.train.seed, world)
+    config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
+    batches = PairsOnModel(config.data, config.train, pairs, model, loaded.checksum, world)
+    rate = rates(config.train, batches.steps_per_epoch, "pairs")
+    schedule = head.schedule(rate, config, batches.steps_per_epoch)
+    flops = flops_per_pair(head.learner(head.objective(model, config, World()), model), schedule.at(rate.total - 1))
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    learner = head.learner(head.objective(model, config, world), model)
+
+    def as_it_is() -> Model:
+        objective = unsharded(learner.objective, lambda: head.objective(model, config, world))
+        return head.with_head(model, objective.head)
+
+    return Run(
+        config.train,
+        configs.plain(config),
+        learner,
+        batches,
+        schedule,
+        Samples(len(pairs), pairs.faults, config.data.max_bad_rate),
+        flops,
+        lambda _: HeadScores(config.kind, learner.objective, as_it_is, tasks, world),
+    )
+
+
+def load(head: PairsHead, run: Path, *, device: torch.device | str, name: str) -> Loaded:
+    """The model of a finished run: the one below, by the name it has in config.yaml, and the head.
+
+    Raises:
+        BadInput: a damaged checkpoint, or the model below is not there.
+    """
+    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, head.settings)
+    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
+    model = below.best()
+    learnt = head.objective(model, config, World()).head
+    saved.load_into(learnt, "model")
+    model.name = name
+    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
+    models = {config.kind: head.with_head(model, learnt.eval())}
+    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+
+
+def opened(data: DataConfig, seed: int, world: World) -> Pairs:
+    """The pairs that a head learns from; the main rank says how many.
+
+    Raises:
+        BadInput: none are named, two sources are, or they cannot be read.
+    """
+    if data.generated and data.train:
+        raise BadInput(f"data.train and data.source {data.source} are two sources of pairs; leave one out")
+    pairs = open_pairs(data, seed=seed, show=world.is_main)
+    if world.is_main:
+        named = f"generated {data.source}" if data.generated else without_secrets(data.train)
+        say(f"reading {len(pairs):,} pairs: {named}")
+    return pairs
+
+
+class PairsOnModel(Loader[Batch]):
+    """Batches of pairs, read for one model: a run that began on another does not go on with them.
+
+    Args:
+        checksum: the model's.
+    """
+
+    def __init__(
+        self, data: DataConfig, train: TrainConfig, pairs: Pairs, model: Model, checksum: str, world: World
+    ) -> None:
+        crops = replace(data.crops, num_global=1, num_local=0)
+        views = MultiCrop(crops, size=model.preprocess.size, original=False, preprocess=model.preprocess)
+        plan = LoaderPlan(
+            batch_size=train.batch_size,
+            seed=train.seed,
+            shuffle_shards=data.shuffle_shards,
+            workers=data.workers,
+            accept_changed_shards=data.accept_changed_shards,
+            patience=train.timeout + data.remote_patience,
+        )
+        reduced = pairs.reduced(views.suffices) if crops.scaled_decoding else pairs
+        super().__init__(reduced, PairCollate(views, model.tokenizer, data.photometric), plan, world)
+        self.model = checksum
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the data stands, and which model it is read for."""
+        return {**super().state(step), "model": self.model}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            BadInput: the checkpoint is of another model or of other data.
+        """
+        if state["model"] != self.model:
+            raise BadInput("the model below (init) is not the one that this run began on; give another --out")
+        super().check(state)
+
+
+def flops_per_pair(learner: PairsLearner, hyper: Any) -> float:
+    """Training FLOPs of a pair, without what it is compared with other pairs."""
+    model = learner.model
+    pixels = torch.zeros(1, 1, 3, model.preprocess.size, model.preprocess.size, dtype=torch.uint8)
+    blank = Batch(Views(None, pixels, None), model.tokenizer([""]), [""]).to(model.device)
+    with FlopCounter() as counter:
+        learner.gradients(Passes(learner.module), blank, hyper)
+    return float(counter.total)

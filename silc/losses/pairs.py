@@ -1,0 +1,51 @@
+"""The image-text loss of a matrix of scores, where a pair's score is more than the product of two features.
+
+TCL pools an image anew for each text, PACL weighs its patches by each text: `contrastive.py`, which makes its logits
+block by block of features, does not know such pairs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from silc.losses.guards import no_autocast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.distributed import World
+
+
+def matching_loss(scores: Tensor, world: World) -> Tensor:
+    """Symmetric InfoNCE [] of scores [B, N]: this rank's B images with the texts of all ranks, its own ones where its
+    images stand among all.
+
+    Averaged over the ranks, as DDP does, value and gradient are those of one process that holds the global batch.
+    """
+    with no_autocast(scores):
+        num, first = len(scores), world.rank * len(scores)
+        own = torch.arange(first, first + num, device=scores.device)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        of_texts = gathered(scores, world)[:, first : first + num].T
+        return (F.cross_entropy(scores, own) + F.cross_entropy(of_texts, own)) / 2
+
+
+def gathered(x: Tensor, world: World) -> Tensor:
+    """[B, ...] on each rank -> [B * size, ...] in rank order, with the gradient of every rank's loss."""
+    found: Tensor = x if world.size == 1 else _Gathered.apply(x, world)
+    return found
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return world.gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        world, num = ctx.world, len(gradient) // ctx.world.size
+        return (world.mean(gradient) * world.size)[world.rank * num : (world.rank + 1) * num], None

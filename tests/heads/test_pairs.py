@@ -1,0 +1,171 @@
+"""Heads on image-text pairs, from the command line: trained, stopped, resumed, scored and used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import silc
+from silc import checkpoint
+from silc.cli import main
+from silc.data.scenes import write_sets
+from silc.encoder import DensePredictor
+from silc.rundir import newest_checkpoint
+from tests import ranks
+
+KINDS = ["tcl", "pacl"]
+TINY = (
+    *("--data.source", "scenes", "--data.scenes.num", "32", "--data.scenes.size", "24", "--data.workers", "0"),
+    *("--train.duration", "4 steps", "--train.batch-size", "8", "--train.save-every", "2 steps"),
+    *("--train.precision", "float32", "--train.device", "cpu", "--train.log-every", "1 steps"),
+)
+
+
+def asked(kind: str, init: Path, out: Path, *more: str) -> list[str]:
+    return ["train", kind, "--init", str(init), "--out", str(out), *TINY, *more]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(newest_checkpoint(run), only=("model",)).state_dicts["model"]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, finished: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A finished run of each kind."""
+    out = tmp_path_factory.mktemp(request.param) / "run"
+    assert main(asked(request.param, finished("silc_c"), out)) == 0
+    return request.param, out
+
+
+def test_it_goes_on_to_the_bit(trained, finished, tmp_path: Path) -> None:
+    """TCL's checkpoint is of its first phase, in which the last block has no moments yet."""
+    kind, run = trained
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    for file in (newest_checkpoint(again), again / "checkpoints" / "latest"):
+        shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
+    assert newest_checkpoint(again).name == "step-00000002"
+    assert not equal(weights(again), weights(run))
+    assert main(asked(kind, finished("silc_c"), again, "--resume", "auto")) == 0
+    assert equal(weights(again), weights(run))
+
+
+def test_it_learns_and_tells_each_loss(trained) -> None:
+    kind, run = trained
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [record for record in records if any(name.startswith("loss/") for name in record)]
+    assert len(losses) == 4
+    assert losses[0]["train_flops"] > 0
+    names = {name for name in losses[0] if name.startswith("loss/")}
+    assert names == (
+        {"loss/image_text"}
+        if kind == "pacl"
+        else {
+            f"loss/{name}" for name in (*("image", "feature", "area", "other_area", "feature_smooth", "mask_smooth"),)
+        }
+    )
+    if kind == "tcl":
+        assert [record["alone"] for record in losses] == [1, 1, 0, 0]
+
+
+def test_it_is_scored_beside_the_model_below(trained, finished, tmp_path: Path, capsys) -> None:
+    kind, run = trained
+    root, out = tmp_path / "data", tmp_path / "scores.json"
+    write_sets(root, size=24, seed=0, num_retrieval=4, num_segmentation=3, per_class=1)
+    common = ["--root", str(root), "--out", str(out), "--device", "cpu"]
+    assert main(["eval", str(run), str(finished("silc_c")), *common, "--tasks", "*-zs-seg,*-retrieval"]) == 0
+    records = {(one["task"], one["weights"]): one for one in json.loads(out.read_text())}
+    segmented = records["zeroshot_segmentation", kind]
+    assert segmented["protocol"]["decoder"] == kind.upper()
+    assert not segmented["protocol"]["tuned_on_labels"]
+    assert records["zeroshot_retrieval", kind]["metrics"] == records["zeroshot_retrieval", "teacher"]["metrics"]
+    mixed = ["eval", str(run), *common, "--tasks", "*-zs-seg", "--mix", "value_block+map_value"]
+    if kind == "tcl":
+        assert main([*mixed, "--pamr"]) == 0
+        (record,) = json.loads(out.read_text())
+        assert record["protocol"]["tuned_on_labels"] is True
+        assert record["protocol"]["mix"] == "0.7 own + 0.3 value_block+map_value"
+        assert record["protocol"]["refined"] == "PAMR"
+    else:
+        assert main(mixed) == 2
+        assert "makes class maps itself; leave out eval.decoder, eval.readout and eval.mix" in capsys.readouterr().err
+
+
+def test_it_is_loaded_and_used(trained) -> None:
+    kind, run = trained
+    model = silc.load(run, device="cpu")
+    assert isinstance(model, DensePredictor)
+    found = model.segment(Image.new("RGB", (20, 24), "red"), ["red", "blue"])
+    assert found.labels.shape == (24, 20)
+    half = silc.load(run, device="cpu", dtype="bfloat16")
+    pixels = model.preprocess.normalize(torch.randint(0, 255, (1, 3, 16, 16), dtype=torch.uint8))
+    names = torch.nn.functional.normalize(torch.randn(3, 32), dim=-1)
+    maps = model.maps(pixels, names)
+    assert maps.shape == ((1, 3, 8, 8) if kind == "tcl" else (1, 3, 2, 2))
+    torch.testing.assert_close(half.maps(pixels, names), maps, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path, capsys) -> None:
+    out = str(tmp_path / "out")
+    init = ["--init", str(finished("silc_c"))]
+    for more, said in (
+        (["--data.source", "scenes"], "a head is trained on a model there is; name one"),
+        (init, "data.train is empty; name tar shards"),
+        ([*init, "--data.source", "scenes", "--train.batch-size", "1"], "needed at least 2"),
+        ([*init, "--data.source", "scenes", "--data.train", "a.tar"], "two sources of pairs"),
+        (["--init", str(tmp_path / "none"), "--data.source", "scenes"], "is no model"),
+        ([*init, "--data.train", str(tmp_path / "none.tar")], "does not exist"),
+        ([*init, "--data.source", "scenes", "--data.scenes.num", "4"], "4 samples are fewer than one global batch"),
+    ):
+        assert main(["train", kind, "--out", out, "--train.device", "cpu", *more]) == 2, more
+        told = capsys.readouterr().err.strip().splitlines()
+        assert said in told[-1], more
+        assert len(told) == 1, told
+
+
+def test_a_head_is_no_model_for_a_head(trained, tmp_path: Path, capsys) -> None:
+    kind, run = trained
+    assert main(asked("pacl", run, tmp_path / "out")) == 2
+    assert f"is of a run of kind '{kind}', needed is one of kind 'pretrain'" in capsys.readouterr().err
+
+
+def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsys) -> None:
+    kind, run = trained
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    below = tmp_path / "below"
+    shutil.copytree(finished("silc_c"), below)
+    (below / "config.yaml").write_text((below / "config.yaml").read_text() + "\n")
+    assert main(asked(kind, below, again, "--resume", "auto")) == 2
+    assert "is not the one that this run began on" in capsys.readouterr().err
+
+
+def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
+    more = ["--data.vocab-size", "400", "--data.crops.num-local", "3", "--train.optim.lora", "2"]
+    assert main([*asked("pacl", finished("silc_c"), tmp_path / "run", "--train.duration", "1 steps")[:-2], *more]) == 0
+    told = capsys.readouterr().err
+    for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora"):
+        assert name in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_ranks_learn_what_one_does(kind: str, sharding: str, finished, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(asked(kind, finished("silc_c"), one)) == 0
+    ranks.silc(*asked(kind, finished("silc_c"), two, "--train.sharding", sharding), ranks=2)
+    there = weights(two)
+    for name, x in weights(one).items():
+        torch.testing.assert_close(there[name], x, atol=2e-4, rtol=2e-3, msg=name)
