@@ -119,7 +119,7 @@ def test_what_is_none_is_refused_in_one_line(directory: Path, tmp_path: Path, ca
             save_file(tensors, folder / "model.safetensors")
         return folder
 
-    fewer = dict(list(tensors.items())[1:])
+    fewer = {name: x for name, x in tensors.items() if name != "visual_projection.0.weight"}
     for folder, said in (
         (broken("no weights", config, None), "model.safetensors does not exist"),
         (broken("fewer", config, fewer), "holds no GroupViT that transformers can build: Error(s) in loading"),
