@@ -79,7 +79,7 @@ def _copy(run: Path, out: Path, license: str, datasets: Sequence[str]) -> CatSeg
     """The head without its optimizer, and the model below inside; the configuration, which names no place."""
     config, newest = configs.load(run / CONFIG, CatSegConfig), newest_checkpoint(run)
     below, _ = model_and_facts(config.init, config.weights, None, license, datasets)
-    (out / ENCODER).mkdir()
+    (out / ENCODER).mkdir(parents=True)
     pretrained.save(below, out / ENCODER)
     below.tokenizer.save(out / ENCODER)
     saved = checkpoint.read(newest, only=("model",))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import silc
 
 SMALL = {
     "crop": 32,
@@ -32,6 +35,13 @@ def flags(**more: object) -> list[str]:
     for name, value in (SMALL | more).items():
         said += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return said
+
+
+@pytest.fixture(scope="session")
+def trained(finished: Callable[..., Path], coco_stuff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps; look, do not write."""
+    out = tmp_path_factory.mktemp("catseg") / "run"
+    return silc.train("catseg", out=out, init=str(finished("silc_c")), **(SMALL | {"data.train": str(coco_stuff)}))
 
 
 @pytest.fixture(scope="session")

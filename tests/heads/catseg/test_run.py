@@ -20,16 +20,9 @@ from silc.cli import main
 from silc.heads.catseg.predictor import CatSegModel
 from silc.rundir import newest_checkpoint
 from tests import ranks
-from tests.heads.catseg.conftest import SMALL, flags
+from tests.heads.catseg.conftest import flags
 
 COCO = "coco-stuff-ov-seg"
-
-
-@pytest.fixture(scope="module")
-def trained(finished: Callable[..., Path], coco_stuff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four steps; look, do not write."""
-    out = tmp_path_factory.mktemp("catseg") / "run"
-    return silc.train("catseg", out=out, init=str(finished("silc_c")), **(SMALL | {"data.train": str(coco_stuff)}))
 
 
 def weights(run: Path) -> dict[str, Tensor]:
