@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silc import config as configs
-from silc import places
+from silc import places, recipes
 from silc.errors import BadInput
 from silc.eval.asked import asked_for
 from silc.eval.config import LOOK_TWICE, NEED_A_SECOND
@@ -42,8 +42,8 @@ def training(config: Trained) -> tuple[Path, bool]:
         raise BadInput(f"{out} holds no run to extend; give the --out of one, or leave --extend out to begin one")
     if goes_on:
         check_same(out, config)
-    elif config.init:
-        check_model(config.init)
+    else:
+        origin(config)
     if config.train.eval_every != "never":
         varied = (name for kind in TASKS.values() for name in kind.varies.split())
         several = [name for name in varied if "," in getattr(config.eval, name)]
@@ -53,6 +53,20 @@ def training(config: Trained) -> tuple[Path, bool]:
             )
         asked_for(config.eval)
     return out, goes_on
+
+
+def origin(config: Trained) -> None:
+    """Look at what a run is to start from.
+
+    Raises:
+        BadInput: it is no model, or none is named and the run goes on from one.
+    """
+    if config.init:
+        check_model(config.init)
+    elif config.train.optim.lora:
+        raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
+    elif recipes.goes_on(config.recipe):
+        raise BadInput(f"{config.recipe} goes on from a pre-trained run; name it with --init RUN")
 
 
 def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:

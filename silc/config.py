@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import itertools
 import textwrap
@@ -352,7 +353,9 @@ def path_of(name: str, known: Collection[str]) -> str:
     """
     found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not found:
-        meant = SYNONYMS.get(name.rpartition(".")[2])
+        asked = name.rpartition(".")[2]
+        close = difflib.get_close_matches(asked, SYNONYMS, n=1, cutoff=0.85)
+        meant = SYNONYMS[close[0]] if close else None
         names = [*known, *(path.split(".")[-1] for path in known)]
         hint = f"; did you mean '{meant}'?" if meant in known else nearest(name, names)
         raise BadInput(f"unknown field '{name}'{hint}")

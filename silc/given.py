@@ -48,7 +48,7 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
     """The settings of a dataclass that a command line gives, by their paths, and the words they were given.
 
     Raises:
-        BadInput: a flag is given twice with different values.
+        BadInput: a flag is given twice with different values, or a switch with a value.
     """
     hints, given = dict(_hints(kind)), dict[str, list[str]]()
     starts = [i for i, word in enumerate(args) if word.startswith("--")]
@@ -58,6 +58,10 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
         words = [value] * bool(has_value) + list(args[start + 1 : end])
         positive = switch(path)
         if hints.get(positive) is bool:
+            if words and words[0].lower() in ("true", "false"):
+                *sections, leaf = positive.split(".")
+                on, off = (f"--{'.'.join([*sections, name])}".replace("_", "-") for name in (leaf, f"no_{leaf}"))
+                raise BadInput(f"{on} takes no value; write {on} or {off}")
             path, words = positive, [str(path == positive)]
         elif get_origin(hints.get(path)) is not tuple:
             words = words[:1]
@@ -65,6 +69,11 @@ def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
             was, now = " ".join(given[path]), " ".join(words)
             raise BadInput(f"--{name} is given twice, as {was!r} and as {now!r}; give it once")
     return given
+
+
+def paths(kind: type) -> list[str]:
+    """Every setting of a dataclass and those inside it."""
+    return [path for path, _ in _hints(kind)]
 
 
 def switch(path: str) -> str:

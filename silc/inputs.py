@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ def each_of(images: Pictures) -> Iterator[Picture]:
     """The images of what was given, one after the other; none is opened."""
     if isinstance(images, np.ndarray | Tensor):
         yield from images if images.ndim == 4 else [images]
-    elif isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray):
+    elif isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray | Mapping):
         yield from images
     else:
-        yield images
+        yield images  # type: ignore[misc]  # a dictionary and its like are for `open_image` to refuse
 
 
 def in_batches(images: Pictures, size: int) -> Iterator[list[Picture]]:
@@ -61,6 +61,8 @@ def open_image(image: Picture) -> Image.Image:
         BadInput: no such file, no image in it, an image that is cut or has colours that do not become RGB, an array or
             tensor of another shape, type or range, or none of these.
     """
+    if isinstance(image, str) and "://" in image:
+        raise BadInput(f"{image} is an address; download the image first and give its file's name")
     if isinstance(image, str | Path):
         return upright(read_image(Path(image)))
     if isinstance(image, np.ndarray):

@@ -87,6 +87,10 @@ def load(
     Raises:
         BadInput: no such model, one that cannot be read exactly, no such device or precision.
     """
+    if not isinstance(source, str | Path):
+        raise BadInput(f"a model is a path or a name, not {type(source).__name__}")
+    if size is not None and (not isinstance(size, int) or size < 0):
+        raise BadInput(f"size is {size!r}; needed is the side of the images, a whole number of pixels")
     where, precision = place(device), precision_of(dtype)
     if weights != "auto" and not is_run(source):
         sources.kind_of(source)  # what is no model at all is told so

@@ -124,6 +124,7 @@ def test_a_run_that_began_on_scenes_goes_on_with_them(
 def test_a_second_stage_needs_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", name, "--train.device", "cpu", "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == f"silc: {name} goes on from a pre-trained run; name it with --init RUN\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_stage_from_before_its_recipe_changed_goes_on(
@@ -185,6 +186,13 @@ def test_what_a_recipe_leaves_idle_by_itself_is_not_said(recipe: str, capsys: py
     flags = ["--train.batch-size", "64", "--train.optim.lr", "1e-4", "--eval.root", "/data", "--out", "x"]
     given.say_unread(given.flags(Config, flags), configured("train", [recipe, *flags])[0])
     assert not capsys.readouterr().err
+
+
+def test_a_run_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs.save(Config(), tmp_path / "config.yaml")
+    assert cli.main(["import", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "is a run of silc's own, which every command takes as it is" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_idle_rules_name_settings_that_exist() -> None:
@@ -256,9 +264,18 @@ def test_flags_that_a_command_would_not_read_are_refused(
         (["eval", "a", "--root", "x", "--root", "y"], "--root is given twice"),
         (["finetune", "--init", "a", "--init", "b"], "--init is given twice"),
         (["plan", "clip", "--gpus", "8", "--gpus", "16"], "--gpus is given twice"),
+        (
+            ["eval", "a", "--photographs", "False"],
+            "--photographs takes no value; write --photographs or --no-photograph",
+        ),
+        (["show", "clip", "--data.crops.flip=true"], "write --data.crops.flip or --data.crops.no-flip"),
+        (["eval", "a", "--rooot", "x"], "silc eval has no flag --rooot; did you mean '--root'? (`silc eval --help`"),
+        (["probe", "a", "--train.optim.lrr", "1"], "has no flag --train.optim.lrr; did you mean '--train.optim.lr'?"),
+        (["eval", "a", "--nothing.like.it", "x"], "silc eval has no flag --nothing.like.it (`silc eval --help`"),
+        (["show", "clip", "--learnin-rate", "1"], "unknown field 'learnin_rate'; did you mean 'train.optim.lr'?"),
     ],
 )
-def test_a_flag_given_twice_is_refused(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_cannot_be_meant_are_refused(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(args) == 2
     line = capsys.readouterr().err
     assert said in line

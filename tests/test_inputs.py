@@ -57,6 +57,8 @@ def test_floats_are_rounded() -> None:
         (b"\xff\xd8", r"not bytes; PIL.Image.open\(io.BytesIO\(data\)\)"),
         (bytearray(b"x"), "not bytearray"),
         (None, "not NoneType"),
+        ({"image": PIXELS}, "not dict"),
+        ("https://example.org/a.jpg", "https://example.org/a.jpg is an address; download the image first"),
         (3, "not int"),
         (torch.zeros(3, 4, 4).to_sparse(), "a dense tensor"),
         (torch.zeros(3, 4, 4, device="meta"), "a dense tensor"),

@@ -134,6 +134,12 @@ def test_a_run_at_another_size(trained: Path, model: Model, photo: Path) -> None
         silc.load(trained, size=30)
     with pytest.raises(BadInput, match="size 0 is no multiple of the patch of 8 pixels; use 8"):
         silc.load(trained, size=0)
+    for size in (-16, "16", 16.0):
+        with pytest.raises(BadInput, match="needed is the side of the images, a whole number"):
+            silc.load(trained, size=size, device="cpu")  # type: ignore[arg-type]
+    for source in (None, b"run", 3):
+        with pytest.raises(BadInput, match=f"a model is a path or a name, not {type(source).__name__}"):
+            silc.load(source)  # type: ignore[arg-type]
 
 
 def test_bfloat16_computes_as_autocast_does(trained: Path, model: Model, photo: Path) -> None:

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from silc import config as configs
 from silc import given, rundir
 from silc.errors import BadInput
-from silc.settings import Device, needed
+from silc.settings import Device, nearest, needed
 from silc.terminal import say
 from silc.training.directory import is_run
 
@@ -64,8 +64,14 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     """Flags over the defaults of a dataclass, or over `default`.
 
     Raises:
-        BadInput: what tyro complains of, in one line instead of its box.
+        BadInput: a flag is none of these; what tyro complains of, in one line instead of its box.
     """
+    known = given.paths(kind)
+    for path in given.flags(kind, args):
+        if not {path, given.switch(path)} & {*known, "help"}:
+            meant = nearest(path, known).replace("'", "'--", 1)
+            said = f"--{path}{meant}".replace("_", "-")
+            raise BadInput(f"{prog} has no flag {said} (`{prog} --help` lists them)")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):  # tyro prints before it exits
@@ -75,7 +81,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     except SystemExit as stop:
         if not stop.code:
             raise
-    words = " ".join(re.sub(r"[\u2500-\u257f]+|(?<!\S)-{5,}", " ", complaint.getvalue()).split())
+    _, _, below_title = complaint.getvalue().partition("\n")
+    words = " ".join(re.sub(r"[\u2500-\u257f]+|(?<!\S)-{5,}", " ", below_title).split())
     said = words.partition(" For full helptext")[0].partition(" Argument helptext:")[0]
     flag = re.search(r"Error parsing --(\S+):", said)
     path = flag[1].replace("-", "_") if flag else ""

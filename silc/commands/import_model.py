@@ -11,10 +11,12 @@ import tyro
 from silc import places
 from silc.commands import flags
 from silc.commands.flags import TokenizerPath
+from silc.errors import BadInput
 from silc.given import Idle
 from silc.interop import sources
 from silc.settings import Range, Settings
 from silc.terminal import announce, say
+from silc.training.directory import is_run
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class ImportCommand(Settings):
 def main(args: list[str]) -> int:
     """Read, check and write a model; says what each of its tensors became."""
     command = flags.read(ImportCommand, args, "silc import")
+    if is_run(command.source):
+        raise BadInput(
+            f"{command.source} is a run of silc's own, which every command takes as it is; leave the import out"
+        )
     sources.kind_of(command.source)
     out = places.empty_folder(command.out)
     announce(f"import: {command.source} into {out}")

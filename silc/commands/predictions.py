@@ -21,7 +21,7 @@ from silc import places
 from silc.data.index_cache import expanded
 from silc.durable import write_whole
 from silc.errors import BadInput
-from silc.eval.files import distinct, images_below, lines_of, read_image, text_of
+from silc.eval.files import distinct, images_below, lines_in, lines_of, read_image, text_of
 from silc.eval.pictures import colour
 from silc.images import upright
 from silc.terminal import console, one_line, progress
@@ -106,13 +106,21 @@ def names_of(given: str) -> Sequence[str]:
     elif "," not in given and re.search(r"[/\\]|\.\w{1,5}$", given):
         raise BadInput(f"--names {given} does not exist; give a file with one class name a line, or 'road, car, sky'")
     else:
-        names = [name.strip() for name in given.split(",")]
+        names = _parted(given)
     if not names or not all(names):
         raise BadInput("class names are needed: --names 'road, car, sky', or a file with one a line")
     return distinct(names, f"--names {given}")
 
 
+def _parted(text: str) -> list[str]:
+    """A line with commas, or one name a line, as `--names "$(cat names.txt)"` gives them."""
+    lines = lines_in(text)
+    return lines if len(lines) > 1 else [name.strip() for name in text.split(",")]
+
+
 def _names_in(file: Path) -> list[str]:
+    if file.suffix.lower() in (".yaml", ".yml", ".jsonl"):
+        raise BadInput(f"{file} is no list of names by its suffix; give a .txt with one a line, or a .json with a list")
     if file.suffix.lower() == ".json":
         try:
             names = json.loads(text_of(file))
@@ -121,8 +129,7 @@ def _names_in(file: Path) -> list[str]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise BadInput(f'{file} must be a JSON list of names, e.g. ["road", "car"]')
         return [name.strip() for name in names]
-    lines = lines_of(file)
-    return [name.strip() for name in lines[0].split(",")] if len(lines) == 1 else lines
+    return _parted("\n".join(lines_of(file)))
 
 
 def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path | None:

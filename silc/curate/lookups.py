@@ -10,6 +10,7 @@ import numpy as np
 
 from silc.curate.clusters import centroids_of
 from silc.errors import BadInput
+from silc.eval.files import lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,10 +39,7 @@ class Lookups:
         path = Path(name).expanduser()
         if not path.is_file():
             raise BadInput(f"the list of words {name} does not exist; give a text file with an entry a line")
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not found:
-            raise BadInput(f"the list of words {name} is empty; give a text file with an entry a line")
-        return found
+        return lines_of(path, "entry")
 
     def targets(self, name: str, column: str) -> np.ndarray:
         """Embeddings [n, D]: of an array, or of the images in a folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,16 +69,25 @@ def text_of(file: Path) -> str:
         raise BadInput(f"cannot read {file}: {error.strerror}; check the path and its permissions") from error
 
 
-def lines_of(file: Path) -> list[str]:
-    """A file's lines, stripped; empty ones are left out.
+def lines_of(file: Path, what: str = "class name") -> list[str]:
+    """A file's lines, stripped; empty ones are left out. `what` a line holds is said where there is none.
 
     Raises:
         BadInput: it is missing or empty.
     """
-    lines = [line.strip() for line in text_of(file).splitlines() if line.strip()]
+    lines = lines_in(text_of(file))
     if not lines:
-        raise BadInput(f"{file} is empty; needed is one class name per line")
+        raise BadInput(f"{file} is empty; needed is one {what} per line")
     return lines
+
+
+def lines_in(text: str) -> list[str]:
+    """The lines of a text, stripped; empty ones and the byte order marks of files put together by `cat` are left out.
+
+    Lines end at LF, CR or both: `str.splitlines` ends them at form feeds and U+2028 too, which names may hold.
+    """
+    lines = (line.removeprefix("\ufeff").strip() for line in re.split(r"\r\n?|\n", text))
+    return [line for line in lines if line]
 
 
 def distinct(names: Sequence[str], where: str) -> Sequence[str]:

@@ -69,7 +69,7 @@ def tasks(
 def variants(config: EvalConfig, kind: str) -> list[EvalConfig]:
     """The evaluation for each combination of what its settings list for a kind of task."""
     fields = TASKS[kind].varies.split()
-    listed = [[value.strip() for value in getattr(config, field).split(",")] for field in fields]
+    listed = [dict.fromkeys(value.strip() for value in getattr(config, field).split(",")) for field in fields]
     return [replace(config, **dict(zip(fields, values, strict=True))) for values in product(*listed)]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silc import checks, recipes
+from silc import checks
 from silc import config as configs
 from silc.checkpoint import step_of
 from silc.data.collate import PairCollate
@@ -120,13 +120,8 @@ def _origin(config: Config, context: RunContext) -> origins.Origin | None:
     """
     if context.checkpoint is not None:
         return None
-    if config.init:
-        return origins.find(config.init)
-    if config.train.optim.lora:
-        raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
-    if recipes.goes_on(config.recipe):
-        raise BadInput(f"{config.recipe} goes on from a pre-trained run; name it with --init RUN")
-    return None
+    checks.origin(config)
+    return origins.find(config.init) if config.init else None
 
 
 def _filled(config: Config, objective: SilcObjective, origin: origins.Origin | None) -> str:

@@ -28,7 +28,7 @@ def test_an_existing_file_is_a_file(tmp_path: Path, name: str) -> None:
     assert names_of(str(tmp_path / name)) == ["dog", "cat"]
 
 
-@pytest.mark.parametrize("given", ["dog,cat", " dog , cat ", "dog,\tcat"])
+@pytest.mark.parametrize("given", ["dog,cat", " dog , cat ", "dog,\tcat", "dog\ncat\n", "\r\ndog\r\n\r\ncat"])
 def test_a_list_is_a_list(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert names_of(given) == ["dog", "cat"]
@@ -72,6 +72,8 @@ def test_what_names_nothing_is_told(given: str, message: str) -> None:
         ("n.json", '["dog", 3]', "must be a JSON list of names"),
         ("n.json", "[", "is no JSON"),
         ("n.json", "[]", "class names are needed"),
+        ("n.yaml", "- dog\n- cat\n", "no list of names by its suffix; give a .txt"),
+        ("n.jsonl", '"dog"\n"cat"\n', "no list of names by its suffix; give a .txt"),
     ],
 )
 def test_files_without_names(tmp_path: Path, name: str, content: str, message: str) -> None:

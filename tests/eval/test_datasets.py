@@ -195,6 +195,10 @@ def test_captions_are_read_as_tables_are(root, entries, captions):
         (["10", "9"], ["9", "10"], [1, 0]),
         (["n01440764", "n01443537", "n02606052"], ["tench", "goldfish", "x"], [0, 1, 2]),
         (["c01", "c02", "c10"], ["x", "y", "z"], [0, 1, 2]),
+        (["great white shark", "tench"], ["tench, Tinca tinca", "great white shark, white shark"], [1, 0]),
+        (["white_shark", "Tench, Tinca Tinca"], ["tench, Tinca tinca", "great white shark, white shark"], [1, 0]),
+        (["crane, bird", "crane, machine"], ["crane, machine", "crane, bird"], [1, 0]),
+        (["cafe\u0301", "the\u0301"], ["th\u00e9", "caf\u00e9"], [1, 0]),
     ],
 )
 def test_class_folders_meet_their_names(folders, classes, places):
@@ -211,6 +215,8 @@ def test_class_folders_meet_their_names(folders, classes, places):
         (["class1", "class10", "class2"], ["x", "y", "z"], "'class10' or 'class2' comes first"),
         (["B", "a"], ["x", "y"], "'B' or 'a' comes first"),
         (["1a", "10b", "2c"], ["x", "y", "z"], "comes first"),
+        (["bird", "crane"], ["crane, machine", "crane, bird"], "no one class is called as the folder 'crane'"),
+        (["shark", "white shark"], ["tench", "shark, white shark"], "as the folder 'shark'"),
     ],
 )
 def test_class_folders_are_not_joined_by_guess(folders, classes, message):
@@ -254,6 +260,13 @@ def test_lists_of_names_with_marks_and_other_ends(root, mark, end):
     (folder / "classes.txt").write_bytes((mark + end.join(names) + end).encode())
     data = read_segmentation(folder)
     assert (data.background_ignored, data.classes) == (True, names[1:])
+
+
+def test_lines_end_where_editors_end_them(tmp_path):
+    """A class more or less would give all that follow the names of others."""
+    names = ["ice\u2028cream", "a\x0cb", "c\x85d", "e\x1ef", "tail"]
+    (tmp_path / "classes.txt").write_bytes("\n\ufeff".join(["\ufeffhead", *names]).encode())
+    assert lines_of(tmp_path / "classes.txt") == ["head", *names]
 
 
 def test_a_name_that_comes_twice_is_refused(root):
@@ -349,7 +362,7 @@ def test_real_folders_read_completely(real_data):
             pairs = read_retrieval(path)
             sizes[kind, name] = (sum(map(len, pairs.captions)), len(pairs.images))
             assert {image.mode for image in pairs.images} == {"RGB"}
-        else:
+        elif kind == "classification":
             shots = read_classification(path)
             sizes[kind, name] = (len(shots.classes), len(shots.labels))
             assert {image.mode for image in shots.images} == {"RGB"}

@@ -210,6 +210,12 @@ def test_a_second_encoder_by_name(finished, root):
         evaluate(run_of, **{**fields, "decoder": "proxyclip"})
 
 
+def test_a_way_that_is_named_twice_is_scored_once():
+    config = EvalConfig(decoder="cosine, sclip,cosine", segmentation="tcl,tcl")
+    ways = [(one.decoder, one.segmentation) for one in suite.variants(config, "zeroshot_segmentation")]
+    assert ways == [("cosine", "tcl"), ("sclip", "tcl")]
+
+
 def test_many_ways_have_a_row_each(root, oracle, capsys):
     config = EvalConfig(root=str(root), tasks="*-zs-seg", segmentation="tcl,tips,sclip,dinov3", num_pictures=0)
     evaluations = suite.run({"student": oracle, "teacher": oracle}, suite.tasks(config))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -93,18 +94,19 @@ def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -
 def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) -> list[int]:
     """The class of each class folder, a permutation of the C classes.
 
-    By name where folders are called as the classes are (capitals, `_` and `-` aside); by number where all folders are
-    numbers (from 0 or 1 on); else in the order of the sorted folders, as wnids are.
+    By name where folders are called as the classes are (capitals, `_` and `-` aside), or by one of the names that a
+    class has between commas; by number where all folders are numbers (from 0 or 1 on); else in the order of the sorted
+    folders, as wnids are.
 
     Raises:
         BadInput: some names are equal and others not, numbers are missing, or it is a matter of taste how to sort.
     """
-    for spelt in (str, _plain):
-        own, known = [spelt(name) for name in folders], {spelt(name): place for place, name in enumerate(classes)}
-        if len(known) == len(set(own)) == len(own) and known.keys() == set(own):
-            return [known[name] for name in own]
-    if known.keys() & set(own):
-        stranger = next((name for name in folders if _plain(name) not in known), folders[0])
+    for spelt in (_exactly, _plainly, _in_part):
+        found = _meetings(folders, classes, spelt)
+        if set(found) == set(range(len(classes))):
+            return found
+    if any(place >= 0 for place in found):
+        stranger = next(name for name, place in zip(folders, found, strict=True) if place < 0 or found.count(place) > 1)
         raise BadInput(
             f"{where}: some class folders are called as classes are, but no one class is called as the folder "
             f"'{stranger}'; needed are equal names, or numbers in the order of the class names"
@@ -130,8 +132,28 @@ def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) 
     return [places[name] for name in folders]
 
 
-def _plain(name: str) -> str:
-    return " ".join(re.sub("[_-]", " ", name.casefold()).split())
+def _meetings(folders: Sequence[str], classes: Sequence[str], spelt: Callable[[str], set[str]]) -> list[int]:
+    """The class that each folder is called as, -1 where it is none or several."""
+    meant: dict[str, set[int]] = {}
+    for place, name in enumerate(classes):
+        for spelling in spelt(name):
+            meant.setdefault(spelling, set()).add(place)
+    places = [set[int]().union(*(meant.get(spelling, ()) for spelling in spelt(name))) for name in folders]
+    return [next(iter(own)) if len(own) == 1 else -1 for own in places]
+
+
+def _exactly(name: str) -> set[str]:
+    return {name}
+
+
+def _plainly(name: str) -> set[str]:
+    """Without capitals, `_`, `-`, and macOS's way to take letters and their accents apart."""
+    return {" ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())}
+
+
+def _in_part(name: str) -> set[str]:
+    """Each of the names that a class has: "tench, Tinca tinca"."""
+    return set[str]().union(*map(_plainly, name.split(",")))
 
 
 def _naturally(name: str) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from silc.data.tar import Members, walk
 from silc.errors import BadInput
 from silc.eval.datasets import ClassificationSet, Lazy, RetrievalSet
-from silc.eval.files import lines_of
+from silc.eval.files import lines_in, lines_of
 from silc.images import READ, BadImage, decode_rgb
 from silc.regular import regular
 
@@ -71,7 +71,7 @@ def read_wds_retrieval(folder: Path) -> RetrievalSet:
     captions = []
     for key, sample in samples.items():
         text = _text(sample["txt"], key) if "txt" in sample else ""
-        own = [line.strip() for line in text.splitlines() if line.strip()]
+        own = lines_in(text)
         if not own:
             raise BadInput(f"{folder}: {key} has no caption")
         captions.append(own)
