@@ -134,7 +134,7 @@ PAIRS: tuple[Idle, ...] = (
     ),
     Idle(
         "data.shuffle_shards data.index_cache data.remote_* data.max_* data.exif_orientation data.image_root"
-        " data.accept_changed_shards",
+        " data.accept_changed_shards data.subset",
         lambda c: c.data.generated is not None,
         "data.source is {0.data.source}",
     ),

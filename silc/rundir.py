@@ -26,7 +26,7 @@ FREE = (
     "recipe out resume extend eval train.device train.sharding train.compile train.micro_batch train.passes "
     "train.max_skips train.trackers train.timeout train.log_every train.save_every train.keep train.eval_every "
     "data.train data.image_root data.workers data.index_cache data.max_bad_rate data.accept_changed_shards "
-    "data.remote_patience data.remote_cache data.remote_cache_gb"
+    "data.subset data.remote_patience data.remote_cache data.remote_cache_gb"
 )
 
 LENGTH = "train.duration"

@@ -22,6 +22,8 @@ class CheckCommand(Settings):
     table of captions."""
     image_root: str = ""
     """Folder of a table's images, as data.image_root; empty: the table's folder."""
+    subset: str = ""
+    """Look at the samples of a subset alone, as data.subset."""
     out: str = "data-check"
     """Folder for what comes out."""
     samples: Annotated[int, NATURAL] = 0
@@ -42,7 +44,8 @@ def main(args: list[str]) -> int:
 
     out, title = check.place_of(command.out), without_secrets(command.data)
     announce(f"data check: {title} into {out}")
-    pairs = open_pairs(DataConfig(train=command.data, image_root=command.image_root), seed=0, show=True)
+    config = DataConfig(train=command.data, image_root=command.image_root, subset=command.subset)
+    pairs = open_pairs(config, seed=0, show=True)
     limits = {"limit": command.samples, "workers": command.workers, "num_pictures": command.pictures}
     say(check.run(pairs, out, title=title, **limits))
     return 0

@@ -122,6 +122,12 @@ class DataConfig(Settings):
     image_root: str = ""
     """Folder of a table's images: paths of its rows are read under it, absolute ones too if they lie in it; what leads
     out of it, by '..' or a link, is a broken sample. Empty: the table's folder."""
+    subset: str = ""
+    """Train on some of the samples of shards: a sorted .npy of uids, as `silc data select` and DataComp's filters write
+    it. A sample's uid is that of its JSON, else it is made of the shard's name and its key. Empty: all of them."""
+    captions: Literal["drawn", "first", "best"] = "drawn"
+    """Which of an image's captions a visit takes: drawn anew each time, the first, or the one that scored best, as
+    `silc data select` wrote beside the subset."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """Used when `source` is `scenes`."""
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)

@@ -9,6 +9,7 @@ import json
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,9 +18,10 @@ import numpy as np
 from silc.batch import Broken
 from silc.data.captions import NoCaption, Unread, captions_in, usable
 from silc.data.open_files import OpenFiles
-from silc.data.pairs import BadSample, Pair, Pairs, Sample, Source, spread_captions
+from silc.data.pairs import READ_AHEAD, BadSample, Pair, Pairs, Sample, Source, spread_captions
 from silc.data.remote import CONCURRENT, RemoteFault, RemoteFile
 from silc.data.tar import CAPTIONS, MAX_MEMBER_BYTES, Members, ShardIndex, index_shard
+from silc.data.uids import halves, uid_of
 from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 from silc.terminal import track
@@ -171,9 +173,28 @@ class ShardPairs(Shards[Pair], Pairs):
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        fields = self.members.may
-        captions_of = lambda index: self.captions_of(index, self._members(index, fields))  # noqa: E731
-        return spread_captions(len(self), limit, captions_of, lambda indices: self._ask(indices, fields))
+        return spread_captions(len(self), limit, self.texts, lambda indices: self._ask(indices, self.members.may))
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The captions of a sample, whose image is not read.
+
+        Raises:
+            BadSample: it has none that can be used.
+        """
+        return self.captions_of(index, self._members(index, self.members.may))
+
+    def uids(self, *, show: bool = False) -> np.ndarray:
+        """The uid of each sample, `uids.UID` [N]: of its JSON, which is read for it, else of shard and key."""
+        found = []
+        for index in track(range(len(self)), "reading uids", show):
+            if index % READ_AHEAD == 0:
+                self._ask(range(index, min(index + READ_AHEAD, len(self))), ("json",))
+            shard, row = self._locate(index)
+            fields: Any = {}
+            with suppress(ValueError, RecursionError, BadSample):
+                fields = json.loads(self._members(index, ("json",)).get("json", b"{}"))
+            found.append(uid_of(fields if isinstance(fields, dict) else {}, shard.path.name, shard.key(row)))
+        return halves(found)
 
     def captions_of(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
         """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""

@@ -6,11 +6,13 @@ import logging
 import os
 import re
 import shlex
+from dataclasses import replace
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silc.data.chosen import as_asked
 from silc.data.folder import FolderPairs
 from silc.data.index_cache import IndexCache, cache_folder, expanded
 from silc.data.objects import ObjectPairs
@@ -44,13 +46,14 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
         BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
     """
     if config.generated is not None:
-        return GENERATED[config.source](config.generated, seed)
+        return as_asked(GENERATED[config.source](config.generated, seed), replace(config, subset=""))
     if not config.train:
         raise BadInput(
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
             "with captions.jsonl or captions.csv"
         )
-    return next(pairs for open_them in KINDS if (pairs := open_them(config, show)) is not None)
+    pairs = next(pairs for open_them in KINDS if (pairs := open_them(config, show)) is not None)
+    return as_asked(pairs, config, show=show)
 
 
 def _table(config: DataConfig, show: bool) -> Pairs | None:

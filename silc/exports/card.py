@@ -122,6 +122,7 @@ def _training(facts: Facts) -> str:
         return "Converted; how it was trained, its source says."
     config = facts.config
     data = f"generated {config.data.source}" if config.data.generated else "image-text shards"
+    data += f" (the subset {Path(config.data.subset).name})" if config.data.subset else ""
     return "\n".join(
         [
             f"* recipe: {config.recipe or 'none by name'}",

@@ -1,0 +1,174 @@
+"""Training on some of the samples of shards, named by a subset, and on one of the captions of each."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from silc.data.index_cache import expanded
+from silc.data.pairs import Pair, Pairs, spread_captions
+from silc.data.shards import ShardPairs
+from silc.data.uids import best_captions, is_subset, read_subset
+from silc.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from silc.data.config import DataConfig
+    from silc.images import Suffices
+
+log = logging.getLogger(__name__)
+
+
+class Chosen(Pairs):
+    """Those pairs of shards whose uids are in a subset, by numbers of their own, shard by shard as before.
+
+    It is known by the numbers of the samples in their shards: a subset that names the same samples is the same,
+    whatever its file is called.
+    """
+
+    def __init__(self, source: ShardPairs, numbers: np.ndarray, places: np.ndarray | None = None) -> None:
+        """
+        Args:
+            numbers: int64 [n], sorted: the samples that are chosen.
+            places: which caption each is to have, [n]; None leaves it all it has.
+        """
+        self.source, self._numbers, self._places = source, numbers, places
+        ends = np.cumsum(source.blocks)
+        self.blocks = np.bincount(np.searchsorted(ends, numbers, side="right"), minlength=len(ends)).astype(np.int64)
+        digest = hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()[:32]
+        self.fingerprint = f"{source.fingerprint}-chosen-{digest}"
+        self.faults, self.contents = source.faults, source.contents
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.source[self._number(index)]
+        if self._places is None:
+            return pair
+        return replace(pair, captions=_one(pair.captions, int(self._places[index])))
+
+    def where(self, index: int) -> str:
+        """Key and shard."""
+        return self.source.where(self._number(index))
+
+    def reduced(self, suffices: Suffices) -> Self:
+        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
+        chosen = copy.copy(self)
+        chosen.source = self.source.reduced(suffices)
+        return chosen
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        """Begin to fetch remote samples."""
+        self.source.read_ahead([self._number(index) for index in indices])
+
+    def captions(self, limit: int) -> Iterator[str]:
+        """At most `limit` captions of the chosen, the same number from samples at equal distances. Deterministic."""
+        return spread_captions(len(self), limit, lambda index: self.source.texts(self._number(index)))
+
+    def _number(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return int(self._numbers[index])
+
+
+class FirstCaptions(Pairs):
+    """The same pairs, each with its first caption alone."""
+
+    def __init__(self, source: Pairs) -> None:
+        self.source = source
+        self.blocks, self.fingerprint = source.blocks, source.fingerprint
+        self.faults, self.contents = source.faults, source.contents
+
+    @property
+    def former_fingerprint(self) -> str:
+        return self.source.former_fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Pair:
+        pair = self.source[index]
+        return replace(pair, captions=pair.captions[:1])
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+    def reduced(self, suffices: Suffices) -> Self:
+        pairs = copy.copy(self)
+        pairs.source = self.source.reduced(suffices)
+        return pairs
+
+    def read_ahead(self, indices: Sequence[int]) -> None:
+        self.source.read_ahead(indices)
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return self.source.captions(limit)
+
+
+def as_asked(pairs: Pairs, config: DataConfig, *, show: bool = False) -> Pairs:
+    """The pairs that `data.subset` names, with the captions that `data.captions` says.
+
+    Raises:
+        BadInput: the pairs are no shards, the subset is none or names none of them, or which caption scored best is
+            asked for and nothing says it.
+    """
+    if config.subset:
+        return _first(_chosen(pairs, expanded(config.subset), best=config.captions == "best", show=show), config)
+    if config.captions == "best":
+        raise BadInput("data.captions best is told by the scores of a data.subset, and none is named")
+    return _first(pairs, config)
+
+
+def _first(pairs: Pairs, config: DataConfig) -> Pairs:
+    return FirstCaptions(pairs) if config.captions == "first" else pairs
+
+
+def _chosen(pairs: Pairs, file: Path, *, best: bool, show: bool) -> Chosen:
+    if not isinstance(pairs, ShardPairs):
+        raise BadInput(
+            f"data.subset {file} names samples of shards, and data.train names none; make some with `silc data make`"
+        )
+    subset = read_subset(file)
+    uids = pairs.uids(show=show)
+    numbers = np.flatnonzero(is_subset(uids, subset)).astype(np.int64)
+    if not len(numbers):
+        raise BadInput(
+            f"data.subset {file} names {len(subset):,} samples and none of the {len(pairs):,} in data.train: it was "
+            "chosen of other shards"
+        )
+    distinct = 1 + int((subset[1:] != subset[:-1]).sum())
+    if show and (absent := distinct - len(np.unique(uids[numbers]))):
+        log.warning("%s of the %s uids of %s are in none of these shards", f"{absent:,}", f"{distinct:,}", file)
+    places = _best(file, subset, uids[numbers]) if best else None
+    return Chosen(pairs, numbers, places)
+
+
+def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
+    """Which caption of each sample scored best, as it stands beside the subset; the first, where nothing does.
+
+    Raises:
+        BadInput: what stands there is of another subset.
+    """
+    beside = best_captions(file)
+    if not beside.is_file():
+        raise BadInput(
+            f"data.captions best: {beside} does not exist; `silc data select` writes it beside a subset of samples of "
+            "which some have several captions"
+        )
+    found = np.load(beside, mmap_mode="r", allow_pickle=False)
+    if found.shape != subset.shape or found.dtype.kind != "u":
+        raise BadInput(f"{beside} is of another subset than {file}: {len(found):,} and {len(subset):,} samples")
+    return np.asarray(found[np.searchsorted(subset, uids)])
+
+
+def _one(captions: Sequence[str], place: int) -> tuple[str, ...]:
+    """One caption; the first, where there are fewer than when they were scored."""
+    return (captions[place] if place < len(captions) else captions[0],)

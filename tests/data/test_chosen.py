@@ -1,0 +1,156 @@
+"""Training on a subset: its samples and no others, known by content, with the caption that was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from silc import cli
+from silc.config import Config
+from silc.data.config import DataConfig
+from silc.data.sources import open_pairs
+from silc.data.uids import UID, best_captions, halves, is_subset, read_subset, uid_of
+from silc.errors import BadInput
+from silc.pretraining import run
+from tests.data.conftest import encoded, photo, sample, write_tar
+
+
+def save(path: Path, uids: list[str]) -> Path:
+    np.save(path, np.sort(halves(uids), order=("f0", "f1")))
+    return path
+
+
+def some(shards: list[Path], every: int = 3) -> list[str]:
+    """Every third sample of the fixture's, which have no uid."""
+    named = [(path.name, f"{number:05d}") for path, numbers in zip(shards, NUMBERS, strict=True) for number in numbers]
+    return [uid_of({}, *name) for name in named[::every]]
+
+
+NUMBERS = [range(0, 7), range(7, 10), range(10, 19), range(19, 24), range(24, 35)]
+
+
+def opened(shards: list[Path], **settings: Any) -> Any:
+    return open_pairs(DataConfig(train="::".join(map(str, shards)), **settings), seed=0)
+
+
+def test_a_subset_has_its_samples_in_order(shards: list[Path], tmp_path: Path) -> None:
+    pairs = opened(shards, subset=str(save(tmp_path / "a.npy", some(shards))))
+    assert [pairs[index].key for index in range(len(pairs))] == [f"{number:05d}" for number in range(0, 35, 3)]
+    assert pairs.blocks.tolist() == [sum(number % 3 == 0 for number in numbers) for numbers in NUMBERS]
+    assert len(set(pairs.captions(100))) == 24  # two captions each, of the chosen alone
+    assert "00003" in pairs.where(1)
+    with pytest.raises(IndexError):
+        pairs[len(pairs)]
+    everything = opened(shards)
+    assert everything.fingerprint != pairs.fingerprint
+    assert opened(shards, subset=str(save(tmp_path / "b.npy", some(shards)))).fingerprint == pairs.fingerprint
+    more = [*some(shards), "f" * 32]
+    assert opened(shards, subset=str(save(tmp_path / "c.npy", more))).fingerprint == pairs.fingerprint
+    assert opened(shards, subset=str(save(tmp_path / "d.npy", some(shards)[1:]))).fingerprint != pairs.fingerprint
+
+
+def test_uids_of_the_samples_own_json_go_before_names(tmp_path: Path) -> None:
+    uids = [f"{number:032x}" for number in range(3)]
+    members = [
+        member
+        for number, uid in enumerate(uids)
+        for member in (
+            (f"{number}.jpg", encoded(photo(number))),
+            (f"{number}.json", json.dumps({"uid": uid.upper(), "caption": f"a {number}"}).encode()),
+        )
+    ]
+    path = write_tar(tmp_path / "0.tar", members)
+    pairs = opened([path], subset=str(save(tmp_path / "s.npy", uids[1:])))
+    assert [pairs[index].key for index in range(2)] == ["1", "2"]
+
+
+def test_captions_are_drawn_or_the_first_or_the_best(shards: list[Path], tmp_path: Path) -> None:
+    uids = some(shards)
+    file = save(tmp_path / "s.npy", uids)
+    places = {uid: number % 2 for number, uid in enumerate(uids)}
+    by_pair = {tuple(pair): places[uid] for pair, uid in zip(halves(uids).tolist(), uids, strict=True)}
+    np.save(best_captions(file), np.array([by_pair[tuple(pair)] for pair in np.load(file).tolist()], np.uint16))
+    both = [f"photo {number}" for number in range(0, 35, 3)], [f"picture number {number}" for number in range(0, 35, 3)]
+    assert [pair.captions for pair in opened(shards, subset=str(file))] == [*zip(*both, strict=True)]
+    assert [pair.captions[0] for pair in opened(shards, subset=str(file), captions="first")] == both[0]
+    best = opened(shards, subset=str(file), captions="best")
+    assert [pair.captions for pair in best] == [(both[number % 2][number],) for number in range(12)]
+    assert all(len(pair.captions) == 1 for pair in opened(shards, captions="first"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_text("uid"), "cannot be read"),
+        (lambda path: np.save(path, np.arange(3)), "an array [3] of int64"),
+        (lambda path: np.save(path, np.zeros(0, UID)), "is empty"),
+        (lambda path: np.save(path, np.array([(2, 0), (1, 0)], UID)), "is not sorted"),
+        (lambda path: np.save(path, np.array([(2, 0), (2, 1)], UID)), "chosen of other shards"),
+    ],
+)
+def test_what_is_no_subset_is_told(
+    content: Callable[[Path], Any], said: str, shards: list[Path], tmp_path: Path
+) -> None:
+    content(tmp_path / "s.npy")
+    with pytest.raises(BadInput, match=said.replace("[", r"\[")):
+        opened(shards, subset=str(tmp_path / "s.npy"))
+
+
+def test_what_does_not_go_together_is_told(shards: list[Path], tmp_path: Path) -> None:
+    file = save(tmp_path / "s.npy", some(shards))
+    with pytest.raises(BadInput, match="none is named"):
+        opened(shards, captions="best")
+    with pytest.raises(BadInput, match=r"s\.captions\.npy does not exist"):
+        opened(shards, subset=str(file), captions="best")
+    np.save(best_captions(file), np.zeros(3, np.uint16))
+    with pytest.raises(BadInput, match="of another subset"):
+        opened(shards, subset=str(file), captions="best")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "captions.csv").write_text("file_name,caption\na.jpg,a\n")
+    with pytest.raises(BadInput, match="silc data make"):
+        open_pairs(DataConfig(train=str(tmp_path / "folder"), subset=str(file)), seed=0)
+
+
+def test_membership_of_halves() -> None:
+    """Both halves count; against Python's sets."""
+    random = np.random.default_rng(0)
+    uids = [f"{high:016x}{low:016x}" for high, low in random.integers(0, 6, (200, 2)).tolist()]
+    chosen = sorted(set(uids[:12]))
+    found = is_subset(halves(uids), np.sort(halves(chosen), order=("f0", "f1")))
+    assert found.tolist() == [uid in chosen for uid in uids]
+    assert not is_subset(halves(uids), np.zeros(0, UID)).any()
+    assert read_subset.__doc__
+
+
+def test_a_run_on_a_subset_goes_on_and_knows_another(
+    small: Callable[..., Config], shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held-out pairs are of the subset; the file may move; another subset is refused; check looks at it alone."""
+    uids = some(shards, every=2)
+    file = save(tmp_path / "s.npy", uids)
+    config = small("clip", tmp_path / "run", duration="3 steps", batch_size=8, held_out=2, save_every="2 steps")
+    data = replace(config.data, source="shards", train="::".join(map(str, shards)), subset=str(file))
+    run.train(replace(config, data=data))
+    assert "reading 16 pairs" in capsys.readouterr().out
+    moved = file.rename(tmp_path / "moved.npy")
+    longer = replace(config, train=replace(config.train, duration="4 steps"), extend=True, resume="auto")
+    run.train(replace(longer, data=replace(data, subset=str(moved))))
+    other = save(tmp_path / "other.npy", uids[1:])
+    again = replace(config, train=replace(config.train, duration="5 steps"), extend=True, resume="auto")
+    with pytest.raises(BadInput, match="fingerprint of the samples"):
+        run.train(replace(again, data=replace(data, subset=str(other))))
+    where = ["data", "check", "::".join(map(str, shards)), "--subset", str(moved), "--workers", "0"]
+    assert cli.main([*where, "--out", str(tmp_path / "check")]) == 0
+    assert "18 of 18 samples" in capsys.readouterr().out
+
+
+def test_samples_of_the_fixture_are_numbered(shards: list[Path]) -> None:
+    assert [len(numbers) for numbers in NUMBERS] == opened(shards).blocks.tolist()
+    assert sample(0)[0][0] == "00000.jpg"
