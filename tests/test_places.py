@@ -55,6 +55,7 @@ FOLDERS: dict[str, Callable[[str], list[str]]] = {
     "import": lambda out: ["import", "model", out],
     "export": lambda out: ["export", "model", out],
     "data check": lambda out: ["data", "check", "data/*.tar", "--out", out],
+    "data prepare": lambda out: ["data", "prepare", "pc459", "--root", "data", "--out", out],
     "demo": lambda out: ["demo", "--out", out],
 }
 BAD = {

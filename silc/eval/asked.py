@@ -51,7 +51,22 @@ def asked_for(config: EvalConfig) -> list[Task]:
     """
     if config.templates:
         templates(config.templates)
-    return _chosen(config.tasks, [task for source in discover(config.root) for task in tasks_on(source) if task.found])
+    found = [task for source in discover(config.root) for task in tasks_on(source) if task.found]
+    _refuse_missing(config, [task.name for task in found])
+    return _chosen(config.tasks, found)
+
+
+def _refuse_missing(config: EvalConfig, there: Sequence[str]) -> None:
+    """A task that is known, asked for by its name, and whose data is not there: what is missing."""
+    asked = {name.strip() for name in config.tasks.split(",")} - {*there}
+    known = (task for source in everything(Path(config.root)) for task in tasks_on(source) if asked)
+    for task in (task for task in known if task.name in asked):
+        missing = next(path for path in task.needs if not path.exists())
+        name = task.source.prepared
+        made = f"; `silc data prepare {name}` makes it of the release" if name else ""
+        raise BadInput(
+            f"{task.name}: {missing} is missing{made}; `silc eval --list --root {config.root}` shows what is there"
+        )
 
 
 def probes_asked_for(root: str, asked: str) -> list[Task]:

@@ -53,9 +53,9 @@ class EvalConfig(Settings):
     window: Annotated[int, Range(least=0, most=8192)] = 0
     """Side of segmentation's windows. 0: the protocol's, or the training resolution where that is smaller."""
     names: str = "mmseg"
-    """Words for segmentation's classes: `mmseg` (each set's published ones), `maskclip`, `synonyms` (of several words
-    the best counts), FILE.txt (a class a line, words separated by commas) or a folder of SET.txt. Several lists, joined
-    by commas, are scored side by side."""
+    """Words for segmentation's classes: `mmseg` (each set's published ones), `maskclip`, `catseg`, `synonyms` (the best
+    of several counts), FILE.txt (a class a line, words separated by commas) or a folder of SET.txt. Several lists,
+    joined by commas, are scored side by side."""
     background_names: bool = False
     """Name the background of VOC-21, PC-60 and COCO-Object by what is usually there, not by the word `background`."""
     readout: str = ""

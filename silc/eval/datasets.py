@@ -180,6 +180,8 @@ class Source(Generic[T]):
     read_train: Callable[[], T] | None = None
     """Its labelled training images, for few-shot classification and probes; they need `train_needs`."""
     train_needs: Sequence[Path] = ()
+    prepared: str = ""
+    """Of a release that must be decoded first: the NAME of `silc data prepare`."""
 
 
 class Lazy(Sequence[T], Generic[K, T]):

@@ -29,6 +29,10 @@ LISTS: Mapping[str, Mapping[str, str]] = {
             name: f"{name}_maskclip" for name in ("voc_20", "pascal_context_59", "pascal_context_459", "coco_stuff_171")
         },
     },
+    "catseg": {
+        **{name: name for name in ("ade_150", "voc_20", "pascal_context_459", "coco_stuff_171")},
+        "pascal_context_59": "pascal_context_59_catseg",
+    },
     "synonyms": {
         "ade_847": "ade_847",
         **{name: f"{name}_synonyms" for name in ("ade_150", "voc_20", "pascal_context_59", "cityscapes_19")},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from silc.errors import BadInput
 from silc.eval.layouts.coco_maps import NUM_THINGS, UNUSED_IDS, read_objects
 from silc.eval.layouts.label_maps import read_voc20b
 from silc.eval.prompts import class_names
@@ -224,5 +225,40 @@ def test_a_compressed_tiff_is_told(tmp_path, scored):
     labels = place / "annotations_detectron2/pc459_val/a.tif"
     labels.parent.mkdir(parents=True)
     Image.fromarray(stored.astype(np.uint16)).save(labels, compression="tiff_deflate")
-    with pytest.raises(Exception, match=r"a\.tif: its TIFF is compressed; convert it to a PNG of 16 bits"):
+    with pytest.raises(BadInput, match=r"a\.tif: its TIFF is compressed; convert it to a PNG of 16 bits"):
         record_of(scored, tmp_path / "data", class_names("pascal_context_459"), "pc459-zs-seg")
+
+
+def test_two_label_maps_of_an_image_are_told(tmp_path, scored):
+    place = tmp_path / "data/VOCdevkit/VOC2010"
+    painted(place / "JPEGImages/a.jpg", np.zeros((HIGH, WIDE), int))
+    for suffix in ("png", "tif"):
+        deep(place / f"annotations_detectron2/pc459_val/a.{suffix}", np.zeros((HIGH, WIDE)))
+    with pytest.raises(BadInput, match=r"a\.png and .*a\.tif are labels of one image; leave one of them out"):
+        record_of(scored, tmp_path / "data", class_names("pascal_context_459"), "pc459-zs-seg")
+
+
+def test_a_label_outside_the_classes_is_told(tmp_path, scored):
+    stored = np.full((HIGH, WIDE), 459)
+    place = tmp_path / "data/VOCdevkit/VOC2010"
+    painted(place / "JPEGImages/a.jpg", np.zeros((HIGH, WIDE), int))
+    deep(place / "annotations_detectron2/pc459_val/a.png", stored)
+    with pytest.raises(BadInput, match=r"pc459/a: label 459 is outside its 459 classes \(0 to 458, 65535 is ignored\)"):
+        record_of(scored, tmp_path / "data", class_names("pascal_context_459"), "pc459-zs-seg")
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("pc459-zs-seg", r"pc459_val is missing; `silc data prepare pc459` makes it of the release"),
+        ("ade847-zs-seg", r"images_detectron2/validation is missing; `silc data prepare ade847` makes it"),
+        ("pc60-zs-seg", r"SegmentationContext/val\.txt is missing; `silc data prepare pc59` makes it"),
+        ("coco-object-zs-seg", r"coco_stuff164k/images/val2017 is missing; `silc eval --list --root "),
+    ],
+)
+def test_a_set_that_is_not_there_is_told_with_what_makes_it(tmp_path, scored, task, said):
+    seen, stored = with_background(2, 7, 0)
+    voc(tmp_path / "data", seen, stored)
+    (tmp_path / "data/VOCdevkit/VOC2010/JPEGImages").mkdir(parents=True)
+    with pytest.raises(BadInput, match=f"{task}: .*{said}"):
+        record_of(scored, tmp_path / "data", ["a"], task)

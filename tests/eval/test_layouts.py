@@ -261,10 +261,12 @@ def test_list_shows_every_task_and_what_it_needs(tmp_path, capsys):
         cells = [cell.strip() for cell in line.strip("│").split("│")]
         if len(cells) == 3 and cells[1] in ("yes", "no"):
             there[cells[0]] = cells[1] == "yes"
-    assert {task for task, found in there.items() if found} == {"cityscapes-zs-seg", "mine-zs-seg"}
+    found = {f"{name}-{suffix}" for name in ("cityscapes", "mine") for suffix in ("zs-seg", "ov-seg")}
+    assert {task for task, is_there in there.items() if is_there} == found
     assert {"imagenet-zs", "imagenet-fewshot", "cifar100-fewshot", "coco-retrieval", "ade150-zs-seg"} <= set(there)
     assert any("val2014 (missing)" in line for line in lines)
     assert not any("dataset_coco.json (missing)" in line for line in lines)
+    assert any("`silc data prepare pc59` makes it of the release" in line for line in lines)
 
 
 def test_a_run_or_list_is_needed(capsys):

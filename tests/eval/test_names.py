@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -109,6 +110,10 @@ def test_lists_through_the_command_line(tmp_path, scored, place):
     def record(asked):
         return scored(tmp_path / "data", names, "--tasks", "voc20-zs-seg", "--names", asked)["zeroshot_segmentation"]
 
+    scored(tmp_path / "data", names, "--tasks", "voc20-zs-seg", "--names", "mmseg, maskclip")
+    both = json.loads((tmp_path / "scores.json").read_text())
+    assert [one["protocol"].get("names") for one in both] == [None, "maskclip"]
+    assert "teacher maskclip" in (tmp_path / "report.html").read_text()
     published, maskclip, mine = record("mmseg"), record("maskclip"), record(str(given))
     assert maskclip["metrics"]["miou"] == pytest.approx(miou)
     assert mine["metrics"]["miou"] == pytest.approx(miou)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +33,8 @@ Pairs = list[tuple[Path, Path]]
 """Image files and their label files."""
 ADE_FULL, CONTEXT, VOC = "ADE20K_2021_17_01", "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
 """What the releases unpack to."""
+PREPARED = {"ade847": "ade847", "pc459": "pc459", "pc59": "pc59", "pc60": "pc59"}
+"""Sets whose labels are decoded first, and the name of `silc data prepare`."""
 
 
 def official(root: Path) -> list[Source[SegmentationSet]]:
@@ -126,7 +129,8 @@ def _source(
         return labelled(name, names, pairs(*places), background_ignored=zero, read=read, **spelled)
 
     beside = [path for path in train if path not in test]
-    return Source("segmentation", name, test, partial(of, test), partial(of, train) if train else None, beside)
+    learns = partial(of, train) if train else None
+    return Source("segmentation", name, test, partial(of, test), learns, beside, prepared=PREPARED.get(name, ""))
 
 
 def _by_stem(images: Path, labels: Path) -> Pairs:
@@ -136,6 +140,9 @@ def _by_stem(images: Path, labels: Path) -> Pairs:
 def _by_label(images: Path, labels: Path) -> Pairs:
     """The images that have a label map, as detectron2 pairs them; the labels are PNG, or TIFF as its scripts write."""
     found = sorted(path for path in listing(labels) if path.suffix.lower() in (".png", ".tif"))
+    for one, other in pairwise(found):
+        if one.stem == other.stem:
+            raise BadInput(f"{one} and {other} are labels of one image; leave one of them out")
     return [(images / f"{path.stem}.jpg", path) for path in found]
 
 
