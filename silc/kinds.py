@@ -54,6 +54,12 @@ KINDS = {
         "silc.heads.pacl.run:load",
         "silc.heads.pacl.config:IDLE",
     ),
+    "detect": Kind(
+        "silc.heads.detect.config:DetectConfig",
+        "silc.heads.detect.run:train",
+        "silc.heads.detect.run:load",
+        "silc.heads.detect.config:IDLE",
+    ),
     "probe": Kind("silc.probes.config:ProbeConfig", command="silc probe"),
 }
 

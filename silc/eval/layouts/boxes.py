@@ -220,3 +220,21 @@ def _called(one: Mapping[str, Any], number: int) -> str:
 
 def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int]) -> list[frozenset[int]]:
     return [frozenset(index[one] for one in image.get(key, ()) if one in index) for image in images]
+
+
+def read_training(place: Path, images: Path | None = None) -> tuple[DetectionSet, Broken]:
+    """The set that a run learns from, without its broken boxes, and those.
+
+    Args:
+        place: a file in COCO's or LVIS's form, or a folder with annotations/instances_train.json.
+        images: folder of the images that a file names; None: beside the annotations.
+
+    Raises:
+        BadInput: it is neither; see `read_coco`.
+    """
+    if place.is_dir():
+        file = place / "annotations" / "instances_train.json"
+        if not file.is_file():
+            raise BadInput(f"data.train {place} has no annotations/instances_train.json; name a file in COCO's form")
+        return read_coco(place.name, file, images)
+    return read_coco(place.stem, place, images)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from silc.heads.detect.boxes import corners, generalized_iou
-from silc.heads.detect.matching import Weights, match
+from silc.heads.detect.config import LossConfig
+from silc.heads.detect.matching import match
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class Loss(NamedTuple):
     """Detached and weighted: class, l1, giou, and objectness where it is learnt."""
 
 
-def focal(logits: Tensor, targets: Tensor, weights: Weights) -> Tensor:
+def focal(logits: Tensor, targets: Tensor, weights: LossConfig) -> Tensor:
     """Sigmoid focal loss, elementwise (Lin 2017)."""
     p = logits.sigmoid()
     right = p * targets + (1 - p) * (1 - targets)
@@ -46,7 +47,7 @@ def focal(logits: Tensor, targets: Tensor, weights: Weights) -> Tensor:
 
 
 def detection_loss(
-    found: Found, truth: Sequence[Objects], asked: Tensor | None = None, weights: Weights | None = None
+    found: Found, truth: Sequence[Objects], asked: Tensor | None = None, weights: LossConfig | None = None
 ) -> Loss:
     """Of B images.
 
@@ -55,7 +56,7 @@ def detection_loss(
         truth: of each image.
         asked: bool [B, Q], queries that count for an image; None: all.
     """
-    weights = weights or Weights()
+    weights = weights or LossConfig()
     sums: dict[str, list[Tensor]] = {"class": [], "l1": [], "giou": [], "objectness": []}
     for row, (labels, true_boxes) in enumerate(truth):
         logits, boxes = found.logits[row].float(), found.boxes[row].float()

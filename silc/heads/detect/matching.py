@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from silc.extras import needs
 from silc.heads.detect.boxes import corners, generalized_iou
+from silc.heads.detect.config import LossConfig
 
 EPSILON = 1e-8
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Of the parts of cost and loss."""
-
-    classes: float = 1.0
-    l1: float = 1.0
-    giou: float = 1.0
-    alpha: float = 0.3
-    """Focal loss: share of the positives."""
-    gamma: float = 2.0
-    """Focal loss: power by which what is easy counts less."""
-
-
-def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: Weights) -> Tensor:
+def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: LossConfig) -> Tensor:
     """What it costs that a prediction answers for an object, [N, M].
 
     Args:
@@ -45,7 +31,7 @@ def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: 
 
 
 @torch.no_grad()
-def match(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+def match(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: LossConfig) -> tuple[Tensor, Tensor]:
     """Predictions and the objects they answer for, int64 [K] each, K = min(N, M), by the least cost over all.
 
     Arguments are those of `cost`. An image with more objects than patches leaves some without.

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from silc.heads.detect.boxes import centres, corners, generalized_iou, overlaps
+from silc.heads.detect.config import LossConfig
 from silc.heads.detect.head import Found
 from silc.heads.detect.loss import Objects, detection_loss
-from silc.heads.detect.matching import Weights, cost, match
+from silc.heads.detect.matching import cost, match
 from tests.heads.detect.test_head import fixture
 
-VARIANTS = {"per_example": Weights(), "weights_2_5_2": Weights(2.0, 5.0, 2.0)}
+VARIANTS = {"per_example": LossConfig(), "weights_2_5_2": LossConfig(2.0, 5.0, 2.0)}
 
 
 def scenic(silc_data: Path) -> tuple[dict[str, Tensor], list[Objects]]:
@@ -34,12 +35,12 @@ def test_costs_and_matches_are_scenics(silc_data: Path) -> None:
     counts = arrays["n_boxes"].tolist()
     assert 0 in counts
     assert max(counts) > 2
-    for variant, name in ((Weights(), "cost"), (Weights(2.0, 5.0, 2.0), "weights_2_5_2/cost")):
+    for variant, name in ((LossConfig(), "cost"), (LossConfig(2.0, 5.0, 2.0), "weights_2_5_2/cost")):
         for row, (labels, boxes) in enumerate(truth):
             ours = cost(arrays["pred_logits"][row], arrays["pred_boxes"][row], labels, boxes, variant)
             torch.testing.assert_close(ours, arrays[name][row][:, : len(boxes)], atol=1e-5, rtol=1e-5)
     for row, (labels, boxes) in enumerate(truth):
-        at, of = match(arrays["pred_logits"][row], arrays["pred_boxes"][row], labels, boxes, Weights())
+        at, of = match(arrays["pred_logits"][row], arrays["pred_boxes"][row], labels, boxes, LossConfig())
         theirs = {(p, t) for p, t in arrays["matches"][row].T.tolist() if t < len(boxes)}
         assert set(zip(at.tolist(), of.tolist(), strict=True)) == theirs
 
@@ -58,7 +59,7 @@ def test_losses_and_gradients_are_scenics(silc_data: Path, variant: str) -> None
     torch.testing.assert_close(boxes.grad, arrays[f"{variant}/grad_boxes"], atol=1e-5, rtol=1e-4)
 
 
-def by_loop(logits: Tensor, boxes: Tensor, truth: Objects, asked: Tensor, weights: Weights) -> Tensor:
+def by_loop(logits: Tensor, boxes: Tensor, truth: Objects, asked: Tensor, weights: LossConfig) -> Tensor:
     """The loss of one image, float64, written from the papers: the assignment by trying all of them."""
     n, m = len(logits), len(truth.boxes)
 
@@ -114,7 +115,7 @@ def random_case(objects: list[int], n: int = 5, q: int = 4) -> tuple[Tensor, Ten
 
 def test_the_loss_is_that_of_a_loop_in_float64() -> None:
     logits, boxes, truth, asked = random_case([3, 0, 2])
-    weights = Weights(1.5, 5.0, 2.0)
+    weights = LossConfig(1.5, 5.0, 2.0)
     ours = logits.clone().requires_grad_(), boxes.clone().requires_grad_()
     theirs = logits.clone().requires_grad_(), boxes.clone().requires_grad_()
     loss = detection_loss(Found(*ours, boxes, None), truth, asked, weights).total
@@ -140,7 +141,7 @@ def test_forms_of_boxes_and_overlaps() -> None:
 
 def test_more_objects_than_patches_and_none() -> None:
     logits, boxes, truth, _ = random_case([3], n=2)
-    at, of = match(logits[0], boxes[0], *truth[0], Weights())
+    at, of = match(logits[0], boxes[0], *truth[0], LossConfig())
     assert sorted(at.tolist()) == [0, 1]
     assert len(set(of.tolist())) == 2
     nothing = Objects(truth[0].labels[:0], truth[0].boxes[:0])

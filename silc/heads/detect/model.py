@@ -1,0 +1,137 @@
+"""OWL-ViT as training sees it: two towers and the heads, from pixels, names and boxes to a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from silc.heads.detect.head import DetectionHead, Found, unit
+from silc.heads.detect.loss import Objects, detection_loss
+from silc.heads.run import in_micro_batches
+from silc.heads.tuning import learnt, take_over
+from silc.models.vit import resample_positions
+from silc.training.protocols import Learner, ParamGroup
+
+if TYPE_CHECKING:
+    from silc.checkpoint import Checkpoint
+    from silc.heads.detect.config import LossConfig
+    from silc.heads.detect.data import BoxBatch
+    from silc.models.image import ImageTower
+    from silc.models.text import TextTower
+    from silc.preprocess import Preprocess
+    from silc.training.protocols import Passes
+
+
+class Learnt(NamedTuple):
+    """What training makes of a batch."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]
+
+
+class Detector(nn.Module):
+    """Towers and heads.
+
+    Args:
+        visual, text: the towers; the image tower's projection is not used.
+        head: on top of its patches.
+        preprocess: of the image tower.
+        weights: of the loss.
+    """
+
+    def __init__(
+        self, visual: ImageTower, text: TextTower, head: DetectionHead, preprocess: Preprocess, weights: LossConfig
+    ) -> None:
+        super().__init__()
+        self.visual, self.text, self.head = visual, text, head
+        self.preprocess, self.weights = preprocess, weights
+
+    def look(self, images: Tensor, queries: Tensor) -> Found:
+        """What is found in normalised images [B, 3, S, S] by queries [Q, D] or [B, Q, D]."""
+        trunk = self.visual.trunk
+        tokens = trunk.tokens(images).final
+        patches = self.visual.without_prefix(tokens).unflatten(1, self.visual.grid(images))
+        found: Found = self.head(patches, trunk.forward_head(tokens), queries)
+        return found
+
+    def forward(
+        self,
+        pixels: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        counts: Tensor,
+        queries: Tensor,
+        share: float,
+        texts: Tensor,
+    ) -> Learnt:
+        """The loss, times a share, of a batch (`BoxBatch`) or some rows of one."""
+        asked = queries >= 0
+        features = unit(self.text(texts))[queries.clamp(min=0)]
+        found = self.look(self.preprocess.normalize(pixels), features)
+        each = zip(labels.to(found.boxes.dtype), boxes, counts.tolist(), strict=True)
+        truth = [Objects(names[:num], own[:num]) for names, own, num in each]
+        loss = detection_loss(found, truth, asked, self.weights)
+        return Learnt(loss.total * share, loss.parts)
+
+
+def see_at(visual: ImageTower, size: int) -> None:
+    """Let an image tower learn at another size: its positions become those that it resamples for such images."""
+    trunk, new = visual.trunk, (size // visual.patch, size // visual.patch)
+    old = trunk.patch_embed.grid_size
+    if new == old:
+        return
+    with torch.no_grad():
+        positions = resample_positions(
+            trunk.pos_embed, old, new, prefix=trunk.num_prefix_tokens, rule=trunk.resample
+        ).contiguous()
+    trunk.pos_embed = nn.Parameter(positions, requires_grad=trunk.pos_embed.requires_grad)
+    trunk.patch_embed.grid_size = new
+
+
+@dataclass
+class DetectLearner(Learner):
+    """The `Learner` of a detector.
+
+    Args:
+        detector: towers and heads.
+        text_lr: share of the learning rate for the text tower.
+        micro_batch: images at a time; 0: all.
+    """
+
+    detector: Detector
+    text_lr: float = 0.04
+    micro_batch: int = 0
+
+    @property
+    def module(self) -> nn.Module:
+        return self.detector
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Those of the towers."""
+        return [*self.detector.visual.trunk.blocks, *self.detector.text.transformer.resblocks]
+
+    def groups(self) -> Mapping[str, ParamGroup]:
+        """The text tower at its share of the rate; vectors do not decay."""
+        return {
+            name: ParamGroup(self.text_lr if name.startswith("text.") else 1.0, p.ndim > 1)
+            for name, p in self.detector.named_parameters()
+            if p.requires_grad
+        }
+
+    def gradients(self, passes: Passes, batch: BoxBatch, hyper: object) -> Learnt:
+        """In one pass, or in several with the gradient of the whole batch."""
+        rows = (batch.pixels, batch.boxes, batch.labels, batch.counts, batch.queries)
+        out: Learnt = in_micro_batches(passes, rows, self.micro_batch, batch.texts)
+        return out
+
+    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """What training changes; a tower at rest is the model below, by its name."""
+        return {"model": learnt(self.detector)}
+
+    def load(self, saved: Checkpoint) -> None:
+        """Raises BadInput when it is of another architecture."""
+        take_over(self.detector, saved)

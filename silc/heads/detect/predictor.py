@@ -1,0 +1,201 @@
+"""A trained detector in a user's hands: names or an example in, boxes out.
+
+model = silc.load("out/detect")
+model.detect("street.jpg", ["cat", "traffic light"]).overlay().save("found.png")
+model.detect_like("street.jpg", "sign.jpg", box=(10, 20, 80, 90)).boxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from silc.errors import BadInput
+from silc.eval.box_pictures import with_boxes
+from silc.eval.detection import TEMPLATES, best, queries_of
+from silc.heads.detect.augment import PADDING, Window, paste
+from silc.heads.detect.boxes import corners, overlaps
+from silc.inputs import open_image
+from silc.predict import Model, class_list, prompts_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from silc.eval.average_precision import Detection
+    from silc.heads.detect.model import Detector
+    from silc.inputs import Picture
+
+SCORE, MOST = 0.1, 100
+"""What is shown at least, and at most: the former is transformers'."""
+EXAMPLE = "like the example"
+NEAR = 0.8
+"""Patches whose boxes overlap an example's so much as the best one does, times this, may stand for it (OWL-ViT)."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What is found in an image, the surest first."""
+
+    image: Image.Image
+    classes: Sequence[str]
+    """What was asked for."""
+    found: Sequence[Detection]
+
+    @property
+    def boxes(self) -> Tensor:
+        """[n, 4]: left, top, right, bottom, in pixels of the turned image."""
+        rows = [(one.x, one.y, one.x + one.width, one.y + one.height) for one in self.found]
+        return torch.tensor(rows).reshape(-1, 4)
+
+    @property
+    def scores(self) -> Tensor:
+        """[n], 0 to 1; each name stands for itself."""
+        return torch.tensor([one.score for one in self.found])
+
+    @property
+    def names(self) -> list[str]:
+        """[n]"""
+        return [self.classes[one.label] for one in self.found]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def overlay(self) -> Image.Image:
+        """The image with its boxes, their names and scores."""
+        return with_boxes(self.image, self.found, self.classes)
+
+
+class Settled(NamedTuple):
+    """Names, and their features [Q, D]."""
+
+    classes: Sequence[str]
+    queries: Tensor
+
+
+@dataclass(repr=False)
+class DetectModel(Model):
+    """A model that finds boxes: a `Detector` of `encoder.py`."""
+
+    detector: Detector = field(kw_only=True)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What records say of it."""
+        head = self.detector.head
+        return {
+            "head": "OWL-ViT" if head.objectness_head is None else "OWLv2",
+            "image_size": self.preprocess.size,
+            "resize": f"longer side, padded at right and bottom, {self.preprocess.interpolation}",
+        }
+
+    def entering(self, image: Image.Image) -> Tensor:
+        """As any `Detector`."""
+        size = self.preprocess.size
+        square = torch.full((3, size, size), PADDING, dtype=torch.uint8)
+        paste(square, image, Window(0, 0, *image.size), False, self.preprocess.interpolation)
+        return square
+
+    @torch.no_grad()
+    def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """As any `Detector`."""
+        with self._computing():
+            found = self.detector.look(images, queries)
+        return found.logits.float(), found.boxes.float()
+
+    def detect(
+        self,
+        image: Picture,
+        names: Sequence[str],
+        *,
+        templates: str | Sequence[str] = TEMPLATES,
+        score: float = SCORE,
+        most: int = MOST,
+    ) -> Detections:
+        """Boxes of what is named.
+
+        Args:
+            templates: prompts around the names, whose logits are averaged: a set by name, or texts with {}.
+            score: what is found with less is left out, 0 to 1.
+            most: boxes at most.
+
+        Raises:
+            BadInput: no names, one twice, no such prompts, what is no image (`silc.inputs`), or a score outside 0..1.
+        """
+        return self.detect_by(image, self.named(names, templates), score=score, most=most)
+
+    def named(self, names: Sequence[str], templates: str | Sequence[str] = TEMPLATES) -> Settled:
+        """Names for `detect_by`, embedded once for many images."""
+        listed = class_list(names)
+        return Settled(listed, queries_of(self, listed, prompts_of(templates)))
+
+    def detect_by(self, image: Picture, asked: Settled, *, score: float = SCORE, most: int = MOST) -> Detections:
+        """As `detect`, by features there are.
+
+        Raises:
+            BadInput: what is no image (`silc.inputs`), or a score outside 0..1.
+        """
+        if not 0 <= score <= 1:
+            raise BadInput(f"score is the least that is shown, from 0 to 1; got {score}")
+        opened = open_image(image)
+        logits, boxes = self.find(self._pixels(opened), asked.queries)
+        found = best(logits[0], boxes[0], opened.size, most)
+        return Detections(opened, asked.classes, [one for one in found if one.score >= score])
+
+    def detect_like(
+        self,
+        image: Picture,
+        example: Picture,
+        box: Sequence[float],
+        *,
+        score: float = SCORE,
+        most: int = MOST,
+    ) -> Detections:
+        """Boxes of what looks like an object of another picture.
+
+        Args:
+            box: of the object in the example: left, top, right, bottom, in pixels.
+
+        Raises:
+            BadInput: as `detect`; a box that is none, or outside the example.
+        """
+        query = self.example(example, box)
+        return self.detect_by(image, Settled([EXAMPLE], query[None]), score=score, most=most)
+
+    @torch.no_grad()
+    def example(self, image: Picture, box: Sequence[float]) -> Tensor:
+        """The query [D] of an object in an image: of the patches whose boxes fit it, the one least like the rest.
+
+        Raises:
+            BadInput: a box that is none, or outside the image; what is no image.
+        """
+        opened = open_image(image)
+        left, top, right, bottom = (float(x) for x in box) if len(box) == 4 else (0.0,) * 4
+        if not (0 <= left < right <= opened.width and 0 <= top < bottom <= opened.height):
+            raise BadInput(
+                f"box is (left, top, right, bottom) in pixels within the {opened.width} x {opened.height} example, "
+                f"e.g. (0, 0, {opened.width}, {opened.height}); got {tuple(box)}"
+            )
+        with self._computing():
+            found = self.detector.look(self._pixels(opened), torch.zeros(1, self._width(), device=self.device))
+        asked = torch.tensor([left, top, right, bottom], device=self.device) / max(opened.size)
+        fit, _ = overlaps(corners(found.boxes[0].float()), asked)
+        near = (fit >= NEAR * fit.max()).nonzero().flatten()
+        embeddings = found.embeddings[0].float()
+        likeness = embeddings[near] @ embeddings.mean(dim=0)
+        return embeddings[near[likeness.argmin()]]
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        return self.preprocess.normalize(self.entering(image)[None].to(self.device))
+
+    def _width(self) -> int:
+        return self.detector.head.class_head.dense0.out_features
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> DetectModel:
+        """As of any model."""
+        super().to(device, dtype)
+        self.detector.to(self.device)
+        return self

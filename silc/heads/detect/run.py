@@ -1,0 +1,161 @@
+"""A run of detection: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from silc import checkpoint, checks
+from silc import config as configs
+from silc.data.loader import Loader, LoaderPlan
+from silc.data.quarantine import Samples
+from silc.errors import BadInput
+from silc.eval.prompts import templates
+from silc.extras import needs
+from silc.heads import tuning
+from silc.heads.detect.config import DetectConfig
+from silc.heads.detect.data import BoxedImages, Pictures, training_set
+from silc.heads.detect.head import DetectionHead
+from silc.heads.detect.model import DetectLearner, Detector, see_at
+from silc.heads.detect.predictor import DetectModel
+from silc.heads.run import (
+    HeadScores,
+    OnModel,
+    along,
+    check_below,
+    evaluation_world,
+    model_below,
+    rates,
+    settled,
+    with_towers,
+)
+from silc.loading import Loaded, checksum_of
+from silc.models import lora
+from silc.models.config import multiples_near
+from silc.rundir import newest_checkpoint
+from silc.training.directory import CONFIG
+from silc.training.fit import fit
+from silc.training.flops import FlopCounter
+from silc.training.protocols import Run, RunContext
+from silc.training.sharding import unsharded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from silc.predict import Model
+
+SHUFFLED = 16
+"""Blocks of images that are mixed."""
+
+
+def train(config: DetectConfig) -> Path:
+    """Train a detection head to its end and give the run's directory.
+
+    Raises:
+        BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+    """
+    if not config.data.train or not config.init:
+        raise BadInput("detect needs a model and images with boxes: --init MODEL --data.train FILE.json")
+    needs("matching boxes", "scipy.optimize", "detect")
+    templates(config.data.templates)
+    return fit(config.train, checks.training(config), partial(compose, config))
+
+
+def compose(config: DetectConfig, context: RunContext) -> Run:
+    """All that the engine needs; every rank calls it.
+
+    Raises:
+        BadInput: the model or the data cannot be used; the training is shorter than a step.
+    """
+    world, config = evaluation_world(context), settled(config, context)
+    tasks = along(config, world)
+    data, told = training_set(config.data)
+    below = model_below(config, world.device)
+    model = below.best()
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    module = network(config, model)
+    source = BoxedImages(data)
+    pictures = Pictures(source, config.data, module.preprocess.size, model.tokenizer, model.preprocess.interpolation)
+    plan = LoaderPlan(
+        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
+    )
+    batches = OnModel(Loader(source, pictures, plan, context.world), {"model": below.checksum})
+
+    def as_it_is() -> DetectModel:
+        return in_use(model, unsharded(module, lambda: network(config, model_below(config, "cpu").best())))
+
+    return Run(
+        config.train,
+        configs.plain(config),
+        DetectLearner(module, config.text_lr, config.train.micro_batch),
+        batches,
+        rates(config.train, batches.steps_per_epoch),
+        Samples(len(data)),
+        flops_per_image(module, model.tokenizer.context_length, config.data.negatives),
+        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        said=[told] if told else [],
+        unit="images",
+    )
+
+
+def network(config: DetectConfig, model: Model) -> Detector:
+    """Towers of a model, which see images of the run's size, and new heads; what is not to learn stands still.
+
+    Raises:
+        BadInput: the size is no multiple of the patch.
+    """
+    size, patch = config.size or model.preprocess.size, model.patch_size
+    if size % patch or size < patch:
+        raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
+    visual, text = model.visual, model.model.text
+    see_at(visual, size)
+    embed_dim = model.encode_text("").shape[-1]
+    width = visual.trunk.pos_embed.shape[-1]
+    head = DetectionHead(width, embed_dim, objectness=config.objectness)
+    built = Detector(visual, text, head, replace(model.preprocess, size=size), config.loss).to(model.device)
+    for name, tower in (("image", visual), ("text", text)):
+        tower.requires_grad_(name not in config.train.optim.freeze)  # a teacher's is at rest
+        if config.train.optim.lora and name not in config.train.optim.freeze:
+            lora.adapt(tower, config.train.optim.lora)
+    visual.head.requires_grad_(False)  # no loss reads the projection
+    return built.eval()
+
+
+def in_use(model: Model, module: Detector) -> DetectModel:
+    """A model that has a trained detector's towers and heads."""
+    known = with_towers(model, module.visual, module.text)
+    known |= {"weights": DetectConfig.kind, "preprocess": module.preprocess}
+    return DetectModel(**known, detector=module)
+
+
+def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
+    """The model of a finished run: the one below it by its name in config.yaml, what it learnt, and the heads.
+
+    Raises:
+        BadInput: a damaged checkpoint; the model below is not there, or is another one.
+    """
+    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, DetectConfig)
+    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
+    check_below(saved.state["loader"], below.checksum)
+    model = replace(below.best(), name=name)
+    module = network(config, model)
+    tuning.take_over(module, saved)
+    tuning.settle(module)
+    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
+    models = {config.kind: in_use(model, module.eval())}
+    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+
+
+def flops_per_image(module: Detector, context_length: int, num_names: int) -> float:
+    """Training FLOPs of a step by image, each with as many names as negatives are drawn."""
+    counted, size, names = copy.deepcopy(module).to("meta"), module.preprocess.size, max(1, num_names)
+    with torch.device("meta"), FlopCounter() as counter:
+        features = counted.text(torch.zeros(names, context_length, dtype=torch.int64))
+        found = counted.look(torch.zeros(1, 3, size, size), features)
+        (found.logits.sum() + found.boxes.sum()).backward()
+    return float(counter.total)
