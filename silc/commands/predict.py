@@ -26,25 +26,32 @@ class PredictCommand(Settings):
 
     idle: ClassVar[tuple[Idle, ...]] = (
         Idle("names", lambda c: c.task == "embed", "embedding takes no names"),
-        Idle("templates", lambda c: c.task != "classify", "prompts are for classify; segment has its protocol's"),
+        Idle(
+            "templates",
+            lambda c: c.task not in ("classify", "detect"),
+            "prompts are for classify and detect; segment has its protocol's",
+        ),
+        Idle("score most", lambda c: c.task != "detect", "boxes are for detect"),
         Idle("segmentation", lambda c: c.task != "segment", "windows are for segment"),
         Idle("decoder second", lambda c: c.task != "segment", "class maps are for segment"),
         Idle("second", lambda c: c.decoder not in LOOK_TWICE, "read by --decoder proxyclip and lposs alone"),
         Idle("alpha legend edges", lambda c: c.task != "segment", "overlays are for segment"),
         WEIGHTS_OF_RUNS,
     )
-    task: tyro.conf.Positional[Literal["classify", "embed", "segment"]]
-    """Probabilities of names on the screen and as JSON, features as .npy, or overlays and label maps in a folder."""
+    task: tyro.conf.Positional[Literal["classify", "embed", "segment", "detect"]]
+    """Probabilities of names on the screen and as JSON, features as .npy, or in a folder overlays and label maps, or
+    boxes as COCO JSON and pictures of them."""
     model: ModelName
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of them."""
     out: str = ""
     """Where it goes: FILE.json to classify (or nowhere: the likeliest names are printed), FILE.npy to embed, a new or
-    empty folder to segment."""
+    empty folder to segment or to detect."""
     names: str = ""
     """Classes to tell apart, separated by commas, or a .txt file with one a line."""
     templates: str = "clip7"
-    """Prompts around the names when classifying: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain."""
+    """Prompts around the names when classifying or detecting: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or
+    plain."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
     segmentation: str = "tcl"
@@ -59,13 +66,17 @@ class PredictCommand(Settings):
     """Name the classes below overlays."""
     edges: bool = False
     """Draw white lines between classes in overlays."""
+    score: Annotated[float, Range(least=0, most=1)] = 0.1
+    """Boxes that are less sure are left out when detecting."""
+    most: Annotated[int, Range(least=1, most=100_000)] = 100
+    """Boxes of an image at most, when detecting."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
     device: DeviceName = "auto"
 
 
 def main(args: list[str]) -> int:
-    """Classify, embed or segment; files that are no images are told at the end."""
+    """Classify, embed, segment or detect; files that are no images are told at the end."""
     command = flags.read(PredictCommand, args, "silc predict")
     out = predictions.place_of(command.task, command.out)
     check_model(command.model)
@@ -93,6 +104,9 @@ def main(args: list[str]) -> int:
         case "segment", Path():
             overlay = {"alpha": command.alpha, "legend": command.legend, "edges": command.edges}
             predictions.segment(model, images, names, out, config, **overlay)
+        case "detect", Path():
+            shown = {"score": command.score, "most": command.most}
+            predictions.detect(model, images, names, out, command.templates, **shown)
     if images.unreadable:
         told = "the JSON names them" if out else "; ".join(one["why"] for one in images.unreadable)
         complain(f"{len(images.unreadable)} files are no images; {told}")

@@ -132,7 +132,7 @@ def _names_in(file: Path) -> list[str]:
     return _parted("\n".join(lines_of(file)))
 
 
-def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path | None:
+def place_of(task: Literal["classify", "embed", "segment", "detect"], given: str) -> Path | None:
     """The file or folder that a task writes, tried; `given` is what --out says. Classes may be printed alone.
 
     Raises:
@@ -143,7 +143,7 @@ def place_of(task: Literal["classify", "embed", "segment"], given: str) -> Path 
         return None
     if not given:
         raise BadInput(f"silc predict {task} needs a place for what comes out; give --out")
-    if task == "segment":
+    if task in ("segment", "detect"):
         return places.empty_folder(given, flag="--out")
     out = places.file(given)
     if task == "embed":
@@ -211,6 +211,36 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
         shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
         found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})
     _write(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images)
+
+
+def detect(model: Model, images: Images, names: Sequence[str], out: Path, templates: str, **shown: Any) -> None:
+    """Write into a folder the boxes of all images in COCO's form, with scores, and a picture of each.
+
+    Args:
+        shown: which boxes, as `DetectModel.detect_by` takes it.
+
+    Raises:
+        BadInput: a model that finds no boxes.
+    """
+    from silc.heads.detect.predictor import detector_of
+
+    detector = detector_of(model)
+    asked = detector.named(names, templates)
+    listed, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
+    for batch in images.batches(1):
+        file, image = batch[0]
+        result = detector.detect_by(image, asked, **shown)
+        number = len(listed) + 1
+        listed.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
+        for one in result.found:
+            place = {"id": len(boxes) + 1, "image_id": number, "category_id": one.label + 1, "iscrowd": 0}
+            corner = [one.x, one.y, one.width, one.height]
+            boxes.append({**place, "bbox": corner, "area": one.width * one.height, "score": one.score})
+        out.mkdir(parents=True, exist_ok=True)
+        result.overlay().save(out / f"{number - 1:05d}-{file.stem}.boxes.png")
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    told = {"info": {"model": model.name, "prompts": templates, **shown}}
+    _write(out / "detections.json", {**told, "images": listed, "annotations": boxes, "categories": categories}, images)
 
 
 def _palette_image(labels: Any, num_classes: int) -> Image.Image:

@@ -65,9 +65,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
             BadInput: it finds no boxes; its features are not finite; an image that has not the size of its boxes.
         """
         if not isinstance(model, Detector):
-            raise BadInput(
-                f"{model.name or 'this model'} finds no boxes; train a head that does: `silc train detect --init MODEL`"
-            )
+            raise BadInput(no_boxes(model.name))
         queries = text_queries(model, self.data.classes, self.config.templates or TEMPLATES, self.config.batch_size)
         everyone: dict[int, list[Detection]] = {}
         for theirs in shared(lambda: self._share(model, queries), self.world):
@@ -120,6 +118,11 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
         return drawn
 
 
+def no_boxes(name: str) -> str:
+    """What is said of a model that is no detector."""
+    return f"{name or 'this model'} finds no boxes; train a head that does: `silc train detect --init MODEL`"
+
+
 def text_queries(model: DualEncoder, names: Sequence[str], prompt_set: str, batch_size: int = 64) -> Tensor:
     """Means [Q, D], on the model's device, of the unit-length features of the prompts of each name.
 
@@ -136,23 +139,21 @@ def queries_of(model: DualEncoder, names: Sequence[str], around: Sequence[str], 
 
 
 def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST) -> list[Detection]:
-    """The likeliest boxes of an image over all names, in its pixels, the surest first.
+    """The likeliest boxes of an image over all names, in its pixels, the surest first; none that shows nothing of it.
 
     Args:
         logits: [N, Q].
         boxes: [N, 4], (centre x, centre y, width, height) in shares of a square whose side is the image's longer one.
         size: (width, height) of the image.
     """
-    scores, places = logits.flatten().float().sigmoid().cpu().sort(descending=True, stable=True)
+    scaled, limits = boxes.float().cpu() * max(size), torch.tensor(size, dtype=torch.float32)
+    low = (scaled[:, :2] - scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
+    high = (scaled[:, :2] + scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
+    seen = (high - low).amin(dim=1) > 0  # patches of the padding have boxes too
+    scores, places = logits.float().cpu().sigmoid()[seen].flatten().sort(descending=True, stable=True)
     scores, places = scores[:most], places[:most]
-    width, height = size
-    chosen = boxes.float().cpu()[places // logits.shape[1]] * max(size)
-    low, high = chosen[:, :2] - chosen[:, 2:] / 2, chosen[:, :2] + chosen[:, 2:] / 2
-    limits = torch.tensor([width, height], dtype=low.dtype)
-    low, high = low.clamp(min=0).minimum(limits), high.clamp(min=0).minimum(limits)
-    rows = torch.cat([low, high - low], dim=1).tolist()
-    labels = (places % logits.shape[1]).tolist()
-    each = zip(labels, rows, scores.tolist(), strict=True)
+    rows = torch.cat([low, high - low], dim=1)[seen][places // logits.shape[1]].tolist()
+    each = zip((places % logits.shape[1]).tolist(), rows, scores.tolist(), strict=True)
     return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]
 
 

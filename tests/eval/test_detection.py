@@ -120,6 +120,12 @@ def test_the_best_boxes_of_all_names_in_pixels() -> None:
     assert found[1][1:5] == pytest.approx((70, 30, 30, 20))  # cut at the image, which is half as high as the square
 
 
+def test_boxes_of_the_padding_are_none() -> None:
+    boxes = torch.tensor([[0.5, 0.9, 0.2, 0.1], [0.5, 0.25, 0.2, 0.1]])
+    (only,) = best(torch.tensor([[3.0], [0.0]]), boxes, (100, 50))
+    assert only.y == pytest.approx(20)
+
+
 def test_the_centre_box_is_what_the_sizes_say(tmp_path: Path) -> None:
     place = write(tmp_path)
     data = read_scored("quarters", place / "annotations" / "instances_val.json", place / "val")

@@ -168,8 +168,10 @@ class BoxBatch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> BoxBatch:
-        tensors = (self.pixels, self.boxes, self.labels, self.counts, self.queries, self.texts)
-        return BoxBatch(*map(function, tensors), self.keys, self.broken)
+        pixels, boxes, labels, counts, queries, texts = map(
+            function, (self.pixels, self.boxes, self.labels, self.counts, self.queries, self.texts)
+        )
+        return BoxBatch(pixels, boxes, labels, counts, queries, texts, self.keys, self.broken)
 
 
 @dataclass(frozen=True)

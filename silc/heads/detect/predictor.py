@@ -16,7 +16,7 @@ from torch import Tensor
 
 from silc.errors import BadInput
 from silc.eval.box_pictures import with_boxes
-from silc.eval.detection import TEMPLATES, best, queries_of
+from silc.eval.detection import TEMPLATES, best, no_boxes, queries_of
 from silc.heads.detect.augment import PADDING, Window, paste
 from silc.heads.detect.boxes import corners, overlaps
 from silc.inputs import open_image
@@ -74,6 +74,17 @@ class Settled(NamedTuple):
 
     classes: Sequence[str]
     queries: Tensor
+
+
+def detector_of(model: Model) -> DetectModel:
+    """The model itself.
+
+    Raises:
+        BadInput: it finds no boxes.
+    """
+    if not isinstance(model, DetectModel):
+        raise BadInput(no_boxes(model.name))
+    return model
 
 
 @dataclass(repr=False)

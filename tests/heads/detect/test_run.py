@@ -104,7 +104,7 @@ def test_it_is_scored_loaded_and_used(trained: Path, coco: Path, tmp_path: Path)
     assert record["weights"] == "detect"
     assert record["protocol"]["image_size"] == 32
     assert len(record["metrics"]) >= 8
-    assert "AP by class" in out.with_suffix(".html").read_text()
+    assert "AP by class" in (tmp_path / "report.html").read_text()
     model = silc.load(trained, device="cpu")
     assert isinstance(model, DetectModel)
     assert isinstance(model, Detector)
@@ -113,6 +113,7 @@ def test_it_is_scored_loaded_and_used(trained: Path, coco: Path, tmp_path: Path)
     image = Image.new("RGB", (31, 40), "red")
     found = model.detect(image, NAMES[:2], score=0.0, most=7)
     assert (len(found), found.boxes.shape, found.scores.shape, len(found.names)) == (7, (7, 4), (7,), 7)
+    assert ((found.boxes[:, 2:] - found.boxes[:, :2]) > 0).all()
     assert set(found.names) <= set(NAMES)
     assert (found.scores.diff() <= 0).all()
     assert (found.boxes[:, 2] <= 31).all()
@@ -134,6 +135,51 @@ def test_scores_along_training(finished: Callable[..., Path], coco: Path, tmp_pa
     (scored,) = silc.evaluate(tmp_path / "run", root=str(coco.parent), tasks="coco-detection", device="cpu")
     assert scores[-1] == pytest.approx(scored.record.metrics["ar_100"], abs=1e-9)
     assert any({"loss/class", "loss/l1", "loss/giou"} <= line.keys() for line in lines)
+
+
+def test_boxes_are_written_as_coco_json_and_pictures(
+    trained: Path, finished: Callable[..., Path], coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (31, 40), "red").save(tmp_path / "images" / "1.png")
+    shutil.copy(coco / "val2017" / "000000000007.png", tmp_path / "images" / "2.png")
+    (tmp_path / "images" / "3.png").write_bytes(b"none")
+    asked = [
+        "predict",
+        "detect",
+        str(trained),
+        str(tmp_path / "images"),
+        "--names",
+        "red square,cat",
+        "--device",
+        "cpu",
+    ]
+    assert main([*asked, "--out", str(tmp_path / "found"), "--score", "0"]) == 0
+    assert "1 files are no images; the JSON names them" in capsys.readouterr().err
+    values = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert [one["name"] for one in values["categories"]] == ["red square", "cat"]
+    assert [(one["file_name"], one["width"]) for one in values["images"]] == [
+        (str(tmp_path / "images" / "1.png"), 31),
+        (str(tmp_path / "images" / "2.png"), 36),
+    ]
+    model = silc.load(trained, device="cpu")
+    wanted = model.detect(tmp_path / "images" / "1.png", ["red square", "cat"], score=0.0)
+    own = [one for one in values["annotations"] if one["image_id"] == 1]
+    assert [one["score"] for one in own] == pytest.approx(wanted.scores.tolist())
+    assert own[0]["bbox"] == pytest.approx(list(wanted.found[0][1:5]))
+    assert values["unreadable"][0]["file"].endswith("3.png")
+    with Image.open(tmp_path / "found" / "00001-2.boxes.png") as picture:
+        assert picture.size == (36, 48)
+    for more, said in (
+        (["--out", str(tmp_path / "found")], "is not empty"),
+        (["--out", str(tmp_path / "new"), "--legend"], "overlays are for segment"),
+        ([], "needs a place for what comes out; give --out"),
+    ):
+        assert main([*asked, *more]) == 2
+        assert said in capsys.readouterr().err
+    asked[2] = str(finished("silc_c"))
+    assert main([*asked, "--out", str(tmp_path / "new")]) == 2
+    assert "finds no boxes; train a head that does" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
