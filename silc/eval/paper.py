@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from silc.durable import write_whole
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-    from silc.eval.tables import PaperTable
+    from silc.eval.tables import ModelRow, PaperTable
 
 SHEETS = "segmentations.png"
 """Beside a run's scores: its segmentations."""
@@ -36,22 +38,53 @@ class Paper:
 
 
 def paper(runs: Sequence[Path]) -> Paper:
-    """Lay runs out in every table of the paper that one of them has a score for.
+    """Lay runs out in every table of the paper that one of them has a score for, on its sets or on one's own.
+
+    Runs that differ in their seed (folders seed-0, seed-1, ...) share a row: mean and standard deviation.
 
     Raises:
-        BadInput: a run has no scores, or none of them any of the paper's.
+        BadInput: a run has no scores, or none of them any of the tables' tasks.
     """
-    found = {name: tables.paper_table(name, runs) for name in tables.NAMES}
-    allowed = {name: table for name, table in found.items() if _has_own_scores(name, table)}
+    found = {name: _alone(name, tables.paper_table(name, runs)) for name in tables.NAMES}
+    allowed = {
+        name: _over_seeds(table) for name, table in found.items() if not all(row.published for row in table.rows)
+    }
     if not allowed:
-        raise BadInput(f"none of {', '.join(map(str, runs))} was scored on a set that the paper's tables have")
+        raise BadInput(f"none of {', '.join(map(str, runs))} was scored on a task that the paper's tables have")
     return Paper(allowed, [name for name in found if name not in allowed])
 
 
-def _has_own_scores(name: str, table: PaperTable) -> bool:
-    """Whether one of one's own rows has a score in a published column."""
+def _alone(name: str, table: PaperTable) -> PaperTable:
+    """A table without columns of tasks that it does not have, and without one's own rows that then have no score."""
     num = tables.num_columns(name)
-    return any(score is not None for row in table.rows if not row.published for score in row.scores[:num])
+    tasks = {column.task for column in table.columns[:num]}
+    kept = [i for i, column in enumerate(table.columns) if column.task in tasks]
+    rows = [replace(row, scores=[row.scores[i] for i in kept]) for row in table.rows]
+    rows = [row for row in rows if row.published or any(score is not None for score in row.scores)]
+    return replace(table, columns=[table.columns[i] for i in kept], rows=rows)
+
+
+def _over_seeds(table: PaperTable) -> PaperTable:
+    """A table in which rows that differ in the seed of their name are one: their means."""
+    together: dict[str, list[ModelRow]] = {}
+    for row in table.rows:
+        name = row.name if row.published else re.sub(r"(^|/)seed-\d+(?=,|$)", "", row.name)
+        together.setdefault(f"{row.published} {name}", []).append(replace(row, name=name))
+    return replace(table, rows=[rows[0] if len(rows) == 1 else _mean(rows) for rows in together.values()])
+
+
+def _mean(rows: Sequence[ModelRow]) -> ModelRow:
+    """One row of several seeds'; a column that not all of them have stays empty."""
+    columns = [
+        [score for score in scores if score is not None] for scores in zip(*(r.scores for r in rows), strict=True)
+    ]
+    whole = [scores if len(scores) == len(rows) else None for scores in columns]
+    return replace(
+        rows[0],
+        name=f"{rows[0].name} ({len(rows)} seeds)",
+        scores=[None if scores is None else fmean(scores) for scores in whole],
+        spread=[None if scores is None else stdev(scores) for scores in whole],
+    )
 
 
 def write(found: Paper, runs: Sequence[Path], folder: Path) -> list[Path]:

@@ -46,6 +46,8 @@ class ModelRow:
     """In percent, one per column; None where there is none."""
     costs: Sequence[float | None] = (None,) * len(COSTS)
     """Of training: examples seen and FLOPs."""
+    spread: Sequence[float | None] = ()
+    """Of the mean of several seeds: their standard deviations, one per column."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class PaperTable:
         """A row's texts, one for each head."""
         forms = ["{:.1f}"] * len(self.columns) + [form for _, form in COSTS.values()] * self._costs
         values = [*row.scores, *row.costs][: len(forms)]
-        return ["" if value is None else form.format(value) for value, form in zip(values, forms, strict=True)]
+        written = ["" if value is None else form.format(value) for value, form in zip(values, forms, strict=True)]
+        spreads = [*row.spread, *[None] * len(written)]
+        return [
+            cell if spread is None else f"{cell} ± {spread:.1f}" for cell, spread in zip(written, spreads, strict=False)
+        ]
 
     @property
     def _costs(self) -> bool:
@@ -164,7 +170,8 @@ def to_latex(table: PaperTable) -> str:
     for above, row in zip([None, *table.rows], table.rows, strict=False):
         lines += [r"\midrule"] * (above is not None and above.published and not row.published)
         name = rf"\textsl{{{in_latex(row.name)}}}" if row.published else in_latex(row.name)
-        lines.append(rf"{' & '.join([name, *table.cells(row)])} \\")
+        cells = [cell.replace("±", r"$\pm$") for cell in table.cells(row)]
+        lines.append(rf"{' & '.join([name, *cells])} \\")
     lines += [r"\bottomrule", r"\end{tabular}", *(f"% {one_line(note)}" for note in table.notes)]
     return "\n".join(lines) + "\n"
 
@@ -193,6 +200,7 @@ def to_json(table: PaperTable) -> str:
     rows = [
         {"name": row.name, "published": row.published, "scores": dict(zip(labels, row.scores, strict=True))}
         | dict(zip(COSTS, row.costs, strict=True))
+        | ({"spread": dict(zip(labels, row.spread, strict=True))} if row.spread else {})
         for row in table.rows
     ]
     content = {"title": table.title, "source": table.source, "rows": rows, "notes": list(table.notes)}
