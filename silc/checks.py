@@ -82,6 +82,8 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
         config = replace(config, root=configs.load_of(runs[0] / CONFIG, those_that("load")).eval.root)
     if models or config.second:  # one in memory may have a second encoder of its own
         second_encoder(config.decoder, config.second)
+    if config.neighbours and "lposs" not in config.decoder:
+        raise BadInput("neighbours are read by decoder lposs; leave out eval.neighbours")
     asked_for(config)
     return config
 

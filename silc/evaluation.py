@@ -17,7 +17,9 @@ from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.cache import Cache
 from silc.eval.config import EvalConfig
+from silc.eval.figures import Column, Compared, check_ids, compared
 from silc.eval.progress import evaluation_bar
+from silc.eval.segment import ZeroShotSegmentation
 from silc.eval.tables import distinct_names
 from silc.loading import Loaded, Weights, load_any
 from silc.models.silc import Encoder
@@ -90,6 +92,86 @@ def evaluate(
             scored = score(one.models, cache=kept, examples_seen=one.examples_seen, train_flops=one.train_flops)
             evaluations += [_with_precision(evaluation, one.models) for evaluation in scored]
         return evaluations if world.is_main else []
+
+
+def figures(
+    source: Scored | Sequence[Scored],
+    config: EvalConfig,
+    *,
+    most: int,
+    ids: Sequence[str] = (),
+    device: str = "auto",
+    tokenizer: Path | None = None,
+    failed: suite.Failed = suite.refuse,
+) -> list[Compared]:
+    """Segmentations side by side on each set: of several models, or of one under several decoders or protocols.
+
+    All models are in memory together; the first column is the baseline. Other arguments are those of `evaluate`.
+
+    Args:
+        most: images of a set to keep, those in which the others differ most from the baseline.
+        ids: images to keep instead, by the names of their files without the ending.
+
+    Returns:
+        One comparison per set on the main rank, nothing on the others.
+
+    Raises:
+        BadInput: as `evaluate`; one column alone, or an image that no set has.
+    """
+    models = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    config = checks.scoring([one for one in models if isinstance(one, str | Path)], config)
+    readers = _readers(models, config.weights, tokenizer)
+    with join(device) as world, evaluation_bar(world.is_main) as progress:
+        evaluators = suite.tasks(config, progress.within, world, failed)
+        by_set: dict[str, list[ZeroShotSegmentation]] = {}
+        for one in evaluators:
+            if isinstance(one, ZeroShotSegmentation):
+                by_set.setdefault(one.name, []).append(one)
+        check_ids(ids, [own[0].data for own in by_set.values()])
+        encoders = _together(readers, config, world.device)
+        if any(len(encoders) * len(own) < 2 for own in by_set.values()):
+            raise BadInput(
+                "figures lay two or more side by side; there is one model, with one kind of weights, in one way"
+            )
+        found = []
+        for name, tasks in by_set.items():
+            own_ids = [one for one in ids if one in tasks[0].data.ids]
+            if ids and not own_ids:
+                continue
+            try:
+                found.append(compared(_columns(encoders, tasks), most, own_ids))
+            except BadInput as error:
+                failed(name, "", error)
+        return found if world.is_main else []
+
+
+def _together(
+    readers: Sequence[Callable[..., Loaded]], config: EvalConfig, device: torch.device
+) -> dict[tuple[str, str], Encoder]:
+    """All models by name and weights, in memory at once, each with the second encoder where there is one."""
+    second = load_any(config.second, device=device).best() if config.second else None
+    found = {}
+    for read in readers:
+        for weights, encoder in read(device=device).models.items():
+            encoder.second = second or encoder.second
+            found[encoder.name, weights] = encoder
+    return found
+
+
+def _columns(encoders: Mapping[tuple[str, str], Encoder], tasks: Sequence[ZeroShotSegmentation]) -> list[Column]:
+    """Every model in every way, named by what differs."""
+    parts = [
+        ((model, weights, task.config.decoder, task.config.segmentation, Path(task.config.names).name), task, encoder)
+        for (model, weights), encoder in encoders.items()
+        for task in tasks
+    ]
+    differing = [len(set(values)) > 1 for values in zip(*(named for named, _, _ in parts), strict=True)]
+    return [
+        Column(
+            " ".join(word for word, shown in zip(named, differing, strict=True) if shown), task, task.scorer(encoder)
+        )
+        for named, task, encoder in parts
+    ]
 
 
 def _with_precision(evaluation: Evaluation, models: Mapping[str, Encoder]) -> Evaluation:

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.figure import Figure
     from PIL import Image
 
+K = TypeVar("K")
 INK = "#0a0b0c"
 """Stands for the page's own text colour, dark or light."""
+QUALITIES = ((85, 1.0), (70, 1.0), (60, 0.7), (50, 0.5))
+"""WebP quality and scale, tried in turn until the pictures fit."""
 
 
 def render(template: Path, *, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
@@ -38,6 +42,21 @@ def webp(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
+
+
+def webps(images: Mapping[K, Sequence[Image.Image]], most: int) -> dict[K, list[bytes]]:
+    """Files of all pictures, at the best quality at which they are `most` bytes together, or else at the least."""
+    files: dict[K, list[bytes]] = {}
+    for quality, scale in QUALITIES:
+        files = {key: [webp(_scaled(image, scale), quality) for image in own] for key, own in images.items()}
+        if sum(map(len, itertools.chain(*files.values()))) <= most:
+            break
+    return files
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image if scale == 1 else image.resize(size)
 
 
 def data_uri(file: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from silc import checks, terminal
 from silc import config as configs
-from silc.eval import report, suite
+from silc.eval import figures, report, suite
 from silc.eval.pictures import contact_sheet
 from silc.eval.score_table import column_names, printed_table
 from silc.eval.tables import distinct_names
@@ -19,6 +19,7 @@ from silc.training.directory import CONFIG, is_run
 from silc.training.log import history
 
 if TYPE_CHECKING:
+    from silc.eval.figures import Compared
     from silc.records import Evaluation
 
 
@@ -61,6 +62,15 @@ def write(
     _write_segmentations(evaluations, files.pictures)
     terminal.page(printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
     return list(files.scores), files.page
+
+
+def write_figures(found: Sequence[Compared], page: Path) -> list[Path]:
+    """Write a page for each comparison beside a report: figures-TASK.html, or FILE.figures-TASK.html."""
+    stem = "" if page.name == checks.REPORT else f"{page.stem}."
+    files = [page.with_name(f"{stem}figures-{one.task}.html") for one in found]
+    for file, one in zip(files, found, strict=True):
+        figures.write_page(file, one)
+    return files
 
 
 def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:

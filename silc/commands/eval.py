@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -17,8 +17,11 @@ from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.eval.tasks import TASKS, readers
 from silc.given import Idle
+from silc.settings import Range
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
+
+ALONE = "figures lay two or more side by side: give two models, or --decoder cosine,radseg, or a run and --weights both"
 
 
 def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
@@ -47,6 +50,8 @@ class EvalCommand(EvalConfig):
             but="table paper out",
         ),
         *(_only_read_by(setting, suffixes) for setting, suffixes in readers().items()),
+        _only_read_by("figures*", ["zs-seg", "ov-seg"]),
+        Idle("figures", lambda c: bool(c.figures_of), "--figures-of names the images"),
         Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
         Idle("weights", lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"),
     )
@@ -69,6 +74,10 @@ class EvalCommand(EvalConfig):
     paper: bool = False
     """Write every table of the paper that the runs have scores for, with figures, as paper.html; without --root from
     the scores there are."""
+    figures: Annotated[int, Range(least=0, most=1000)] = 0
+    """Lay segmentations side by side in figures-TASK.html: so many images, in which models or decoders differ most."""
+    figures_of: str = ""
+    """Lay these images of the sets side by side, by their ids (file names without ending), joined by commas."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
@@ -122,22 +131,53 @@ def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path],
         raise BadInput("none of these models is in a directory that could keep its scores; give --out FILE.json")
     config = checks.scoring(models, command.config())
     files = checks.result_files(models, command.out or None)
+    _check_figures(models, command)
     cache = _cache(command.cache, beside or files.page.parent)
     announce(f"eval: {config.tasks} under {config.root}, of {', '.join(models)}")
     from silc import evaluation, results
+    from silc.distributed import join
     from silc.eval.progress import Unscored
 
     tokenizer = Path(command.tokenizer) if command.tokenizer else None
     unscored = Unscored(complain if terminal.is_heard() else lambda _: None)
-    evaluations = evaluation.evaluate(
-        models, config, device=command.device, cache=cache, tokenizer=tokenizer, failed=unscored
-    )
-    if not evaluations:  # on another rank than the main one, or of no task
-        return [], unscored.tasks
     title = ", ".join(Path(one).name if Path(one).is_dir() else one for one in models)
-    written, page = results.write(models, evaluations, command.out or None, title=title)
-    say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
+    written: Sequence[Path] = []
+    with join(command.device):
+        evaluations = evaluation.evaluate(
+            models, config, device=command.device, cache=cache, tokenizer=tokenizer, failed=unscored
+        )
+        if evaluations:  # none on another rank than the main one, or of no task
+            written, page = results.write(models, evaluations, command.out or None, title=title)
+            say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
+        if command.figures or command.figures_of:
+            compared = evaluation.figures(
+                models,
+                config,
+                most=command.figures,
+                ids=_listed(command.figures_of),
+                device=command.device,
+                tokenizer=tokenizer,
+                failed=unscored,
+            )
+            say("\n".join(f"figures: {file}" for file in results.write_figures(compared, files.page)))
     return written, unscored.tasks
+
+
+def _check_figures(models: Sequence[str], command: EvalCommand) -> None:
+    """
+    Raises:
+        BadInput: figures of one model in one way.
+    """
+    ways = (command.decoder, command.segmentation, command.names)
+    alone = (
+        len(models) == 1 and not any("," in way for way in ways) and (command.weights != "both" or is_import(models[0]))
+    )
+    if alone and (command.figures or command.figures_of):
+        raise BadInput(ALONE)
+
+
+def _listed(names: str) -> Sequence[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _cache(given: str, beside: Path) -> Path | None:

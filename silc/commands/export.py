@@ -36,6 +36,8 @@ class ExportCommand:
     """For the model card, in the hub's words, e.g. apache-2.0."""
     datasets: str = ""
     """For the model card, ORG/NAME separated by commas."""
+    decoder: str = ""
+    """Add a graph from image and text features to class maps, to onnx and torch_export: radseg, or another decoder."""
 
 
 def main(args: list[str]) -> int:
@@ -43,7 +45,9 @@ def main(args: list[str]) -> int:
     command = flags.read(ExportCommand, args, "silc export")
     of_head = _of_head(command.model)
     asked = _listed(command.formats) or ([formats.ONNX] if of_head else [formats.OPEN_CLIP, formats.TRANSFORMERS])
-    out = formats.check(command.model, command.out, asked)
+    if of_head and command.decoder:
+        raise BadInput(f"{command.model} is a head, which makes class maps itself; leave out --decoder")
+    out = formats.check(command.model, command.out, asked, command.decoder)
     announce(f"export: {command.model} as {','.join(asked)} into {out}")
     card: dict[str, Any] = {"license": command.license, "datasets": _listed(command.datasets)}
     if of_head:
@@ -53,8 +57,8 @@ def main(args: list[str]) -> int:
     else:
         from silc.exports.directory import export
 
-        tokenizer = command.tokenizer or None
-        checks = export(command.model, out, asked, weights=command.weights, tokenizer=tokenizer, **card)
+        towers: dict[str, Any] = {"weights": command.weights, "tokenizer": command.tokenizer or None}
+        checks = export(command.model, out, asked, **towers, **card, decoder=command.decoder)
     say("\n".join(map(str, checks)))
     say(f"exported: {out}   what to know of it: {out / 'README.md'}")
     return 0

@@ -55,7 +55,7 @@ class PredictCommand(Settings):
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
     segmentation: str = "tcl"
-    """Sliding windows when segmenting, as for `silc eval`: tcl, sclip, tips or dinov3."""
+    """Sliding windows when segmenting, as for `silc eval`: tcl, sclip, radseg-mid, radseg-high, tips or dinov3."""
     decoder: str = "cosine"
     """What makes class maps when segmenting, by a name of docs/evaluation.md, as for `silc eval`."""
     second: str = ""
@@ -79,12 +79,13 @@ def main(args: list[str]) -> int:
     """Classify, embed, segment or detect; files that are no images are told at the end."""
     command = flags.read(PredictCommand, args, "silc predict")
     out = predictions.place_of(command.task, command.out)
-    check_model(command.model)
+    for name in filter(None, (command.model, command.second)):
+        check_model(name)
+    one_of(SLIDING_WINDOW, command.segmentation, "protocol")
     templates(command.templates)
     names = predictions.names_of(command.names) if command.task != "embed" else []
     images = predictions.images_of(command.images, command.task)
     predictions.keep_images(images, out)
-    one_of(SLIDING_WINDOW, command.segmentation, "protocol")
     second_encoder(command.decoder, command.second)
     config = EvalConfig(segmentation=command.segmentation, decoder=command.decoder, batch_size=command.batch_size)
     into = "" if out is None else f" into {out}"

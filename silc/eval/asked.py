@@ -47,7 +47,7 @@ def asked_for(config: EvalConfig) -> list[Task]:
     """The tasks that `config.tasks` names, of the data sets under `config.root`; no list of theirs is read.
 
     Raises:
-        BadInput: nothing under the root, or a task or prompt set that is not there.
+        BadInput: nothing under the root, a task or prompt set that is not there, or a set with something missing.
     """
     if config.templates:
         templates(config.templates)

@@ -42,8 +42,8 @@ class EvalConfig(Settings):
     classification: Literal["big_vision", "clip"] = "big_vision"
     """Classification and retrieval: big_vision's (81 templates, squashed) or CLIP's (own templates, aspect kept)."""
     segmentation: str = "tcl"
-    """Sliding windows: tcl (448 px by 224), sclip (224 by 112), tips (448 by 336) or dinov3 (384 by 192), the last two
-    with softmax. Several, joined by commas, are scored side by side."""
+    """Sliding windows: tcl (448 px by 224), sclip (224 by 112), radseg-mid, radseg-high (336 by 224), tips (448 by 336)
+    or dinov3 (384 by 192), the last two with softmax. Several, joined by commas, are scored side by side."""
     templates: str = ""
     """Prompts for every task: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain. Empty: the protocol's."""
     ensemble: Literal["", "normalize, mean, normalize", "mean, normalize"] = ""
@@ -66,6 +66,8 @@ class EvalConfig(Settings):
     """Classes predicted but absent from the truth: `mmseg` counts them as IoU 0, `detectron2` leaves them out."""
     second: str = ""
     """Another model, by name, whose patches tell decoder proxyclip (needed) and lposs what is alike."""
+    neighbours: Annotated[int, Range(least=0, most=1_000_000)] = 0
+    """Patches that decoder lposs joins each patch with. 0: 400, and all of an image that has fewer."""
     refine: str = ""
     """Refine class maps, by a name of docs/evaluation.md. Not raw: the record says `refined`."""
     pamr: bool = False

@@ -38,25 +38,33 @@ class Cosine:
     Args:
         features: what makes the features; a decoder has its own.
         reads: what records call the readout of a decoder that has one of its own; empty: `eval.readout` is asked for.
+        needs: complains of a model that the decoder cannot have, before it sees an image.
         record: what records say of it beside the readout.
 
     Raises:
-        BadInput: no such readout, or one beside a decoder's own.
+        BadInput: no such readout, one beside a decoder's own, or what `needs` says.
     """
 
     rules: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
-        self, model: DualEncoder, config: EvalConfig, features: Features = read_out, reads: str = "", **record: Any
+        self,
+        model: DualEncoder,
+        config: EvalConfig,
+        features: Features = read_out,
+        reads: str = "",
+        needs: Callable[[DualEncoder], object] = lambda _: None,
+        **record: Any,
     ) -> None:
         if reads and config.readout:
             raise BadInput(f"decoder {config.decoder} has a readout of its own; leave out eval.readout")
+        needs(model)
         self.model, self.features, self.masks = model, features, bool(config.mix or config.background)
         self.name, self.preprocess = model.name, model.preprocess
         self.patch_size, self.device = model.patch_size, model.device
         self.readout = reads or chosen(config.readout, model.readouts, model.name)
         second = getattr(model, "second", None) if config.decoder in LOOK_TWICE else None
-        self.record = {"readout": self.readout, **({"second": second.name} if second else {}), **record}
+        self.record: dict[str, Any] = {"readout": self.readout, **({"second": second.name} if second else {}), **record}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
         """Unit-length text features [C, D]."""

@@ -14,7 +14,7 @@ from silc.encoder import DensePredictor, DualEncoder
 from silc.errors import BadInput
 from silc.eval import last_block, pamr, scclip
 from silc.eval.cosine import Cosine, Refine, TclMasks
-from silc.eval.joint import JointPredictor, Lposs, Scga
+from silc.eval.joint import JointPredictor, Lposs, Scga, graphed
 from silc.eval.score_map import ImagePredictor
 from silc.settings import one_of
 
@@ -33,13 +33,15 @@ class Refiner(NamedTuple):
 DECODERS: dict[str, Callable[[DualEncoder, EvalConfig], DensePredictor]] = {
     "cosine": Cosine,
     **{
-        name: partial(Cosine, features=features, reads="its own", decoder=name)
+        name: partial(Cosine, features=features, reads="its own", needs=last_block.needs_of(name), decoder=name)
         for name, features in last_block.FEATURES.items()
     },
-    "scclip": partial(Cosine, features=scclip.features, reads="its own", decoder="scclip"),
+    "scclip": partial(Cosine, features=scclip.features, reads="its own", needs=last_block.tower_of, decoder="scclip"),
     "scga": partial(Scga, decoder="scga"),
-    "radseg": partial(Scga, features=last_block.FEATURES["scra"], reads="its own", decoder="radseg"),
-    "lposs": partial(Lposs, decoder="lposs"),
+    "radseg": partial(
+        Scga, features=last_block.FEATURES["scra"], reads="its own", needs=last_block.tower_of, decoder="radseg"
+    ),
+    "lposs": partial(Lposs, needs=graphed, decoder="lposs"),
 }
 REFINERS = {
     "pamr": Refiner(pamr.refine_at_their_size, "window", "PAMR"),

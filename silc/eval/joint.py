@@ -15,16 +15,21 @@ conjugate gradients, unconverged, and so does this: the exact solution differs b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.encoder import DensePredictor
+from silc.encoder import DensePredictor, DualEncoder
+from silc.errors import BadInput
 from silc.eval.cosine import Cosine
 from silc.eval.last_block import SHARPNESS, cosines, mean_of, second_patches, sharpened, tower_of
 from silc.eval.score_map import Box, Window
+
+if TYPE_CHECKING:
+    from silc.eval.config import EvalConfig
+    from silc.models.image import ImageTower
 
 TEMPERATURE = 100
 """Of RADSeg's softmax over the classes: it multiplies cosines."""
@@ -52,14 +57,18 @@ class Scga(Cosine):
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
         """One window of softmax(TEMPERATURE cosines) [C, H, W] over the whole image."""
         whole = stitched(windows)
-        features = aggregated(whole.patches.flatten(1).T)
-        probabilities = (TEMPERATURE * self.cosines(features, classes)).softmax(dim=-1)
-        maps = probabilities.T.unflatten(1, whole.patches.shape[1:])
+        maps = self.of_whole(whole.patches, classes)
         return [Window(whole.box, maps, whole.height, whole.width, whole.top, whole.left)]
+
+    def of_whole(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Probabilities [..., C, h, w] of the features [..., D, h, w] of whole images."""
+        gathered = aggregated(features.flatten(-2).transpose(-2, -1))
+        probabilities = (TEMPERATURE * self.cosines(gathered, classes)).softmax(dim=-1)
+        return probabilities.transpose(-2, -1).unflatten(-1, features.shape[-2:])  # type: ignore[no-any-return]
 
 
 def aggregated(features: Tensor) -> Tensor:
-    """Features [T, D], each the mean of those like it: softmax(10 (cos - mean cos)), negatives out."""
+    """Features [..., T, D], each the mean of those like it: softmax(10 (cos - mean cos)), negatives out."""
     similarity = cosines(features)
     return sharpened(similarity, SHARPNESS, mean_of(similarity)) @ features
 
@@ -82,7 +91,17 @@ def stitched(windows: Sequence[Window]) -> Window:
 
 
 class Lposs(Cosine):
-    """Label propagation over patches: solves (I - alpha W) x = y for the cosines y of each class."""
+    """Label propagation over patches: solves (I - alpha W) x = y for the cosines y of each class.
+
+    Raises:
+        BadInput: also an image with fewer patches than `eval.neighbours` asks for.
+    """
+
+    def __init__(self, model: DualEncoder, config: EvalConfig, **record: Any) -> None:
+        self.neighbours = config.neighbours
+        super().__init__(model, config, **record)
+        if self.neighbours:
+            self.record["neighbours"] = self.neighbours
 
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
         """Cosines and, of unit length, the features that the graph is made of [B, C + E, h, w]."""
@@ -98,13 +117,28 @@ class Lposs(Cosine):
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
         """The windows with propagated scores."""
         patches = torch.cat([window.patches.flatten(1) for window in windows], dim=1).T  # [T, C + E]
+        if self.neighbours > len(patches):
+            raise BadInput(
+                f"eval.neighbours is {self.neighbours} and an image has {len(patches)} patches; give at most that, "
+                f"or 0 for {NEIGHBOURS}, or all where there are fewer"
+            )
         cosines, graph = patches[:, : len(classes)], patches[:, len(classes) :]
-        found = propagated(laplacian(graph, torch.cat([centres(window) for window in windows])), cosines)
+        places = torch.cat([centres(window) for window in windows])
+        found = propagated(laplacian(graph, places, self.neighbours or NEIGHBOURS), cosines)
         shares = found.split([window.patches[0].numel() for window in windows])
         return [
             Window(w.box, own.T.unflatten(1, w.patches.shape[1:]), w.height, w.width, w.top, w.left)
             for w, own in zip(windows, shares, strict=True)
         ]
+
+
+def graphed(model: DualEncoder) -> ImageTower:
+    """The tower whose patches LPOSS's graph is made of.
+
+    Raises:
+        BadInput: neither the model nor its second encoder has a ViT of ours.
+    """
+    return tower_of(getattr(model, "second", None) or model)
 
 
 def centres(window: Window) -> Tensor:
@@ -118,8 +152,8 @@ def centres(window: Window) -> Tensor:
 def laplacian(features: Tensor, places: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """I - alpha W [T, T] of unit features [T, E] at pixels [T, 2].
 
-    W has cos^gamma exp(-sigma distance) for the nearest neighbours of each patch, negative cosines out, plus its
-    transpose, without loops, divided by the roots of both ends' sums.
+    W has cos^gamma exp(-sigma distance) for the nearest neighbours of each patch (all of them where there are fewer),
+    negative cosines out, plus its transpose, without loops, divided by the roots of both ends' sums.
     """
     cosines = features @ features.T
     near = cosines.topk(min(neighbours, len(cosines)), dim=1)

@@ -80,16 +80,26 @@ def second_patches(model: DualEncoder, images: Tensor) -> Tensor:
     Raises:
         BadInput: it has none.
     """
-    second = getattr(model, "second", None)
-    if second is None:
-        raise BadInput(
-            f"{model.name or 'this model'} has no second encoder, which tells what is alike; give eval.second"
-        )
+    second = second_of(model)
     own = second.preprocess.renormalize(images, model.preprocess)
     sides = [max(1, round(side / second.patch_size)) * second.patch_size for side in images.shape[-2:]]
     if sides != list(images.shape[-2:]):
         own = F.interpolate(own, sides, mode="bilinear", align_corners=False)
     return tower_of(second).patches(own).float()
+
+
+def second_of(model: DualEncoder) -> Any:
+    """The model's second encoder, of another one's patches.
+
+    Raises:
+        BadInput: it has none.
+    """
+    second = getattr(model, "second", None)
+    if second is None:
+        raise BadInput(
+            f"{model.name or 'this model'} has no second encoder, which tells what is alike; give eval.second"
+        )
+    return second
 
 
 def tower_of(model: DualEncoder) -> ImageTower:
@@ -196,3 +206,8 @@ FEATURES: dict[str, Callable[[DualEncoder, Tensor, str], Tensor]] = {
     "proxyclip": proxy_features,
 }
 """By the decoder's name."""
+
+
+def needs_of(name: str) -> Callable[[DualEncoder], object]:
+    """What complains of a model that a decoder of these cannot have."""
+    return second_of if name == "proxyclip" else tower_of

@@ -57,8 +57,8 @@ def segmentation_panel(
     panels = {"image": image} if image else {}
     panels["truth"] = colour_overlay(under, truth, ignore)
     panels["prediction, where scored" if unscored.any() else "prediction"] = colour_overlay(under, prediction, ignore)
-    shown = _joined([_under([title], _enlarged(panel), FAINT) for title, panel in panels.items()])
-    return _joined([shown, _legend(_present(truth, prediction, ignore), classes, shown.width)], down=True)
+    shown = _joined([_under([title], enlarged(panel), FAINT) for title, panel in panels.items()])
+    return _joined([shown, _legend(present(truth, prediction, ignore), classes, shown.width)], down=True)
 
 
 def colour_overlay(
@@ -185,7 +185,8 @@ def _joined(images: Sequence[Image.Image], *, down: bool = False) -> Image.Image
     return sheet
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
+    """The image as a panel: larger where it is small, its pixels kept visible, smaller where it is large."""
     factor = min(PANEL / min(image.size), LONGEST / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
@@ -200,7 +201,7 @@ def _tile(image: Image.Image) -> Image.Image:
     return tile
 
 
-def _present(truth: NDArray[np.int64], prediction: NDArray[np.int64], ignore: int) -> list[int]:
+def present(truth: NDArray[np.int64], prediction: NDArray[np.int64], ignore: int) -> list[int]:
     """Classes in truth or prediction, most pixels first."""
     seen = np.concatenate([truth, prediction])
     counts = np.bincount(seen[seen != ignore], minlength=1)

@@ -6,12 +6,11 @@ brings `tf_bilinear`, what was trained on Pillow's images is scored on them. `ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from silc.preprocess import Interpolation, Resize
 
 Order = Literal["normalize, mean, normalize", "mean, normalize"]
@@ -51,8 +50,9 @@ class SlidingWindowProtocol:
     """Pixels the shorter side is scaled to."""
     longer: int | None
     """Most pixels of the longer side."""
-    rounding: Literal["nearest", "down", "squash"]
-    """How the other side becomes an integer: mmcv's rule, or torchvision's; or it is the shorter one's (CAT-Seg)."""
+    rounding: Literal["nearest", "down", "squash", "strides"]
+    """How the other side becomes an integer: mmcv's rule, or torchvision's; or it is the shorter one's (CAT-Seg); or
+    mmcv's, and then both sides go up to whole strides (RADSeg)."""
     interpolation: Interpolation
     window: int
     stride: int
@@ -60,6 +60,8 @@ class SlidingWindowProtocol:
     """A window that the patch size does not divide gets zeros around it, or is enlarged (bicubic)."""
     softmax: bool
     """Whether each window's cosines go through a softmax over the classes, without temperature, before averaging."""
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields that the authors have others of on some sets, by the set's name."""
 
 
 SLIDING_WINDOW = {
@@ -67,9 +69,52 @@ SLIDING_WINDOW = {
     "tcl": SlidingWindowProtocol(
         "tcl9", "mean, normalize", 448, 2048, "nearest", "cv2_bilinear", 448, 224, "pad", softmax=False
     ),
-    # wangf3014/SCLIP configs/base_config.py; its Cityscapes at 560 and Stuff at 448 are --window's to ask for.
+    # wangf3014/SCLIP configs/base_config.py, cfg_city_scapes.py, cfg_coco_stuff164k.py
     "sclip": SlidingWindowProtocol(
-        "clip80", "normalize, mean, normalize", 336, 2048, "nearest", "cv2_bilinear", 224, 112, "pad", softmax=False
+        "clip80",
+        "normalize, mean, normalize",
+        336,
+        2048,
+        "nearest",
+        "cv2_bilinear",
+        224,
+        112,
+        "pad",
+        softmax=False,
+        on={"cityscapes": {"shorter": 560}, "coco-stuff": {"shorter": 448}},
+    ),
+    # RADSeg-OVSS/RADSeg configs_mmseg/{mid,high}_res_configs, radseg/radseg.py: _preprocess_image. On a set that is
+    # none of its five, A-150's numbers. Its low resolution is SCLIP's, but Stuff at 336.
+    "radseg-mid": SlidingWindowProtocol(
+        "clip80",
+        "normalize, mean, normalize",
+        576,
+        2048,
+        "strides",
+        "cv2_bilinear",
+        336,
+        224,
+        "pad",
+        softmax=False,
+        on={
+            "pc59": {"longer": 4096},
+            "voc20": {"shorter": 336, "stride": 112},
+            "cityscapes": {"shorter": 688},
+            "coco-stuff": {"shorter": 448},
+        },
+    ),
+    "radseg-high": SlidingWindowProtocol(
+        "clip80",
+        "normalize, mean, normalize",
+        672,
+        2016,
+        "strides",
+        "cv2_bilinear",
+        336,
+        224,
+        "pad",
+        softmax=False,
+        on={"cityscapes": {"shorter": 1344, "longer": 2688}, "coco-stuff": {"shorter": 896, "longer": 1334}},
     ),
     # google-deepmind/tips pytorch/TIPS_zeroshot_segmentation.ipynb
     "tips": SlidingWindowProtocol(

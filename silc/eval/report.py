@@ -16,13 +16,11 @@ from silc.durable import write_whole
 from silc.eval.curves import cost_plots, palette_of, score_curves, training_curves
 from silc.eval.score_table import MetricRow, column_names, paired, percent, score_table
 from silc.eval.tasks import TASKS, brief, task_name
-from silc.page import data_uri, render, webp
+from silc.page import data_uri, render, webps
 from silc.records import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from PIL import Image
 
     from silc.records import Evaluation, Picture, Record
 
@@ -30,8 +28,6 @@ Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""
 PICTURE_BYTES = 1_600_000
 """All pictures of a page, before base64 makes them a third larger: with plots and tables a page stays below 3 MB."""
-QUALITIES = ((85, 1.0), (70, 1.0), (60, 0.7), (50, 0.5))
-"""WebP quality and scale, tried in turn until the pictures fit."""
 
 
 def write_report(
@@ -160,7 +156,8 @@ def galleries(evaluations: Sequence[Evaluation]) -> tuple[Gallery, int]:
     for name, evaluation in zip(names, evaluations, strict=True):
         for picture in evaluation.pictures:
             entries[picture.group, picture.caption].append((name, picture))
-    files = _encoded({key: [picture.image for _, picture in own] for key, own in entries.items()})
+    images = {key: [picture.image for _, picture in own] for key, own in entries.items()}
+    files = webps(images, PICTURE_BYTES)
     shown = _fitting({key: sum(map(len, own)) for key, own in files.items()})
     groups: dict[str, list[tuple[str, list[Figured]]]] = {group: [] for group, caption in entries}
     for group, caption in (key for key in entries if key in shown):
@@ -168,16 +165,6 @@ def galleries(evaluations: Sequence[Evaluation]) -> tuple[Gallery, int]:
         figures = [Figured(name, data_uri(file), picture.image.width) for (name, picture), file in own]
         groups[group].append((caption, figures))
     return [(group, kept) for group, kept in groups.items() if kept], len(entries) - len(shown)
-
-
-def _encoded(images: Mapping[Key, Sequence[Image.Image]]) -> dict[Key, list[bytes]]:
-    """WebP files at the best quality at which all of them fit, or else at the least."""
-    files: dict[Key, list[bytes]] = {}
-    for quality, scale in QUALITIES:
-        files = {key: [webp(_scaled(image, scale), quality) for image in own] for key, own in images.items()}
-        if sum(map(len, itertools.chain(*files.values()))) <= PICTURE_BYTES:
-            break
-    return files
 
 
 def _fitting(sizes: Mapping[Key, int]) -> set[Key]:
@@ -193,8 +180,3 @@ def _fitting(sizes: Mapping[Key, int]) -> set[Key]:
             break
         shown.add(key)
     return shown
-
-
-def _scaled(image: Image.Image, scale: float) -> Image.Image:
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image if scale == 1 else image.resize(size)

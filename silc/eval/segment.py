@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
@@ -27,11 +27,22 @@ from silc.records import Evaluation, Picture, Record
 from silc.settings import one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor
 
     from silc.encoder import DensePredictor, DualEncoder
+
+
+class Predicted(NamedTuple):
+    """An image, its truth and its labels, both int64 [H, W]."""
+
+    image: Image.Image
+    truth: NDArray[np.int64]
+    labels: Tensor
 
 
 @dataclass
@@ -65,9 +76,9 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     def protocol(self, model: DualEncoder | DensePredictor) -> dict[str, Any]:
         """Every choice that moves the number."""
-        config, data = self.config, self._data()
+        config, data = self.config, self.scored_set
         predictor, refiner = predictor_of(model, config), refiner_of(config)
-        rules = window_rules(predictor, config)
+        rules = window_rules(predictor, config, data.name)
         longer = "" if rules.longer is None else f", longer at most {rules.longer}"
         said = {
             "protocol": config.segmentation,
@@ -110,8 +121,8 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
             BadInput: a readout the model does not have; features that are not finite; no labelled pixel; see also
                 `predictor_of`, `window_rules` and `SegmentationSet.example`.
         """
-        data, absent = self._data(), self.config.absent_classes
-        scorer = scorer_of(model, self.wording.words, self.config, self.world)
+        data, absent = self.scored_set, self.config.absent_classes
+        scorer = self.scorer(model)
         shares = shared(lambda: self._share(data, scorer), self.world)
         counts = torch.stack([own for own, _, _ in shares]).sum(0)
         by_image = torch.cat([own for _, own, _ in shares])
@@ -121,17 +132,13 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     def _share(self, data: SegmentationSet, scorer: Scorer) -> tuple[Tensor, Tensor, dict[int, Picture]]:
         """Of this rank's images: confusion counts [C, C], each one's rows of `pixel_counts`, pictures by index."""
-        num_classes, owner = len(data.classes), torch.tensor(self.wording.owner)
+        num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts, drawn = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
         rows = [torch.empty(0, 5, dtype=torch.int64)]
         # A few images are in memory at a time. Most give two windows, so this many fill about one forward pass.
         for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
-            examples = [data.example(index) for index in group]
-            names = [f"{data.name}/{data.ids[index]}" for index in group]
-            maps = score_maps([image for image, _ in examples], scorer, names)
-            for index, (image, truth), scores in zip(group, examples, maps, strict=True):
-                prediction = owner[scores.labels(truth.shape[0], truth.shape[1], self.config.background)]
+            for index, (image, truth, prediction) in zip(group, self.predictions(scorer, group), strict=True):
                 own = metrics.confusion(torch.from_numpy(truth), prediction, num_classes, data.ignore)
                 counts += own
                 rows.append(metrics.pixel_counts(own, index))
@@ -142,7 +149,30 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
                 self.progress(index + 1, len(data))
         return counts, torch.cat(rows), drawn
 
-    def _data(self) -> SegmentationSet:
+    def scorer(self, model: DualEncoder | DensePredictor) -> Scorer:
+        """What gives images their scores, by a model.
+
+        Raises:
+            BadInput: as a call of the evaluator.
+        """
+        return scorer_of(model, self.wording.words, self.config, self.world, self.data.name)
+
+    def predictions(self, scorer: Scorer, indices: Sequence[int]) -> Iterator[Predicted]:
+        """Some images with their truth and what is predicted; all of them are in memory.
+
+        Raises:
+            BadInput: see `SegmentationSet.example` and `score_maps`.
+        """
+        data, owner = self.scored_set, torch.tensor(self.wording.owner)
+        examples = [data.example(index) for index in indices]
+        names = [f"{data.name}/{data.ids[index]}" for index in indices]
+        maps = score_maps([image for image, _ in examples], scorer, names)
+        for (image, truth), scores in zip(examples, maps, strict=True):
+            labels = owner[scores.labels(truth.shape[0], truth.shape[1], self.config.background)]
+            yield Predicted(image, truth, labels)
+
+    @property
+    def scored_set(self) -> SegmentationSet:
         """The data set, with its background as a class of its own where that is scored."""
         if not self.config.background or self.data.background_words:
             return self.data

@@ -54,15 +54,21 @@ class Scorer:
 
 
 def scorer_of(
-    model: DualEncoder | DensePredictor, names: Sequence[str], config: EvalConfig, world: World = ALONE
+    model: DualEncoder | DensePredictor,
+    names: Sequence[str],
+    config: EvalConfig,
+    world: World = ALONE,
+    dataset: str = "",
 ) -> Scorer:
     """What gives images their scores for classes of these names, by a model or a predictor of one's own.
+
+    `dataset` is the name of the set that the images are of: protocols have other numbers for some.
 
     Raises:
         BadInput: see `predictor_of` and `window_rules`.
     """
     predictor, refiner = predictor_of(model, config), refiner_of(config)
-    rules = window_rules(predictor, config)
+    rules = window_rules(predictor, config, dataset)
     prompts, at_once = templates(rules.templates), config.batch_size
     embed = partial(text_classifier, templates=prompts, order=rules.ensemble, batch_size=at_once, world=world)
     classes = predictor.classes(names, embed)
@@ -70,13 +76,15 @@ def scorer_of(
     return Scorer(predictor, classes, rules, config.batch_size, stitched)
 
 
-def window_rules(predictor: DensePredictor, config: EvalConfig) -> SlidingWindowProtocol:
-    """The protocol by name with what the configuration overrides, in proportion to the window, or the predictor's own.
+def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "") -> SlidingWindowProtocol:
+    """The protocol by name, as it is on a set, with what the configuration overrides, in proportion to the window,
+    or the predictor's own.
 
     Raises:
         BadInput: `eval.window` for a predictor with windows of its own.
     """
     rules, preprocess = one_of(SLIDING_WINDOW, config.segmentation, "protocol"), predictor.preprocess
+    rules = replace(rules, **rules.on.get(dataset, {}))
     window = config.window or min(rules.window, preprocess.size)
     own = rules.interpolation if window == rules.window else preprocess.interpolation
     rules = replace(
@@ -115,7 +123,7 @@ def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[st
             yield scorer.predictor.score_map(one, scorer.classes, called)
         return
     whole = [
-        scaled(image, rescale_size(*image.size, rules.shorter, rules.longer, rules.rounding), rules.interpolation, name)
+        scaled(image, scaled_size(*image.size, rules), rules.interpolation, name)
         for image, name in zip(images, names or [""] * len(images), strict=True)
     ]
     boxes = [windows(pixels.shape[1], pixels.shape[2], rules.window, rules.stride) for pixels in whole]
@@ -181,6 +189,12 @@ def score_windows(scorer: Scorer, crops: Sequence[tuple[Box, Tensor]]) -> Iterat
                 yield Window(box, own.contiguous(), high, wide, top, left)
 
 
+def scaled_size(width: int, height: int, rules: SlidingWindowProtocol) -> tuple[int, int]:
+    """(width, height) that a protocol scales an image to."""
+    size = rescale_size(width, height, rules.shorter, rules.longer, rules.rounding)
+    return whole_strides(*size, rules.stride, rules.window) if rules.rounding == "strides" else size
+
+
 def rescale_size(
     width: int, height: int, shorter: int, longer: int | None = None, rounding: str = "nearest"
 ) -> tuple[int, int]:
@@ -199,6 +213,20 @@ def rescale_size(
     if longer is not None:
         factor = min(longer / max(width, height), factor)
     return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
+
+
+def whole_strides(width: int, height: int, stride: int, least: int) -> tuple[int, int]:
+    """Sides that a stride divides, by RADSeg's rule: in proportion until the longer one is, then each upwards.
+
+    >>> whole_strides(200, 150, 64, 96), whole_strides(768, 576, 224, 336), whole_strides(448, 224, 224, 336)
+    ((256, 192), (896, 672), (448, 224))
+    """
+    if width % stride == height % stride == 0:
+        return width, height
+    longer = max(width, height)
+    sides = (side * (longer + -longer % stride) // longer for side in (width, height))
+    across, down = (max(side + -side % stride, least) for side in sides)
+    return across, down
 
 
 def windows(height: int, width: int, window: int, stride: int) -> list[Box]:

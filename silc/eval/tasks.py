@@ -88,8 +88,8 @@ TASKS = {
         "segmentation",
         {"miou": "mIoU"},
         "silc.eval.segment:ZeroShotSegmentation",
-        reads="segmentation templates ensemble window names background_names readout decoder second absent_classes "
-        "refine pamr mix background",
+        reads="segmentation templates ensemble window names background_names readout decoder second neighbours "
+        "absent_classes refine pamr mix background",
         varies="segmentation decoder names",
         on_sheet=True,
     ),
@@ -99,8 +99,8 @@ TASKS = {
         "segmentation",
         {"miou": "ov mIoU"},
         "silc.eval.segment:OpenVocabularySegmentation",
-        reads="segmentation templates ensemble window names background_names readout decoder second refine pamr mix "
-        "background",
+        reads="segmentation templates ensemble window names background_names readout decoder second neighbours refine "
+        "pamr mix background",
         varies="segmentation decoder names",
         on_sheet=True,
         by_name=True,

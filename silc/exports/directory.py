@@ -49,6 +49,7 @@ def export(
     tokenizer: str | Path | None = None,
     license: str = "unknown",
     datasets: Sequence[str] = (),
+    decoder: str = "",
 ) -> list[Check]:
     """Write a model for others, all formats or none.
 
@@ -59,6 +60,8 @@ def export(
         weights: of a run; `auto` is the teacher where there is one.
         tokenizer: as for `silc.load`.
         license, datasets: for the model card, in the hub's words (`apache-2.0`; `ORG/NAME`).
+        decoder: what makes class maps of images and texts in a third graph of onnx and torch_export, by a name of
+            docs/evaluation.md; none: there is none.
 
     Returns:
         How far each format, read back, is from the model.
@@ -67,9 +70,9 @@ def export(
         BadInput: no such model or format, a format that has no such towers, a library that is not installed, or a
             format that did not give the model's numbers back. Nothing is left behind.
     """
-    out = offered.check(source, out, formats)
+    out = offered.check(source, out, formats, decoder)
     model, facts = model_and_facts(source, weights, tokenizer, license, datasets)
-    probe = Probe(model)
+    probe = Probe(model, decoder)
     chosen = {name: FORMATS[name] for name in FORMATS if name in formats}
     with whole(out) as partial:
         pretrained.save(model, partial)
@@ -79,6 +82,8 @@ def export(
             one.write(partial, probe)
             checks += one.verify(partial, probe)
             notes[name] = one.notes(model)
+            if decoder and name in offered.MAPPED:
+                notes[name].append(f"segment makes class_maps of pixel_values and text_embeds by decoder {decoder}")
         if is_run(source):
             _keep_going(Path(source), partial / CONTINUE)
         write_whole(partial / "README.md", card(model, facts, notes, checks))

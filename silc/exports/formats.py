@@ -10,16 +10,25 @@ from silc.errors import BadInput
 from silc.rundir import check_model
 
 OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8 = NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8")
+MAPPED = (ONNX, TORCH)
+"""Formats that can hold class maps. Eight bits a weight move features by more than decoders can bear."""
+DECODERS = ("cosine", "maskclip", "maskclip-reduced", "sclip", "clearclip", "naclip", "scra", "scga", "radseg")
+"""Decoders that are a function of images and texts alone: no second encoder, no search for neighbours."""
 
 
-def check(source: str | Path, out: str | Path, formats: Sequence[str]) -> Path:
+def check(source: str | Path, out: str | Path, formats: Sequence[str], decoder: str = "") -> Path:
     """The directory that an export of `source` is to make.
 
     Raises:
-        BadInput: no such model or format, or a directory that cannot be written or is not empty.
+        BadInput: no such model or format, a decoder that is no graph or that no format holds, or a directory that
+            cannot be written or is not empty.
     """
     unknown = [name for name in formats if name not in NAMES]
     if unknown or not formats:
         raise BadInput(f"no format '{', '.join(unknown)}'; there are: {', '.join(NAMES)}")
+    if decoder and decoder not in DECODERS:
+        raise BadInput(f"decoder '{decoder}' is not exported; those that can be: {', '.join(DECODERS)}")
+    if decoder and not set(formats) & set(MAPPED):
+        raise BadInput(f"class maps are written by formats {' and '.join(MAPPED)}; name one of them, or no decoder")
     check_model(source)
     return places.empty_folder(out)

@@ -2,16 +2,19 @@
 
     image    pixel_values [batch, 3, patch*h, patch*w] -> image_embeds [batch, D], patch_embeds [batch, h, w, D]
     text     input_ids [batch, T] -> text_embeds [batch, D]
+    segment  pixel_values, text_embeds [classes, D] -> class_maps [batch, classes, h, w]
 
 All embeddings are of unit length; patch_embeds are the model's first dense readout, in the space of the texts. T is the
 model's own number of tokens; h and w are 2 or more. Positions are resampled in the graph, by the model's rule.
+`segment` is a decoder without training, where one is asked for: each image is one window, and the maps are of its
+patches.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from silc.exports.formats import INT8, ONNX, TORCH
-from silc.exports.verify import Check, Compare, Probe, compare, compare_directions
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import predictor_of
+from silc.eval.joint import Scga
+from silc.exports.formats import INT8, MAPPED, ONNX, TORCH
+from silc.exports.verify import MAPS, Check, Compare, Probe, compare, compare_directions
 from silc.extras import needs
 
 if TYPE_CHECKING:
@@ -32,8 +38,9 @@ if TYPE_CHECKING:
     from silc.models.silc import Encoder
     from silc.models.text import TextTower
 
-IMAGE_NAMES, TEXT_NAMES = ("image_embeds", "patch_embeds"), ("text_embeds",)
-Run = Callable[[Tensor], tuple[Tensor, ...]]
+IMAGE_NAMES, TEXT_NAMES, MAP_NAMES = ("image_embeds", "patch_embeds"), ("text_embeds",), ("class_maps",)
+Run = Callable[..., tuple[Tensor, ...]]
+"""Outputs of inputs, each in their order."""
 
 
 class ImageGraph(nn.Module):
@@ -61,33 +68,55 @@ class TextGraph(nn.Module):
         return (F.normalize(self.text(input_ids), dim=-1),)
 
 
+class SegmentGraph(nn.Module):
+    """Class maps by a decoder of `eval/decoders.py`."""
+
+    def __init__(self, model: Encoder, decoder: str) -> None:
+        super().__init__()
+        self.visual = model.visual  # named here, its weights are the graph's own
+        self.predictor = predictor_of(model, EvalConfig(decoder=decoder))
+
+    def forward(self, pixel_values: Tensor, text_embeds: Tensor) -> tuple[Tensor]:
+        """[B, N, h, w] of normalised images [B, 3, H, W] and unit-length text features [N, D]."""
+        maps = self.predictor.maps(pixel_values, text_embeds)
+        return (self.predictor.of_whole(maps, text_embeds) if isinstance(self.predictor, Scga) else maps,)
+
+
 @dataclass(frozen=True)
 class Traced:
-    """A tower with an input to follow it by and the sizes that may change."""
+    """A graph with inputs to follow it by and their sizes that may change."""
 
     graph: nn.Module
-    example: Tensor
-    dynamic: Mapping[int, Any]
-    input_name: str
+    examples: Mapping[str, Tensor]
+    """By the input's name."""
+    dynamic: Sequence[Mapping[int, Any]]
     output_names: tuple[str, ...]
 
 
-def traced(model: Encoder, probe: Probe) -> dict[str, Traced]:
-    """Both towers. The example is of none of the model's own sizes, which would be taken for constants."""
+def traced(model: Encoder, probe: Probe, *, maps: bool) -> dict[str, Traced]:
+    """Both towers, and with `maps` the decoder that the probe names.
+
+    The examples are of none of the model's own sizes, which would be taken for constants.
+    """
     patch, side, batch = model.patch_size, model.preprocess.size // model.patch_size, Dim("batch", min=1)
     sizes = {0: batch, 2: patch * Dim("h", min=2), 3: patch * Dim("w", min=2)}
-    images = probe.images(2, patch * (side + 1), patch * (side + 2))
+    images = {"pixel_values": probe.images(2, patch * (side + 1), patch * (side + 2))}
     image = ImageGraph(model.visual, model.readouts[0]).eval()
     text = TextGraph(model.model.text).eval()
-    return {
-        "image": Traced(image, images, sizes, "pixel_values", IMAGE_NAMES),
-        "text": Traced(text, probe.ids[:2], {0: batch}, "input_ids", TEXT_NAMES),
+    found = {
+        "image": Traced(image, images, [sizes], IMAGE_NAMES),
+        "text": Traced(text, {"input_ids": probe.ids[:2]}, [{0: batch}], TEXT_NAMES),
     }
+    if maps and probe.decoder:
+        segment, classes = SegmentGraph(model, probe.decoder).eval(), {0: Dim("classes", min=1)}
+        given = {**images, "text_embeds": probe.text[:3]}
+        found["segment"] = Traced(segment, given, [sizes, classes], MAP_NAMES)
+    return found
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """A kind of file for each of the towers: image and text."""
+    """A kind of file for each of the graphs: image, text, and segment where a decoder is asked for."""
 
     NAME: str
     suffix: str
@@ -108,13 +137,13 @@ class Graphs:
         for package in self.packages:
             needs(self.NAME, package, self.extra)
         (directory / self.NAME).mkdir(exist_ok=True)
-        for name, tower in traced(probe.model, probe).items():
+        for name, one in traced(probe.model, probe, maps=self.NAME in MAPPED).items():
             with quietly():
-                self.save(tower, self._file(directory, name))
+                self.save(one, self._file(directory, name))
 
     @torch.no_grad()
     def verify(self, directory: Path, probe: Probe) -> list[Check]:
-        """The files against the towers, at several sizes.
+        """The files against the model, at several sizes.
 
         Raises:
             BadInput: they differ.
@@ -130,7 +159,19 @@ class Graphs:
                 what = f"{name} of {' x '.join(map(str, images.shape))}"
                 found.append(self.compare(self.NAME, what, theirs, expected))
         (texts,) = text(probe.ids)
-        return [*found, self.compare(self.NAME, f"text_embeds of {len(probe.ids)}", texts, probe.text)]
+        found.append(self.compare(self.NAME, f"text_embeds of {len(probe.ids)}", texts, probe.text))
+        return [*found, *(self._verify_maps(directory, probe) if probe.decoder and self.NAME in MAPPED else ())]
+
+    def _verify_maps(self, directory: Path, probe: Probe) -> Iterator[Check]:
+        """The graph of the decoder against the decoder, image by image: none depends on its neighbours."""
+        patch, size, expected = probe.model.patch_size, probe.model.preprocess.size, probe.segmented
+        with quietly():
+            segment = self.load(self._file(directory, "segment"))
+        for num, images in ((1, probe.images(1)), (len(probe.text), probe.images(2, size + patch, size))):
+            (maps,) = segment(images, probe.text[:num])
+            ours = torch.cat([expected(image[None], probe.text[:num]) for image in images])
+            what = f"class_maps of {' x '.join(map(str, images.shape))}"
+            yield compare(self.NAME, what, maps, ours, MAPS)
 
     def notes(self, model: Pretrained) -> list[str]:
         """What this format does not carry: nothing to tell."""
@@ -140,44 +181,50 @@ class Graphs:
         return str(directory / self.NAME / f"{name}{self.suffix}")
 
 
-def _program(tower: Traced, graph: nn.Module | None = None) -> ExportedProgram:
-    return torch.export.export(graph or tower.graph, (tower.example,), dynamic_shapes=(dict(tower.dynamic),))
+def _program(one: Traced, graph: nn.Module | None = None) -> ExportedProgram:
+    sizes = tuple(map(dict, one.dynamic))
+    return torch.export.export(graph or one.graph, tuple(one.examples.values()), dynamic_shapes=sizes)
 
 
-def save_onnx(tower: Traced, file: str) -> None:
+def save_onnx(one: Traced, file: str) -> None:
     """Of the newest operators that torch writes."""
-    names, given = tower.output_names, [tower.input_name]
-    program = torch.onnx.export(_program(tower), dynamo=True, input_names=given, output_names=names, verbose=False)
+    names, given = one.output_names, list(one.examples)
+    program = torch.onnx.export(_program(one), dynamo=True, input_names=given, output_names=names, verbose=False)
     assert program is not None
     program.save(file)
 
 
 def load_onnx(file: str) -> Run:
-    """A graph of one input, ready to run on tensors."""
+    """A graph, ready to run on tensors."""
     runtime = needs(ONNX, "onnxruntime", "export")
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda x: tuple(map(torch.from_numpy, session.run(None, {given.name: x.numpy()})))
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        arrays = {name: x.numpy() for name, x in zip(names, given, strict=True)}
+        return tuple(map(torch.from_numpy, session.run(None, arrays)))
+
+    return run
 
 
-def _save_torch(tower: Traced, file: str) -> None:
-    torch.export.save(_program(tower), file)
+def _save_torch(one: Traced, file: str) -> None:
+    torch.export.save(_program(one), file)
 
 
 def _load_torch(file: str) -> Run:
     return torch.export.load(file).module()
 
 
-def _save_int8(tower: Traced, file: str) -> None:
+def _save_int8(one: Traced, file: str) -> None:
     """Linear layers keep 8 bits a weight and a scale a row."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from torchao.utils import unwrap_tensor_subclass
 
-    graph = copy.deepcopy(tower.graph)
+    graph = copy.deepcopy(one.graph)
     quantize_(graph, Int8WeightOnlyConfig())
     # Plain tensors and plain operators in the file: reading it needs no torchao.
     unwrap_tensor_subclass(graph)
-    torch.export.save(_program(tower, graph), file)
+    torch.export.save(_program(one, graph), file)
 
 
 KINDS = (

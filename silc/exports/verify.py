@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from silc.errors import BadInput
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import predictor_of
+from silc.eval.joint import JointPredictor
+from silc.eval.score_map import Box, Window
 from silc.models.silc import Encoder
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ FLOAT = 1e-5
 """Unit-length features and cosines in float32: the same sums in another order (two-block towers differed by 1e-6)."""
 COSINE = 1e-3
 """1 - cosine of int8 features: a weight keeps 8 bits, its error averages out over a row (two-block towers had 5e-5)."""
+MAPS = 1e-3
+"""Class maps: probabilities are of cosines times 100, so 1e-5 becomes 1e-3."""
 Compare = Callable[[str, str, "Tensor", "Tensor"], "Check"]
 """(format, what, theirs, ours): raises where they differ by too much."""
 TEXTS = ("a photo of a cat", "Two dogs, on the beach", "state-of-the-art: a street at night", "a", "red car " * 60)
@@ -48,6 +54,8 @@ class Probe:
     """The model in memory, with random pixels and some texts; the same ones for every format."""
 
     pretrained: Pretrained
+    decoder: str = ""
+    """What makes class maps of the model, for the formats that have them; none: there are none."""
 
     @cached_property
     def model(self) -> Encoder:
@@ -86,6 +94,16 @@ class Probe:
     def text(self) -> Tensor:
         """Unit-length features [N, D] of `ids`."""
         return self.model.encode_text(self.ids)
+
+    @torch.no_grad()
+    def segmented(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Class maps [1, N, h, w] of an image as one window, for unit-length text features [N, D], by `decoder`."""
+        predictor = predictor_of(self.model, EvalConfig(decoder=self.decoder))
+        (maps,), (height, width) = predictor.maps(images, classes), images.shape[-2:]
+        if isinstance(predictor, JointPredictor):
+            whole = Window(Box(0, 0, height, width), maps, height, width)
+            (maps,) = (window.patches for window in predictor.joined([whole], classes))
+        return maps[None]  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def checks(

@@ -161,3 +161,22 @@ def test_what_does_not_go_with_joined_windows_is_refused(scene_model) -> None:
             predictor_of(scene_model, EvalConfig(decoder="lposs", **fields))
     assert not isinstance(predictor_of(scene_model, EvalConfig()), JointPredictor)
     assert isinstance(predictor_of(scene_model, EvalConfig()), Cosine)
+
+
+def test_more_neighbours_than_patches_are_refused(scene_model) -> None:
+    """A number that somebody gave is not cut down in silence; LPOSS's own 400 is all patches where there are fewer."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+    def scored(**fields):
+        scorer = scorer_of(scene_model, ["red dots", "blue checks"], EvalConfig(decoder="lposs", **fields))
+        return next(score_maps([image], scorer)).whole(), scorer.predictor.record
+
+    most = 8  # windows of 16 x 16 pixels, 8 apart, of 4 patches each: 2 of them
+    usual, record = scored()
+    assert "neighbours" not in record
+    given, record = scored(neighbours=most)
+    assert record["neighbours"] == most
+    torch.testing.assert_close(given, usual)
+    assert not torch.allclose(scored(neighbours=2)[0], usual, atol=1e-6)
+    with pytest.raises(BadInput, match=rf"eval.neighbours is {most + 1} and an image has {most} patches; give at most"):
+        scored(neighbours=most + 1)

@@ -148,6 +148,25 @@ def test_theirs_do_not_resize_positions_where_only_the_aspect_differs(tower: Ima
 
 
 @torch.no_grad()
+def test_theirs_resize_positions_by_a_factor_that_is_not_the_sides_ratio(tower: ImageTower, fixture) -> None:
+    """SCLIP's family asks for (n + 0.1) / sqrt(N): tokens differ by more than our own tolerance, and not by much."""
+    images = torch.from_numpy(fixture["64x64/image"])
+    found = last_block.FEATURES["sclip"](Encoded(tower), images, "").flatten(1, 2)
+    apart = (found - torch.from_numpy(fixture["64x64/sclip"])[:, 1:]).abs().max()
+    assert 0.01 < apart < 0.5
+
+
+@torch.no_grad()
+def test_proxyclip_swaps_rows_and_columns(tower: ImageTower, fixture) -> None:
+    """As its authors call it, a grid of other sides is read the wrong way round; a square one is not."""
+    for size in ("48x48", "32x72"):
+        for name in (name for name in fixture if name.startswith(f"{size}/proxyclip_asis")):
+            theirs, ours = (torch.from_numpy(fixture[one]) for one in (name, name.replace("asis", "rowmajor")))
+            same = torch.allclose(theirs, ours, atol=2e-4)
+            assert same == (size == "48x48"), name
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", sorted(set(last_block.FEATURES) - {"proxyclip"}))
 @pytest.mark.parametrize("pool", ["cls", "map", "mean"])
 def test_an_image_does_not_depend_on_its_neighbours_in_a_batch(pool, name: str) -> None:

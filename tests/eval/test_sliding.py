@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from silc.eval.config import EvalConfig
 from silc.eval.decoders import Cosine
 from silc.eval.protocols import SLIDING_WINDOW
 from silc.eval.score_map import Box, ScoreMap
-from silc.eval.sliding import Scorer, rescale_size, score_windows, window_rules, windows
+from silc.eval.sliding import Scorer, rescale_size, scaled_size, score_windows, window_rules, windows
 from silc.preprocess import Preprocess
 
 
@@ -119,3 +122,59 @@ def test_the_longer_side_is_in_proportion_to_the_window(patches):
         found.append(rescale_size(2400, 300, rules.shorter, rules.longer, rules.rounding))
     assert found == [(2048, 256), (1024, 128)]
     assert window_rules(Cosine(patches(512), EvalConfig()), EvalConfig(segmentation="tips", window=224)).longer is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "want"),
+    [
+        # RADSeg's mid_res_configs and high_res_configs, then up to whole strides of 224 (112): _preprocess_image.
+        ("radseg-mid", "ade150", (576, 2048, 336, 224)),
+        ("radseg-mid", "pc59", (576, 4096, 336, 224)),
+        ("radseg-mid", "cityscapes", (688, 2048, 336, 224)),
+        ("radseg-mid", "coco-stuff", (448, 2048, 336, 224)),
+        ("radseg-mid", "voc20", (336, 2048, 336, 112)),
+        ("radseg-mid", "mine", (576, 2048, 336, 224)),
+        ("radseg-high", "ade150", (672, 2016, 336, 224)),
+        ("radseg-high", "voc20", (672, 2016, 336, 224)),
+        ("radseg-high", "cityscapes", (1344, 2688, 336, 224)),
+        ("radseg-high", "coco-stuff", (896, 1334, 336, 224)),
+        ("sclip", "ade150", (336, 2048, 224, 112)),
+        ("sclip", "cityscapes", (560, 2048, 224, 112)),
+        ("sclip", "coco-stuff", (448, 2048, 224, 112)),
+        ("tcl", "cityscapes", (448, 2048, 448, 224)),
+    ],
+)
+def test_a_protocol_has_its_authors_numbers_on_each_set(patches, protocol, dataset, want):
+    rules = window_rules(Cosine(patches(448), EvalConfig()), EvalConfig(segmentation=protocol), dataset)
+    assert (rules.shorter, rules.longer, rules.window, rules.stride) == want
+    half = window_rules(Cosine(patches(rules.window // 2), EvalConfig()), EvalConfig(segmentation=protocol), dataset)
+    assert (half.shorter, half.longer, half.window, half.stride) == tuple(side // 2 for side in want)
+
+
+@pytest.mark.parametrize(
+    ("size", "shorter", "stride", "want"),
+    [
+        ((200, 150), 150, 64, (256, 192)),
+        ((683, 512), 576, 224, (896, 672)),  # 768 x 576
+        ((683, 512), 672, 224, (896, 672)),
+        ((500, 375), 336, 112, (448, 336)),
+        ((640, 480), 448, 224, (672, 672)),  # 597 x 448 becomes 672 x 504, whose height goes up to 672
+        ((2048, 1024), 1344, 224, (2688, 1344)),
+    ],
+)
+def test_sides_go_up_to_whole_strides(size, shorter, stride, want):
+    rules = replace(SLIDING_WINDOW["radseg-mid"], shorter=shorter, longer=4096, stride=stride, window=96)
+    assert scaled_size(*size, rules) == want
+    placed = windows(want[1], want[0], stride * 3 // 2, stride)
+    assert all(side % (stride // 2) == 0 for box in placed for side in box)  # RADSeg asserts whole patches
+
+
+def test_whole_strides_are_radsegs(silc_data):
+    """The fixture's image of 150 x 200 was seen as 192 x 256: 12 x 16 patches of 16."""
+    with np.load(silc_data / "oracles/decoders/radseg.npz", allow_pickle=False) as fixture:
+        height, width = (
+            fixture["image_u8"].shape[-2:] if fixture["image_u8"].shape[-1] != 3 else fixture["image_u8"].shape[-3:-1]
+        )
+        rules = replace(SLIDING_WINDOW["radseg-mid"], shorter=min(height, width), longer=None, stride=64, window=96)
+        wide, high = scaled_size(width, height, rules)
+        assert (high // 16, wide // 16) == fixture["feat_map"].shape[-2:]

@@ -400,6 +400,15 @@ def test_the_command_line(saved: Saved, tmp_path: Path, capsys: pytest.CaptureFi
         (source, out): "is not empty",
         (source, f"{out}2", "--formats", "gguf"): "no format 'gguf'; there are: open_clip, transformers, onnx",
         (source, f"{out}2", "--formats", ""): "no format ''",
+        (source, f"{out}2", "--decoder", "radseg"): "class maps are written by formats onnx and torch_export",
+        (
+            source,
+            f"{out}2",
+            "--formats",
+            "onnx",
+            "--decoder",
+            "lposs",
+        ): "decoder 'lposs' is not exported; those that can",
         (str(tmp_path / "nothing"), f"{out}2"): "is no model",
     }.items():
         assert main(["export", *args]) == 2

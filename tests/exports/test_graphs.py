@@ -17,7 +17,13 @@ import torch.nn.functional as F
 
 import silc
 from silc.errors import BadInput
-from silc.exports import graphs
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import predictor_of
+from silc.eval.joint import JointPredictor
+from silc.eval.score_map import Box, Window
+from silc.exports import formats, graphs
+from silc.exports.verify import Probe
+from silc.interop import sources
 from silc.predict import Model
 
 from .conftest import CLIP_IMAGE, CLIP_TEXT, IMAGE, TEXT
@@ -82,6 +88,58 @@ def test_onnx(saved: Saved, tmp_path: Path) -> None:
         ids = model.tokenizer(texts)
         (theirs,) = text.run(None, {"input_ids": ids.numpy()})
         torch.testing.assert_close(torch.from_numpy(theirs), model.encode_text(ids), rtol=1e-5, atol=1e-5)
+
+
+def one_window(model: Model, decoder: str, image: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Class maps [1, N, h, w] by the windows and the stitching of evaluation, with one window as large as the image."""
+    predictor = predictor_of(model, EvalConfig(decoder=decoder))
+    high, wide = image.shape[-2:]
+    (maps,) = predictor.maps(image[None], classes)
+    if isinstance(predictor, JointPredictor):
+        (found,) = predictor.joined([Window(Box(0, 0, high, wide), maps, high, wide)], classes)
+        return found.patches[None]
+    return maps[None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decoder", formats.DECODERS)
+def test_class_maps_of_every_decoder_by_onnxruntime(decoder: str, saved: Saved, tmp_path: Path) -> None:
+    """Any number of images and classes, and any size; an image of a batch is scored as it is alone."""
+    source = saved(CLIP_IMAGE, CLIP_TEXT, embed_dim=24)
+    probe = Probe(sources.read(str(source)), decoder)
+    graphs.save_onnx(graphs.traced(probe.model, probe, maps=True)["segment"], str(tmp_path / "segment.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "segment.onnx")
+    assert [given.name for given in session.get_inputs()] == ["pixel_values", "text_embeds"]
+    assert [given.name for given in session.get_outputs()] == ["class_maps"]
+    model = silc.load(source, device="cpu")
+    for num, (batch, height, width) in zip((1, 4, 30), SIZES, strict=True):
+        images, classes = torch.randn(batch, 3, height, width), F.normalize(torch.randn(num, 24), dim=-1)
+        (maps,) = session.run(None, {"pixel_values": images.numpy(), "text_embeds": classes.numpy()})
+        assert maps.shape == (batch, num, height // 8, width // 8)
+        expected = torch.cat([one_window(model, decoder, image, classes) for image in images])
+        torch.testing.assert_close(torch.from_numpy(maps), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["map", "cls"])
+def test_an_export_with_class_maps(pool: str, saved: Saved, tmp_path: Path) -> None:
+    source = saved() if pool == "map" else saved(CLIP_IMAGE, CLIP_TEXT, embed_dim=24)
+    checks = silc.export(source, tmp_path / "out", ["onnx", "torch_export"], decoder="radseg")
+    assert [check.format for check in checks if check.what.startswith("class_maps")] == 2 * ["onnx"] + 2 * [
+        "torch_export"
+    ]
+    assert (
+        "segment makes class_maps of pixel_values and text_embeds by decoder radseg"
+        in (tmp_path / "out/README.md").read_text()
+    )
+    model = silc.load(source, device="cpu")
+    classes = model.encode_text(["a cat", "two dogs", "the red car"])
+    images = torch.randn(2, 3, 40, 64)
+    opened = torch.export.load(tmp_path / "out/torch_export/segment.pt2").module()
+    (maps,) = opened(images, classes)
+    by_onnx = onnxruntime.InferenceSession(tmp_path / "out/onnx/segment.onnx")
+    (other,) = by_onnx.run(None, {"pixel_values": images.numpy(), "text_embeds": classes.numpy()})
+    torch.testing.assert_close(torch.from_numpy(other), maps.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 5, 8), rtol=1e-4, atol=1e-4)  # probabilities
 
 
 def test_int8(saved: Saved, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _write_graphs(out: Path, model: CatSegModel, texts: Tensor) -> None:
         written.save(str(out / ONNX / "catseg.onnx"))
         graph = TextGraph(model.catseg.text).eval()
         save_onnx(
-            Traced(graph, ids[:2], {0: Dim("batch", min=1)}, "input_ids", TEXT_NAMES), str(out / ONNX / "text.onnx")
+            Traced(graph, {"input_ids": ids[:2]}, [{0: Dim("batch", min=1)}], TEXT_NAMES), str(out / ONNX / "text.onnx")
         )
 
 
