@@ -67,6 +67,16 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _decoded(_open(data, max_pixels), data)
 
 
+def identify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
+    """Pillow's name of the format, and (width, height), by the header alone.
+
+    Raises:
+        BadImage: cause `no_image` or `too_large`, as `decode_rgb`.
+    """
+    image = _open(data, max_pixels)
+    return str(image.format), image.size
+
+
 def decode_pixels(
     data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffices | None = None, turned: bool = False
 ) -> np.ndarray:

@@ -13,14 +13,14 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from silc.batch import Broken
 from silc.data.captions import NoCaption, Unread, usable
 from silc.data.pairs import BadSample, Pair, Pairs, spread_captions
-from silc.data.tables import read_rows
+from silc.data.tables import Rows, read_rows
 from silc.data.tar import MAX_MEMBER_BYTES
 from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
@@ -34,14 +34,29 @@ BLOCK = 1000
 """Rows that are mixed and read as one shard is."""
 
 
+class Entry(NamedTuple):
+    """An image's bytes as they are, and what is said of it."""
+
+    name: str
+    captions: tuple[str, ...]
+    image: bytes
+
+
 class FolderPairs(Pairs):
     """Pairs of a table of captions beside its images."""
 
     def __init__(
-        self, table: Path, *, image_root: Path | None = None, max_pixels: int = MAX_PIXELS, turned: bool = False
+        self,
+        table: Path,
+        *,
+        rows: Rows | None = None,
+        image_root: Path | None = None,
+        max_pixels: int = MAX_PIXELS,
+        turned: bool = False,
     ) -> None:
         """
         Args:
+            rows: what the table holds, where it is none that `read_rows` reads.
             image_root: the folder of the images; None is the table's.
 
         Raises:
@@ -51,7 +66,7 @@ class FolderPairs(Pairs):
             raise BadInput(f"data.image_root {image_root} is no folder; name the one that the table's images lie in")
         self.table = table
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
-        rows = read_rows(table)
+        rows = rows or read_rows(table)
         # One string and its ends instead of a list of objects: forked workers share it without touching it.
         lines = [json.dumps(row, default=_unread).encode() for row in rows.captions.items()]
         self._lines = b"".join(lines)
@@ -68,12 +83,21 @@ class FolderPairs(Pairs):
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Pair:
-        name, found = self._row(index)
-        captions = self._usable(name, found)
+        name, captions, image = self.entry(index)
         try:
-            return Pair(name, self._decode(self._read(name)), captions)
+            return Pair(name, self._decode(image), captions)
         except BadImage as error:
             raise self._bad(error.cause, name, str(error)) from error
+
+    def entry(self, index: int) -> Entry:
+        """The image's bytes and its captions.
+
+        Raises:
+            BadSample: there is no such image, or no caption.
+        """
+        name, found = self._row(index)
+        captions = self._usable(name, found)
+        return Entry(name, captions, self._read(name))
 
     def where(self, index: int) -> str:
         """The image's name and the table."""
