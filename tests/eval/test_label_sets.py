@@ -21,8 +21,8 @@ def deep(path, values):
     Image.fromarray(values.astype(np.uint16)).save(path)
 
 
-def by_hand(truth, predicted, ignored=()):
-    """mIoU in a loop over pixels; a class that is predicted alone counts 0."""
+def by_hand(truth, predicted, ignored=(), *, absent=True):
+    """mIoU in a loop over pixels; a class that is predicted alone counts 0, or not where `absent` is False."""
     right, union = {}, {}
     for true, found in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
         if true in ignored:
@@ -30,7 +30,8 @@ def by_hand(truth, predicted, ignored=()):
         right[true] = right.get(true, 0) + (true == found)
         for one in {true, found}:
             union[one] = union.get(one, 0) + 1
-    return sum(right.get(one, 0) / union[one] for one in union) / len(union)
+    counted = [one for one in union if absent or one in right]
+    return sum(right.get(one, 0) / union[one] for one in counted) / len(counted)
 
 
 def record_of(scored, root, names, task, *args):
@@ -127,6 +128,22 @@ def test_voc20b_is_catsegs(tmp_path, scored, folder):
     assert record["details"]["class_iou"][20]["class"] == "background"
     protocol = record["protocol"]
     assert (protocol["num_classes"], protocol["num_words"], protocol["tuned_on_labels"]) == (21, 59, False)
+
+
+def test_catsegs_mean_leaves_out_what_is_predicted_alone(tmp_path, scored):
+    """The protocol of CAT-Seg's tables: a sofa is seen, and there is none; mmsegmentation counts it as 0."""
+    names = class_names("voc_20b_59_catseg")
+    seen, stored = with_background(2, 7, background=25)
+    seen[10, :9] = names.index("sofa")
+    voc(tmp_path / "data", seen, stored)
+    truth, predicted = np.where(stored == 0, 20, stored - 1), np.minimum(seen, 20)
+    plain = scored(tmp_path / "data", names, "--tasks", "voc20b-zs-seg")["zeroshot_segmentation"]
+    catseg = scored(tmp_path / "data", names, "--tasks", "voc20b-ov-seg")["open_vocabulary_segmentation"]
+    counted, left_out = (by_hand(truth, predicted, ignored=[254], absent=absent) for absent in (True, False))
+    assert plain["metrics"]["miou"] == pytest.approx(counted)
+    assert catseg["metrics"]["miou"] == pytest.approx(left_out)
+    assert left_out > counted * 1.2
+    assert catseg["protocol"]["absent_classes"] == "detectron2"
 
 
 def test_labels_of_voc20b(tmp_path):
