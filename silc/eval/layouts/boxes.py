@@ -1,4 +1,4 @@
-"""Images with boxes: COCO's and LVIS's archives, and folders with COCO JSON.
+"""Images with boxes: COCO's and LVIS's archives, and folders with COCO JSON or in YOLO's or VOC's layout.
 
 A file in COCO's form has lists `images` (id, file_name, width, height), `annotations` (image_id, category_id, bbox
 [x, y, width, height], and area and iscrowd where they are known) and `categories` (id, name). LVIS's form adds what is
@@ -21,6 +21,7 @@ from typing import Any
 from silc.errors import BadInput
 from silc.eval.datasets import Box, DetectionSet, Lazy, Source
 from silc.eval.files import distinct, read_image, text_of
+from silc.eval.layouts.yolo_voc import is_voc, is_yolo, voc, yolo
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,11 @@ def official(root: Path) -> list[Source[DetectionSet]]:
 
 
 def folder(path: Path) -> Source[DetectionSet]:
-    """A folder of one's own."""
-    return _source(path.name, path / "annotations" / "instances_val.json", path / "val")
+    """A folder of one's own: in COCO's form, or YOLO's or VOC's."""
+    file = path / "annotations" / "instances_val.json"
+    if file.is_file() or not (is_yolo(path) or is_voc(path)):
+        return _source(path.name, file, path / "val")
+    return Source("detection", path.name, [path], lambda: unbroken(*read_folder(path, "val"), path))
 
 
 def _source(name: str, file: Path, images: Path) -> Source[DetectionSet]:
@@ -75,10 +79,18 @@ def read_scored(name: str, file: Path, images: Path) -> DetectionSet:
     Raises:
         BadInput: as `read_coco`, and a box that is broken.
     """
-    data, broken = read_coco(name, file, images)
+    return unbroken(*read_coco(name, file, images), file)
+
+
+def unbroken(data: DetectionSet, broken: Broken, place: Path) -> DetectionSet:
+    """A set of which no box is broken.
+
+    Raises:
+        BadInput: one is.
+    """
     if broken.counts:
         raise BadInput(
-            f"{file}: broken boxes: {broken}; needed is bbox [x, y, width, height] in pixels, within the image: "
+            f"{place}: broken boxes: {broken}; needed is bbox [x, y, width, height] in pixels, within the image: "
             "scores are of all boxes, so mend or remove these"
         )
     return data
@@ -226,15 +238,31 @@ def read_training(place: Path, images: Path | None = None) -> tuple[DetectionSet
     """The set that a run learns from, without its broken boxes, and those.
 
     Args:
-        place: a file in COCO's or LVIS's form, or a folder with annotations/instances_train.json.
+        place: a file in COCO's or LVIS's form, or a folder: its training part.
         images: folder of the images that a file names; None: beside the annotations.
 
     Raises:
         BadInput: it is neither; see `read_coco`.
     """
-    if place.is_dir():
-        file = place / "annotations" / "instances_train.json"
-        if not file.is_file():
-            raise BadInput(f"data.train {place} has no annotations/instances_train.json; name a file in COCO's form")
-        return read_coco(place.name, file, images)
-    return read_coco(place.stem, place, images)
+    return read_folder(place, "train") if place.is_dir() else read_coco(place.stem, place, images)
+
+
+def read_folder(place: Path, split: str) -> tuple[DetectionSet, Broken]:
+    """A part of a folder in COCO's, YOLO's or VOC's layout, without its broken boxes, and those.
+
+    Raises:
+        BadInput: it is in none of them; see `read_coco`.
+    """
+    file = place / "annotations" / f"instances_{split}.json"
+    if file.is_file():
+        return read_coco(place.name, file)
+    if is_yolo(place) or is_voc(place):
+        values, paths = (yolo if is_yolo(place) else voc)(place, split)
+        data, broken = parsed(place.name, values, str(place))
+        if gone := next((path for path in paths if not path.is_file()), None):
+            raise BadInput(f"{place} has boxes of {gone.name}, and {gone} is not there; put the image there")
+        return replace(data, images=Lazy(paths, read_image), files=paths), broken
+    raise BadInput(
+        f"{place} holds no boxes; needed are annotations/instances_{split}.json (COCO's form), data.yaml with images/ "
+        "and labels/ (YOLO), or Annotations/ with JPEGImages/ (VOC)"
+    )

@@ -1,0 +1,175 @@
+"""Boxes in a file an image: YOLO's lines of text and Pascal VOC's XML, read into COCO's form.
+
+YOLO: `data.yaml` (names, and where train and val are) or `classes.txt`; images/SPLIT/1.jpg has labels/SPLIT/1.txt, a
+line an object: class, centre x, centre y, width, height, in shares of the image as viewers turn it. No file: no object.
+
+VOC: Annotations/1.xml and JPEGImages/1.jpg; ImageSets/Main/SPLIT.txt names those of a split, where it is there. Corners
+count from 1. Objects marked difficult are scored neither way, as crowds are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+from PIL import Image
+
+from silc.errors import BadInput
+from silc.eval.files import distinct, images_in, lines_of, text_of
+from silc.images import FORMATS, SIDEWAYS, is_image_name, orientation
+from silc.regular import regular
+
+YAML, CLASSES = "data.yaml", "classes.txt"
+ANNOTATIONS = "Annotations"
+
+
+def is_yolo(folder: Path) -> bool:
+    """Whether a folder holds YOLO's labels."""
+    return (folder / YAML).is_file() or ((folder / CLASSES).is_file() and (folder / "labels").is_dir())
+
+
+def is_voc(folder: Path) -> bool:
+    """Whether a folder holds VOC's annotations."""
+    return (folder / ANNOTATIONS).is_dir()
+
+
+def yolo(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
+    """A split in COCO's form, and the file of each image.
+
+    Raises:
+        BadInput: no names, no such split, or a file that cannot be read.
+    """
+    names, place = _yolo_names(folder), _yolo_split(folder, split)
+    files = images_in(place)
+    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
+    for number, file in enumerate(files):
+        width, height = size_of(file)
+        images.append({"id": number, "file_name": file.name, "width": width, "height": height})
+        label = _label_of(file)
+        for line in text_of(label).splitlines() if label.is_file() else ():
+            if line.strip():
+                own = {"id": f"{label.name}: {line.strip()[:60]}", "image_id": number}
+                annotations.append(own | _yolo_box(line.split(), width, height))
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    return {"images": images, "annotations": annotations, "categories": categories}, files
+
+
+def voc(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
+    """A split in COCO's form, and the file of each image.
+
+    Raises:
+        BadInput: no such split, no annotation, or a file that cannot be read.
+    """
+    listed, place = folder / "ImageSets" / "Main" / f"{split}.txt", folder / ANNOTATIONS
+    stems = lines_of(listed) if listed.is_file() else sorted(path.stem for path in place.glob("*.xml"))
+    if not stems:
+        raise BadInput(f"{place} holds no .xml file; needed is one for each image")
+    images, annotations, files = list[dict[str, Any]](), list[dict[str, Any]](), list[Path]()
+    for number, stem in enumerate(stems):
+        file, tree = place / f"{stem}.xml", _xml(place / f"{stem}.xml")
+        name = tree.findtext("filename") or f"{stem}.jpg"
+        files.append(folder / "JPEGImages" / (name if is_image_name(name) else f"{stem}.jpg"))
+        width, height = _whole(tree, "size/width", file), _whole(tree, "size/height", file)
+        images.append({"id": number, "file_name": files[-1].name, "width": width, "height": height})
+        for place_in_file, one in enumerate(tree.findall("object")):
+            own = {"id": f"object {place_in_file} of {file.name}", "image_id": number}
+            own |= {"category_id": (one.findtext("name") or "").strip(), "bbox": _voc_box(one)}
+            annotations.append(own | {"iscrowd": int((one.findtext("difficult") or "0").strip() == "1")})
+    names = sorted({one["category_id"] for one in annotations if one["category_id"]})
+    own_names = folder / CLASSES
+    names = list(distinct(lines_of(own_names), str(own_names))) if own_names.is_file() else names
+    categories = [{"id": name, "name": name} for name in names]
+    return {"images": images, "annotations": annotations, "categories": categories}, files
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """(width, height) of an image as viewers turn it; no pixel is decoded.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        with Image.open(regular(file), formats=FORMATS) as image:
+            return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"cannot read the image {file}: {error}") from error
+
+
+def _yaml(folder: Path) -> dict[str, Any]:
+    file = folder / YAML
+    try:
+        values = yaml.safe_load(text_of(file)) if file.is_file() else {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise BadInput(f"{file} holds no names; needed is `names: [cat, dog]`, and `train:` and `val:`")
+    return values
+
+
+def _yolo_names(folder: Path) -> Sequence[str]:
+    given = _yaml(folder).get("names")
+    if isinstance(given, dict) and sorted(given) == list(range(len(given))):
+        given = [given[number] for number in range(len(given))]
+    if given is None and (folder / CLASSES).is_file():
+        given = lines_of(folder / CLASSES)
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
+        raise BadInput(f"{folder / YAML} has no names of its classes; needed is `names: [cat, dog]`, the first class 0")
+    return distinct(given, str(folder / YAML))
+
+
+def _yolo_split(folder: Path, split: str) -> Path:
+    """The folder of a split's images: as `data.yaml` says, or images/SPLIT."""
+    values = _yaml(folder)
+    said, base = values.get(split), values.get("path", ".")
+    tried = [folder / "images" / split, folder / split / "images"]
+    if isinstance(said, str):
+        bases = [folder / str(base), folder, folder.parent / str(base)]
+        tried = [place / said for place in bases] + tried
+    found = next((place for place in tried if place.is_dir()), None)
+    if found is None:
+        raise BadInput(f"{tried[0]} is missing; {folder / YAML} names the folder of the images of {split!r}")
+    return found
+
+
+def _label_of(image: Path) -> Path:
+    """labels/train/1.txt of images/train/1.jpg: the last folder that is called images."""
+    parts = list(image.parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _yolo_box(words: Sequence[str], width: int, height: int) -> dict[str, Any]:
+    """Category and box of a line, or none where it is no such line."""
+    try:
+        label, (x, y, w, h) = int(words[0]), map(float, words[1:5])
+    except (ValueError, IndexError):
+        return {"category_id": 0, "bbox": None}
+    return {"category_id": label, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
+
+
+def _xml(file: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(text_of(file))
+    except ElementTree.ParseError as error:
+        raise BadInput(f"{file} is no XML: {error}") from error
+
+
+def _whole(tree: ElementTree.Element, path: str, file: Path) -> int:
+    said = (tree.findtext(path) or "").strip()
+    if not said.isdecimal() or int(said) < 1:
+        raise BadInput(f"{file} says {said!r} as its {path.replace('/', ' ')}; needed is a number of pixels")
+    return int(said)
+
+
+def _voc_box(one: ElementTree.Element) -> list[float] | None:
+    try:
+        x0, y0, x1, y1 = (float(one.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        return None
+    return [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1] if math.isfinite(x0 + y0 + x1 + y1) else None
