@@ -111,6 +111,8 @@ def test_no_image_and_no_batch(model: Model) -> None:
     for names in ([1, 2], None, b"ab", np.array([1, 2]), ["a", None]):
         with pytest.raises(BadInput, match="names must be a list of classes"):
             model.classify([Image.new("RGB", (9, 9))], names)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"eval\.names and eval\.background_names name a data set's classes"):
+        model.segment(Image.new("RGB", (9, 9)), ["a", "b"], EvalConfig(names="synonyms"))
     for texts in (None, 5, b"ab", ["a", None], [["a"]], "half \ud800"):
         with pytest.raises(BadInput, match="texts are one text or a list of them"):
             model.encode_text(texts)  # type: ignore[arg-type]
