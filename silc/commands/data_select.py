@@ -10,12 +10,16 @@ import tyro
 
 from silc import places
 from silc.commands import flags
+from silc.commands.flags import DeviceName
+from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.settings import NATURAL, Settings
 from silc.terminal import announce, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class SelectCommand(Settings):
     scores: tyro.conf.Positional[str]
     """The folder of parquet files that `silc data score` wrote."""
     keep: str
-    """What to keep: filters (basic, caption, laion2b, image_near TARGETS, text_based WORDS.txt, balanced WORDS.txt
-    MOST, distinct sha256|phash|COSINE, all) and columns compared ('clip_score top 30%', 'words >= 3', 'language = de'),
-    joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` behind it add to it."""
+    """What to keep: filters (basic, caption, laion2b, image_near IMAGES|TARGETS.npy, text_based WORDS.txt, balanced
+    WORDS.txt MOST, distinct sha256|phash|COSINE, all) and columns compared ('clip_score top 30%', 'words >= 3',
+    'language = de'), joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` behind it add to it."""
     out: str
     """The subset, NAME.npy."""
     centroids: str = ""
@@ -38,6 +42,7 @@ class SelectCommand(Settings):
     images, 100,000 at most."""
     seed: Annotated[int, NATURAL] = 0
     """Of what is drawn: balancing, and images that centroids are made of."""
+    device: DeviceName = "auto"
     memory: str = "2GB"
     """What DuckDB may take; beyond it, it writes to $TMPDIR."""
 
@@ -48,15 +53,22 @@ def main(args: list[str]) -> int:
     out = places.file(command.out)
     if out.suffix != ".npy":
         raise BadInput(f"--out {command.out} is where a subset goes; give a name that ends in .npy")
+    page = places.beside(out.with_suffix(".html"), out, flag="the page")
     announce(f"data select: {command.keep} of {command.scores} into {out}")
     from silc.curate.lookups import Lookups
     from silc.curate.scores import open_scores
-    from silc.curate.select import described, select
+    from silc.curate.select import described, page_of, select
+
+    def embed(folder: Path, column: str) -> np.ndarray:
+        from silc.curate.targets import embeddings_of  # torch, which other filters do without
+
+        return embeddings_of(scores.about, command.device, folder, column)
 
     with open_scores(Path(command.scores).expanduser(), memory=command.memory) as scores:
-        choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed))
+        choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed, embed))
+        write_whole(page, page_of(scores, command.keep, choice))
     say(described(choice))
-    say(f"subset: {out}")
+    say(f"subset: {out}   what each filter did: {page}")
     return 0
 
 

@@ -191,6 +191,12 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> str:
     return f"{value} >= {threshold!r}::DOUBLE"
 
 
+def limit_in(condition: str) -> tuple[str, float]:
+    """SQL of the number that a condition compares, and with what; '' and 0 where it is no such comparison."""
+    found = re.fullmatch(r"coalesce\((try_cast\(.+ AS DOUBLE\)) (?:=|<|<=|>|>=) (\S+)::DOUBLE, false\)", condition)
+    return (found[1], float(found[2])) if found else ("", 0.0)
+
+
 def _compared(column: str, how: str, value: str) -> str:
     how = "=" if how == "==" else how
     if re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", value):

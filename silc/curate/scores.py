@@ -122,6 +122,14 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             con.close()
 
 
+def shard_of(file: Path) -> str:
+    """Where the shard lay whose scores a file holds; the file's own name, where it does not say."""
+    import pyarrow.parquet as pq
+
+    about = json.loads((pq.read_schema(file).metadata or {}).get(METADATA, b"{}"))
+    return str(about.get("shard", {}).get("path", file))
+
+
 def _threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from silc.curate.expression import condition, parse, terms
-from silc.curate.filters import meaning
+from silc.curate.filters import limit_in, meaning
+from silc.curate.pictures import Album
 from silc.data.uids import UID, best_captions, halves
 from silc.durable import whole
 from silc.errors import BadInput
+from silc.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from silc.curate.lookups import Lookups
     from silc.curate.scores import Scores
 
 WRITTEN = 1 << 16
 """Uids that are written at a time."""
+SHOWN = 8
+"""Samples of a term on the page."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Effect:
     alone: int
     """Samples that nothing but this term keeps out (or, under `or` and `not`, that it decides about)."""
     condition: str
+    without: str
+    """What would be kept without it."""
+    value: str = ""
+    """SQL of the number that it compares, and with what."""
+    limit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
         without = condition(expression, lambda each, term=term: "true" if each == term else meanings[each])  # type: ignore[misc]
         (passes,) = scores.one(f"SELECT count(*) FROM scored WHERE {sql}")
         (alone,) = scores.one(f"SELECT count(*) FROM scored WHERE ({without}) != ({kept})")
-        effects.append(Effect(str(term), passes, alone, sql))
+        value, limit = limit_in(sql)
+        effects.append(Effect(str(term), passes, alone, sql, without, value, limit))
     (total,) = scores.one("SELECT count(*) FROM scored")
     if not num:
         said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)
@@ -93,6 +103,17 @@ def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
         best.flush()
     if not with_best:
         places.unlink()
+
+
+def page_of(scores: Scores, keep: str, choice: Choice) -> str:
+    """An HTML page of what each term removed, samples nearest to its limit first."""
+    album, shown = Album(scores), []
+    for effect in choice.effects:
+        order = f"abs({effect.value} - {effect.limit!r})" if effect.value else "hash(uid)"
+        note = f"round({effect.value}, 4)" if effect.value else "''"
+        alone = f"({effect.without}) AND NOT {effect.condition}"
+        shown.append((effect, album.find(alone, order, SHOWN, note), album.find(effect.condition, order, SHOWN, note)))
+    return render(Path(__file__).with_name("select.html.j2"), keep=keep, choice=choice, shown=shown)
 
 
 def described(choice: Choice) -> str:

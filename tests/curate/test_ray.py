@@ -58,7 +58,7 @@ def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Pat
     assert f"{SHARDS * EACH:,} samples of {SHARDS} shards" in one.stdout.decode()
     before = set(actors())
     on_ray = command(shards, out, model, "--threads", "1", "--workers", "2", "--ray", "local")
-    driver = subprocess.Popen(on_ray, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    driver = subprocess.Popen(on_ray, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     num_done = lambda: len(list(out.glob("*.parquet")))  # noqa: E731
     wait_for(lambda: num_done() >= 2, driver)
     victim = next(iter(set(actors()) - before))

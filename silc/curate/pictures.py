@@ -1,0 +1,70 @@
+"""Samples shown on pages: their pictures are read from the shards, where those can still be reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from silc.curate.scores import shard_of
+from silc.data.pairs import BadSample
+from silc.data.shards import ShardPairs
+from silc.data.sources import expand
+from silc.errors import BadInput
+from silc.page import data_uri, webp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from silc.curate.scores import Scores
+
+THUMBNAIL = 160
+"""Longer side of a picture, in pixels."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample on a page."""
+
+    picture: str
+    """A data URI; empty where the shard is gone."""
+    caption: str
+    note: str
+
+
+@dataclass
+class Album:
+    """Finds samples and their pictures."""
+
+    scores: Scores
+    _shards: dict[int, Any] = field(default_factory=dict)
+
+    def find(self, where: str, order: str, num: int, note: str = "''") -> list[Shown]:
+        """Samples for which SQL holds, in the order of SQL; `note` is SQL of what stands below the caption."""
+        caption = "caption" if "caption" in self.scores.columns else "NULL"
+        found = self.scores.con.execute(
+            f"SELECT row, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
+            f"ORDER BY {order}, uid, row LIMIT {num}"
+        ).fetchall()
+        return [Shown(self._picture(row), text or "", said or "") for row, text, said in found]
+
+    def _picture(self, row: int) -> str:
+        number, place = row >> 32, row & 0xFFFFFFFF
+        if number not in self._shards:
+            self._shards[number] = _open(self.scores.files, number)
+        pairs = self._shards[number]
+        try:
+            small = Image.fromarray(pairs.pixels(place, pairs.read(place)))
+        except (BadSample, AttributeError, IndexError):
+            return ""
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return data_uri(webp(small, quality=75))
+
+
+def _open(files: Sequence[Path], number: int) -> ShardPairs | None:
+    try:
+        return ShardPairs(expand(shard_of(files[number])), turned=True)
+    except BadInput:
+        return None

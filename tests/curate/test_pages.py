@@ -1,0 +1,111 @@
+"""Pages over real scores of real shards: numbers against numpy, pictures at deciles and edges, targets in a folder."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import silc
+from silc import cli
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("duckdb")
+pytest.importorskip("py3langid")
+
+
+@pytest.fixture(scope="module")
+def scored(finished: Callable[..., Path], shards: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored")
+    where = ["data", "score", f"{shards[0].parent}/*.tar", "--out", str(out), "--device", "cpu"]
+    assert cli.main([*where, "--model", str(finished("silc_c"))]) == 0
+    return out
+
+
+def column(scored: Path, name: str) -> list[Any]:
+    return [
+        value for file in sorted(scored.glob("*.parquet")) for value in pq.read_table(file).column(name).to_pylist()
+    ]
+
+
+def test_stats_say_what_numpy_says(scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "stats", str(scored), "--out", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "stats.json").read_text())
+    scores = np.array(column(scored, "clip_score"))
+    cuts = numbers["distributions"]["clip_score"]
+    assert numbers["samples"] == 35
+    assert [cuts[0], cuts[-1]] == pytest.approx([scores.min(), scores.max()], abs=1e-6)
+    assert np.abs(np.array(cuts) - np.quantile(scores, np.arange(11) / 10)).max() < 0.1 * np.ptp(scores)
+    assert numbers["distributions"]["shorter side"][5] == 30
+    assert numbers["copies"] == {"sha256": 0, "phash": 35 - len(set(column(scored, "phash")))}
+    assert numbers["words"].keys() <= {"photo", "picture", "number"}
+    page = (tmp_path / "stats.html").read_text()
+    pictures = re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    assert len(pictures) >= 11
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[0]))).size == (40, 30)
+    assert "median" in capsys.readouterr().out
+
+
+def test_a_selections_page_shows_its_edges(scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first that goes by a threshold is the nearest below it, the first that stays the nearest above."""
+    out = tmp_path / "subset.npy"
+    keep = ["--keep", "clip_score top 40%", "--and", "chars > 7"]
+    assert cli.main(["data", "select", str(scored), *keep, "--out", str(out)]) == 0
+    scores, chars = np.array(column(scored, "clip_score")), np.array(column(scored, "chars"))
+    limit = np.sort(scores)[::-1][14]
+    assert len(np.load(out)) == ((scores >= limit) & (chars > 7)).sum()
+    page = (tmp_path / "subset.html").read_text()
+    goes, stays = page.split("Goes by this alone")[1].split("Stays")[:2]
+    captions = np.array(column(scored, "caption"))
+    below = (scores < limit) & (chars > 7)
+    nearest = captions[below][np.argmax(scores[below])]
+    assert nearest in re.findall(r"<figcaption>([^<]+?) <", goes)[0]
+    assert captions[scores == limit][0] in re.findall(r"<figcaption>([^<]+?) <", stays)[0]
+    alone = (scores < limit) & (chars > 7)
+    assert f"{alone.sum()} are decided by it alone" in capsys.readouterr().out
+
+
+def test_targets_may_be_a_folder_of_images(
+    scored: Path, finished: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with an array of the embeddings that the model has of them; other weights are refused."""
+    model = silc.load(finished("silc_c"), device="cpu")
+    folder = tmp_path / "train" / "n01"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.effect_noise((30, 30), 40 * number).convert("RGB").save(folder / f"{number}.png")
+    embeddings = model.encode_image(sorted(folder.iterdir())).numpy()
+    np.save(tmp_path / "targets.npy", embeddings)
+    found = []
+    for targets in (folder.parent, tmp_path / "targets.npy"):
+        out = tmp_path / "subset.npy"
+        keep = ["--keep", f"image_near {targets}", "--centroids", "5", "--device", "cpu"]
+        assert cli.main(["data", "select", str(scored), *keep, "--out", str(out)]) == 0
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+    np.save(tmp_path / "targets.npy", embeddings[:, :9])
+    again = ["data", "select", str(scored), "--keep", f"image_near {tmp_path}/targets.npy", "--out", str(out)]
+    assert cli.main(again) == 2
+    assert "needed [n, 32]" in capsys.readouterr().err
+
+
+def test_pages_do_without_the_shards(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table(
+            {"uid": [f"{n:032x}" for n in range(20)], "clip_score": np.linspace(0, 1, 20), "caption": ["<b>"] * 20}
+        ),
+        tmp_path / "0.parquet",
+    )
+    assert cli.main(["data", "stats", str(tmp_path), "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "stats.html").read_text()
+    assert "shard not there" in page
+    assert "&lt;b&gt;" in page
