@@ -108,6 +108,7 @@ class Device:
 
 
 COUNT, NATURAL, SHARE = Range(least=1), Range(least=0), Range(least=0, most=1)
+SEED = Range(least=0, most=2**63 - 1)
 
 
 class Settings:

@@ -15,6 +15,9 @@ from silc import cli, recipes
 from silc import config as configs
 from silc.checkpoint import find, read
 from silc.commands.data_check import CheckCommand
+from silc.commands.data_generate import GenerateCommand
+from silc.commands.data_score import ScoreCommand
+from silc.commands.data_select import SelectCommand
 from silc.commands.eval import EvalCommand
 from silc.commands.import_model import ImportCommand
 from silc.commands.plan import PlanCommand
@@ -24,6 +27,7 @@ from silc.data.config import CropConfig
 from silc.data.tokenizer import BPETokenizer
 from silc.distributed import World
 from silc.errors import BadInput
+from silc.kinds import heads
 from silc.models.config import HeadConfig, ImageTowerConfig, TextTowerConfig
 from silc.pretraining import run
 from silc.pretraining.build import objective_of
@@ -84,7 +88,11 @@ LEGAL: dict[str, dict[float, str]] = {
     "--alpha": {0: "the grey image alone"},
     "--l2": {0: OFF},
     "--feature-cache-gb": {0: OFF},
+    "--seed": {0: "a seed like others"},
+    "--max-pixels": {HUGE: "images of any size"},
 }
+AT_LEAST_ONE = {("data score", "--workers"), ("data score", "--threads")}
+"""Flags of a name that elsewhere may be 0."""
 COMMANDS: dict[str, tuple[type, list[str]]] = {
     "eval": (EvalCommand, ["eval", "run"]),
     "import": (ImportCommand, ["import", "source", "out"]),
@@ -93,6 +101,9 @@ COMMANDS: dict[str, tuple[type, list[str]]] = {
     "data check": (CheckCommand, ["data", "check", "x.tar"]),
     "bench": (BenchConfig, ["bench", "losses"]),
     "probe": (ProbeConfig, ["probe", "run"]),
+    "data generate": (GenerateCommand, ["data", "generate", "out"]),
+    "data score": (ScoreCommand, ["data", "score", "x.tar", "--out", "o"]),
+    "data select": (SelectCommand, ["data", "select", "scores", "--keep", "all", "--out", "x.npy"]),
 }
 
 
@@ -139,6 +150,44 @@ def test_numbers_of_a_configuration(path: str, hint: Any) -> None:
         refused(complaint.value, path, allowed)
 
 
+OF_HEADS: dict[str, dict[float, str]] = {
+    "data.workers": {0: "loads in the training process"},
+    "aggregator.window": {HUGE: "the whole grid"},
+    "size": {0: "the crop's"},
+    "tower_lr": {0: "towers learn nothing"},
+    "hidden": {0: "as wide as the texts' features"},
+    "contrast": {0: OFF},
+    "area": {0: OFF},
+    "smooth": {0: OFF},
+    "prior": {0: "an empty mask is as good"},
+    "mask_bias": {0: "an even start", -1: "a start near it"},
+}
+"""Legal values among those tried."""
+LAYERS = {"layers"}
+"""Numbers without a range of their own: blocks of a tower, compared with how many it has."""
+
+
+@pytest.mark.parametrize(("name", "cls"), heads().items())
+def test_numbers_of_trained_heads(name: str, cls: type) -> None:
+    own = {path: hint for path, hint in numbers(cls) if path not in dict(numbers(Config))} | {
+        path: hint for path, hint in numbers(cls) if path.startswith("data.workers")
+    }
+    ranges = {path: one for path, one in limits(cls) if isinstance(one, Range)}
+    assert own.keys() - ranges.keys() <= LAYERS
+    for path, hint in ((path, hint) for path, hint in own.items() if path in ranges):
+        for number in TRIED:
+            given = {path: filled(hint, number)}
+            if number in OF_HEADS.get(path, {}):
+                configs.override(cls(), given)
+                continue
+            with pytest.raises(BadInput) as complaint:
+                configs.override(cls(), given)
+            said = str(complaint.value)
+            assert "\n" not in said
+            assert path in said.replace("-", "_")
+            assert str(ranges[path]) in said
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_numbers_of_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     cls, args = COMMANDS[name]
@@ -153,7 +202,7 @@ def test_numbers_of_commands(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert str(ranges[path]) in said
         for number in TRIED:
             given = {path: filled(hint, number)} | dict.fromkeys(required(cls), "")
-            if number in LEGAL.get(flag, {}):
+            if number in LEGAL.get(flag, {}) and (name, flag) not in AT_LEAST_ONE:
                 cls(**given)
                 continue
             with pytest.raises(BadInput) as complaint:

@@ -12,7 +12,7 @@ from silc import places
 from silc.commands import flags
 from silc.data.config import ObjectsConfig
 from silc.given import Idle
-from silc.settings import NATURAL, Range, Settings
+from silc.settings import SEED, Range, Settings
 from silc.terminal import announce, say
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class GenerateCommand(Settings):
 
     out: tyro.conf.Positional[str]
     """A new or empty folder."""
-    seed: Annotated[int, NATURAL] = 0
+    seed: Annotated[int, SEED] = 0
     """Of the images; training images of no seed are among them."""
     num: Annotated[int, MANY] = 200
     """Images of each part that is scored."""

@@ -41,9 +41,9 @@ class ScoreCommand(Settings):
     """In which models compute."""
     batch_size: Annotated[int, Range(least=1, most=100_000)] = 64
     """Images in a forward pass."""
-    workers: Annotated[int, COUNT] = 1
+    workers: Annotated[int, Range(least=1, most=1024)] = 1
     """Processes (actors with --ray), each with the models and a GPU of its own, where there are several."""
-    threads: Annotated[int, COUNT] = 4
+    threads: Annotated[int, Range(least=1, most=1024)] = 4
     """Threads of a worker that read and decode ahead; on a CPU models compute with one."""
     max_pixels: Annotated[int, COUNT] = 64_000_000
     """Images above this are broken, from their header, undecoded."""

@@ -13,7 +13,7 @@ from silc.commands import flags
 from silc.commands.flags import DeviceName
 from silc.durable import write_whole
 from silc.errors import BadInput
-from silc.settings import NATURAL, Settings
+from silc.settings import SEED, Settings
 from silc.terminal import announce, say
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SelectCommand(Settings):
     centroids: str = ""
     """Of image_near and distinct: a file of embeddings, or how many to make of the pool's own. Empty: one for every 256
     images, 100,000 at most."""
-    seed: Annotated[int, NATURAL] = 0
+    seed: Annotated[int, SEED] = 0
     """Of what is drawn: balancing, and images that centroids are made of."""
     device: DeviceName = "auto"
     memory: str = "2GB"

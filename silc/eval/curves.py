@@ -178,8 +178,11 @@ def _drawn(panels: Sequence[Panel], section: str, palette: Palette) -> list[Mark
 
 
 def _draw(axes: Any, panel: Panel, palette: Palette) -> None:
+    from matplotlib.ticker import EngFormatter  # here, as in page.py
+
     bare(axes, one_line(panel.title))
     axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(EngFormatter())  # 200 G; a factor for all of them would stand below the drawing
     for line in panel.lines:
         colour, student = palette[line.model], line.weights == "student"
         style = ("--" if student else "-") if panel.joined else "none"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from silc.errors import BadInput
-from silc.settings import COUNT, Device, Duration, Range, Settings, amount_of
+from silc.settings import COUNT, SEED, Device, Duration, Range, Settings, amount_of
 
 PAIRS, EVERY = Range(least=0, most=10_000_000), Duration(words=("never",))
 
@@ -101,7 +101,7 @@ class TrainConfig(Settings):
     """Over several ranks: `none` gives each the whole model (DDP), `full` a share of it (FSDP2)."""
     compile: bool = False
     """torch.compile the objective."""
-    seed: Annotated[int, Range(least=0, most=2**63 - 1)] = 0
+    seed: Annotated[int, SEED] = 0
     """Weights, order, crops, captions: everything random follows from it."""
     device: Annotated[str, Device()] = "auto"
     """auto, cpu, cuda or cuda:N; `auto` takes a GPU when there is one. Under torchrun each rank takes its own."""

@@ -229,6 +229,19 @@ def test_a_model_has_one_colour_and_a_point_of_cost_is_not_joined():
     assert not re.search(joined, svg)
 
 
+def test_large_costs_are_written_at_their_ticks():
+    """Matplotlib's common factor, 1e11, would stand below the drawing, cut in half."""
+    runs = [
+        replace(
+            scored(model, "student", miou=0.3), record=replace(scored(model, "student", miou=0.3).record, train_flops=n)
+        )
+        for model, n in (("a", 1.2e11), ("b", 2.1e11))
+    ]
+    ((_, (svg,)),) = curves.cost_plots(runs, curves.palette_of(["a", "b"]))
+    assert "1e11" not in svg
+    assert ">200 G<" in svg
+
+
 def test_long_curves_are_thinned_and_keep_their_spikes():
     points = [(float(x), 50.0 if x == 7777 else x % 3) for x in range(100_000)]
     kept = curves.thinned(points)

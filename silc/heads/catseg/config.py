@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal
 from silc.config import DownstreamConfig
 from silc.errors import BadInput
 from silc.given import Idle
-from silc.settings import COUNT, NATURAL, Range, Settings
+from silc.settings import COUNT, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
-SIDE = Range(least=8, most=8192)
+SIDE, CHANNELS = Range(least=8, most=8192), Range(least=1, most=65_536)
 OPTIM = OptimConfig(
     lr=2e-4,
     betas=(0.9, 0.999),
@@ -39,7 +39,7 @@ class CatSegDataConfig(Settings):
     """The folder of one's own set in which images and labels are."""
     colours: bool = True
     """Change brightness, contrast, saturation and hue at random, as SSD does."""
-    workers: Annotated[int, NATURAL] = 4
+    workers: Annotated[int, Range(least=0, most=1024)] = 4
     """Processes that read images; 0 reads in the main one."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
     """Whether a photograph is turned as EXIF says that the camera was held."""
@@ -50,25 +50,25 @@ class AggregatorConfig(Settings):
     """The network that aggregates costs."""
 
     section: ClassVar[str] = "aggregator"
-    width: Annotated[int, COUNT] = 128
+    width: Annotated[int, CHANNELS] = 128
     """Channels of an embedded cost."""
-    layers: Annotated[int, COUNT] = 2
+    layers: Annotated[int, Range(least=1, most=1000)] = 2
     """Pairs of a Swin pair over places and a transformer over classes."""
-    heads: Annotated[int, COUNT] = 4
+    heads: Annotated[int, CHANNELS] = 4
     """Of both attentions."""
     window: Annotated[int, COUNT] = 12
     """Most patches along a side of Swin's windows; those that are taken divide the grid."""
-    pool: Annotated[int, COUNT] = 2
+    pool: Annotated[int, Range(least=1, most=1024)] = 2
     """Patches along a side that are pooled before the transformer over classes, in training; never in use."""
-    guidance: Annotated[int, COUNT] = 128
+    guidance: Annotated[int, CHANNELS] = 128
     """Channels that appearance and text are projected to, beside the costs."""
-    decoder: tuple[int, int] = (64, 32)
+    decoder: Annotated[tuple[int, int], CHANNELS] = (64, 32)
     """Channels of the two upsampling stages; multiples of 16."""
-    decoder_guidance: tuple[int, int] = (256, 128)
+    decoder_guidance: Annotated[tuple[int, int], CHANNELS] = (256, 128)
     """Channels of intermediate layers as they are upsampled for the decoder."""
-    decoder_projected: tuple[int, int] = (32, 16)
+    decoder_projected: Annotated[tuple[int, int], CHANNELS] = (32, 16)
     """Channels of these as the decoder takes them."""
-    classes: Annotated[int, COUNT] = 256
+    classes: Annotated[int, Range(least=1, most=1_000_000)] = 256
     """Classes that are looked at together: fewer are filled up with a learnt token; of more, each image keeps those of
     the highest cosines, and the others score -100."""
 

@@ -10,7 +10,7 @@ from silc.data.config import CropConfig, DataConfig
 from silc.errors import BadInput
 from silc.given import Idle
 from silc.heads.config import ON_PAIRS, TOWERS_STAY
-from silc.settings import NATURAL, Range
+from silc.settings import Range
 from silc.training.config import OptimConfig, TrainConfig
 
 OPTIM = OptimConfig(lr=5e-4, weight_decay=0.2, schedule="cosine", warmup="0 steps", cooldown="0 steps")
@@ -25,7 +25,7 @@ class PaclConfig(DownstreamConfig):
     kind: ClassVar[str] = "pacl"
     data: DataConfig = field(default=DATA)
     """Pairs, of which an image gives one cropped view (which crop is our choice)."""
-    hidden: Annotated[int, NATURAL] = 0
+    hidden: Annotated[int, Range(least=0, most=65_536)] = 0
     """Width of the hidden layer; 0: the width of the texts' features. Our choice."""
     activation: Literal["relu", "gelu"] = "relu"
     """Between its two layers. Our choice."""
