@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 2**21
 """Scores of a tile."""
+SHARPNESS = 100.0
+"""Of the softmax that says how sure a pixel is: the largest scale that CLIP trains with."""
 
 
 @runtime_checkable
@@ -101,17 +103,22 @@ class ScoreMap:
             visits[down, across] += 1
         return total.div_(visits)
 
-    def labels(self, height: int, width: int, background: float = 0.0) -> Tensor:
+    def labels(self, height: int, width: int, background: float = 0.0, confidence: float = 0.0) -> Tensor:
         """Best class int64 [height, width], on the CPU, of the scores resized bilinearly.
 
-        With a `background` threshold classes count from 1, and 0 is where none is above it.
+        With a `background` threshold classes count from 1, and 0 is where none is above it. With `confidence` it is -1
+        where no class has that probability: softmax over the classes of SHARPNESS times the scores.
         """
         labels = torch.empty(height, width, dtype=torch.int64)
         for y, x in _tiles(height, width, self.num_classes):
             rows, down = looked_at(neighbours(self.height, height, self._places(y.stop)[y]))
             columns, across = looked_at(neighbours(self.width, width, self._places(x.stop)[x]))
-            best, index = bilinear(self.at(rows, columns), down, across).max(dim=0)
-            labels[y, x] = torch.where(best > background, index + 1, 0) if background else index
+            scores = bilinear(self.at(rows, columns), down, across)
+            best, index = scores.max(dim=0)
+            found = torch.where(best > background, index + 1, 0) if background else index
+            if confidence:
+                found = found.where((SHARPNESS * scores).softmax(dim=0).amax(dim=0) >= confidence, -1)
+            labels[y, x] = found
         return labels
 
     def _places(self, length: int) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 
 from silc.errors import BadInput
@@ -29,7 +30,6 @@ from silc.settings import one_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
@@ -43,6 +43,19 @@ class Predicted(NamedTuple):
     image: Image.Image
     truth: NDArray[np.int64]
     labels: Tensor
+    scored: NDArray[np.int64]
+    """The truth where it is scored: everywhere but at pixels that are not sure, where `eval.confidence` asks for it."""
+
+
+class Share(NamedTuple):
+    """What a rank's images give."""
+
+    counts: Tensor  # int64 [C, C] confusion counts
+    by_image: Tensor  # int64 [N, 5] rows of `metrics.pixel_counts`
+    pictures: Mapping[int, Picture]
+    """By index."""
+    labelled: int
+    """Pixels that have a truth, scored or not."""
 
 
 @dataclass
@@ -100,6 +113,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
             "refined": False,
             "mix": False,
             "background": config.background or False,
+            "confidence": config.confidence or False,
             "tuned_on_labels": bool(config.background),
         }
         return {**said, **predictor.record, **({"refined": refiner.called} if refiner else {})}
@@ -124,30 +138,41 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         data, absent = self.scored_set, self.config.absent_classes
         scorer = self.scorer(model)
         shares = shared(lambda: self._share(data, scorer), self.world)
-        counts = torch.stack([own for own, _, _ in shares]).sum(0)
-        by_image = torch.cat([own for _, own, _ in shares])
+        counts = torch.stack([share.counts for share in shares]).sum(0)
+        by_image = torch.cat([share.by_image for share in shares])
+        if self.config.confidence and not counts.any():
+            raise BadInput(
+                f"no labelled pixel of {data.name} reaches eval.confidence {self.config.confidence}; lower it"
+            )
         scored = segmented(self.task, data, counts, by_image, self.protocol(model), model.name, absent)
-        drawn = {index: picture for _, _, own in shares for index, picture in own.items()}
+        if self.config.confidence:
+            coverage = counts.sum().item() / sum(share.labelled for share in shares)
+            record = replace(scored.record, metrics={**scored.record.metrics, "coverage": coverage})
+            scored = replace(scored, record=record)
+        drawn = {index: picture for share in shares for index, picture in share.pictures.items()}
         return replace(scored, pictures=[drawn[index] for index in sorted(drawn)])
 
-    def _share(self, data: SegmentationSet, scorer: Scorer) -> tuple[Tensor, Tensor, dict[int, Picture]]:
-        """Of this rank's images: confusion counts [C, C], each one's rows of `pixel_counts`, pictures by index."""
+    def _share(self, data: SegmentationSet, scorer: Scorer) -> Share:
+        """What this rank's images give."""
         num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts, drawn = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
+        labelled = 0
         rows = [torch.empty(0, 5, dtype=torch.int64)]
         # A few images are in memory at a time. Most give two windows, so this many fill about one forward pass.
         for group in dealt(len(data), max(1, self.config.batch_size // 2), self.world):
-            for index, (image, truth, prediction) in zip(group, self.predictions(scorer, group), strict=True):
+            for index, seen in zip(group, self.predictions(scorer, group), strict=True):
+                image, whole, prediction, truth = seen
+                labelled += int((whole != data.ignore).sum())
                 own = metrics.confusion(torch.from_numpy(truth), prediction, num_classes, data.ignore)
                 counts += own
                 rows.append(metrics.pixel_counts(own, index))
                 if index in shown:
-                    seen = image if self.config.photographs else None
-                    panel = pictures.segmentation_panel(seen, truth, prediction.numpy(), data.classes, data.ignore)
+                    under = image if self.config.photographs else None
+                    panel = pictures.segmentation_panel(under, truth, prediction.numpy(), data.classes, data.ignore)
                     drawn[index] = Picture(self.name, str(data.ids[index]), panel)
                 self.progress(index + 1, len(data))
-        return counts, torch.cat(rows), drawn
+        return Share(counts, torch.cat(rows), drawn, labelled)
 
     def scorer(self, model: DualEncoder | DensePredictor) -> Scorer:
         """What gives images their scores, by a model.
@@ -168,8 +193,10 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         names = [f"{data.name}/{data.ids[index]}" for index in indices]
         maps = score_maps([image for image, _ in examples], scorer, names)
         for (image, truth), scores in zip(examples, maps, strict=True):
-            labels = owner[scores.labels(truth.shape[0], truth.shape[1], self.config.background)]
-            yield Predicted(image, truth, labels)
+            height, width = truth.shape
+            found = scores.labels(height, width, self.config.background, self.config.confidence)
+            sure = truth if not self.config.confidence else np.where(found.numpy() < 0, data.ignore, truth)
+            yield Predicted(image, truth, owner[found.clamp(min=0)], sure)
 
     @property
     def scored_set(self) -> SegmentationSet:

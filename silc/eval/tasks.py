@@ -89,7 +89,7 @@ TASKS = {
         {"miou": "mIoU"},
         "silc.eval.segment:ZeroShotSegmentation",
         reads="segmentation templates ensemble window names background_names readout decoder second neighbours "
-        "absent_classes refine pamr mix background",
+        "absent_classes refine pamr mix background confidence",
         varies="segmentation decoder names",
         on_sheet=True,
     ),
@@ -100,7 +100,7 @@ TASKS = {
         {"miou": "ov mIoU"},
         "silc.eval.segment:OpenVocabularySegmentation",
         reads="segmentation templates ensemble window names background_names readout decoder second neighbours refine "
-        "pamr mix background",
+        "pamr mix background confidence",
         varies="segmentation decoder names",
         on_sheet=True,
         by_name=True,

@@ -93,3 +93,14 @@ def test_memory_is_flat_in_pixels_and_names():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, timeout=500)
     assert all(float(line) < 200 for line in done.stdout.split())
     assert len(done.stdout.split()) == 3
+
+
+def test_pixels_that_are_not_sure_have_no_label():
+    """Against the probabilities of the whole map."""
+    scores = 0.02 * torch.randn(5, 6, 8)
+    one = ScoreMap([Window(Box(0, 0, 12, 16), scores, 12, 16)], 12, 16)
+    probabilities = (100 * one.whole()).softmax(dim=0).amax(dim=0)
+    found = one.labels(12, 16, confidence=0.6)
+    assert 0.1 < (found < 0).double().mean() < 0.9
+    assert torch.equal(found < 0, probabilities < 0.6)
+    assert torch.equal(found[found >= 0], one.labels(12, 16)[found >= 0])

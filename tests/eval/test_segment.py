@@ -219,3 +219,20 @@ def test_patches_of_16_reach_the_ceiling_that_averaging_leaves(oracle, flat):
     ceiling = np.mean([((guess == c) & (truth == c)).sum() / ((guess == c) | (truth == c)).sum() for c in range(3)])
     assert record.metrics["miou"] == pytest.approx(ceiling)
     assert 0.5 < ceiling < 1
+
+
+def test_only_sure_pixels_are_scored_where_it_is_asked_for(oracle, flat):
+    """PACL's partial evaluation: one half of each image has a colour that is neither class's."""
+    four, neither = (flat(index).getpixel((0, 0)) for index in (4, 20))
+    data = painted([(32, 24), (24, 24)], [four, neither])
+    whole = ZeroShotSegmentation("halves-zs-seg", data, EvalConfig())(oracle).record
+    assert "coverage" not in whole.metrics
+    assert whole.protocol["confidence"] is False
+    assert whole.metrics["pixel_acc"] == pytest.approx(0.5, abs=0.1)
+    partial = ZeroShotSegmentation("halves-zs-seg", data, EvalConfig(confidence=0.9))(oracle).record
+    assert partial.protocol["confidence"] == 0.9
+    assert partial.metrics["coverage"] == pytest.approx(0.5, abs=0.1)
+    assert partial.metrics["pixel_acc"] > 0.9
+    same = painted([(24, 24)], [neither, neither])
+    with pytest.raises(BadInput, match=r"no labelled pixel of halves reaches eval\.confidence 0\.9; lower it"):
+        ZeroShotSegmentation("halves-zs-seg", same, EvalConfig(confidence=0.9))(oracle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from silc import checkpoint
 from silc.cli import main
 from silc.data.scenes import write_sets
 from silc.encoder import DensePredictor
+from silc.eval.config import EvalConfig
 from silc.rundir import newest_checkpoint
 from tests import ranks
 
@@ -96,6 +98,8 @@ def test_it_is_scored_beside_the_model_below(trained, finished, tmp_path: Path, 
         assert record["protocol"]["tuned_on_labels"] is True
         assert record["protocol"]["mix"] == "0.7 own + 0.3 value_block+map_value"
         assert record["protocol"]["refined"] == "PAMR"
+        assert main(["eval", str(run), *common, "--tasks", "*-zs-seg", "--background", "0.5"]) == 2
+        assert "has no background that is left out" in capsys.readouterr().err
     else:
         assert main(mixed) == 2
         assert "makes class maps itself; leave out eval.decoder, eval.readout and eval.mix" in capsys.readouterr().err
@@ -157,6 +161,30 @@ def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
     told = capsys.readouterr().err
     for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora"):
         assert name in told
+
+
+def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -> None:
+    """Flags are known; what they are about is not there."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/guides/baselines.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("silc ")]
+    assert len(lines) == 4
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 2
+        assert "out/silc_c is no model" in capsys.readouterr().err or "--paper" in line
+
+
+def test_masks_below_a_threshold_are_background(trained) -> None:
+    """TCL's threshold on its masks; 0 is the background."""
+    kind, run = trained
+    if kind != "tcl":
+        pytest.skip("PACL has no masks")
+    model, image = silc.load(run, device="cpu"), Image.effect_noise((24, 24), 90).convert("RGB")
+    found = model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
+    masks = model.segment(image, ["red", "blue"]).scores
+    assert found.names == ["background", "red", "blue"]
+    whole = torch.nn.functional.interpolate(masks[None], (24, 24), mode="bilinear")[0]
+    assert torch.equal(found.labels == 0, whole.amax(0) <= 0.5)
 
 
 @pytest.mark.slow
