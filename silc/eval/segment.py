@@ -209,7 +209,8 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
 
 class OpenVocabularySegmentation(ZeroShotSegmentation):
-    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth.
+    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth, and a background
+    that is scored is named by what is usually there.
 
     A trained head brings its own windows and prompts (`DensePredictor.rules`); a model without one is scored by the
     decoder and protocol of the configuration, as a baseline.
@@ -218,8 +219,10 @@ class OpenVocabularySegmentation(ZeroShotSegmentation):
     task = "open_vocabulary_segmentation"
 
     def __post_init__(self) -> None:
+        config = self.config
+        named = bool(self.data.background_words) and not config.background and config.names in LISTS
+        self.config = replace(config, absent_classes="detectron2", background_names=named)
         super().__post_init__()
-        self.config = replace(self.config, absent_classes="detectron2")
 
 
 def segmented(

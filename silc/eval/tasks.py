@@ -99,8 +99,8 @@ TASKS = {
         "segmentation",
         {"miou": "ov mIoU"},
         "silc.eval.segment:OpenVocabularySegmentation",
-        reads="segmentation templates ensemble window names background_names readout decoder second neighbours refine "
-        "pamr mix background confidence",
+        reads="segmentation templates ensemble window names readout decoder second neighbours refine pamr mix "
+        "background confidence",
         varies="segmentation decoder names",
         on_sheet=True,
         by_name=True,

@@ -28,7 +28,7 @@ LEFT_OUT = -100.0
 """Logit of a class that is not among those looked at."""
 APART = -100.0
 """What is added to the scores of patches in one window that do not lie together in the image."""
-AT_ONCE = 2**26
+AT_ONCE = 2**24
 """Numbers of the decoder's widest map that are made at a time where no gradient is kept."""
 
 
@@ -325,7 +325,7 @@ class Aggregator(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self._up(x, guidance)
         num, _, _, high, wide = x.shape
-        some = max(1, AT_ONCE // (num * 16 * high * wide * self.head.in_channels))
+        some = max(1, AT_ONCE // (num * 16 * high * wide * self.decoder2.up.out_channels))
         return torch.cat([self._up(part, guidance) for part in x.split(some, dim=1)], dim=1)
 
     def _up(self, x: Tensor, guidance: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from silc.heads.catseg.aggregator import LEFT_OUT, Aggregator, window_of
 from silc.heads.catseg.config import AggregatorConfig
@@ -103,6 +104,32 @@ def test_a_class_does_not_depend_on_how_many_are_decoded_at_a_time(monkeypatch: 
     monkeypatch.setattr("silc.heads.catseg.aggregator.AT_ONCE", 1)
     with torch.no_grad():
         assert torch.allclose(built(patches, texts, layers), whole, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.numbers = max(self.numbers, out.untyped_storage().nbytes() // out.element_size())
+        return out
+
+
+def test_memory_is_flat_in_the_number_of_classes() -> None:
+    """At B/16's size, a view of 847 classes makes no larger tensor than one of 256: the attention's and MLPs' 0.4 GB."""
+    found = []
+    with torch.device("meta"), torch.no_grad():
+        built = Aggregator(AggregatorConfig(), 512).eval()
+        layers = torch.empty(1, 256, 48, 48), torch.empty(1, 128, 96, 96)
+        for classes in (256, 847):
+            with Largest() as largest:
+                logits = built(torch.empty(1, 512, 24, 24), torch.empty(1, classes, 1, 512), layers)
+            assert logits.shape == (1, classes, 96, 96)
+            found.append(largest.numbers)
+    assert found[0] == found[1] < 10**8
 
 
 def test_windows_divide_the_grid() -> None:

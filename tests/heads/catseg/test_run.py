@@ -106,6 +106,35 @@ def test_scores_along_training_are_of_the_weights_and_texts_there_are(
     assert len(found) >= 2
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "learnt"),
+    [
+        ({"train.optim.lora": 2}, "(rank 2 beside their matrices)", ".down"),
+        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are", ""),
+        ({"train.optim.freeze": ("image",), "train.precision": "bf16"}, "(queries and values)", "text."),
+        ({"train.micro_batch": 1, "data.workers": 1, "templates": "scene5"}, "(queries and values)", ".v"),
+    ],
+    ids=["lora", "frozen", "bf16 and the text tower alone", "micro-batches, a worker, several prompts"],
+)
+def test_switches(
+    given: dict[str, object],
+    said: str,
+    learnt: str,
+    finished: Callable[..., Path],
+    coco_stuff: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What learns beside the head is saved, and loaded into towers that others read."""
+    assert main(command(finished, coco_stuff, tmp_path / "run", **{"train.duration": "2 steps", **given})) == 0
+    assert said in capsys.readouterr().out
+    of_towers = [name for name in weights(tmp_path / "run") if not name.startswith("head.")]
+    assert bool(of_towers) == bool(learnt)
+    assert not learnt or any(learnt in name for name in of_towers)
+    model = silc.load(tmp_path / "run", device="cpu")
+    assert model.segment(Image.new("RGB", (40, 40), "red"), ["grass", "sky"]).labels.shape == (40, 40)
+
+
 def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Path) -> None:
     """Its logits are of the class that a pixel's colour names, whatever the windows: canvas, fusion, metric add up."""
     root, colours = tmp_path / "segmentation" / "told", np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -131,6 +160,16 @@ def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Pat
     told = replace(model, catseg=Told())
     (scored,) = silc.evaluate(told, root=str(tmp_path), tasks="told-ov-seg")
     assert scored.record.metrics == {"miou": 1.0, "pixel_acc": 1.0}
+
+
+def test_a_head_without_training_is_at_chance(finished: Callable[..., Path], coco_stuff: Path, tmp_path: Path) -> None:
+    """A learning rate of nearly nothing: no better than the best constant answer, which takes no image."""
+    given = {"train.duration": "1 steps", "train.optim.lr": 1e-9, "tower_lr": 0.0}
+    assert main(command(finished, coco_stuff, tmp_path / "run", **given)) == 0
+    (scored,) = silc.evaluate(tmp_path / "run", root=str(coco_stuff.parent), tasks=COCO, device="cpu")
+    metrics, chance = scored.record.metrics, scored.record.chance
+    assert metrics["miou"] <= chance["best_constant_miou"] + 0.02
+    assert metrics["pixel_acc"] <= chance["best_constant_pixel_acc"] + 0.02
 
 
 def bad_set(root: Path, fault: str) -> Path:
