@@ -248,6 +248,12 @@ def test_nothing_names_this_machine() -> None:
                 assert needle not in text, f"{name} contains {needle}"
 
 
+def test_homes_are_looked_up_in_two_places() -> None:
+    """Elsewhere `~someone` would end a command with a traceback for users whom the system does not know."""
+    callers = {path.name for path in PACKAGE.rglob("*.py") if ".expanduser(" in path.read_text()}
+    assert callers == {"index_cache.py", "places.py"}
+
+
 def test_no_module_hides_a_public_function() -> None:
     """Importing `silc.train` as a module would put it in the place of the function `silc.train`."""
     import silc

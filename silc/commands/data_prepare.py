@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
 from silc import places
 from silc.commands import flags
+from silc.data.index_cache import expanded
 from silc.errors import BadInput
 from silc.settings import Settings, one_of
 from silc.terminal import announce, say
@@ -38,7 +38,7 @@ def main(args: list[str]) -> int:
     release = one_of(RELEASES, command.name, "set")
     if command.train and len(release.parts) == 1:
         raise BadInput(f"{command.name} has no training part that is prepared; leave out --train")
-    root = Path(command.root).expanduser()
+    root = expanded(command.root)
     if not root.is_dir():
         raise BadInput(f"--root {command.root} is no folder; needed is the one that the release was unpacked in")
     out = places.folder(command.out) if command.out else places.folder(root, flag="--root")

@@ -11,6 +11,7 @@ import tyro
 from silc import places
 from silc.commands import flags
 from silc.commands.flags import DeviceName
+from silc.data.index_cache import expanded
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.settings import SEED, Settings
@@ -64,7 +65,7 @@ def main(args: list[str]) -> int:
 
         return embeddings_of(scores.about, command.device, folder, column)
 
-    with open_scores(Path(command.scores).expanduser(), memory=command.memory) as scores:
+    with open_scores(expanded(command.scores), memory=command.memory) as scores:
         choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed, embed))
         write_whole(page, page_of(scores, command.keep, choice))
     say(described(choice))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
 from silc import places
 from silc.commands import flags
+from silc.data.index_cache import expanded
 from silc.settings import Settings
 from silc.terminal import announce, say
 
@@ -33,7 +33,7 @@ def main(args: list[str]) -> int:
     from silc.curate.scores import open_scores
     from silc.curate.stats import PAGE, described, write_stats
 
-    with open_scores(Path(command.scores).expanduser(), memory=command.memory) as scores:
+    with open_scores(expanded(command.scores), memory=command.memory) as scores:
         say(described(write_stats(scores, out)))
     say(f"page: {out / PAGE}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silc.curate.clusters import centroids_of
+from silc.data.index_cache import expanded
 from silc.errors import BadInput
 from silc.eval.files import lines_of
 
@@ -36,7 +37,7 @@ class Lookups:
         Raises:
             BadInput: there is no such file, or nothing in it.
         """
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise BadInput(f"the list of words {name} does not exist; give a text file with an entry a line")
         return lines_of(path, "entry")
@@ -47,7 +48,7 @@ class Lookups:
         Raises:
             BadInput: there is neither, or its embeddings have another width than the column's.
         """
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_dir():
             if self.embed is None:
                 raise BadInput(
@@ -64,7 +65,7 @@ class Lookups:
         """
         if column not in self._centroids:
             if self.given and not self.given.isdigit():
-                found = self._fitting(array_in(Path(self.given).expanduser(), "pool_centroids"), self.given, column)
+                found = self._fitting(array_in(expanded(self.given), "pool_centroids"), self.given, column)
             else:
                 found = centroids_of(self.scores, column, int(self.given or 0), seed=self.seed)
             self._centroids[column] = found

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from silc.batch import Broken
 from silc.data.captions import NoCaption, captions_in, usable
 from silc.data.folder import Entry, FolderPairs
+from silc.data.index_cache import expanded
 from silc.data.pairs import BadSample
 from silc.data.tables import IMAGE_FIELDS, Rows, table_of
 from silc.data.uids import uid_of
@@ -70,7 +71,7 @@ def places_of(given: str) -> Places:
     found = re.fullmatch(r"([^{}]*)\{(\d+)\.\.\}([^{}/]*\.tar)", given)
     if found is None:
         raise BadInput(f"--out {given} is where shards go; give a pattern without an end, as '/data/{{00000..}}.tar'")
-    return Places(str(Path(found[1] + "x").expanduser())[:-1], found[2], found[3])
+    return Places(str(expanded(found[1] + "x"))[:-1], found[2], found[3])
 
 
 def open_entries(given: str, image_root: str = "") -> Entries:
@@ -79,8 +80,8 @@ def open_entries(given: str, image_root: str = "") -> Entries:
     Raises:
         BadInput: it is not there, or is none of what is known.
     """
-    path = Path(given).expanduser()
-    root = Path(image_root).expanduser() if image_root else None
+    path = expanded(given)
+    root = expanded(image_root) if image_root else None
     if table := table_of(path):
         return FolderPairs(table, image_root=root)
     if path.suffix.lower() == ".parquet" and path.is_file():

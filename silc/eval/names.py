@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from silc.data.index_cache import expanded
 from silc.errors import BadInput
 from silc.eval.files import lines_of
 from silc.eval.prompts import class_names
@@ -117,7 +118,7 @@ def _is_path(names: str) -> bool:
 
 def _file(names: str, dataset: str) -> Path:
     """The file that is given, or that of a set in a folder."""
-    path = Path(names).expanduser()
+    path = expanded(names)
     return path / f"{dataset}.txt" if path.is_dir() else path
 
 
