@@ -59,6 +59,7 @@ KINDS = {
         "silc.heads.detect.run:train",
         "silc.heads.detect.run:load",
         "silc.heads.detect.config:IDLE",
+        export="silc.heads.detect.export:export",
     ),
     "probe": Kind("silc.probes.config:ProbeConfig", command="silc probe"),
 }

@@ -13,7 +13,6 @@ image keeps the classes of its highest cosines: a choice for whoever calls the g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from silc import checkpoint
 from silc import config as configs
 from silc.durable import whole, write_whole
 from silc.errors import BadInput
 from silc.exports import formats as offered
-from silc.exports.directory import model_and_facts
 from silc.exports.formats import ONNX
 from silc.exports.graphs import TEXT_NAMES, TextGraph, Traced, load_onnx, quietly, save_onnx
 from silc.exports.verify import FLOAT, Check, compare
@@ -35,15 +32,12 @@ from silc.heads.catseg.card import card
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
 from silc.heads.catseg.run import load
-from silc.interop import pretrained
-from silc.loading import load_any
-from silc.rundir import newest_checkpoint
-from silc.training.directory import CHECKPOINTS, CONFIG
+from silc.heads.exported import copied
+from silc.training.directory import CONFIG
 
 if TYPE_CHECKING:
     from silc.heads.catseg.model import CatSeg
 
-ENCODER = "encoder"
 NAMES = ("a cat", "the sky", "grass", "a wooden table")
 """What exports are compared on."""
 
@@ -61,7 +55,8 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
     model = load(run, device="cpu", name=run.name).models[CatSegConfig.kind]
     assert isinstance(model, CatSegModel)
     with whole(place) as partial:
-        config = _copy(run, partial, license, datasets)
+        config = configs.load(run / CONFIG, CatSegConfig)
+        copied(run, partial, config, license, datasets, kept=["classes"])
         texts = model.embedded(prompt_ids(model, NAMES, model.templates))
         pixels = torch.randn(1, 3, model.crop, model.crop, generator=torch.Generator().manual_seed(0))
         logits = model.maps(pixels, texts)
@@ -73,23 +68,6 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
             checks += _compared(partial, model, pixels, texts)
         write_whole(partial / "README.md", card(run, config, model, license, datasets, checks))
     return checks
-
-
-def _copy(run: Path, out: Path, license: str, datasets: Sequence[str]) -> CatSegConfig:
-    """The head without its optimizer, and the model below inside; the configuration, which names no place."""
-    config, newest = configs.load(run / CONFIG, CatSegConfig), newest_checkpoint(run)
-    below, _ = model_and_facts(config.init, config.weights, None, license, datasets)
-    (out / ENCODER).mkdir(parents=True)
-    pretrained.save(below, out / ENCODER)
-    below.tokenizer.save(out / ENCODER)
-    saved = checkpoint.read(newest, only=("model",))
-    loader = {"classes": saved.state["loader"]["classes"], "model": load_any(out / ENCODER).checksum}
-    state = {"cost": saved.state["cost"], "loader": loader}
-    checkpoint.write(out / CHECKPOINTS, checkpoint.step_of(newest), saved.state_dicts, state, keep=1)
-    data = replace(config.data, train="")
-    placeless = replace(config, out="", init=ENCODER, weights="auto", data=data, eval=replace(config.eval, root=""))
-    configs.save(placeless, out / CONFIG)
-    return config
 
 
 class _Graph(nn.Module):

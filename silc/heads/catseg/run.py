@@ -21,6 +21,7 @@ from silc.heads import tuning
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.model import CatSeg, CatSegLearner
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
+from silc.heads.exported import inside
 from silc.heads.label_maps import Crops, LabelledImages, training_images
 from silc.heads.run import (
     HeadScores,
@@ -151,9 +152,7 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
-    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, CatSegConfig)
-    if (run / config.init).exists():  # an export has it inside
-        config = replace(config, init=str(run / config.init))
+    newest, config = newest_checkpoint(run), inside(run, configs.load(run / CONFIG, CatSegConfig))
     saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
     check_below(saved.state["loader"], below.checksum)
     model = replace(below.best(), name=name)

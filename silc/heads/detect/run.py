@@ -22,6 +22,7 @@ from silc.heads.detect.data import BoxedImages, Pictures, training_set
 from silc.heads.detect.head import DetectionHead
 from silc.heads.detect.model import DetectLearner, Detector, see_at
 from silc.heads.detect.predictor import DetectModel
+from silc.heads.exported import inside
 from silc.heads.run import (
     HeadScores,
     OnModel,
@@ -139,7 +140,7 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
-    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, DetectConfig)
+    newest, config = newest_checkpoint(run), inside(run, configs.load(run / CONFIG, DetectConfig))
     saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
     check_below(saved.state["loader"], below.checksum)
     model = replace(below.best(), name=name)

@@ -1,0 +1,70 @@
+"""README.md of an exported detector: the model card, for people and (front matter) for a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from silc.eval.tables import in_markdown
+from silc.exports.card import checked, score_rows, scores_of
+
+if TYPE_CHECKING:
+    from silc.exports.verify import Check
+    from silc.heads.detect.config import DetectConfig
+    from silc.heads.detect.predictor import DetectModel
+
+USE = """\
+```python
+import silc
+
+model = silc.load("DIR")
+model.detect("street.jpg", ["cat", "traffic light"]).overlay().save("found.png")
+```"""
+
+
+def card(
+    run: Path,
+    config: DetectConfig,
+    model: DetectModel,
+    license: str,
+    datasets: Sequence[str],
+    checks: Sequence[Check],
+    told: Sequence[str],
+) -> str:
+    """The text of README.md.
+
+    Args:
+        told: what other libraries' layouts do not carry.
+    """
+    front = {
+        "library_name": "silc",
+        "pipeline_tag": "zero-shot-object-detection",
+        "license": license,
+        "tags": ["silc", "owl-vit", "open-vocabulary-detection"],
+        "datasets": list(datasets),
+    }
+    own = sum(p.numel() for p in model.detector.head.parameters())
+    optim, frozen = config.train.optim, ", ".join(config.train.optim.freeze)
+    trained = [
+        f"* steps: {config.train.duration}, batches of {config.train.batch_size} images",
+        f"* learning rate {optim.lr:g}, the text tower's {config.text_lr:g} of it"
+        + (f"; frozen: {frozen}" if frozen else ""),
+        f"* names left out: {config.data.forbidden or 'none'}",
+        f"* data: {', '.join(datasets) or 'images with boxes'}",
+    ]
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {in_markdown(run.name)}",
+        f"Open-vocabulary detection by OWL-ViT (Minderer et al., ECCV 2022): heads of {own:,} parameters on the two "
+        f"towers in `encoder/`, as they were trained with them. Images of {model.preprocess.size} px, padded at the "
+        "right and below.",
+        f"## Use\n\n{USE}",
+        "## Training\n\n" + "\n".join(trained),
+        "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
+        *(["## Other libraries\n\n" + "\n".join(f"* {line}" for line in told)] if told else []),
+        "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
+    ]
+    return "\n\n".join(sections) + "\n"

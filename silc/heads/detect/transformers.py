@@ -1,0 +1,158 @@
+"""A detector as transformers' OwlViTForObjectDetection, or Owlv2ForObjectDetection where it has an objectness head.
+
+Both are CLIP's towers under other names, and this package's heads under the same. What else a tower may have they never
+have: attention pooling (SigLIP, SILC), no class token, a text tower that sees all tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from silc.errors import BadInput
+from silc.exports.formats import TRANSFORMERS
+from silc.exports.transformers import RESAMPLE, kind_of
+from silc.exports.transformers import model_config as clip_config
+from silc.exports.verify import Check, compare
+from silc.extras import needs
+from silc.heads.detect.augment import PADDING
+from silc.interop.mapping import give
+from silc.interop.transformers import rules
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.heads.detect.model import Detector
+    from silc.interop.pretrained import Pretrained
+    from silc.models.config import ModelConfig
+
+CLASSES = {"owlvit": "OwlViT", "owlv2": "Owlv2"}
+TOLERANCE = 1e-4
+"""Logits are cosines times ten or more."""
+
+
+def kind_for(detector: Detector) -> str:
+    """The `model_type` that has the detector's heads."""
+    return "owlvit" if detector.head.objectness_head is None else "owlv2"
+
+
+def tensors_of(detector: Detector, below: Pretrained) -> dict[str, Tensor]:
+    """Weights under transformers' names; the towers' projection and scale are those of the model below."""
+    kind, weights = kind_for(detector), dict(below.weights)
+    learnt = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("head.")}
+    towers = give(rules("clip", _at_size(detector, below)), {**weights, **learnt})
+    found = {f"{kind}.{_their(name)}": tensor for name, tensor in towers.items()}
+    found |= detector.head.state_dict()
+    return {name: tensor.detach().contiguous().clone() for name, tensor in found.items()}
+
+
+def _their(name: str) -> str:
+    """A CLIPModel's name of a tensor as these classes have it: without its slip of the pen."""
+    return name.replace("pre_layrnorm", "pre_layernorm")
+
+
+def _at_size(detector: Detector, below: Pretrained) -> ModelConfig:
+    return replace(below.model, image=replace(below.model.image, size=detector.preprocess.size))
+
+
+def write(directory: Path, detector: Detector, below: Pretrained) -> list[str]:
+    """Add configuration, preprocessing and weights to a directory; what they do not carry.
+
+    Raises:
+        BadInput: neither class is such a model; says what is in the way.
+    """
+    kind = kind_for(detector)
+    refuse_other_towers(below, kind)
+    made = clip_config(replace(below, model=_at_size(detector, below)), "clip")
+    made |= {"model_type": kind, "architectures": [f"{CLASSES[kind]}ForObjectDetection"]}
+    for part in ("vision", "text"):
+        made[f"{part}_config"] |= {"model_type": f"{kind}_{part}_model"}
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors_of(detector, below), directory / "model.safetensors", metadata={"format": "pt"})
+    for name, settings in {"config.json": made, "preprocessor_config.json": _pixels(detector, kind)}.items():
+        (directory / name).write_text(json.dumps(settings, indent=2) + "\n")
+    return notes(kind, below)
+
+
+def refuse_other_towers(below: Pretrained, kind: str) -> None:
+    """
+    Raises:
+        BadInput: the towers are not CLIP's.
+    """
+    called = f"{CLASSES[kind]}ForObjectDetection"
+    if below.model.image.pool == "map":
+        raise BadInput(
+            f"{TRANSFORMERS}: this model pools by attention, as SigLIP and SILC do, and {called} multiplies its "
+            "patches by a class token; --formats onnx has the whole model"
+        )
+    try:
+        kind_of(replace(below, weights={**below.weights, "logit_bias": torch.zeros(1)}))
+    except BadInput as error:
+        raise BadInput(str(error).replace("CLIPModel", called)) from error
+    if below.tokenizer.eos_id != below.tokenizer.vocab_size - 1:
+        raise BadInput(
+            f"{TRANSFORMERS}: {called} takes the token of the highest id as a text's end, and this tokenizer's end has "
+            f"{below.tokenizer.eos_id} of {below.tokenizer.vocab_size}; --formats onnx has the whole model"
+        )
+
+
+def notes(kind: str, below: Pretrained) -> list[str]:
+    """What the layout does not carry."""
+    found = ["a text whose first token has the id 0 counts as padding there"]
+    if kind == "owlvit":
+        found.append(
+            "OwlViTImageProcessor squashes images to a square; this model saw them padded at the right and below: pad "
+            "them before, or train with --objectness and take the Owlv2 layout"
+        )
+    if below.model.image.position_resample != "bicubic":
+        found.append("at other image sizes it resamples positions in its own way (bicubic, not antialiased)")
+    return found
+
+
+def _pixels(detector: Detector, kind: str) -> dict[str, Any]:
+    pixels = detector.preprocess
+    side = {"height": pixels.size, "width": pixels.size}
+    return {
+        "processor_class": f"{CLASSES[kind]}Processor",
+        "image_processor_type": f"{CLASSES[kind]}ImageProcessor",
+        "do_resize": True,
+        "size": side,
+        "resample": RESAMPLE[pixels.interpolation],
+        **({"do_pad": True, "pad_value": PADDING / 255} if kind == "owlv2" else {}),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pixels.mean),
+        "image_std": list(pixels.std),
+    }
+
+
+def verify(directory: Path, detector: Detector, pixels: Tensor, ids: Tensor, queries: Tensor) -> list[Check]:
+    """Open the directory by transformers alone and compare logits and boxes.
+
+    Args:
+        pixels: normalised images [1, 3, S, S].
+        ids: of the names [Q, T].
+        queries: their features [Q, D].
+
+    Raises:
+        BadInput: it does not compute what the model does.
+    """
+    package = needs(TRANSFORMERS, "transformers", "interop")
+    theirs = getattr(package, f"{CLASSES[kind_for(detector)]}ForObjectDetection").from_pretrained(directory).eval()
+    with torch.no_grad():
+        own = detector.look(pixels, queries)
+        out = theirs(input_ids=ids, pixel_values=pixels)
+    known = out.logits > torch.finfo(out.logits.dtype).min
+    checks = [
+        compare(TRANSFORMERS, "logits", out.logits.where(known, 0), own.logits.where(known, 0), TOLERANCE),
+        compare(TRANSFORMERS, "boxes", out.pred_boxes, own.boxes, TOLERANCE),
+    ]
+    if own.objectness is not None:
+        checks.append(compare(TRANSFORMERS, "objectness", out.objectness_logits, own.objectness, TOLERANCE))
+    return checks
