@@ -63,6 +63,8 @@ def origin(config: Trained) -> None:
     """
     if config.init:
         check_model(config.init)
+    elif not isinstance(config, configs.Config):
+        raise BadInput(f"a head is trained on a model there is; name one: silc train {config.kind} --init MODEL")
     elif config.train.optim.lora:
         raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
     elif recipes.goes_on(config.recipe):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from silc import checks
 from silc import config as configs
 from silc.config import Config, DownstreamConfig
 from silc.errors import BadInput
@@ -51,8 +52,7 @@ def model_below(config: DownstreamConfig, device: torch.device | str) -> Loaded:
     Raises:
         BadInput: there is none, none is named, or what is named is a head itself.
     """
-    if not config.init:
-        raise BadInput(f"a head is trained on a model there is; name one: silc train {config.kind} --init MODEL")
+    checks.origin(config)
     if is_run(config.init):
         configs.load_of(Path(config.init) / CONFIG, [Config.kind])
     return load_any(config.init, weights="both" if config.weights == "auto" else config.weights, device=device)

@@ -136,6 +136,8 @@ def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path,
         told = capsys.readouterr().err.strip().splitlines()
         assert said in told[-1], more
         assert len(told) == 1, told
+    assert main(["train", kind, "--out", str(tmp_path / "none"), "--data.source", "scenes"]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_head_is_no_model_for_a_head(trained, tmp_path: Path, capsys) -> None:
