@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -74,8 +75,9 @@ def main(args: list[str]) -> int:
     if len(left) < len(shards):
         say(f"{len(shards) - len(left):,} of {len(shards):,} shards are scored already")
     out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
     outcomes = list(_told(run(left, plan, workers=command.workers, ray=command.ray), len(left))) if left else []
-    say(described(outcomes))
+    say(described(outcomes, time.monotonic() - begun))
     if outcomes and all(outcome.fault for outcome in outcomes):
         raise BadInput(f"none of {len(outcomes):,} shards could be read; the first: {outcomes[0].fault}")
     say(f"scores: {out}")

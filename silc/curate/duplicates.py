@@ -1,8 +1,9 @@
 """Near-duplicates within clusters, written after SemDeDup (Abbas et al., 2023): of images nearest to one centroid whose
 cosine reaches a limit, the first stays.
 
-"First" is the order of uids. An image goes if one before it *that stays* is too near, so a chain of neighbours loses
-its links and not its ends, and what is left has no near pair within a cluster.
+"First" is the one whose caption scored best, where there are scores, then the order of uids. An image goes if it is too
+near to one that came before and *stays*, so a chain of neighbours loses its links and not its ends, and what is left
+has no near pair within a cluster.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ TILE = 2048
 """Images of a cluster that are compared with the others at a time."""
 
 
-def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float) -> str:
-    """A condition: no earlier image of the cluster is as near as this."""
+def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, order: str) -> str:
+    """A condition: no earlier image of the cluster, by SQL of an order, is as near as this."""
     import pyarrow as pa
 
     there = column_is_there(scores, column)
@@ -35,7 +36,7 @@ def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float) 
         scores.con.execute(f"INSERT INTO {table} SELECT * FROM found")
         scores.con.unregister("found")
     scores.con.execute(f"CREATE TABLE kept_{table} (row BIGINT)")
-    for rows, embeddings in _clusters(scores, table, column):
+    for rows, embeddings in _clusters(scores, table, column, order):
         scores.con.register("found", pa.table({"row": rows[first_of_their_kind(embeddings, cosine)]}))
         scores.con.execute(f"INSERT INTO kept_{table} SELECT * FROM found")
         scores.con.unregister("found")
@@ -59,11 +60,11 @@ def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
     return stays
 
 
-def _clusters(scores: Scores, table: str, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows [n], embeddings [n, D]) of each cluster, in the order of uids."""
+def _clusters(scores: Scores, table: str, column: str, order: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows [n], embeddings [n, D]) of each cluster, in an order."""
     ordered = (
         f"SELECT cluster, row, {scores.column(column)} AS e FROM scored JOIN {table} USING (row) "
-        "WHERE e IS NOT NULL ORDER BY cluster, uid, row"
+        f"WHERE e IS NOT NULL ORDER BY cluster, {order}"
     )
     current, rows, parts = -1, list[np.ndarray](), list[np.ndarray]()
     for batch in scores.stream(ordered, 1 << 12):

@@ -126,7 +126,7 @@ def device_of(device: str, number: int) -> str:
     return f"cuda:{number % torch.cuda.device_count()}"
 
 
-def described(outcomes: Sequence[Outcome]) -> str:
+def described(outcomes: Sequence[Outcome], seconds: float) -> str:
     """In lines."""
     rows = sum(outcome.rows for outcome in outcomes)
     causes: Counter[str] = Counter()
@@ -134,6 +134,8 @@ def described(outcomes: Sequence[Outcome]) -> str:
         causes.update(dict(outcome.causes))
     faults = [outcome for outcome in outcomes if outcome.fault]
     lines = [f"{rows:,} samples of {len(outcomes) - len(faults):,} shards are scored"]
+    if rows and seconds:
+        lines[0] += f" in {seconds:,.0f} s ({rows / seconds:,.0f} a second)"
     if causes:
         listed = ", ".join(f"{cause} {count:,}" for cause, count in sorted(causes.items()))
         lines.append(f"broken: {listed}; each is a row with its cause")

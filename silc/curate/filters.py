@@ -116,11 +116,14 @@ def _balanced(asked: Asked) -> str:
 def _distinct(asked: Asked) -> str:
     (how,) = asked.takes("sha256|phash|COSINE")
     name = asked.columns.get("embedding", "embedding")
+    score = asked.columns.get("clip_score", "clip_score")
+    best = f"{asked.column(score)} DESC NULLS LAST, " if score in asked.scores.columns else ""
+    order = f"{best}uid, row"
     if how in ("sha256", "phash"):
         column = asked.column(how)
-        return f"({column} IS NULL OR row IN (SELECT min(row) FROM scored GROUP BY {column}))"
+        return f"({column} IS NULL OR row IN (SELECT first(row ORDER BY {order}) FROM scored GROUP BY {column}))"
     cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
-    return distinct(asked.scores, name, asked.lookups.centroids(name), cosine)
+    return distinct(asked.scores, name, asked.lookups.centroids(name), cosine, order)
 
 
 FILTERS: dict[str, Callable[[Asked], str]] = {

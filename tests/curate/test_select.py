@@ -189,6 +189,14 @@ def test_exact_duplicates_and_perceptual_ones(tmp_path: Path) -> None:
     assert kept(folder, "--keep", "distinct phash") == [0, 2, 4]
 
 
+def test_of_copies_the_one_with_the_best_caption_stays(tmp_path: Path) -> None:
+    rows = np.ones((4, 8))
+    columns = {"sha256": ["a", "a", "b", "b"], "clip_score": [0.1, 0.3, 0.2, None], "embedding": vectors(rows)}
+    folder = table(tmp_path, **columns)
+    assert kept(folder, "--keep", "distinct sha256") == [1, 2]
+    assert kept(folder, "--keep", "distinct 0.9", "--centroids", "1") == [1]
+
+
 @pytest.mark.parametrize("centroids", ["1", "4"])
 def test_near_duplicates_go_within_clusters(tmp_path: Path, centroids: str) -> None:
     """Against a loop over all pairs."""
