@@ -32,6 +32,7 @@ from silc.exports.card import Facts, card, scores_of
 from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
 from silc.interop.pretrained import Pretrained
+from silc.kinds import KINDS
 from silc.loading import load_run
 from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
@@ -43,7 +44,7 @@ FORMATS: dict[str, Any] = {one.NAME: one for one in (open_clip, transformers, *g
 def export(
     source: str | Path,
     out: str | Path,
-    formats: Sequence[str] = (open_clip.NAME, transformers.NAME),
+    formats: Sequence[str] | None = None,
     *,
     weights: Literal["auto", "student", "teacher"] = "auto",
     tokenizer: str | Path | None = None,
@@ -56,7 +57,8 @@ def export(
     Args:
         source: whatever `silc.load` takes.
         out: a directory that is not there yet, or empty.
-        formats: of open_clip, transformers, onnx, torch_export, int8; silc's own is always written.
+        formats: of open_clip, transformers, onnx, torch_export, int8; silc's own is always written. None: the first
+            two; of a trained head, onnx.
         weights: of a run; `auto` is the teacher where there is one.
         tokenizer: as for `silc.load`.
         license, datasets: for the model card, in the hub's words (`apache-2.0`; `ORG/NAME`).
@@ -70,6 +72,12 @@ def export(
         BadInput: no such model or format, a format that has no such towers, a library that is not installed, or a
             format that did not give the model's numbers back. Nothing is left behind.
     """
+    formats = offered.asked_of(source, formats)
+    if kind := offered.head_of(source):
+        if weights != "auto" or tokenizer is not None or decoder:
+            raise BadInput(f"{source} is a head, exported as it was trained; leave out weights, tokenizer and decoder")
+        of_head: list[Check] = KINDS[kind].find("export")(source, out, formats, license=license, datasets=datasets)
+        return of_head
     out = offered.check(source, out, formats, decoder)
     model, facts = model_and_facts(source, weights, tokenizer, license, datasets)
     probe = Probe(model, decoder)

@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from silc import config as configs
 from silc import places
 from silc.errors import BadInput
+from silc.kinds import KINDS
 from silc.rundir import check_model
+from silc.training.directory import CONFIG, is_run
 
 OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8 = NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8")
 MAPPED = (ONNX, TORCH)
 """Formats that can hold class maps. Eight bits a weight move features by more than decoders can bear."""
 DECODERS = ("cosine", "maskclip", "maskclip-reduced", "sclip", "clearclip", "naclip", "scra", "scga", "radseg")
 """Decoders that are a function of images and texts alone: no second encoder, no search for neighbours."""
+
+
+def head_of(source: str | Path) -> str:
+    """The kind of a run that has an export of its own; empty for all else."""
+    if not is_run(source):
+        return ""
+    kind = configs.kind_of(Path(source) / CONFIG)
+    return kind if KINDS[kind].export else ""
+
+
+def asked_of(source: str | Path, formats: Sequence[str] | None) -> Sequence[str]:
+    """The formats that are asked for; None: open_clip and transformers, of a head onnx."""
+    if formats is None:
+        return [ONNX] if head_of(source) else [OPEN_CLIP, TRANSFORMERS]
+    return formats
 
 
 def check(source: str | Path, out: str | Path, formats: Sequence[str], decoder: str = "") -> Path:

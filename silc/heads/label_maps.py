@@ -149,11 +149,11 @@ def source_of(place: str, split: str = "train") -> DataSource[SegmentationSet]:
             read = partial(label_maps.read_segmentation, path, split)
             return replace(own, needs=[path / "images"], read_train=read, train_needs=[path / split])
         return replace(own, needs=[path / "no other part"], read_train=own.read, train_needs=[path])
-    for root in (path.parent, path.parent.parent):
-        for source in label_maps.official(root):
-            needs = source.train_needs
-            if source.read_train and needs and all(p.exists() and p.is_relative_to(path) for p in needs):
-                return source
+    known = [source for root in (path.parent, path.parent.parent) for source in label_maps.official(root)]
+    for source in (label_maps.coco_stuff(path), *known):
+        needs = source.train_needs
+        if source.read_train and needs and all(p.exists() and p.is_relative_to(path) for p in needs):
+            return source
     raise BadInput(
         f"data.train {place} holds no training images with label maps; needed is a set as its authors laid it out "
         f"(`silc eval --list`), or {CLASSES} with {split}/images and {split}/labels"

@@ -70,9 +70,15 @@ def official(root: Path) -> list[Source[SegmentationSet]]:
         _source("voc21", Classes("voc_20", background=class_names("voc_20b_59_catseg")[20:]), _by_list, *of_voc),
         _voc20b(lists(voc, "Segmentation", augmented)[0]),
         _source("cityscapes", Classes("cityscapes_19"), _by_city, *of_city),
-        _source("coco-stuff", Classes("coco_stuff_171"), stuff_pairs, *of_stuff, read=read_stuff),
+        coco_stuff(stuff),
         _source("coco-object", things, object_pairs, *of_stuff, read=read_objects),
     ]
+
+
+def coco_stuff(place: Path) -> Source[SegmentationSet]:
+    """COCO-Stuff in a folder of any name, with its authors' images/ and annotations/."""
+    test, train = ([place / part / split for part in ("images", "annotations")] for split in ("val2017", "train2017"))
+    return _source("coco-stuff", Classes("coco_stuff_171"), stuff_pairs, test, train, read=read_stuff)
 
 
 def _rest_of_context() -> list[str]:

@@ -33,6 +33,10 @@ def flags(**more: object) -> list[str]:
     """Of the command line."""
     said = []
     for name, value in (SMALL | more).items():
+        if value is False:
+            section, _, leaf = name.rpartition(".")
+            said.append(f"--{section}.no-{leaf}")
+            continue
         said += [f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     return said
 
@@ -58,3 +62,21 @@ def coco_stuff(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(pixels).save(root / "images" / split / f"{number:012d}.jpg", quality=95)
             Image.fromarray(labels).save(root / "annotations" / split / f"{number:012d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes told by their colours, with a training part; its root is what `--root` takes."""
+    root = tmp_path_factory.mktemp("coloured")
+    folder, colours = root / "segmentation" / "coloured", np.array([[220, 30, 30], [30, 200, 30], [30, 30, 220]])
+    for part, numbers in ((folder / "train", range(6)), (folder, range(6, 9))):
+        for kind in ("images", "labels"):
+            (part / kind).mkdir(parents=True)
+        for number in numbers:
+            draws = np.random.default_rng(number)
+            labels = np.repeat(draws.permutation(3), 16)[None].repeat(40, axis=0).astype(np.uint8)
+            pixels = colours[labels] + draws.integers(-20, 20, (*labels.shape, 1))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(part / "images" / f"{number}.png")
+            Image.fromarray(labels).save(part / "labels" / f"{number}.png")
+    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
+    return folder

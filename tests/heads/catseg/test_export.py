@@ -41,7 +41,7 @@ def test_what_a_head_is_not_exported_as_is_told(
     asked = ["export", str(trained), str(tmp_path / "out")]
     for given, said in (
         (["--formats", "open_clip"], "exported as silc's own files and as onnx, not as open_clip"),
-        (["--weights", "student"], "loaded as it was trained; leave out --weights"),
+        (["--weights", "student"], "exported as it was trained; leave out weights, tokenizer and decoder"),
     ):
         assert main([*asked, *given]) == 2
         told = capsys.readouterr().err.strip()
