@@ -10,8 +10,10 @@ proxyclip is scored where a second encoder is named. A difference is to the cosi
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from spread import Scores
@@ -29,7 +31,9 @@ def scored(run: Path, second: str, **fields: str) -> dict[tuple[str, str], float
     model = silc.load(run)
     model.second = silc.load(second) if second else None
     several, found = "," in fields["segmentation"], {}
-    for record in (one.record for one in silc.evaluate(model, num_pictures=0, exif_orientation="apply", **fields)):
+    with redirect_stdout(sys.stderr):  # how far it is; the tables alone go to stdout
+        evaluations = silc.evaluate(model, num_pictures=0, exif_orientation="apply", **fields)
+    for record in (one.record for one in evaluations):
         way = f"{record.protocol.get('decoder', 'cosine')}{', ' * several}{record.protocol['protocol'] * several}"
         found[way, task_name(record.task, record.dataset)] = 100 * record.metrics["miou"]
         found["chance", task_name(record.task, record.dataset)] = 100 * record.chance["miou"]

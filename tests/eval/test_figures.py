@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from silc.cli import main
+from silc.distributed import World
 from silc.errors import BadInput
 from silc.eval import figures
 from silc.eval.config import EvalConfig
@@ -110,6 +112,23 @@ def test_images_that_are_named_are_shown_whether_they_differ_or_not(data) -> Non
     assert not compared(columns_of(data, Channels("a"), Channels("b")), most=3).figures
     with pytest.raises(BadInput, match=r"no image 'p9' in three; did you mean 'p"):
         figures.check_ids(["p0", "p9"], [data])
+
+
+def test_ranks_shares_together_are_the_whole(data, monkeypatch) -> None:
+    columns = columns_of(data, Channels("plain"), Channels("reds are blue", 1, 2))
+    task = columns[0].task
+    task.config = replace(task.config, batch_size=2)  # an image at a time
+    whole = compared(columns, most=2)
+    monkeypatch.setattr(figures, "shared", lambda share, world: [share()])
+    shares = []
+    for rank in range(2):
+        task.world = World(rank, 2)
+        shares.append(compared(columns, most=2))
+    assert [one.images for one in shares] == [2, 2]
+    first, second = shares
+    first.join(second, most=2)
+    assert (first.images, first.scored, first.changes(0)) == (whole.images, whole.scored, whole.changes(0))
+    assert [one.index for one in first.figures] == [one.index for one in whole.figures]
 
 
 @pytest.mark.parametrize("photographs", [True, False])
