@@ -168,6 +168,9 @@ def read(
     directory = located(source)
     library = needs("GroupViT", "transformers", "interop")
     config = read_json(directory / "config.json")
+    if not any(directory.glob("*.safetensors")):
+        save = f"GroupViTModel.from_pretrained({source!r}).save_pretrained(DIR)"
+        raise BadInput(f"{directory} holds no safetensors, and silc reads no pickles; `{save}` once, then give hf:DIR")
     tensors = {name: x for name, x in tensors_of(directory).items() if not name.endswith("embeddings.position_ids")}
     try:
         model = library.GroupViTModel(library.GroupViTConfig(**config))

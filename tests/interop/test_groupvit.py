@@ -121,7 +121,7 @@ def test_what_is_none_is_refused_in_one_line(directory: Path, tmp_path: Path, ca
 
     fewer = {name: x for name, x in tensors.items() if name != "visual_projection.0.weight"}
     for folder, said in (
-        (broken("no weights", config, None), "model.safetensors does not exist"),
+        (broken("no weights", config, None), "holds no safetensors, and silc reads no pickles"),
         (broken("fewer", config, fewer), "holds no GroupViT that transformers can build: Error(s) in loading"),
         (broken("odd", {**config, "vision_config": 3}, tensors), "holds no GroupViT that transformers can build"),
         (broken("other", {**config, "model_type": "resnet"}, tensors), "is of a 'resnet' model; silc reads"),
