@@ -73,12 +73,18 @@ LEGAL: dict[str, dict[float, str]] = {
     "train.optim.timescale": {HUGE: "a constant rate"},
     "eval.window": {0: "the protocol's"},
     "eval.background": {0: OFF},
+    "eval.confidence": {0: "every pixel"},
+    "eval.neighbours": {0: "the authors' number"},
     "eval.max_captions": {0: ALL, HUGE: ALL},
     "eval.num_pictures": {0: OFF},
     "--window": {0: "the protocol's"},
     "--background": {0: OFF},
+    "--confidence": {0: "every pixel"},
+    "--neighbours": {0: "the authors' number"},
     "--max-captions": {0: ALL, HUGE: ALL},
     "--num-pictures": {0: OFF},
+    "--figures": {0: OFF},
+    "--score": {0: "every box"},
     "--size": {0: "the model's own"},
     "--price": {0: "cards that cost nothing"},
     "--threads": {0: "as many as there are cores"},
@@ -155,6 +161,11 @@ OF_HEADS: dict[str, dict[float, str]] = {
     "aggregator.window": {HUGE: "the whole grid"},
     "size": {0: "the crop's"},
     "tower_lr": {0: "towers learn nothing"},
+    "data.negatives": {0: "the names of the image alone", HUGE: "all there are"},
+    "text_lr": {0: "the texts' tower learns nothing"},
+    **{f"loss.{name}": {0: OFF} for name in ("classes", "l1", "giou")},
+    "loss.alpha": {0: "the names of an object weigh nothing"},
+    "loss.gamma": {0: "plain cross-entropy"},
     "hidden": {0: "as wide as the texts' features"},
     "contrast": {0: OFF},
     "area": {0: OFF},
@@ -163,8 +174,8 @@ OF_HEADS: dict[str, dict[float, str]] = {
     "mask_bias": {0: "an even start", -1: "a start near it"},
 }
 """Legal values among those tried."""
-LAYERS = {"layers"}
-"""Numbers without a range of their own: blocks of a tower, compared with how many it has."""
+LAYERS = {"layers", "data.mosaics"}
+"""Numbers with a rule of their own: blocks of a tower, compared with how many it has; shares that sum to 1."""
 
 
 @pytest.mark.parametrize(("name", "cls"), heads().items())

@@ -43,7 +43,7 @@ class BoxDataConfig(Settings):
     """Prompts, of which one is drawn for each name and image."""
     forbidden: str = ""
     """Names that training never meets: a file with one a line, or `rare`, those that LVIS calls rare. Empty: none."""
-    workers: Annotated[int, NATURAL] = 4
+    workers: Annotated[int, Range(least=0, most=1024)] = 4
     """Processes that read images; 0 reads in the main one."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
     """Whether a photograph is turned as EXIF says that the camera was held."""
