@@ -195,6 +195,12 @@ def test_a_run_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs.save(Config(), tmp_path / "config.yaml")
+    assert cli.main(["train", str(tmp_path), "--resume", "auto"]) == 2
+    assert f"is a run and no recipe; name its file, {tmp_path / 'config.yaml'}" in capsys.readouterr().err
+
+
 def test_idle_rules_name_settings_that_exist() -> None:
     paths = [path for path, _, _ in configs.fields(Config())]
     for rule in given.RUN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -119,6 +120,18 @@ def test_after_step_writes_teacher_centre_and_clamps_the_scale(small: Callable[.
         torch.testing.assert_close(p.data, 0.9 * before[name] + 0.1 * students[name].data, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(objective.teacher.centre, 0.1 * out.terms["distill"].logits, rtol=1e-5, atol=1e-7)
     assert objective.student.logit_scale.exp().item() == pytest.approx(100, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["siglip", "silc_s", "silc_s_finetune"])
+def test_the_scale_of_a_sigmoid_is_clamped_nowhere(name: str, small: Callable[..., Config]) -> None:
+    """SigLIP's released models stand near 117."""
+    config = small(name)
+    objective = build(config)
+    out = objective(batch_of(config), HYPER)
+    with torch.no_grad():
+        objective.student.logit_scale.fill_(math.log(117.33))
+    objective.after_step(out, HYPER)
+    assert objective.student.logit_scale.exp().item() == pytest.approx(117.33, rel=1e-5)
 
 
 def test_dinos_pairs_are_a_switch(small: Callable[..., Config]) -> None:
