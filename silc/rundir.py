@@ -40,13 +40,12 @@ def named(name: str | Path) -> Trained:
         BadInput: no such recipe or file.
     """
     if not str(name).endswith((".yaml", ".yml")):
-        if head := heads().get(str(name)):
-            return head()
-        if is_run(name) and name not in recipes.names():
+        head = heads().get(str(name))
+        if head is None and is_run(name) and name not in recipes.names():
             raise BadInput(
                 f"{name} is a run and no recipe; name its file, {Path(name) / CONFIG}, and --resume auto to go on"
             )
-        return recipes.get(str(name))
+        return head() if head else recipes.get(str(name))
     file = Path(name)
     config: Trained = configs.load_of(file, those_that("train"))
     lies_in_run = file.name == CONFIG and (file.parent / CHECKPOINTS).is_dir()
