@@ -120,6 +120,25 @@ def test_the_best_boxes_of_all_names_in_pixels() -> None:
     assert found[1][1:5] == pytest.approx((70, 30, 30, 20))  # cut at the image, which is half as high as the square
 
 
+def test_the_best_boxes_are_scenics(silc_data: Path) -> None:
+    """Its top 25 over all classes, in pixels; what lies in the padding alone it keeps, and it cuts no box."""
+    with np.load(silc_data / "oracles" / "owl" / "scenic_topk.npz") as theirs:
+        for row, (height, width) in enumerate(theirs["image_sizes_hw"].tolist()):
+            logits, boxes = torch.from_numpy(theirs["scores"][row]).logit(), torch.from_numpy(theirs["boxes"][row])
+            wanted = []
+            for name in range(int(theirs["k"])):
+                x, y, w, h = (max(height, width) * theirs["multilabel/boxes"][row, name]).tolist()
+                left, top = max(0, x - w / 2), max(0, y - h / 2)
+                across, down = min(width, x + w / 2) - left, min(height, y + h / 2) - top
+                if min(across, down) > 0:
+                    label, score = theirs["multilabel/labels"][row, name], theirs["multilabel/scores"][row, name]
+                    wanted.append((label, left, top, across, down, score))
+            found = best(logits, boxes, (width, height), most=len(wanted))
+            assert len(wanted) > 15
+            for one, other in zip(found, wanted, strict=True):
+                assert tuple(one) == pytest.approx(other, rel=1e-4, abs=1e-3)
+
+
 def test_boxes_of_the_padding_are_none() -> None:
     boxes = torch.tensor([[0.5, 0.9, 0.2, 0.1], [0.5, 0.25, 0.2, 0.1]])
     (only,) = best(torch.tensor([[3.0], [0.0]]), boxes, (100, 50))
