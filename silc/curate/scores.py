@@ -118,6 +118,11 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             scores = Scores(con, files, _view(con, files), about)
             _check_uids(scores, folder)
             yield scores
+        except duckdb.Error as error:
+            said = " ".join(str(error).split())[:300]
+            raise BadInput(
+                f"{folder}: {said}; check the columns that --keep compares, or give more --memory"
+            ) from error
         finally:
             con.close()
 

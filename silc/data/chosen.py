@@ -6,12 +6,13 @@ import copy
 import hashlib
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from silc.data.index_cache import expanded
+from silc.data.index_cache import cache_folder, expanded, kept_uids
 from silc.data.pairs import Pair, Pairs, spread_captions
 from silc.data.shards import ShardPairs
 from silc.data.uids import best_captions, is_subset, read_subset
@@ -121,7 +122,8 @@ def as_asked(pairs: Pairs, config: DataConfig, *, show: bool = False) -> Pairs:
             asked for and nothing says it.
     """
     if config.subset:
-        return _first(_chosen(pairs, expanded(config.subset), best=config.captions == "best", show=show), config)
+        file, cache = expanded(config.subset), cache_folder(config.index_cache)
+        return _first(_chosen(pairs, file, cache, best=config.captions == "best", show=show), config)
     if config.captions == "best":
         raise BadInput("data.captions best is told by the scores of a data.subset, and none is named")
     return _first(pairs, config)
@@ -131,13 +133,13 @@ def _first(pairs: Pairs, config: DataConfig) -> Pairs:
     return FirstCaptions(pairs) if config.captions == "first" else pairs
 
 
-def _chosen(pairs: Pairs, file: Path, *, best: bool, show: bool) -> Chosen:
+def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: bool) -> Chosen:
     if not isinstance(pairs, ShardPairs):
         raise BadInput(
             f"data.subset {file} names samples of shards, and data.train names none; make some with `silc data make`"
         )
     subset = read_subset(file)
-    uids = pairs.uids(show=show)
+    uids = pairs.uids(partial(kept_uids, cache), show=show)
     numbers = np.flatnonzero(is_subset(uids, subset)).astype(np.int64)
     if not len(numbers):
         raise BadInput(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ import numpy as np
 
 from silc.data.remote import RemoteFile
 from silc.data.tar import CAPTIONS, Members, ShardIndex, index_shard
+from silc.data.uids import UID
 from silc.durable import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,29 @@ class IndexCache:
             if self.speaks:
                 log.warning("shards are walked at each start: %s cannot be written (%s)", self.folder, error.strerror)
             self.speaks = False
+
+
+def kept_uids(folder: Path | None, shard: ShardIndex, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """The uids of a shard's samples, which `read` takes out of their JSON; kept beside the shard's index.
+
+    Whatever changes the shard's size, time of change or index has another file; one that is damaged is written anew.
+    """
+    if folder is None:
+        return read()
+    try:
+        about = json.dumps([str(shard.path), _state(shard.path)]).encode()
+    except OSError:
+        return read()
+    digest = hashlib.sha256(b"\0".join((about, shard.samples.tobytes(), shard.names)))
+    file = folder / f"{digest.hexdigest()[:32]}.uids.npy"
+    with suppress(Exception):  # as of an index: whatever is raised, it is not there, or not whole
+        found: np.ndarray = np.load(file, allow_pickle=False)
+        if found.dtype == UID and len(found) == len(shard):
+            return found
+    found = read()
+    with suppress(OSError), whole(file) as beside, beside.open("wb") as handle:
+        np.save(handle, found)
+    return found
 
 
 def _state(path: Path | RemoteFile) -> dict[str, Any]:

@@ -183,16 +183,24 @@ class ShardPairs(Shards[Pair], Pairs):
         """
         return self.captions_of(index, self._members(index, self.members.may))
 
-    def uids(self, *, show: bool = False) -> np.ndarray:
-        """The uid of each sample, `uids.UID` [N]: of its JSON, which is read for it, else of shard and key."""
+    def uids(self, kept: Callable[[ShardIndex, Callable[[], np.ndarray]], np.ndarray], *, show: bool) -> np.ndarray:
+        """The uid of each sample, `uids.UID` [N]: of its JSON, which is read for it, else of shard and key.
+
+        Args:
+            kept: takes those of a shard out of a cache, or reads them by the function that it is given.
+        """
+        starts = self._ends - self.blocks
+        numbered = track(zip(self.shards, starts.tolist(), strict=True), "reading uids", show, total=len(self.shards))
+        return np.concatenate([kept(shard, partial(self._uids, shard, start)) for shard, start in numbered])
+
+    def _uids(self, shard: ShardIndex, start: int) -> np.ndarray:
         found = []
-        for index in track(range(len(self)), "reading uids", show):
-            if index % READ_AHEAD == 0:
-                self._ask(range(index, min(index + READ_AHEAD, len(self))), ("json",))
-            shard, row = self._locate(index)
+        for row in range(len(shard)):
+            if row % READ_AHEAD == 0:
+                self._ask(range(start + row, start + min(row + READ_AHEAD, len(shard))), ("json",))
             fields: Any = {}
             with suppress(ValueError, RecursionError, BadSample):
-                fields = json.loads(self._members(index, ("json",)).get("json", b"{}"))
+                fields = json.loads(self._members(start + row, ("json",)).get("json", b"{}"))
             found.append(uid_of(fields if isinstance(fields, dict) else {}, shard.path.name, shard.key(row)))
         return halves(found)
 

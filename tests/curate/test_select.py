@@ -155,6 +155,14 @@ def test_what_cannot_be_read_is_told(keep: str, said: str, tmp_path: Path, capsy
     assert not (tmp_path / "s.npy").exists()
 
 
+def test_what_the_data_base_says_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", json=["no json", "{}"])
+    assert cli.main(["data", "select", str(folder), "--keep", "json.a > 2", "--out", str(tmp_path / "s.npy")]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert "check the columns" in complaint
+
+
 def test_uids_that_are_none_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = table(tmp_path / "scores", uid=["a" * 32, "7"], x=[1, 1])
     assert cli.main(["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]) == 2

@@ -14,6 +14,7 @@ import pytest
 from silc import cli
 from silc.config import Config
 from silc.data.config import DataConfig
+from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
 from silc.data.uids import UID, best_captions, halves, is_subset, read_subset, uid_of
 from silc.errors import BadInput
@@ -116,6 +117,31 @@ def test_what_does_not_go_together_is_told(shards: list[Path], tmp_path: Path) -
     (tmp_path / "folder" / "captions.csv").write_text("file_name,caption\na.jpg,a\n")
     with pytest.raises(BadInput, match="silc data make"):
         open_pairs(DataConfig(train=str(tmp_path / "folder"), subset=str(file)), seed=0)
+
+
+def test_uids_are_read_once(shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again where a kept file is damaged, or a shard has changed."""
+    own = [write_tar(tmp_path / path.name, sample(number)) for number, path in enumerate(shards[:2])]
+    file, cache = save(tmp_path / "s.npy", [uid_of({}, own[0].name, "00000")]), tmp_path / "cache"
+    read, original = list[str](), ShardPairs._uids
+
+    def noted(self: ShardPairs, shard: Any, start: int) -> Any:
+        read.append(shard.path.name)
+        return original(self, shard, start)
+
+    monkeypatch.setattr(ShardPairs, "_uids", noted)
+    fingerprint = opened(own, subset=str(file), index_cache=str(cache)).fingerprint
+    assert opened(own, subset=str(file), index_cache=str(cache)).fingerprint == fingerprint
+    assert read == [path.name for path in own]
+    for kept in cache.glob("*.uids.npy"):
+        kept.write_bytes(kept.read_bytes()[:-3])
+    assert opened(own, subset=str(file), index_cache=str(cache)).fingerprint == fingerprint
+    assert read == 2 * [path.name for path in own]
+    write_tar(own[1], sample(7))
+    opened(own, subset=str(file), index_cache=str(cache))
+    assert read[4:] == [own[1].name]
+    opened(own, subset=str(file), index_cache="off")
+    assert len(read) == 7
 
 
 def test_membership_of_halves() -> None:
