@@ -45,7 +45,8 @@ class EvalConfig(Settings):
     """Sliding windows: tcl (448 px by 224), sclip (224 by 112), radseg-mid, radseg-high (336 by 224), tips (448 by 336)
     or dinov3 (384 by 192), the last two with softmax. Several, joined by commas, are scored side by side."""
     templates: str = ""
-    """Prompts for every task: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or plain. Empty: the protocol's."""
+    """Prompts for every task: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85, catseg, photo or plain. Empty: the
+    protocol's."""
     ensemble: Literal["", "normalize, mean, normalize", "mean, normalize"] = ""
     """How the prompts of a class become one feature. Empty: the protocol's."""
     interpolation: Literal["", "bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = ""
