@@ -271,9 +271,12 @@ class _EachOnce(yaml.SafeLoader):
         lines = dict[str, int]()
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
                 told = f"{key.value!r} is given twice, in lines {lines[key.value]} and {line}; give it once"
                 raise yaml.constructor.ConstructorError(None, None, told)
+            lines[key.value] = line
         return super().construct_mapping(node, deep=deep)
 
 

@@ -22,6 +22,8 @@ from silc.commands.import_model import ImportCommand
 from silc.commands.plan import PlanCommand
 from silc.commands.predict import PredictCommand
 from silc.config import Config
+from silc.data.config import DataConfig
+from silc.data.sources import open_pairs
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.evaluation import evaluate
@@ -343,7 +345,13 @@ def test_init_named_anew_at_a_resume_is_told(
 
 
 def test_shards_named_by_an_empty_variable_are_not_scenes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for empty in (["--data.train", ""], ["--data.train="]):
+    for empty in (["--data.train", ""], ["--data.train="], ["--data.train", " "], ["--data.train", "\t"]):
         assert cli.main(["train", "clip-tiny", *empty, "--out", str(tmp_path / "run")]) == 2
         assert "--data.train is given and empty" in capsys.readouterr().err
+    for data in ("", " "):
+        with pytest.raises(BadInput, match="data is given and empty"):
+            start.train("clip-tiny", data=data, out=tmp_path / "run")
+    for part in ("::", "a.tar::", " :: a.tar"):
+        with pytest.raises(BadInput, match="names nothing in one of its parts"):
+            open_pairs(DataConfig(train=part), seed=0)
     assert not (tmp_path / "run").exists()

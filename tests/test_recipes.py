@@ -195,6 +195,7 @@ def test_yaml_reads_a_number_without_a_dot(tmp_path: Any) -> None:
         ("a: [", "cannot read"),
         ("[" * 3000, "nested too deeply"),
         ("train: {seed: 1}\ndata: {workers: 0}\ntrain: {batch_size: 8}\n", "'train' is given twice, in lines 1 and 3"),
+        ("train: {optim: {lr: 1e-4, lr: 1e-3}}\n", "'lr' is given twice, in lines 1 and 1; give it once"),
         ("train:\n  seed: 1\n  seed: 2\n", r"'seed' is given twice, in lines 2 and 3; give it once$"),
     ],
 )

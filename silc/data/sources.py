@@ -47,7 +47,11 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     """
     if config.generated is not None:
         return as_asked(GENERATED[config.source](config.generated, seed), replace(config, subset=""))
-    if not config.train:
+    if config.train.strip() and not all(split_joined(config.train)):
+        raise BadInput(
+            f"data.train {without_secrets(config.train)!r} names nothing in one of its parts; leave out a '::'"
+        )
+    if not config.train.strip():
         raise BadInput(
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
             "with captions.jsonl or captions.csv"

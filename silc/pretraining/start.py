@@ -9,6 +9,7 @@ from silc import config as configs
 from silc import given, recipes, rundir
 from silc.config import Config, Trained
 from silc.data.sources import open_pairs
+from silc.errors import BadInput
 from silc.kinds import KINDS
 from silc.pretraining import origin, run
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def train(recipe: Trained | str | Path, *, data: str | Path = "", out: str | Path = "", **fields: Any) -> Path:
+def train(recipe: Trained | str | Path, *, data: str | Path | None = None, out: str | Path = "", **fields: Any) -> Path:
     """Train a run to its end, as `silc train RECIPE` does.
 
     Args:
@@ -33,7 +34,9 @@ def train(recipe: Trained | str | Path, *, data: str | Path = "", out: str | Pat
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
     base = rundir.named(recipe) if isinstance(recipe, str | Path) else recipe
-    places = {"data.train": str(data), "out": str(out)}
+    if data is not None and not str(data).strip():
+        raise BadInput("data is given and empty; name tar shards or a folder, or leave it out")
+    places = {"data.train": str(data or ""), "out": str(out)}
     values = {path: place for path, place in places.items() if place} | fields
     config = configs.override(base, values)
     given.say_unread(values, config)
