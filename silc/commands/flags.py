@@ -169,9 +169,8 @@ def over(base: configs.T, args: Sequence[str], command: str) -> tuple[configs.T,
     """
     typed = given.flags(type(base), args)
     config = parse(type(base), args, f"silc {command}", base)
-    if (
-        "data.train" in typed and not "".join(typed["data.train"]).strip()
-    ):  # a shell's variable that is not set: scenes are not meant
+    blank = "data.train" in typed and not "".join(typed["data.train"]).strip()
+    if blank:  # a shell's variable that is not set: scenes are not meant
         raise BadInput("--data.train is given and empty; name tar shards or a folder, or leave it out")
     return configs.with_one_source(config, typed), typed
 
