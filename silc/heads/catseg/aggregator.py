@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from silc.models.vit import MLP
+
 if TYPE_CHECKING:
     from silc.heads.catseg.config import AggregatorConfig
 
@@ -39,18 +41,6 @@ class GuidedLinear(nn.Linear):
         """[..., out] of x [..., C] and guidance [..., G], 1 where it is the same for all."""
         own, theirs = self.weight.split([x.shape[-1], guidance.shape[-1]], dim=1)
         return F.linear(x, own, self.bias) + F.linear(guidance, theirs)
-
-
-class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., C]."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class WindowAttention(nn.Module):
@@ -129,7 +119,7 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.window, self.shifted = window, shifted
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn, self.mlp = WindowAttention(width, guidance, heads), MLP(width)
+        self.attn, self.mlp = WindowAttention(width, guidance, heads), MLP(width, 4 * width, "gelu")
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """[B, T, h, w, C]; a window as large as the map's shorter side is not shifted."""

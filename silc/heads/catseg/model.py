@@ -163,16 +163,12 @@ def bce(logits: Tensor, truth: Tensor) -> Tensor:
 
     sum over classes of softplus(logit) - logit x target: the targets are never made, and a pixel's own logit is picked.
     """
-    logits = F.interpolate(wide(logits), truth.shape[-2:], mode="bilinear", align_corners=False)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
     truth = truth.long()
     labelled = (truth >= 0) & (truth < logits.shape[1])
     own = logits.gather(1, truth.where(labelled, 0)[:, None])[:, 0]
     return (F.softplus(logits).sum() - (own * labelled).sum()) / logits.numel()
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def layers_of(asked: Sequence[int], depth: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.eval.embed import batches, finite
+from silc.eval.embed import finite
 from silc.eval.prompts import prompts
 from silc.eval.score_map import Box, ScoreMap, Window, looked_at
 from silc.eval.sliding import rescale_size, scaled, windows
@@ -96,17 +96,14 @@ class CatSegModel(Model):
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
         """Unit-length texts [C, P, D] of the first of each name's synonyms, made anew at every call."""
-        ids = prompt_ids(self, names, self.templates).to(self.device)
-        return self.embedded(ids)
+        return self.embedded(prompt_ids(self, names, self.templates).to(self.device))
 
     @torch.no_grad()
     def embedded(self, ids: Tensor) -> Tensor:
         """Unit-length texts [C, P, D] of ids int64 [C, P, L]."""
         with self._computing():
-            return torch.cat([self.catseg.embedded(ids[some.start : some.stop]).float() for some in self._texts(ids)])
-
-    def _texts(self, ids: Tensor) -> list[range]:
-        return list(batches(len(ids), max(1, TEXTS_AT_ONCE // ids.shape[1])))
+            parts = ids.split(max(1, TEXTS_AT_ONCE // ids.shape[1]))
+            return torch.cat([self.catseg.embedded(some).float() for some in parts])
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:

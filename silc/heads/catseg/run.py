@@ -88,8 +88,8 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
     learner = CatSegLearner(module, ids, config.tower_lr, config.train.micro_batch)
 
     def as_it_is() -> CatSegModel:
-        empty = partial(_another, config, len(data.classes))
-        return in_use(config, model, unsharded(module, empty))
+        whole = unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
+        return in_use(config, model, whole)
 
     return Run(
         config.train,
@@ -140,10 +140,6 @@ def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:
     known = with_towers(model, module.visual, module.text) | {"weights": config.kind}
     name = config.templates
     return CatSegModel(**known, catseg=module, crop=config.crop, templates=templates(name), templates_name=name)
-
-
-def _another(config: CatSegConfig, num_classes: int) -> CatSeg:
-    return tuned(config, model_below(config, "cpu").best(), num_classes)[0]
 
 
 def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
