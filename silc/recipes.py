@@ -251,8 +251,10 @@ def get(name: str) -> Config:
     """The recipe called `name`.
 
     Raises:
-        BadInput: there is none; names the nearest.
+        BadInput: there is none, or a trained head is called so; names the nearest.
     """
+    if name in heads():
+        raise BadInput(f"{name} is a trained head and no recipe; `silc train {name} --init MODEL` trains it")
     if name not in names():
         raise BadInput(f"unknown recipe '{name}'{nearest(name, [*names(), *heads()])} (`silc recipes` lists them)")
     base, _, size = name.partition("-")

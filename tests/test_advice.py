@@ -19,8 +19,10 @@ import pytest
 
 from silc import cli, recipes
 from silc import config as configs
+from silc.commands import data as data_commands
 from silc.commands.plan import PlanCommand
 from silc.extras import install
+from silc.kinds import heads
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -97,7 +99,10 @@ def words_of(line: str) -> list[str]:
 
 @cache
 def flags_of(command: str) -> frozenset[str]:
-    """Every flag that a command takes."""
+    """Every flag that a command takes; `train NAME` of a trained head takes that one's."""
+    if command.startswith("train "):
+        head = heads()[command.removeprefix("train ")]()
+        return frozenset(f"--{path.replace('_', '-')}" for path, _, _ in configs.fields(head)) | {"--help"}
     fields = {f"--{path.replace('_', '-')}" for path, _, _ in configs.fields(configs.Config())}
     if command in FIELDS:
         own = {"--init", "--mode"} if command == "finetune" else set()
@@ -123,7 +128,8 @@ def test_every_command_of_ours_is_one_and_takes_its_flags() -> None:
         if not words or words[0].startswith("-") or words[0] in ("X", "..."):
             continue
         assert words[0] in cli.COMMANDS, f"{where}: silc {' '.join(words)}"
-        command = " ".join(words[:2]) if words[0] == "data" else words[0]
+        trains_head = words[0] == "train" and words[1:2] and words[1] in heads()
+        command = " ".join(words[:2]) if words[0] == "data" or trains_head else words[0]
         for word in words:
             name, value = word.partition("=")[0], word
             if name.startswith("--") and len(name) > 2:
@@ -139,11 +145,15 @@ def test_every_recipe_that_is_named_exists() -> None:
                 if name.startswith("-"):
                     break
                 if not re.fullmatch(r"X|RECIPE|NAME|\.\.\.|\[.*|.*\.yaml", name):
-                    assert recipes.get(name).recipe, f"{where}: {name}"
+                    assert (words[0] != "plan" and name in heads()) or recipes.get(name).recipe, f"{where}: {name}"
 
 
 def test_flags_that_stand_alone_are_some_commands() -> None:
-    commands = [*(c for c in cli.COMMANDS if c not in ("data", "recipes")), "data check"]
+    commands = [
+        *(c for c in cli.COMMANDS if c not in ("data", "recipes")),
+        *(f"data {name}" for name in data_commands.COMMANDS),
+    ]
+    commands += [f"train {name}" for name in heads()]
     scripts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "scripts").rglob("*.py"))
     known = OTHERS_FLAGS.union(*map(flags_of, commands), re.findall(r'"(--[a-z][\w-]*)"', scripts))
     for where, line in advice():
