@@ -24,7 +24,16 @@ from silc.data.remote import without_secrets
 from silc.data.sources import open_pairs
 from silc.distributed import World
 from silc.errors import BadInput
-from silc.heads.run import HeadScores, along, evaluation_world, model_below, rates, settled
+from silc.heads.run import (
+    HeadScores,
+    OnModel,
+    along,
+    check_below,
+    evaluation_world,
+    model_below,
+    rates,
+    settled,
+)
 from silc.loading import Loaded, checksum_of
 from silc.rundir import newest_checkpoint
 from silc.terminal import say
@@ -117,7 +126,7 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
     model.visual.requires_grad_(False)
     pairs = opened(config.data, config.train.seed, world)
     config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
-    batches = PairsOnModel(config.data, config.train, pairs, model, loaded.checksum, world)
+    batches = OnModel(batches_of(config.data, config.train, pairs, model, world), {"model": loaded.checksum})
     rate = rates(config.train, batches.steps_per_epoch, "pairs")
     schedule = head.schedule(rate, config, batches.steps_per_epoch)
     flops = flops_per_pair(head.learner(head.objective(model, config, World()), model), schedule.at(rate.total - 1))
@@ -144,10 +153,11 @@ def load(head: PairsHead, run: Path, *, device: torch.device | str, name: str) -
     """The model of a finished run: the one below, by the name it has in config.yaml, and the head.
 
     Raises:
-        BadInput: a damaged checkpoint, or the model below is not there.
+        BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
     newest, config = newest_checkpoint(run), configs.load(run / CONFIG, head.settings)
     saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
+    check_below(saved.state["loader"], below.checksum)
     model = below.best()
     learnt = head.objective(model, config, World()).head
     saved.load_into(learnt, "model")
@@ -172,42 +182,20 @@ def opened(data: DataConfig, seed: int, world: World) -> Pairs:
     return pairs
 
 
-class PairsOnModel(Loader[Batch]):
-    """Batches of pairs, read for one model: a run that began on another does not go on with them.
-
-    Args:
-        checksum: the model's.
-    """
-
-    def __init__(
-        self, data: DataConfig, train: TrainConfig, pairs: Pairs, model: Model, checksum: str, world: World
-    ) -> None:
-        crops = replace(data.crops, num_global=1, num_local=0)
-        views = MultiCrop(crops, size=model.preprocess.size, original=False, preprocess=model.preprocess)
-        plan = LoaderPlan(
-            batch_size=train.batch_size,
-            seed=train.seed,
-            shuffle_shards=data.shuffle_shards,
-            workers=data.workers,
-            accept_changed_shards=data.accept_changed_shards,
-            patience=train.timeout + data.remote_patience,
-        )
-        reduced = pairs.reduced(views.suffices) if crops.scaled_decoding else pairs
-        super().__init__(reduced, PairCollate(views, model.tokenizer, data.photometric), plan, world)
-        self.model = checksum
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Where the data stands, and which model it is read for."""
-        return {**super().state(step), "model": self.model}
-
-    def check(self, state: Mapping[str, Any]) -> None:
-        """
-        Raises:
-            BadInput: the checkpoint is of another model or of other data.
-        """
-        if state["model"] != self.model:
-            raise BadInput("the model below (init) is not the one that this run began on; give another --out")
-        super().check(state)
+def batches_of(data: DataConfig, train: TrainConfig, pairs: Pairs, model: Model, world: World) -> Loader[Batch]:
+    """Batches of pairs as a model reads them."""
+    crops = replace(data.crops, num_global=1, num_local=0)
+    views = MultiCrop(crops, size=model.preprocess.size, original=False, preprocess=model.preprocess)
+    plan = LoaderPlan(
+        batch_size=train.batch_size,
+        seed=train.seed,
+        shuffle_shards=data.shuffle_shards,
+        workers=data.workers,
+        accept_changed_shards=data.accept_changed_shards,
+        patience=train.timeout + data.remote_patience,
+    )
+    reduced = pairs.reduced(views.suffices) if crops.scaled_decoding else pairs
+    return Loader(reduced, PairCollate(views, model.tokenizer, data.photometric), plan, world)
 
 
 def flops_per_pair(learner: PairsLearner, hyper: Any) -> float:

@@ -17,6 +17,7 @@ from silc import checkpoint
 from silc.cli import main
 from silc.data.scenes import write_sets
 from silc.encoder import DensePredictor
+from silc.errors import BadInput
 from silc.eval.config import EvalConfig
 from silc.rundir import newest_checkpoint
 from tests import ranks
@@ -162,6 +163,7 @@ def test_a_head_is_no_model_for_a_head(trained, tmp_path: Path, capsys) -> None:
 
 
 def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsys) -> None:
+    """Where a run goes on, and where it is loaded: one that lies where its own did."""
     kind, run = trained
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -169,7 +171,11 @@ def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsy
     shutil.copytree(finished("silc_c"), below)
     (below / "config.yaml").write_text((below / "config.yaml").read_text() + "\n")
     assert main(asked(kind, below, again, "--resume", "auto")) == 2
-    assert "is not the one that this run began on" in capsys.readouterr().err
+    assert "another model than the one this head was trained on" in capsys.readouterr().err
+    config = again / "config.yaml"
+    config.write_text(config.read_text().replace(str(finished("silc_c")), str(below)))
+    with pytest.raises(BadInput, match="another model than the one this head was trained on"):
+        silc.load(again, device="cpu")
 
 
 def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
