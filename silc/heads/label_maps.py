@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
 
     from silc.data.loader import RankSamples
     from silc.eval.datasets import SegmentationSet
-    from silc.eval.datasets import Source as DataSource
 
 BLOCK = 1000
 """Images that are mixed and read as one shard is."""
-CLASSES = "classes.txt"
+CLASSES, SPLIT = "classes.txt", "train"
 
 
 @dataclass(frozen=True)
@@ -132,32 +130,54 @@ class Crops:
         return num * 7 * self.side**2
 
 
-def source_of(place: str, split: str = "train") -> DataSource[SegmentationSet]:
+class Training(NamedTuple):
+    """A set to learn from."""
+
+    data: SegmentationSet
+    beside: SegmentationSet | None
+    """Its own test part, where there is one."""
+
+
+def opened(place: str, split: str = SPLIT) -> Training:
     """The set in a folder: one as its authors laid it out, or classes.txt with images/ and labels/.
 
-    A folder of one's own has its training images in a folder of that split, or at its top where it has no such folder.
+    A folder of one's own has its training images in the folder of that split. One that has no splits at all is learnt
+    from whole, where `split` is "train".
 
     Raises:
-        BadInput: the folder is not there, or of neither form.
+        BadInput: the folder is not there, of neither form, or has no such split.
     """
     path = Path(place)
     if not path.is_dir():
         raise BadInput(f"data.train {place} is no folder; name one of images with label maps")
     if (path / CLASSES).is_file():
-        own = label_maps.folder(path)
-        if (path / split).is_dir():
-            read = partial(label_maps.read_segmentation, path, split)
-            return replace(own, needs=[path / "images"], read_train=read, train_needs=[path / split])
-        return replace(own, needs=[path / "no other part"], read_train=own.read, train_needs=[path])
+        return _own(path, split)
     known = [source for root in (path.parent, path.parent.parent) for source in label_maps.official(root)]
     for source in (label_maps.coco_stuff(path), *known):
         needs = source.train_needs
         if source.read_train and needs and all(p.exists() and p.is_relative_to(path) for p in needs):
-            return source
+            if split != SPLIT:
+                raise BadInput(
+                    f"{place} is {source.name} as its authors laid it out, with a training part of its own; "
+                    "leave out data.split"
+                )
+            beside = source.read() if all(p.exists() for p in source.needs) else None
+            return Training(source.read_train(), beside)
     raise BadInput(
         f"data.train {place} holds no training images with label maps; needed is a set as its authors laid it out "
         f"(`silc eval --list`), or {CLASSES} with {split}/images and {split}/labels"
     )
+
+
+def _own(path: Path, split: str) -> Training:
+    """A folder of one's own."""
+    read, splits = label_maps.read_segmentation, sorted(one.parent.name for one in path.glob("*/images"))
+    if (path / split / "images").is_dir():
+        return Training(read(path, split), read(path) if (path / "images").is_dir() else None)
+    if splits or split != SPLIT:
+        there = f"its splits are {', '.join(splits)}" if splits else "it has no splits; leave out data.split"
+        raise BadInput(f"data.train {path} has no {split}/images, the images of split {split!r}; {there}")
+    return Training(read(path), None)
 
 
 def training_images(
@@ -168,11 +188,9 @@ def training_images(
     Raises:
         BadInput: the folder is none of such images, lacks one, or shares one.
     """
-    source = source_of(place, split)
-    assert source.read_train is not None
-    train: SegmentationSet = suite.held(source.read_train(), orientation)
-    beside = [source.read()] if all(path.exists() for path in source.needs) else []
-    refuse_shared_images(train, [*beside, *scored])
+    found = opened(place, split)
+    train: SegmentationSet = suite.held(found.data, orientation)
+    refuse_shared_images(train, [*([found.beside] if found.beside else []), *scored])
     return train
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from silc.data.pairs import BadSample
 from silc.errors import BadInput
-from silc.heads.label_maps import LabelledImages, source_of, training_images
+from silc.heads.label_maps import LabelledImages, opened, training_images
 
 
 def write(folder: Path, names: str, value: int = 0) -> None:
@@ -31,12 +31,16 @@ def test_an_authors_set_is_known_by_its_folders(tmp_path: Path) -> None:
         Image.new("RGB", (8, 6), (split[0] == "t" and "red") or "blue").save(stuff / "images" / split / f"{split}.jpg")
         Image.fromarray(np.full((6, 8), 181, np.uint8)).save(stuff / "annotations" / split / f"{split}.png")
     train = training_images(str(stuff), "train", "ignore")
+    with pytest.raises(BadInput, match=r"with a training part of its own; leave out data\.split"):
+        training_images(str(stuff), "val2017", "ignore")
     assert (train.name, list(train.ids), len(train.classes)) == ("coco-stuff", ["train2017"], 171)
     assert LabelledImages(train)[0].truth.max() == 170  # of 182 numbers eleven are unused
     ade = tmp_path / "ADEChallengeData2016"
     for kind in ("images", "annotations"):
         (ade / kind / "training").mkdir(parents=True)
-    assert source_of(str(ade)).name == "ade150"
+    Image.new("RGB", (8, 6)).save(ade / "images/training/a.jpg")
+    Image.fromarray(np.ones((6, 8), np.uint8)).save(ade / "annotations/training/a.png")
+    assert opened(str(ade)).data.name == "ade150"
 
 
 def test_a_folder_of_ones_own_has_its_images_in_a_split_or_at_its_top(tmp_path: Path) -> None:
@@ -48,7 +52,21 @@ def test_a_folder_of_ones_own_has_its_images_in_a_split_or_at_its_top(tmp_path: 
     assert len(training_images(str(tmp_path / "split"), "fit", "ignore")) == 3
     assert len(training_images(str(tmp_path / "top"), "train", "ignore")) == 2
     with pytest.raises(BadInput, match="holds no training images with label maps"):
-        source_of(str(tmp_path))
+        opened(str(tmp_path))
+
+
+def test_a_split_that_is_not_there_is_no_other_images(tmp_path: Path) -> None:
+    """Above all not those at the top, which are the test part of a folder with splits."""
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    write(tmp_path, "ab")
+    with pytest.raises(BadInput, match=r"has no fit/images, .* it has no splits; leave out data\.split"):
+        training_images(str(tmp_path), "fit", "ignore")
+    write(tmp_path / "fit", "cd", value=9)
+    write(tmp_path / "more", "ef", value=8)
+    for split in ("trian", "train"):
+        with pytest.raises(BadInput, match=f"the images of split '{split}'; its splits are fit, more"):
+            training_images(str(tmp_path), split, "ignore")
+    assert list(training_images(str(tmp_path), "fit", "ignore").ids) == ["c", "d"]
 
 
 def test_one_image_in_two_splits_is_refused_under_any_name(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class CatSegDataConfig(Settings):
     """A folder: a set as its authors laid it out (COCO-Stuff's images/ and annotations/), or classes.txt with
     train/images and train/labels."""
     split: str = "train"
-    """The folder of one's own set in which images and labels are."""
+    """The folder of one's own set in which images and labels are; a set without splits is learnt from whole."""
     colours: bool = True
     """Change brightness, contrast, saturation and hue at random, as SSD does."""
     workers: Annotated[int, Range(least=0, most=1024)] = 4
