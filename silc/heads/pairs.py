@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from silc import checkpoint
 from silc import config as configs
 from silc.batch import Batch, Views
 from silc.data.collate import PairCollate
@@ -28,16 +27,14 @@ from silc.heads.run import (
     HeadScores,
     OnModel,
     along,
-    check_below,
     evaluation_world,
+    finished,
     model_below,
     rates,
     settled,
 )
-from silc.loading import Loaded, checksum_of
-from silc.rundir import newest_checkpoint
+from silc.loading import Loaded
 from silc.terminal import say
-from silc.training.directory import CONFIG
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Learner, ParamGroup, Passes, Run
 from silc.training.sharding import unsharded
@@ -135,7 +132,7 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
 
     def as_it_is() -> Model:
         objective = unsharded(learner.objective, lambda: head.objective(model, config, world))
-        return head.with_head(model, objective.head)
+        return head.with_head(model, objective.head.eval())
 
     return Run(
         config.train,
@@ -155,16 +152,12 @@ def load(head: PairsHead, run: Path, *, device: torch.device | str, name: str) -
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
-    newest, config = newest_checkpoint(run), configs.load(run / CONFIG, head.settings)
-    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
-    check_below(saved.state["loader"], below.checksum)
-    model = below.best()
-    learnt = head.objective(model, config, World()).head
-    saved.load_into(learnt, "model")
+    found = finished(run, head.settings, device)
+    model = found.below.best()
+    learnt = head.objective(model, found.config, World()).head
+    found.saved.load_into(learnt, "model")
     model.name = name
-    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
-    models = {config.kind: head.with_head(model, learnt.eval())}
-    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+    return found.loaded(head.with_head(model, learnt.eval()))
 
 
 def opened(data: DataConfig, seed: int, world: World) -> Pairs:

@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from silc import checks
+from silc import checkpoint, checks
 from silc import config as configs
 from silc.config import Config, DownstreamConfig
 from silc.errors import BadInput
 from silc.eval import suite
-from silc.loading import Loaded, load_any
+from silc.heads.exported import inside
+from silc.loading import Loaded, checksum_of, load_any
+from silc.rundir import newest_checkpoint
 from silc.terminal import say
 from silc.training.config import steps_of
 from silc.training.directory import CONFIG, is_run
@@ -27,6 +29,7 @@ from silc.training.schedules import LearningRate
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from silc.checkpoint import Checkpoint
     from silc.distributed import World
     from silc.models.image import ImageTower
     from silc.models.text import TextTower
@@ -148,6 +151,35 @@ def check_below(loader: Mapping[str, Any], checksum: str) -> None:
     """
     if loader.get("model", checksum) != checksum:
         raise BadInput("init holds another model than the one this head was trained on; put that one back")
+
+
+@dataclass(frozen=True)
+class Finished(Generic[C]):
+    """A head's run that has a checkpoint, and the model below it."""
+
+    config: C
+    saved: Checkpoint
+    below: Loaded
+    checksum: str
+    """Of the model below and of the run."""
+
+    def loaded(self, model: Model) -> Loaded:
+        """What `silc.load` makes its model of, where `model` has the head."""
+        cost = self.saved.state["cost"]
+        models = {self.config.kind: model}
+        return Loaded(models, cost["examples_seen"], cost["train_flops"], self.checksum, self.below.contrastive)
+
+
+def finished(run: Path, settings: type[C], device: torch.device | str) -> Finished[C]:
+    """Read a head's run, or its export, which has the model below inside.
+
+    Raises:
+        BadInput: a damaged checkpoint; the model below is not there, or is another one.
+    """
+    newest, config = newest_checkpoint(run), inside(run, configs.load(run / CONFIG, settings))
+    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
+    check_below(saved.state["loader"], below.checksum)
+    return Finished(config, saved, below, below.checksum + checksum_of(run, newest))
 
 
 def with_towers(model: Model, visual: ImageTower, text: TextTower) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silc import checkpoint, checks
+from silc import checks
 from silc import config as configs
 from silc.data.loader import Loader, LoaderPlan
 from silc.data.quarantine import Samples
@@ -21,23 +21,19 @@ from silc.heads import tuning
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.model import CatSeg, CatSegLearner
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
-from silc.heads.exported import inside
 from silc.heads.label_maps import Crops, LabelledImages, training_images
 from silc.heads.run import (
     HeadScores,
     OnModel,
     along,
-    check_below,
     evaluation_world,
+    finished,
     model_below,
     rates,
     settled,
     with_towers,
 )
-from silc.loading import Loaded, checksum_of
 from silc.models.config import multiples_near
-from silc.rundir import newest_checkpoint
-from silc.training.directory import CONFIG
 from silc.training.fit import fit
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Run, RunContext
@@ -46,6 +42,7 @@ from silc.training.sharding import unsharded
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from silc.loading import Loaded
     from silc.predict import Model
 
 SHUFFLED = 16
@@ -89,7 +86,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
 
     def as_it_is() -> CatSegModel:
         whole = unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
-        return in_use(config, model, whole)
+        return in_use(config, model, whole.eval())
 
     return Run(
         config.train,
@@ -148,16 +145,12 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
-    newest, config = newest_checkpoint(run), inside(run, configs.load(run / CONFIG, CatSegConfig))
-    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
-    check_below(saved.state["loader"], below.checksum)
-    model = replace(below.best(), name=name)
-    module, _ = tuned(config, model, saved.state["loader"]["classes"])
-    tuning.take_over(module, saved)
+    found = finished(run, CatSegConfig, device)
+    model = replace(found.below.best(), name=name)
+    module, _ = tuned(found.config, model, found.saved.state["loader"]["classes"])
+    tuning.take_over(module, found.saved)
     tuning.settle(module)
-    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
-    models = {config.kind: in_use(config, model, module.eval())}
-    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+    return found.loaded(in_use(found.config, model, module.eval()))
 
 
 def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:

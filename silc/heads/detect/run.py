@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from silc import checkpoint, checks
+from silc import checks
 from silc import config as configs
 from silc.data.loader import Loader, LoaderPlan
 from silc.data.quarantine import Samples
@@ -22,23 +22,19 @@ from silc.heads.detect.data import BoxedImages, Pictures, training_set
 from silc.heads.detect.head import DetectionHead
 from silc.heads.detect.model import DetectLearner, Detector, see_at
 from silc.heads.detect.predictor import DetectModel
-from silc.heads.exported import inside
 from silc.heads.run import (
     HeadScores,
     OnModel,
     along,
-    check_below,
     evaluation_world,
+    finished,
     model_below,
     rates,
     settled,
     with_towers,
 )
-from silc.loading import Loaded, checksum_of
 from silc.models import lora
 from silc.models.config import multiples_near
-from silc.rundir import newest_checkpoint
-from silc.training.directory import CONFIG
 from silc.training.fit import fit
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Run, RunContext
@@ -47,6 +43,7 @@ from silc.training.sharding import unsharded
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from silc.loading import Loaded
     from silc.predict import Model
 
 SHUFFLED = 16
@@ -140,16 +137,12 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
     """
-    newest, config = newest_checkpoint(run), inside(run, configs.load(run / CONFIG, DetectConfig))
-    saved, below = checkpoint.read(newest, only=("model",)), model_below(config, device)
-    check_below(saved.state["loader"], below.checksum)
-    model = replace(below.best(), name=name)
-    module = network(config, model)
-    tuning.take_over(module, saved)
+    found = finished(run, DetectConfig, device)
+    model = replace(found.below.best(), name=name)
+    module = network(found.config, model)
+    tuning.take_over(module, found.saved)
     tuning.settle(module)
-    cost, checksum = saved.state["cost"], below.checksum + checksum_of(run, newest)
-    models = {config.kind: in_use(model, module.eval())}
-    return Loaded(models, cost["examples_seen"], cost["train_flops"], checksum, below.contrastive)
+    return found.loaded(in_use(model, module.eval()))
 
 
 def flops_per_image(module: Detector, context_length: int, num_names: int) -> float:
