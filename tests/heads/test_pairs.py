@@ -211,13 +211,24 @@ def test_masks_below_a_threshold_are_background(trained) -> None:
     assert torch.equal(found.labels == 0, whole.amax(0) <= 0.5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize(
+    ("kind", "sharding"),
+    [
+        ("tcl", "none"),
+        pytest.param("tcl", "full", marks=pytest.mark.slow),
+        pytest.param("pacl", "none", marks=pytest.mark.slow),
+        pytest.param("pacl", "full", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_learn_what_one_does(kind: str, sharding: str, finished, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main(asked(kind, finished("silc_c"), one)) == 0
-    ranks.silc(*asked(kind, finished("silc_c"), two, "--train.sharding", sharding), ranks=2)
-    there = weights(two)
-    for name, x in weights(one).items():
-        torch.testing.assert_close(there[name], x, atol=2e-4, rtol=2e-3, msg=name)
+    """In what each weight becomes since the start, which a run at next to no rate stays at."""
+    start, one, two = tmp_path / "start", tmp_path / "one", tmp_path / "two"
+    rate = ["--train.optim.lr", "1e-2"]
+    assert main(asked(kind, finished("silc_c"), start, "--train.optim.lr", "1e-12")) == 0
+    assert main(asked(kind, finished("silc_c"), one, *rate)) == 0
+    ranks.silc(*asked(kind, finished("silc_c"), two, *rate, "--train.sharding", sharding), ranks=2)
+    before, theirs = weights(start), weights(two)
+    learnt = {name: x - before[name] for name, x in weights(one).items()}
+    away = {name: (theirs[name] - before[name] - x).norm() / x.norm() for name, x in learnt.items() if x.norm() > 1e-2}
+    assert len(away) > len(learnt) / 2
+    assert max(away.values()) < 0.01, away
