@@ -94,6 +94,25 @@ class Detector(PatchModel, Protocol):
 
 
 @runtime_checkable
+class Writer(PatchModel, Protocol):
+    """Texts about images, by a task's prefix and a question: what captions and answers are scored with."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What records say of it."""
+        ...
+
+    @property
+    def prefixes(self) -> Sequence[str]:
+        """Of the tasks that it has learnt: `caption`, `vqa`."""
+        ...
+
+    def write(self, images: Sequence[Image.Image], prefix: str, questions: Sequence[str] = ()) -> list[str]:
+        """The text of each RGB image, by its question where the task has questions."""
+        ...
+
+
+@runtime_checkable
 class DensePredictor(PatchModel, Protocol):
     """Class names in, class maps out: a readout's cosines, a decoder, a trained head. What segmentation is scored with.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,19 @@ def asked_for(config: EvalConfig) -> list[Task]:
     if config.templates:
         templates(config.templates)
     found = [task for source in discover(config.root) for task in tasks_on(source) if task.found]
+    known = [task for source in everything(Path(config.root)) for task in tasks_on(source)]
+    config = replace(config, tasks=spelt_out(config.tasks, known))
     _refuse_missing(config, [task.name for task in found])
     return _chosen(config.tasks, found)
+
+
+def spelt_out(asked: str, known: Sequence[Task]) -> str:
+    """A list of tasks in which a data set that is for one task alone may stand for it: vqav2 for vqav2-vqa."""
+    sets: dict[str, list[str]] = {}
+    for task in known:
+        sets.setdefault(task.source.name, []).append(task.name)
+    names = (name.strip() for name in asked.split(","))
+    return ",".join(sets[name][0] if len(sets.get(name, ())) == 1 else name for name in names)
 
 
 def _refuse_missing(config: EvalConfig, there: Sequence[str]) -> None:

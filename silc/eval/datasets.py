@@ -6,7 +6,7 @@ not in files (generated scenes) is evaluated alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
@@ -58,6 +58,21 @@ class RetrievalSet(DataSet):
 
     images: Sequence[Image.Image]  # N RGB images
     captions: Sequence[Sequence[str]]  # N lists, none empty
+
+
+@dataclass(frozen=True)
+class QuestionSet(DataSet):
+    """Questions about images, and their answers."""
+
+    images: Sequence[Image.Image]  # M RGB images
+    about: Sequence[int]  # N, each in [0, M): the image that a question is about
+    questions: Sequence[str]  # N
+    answers: Sequence[Sequence[str]]  # N lists, none empty: the one answer, or one of each annotator
+    types: Mapping[str, Sequence[str]]
+    """Of the questions [N], by what a file calls it: `question_type`, `answer_type`."""
+
+    def __len__(self) -> int:
+        return len(self.questions)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,13 @@ def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
     return sheet
 
 
+def small(image: Image.Image) -> Image.Image:
+    """An image whose sides have at most twice a panel's pixels."""
+    shown = image.copy()
+    shown.thumbnail((2 * PANEL, 2 * PANEL))
+    return shown
+
+
 def evenly_spaced(total: int, count: int) -> list[int]:
     """At most `count` indices spread over range(total): examples that nobody chose.
 

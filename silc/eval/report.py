@@ -123,7 +123,12 @@ def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]
 def _class_tables(named: Named) -> list[tuple[str, str, list[str], list[tuple[str, float, list[float | None]]]]]:
     """(task and measure, what is scored, columns, [(class, its share of that, the measure by each column)])."""
     tables = []
-    for detail, measure, called, part in (("class_iou", "iou", "IoU", "pixels"), ("class_ap", "ap", "AP", "objects")):
+    for detail, measure, title, part in (
+        ("class_iou", "iou", "IoU by class", "pixels"),
+        ("class_ap", "ap", "AP by class", "objects"),
+        ("answer_type_accuracy", "accuracy", "accuracy by type of answer", "questions"),
+        ("question_type_accuracy", "accuracy", "accuracy by type of question", "questions"),
+    ):
         for task, columns in _details(named, detail):
             total = sum(row[part] for row in columns[0][1])
             by_class = [{row["class"]: row[measure] for row in rows} for _, rows in columns]
@@ -131,7 +136,7 @@ def _class_tables(named: Named) -> list[tuple[str, str, list[str], list[tuple[st
                 (row["class"], row[part] / total, [column.get(row["class"]) for column in by_class])
                 for row in columns[0][1]
             ]
-            tables.append((f"{task}: {called} by class", part, [name for name, _ in columns], rows))
+            tables.append((f"{task}: {title}", part, [name for name, _ in columns], rows))
     return tables
 
 

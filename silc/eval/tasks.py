@@ -114,6 +114,22 @@ TASKS = {
         reads="templates",
         by_name=True,
     ),
+    "captioning": TaskKind(
+        "caption",
+        "Captions by a trained decoder",
+        "retrieval",
+        {"cider": "CIDEr", "bleu_4": "BLEU-4"},
+        "silc.eval.captioning:Captioning",
+        by_name=True,
+    ),
+    "question_answering": TaskKind(
+        "vqa",
+        "Questions, answered by a trained decoder",
+        "vqa",
+        {"accuracy": "VQA"},
+        "silc.eval.answering:QuestionAnswering",
+        by_name=True,
+    ),
     "knn_classification": TaskKind("knn", "k nearest neighbours", "classification", {"acc1": "k-NN"}, trains=True),
     "linear_probe_classification": TaskKind(
         "linear", "Linear classification of frozen features", "classification", {"acc1": "linear"}, trains=True

@@ -1,7 +1,7 @@
 """Every data set there is under a root: where its authors' archive unpacks to, or a folder of one's own.
 
 `silc eval --list` shows each place, `own_sets.txt` what one's own folders look like. A data set is added by an entry in
-`official` of its kind's file; a kind of data (boxes, questions) by a file here and a row in `KINDS`.
+`official` of its kind's file; a kind of data by a file here and a row in `KINDS`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.errors import BadInput
-from silc.eval.layouts import boxes, captions, classes, label_maps
+from silc.eval.layouts import boxes, captions, classes, label_maps, questions
 
 if TYPE_CHECKING:
     from silc.eval.datasets import Source
 
 
-KINDS = {"classification": classes, "retrieval": captions, "segmentation": label_maps, "detection": boxes}
+KINDS = {
+    "classification": classes,
+    "retrieval": captions,
+    "segmentation": label_maps,
+    "detection": boxes,
+    "vqa": questions,
+}
 """Kinds of data sets, and the file of each: `official(root)` gives the sources in their authors' layouts, found or not,
 `folder(path)` that of a folder of one's own, <root>/<kind>/<set>."""
 

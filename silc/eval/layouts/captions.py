@@ -35,14 +35,31 @@ def _karpathy(name: str, place: Path, needs: Sequence[Path], images: Path) -> So
     return Source("retrieval", name, [file, *needs], partial(read_karpathy, name, file, images))
 
 
-def read_karpathy(name: str, file: Path, images: Path) -> RetrievalSet:
-    """The test split of Karpathy's `dataset_*.json`, all captions as written.
+TEST, TRAIN = ("test",), ("train", "restval")
+"""Karpathy's splits that are scored on, and those that captioning learns from."""
+
+
+def read_training(place: Path) -> RetrievalSet | None:
+    """The training part of a folder in the layout of COCO's or Flickr30k's list; None if it holds no such list.
+
+    Raises:
+        BadInput: as `read_karpathy`.
+    """
+    for name in ("coco", "flickr30k"):
+        file, photographs = place / f"dataset_{name}.json", place / "flickr30k-images"
+        if file.is_file():
+            return read_karpathy(name, file, photographs if name == "flickr30k" else place, TRAIN)
+    return None
+
+
+def read_karpathy(name: str, file: Path, images: Path, splits: Sequence[str] = TEST) -> RetrievalSet:
+    """Some splits of Karpathy's `dataset_*.json`, the test split unless others are named, all captions as written.
 
     Raises:
         BadInput: the file is no such list, or names an image that is not there.
     """
     try:
-        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] == "test"]
+        entries = [entry for entry in json.loads(text_of(file))["images"] if entry["split"] in splits]
         pairs = [
             (images / entry.get("filepath", "") / entry["filename"], [one["raw"].strip() for one in entry["sentences"]])
             for entry in entries
