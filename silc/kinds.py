@@ -61,6 +61,13 @@ KINDS = {
         "silc.heads.detect.config:IDLE",
         export="silc.heads.detect.export:export",
     ),
+    "decoder": Kind(
+        "silc.heads.decoder.config:DecoderConfig",
+        "silc.heads.decoder.run:train",
+        "silc.heads.decoder.run:load",
+        "silc.heads.decoder.config:IDLE",
+        export="silc.heads.decoder.export:export",
+    ),
     "probe": Kind("silc.probes.config:ProbeConfig", command="silc probe"),
 }
 

@@ -11,6 +11,7 @@ import tyro
 from silc.checks import second_encoder
 from silc.commands import flags, predictions
 from silc.commands.flags import WEIGHTS_OF_RUNS, DeviceName, ModelName, TokenizerPath, WeightsName
+from silc.errors import BadInput
 from silc.eval.config import LOOK_TWICE, EvalConfig
 from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW
@@ -19,13 +20,18 @@ from silc.rundir import check_model
 from silc.settings import Range, Settings, one_of
 from silc.terminal import announce, complain, say
 
+UNNAMED = ("embed", "caption", "answer")
+"""Tasks that take no names of classes."""
+
 
 @dataclass(frozen=True)
 class PredictCommand(Settings):
     """Use a model on images: a run, an import, or whatever `silc import` takes."""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle("names", lambda c: c.task == "embed", "embedding takes no names"),
+        Idle("names", lambda c: c.task in UNNAMED, "names are for classify, segment and detect"),
+        Idle("question", lambda c: c.task != "answer", "a question is for answer"),
+        Idle("beams temperature", lambda c: c.task not in ("caption", "answer"), "read by caption and answer alone"),
         Idle(
             "templates",
             lambda c: c.task not in ("classify", "detect"),
@@ -38,14 +44,14 @@ class PredictCommand(Settings):
         Idle("alpha legend edges", lambda c: c.task != "segment", "overlays are for segment"),
         WEIGHTS_OF_RUNS,
     )
-    task: tyro.conf.Positional[Literal["classify", "embed", "segment", "detect"]]
-    """Probabilities of names on the screen and as JSON, features as .npy, or in a folder overlays and label maps, or
-    boxes as COCO JSON and pictures of them."""
+    task: tyro.conf.Positional[Literal["classify", "embed", "segment", "detect", "caption", "answer"]]
+    """Probabilities of names, captions or answers on the screen and as JSON, features as .npy, or in a folder overlays
+    and label maps, or boxes as COCO JSON and pictures of them."""
     model: ModelName
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of them."""
     out: str = ""
-    """Where it goes: FILE.json to classify (or nowhere: the likeliest names are printed), FILE.npy to embed, a new or
+    """Where it goes: FILE.json to classify, caption or answer (or nowhere: it is printed), FILE.npy to embed, a new or
     empty folder to segment or to detect."""
     names: str = ""
     """Classes to tell apart, separated by commas, or a .txt file with one a line."""
@@ -70,20 +76,28 @@ class PredictCommand(Settings):
     """Boxes that are less sure are left out when detecting."""
     most: Annotated[int, Range(least=1, most=100_000)] = 100
     """Boxes of an image at most, when detecting."""
+    question: str = ""
+    """What is asked of each image, for answer."""
+    beams: Annotated[int, Range(least=1, most=1000)] = 1
+    """Texts that are followed side by side when captioning or answering; 1 takes the likeliest word each time."""
+    temperature: Annotated[float, Range(least=0, most=100)] = 0.0
+    """Above 0, words are drawn when captioning or answering."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
     device: DeviceName = "auto"
 
 
 def main(args: list[str]) -> int:
-    """Classify, embed, segment or detect; files that are no images are told at the end."""
+    """Classify, embed, segment, detect or write; files that are no images are told at the end."""
     command = flags.read(PredictCommand, args, "silc predict")
     out = predictions.place_of(command.task, command.out)
     for name in filter(None, (command.model, command.second)):
         check_model(name)
     one_of(SLIDING_WINDOW, command.segmentation, "protocol")
     templates(command.templates)
-    names = predictions.names_of(command.names) if command.task != "embed" else []
+    names = predictions.names_of(command.names) if command.task not in UNNAMED else []
+    if command.task == "answer" and not command.question.strip():
+        raise BadInput("silc predict answer needs a question; give --question 'how many dogs are there?'")
     images = predictions.images_of(command.images, command.task)
     predictions.keep_images(images, out)
     second_encoder(command.decoder, command.second)
@@ -100,6 +114,10 @@ def main(args: list[str]) -> int:
     match command.task, out:
         case "classify", _:
             say("\n".join(predictions.classify(model, images, names, out, command.templates, command.batch_size)))
+        case "caption" | "answer", _:
+            written = {"beams": command.beams, "temperature": command.temperature}
+            said = predictions.write(model, images, out, command.question, command.batch_size, **written)
+            say("\n".join(said))
         case "embed", Path():
             predictions.embed(model, images, out, command.batch_size)
         case "segment", Path():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -132,14 +132,14 @@ def _names_in(file: Path) -> list[str]:
     return _parted("\n".join(lines_of(file)))
 
 
-def place_of(task: Literal["classify", "embed", "segment", "detect"], given: str) -> Path | None:
-    """The file or folder that a task writes, tried; `given` is what --out says. Classes may be printed alone.
+def place_of(task: str, given: str) -> Path | None:
+    """The file or folder that a task writes, tried; `given` is what --out says. Classes and texts may be printed alone.
 
     Raises:
         BadInput: it cannot be written, or the folder for masks holds something: another call's files would stand
             among this one's.
     """
-    if not given and task == "classify":
+    if not given and task in ("classify", "caption", "answer"):
         return None
     if not given:
         raise BadInput(f"silc predict {task} needs a place for what comes out; give --out")
@@ -241,6 +241,32 @@ def detect(model: Model, images: Images, names: Sequence[str], out: Path, templa
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     told = {"info": {"model": model.name, "prompts": templates, **shown}}
     _write(out / "detections.json", {**told, "images": listed, "annotations": boxes, "categories": categories}, images)
+
+
+def write(model: Model, images: Images, out: Path | None, question: str, batch_size: int, **how: Any) -> list[str]:
+    """Each image's caption, or the answer to a question, as a line; the same as JSON where `out` is.
+
+    Args:
+        how: as `Writing` takes it.
+
+    Raises:
+        BadInput: a model that writes nothing, or has not learnt the task.
+    """
+    from silc.eval.captioning import CAPTION
+    from silc.heads.decoder.generate import Writing
+    from silc.heads.decoder.predictor import writing_model
+
+    writer = writing_model(model)
+    prefix, writing = writer.asking() if question else CAPTION, Writing(**how)
+    found: list[dict[str, Any]] = []
+    for batch in images.batches(batch_size):
+        asked = [question] * len(batch) if question else ()
+        texts = writer.write([image for _, image in batch], prefix, asked, writing)
+        found += [{"file": str(file), "text": text} for (file, _), text in zip(batch, texts, strict=True)]
+    if out is not None:
+        told = {"question": question} if question else {}
+        _write(out, {"model": model.name, **told, **how, "images": found}, images)
+    return [one_line(f"{one['file']}: {one['text']}") for one in found]
 
 
 def _palette_image(labels: Any, num_classes: int) -> Image.Image:

@@ -45,7 +45,7 @@ def copied(
     placeless: dict[str, Any] = {"out": "", "init": ENCODER, "weights": "auto", "eval": replace(config.eval, root="")}
     data = getattr(config, "data", None)
     if data is not None:
-        named = {one.name for one in fields(data)} & {"train", "images"}
+        named = {one.name for one in fields(data)} & {"train", "images", "cache"}
         placeless["data"] = replace(data, **dict.fromkeys(named, ""))
     configs.save(replace(config, **placeless), out / CONFIG)
     return below

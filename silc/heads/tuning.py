@@ -16,9 +16,11 @@ from torch.nn.utils import parametrize
 
 from silc.errors import BadInput
 from silc.models import lora
+from silc.models.vit import resample_positions
 
 if TYPE_CHECKING:
     from silc.checkpoint import Checkpoint
+    from silc.models.image import ImageTower
     from silc.training.config import OptimConfig
 
 ATTENTION = {"qkv": "weight", "attn": "in_proj_weight"}
@@ -65,6 +67,20 @@ def learn_queries_and_values(tower: nn.Module) -> None:
         matrix = ATTENTION.get(path.rpartition(".")[2], "")
         if "blocks." in path and hasattr(module, matrix):
             parametrize.register_parametrization(module, matrix, QueriesAndValues(getattr(module, matrix)))
+
+
+def see_at(visual: ImageTower, size: int) -> None:
+    """Let an image tower learn at another size: its positions become those that it resamples for such images."""
+    trunk, new = visual.trunk, (size // visual.patch, size // visual.patch)
+    old = trunk.patch_embed.grid_size
+    if new == old:
+        return
+    with torch.no_grad():
+        positions = resample_positions(
+            trunk.pos_embed, old, new, prefix=trunk.num_prefix_tokens, rule=trunk.resample
+        ).contiguous()
+    trunk.pos_embed = nn.Parameter(positions, requires_grad=trunk.pos_embed.requires_grad)
+    trunk.patch_embed.grid_size = new
 
 
 def leave_unread(module: nn.Module, names: Iterable[str]) -> None:

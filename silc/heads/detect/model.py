@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from silc.heads.detect.head import DetectionHead, Found, unit
 from silc.heads.detect.loss import Objects, detection_loss
 from silc.heads.run import in_micro_batches
 from silc.heads.tuning import learnt, take_over
-from silc.models.vit import resample_positions
 from silc.training.protocols import Learner, ParamGroup
 
 if TYPE_CHECKING:
@@ -76,20 +74,6 @@ class Detector(nn.Module):
         truth = [Objects(names[:num], own[:num]) for names, own, num in each]
         loss = detection_loss(found, truth, asked, self.weights)
         return Learnt(loss.total * share, loss.parts)
-
-
-def see_at(visual: ImageTower, size: int) -> None:
-    """Let an image tower learn at another size: its positions become those that it resamples for such images."""
-    trunk, new = visual.trunk, (size // visual.patch, size // visual.patch)
-    old = trunk.patch_embed.grid_size
-    if new == old:
-        return
-    with torch.no_grad():
-        positions = resample_positions(
-            trunk.pos_embed, old, new, prefix=trunk.num_prefix_tokens, rule=trunk.resample
-        ).contiguous()
-    trunk.pos_embed = nn.Parameter(positions, requires_grad=trunk.pos_embed.requires_grad)
-    trunk.patch_embed.grid_size = new
 
 
 @dataclass

@@ -20,7 +20,7 @@ from silc.heads import tuning
 from silc.heads.detect.config import DetectConfig
 from silc.heads.detect.data import BoxedImages, Pictures, training_set
 from silc.heads.detect.head import DetectionHead
-from silc.heads.detect.model import DetectLearner, Detector, see_at
+from silc.heads.detect.model import DetectLearner, Detector
 from silc.heads.detect.predictor import DetectModel
 from silc.heads.run import (
     HeadScores,
@@ -111,7 +111,7 @@ def network(config: DetectConfig, model: Model) -> Detector:
     if size % patch or size < patch:
         raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
     visual, text = model.visual, model.model.text
-    see_at(visual, size)
+    tuning.see_at(visual, size)
     embed_dim = model.encode_text("").shape[-1]
     width = visual.trunk.pos_embed.shape[-1]
     head = DetectionHead(width, embed_dim, objectness=config.objectness)

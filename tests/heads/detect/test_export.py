@@ -15,7 +15,8 @@ import silc
 from silc.cli import main
 from silc.heads.detect.config import LossConfig
 from silc.heads.detect.head import DetectionHead, unit
-from silc.heads.detect.model import Detector, see_at
+from silc.heads.detect.model import Detector
+from silc.heads.tuning import see_at
 from silc.interop import pretrained
 from silc.interop.mapping import bring
 from silc.interop.pretrained import Pretrained

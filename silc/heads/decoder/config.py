@@ -1,0 +1,86 @@
+"""What a text decoder is, what it is trained on, and how. Imports no torch.
+
+LiT-decoder's own constants are in no public text. Shape and optimiser are near those of big_vision's CapPa decoder
+(`configs/proj/cappa/pretrain.py`), whose width and depth are a larger model's: every row of scores is our protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from silc.config import DownstreamConfig
+from silc.errors import BadInput
+from silc.given import Idle
+from silc.settings import COUNT, NATURAL, SHARE, Range, Settings
+from silc.training.config import OptimConfig, TrainConfig
+
+OPTIM = OptimConfig(
+    lr=1e-3, betas=(0.9, 0.999), weight_decay=0.1, schedule="cosine", warmup="5%", cooldown="0 steps", freeze=("image",)
+)
+TRAIN = TrainConfig("10 epochs", 256, optim=OPTIM, precision="auto")
+
+
+@dataclass(frozen=True)
+class TextDataConfig(Settings):
+    """Images with captions, and with questions and answers."""
+
+    section: ClassVar[str] = "data"
+    train: str = ""
+    """What is learnt, as PREFIX:PLACE, several joined by commas: 'caption:DATA/coco,vqa:DATA/vqav2'. The prefix
+    `caption` reads captions, any other one questions; it stands before what is written, and tells tasks apart."""
+    cache: str = ""
+    """Folder that keeps the tokens of a frozen image tower, by checksums of weights and pixels. Empty: none."""
+    vocab_size: Annotated[int, Range(least=259, most=1_000_000)] = 8192
+    """Entries of the tokenizer at most, which is learnt from the texts."""
+    workers: Annotated[int, Range(least=0, most=1024)] = 4
+    """Processes that read images; 0 reads in the main one."""
+    exif_orientation: Literal["ignore", "apply"] = "apply"
+    """Whether a photograph is turned as EXIF says that the camera was held."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig(DownstreamConfig):
+    """LiT-decoder's manner: captions and answers by a text decoder on a frozen image tower."""
+
+    kind: ClassVar[str] = "decoder"
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    """Images with texts."""
+    size: Annotated[int, Range(least=0, most=8192, advice="0: the model's own")] = 0
+    """Side in pixels of the square that images are squashed to, a multiple of the patch."""
+    depth: Annotated[int, Range(least=1, most=64)] = 4
+    """Blocks: causal self-attention, cross-attention to the tokens of the image, MLP."""
+    width: Annotated[int, Range(least=8, most=16_384)] = 512
+    """Of the decoder's tokens."""
+    heads: Annotated[int, COUNT] = 8
+    """Of its attention; they divide the width."""
+    mlp: Annotated[int, NATURAL] = 0
+    """Width of its MLPs; 0: four times its own."""
+    length: Annotated[int, Range(least=8, most=4096)] = 64
+    """Tokens of prefix, question and answer together; a text that is longer is cut, its question first."""
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    """Share of what each part of a block adds that is left out at random in training."""
+    image_lr: Annotated[float, SHARE] = 0.1
+    """Share of the learning rate for the image tower, where train.optim.freeze does not name it."""
+    train: TrainConfig = field(default=TRAIN)
+    """Optimisation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise BadInput(f"width {self.width} is not divided by heads {self.heads}; needed heads of a whole width")
+        if odd := [name for name in self.train.optim.freeze if name != "image"]:
+            raise BadInput(f"train.optim.freeze names {odd[0]}, which decoder does not use; it may name image alone")
+
+
+IDLE = (
+    Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "decoder has none"),
+    Idle(
+        "train.optim.timescale train.optim.cooldown",
+        lambda c: c.train.optim.schedule == "cosine",
+        "train.optim.schedule is cosine",
+    ),
+    Idle("image_lr train.optim.lora", lambda c: "image" in c.train.optim.freeze, "the image tower stays as it is"),
+    Idle("data.cache", lambda c: "image" not in c.train.optim.freeze, "the image tower learns"),
+    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+)

@@ -1,0 +1,61 @@
+"""Tokens of a frozen tower, kept on disk: an image is seen once, however many questions and epochs there are.
+
+Each image has a file of its own, named by a checksum of its pixels as they enter and of what the tower is. Another
+tower, size or way to cut images gives other names, so that nothing old is ever taken for new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silc.errors import BadInput
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """A folder of tokens.
+
+    Args:
+        tower: what decides the tokens besides the pixels: checksum and name of the weights, normalisation, precision.
+    """
+
+    folder: Path
+    tower: str
+
+    def of(self, pixels: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens [B, T, C] of pixels uint8 [B, 3, S, S]; `look` computes those that are not there.
+
+        Raises:
+            BadInput: the folder cannot be written or read.
+        """
+        files = [self._file(one) for one in pixels.cpu().numpy()]
+        try:
+            absent = [row for row, file in enumerate(files) if not file.is_file()]
+            if absent:
+                for row, tokens in zip(absent, look(pixels[absent]).float().cpu().numpy(), strict=True):
+                    self._keep(files[row], tokens)
+            kept = torch.stack([torch.from_numpy(np.load(file)) for file in files])
+        except (OSError, ValueError) as error:
+            raise BadInput(f"data.cache {self.folder} cannot be used: {error}; name another folder") from error
+        return kept.to(pixels.device)
+
+    def _file(self, pixels: np.ndarray) -> Path:
+        digest = hashlib.sha256(f"{self.tower}\n{pixels.shape}\n".encode() + pixels.tobytes()).hexdigest()
+        return self.folder / digest[:2] / f"{digest[2:]}.npy"
+
+    def _keep(self, file: Path, tokens: np.ndarray) -> None:
+        """Write a file under another name first: a rank beside this one may read it at any time.
+
+        It is not flushed: after a power cut a broken file is told, and the folder can be made again.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f".{file.name}.{np.random.default_rng().integers(2**63)}.npy")
+        np.save(beside, tokens)
+        beside.replace(file)

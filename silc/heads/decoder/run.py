@@ -1,0 +1,205 @@
+"""A run of a text decoder: of a configuration data, learner, schedule and scores; the engine does the rest."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from silc import checks
+from silc import config as configs
+from silc.data.loader import Loader, LoaderPlan
+from silc.data.quarantine import Samples
+from silc.errors import BadInput
+from silc.heads import tuning
+from silc.heads.decoder.config import DecoderConfig
+from silc.heads.decoder.data import Joined, ToldTexts, opened, shown
+from silc.heads.decoder.kept import KeptTokens
+from silc.heads.decoder.learner import Teller, TextLearner
+from silc.heads.decoder.model import Shape, TextDecoder, answer_loss
+from silc.heads.decoder.predictor import TextModel
+from silc.heads.decoder.texts import Texts
+from silc.heads.decoder.tokenizer import TextTokenizer
+from silc.heads.run import (
+    HeadScores,
+    OnModel,
+    along,
+    evaluation_world,
+    finished,
+    model_below,
+    rates,
+    settled,
+    with_towers,
+)
+from silc.models import lora
+from silc.models.config import multiples_near
+from silc.rundir import TOKENIZER
+from silc.terminal import say
+from silc.training.fit import fit
+from silc.training.flops import FlopCounter
+from silc.training.protocols import Run, RunContext
+from silc.training.sharding import unsharded
+
+if TYPE_CHECKING:
+    from silc.loading import Loaded
+    from silc.predict import Model
+
+SHUFFLED = 16
+"""Blocks of samples that are mixed."""
+LOOKED_AT = 1000
+"""Samples of a task whose texts are measured."""
+MAX_BAD_RATE = 0.1
+"""Share of samples that may be broken."""
+
+
+def train(config: DecoderConfig) -> Path:
+    """Train a decoder to its end and give the run's directory.
+
+    Raises:
+        BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+    """
+    if not config.data.train or not config.init:
+        raise BadInput(
+            "decoder needs a model and images with texts: --init MODEL --data.train 'caption:DATA/coco,vqa:DATA/vqav2'"
+        )
+    return fit(config.train, checks.training(config), partial(compose, config))
+
+
+def compose(config: DecoderConfig, context: RunContext) -> Run:
+    """All that the engine needs; every rank calls it.
+
+    Raises:
+        BadInput: the model or the data cannot be used; the training is shorter than a step.
+    """
+    world, config = evaluation_world(context), settled(config, context)
+    tasks = along(config, world)
+    source = opened(config.data)
+    if world.is_main:
+        counts = ", ".join(f"{len(part):,} of {part.prefix}" for part in source.parts)
+        say(f"reading {len(source):,} texts: {counts}")
+    # From here on it is only written down: no signature or password of an address goes into files.
+    config = replace(config, data=replace(config.data, train=shown(config.data.train)))
+    below = model_below(config, world.device)
+    model = below.best()
+    text = Texts(_tokenizer(config, source, context), config.length)
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    module = network(config, model, text).train()
+    module.kept = kept_tokens(config, below, model, module)
+    plan = LoaderPlan(
+        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
+    )
+    loader = Loader(source, ToldTexts(module.preprocess, text), plan, context.world)
+    batches = OnModel(loader, {"model": below.checksum, "prefixes": source.prefixes})
+
+    def as_it_is() -> TextModel:
+        built = unsharded(module, lambda: network(config, model_below(config, "cpu").best(), text))
+        return in_use(model, built.eval(), text, source.prefixes)
+
+    return Run(
+        config.train,
+        configs.plain(config),
+        TextLearner(module, config.image_lr, config.train.micro_batch),
+        batches,
+        rates(config.train, batches.steps_per_epoch, "texts"),
+        Samples(len(source), source.faults, MAX_BAD_RATE),
+        flops_per_text(module),
+        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        said=[told] if (told := too_long(source, text)) else [],
+        unit="texts",
+    )
+
+
+def too_long(source: Joined, text: Texts) -> str:
+    """What is told of texts that a decoder has no room for; nothing where it has."""
+    looked = [one for part in source.parts for one in part.texts(LOOKED_AT)]
+    room = text.half - 2
+    long = sum(len(text.tokenizer.encode(one)) > room for one in looked)
+    told = f"{long:,} of {len(looked):,} texts looked at have more than {room} tokens and lose their end"
+    return f"{told}; a larger --length has room" if long else ""
+
+
+def _tokenizer(config: DecoderConfig, source: Joined, context: RunContext) -> TextTokenizer:
+    """The run's tokenizer; the main rank of a new run makes it."""
+    if context.world.is_main and context.checkpoint is None:
+        TextTokenizer.train(source.texts(), config.data.vocab_size).save(context.out / TOKENIZER)
+    context.world.barrier()
+    return TextTokenizer.load(context.out / TOKENIZER)
+
+
+def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
+    """The image tower of a model, which sees images of the run's size, and a new decoder.
+
+    Raises:
+        BadInput: the size is no multiple of the patch.
+    """
+    size, patch = config.size or model.preprocess.size, model.patch_size
+    if size % patch or size < patch:
+        raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
+    visual = model.visual
+    tuning.see_at(visual, size)
+    learns = "image" not in config.train.optim.freeze
+    visual.requires_grad_(learns)  # a teacher's is at rest
+    if learns and config.train.optim.lora:
+        lora.adapt(visual, config.train.optim.lora)
+    for unread in (visual.head, visual.trunk.attn_pool):  # the decoder sees tokens before they are pooled
+        if unread is not None:
+            unread.requires_grad_(False)
+    shape = Shape(
+        config.depth,
+        config.width,
+        config.heads,
+        config.mlp or 4 * config.width,
+        text.tokenizer.vocab_size,
+        config.length,
+        visual.trunk.pos_embed.shape[-1],
+        config.dropout,
+    )
+    preprocess = replace(model.preprocess, size=size, resize="squash")
+    return Teller(visual, TextDecoder(shape), preprocess).to(model.device).eval()
+
+
+def kept_tokens(config: DecoderConfig, below: Loaded, model: Model, module: Teller) -> KeptTokens | None:
+    """Where the tokens of a frozen tower are kept, if they are."""
+    if not config.data.cache or "image" not in config.train.optim.freeze:
+        return None
+    seen = module.preprocess
+    tower = f"{below.checksum} {model.weights} {seen.size} {seen.mean} {seen.std} {config.train.precision}"
+    return KeptTokens(Path(config.data.cache), tower)
+
+
+def in_use(model: Model, module: Teller, text: Texts, prefixes: list[str]) -> TextModel:
+    """A model that has a trained decoder and the image tower that it looks through."""
+    known = with_towers(model, module.visual, model.model.text)
+    known |= {"weights": DecoderConfig.kind, "preprocess": module.preprocess}
+    return TextModel(**known, teller=module, text=text, prefixes=prefixes)
+
+
+def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
+    """The model of a finished run: the one below it by its name in config.yaml, what it learnt, and the decoder.
+
+    Raises:
+        BadInput: a damaged checkpoint; the model below is not there, or is another one.
+    """
+    found = finished(run, DecoderConfig, device)
+    config, model = found.config, replace(found.below.best(), name=name)
+    text = Texts(TextTokenizer.load(run / TOKENIZER), config.length)
+    module = network(config, model, text)
+    tuning.take_over(module, found.saved)
+    tuning.settle(module)
+    module.requires_grad_(False)
+    return found.loaded(in_use(model, module.eval(), text, list(found.saved.state["loader"]["prefixes"])))
+
+
+def flops_per_text(module: Teller) -> float:
+    """Training FLOPs of a text of the decoder's whole length, and its image."""
+    counted, size, shape = copy.deepcopy(module).to("meta"), module.preprocess.size, module.decoder.shape
+    with torch.device("meta"), FlopCounter() as counter:
+        ids = torch.zeros(1, shape.length, dtype=torch.int64)
+        logits = counted.decoder(ids, counted.look(torch.zeros(1, 3, size, size)))
+        answer_loss(logits, ids, torch.ones_like(ids, dtype=torch.bool)).backward()
+    return float(counter.total)

@@ -1,0 +1,119 @@
+"""The decoder against a float64 loop, and read token by token against all at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from silc.heads.decoder.model import Attention, Shape, TextDecoder, answer_loss
+
+SHAPE = Shape(depth=2, width=16, heads=4, mlp=24, vocab_size=11, length=9, source=12)
+
+
+def made(shape: Shape = SHAPE) -> TextDecoder:
+    """A decoder in float64 whose output layer, zero at first, says something."""
+    decoder = TextDecoder(shape).double().eval()
+    torch.nn.init.normal_(decoder.out.weight, std=1.0)
+    return decoder
+
+
+def attended(part: Attention, x: Tensor, source: Tensor, causal: bool) -> Tensor:
+    """Attention of one text [L, W] by loops over heads and tokens."""
+    width, heads = x.shape[1], part.heads
+    size = width // heads
+    q, k, v = x @ part.q.weight.T, source @ part.k.weight.T, source @ part.v.weight.T
+    rows = []
+    for place in range(len(x)):
+        found = []
+        for head in range(heads):
+            own = slice(head * size, (head + 1) * size)
+            seen = place + 1 if causal else len(source)
+            scores = torch.stack([q[place, own] @ k[other, own] / math.sqrt(size) for other in range(seen)])
+            weights = scores.exp() / scores.exp().sum()
+            found.append(sum(weights[other] * v[other, own] for other in range(seen)))
+        rows.append(torch.cat(found))
+    return torch.stack(rows) @ part.out.weight.T
+
+
+def by_loops(decoder: TextDecoder, ids: Tensor, memory: Tensor) -> Tensor:
+    """Logits [L, V] of one text [L] and one image's tokens [T, C]."""
+    x = torch.stack([decoder.tokens.weight[one] + decoder.positions[place] for place, one in enumerate(ids)])
+    for block in decoder.blocks:
+        h = block.norm1(x)
+        x = x + attended(block.attn, h, h, causal=True)
+        x = x + attended(block.cross, block.norm2(x), memory, causal=False)
+        h = block.norm3(x) @ block.mlp[0].weight.T + block.mlp[0].bias
+        h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+        x = x + h @ block.mlp[2].weight.T + block.mlp[2].bias
+    return decoder.norm(x) @ decoder.out.weight.T
+
+
+def loss_by_loops(decoder: TextDecoder, ids: Tensor, answers: Tensor, memory: Tensor) -> Tensor:
+    losses = []
+    for row in range(len(ids)):
+        logits = by_loops(decoder, ids[row], memory[row])
+        own = [
+            -(logits[place - 1].exp() / logits[place - 1].exp().sum()).log()[ids[row, place]]
+            for place in range(1, ids.shape[1])
+            if answers[row, place]
+        ]
+        losses.append(sum(own) / len(own))
+    return sum(losses) / len(losses)
+
+
+def test_logits_loss_and_gradients_equal_loops() -> None:
+    decoder = made()
+    ids = torch.tensor([[2, 5, 3, 7, 1, 0], [2, 4, 9, 9, 6, 1]])
+    answers = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    memory = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    logits = decoder(ids, memory)
+    for row in range(2):
+        assert torch.allclose(logits[row], by_loops(decoder, ids[row], memory[row]), atol=1e-12)
+    wanted = [*decoder.parameters(), memory]
+    ours = torch.autograd.grad(answer_loss(logits, ids, answers), wanted)
+    loss = loss_by_loops(decoder, ids, answers, memory)
+    theirs = torch.autograd.grad(loss, wanted)
+    assert answer_loss(logits, ids, answers).item() == pytest.approx(loss.item(), abs=1e-12)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+    assert sum(one.abs().sum() > 0 for one in ours) == len(ours)
+
+
+def test_what_is_asked_is_not_learnt() -> None:
+    """Other targets in prompt and filling change nothing of the loss."""
+    decoder, memory = made(), torch.randn(1, 5, 12, dtype=torch.float64)
+    ids = torch.tensor([[2, 5, 3, 7, 1, 0]])
+    answers = torch.tensor([[0, 0, 0, 1, 1, 0]], dtype=torch.bool)
+    logits = decoder(ids, memory).detach()
+    other = ids.clone()
+    other[0, 1:3], other[0, 5] = torch.tensor([8, 9]), 4
+    assert answer_loss(logits, ids, answers) == answer_loss(logits, other, answers)
+    assert answer_loss(logits, ids, answers) != answer_loss(logits, ids, ~answers)
+
+
+def test_read_with_a_cache_equals_all_at_once() -> None:
+    """Texts of three lengths, filled up at the right, then one token a time."""
+    decoder, memory = made(), torch.randn(3, 5, 12, dtype=torch.float64)
+    ids = torch.randint(11, (3, 9))
+    lengths = torch.tensor([4, 2, 1])
+    whole = decoder(ids, memory)
+    prompts = ids[:, :4].clone()
+    prompts[1, 2:], prompts[2, 1:] = 0, 0
+    logits, cache = decoder.read(prompts, torch.arange(4).expand(3, 4), decoder.begin(memory))
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.allclose(logits[row, :length], whole[row, :length], atol=1e-12)
+    for step in range(5):
+        places = lengths + step
+        logits, cache = decoder.read(ids.gather(1, places[:, None]), places[:, None], cache)
+        for row, place in enumerate(places.tolist()):
+            assert torch.allclose(logits[row, 0], whole[row, place], atol=1e-12)
+
+
+def test_a_new_decoder_knows_nothing() -> None:
+    decoder = TextDecoder(SHAPE)
+    ids = torch.tensor([[2, 5, 3]])
+    loss = answer_loss(decoder(ids, torch.randn(1, 5, 12)), ids, torch.tensor([[False, True, True]]))
+    assert loss.item() == pytest.approx(math.log(11))
