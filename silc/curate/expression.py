@@ -9,7 +9,7 @@ term means is `filters`' business. Names with spaces or parentheses stand in quo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from silc.errors import BadInput
@@ -26,9 +26,12 @@ class Term:
     """A filter and what it is told, or a column and a comparison."""
 
     words: tuple[str, ...]
+    quoted: frozenset[int] = field(default=frozenset())
+    """The places of the words that stood in quotes."""
 
     def __str__(self) -> str:
-        return " ".join(f'"{word}"' if re.search(r"[\s()]", word) else word for word in self.words)
+        in_quotes = lambda place, word: place in self.quoted or re.search(r"[\s()]", word)  # noqa: E731
+        return " ".join(f'"{word}"' if in_quotes(place, word) else word for place, word in enumerate(self.words))
 
 
 @dataclass(frozen=True)
@@ -129,16 +132,17 @@ class _Reader:
             if not self._takes(")"):
                 raise self.stopped("')'")
             return inside
-        words = []
+        begun = self.place
         while self.place < len(self.tokens):
             word, quoted = self.tokens[self.place]
             if not quoted and (word in "()" or word.lower() in _WORDS):
                 break
-            words.append(word)
             self.place += 1
-        if not words:
+        read = self.tokens[begun : self.place]
+        if not read:
             raise self.stopped("a filter or a column")
-        return Term(tuple(words))
+        in_quotes = frozenset(place for place, (_, quoted) in enumerate(read) if quoted)
+        return Term(tuple(word for word, _ in read), in_quotes)
 
     def _takes(self, word: str) -> bool:
         here = self.tokens[self.place] if self.place < len(self.tokens) else ("", True)

@@ -6,6 +6,7 @@ that reads columns of the usual names reads others where it is told so: `basic l
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 COMPARISONS = ("=", "==", "!=", "<", "<=", ">", ">=")
+NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(.*\)")
+TEXTS = ("VARCHAR", "JSON")
+"""Types in SQL; a field of JSON is text, and may be a number."""
+EXACT = 2**53
+"""Numbers in JSON from here on, ids for example, are compared digit by digit: doubles cannot tell them apart."""
 LARGE, BROAD = 200, 3.0
 """DataComp's limits: pixels of the shorter side at least, longer side by shorter at most."""
 LAION = 0.28
@@ -138,7 +144,18 @@ FILTERS: dict[str, Callable[[Asked], str]] = {
 }
 
 
-def meaning(scores: Scores, term: Term, lookups: Lookups) -> str:
+@dataclass(frozen=True)
+class Condition:
+    """What a term stands for."""
+
+    sql: str
+    value: str = ""
+    """SQL of the number that it compares; empty where it compares none."""
+    limit: float = 0.0
+    """What that is compared with."""
+
+
+def meaning(scores: Scores, term: Term, lookups: Lookups) -> Condition:
     """The condition that a term stands for.
 
     Raises:
@@ -147,12 +164,12 @@ def meaning(scores: Scores, term: Term, lookups: Lookups) -> str:
     name, *rest = term.words
     if name in FILTERS:
         given, columns = _renamed(rest)
-        return FILTERS[name](Asked(scores, term, lookups, given, columns))
+        return Condition(FILTERS[name](Asked(scores, term, lookups, given, columns)))
     is_column = name in scores.columns or name.startswith("json.")
     if is_column and len(rest) == 2 and rest[0] == "top":
         return _top(scores, term, scores.column(name), rest[1])
     if is_column and len(rest) >= 2 and rest[0] in COMPARISONS:
-        return _compared(scores.column(name), rest[0], " ".join(rest[1:]))
+        return _compared(scores, term)
     if is_column:
         raise BadInput(
             f"cannot read {str(term)!r} of --keep: needed '{name} top 30%', or one of {' '.join(COMPARISONS)}"
@@ -177,32 +194,58 @@ def _renamed(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return given, columns
 
 
-def _top(scores: Scores, term: Term, column: str, share: str) -> str:
+def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
     """DataComp's fraction: the threshold is the value number int(n * fraction) from above, and ties pass."""
     if not re.fullmatch(r"\d*\.?\d+%?", share):
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed a share, as in 'top 30%' or 'top 0.3'")
     fraction = float(share[:-1]) / 100 if share.endswith("%") else float(share)
     if not 0 < fraction < 1:
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed more than 0 % and less than all")
-    value = f"try_cast({column} AS DOUBLE)"
+    value = number_of(column)
     (num,) = scores.one(f"SELECT count({value}) FROM scored")
     if not num:
         raise BadInput(f"{str(term)!r} of --keep: no sample has a number there")
     (threshold,) = scores.one(
         f"SELECT {value} AS v FROM scored WHERE v IS NOT NULL ORDER BY v DESC LIMIT 1 OFFSET {int(num * fraction)}"
     )
-    return f"{value} >= {threshold!r}::DOUBLE"
+    return Condition(f"{value} >= {threshold!r}::DOUBLE", value, threshold)
 
 
-def limit_in(condition: str) -> tuple[str, float]:
-    """SQL of the number that a condition compares, and with what; '' and 0 where it is no such comparison."""
-    found = re.fullmatch(r"coalesce\((try_cast\(.+ AS DOUBLE\)) (?:=|<|<=|>|>=) (\S+)::DOUBLE, false\)", condition)
-    return (found[1], float(found[2])) if found else ("", 0.0)
+def number_of(column: str) -> str:
+    """SQL of a column's number; NULL where it is none."""
+    return f"try_cast({column} AS DOUBLE)"
 
 
-def _compared(column: str, how: str, value: str) -> str:
+def _compared(scores: Scores, term: Term) -> Condition:
+    """A column compared with one word: as numbers, as text, or as what its type is.
+
+    Raises:
+        BadInput: there is more than a word, or it is no number and a number is needed.
+    """
+    name, how, word, *more = term.words
+    if more:
+        raise BadInput(
+            f"cannot read {str(term)!r} of --keep: is an 'and' missing before {more[0]!r}? Text of several words "
+            "stands in quotes"
+        )
+    column, type_ = scores.column(name), scores.columns.get(name, "JSON")
     how = "=" if how == "==" else how
-    if re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", value):
-        return f"try_cast({column} AS DOUBLE) {how} {value}::DOUBLE"
-    quoted = value.replace("'", "''")
-    return f"CAST({column} AS VARCHAR) {how} '{quoted}'"
+    number = None if 2 in term.quoted else _number(word)
+    text = f"{column} {how} " + "'" + word.replace("'", "''") + "'"
+    if NUMBER.fullmatch(type_) or (type_ in TEXTS and how not in ("=", "!=")):
+        if number is None:
+            raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")
+        return Condition(f"{number_of(column)} {how} {number!r}::DOUBLE", number_of(column), number)
+    if type_ not in TEXTS:  # a truth value, a date: the data base reads the word
+        return Condition(f"{text}::{type_}")
+    if type_ == "JSON" and number is not None and abs(number) < EXACT:
+        return Condition(f"{number_of(column)} {how} {number!r}::DOUBLE", number_of(column), number)
+    return Condition(text)
+
+
+def _number(word: str) -> float | None:
+    try:
+        found = float(word)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None

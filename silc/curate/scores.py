@@ -19,7 +19,7 @@ from silc.extras import needs
 from silc.settings import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -41,8 +41,8 @@ class Scores:
 
     con: Any
     files: Sequence[Path]
-    columns: Sequence[str]
-    """Of the files, and those that are made of them."""
+    columns: Mapping[str, str]
+    """Of the files, and those that are made of them: name and type in SQL."""
     about: dict[str, Any]
     """What scored them: shared by all; empty for files that `silc data score` did not write."""
     marked: int = 0
@@ -173,8 +173,8 @@ def _by(about: dict[str, Any]) -> str:
     return f"by {models}" if models else "by no model"
 
 
-def _view(con: Any, files: Sequence[Path]) -> list[str]:
-    """Make `scored`, and say what columns it has."""
+def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
+    """Make `scored`, and say what columns it has, of which types."""
     listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     source = f"read_parquet([{listed}])"
     there = [name for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
@@ -196,7 +196,8 @@ def _view(con: Any, files: Sequence[Path]) -> list[str]:
     )
     sound = "cause IS NULL" if "cause" in there else "true"
     con.execute(f"CREATE VIEW scored AS SELECT * FROM everything WHERE {sound}")
-    return [*there, *made]
+    types = {name: str(type_) for name, type_, *_ in con.execute("DESCRIBE scored").fetchall()}
+    return {name: types[name] for name in (*there, *made)}
 
 
 def _check_uids(scores: Scores, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silc.curate.expression import condition, parse, terms
-from silc.curate.filters import limit_in, meaning
+from silc.curate.filters import meaning
 from silc.curate.pictures import Album
 from silc.data.uids import UID, best_captions, halves
 from silc.durable import whole
@@ -66,7 +66,8 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
         BadInput: the expression cannot be read, or nothing is left; nothing is written.
     """
     expression = parse(keep)
-    meanings = {term: f"coalesce({meaning(scores, term, lookups)}, false)" for term in terms(expression)}
+    found = {term: meaning(scores, term, lookups) for term in terms(expression)}
+    meanings = {term: f"coalesce({one.sql}, false)" for term, one in found.items()}
     kept = condition(expression, lambda term: meanings[term])
     best = "best_caption" if "best_caption" in scores.columns else "0"
     scores.con.execute(f"CREATE TABLE chosen AS SELECT uid, {best} AS best FROM scored WHERE {kept}")
@@ -76,8 +77,7 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
         without = condition(expression, lambda each, term=term: "true" if each == term else meanings[each])  # type: ignore[misc]
         (passes,) = scores.one(f"SELECT count(*) FROM scored WHERE {sql}")
         (alone,) = scores.one(f"SELECT count(*) FROM scored WHERE ({without}) != ({kept})")
-        value, limit = limit_in(sql)
-        effects.append(Effect(str(term), passes, alone, sql, without, value, limit))
+        effects.append(Effect(str(term), passes, alone, sql, without, found[term].value, found[term].limit))
     (total,) = scores.one("SELECT count(*) FROM scored")
     if not num:
         said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)

@@ -113,6 +113,15 @@ def kept(scores: Path, *flags: str) -> list[int]:
         (["--keep", "json.n >= 2"], [1]),
         (["--keep", "name = 'b'"], [4]),
         (["--keep", 'name = "it\'s"'], [3]),
+        (["--keep", "x >= +2e0"], [2, 3, 4]),
+        (["--keep", "x < 1E-3"], [0]),
+        (["--keep", "json.n = 2"], [1]),
+        (["--keep", "json.n = x"], [2]),
+        (["--keep", "json.id = 12345678901234567891"], [1]),  # by its digits: as doubles both are one
+        (["--keep", "code = 007"], [1]),
+        (["--keep", "code = '7'", "--or", "code = 7"], [0]),
+        (["--keep", "code > 6.5"], [0, 1]),
+        (["--keep", "flag = true"], [0]),
     ],
 )
 def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> None:
@@ -121,7 +130,9 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         x=[0.0, 1.0, 2.0, 3.0, 4.0],
         y=[0.0, 1.0, 1.0, 1.0, 2.0],
         name=["a", None, "a", "it's", "b"],
-        json=['{"n": 1}', '{"n": 2}', '{"n": "x"}', "{}", None],
+        json=['{"n": 1, "id": 12345678901234567890}', '{"n": 2, "id": 12345678901234567891}', '{"n": "x"}', "{}", None],
+        code=["7", "007", "a", None, None],
+        flag=[True, False, None, None, None],
     )
     assert kept(folder, *flags) == numbers
 
@@ -141,13 +152,20 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         ("text_based", "needed 'text_based WORDS.txt'"),
         ("text_based nowhere.txt", "does not exist"),
         ("distinct -1", "a number above 0"),
-        ("clip_score = abc", "nothing is left of 2 samples"),
+        ("clip_score = abc", "needed a number behind =, not 'abc'"),
+        ("clip_score = '0.1'", "needed a number behind =, not '0.1'"),
+        ("clip_score > 0 basic", "is an 'and' missing before 'basic'?"),
+        ("clip_score >= 0,05", "needed a number behind >=, not '0,05'"),
+        ("clip_score >= 200px", "needed a number"),
+        ("clip_score < nan", "needed a number"),
+        ("caption > a", "cannot read 'caption > a'"),
+        ("text < b", "needed a number behind <, not 'b'"),
         ("clip_score > 9", "nothing is left of 2 samples"),
         ("", "nothing to keep"),
     ],
 )
 def test_what_cannot_be_read_is_told(keep: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = table(tmp_path / "scores", clip_score=[0.1, 0.2], caption=["a", "b"])
+    folder = table(tmp_path / "scores", clip_score=[0.1, 0.2], caption=["a", "b"], text=["a", "b"])
     assert cli.main(["data", "select", str(folder), "--keep", keep, "--out", str(tmp_path / "s.npy")]) == 2
     complaint = capsys.readouterr().err
     assert said in complaint
