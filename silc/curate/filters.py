@@ -52,12 +52,21 @@ class Asked:
         """SQL of a column, or of the one that is to stand in its place."""
         return self.scores.column(self.columns.get(name, name))
 
-    def takes(self, *what: str) -> Sequence[str]:
+    def takes(self, *what: str, columns: Sequence[str] = ()) -> Sequence[str]:
         """The words behind the name, one for each of `what`, which says what they are.
 
+        Args:
+            columns: those that the filter reads, in whose places others may be named.
+
         Raises:
-            BadInput: there are more or fewer.
+            BadInput: there are more or fewer, or another column is named.
         """
+        if unknown := next((name for name in self.columns if name not in columns), None):
+            reads = f"it reads {', '.join(columns)}" if columns else "it reads none"
+            raise BadInput(
+                f"cannot read {str(self.term)!r} of --keep: {self.term.words[0]} reads no column "
+                f"{unknown!r}{nearest(unknown, columns)}; {reads}"
+            )
         if len(self.given) != len(what):
             needed = " ".join([self.term.words[0], *what])
             raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed '{needed}'")
@@ -80,7 +89,7 @@ def _all(asked: Asked) -> str:
 
 
 def _basic(asked: Asked) -> str:
-    asked.takes()
+    asked.takes(columns=("language", "words", "chars", "width", "height"))
     width, height = asked.column("width"), asked.column("height")
     return (
         f"({asked.column('language')} = 'en' AND {asked.column('words')} > 2 AND {asked.column('chars')} > 5 "
@@ -90,46 +99,62 @@ def _basic(asked: Asked) -> str:
 
 
 def _caption(asked: Asked) -> str:
-    asked.takes()
+    asked.takes(columns=("language", "fasttext_tokens", "chars"))
     tokens, chars = asked.column("fasttext_tokens"), asked.column("chars")
     return f"({asked.column('language')} = 'en' AND {tokens} > 1 AND {chars} > 5)"
 
 
 def _laion2b(asked: Asked) -> str:
-    asked.takes()
+    asked.takes(columns=("language", "clip_score"))
     return f"({asked.column('language')} = 'en' AND {asked.column('clip_score')} >= {LAION}::DOUBLE)"
 
 
 def _image_near(asked: Asked) -> str:
-    (targets,) = asked.takes("TARGETS")
+    (targets,) = asked.takes("TARGETS", columns=("embedding",))
     name = asked.columns.get("embedding", "embedding")
     return image_near(asked.scores, name, asked.lookups.targets(targets, name), asked.lookups.centroids(name))
 
 
 def _text_based(asked: Asked) -> str:
-    (words,) = asked.takes("WORDS.txt")
+    (words,) = asked.takes("WORDS.txt", columns=("language", "caption"))
     found = text_based(asked.scores, asked.columns.get("caption", "caption"), asked.lookups.words(words))
     return f"({asked.column('language')} = 'en' AND {found})"
 
 
 def _balanced(asked: Asked) -> str:
-    words, most = asked.takes("WORDS.txt", "MOST")
+    words, most = asked.takes("WORDS.txt", "MOST", columns=("caption",))
     limit = asked.number(most, "how many captions an entry may keep")
     caption = asked.columns.get("caption", "caption")
     return balanced(asked.scores, caption, asked.lookups.words(words), limit, seed=asked.lookups.seed)
 
 
 def _distinct(asked: Asked) -> str:
-    (how,) = asked.takes("sha256|phash|COSINE")
-    name = asked.columns.get("embedding", "embedding")
-    score = asked.columns.get("clip_score", "clip_score")
-    best = f"{asked.column(score)} DESC NULLS LAST, " if score in asked.scores.columns else ""
-    order = f"{best}uid, row"
-    if how in ("sha256", "phash"):
+    compared = asked.given[0] if asked.given[:1] in (["sha256"], ["phash"]) else "embedding"
+    (how,) = asked.takes("sha256|phash|COSINE", columns=(compared, "clip_score"))
+    order = f"{_best_first(asked)}uid, row"
+    if how == compared:
         column = asked.column(how)
         return f"({column} IS NULL OR row IN (SELECT first(row ORDER BY {order}) FROM scored GROUP BY {column}))"
     cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
+    name = asked.columns.get("embedding", "embedding")
     return distinct(asked.scores, name, asked.lookups.centroids(name), cosine, order)
+
+
+def _best_first(asked: Asked) -> str:
+    """SQL of an order that begins with the best score; empty where nothing scored the captions.
+
+    Raises:
+        BadInput: several models did, and which of them counts is not said.
+    """
+    there = [name for name in asked.scores.columns if name.startswith("clip_score")]
+    if "clip_score" not in (*asked.columns, *there):
+        if not there:
+            return ""
+        raise BadInput(
+            f"{str(asked.term)!r} of --keep keeps the image with the best caption, and there are {', '.join(there)}; "
+            f"add clip_score={there[0]}"
+        )
+    return f"{number_of(asked.column('clip_score'))} DESC NULLS LAST, "
 
 
 FILTERS: dict[str, Callable[[Asked], str]] = {

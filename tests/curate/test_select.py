@@ -149,6 +149,10 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         ("clip_score > 0 and", "at 'the end' needed a filter or a column"),
         ("clip_score > 0 'x", "cannot read"),
         ("basic", "there is no column 'width'"),
+        ("basic langauge=text", "basic reads no column 'langauge'; did you mean 'language'?"),
+        ("all language=text", "it reads none"),
+        ("distinct phash embedding=text", "reads no column 'embedding'"),
+        ("distinct text clip_score=scor", "there is no column 'scor'"),
         ("text_based", "needed 'text_based WORDS.txt'"),
         ("text_based nowhere.txt", "does not exist"),
         ("distinct -1", "a number above 0"),
@@ -191,6 +195,16 @@ def test_repeated_uids_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureF
     folder = table(tmp_path, uid=["a" * 32, "b" * 32, "a" * 32], x=[1, 1, 1])
     assert len(kept(folder, "--keep", "all")) == 3
     assert "1 rows have a uid that another kept row has too" in capsys.readouterr().out
+
+
+def test_whose_score_decides_is_asked_where_several_models_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = table(tmp_path, sha256=["a", "a"], clip_score_x=[0.1, 0.2], clip_score_y=[0.2, 0.1])
+    assert kept(folder, "--keep", "distinct sha256 clip_score=clip_score_x") == [1]
+    assert kept(folder, "--keep", "distinct sha256 clip_score=clip_score_y") == [0]
+    assert cli.main(["data", "select", str(folder), "--keep", "distinct sha256", "--out", str(tmp_path / "s.npy")]) == 2
+    assert "add clip_score=clip_score_x" in capsys.readouterr().err
 
 
 def test_half_a_file_and_other_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
