@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from silc.curate.balance import balanced
 from silc.curate.duplicates import distinct
 from silc.curate.near import image_near
+from silc.curate.scores import text_of
 from silc.curate.words import text_based
 from silc.errors import BadInput
 from silc.settings import nearest
@@ -256,7 +257,7 @@ def _compared(scores: Scores, term: Term) -> Condition:
     column, type_ = scores.column(name), scores.columns.get(name, "JSON")
     how = "=" if how == "==" else how
     number = None if 2 in term.quoted else _number(word)
-    text = f"{column} {how} " + "'" + word.replace("'", "''") + "'"
+    text = f"{column} {how} {text_of(word)}"
     if NUMBER.fullmatch(type_) or (type_ in TEXTS and how not in ("=", "!=")):
         if number is None:
             raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")

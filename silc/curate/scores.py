@@ -52,18 +52,34 @@ class Scores:
         return self.con.execute(sql).fetchone()
 
     def column(self, name: str) -> str:
-        """SQL of a column; `json.NAME` is a field of the samples' own JSON, a number where it reads as one.
+        """SQL of a column; `json.NAME` is a field of the samples' own JSON, as text, and `json.A.B` one within another.
 
         Raises:
             BadInput: there is none.
         """
+        if name in self.columns:
+            return quoted(name)
         if name.startswith("json.") and "json" in self.columns:
-            field = name.removeprefix("json.").replace("'", "''")
-            return f"json_extract_string(json, '$.{field}')"
-        if name not in self.columns:
-            known = ", ".join(self.columns)
-            raise BadInput(f"there is no column {name!r}{nearest(name, self.columns)}; there are: {known}")
-        return f'"{name}"'
+            return self._field(name.removeprefix("json."))
+        known = ", ".join(self.columns)
+        raise BadInput(f"there is no column {name!r}{nearest(name, self.columns)}; there are: {known}")
+
+    def _field(self, name: str) -> str:
+        """SQL of a field of the samples' JSON.
+
+        Raises:
+            BadInput: no sample has it; a field that no one has would be taken for one that is missing in each.
+        """
+        pointers = dict.fromkeys((_escaped(name), "/".join(map(_escaped, name.split(".")))))
+        found = [f"json_extract_string(json, {text_of('/' + pointer)})" for pointer in pointers]
+        sql = f"coalesce({', '.join(found)})"
+        if self.one(f"SELECT 1 FROM scored WHERE {sql} IS NOT NULL LIMIT 1") is None:
+            some = f"SELECT json FROM scored WHERE json IS NOT NULL LIMIT {BATCH}"
+            keys = self.con.execute(f"SELECT DISTINCT unnest(json_keys(json)) AS k FROM ({some}) ORDER BY k LIMIT 100")
+            known = [key for (key,) in keys.fetchall()]
+            there = f"there are: {', '.join(known)}" if known else "there are none"
+            raise BadInput(f"no sample has a field {name!r} in its JSON{nearest(name, known)}; {there}")
+        return sql
 
     def marks(self, names: Sequence[str], passes: Callable[[pa.RecordBatch], Any]) -> str:
         """A condition that holds for the rows for which `passes` says so, which sees them a batch at a time.
@@ -127,6 +143,21 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             con.close()
 
 
+def quoted(name: str) -> str:
+    """A name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text_of(text: str) -> str:
+    """A text in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _escaped(field: str) -> str:
+    """A name within a JSON pointer (RFC 6901)."""
+    return field.replace("~", "~0").replace("/", "~1")
+
+
 def shard_of(file: Path) -> str:
     """Where the shard lay whose scores a file holds; the file's own name, where it does not say."""
     import pyarrow.parquet as pq
@@ -175,13 +206,13 @@ def _by(about: dict[str, Any]) -> str:
 
 def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
     """Make `scored`, and say what columns it has, of which types."""
-    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    listed = ", ".join(text_of(str(file)) for file in files)
     source = f"read_parquet([{listed}])"
     there = [name for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     if "uid" not in there:
         raise BadInput(f"{files[0].parent} has tables without a column uid; their columns are: {', '.join(there)}")
     made = {
-        name: f'"{other}"'
+        name: quoted(other)
         for name, others in ALIASES.items()
         for other in others
         if other in there and name not in there

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.curate.pictures import Album, Shown
+from silc.curate.scores import quoted
 from silc.durable import write_whole
 from silc.page import bare, render, svg
 
@@ -71,7 +72,7 @@ def write_stats(scores: Scores, out: Path) -> dict[str, Any]:
 def _numbers(scores: Scores) -> list[tuple[str, str]]:
     """Numbers that are worth a histogram, and their SQL."""
     named = [name for name in scores.columns if name.startswith("clip_score") or name in ("english", "words", "chars")]
-    found = [(name, f'"{name}"') for name in named]
+    found = [(name, quoted(name)) for name in named]
     if {"width", "height"} <= set(scores.columns):
         found += [("shorter side", SIDE), ("aspect", ASPECT)]
     return found
@@ -115,7 +116,7 @@ def _at_deciles(album: Album, one: Distribution) -> list[tuple[str, list[Shown]]
 
 def _counts(scores: Scores, column: str, table: str, most: int) -> dict[str, int]:
     sql = (
-        f'SELECT "{column}", count(*) AS n FROM {table} WHERE "{column}" IS NOT NULL '
+        f"SELECT {column}, count(*) AS n FROM {table} WHERE {column} IS NOT NULL "
         f"GROUP BY 1 ORDER BY n DESC, 1 LIMIT {most}"
     )
     return dict(scores.con.execute(sql).fetchall())

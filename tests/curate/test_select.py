@@ -118,6 +118,8 @@ def kept(scores: Path, *flags: str) -> list[int]:
         (["--keep", "json.n = 2"], [1]),
         (["--keep", "json.n = x"], [2]),
         (["--keep", "json.id = 12345678901234567891"], [1]),  # by its digits: as doubles both are one
+        (["--keep", "json.a.b = 3"], [0]),
+        (["--keep", "json.c.d > 3"], [0]),
         (["--keep", "code = 007"], [1]),
         (["--keep", "code = '7'", "--or", "code = 7"], [0]),
         (["--keep", "code > 6.5"], [0, 1]),
@@ -130,7 +132,13 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         x=[0.0, 1.0, 2.0, 3.0, 4.0],
         y=[0.0, 1.0, 1.0, 1.0, 2.0],
         name=["a", None, "a", "it's", "b"],
-        json=['{"n": 1, "id": 12345678901234567890}', '{"n": 2, "id": 12345678901234567891}', '{"n": "x"}', "{}", None],
+        json=[
+            '{"n": 1, "id": 12345678901234567890, "a.b": 3, "c": {"d": 4}}',
+            '{"n": 2, "id": 12345678901234567891}',
+            '{"n": "x"}',
+            "{}",
+            None,
+        ],
         code=["7", "007", "a", None, None],
         flag=[True, False, None, None, None],
     )
@@ -162,6 +170,8 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         ("clip_score >= 0,05", "needed a number behind >=, not '0,05'"),
         ("clip_score >= 200px", "needed a number"),
         ("clip_score < nan", "needed a number"),
+        ("not json.nsfv = UNSAFE", "no sample has a field 'nsfv' in its JSON; did you mean 'nsfw'?"),
+        ("json.licence = cc0 or all", "no sample has a field 'licence'"),
         ("caption > a", "cannot read 'caption > a'"),
         ("text < b", "needed a number behind <, not 'b'"),
         ("clip_score > 9", "nothing is left of 2 samples"),
@@ -169,7 +179,13 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_read_is_told(keep: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = table(tmp_path / "scores", clip_score=[0.1, 0.2], caption=["a", "b"], text=["a", "b"])
+    folder = table(
+        tmp_path / "scores",
+        clip_score=[0.1, 0.2],
+        caption=["a", "b"],
+        text=["a", "b"],
+        json=['{"nsfw": "UNSAFE"}', "{}"],
+    )
     assert cli.main(["data", "select", str(folder), "--keep", keep, "--out", str(tmp_path / "s.npy")]) == 2
     complaint = capsys.readouterr().err
     assert said in complaint
@@ -183,6 +199,14 @@ def test_what_the_data_base_says_is_one_line(tmp_path: Path, capsys: pytest.Capt
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
     assert "check the columns" in complaint
+
+
+def test_names_of_columns_are_no_sql(tmp_path: Path) -> None:
+    name = "clip_score\"), 1, 1 FROM scored; COPY (SELECT 1) TO '" + str(tmp_path / "theirs") + "'; --"
+    folder = table(tmp_path / "scores", **{name: [0.1, 0.2]})
+    assert cli.main(["data", "stats", str(folder), "--out", str(tmp_path / "page")]) == 0
+    assert not (tmp_path / "theirs").exists()
+    assert name in json.loads((tmp_path / "page" / "stats.json").read_text())["distributions"]
 
 
 def test_uids_that_are_none_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
