@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from silc.curate.balance import balanced
 from silc.curate.duplicates import distinct
 from silc.curate.near import image_near
-from silc.curate.scores import text_of
+from silc.curate.scores import number_in, number_of, text_of
 from silc.curate.words import text_based
 from silc.errors import BadInput
 from silc.settings import nearest
@@ -91,11 +94,11 @@ def _all(asked: Asked) -> str:
 
 def _basic(asked: Asked) -> str:
     asked.takes(columns=("language", "words", "chars", "width", "height"))
-    width, height = asked.column("width"), asked.column("height")
+    width, height = number_of(asked.column("width")), number_of(asked.column("height"))
     return (
         f"({asked.column('language')} = 'en' AND {asked.column('words')} > 2 AND {asked.column('chars')} > 5 "
         f"AND least({width}, {height}) >= {LARGE} "
-        f"AND greatest({width}, {height})::DOUBLE / least({width}, {height}) <= {BROAD})"
+        f"AND greatest({width}, {height}) / least({width}, {height}) <= {BROAD})"
     )
 
 
@@ -107,7 +110,9 @@ def _caption(asked: Asked) -> str:
 
 def _laion2b(asked: Asked) -> str:
     asked.takes(columns=("language", "clip_score"))
-    return f"({asked.column('language')} = 'en' AND {asked.column('clip_score')} >= {LAION}::DOUBLE)"
+    score = number_of(asked.column("clip_score"))
+    limit = _as_kept(LAION, asked.scores.columns[asked.columns.get("clip_score", "clip_score")])
+    return f"({asked.column('language')} = 'en' AND {score} >= {number_in(limit)})"
 
 
 def _image_near(asked: Asked) -> str:
@@ -224,7 +229,7 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
     """DataComp's fraction: the threshold is the value number int(n * fraction) from above, and ties pass."""
     if not re.fullmatch(r"\d*\.?\d+%?", share):
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed a share, as in 'top 30%' or 'top 0.3'")
-    fraction = float(share[:-1]) / 100 if share.endswith("%") else float(share)
+    fraction = float(Fraction(share[:-1]) / 100) if share.endswith("%") else float(share)
     if not 0 < fraction < 1:
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed more than 0 % and less than all")
     value = number_of(column)
@@ -234,12 +239,7 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
     (threshold,) = scores.one(
         f"SELECT {value} AS v FROM scored WHERE v IS NOT NULL ORDER BY v DESC LIMIT 1 OFFSET {int(num * fraction)}"
     )
-    return Condition(f"{value} >= {threshold!r}::DOUBLE", value, threshold)
-
-
-def number_of(column: str) -> str:
-    """SQL of a column's number; NULL where it is none."""
-    return f"try_cast({column} AS DOUBLE)"
+    return Condition(f"{value} >= {number_in(threshold)}", value, threshold)
 
 
 def _compared(scores: Scores, term: Term) -> Condition:
@@ -261,11 +261,12 @@ def _compared(scores: Scores, term: Term) -> Condition:
     if NUMBER.fullmatch(type_) or (type_ in TEXTS and how not in ("=", "!=")):
         if number is None:
             raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")
-        return Condition(f"{number_of(column)} {how} {number!r}::DOUBLE", number_of(column), number)
+        number = _as_kept(number, type_)
+        return Condition(f"{number_of(column)} {how} {number_in(number)}", number_of(column), number)
     if type_ not in TEXTS:  # a truth value, a date: the data base reads the word
         return Condition(f"{text}::{type_}")
     if type_ == "JSON" and number is not None and abs(number) < EXACT:
-        return Condition(f"{number_of(column)} {how} {number!r}::DOUBLE", number_of(column), number)
+        return Condition(f"{number_of(column)} {how} {number_in(number)}", number_of(column), number)
     return Condition(text)
 
 
@@ -275,3 +276,8 @@ def _number(word: str) -> float | None:
     except ValueError:
         return None
     return found if math.isfinite(found) else None
+
+
+def _as_kept(number: float, type_: str) -> float:
+    """A number as a column of a type keeps it: 0.7 in 32 bits is less than 0.7 in 64, and numpy compares in 32."""
+    return float(np.float32(number)) if type_ == "FLOAT" else number

@@ -85,6 +85,18 @@ class _Seen:
     """uint8 [3, H, W] for each model."""
 
 
+@dataclass
+class _View:
+    """What a model says of n samples."""
+
+    scores: Sequence[np.ndarray]
+    """Of each sample's captions."""
+    cut: Sequence[bool]
+    """Of all captions, one after another."""
+    images: np.ndarray
+    """Embeddings, float16 [n, D]."""
+
+
 class Scorer:
     """What one process holds."""
 
@@ -175,26 +187,35 @@ class Scorer:
         return _Seen(row, captions, [one.model.preprocess(image) for one in self.models])
 
     def _score(self, seen: Sequence[_Seen], by_model: Sequence[ByModel]) -> None:
-        """Let the models see samples; the first one chooses the caption that the row tells of."""
+        """Let the models see samples; the first one chooses the caption that the row tells of.
+
+        A sample of which one has no finite score, as weights in half precision may have, becomes a broken one.
+        """
         if not seen or not self.models:
             return
         texts = [caption for each in seen for caption in each.captions]
-        ends = np.cumsum([len(each.captions) for each in seen])
-        for number, (one, found) in enumerate(zip(self.models, by_model, strict=True)):
-            model = one.model
-            pixels = torch.stack([each.pixels[number] for each in seen]).to(model.device)
-            images = model.encode_image(model.preprocess.normalize(pixels)).float().cpu().numpy()
-            encoded = np.concatenate([part.cpu().numpy() for part in _encoded(model, texts, self.plan.batch_size)])
-            cut = _are_cut(model, texts)
-            for place_, (each, end) in enumerate(zip(seen, ends.tolist(), strict=True)):
-                start = end - len(each.captions)
-                scores = encoded[start:end] @ images[place_]
-                if number == 0:
-                    _of_caption(each.row, each.captions, int(scores.argmax()))
-                best = each.row.best_caption or 0
-                found.scores.append(float(scores[best]))
-                found.cut.append(cut[start + best])
-            found.embeddings.append(images.astype(np.float16))
+        ends = np.cumsum([len(each.captions) for each in seen]).tolist()
+        places = [slice(end - len(each.captions), end) for each, end in zip(seen, ends, strict=True)]
+        views = [self._view(number, seen, texts, places) for number in range(len(self.models))]
+        for place_, each in enumerate(seen):
+            if not all(np.isfinite(view.scores[place_]).all() for view in views):
+                each.row = Row(each.row.uid, each.row.key, cause="no_score", detail="has a score that is no number")
+                continue
+            best = int(views[0].scores[place_].argmax())
+            _of_caption(each.row, each.captions, best)
+            for view, found in zip(views, by_model, strict=True):
+                found.scores.append(float(view.scores[place_][best]))
+                found.cut.append(view.cut[places[place_]][best])
+                found.embeddings.append(view.images[place_ : place_ + 1])
+
+    def _view(self, number: int, seen: Sequence[_Seen], texts: Sequence[str], places: Sequence[slice]) -> _View:
+        """What a model says of samples, whose captions are at `places` of `texts`."""
+        model = self.models[number].model
+        pixels = torch.stack([each.pixels[number] for each in seen]).to(model.device)
+        images = model.encode_image(model.preprocess.normalize(pixels)).float().cpu().numpy()
+        encoded = np.concatenate([part.cpu().numpy() for part in _encoded(model, texts, self.plan.batch_size)])
+        scores = [encoded[of] @ image for of, image in zip(places, images, strict=True)]
+        return _View(scores, _are_cut(model, texts), images.astype(np.float16))
 
 
 def _loaded(name: str, source: str, where: torch.device, dtype: str) -> _Named:

@@ -153,6 +153,20 @@ def text_of(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def number_of(column: str) -> str:
+    """SQL of a column's number; NULL where it is none, NaN included, which SQL takes for the greatest of all.
+
+    `nullif(..., 'nan')` would not do: NaN is in no file's statistics, by which DuckDB drops the comparison.
+    """
+    number = f"try_cast({column} AS DOUBLE)"
+    return f"CASE WHEN NOT isnan({number}) THEN {number} END"
+
+
+def number_in(number: float) -> str:
+    """A number in SQL, to the bit: without quotes it would be a decimal first."""
+    return f"'{number!r}'::DOUBLE"
+
+
 def _escaped(field: str) -> str:
     """A name within a JSON pointer (RFC 6901)."""
     return field.replace("~", "~0").replace("/", "~1")

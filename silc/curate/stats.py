@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.curate.pictures import Album, Shown
-from silc.curate.scores import quoted
+from silc.curate.scores import number_in, number_of, quoted
 from silc.durable import write_whole
 from silc.page import bare, render, svg
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 PAGE, NUMBERS = "stats.html", "stats.json"
-SIDE, ASPECT = "least(width, height)", "greatest(width, height)::DOUBLE / least(width, height)"
+SIDE, ASPECT = "least(width, height)", "greatest(width, height)::DOUBLE / nullif(least(width, height), 0)"
 DECILES = [tenth / 10 for tenth in range(11)]
 EACH, BINS, WORDS, COPIES = 4, 40, 40, 6
 """Samples at a decile, bars of a histogram, words that are listed, groups of copies that are shown."""
@@ -70,12 +70,12 @@ def write_stats(scores: Scores, out: Path) -> dict[str, Any]:
 
 
 def _numbers(scores: Scores) -> list[tuple[str, str]]:
-    """Numbers that are worth a histogram, and their SQL."""
+    """Numbers that are worth a histogram, and their SQL; NULL where one is not finite."""
     named = [name for name in scores.columns if name.startswith("clip_score") or name in ("english", "words", "chars")]
     found = [(name, quoted(name)) for name in named]
     if {"width", "height"} <= set(scores.columns):
         found += [("shorter side", SIDE), ("aspect", ASPECT)]
-    return found
+    return [(name, f"CASE WHEN isfinite({number_of(sql)}) THEN {number_of(sql)} END") for name, sql in found]
 
 
 def _distribution(scores: Scores, name: str, sql: str) -> Distribution | None:
@@ -89,7 +89,7 @@ def _distribution(scores: Scores, name: str, sql: str) -> Distribution | None:
         max(cuts[-2] * 1.5, cuts[6]) if name in ("words", "chars", "shorter side", "aspect") else cuts[-1],
     )
     width = max(high - low, 1e-9) / BINS
-    place = f"least(floor(({sql} - {low!r}) / {width!r}), {BINS - 1})::INTEGER"
+    place = f"least(floor(({sql} - {number_in(low)}) / {number_in(width)}), {BINS - 1})::INTEGER"
     bars = dict(
         scores.con.execute(f"SELECT {place} AS b, count(*) FROM scored WHERE {sql} IS NOT NULL GROUP BY b").fetchall()
     )
@@ -108,7 +108,7 @@ def _at_deciles(album: Album, one: Distribution) -> list[tuple[str, list[Shown]]
     shown = []
     for tenth, cut in zip(DECILES, one.cuts, strict=True):
         last = tenth == 1.0
-        where = f"{one.sql} IS NOT NULL" if last else f"{one.sql} >= {cut!r}::DOUBLE"
+        where = f"{one.sql} IS NOT NULL" if last else f"{one.sql} >= {number_in(cut)}"
         order = f"{one.sql} DESC" if last else one.sql
         shown.append((f"{tenth:.0%}: {cut:.3f}", album.find(where, order, EACH, f"round({one.sql}, 3)")))
     return shown

@@ -98,6 +98,16 @@ def test_targets_may_be_a_folder_of_images(
     assert "needed [n, 32]" in capsys.readouterr().err
 
 
+def test_numbers_that_are_none_are_in_no_distribution(tmp_path: Path) -> None:
+    columns = {"clip_score": [0.1, float("nan"), 0.3], "width": [10, 0, 0], "height": [20, 0, 5]}
+    pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(3)], **columns}), tmp_path / "0.parquet")
+    assert cli.main(["data", "stats", str(tmp_path), "--out", str(tmp_path / "page")]) == 0
+    refused: Any = lambda text: pytest.fail(f"{text} is no JSON")  # noqa: E731
+    numbers = json.loads((tmp_path / "page" / "stats.json").read_text(), parse_constant=refused)["distributions"]
+    assert (numbers["clip_score"][0], numbers["clip_score"][-1]) == (0.1, 0.3)
+    assert numbers["aspect"][-1] == 2
+
+
 def test_pages_do_without_the_shards(tmp_path: Path) -> None:
     pq.write_table(
         pa.table(

@@ -93,6 +93,30 @@ def test_several_models_and_captions_that_are_cut(
     assert "longer than the model's text length" in capsys.readouterr().out
 
 
+def test_scores_that_are_no_numbers_are_broken(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others of the batch keep their own scores and embeddings."""
+    from silc.curate import scorer
+
+    write_tar(tmp_path / "00000.tar", [member for number in range(3) for member in sample(number)])
+    assert score(tmp_path / "00000.tar", tmp_path / "sound", "--model", str(model)) == 0
+    encoded_by = scorer._encoded
+
+    def with_nan(model: Any, texts: Any, size: int) -> Any:
+        for part in encoded_by(model, texts, size):
+            part[2:4] = float("nan")  # both captions of the second sample
+            yield part
+
+    monkeypatch.setattr(scorer, "_encoded", with_nan)
+    assert score(tmp_path / "00000.tar", tmp_path / "out", "--model", str(model)) == 0
+    assert "no_score 1" in capsys.readouterr().out
+    sound, found = rows(tmp_path / "sound"), rows(tmp_path / "out")
+    assert [row["cause"] for row in found] == [None, "no_score", None]
+    assert found[1]["clip_score"] is None
+    assert (found[0], found[2]) == (sound[0], sound[2])
+
+
 def test_broken_samples_have_their_cause(
     corpus: tuple[list[Path], set[tuple[str, str, str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

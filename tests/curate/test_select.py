@@ -145,6 +145,49 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
     assert kept(folder, *flags) == numbers
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("keep", "numbers"),
+    [
+        ("clip_score >= 0.3", [2, 3]),  # 0.3 of 32 bits is not less than itself
+        ("clip_score = 0.1", [0]),
+        ("not clip_score >= 0.3", [0, 1, 4, 5]),
+        ("clip_score top 50%", [2, 3, 5]),  # of the four that have a number
+        ("laion2b", [2, 3]),
+        ("basic", [0, 2, 5]),
+        ("json.x > 0.8", [0]),
+    ],
+)
+def test_nan_is_no_number(keep: str, numbers: list[int], tmp_path: Path) -> None:
+    folder = table(
+        tmp_path,
+        clip_score=np.array([0.1, NAN, 0.4, 0.3, NAN, 0.2], np.float32),
+        language=["en"] * 6,
+        width=[500.0, NAN, 400, 500, 500, 500],
+        height=[300.0, 300, 300, NAN, 0, 300],
+        words=[4] * 6,
+        chars=[9] * 6,
+        json=['{"x": 0.9}', '{"x": NaN}', '{"x": "NaN"}', "{}", None, None],
+    )
+    assert kept(folder, "--keep", keep) == numbers
+
+
+def test_thresholds_are_those_of_numpy(tmp_path: Path) -> None:
+    """To the last bit, of numbers of 32 and of 64: with DataComp's own lines."""
+    random = np.random.default_rng(0)
+    for name in ("single", "double"):
+        values = random.normal(0.25, 0.1, 1000).astype(name)
+        folder = table(tmp_path / name, x=values)
+        for share in ("33.3%", "0.1", "7%"):
+            n = int(len(values) * (float(share[:-1]) / 100 if share == "7%" else {"33.3%": 0.333, "0.1": 0.1}[share]))
+            threshold = -np.sort(-values)[n]
+            assert len(kept(folder, "--keep", f"x top {share}")) == (values >= threshold).sum()
+        for value in values[:5].tolist():
+            assert len(kept(folder, "--keep", f"x >= {value!r}")) == (values >= value).sum()
+
+
 @pytest.mark.parametrize(
     ("keep", "said"),
     [
