@@ -128,10 +128,13 @@ class Scorer:
         rows: list[Row] = []
         by_model = [ByModel(one.name, one.dim) for one in self.models]
         seen = self._samples(pairs)
-        while some := list(islice(seen, self.plan.batch_size)):
-            good = [each for each in some if isinstance(each, _Seen)]
-            self._score(good, by_model)
-            rows += [each.row if isinstance(each, _Seen) else each for each in some]
+        try:
+            while some := list(islice(seen, self.plan.batch_size)):
+                good = [each for each in some if isinstance(each, _Seen)]
+                self._score(good, by_model)
+                rows += [each.row if isinstance(each, _Seen) else each for each in some]
+        except BadSample as error:  # the file system refused, and may not the next time
+            return Outcome(path.name, fault=f"{path} cannot be read ({error.broken.detail}); run it again")
         causes = Counter(row.cause for row in rows if row.cause) + Counter(fault.cause for fault in pairs.faults)
         told = tuple(sorted((str(cause), count) for cause, count in causes.items()))
         shard = {"path": str(path), "bytes": _size(path), "rows": len(rows), "causes": dict(told)}
@@ -147,7 +150,11 @@ class Scorer:
         return {"version": sidecar.VERSION, "models": models, "dtype": self.plan.dtype}
 
     def _samples(self, pairs: ShardPairs) -> Iterator[_Seen | Row]:
-        """The samples in order, read and decoded ahead by threads; rows of those that are broken."""
+        """The samples in order, read and decoded ahead by threads; rows of those that are broken.
+
+        Raises:
+            BadSample: the file system refused to read one, which says nothing of the sample.
+        """
         with ThreadPoolExecutor(self.plan.threads) as threads:
             numbers = iter(range(len(pairs)))
             ahead = 2 * max(self.plan.batch_size, self.plan.threads)
@@ -166,6 +173,8 @@ class Scorer:
             pixels = pairs.pixels(number, members)
         except BadSample as error:
             broken = error.broken
+            if broken.cause == "unreadable":
+                raise
             return Row(uid_of(fields, shard, key), key, cause=broken.cause, detail=broken.detail)
         height, width = pixels.shape[:2]
         row = Row(

@@ -9,7 +9,6 @@ import json
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -188,6 +187,9 @@ class ShardPairs(Shards[Pair], Pairs):
 
         Args:
             kept: takes those of a shard out of a cache, or reads them by the function that it is given.
+
+        Raises:
+            BadInput: the file system refused to read one, which would have the name of another sample then.
         """
         starts = self._ends - self.blocks
         numbered = track(zip(self.shards, starts.tolist(), strict=True), "reading uids", show, total=len(self.shards))
@@ -199,8 +201,16 @@ class ShardPairs(Shards[Pair], Pairs):
             if row % READ_AHEAD == 0:
                 self._ask(range(start + row, start + min(row + READ_AHEAD, len(shard))), ("json",))
             fields: Any = {}
-            with suppress(ValueError, RecursionError, BadSample):
+            try:
                 fields = json.loads(self._members(start + row, ("json",)).get("json", b"{}"))
+            except (ValueError, RecursionError):
+                pass
+            except BadSample as error:
+                if error.broken.cause == "unreadable":
+                    raise BadInput(
+                        f"{shard.path} cannot be read ({error.broken.detail}), and data.subset needs the uids in it; "
+                        "try again, or leave the shard out"
+                    ) from error
             found.append(uid_of(fields if isinstance(fields, dict) else {}, shard.path.name, shard.key(row)))
         return halves(found)
 

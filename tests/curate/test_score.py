@@ -14,6 +14,7 @@ from PIL import Image
 
 import silc
 from silc import cli
+from silc.data.open_files import OpenFiles
 from tests.data.conftest import encoded, photo, sample, write_tar
 
 pa = pytest.importorskip("pyarrow")
@@ -189,6 +190,29 @@ def test_a_shard_that_is_none_costs_itself_alone(
     assert "left out" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["00000.parquet"]
     assert score(tmp_path / "bad.tar", tmp_path / "other") == 2
+
+
+def test_a_file_system_that_refuses_leaves_the_shard_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a hiccup kept from being read is no broken sample, which no later run would look at."""
+    write_tar(tmp_path / "00000.tar", [member for number in range(4) for member in sample(number)])
+    write_tar(tmp_path / "00001.tar", [member for number in range(4) for member in sample(number)])
+    reads, read = [], OpenFiles.read
+
+    def stale(self: OpenFiles, path: Path, *args: Any) -> bytes:
+        reads.append(path.name)
+        if path.name == "00000.tar" and reads.count("00000.tar") > 2:
+            raise OSError(116, "Stale file handle")
+        return read(self, path, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenFiles, "read", stale)
+        score(f"{tmp_path}/*.tar", tmp_path / "out")
+    assert "Stale file handle" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").glob("*.parquet")] == ["00001.parquet"]
+    assert score(f"{tmp_path}/*.tar", tmp_path / "out") == 0
+    assert [row["cause"] for row in rows(tmp_path / "out")] == [None] * 4
 
 
 def test_perceptual_hash_is_imagehashs() -> None:

@@ -14,6 +14,7 @@ import pytest
 from silc import cli
 from silc.config import Config
 from silc.data.config import DataConfig
+from silc.data.open_files import OpenFiles
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
 from silc.data.uids import UID, best_captions, halves, is_subset, read_subset, uid_of
@@ -180,3 +181,31 @@ def test_a_run_on_a_subset_goes_on_and_knows_another(
 def test_samples_of_the_fixture_are_numbered(shards: list[Path]) -> None:
     assert [len(numbers) for numbers in NUMBERS] == opened(shards).blocks.tolist()
     assert sample(0)[0][0] == "00000.jpg"
+
+
+def test_uids_that_cannot_be_read_are_not_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refusal of the file system would take the sample out of the subset for as long as the cache is kept."""
+    uids = [f"{number:032x}" for number in range(3)]
+    members = [
+        member
+        for number, uid in enumerate(uids)
+        for member in (
+            (f"{number}.jpg", encoded(photo(number))),
+            (f"{number}.json", json.dumps({"uid": uid, "caption": "a"}).encode()),
+        )
+    ]
+    path = write_tar(tmp_path / "0.tar", members)
+    settings = {"subset": str(save(tmp_path / "s.npy", uids)), "index_cache": str(tmp_path / "cache")}
+    reads, read = [], OpenFiles.read
+
+    def stale(self: OpenFiles, *args: Any) -> bytes:
+        reads.append(args)
+        if len(reads) == 2:
+            raise OSError(116, "Stale file handle")
+        return read(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenFiles, "read", stale)
+        with pytest.raises(BadInput, match="Stale file handle"):
+            opened([path], **settings)
+    assert len(opened([path], **settings)) == 3
