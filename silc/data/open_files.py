@@ -22,7 +22,9 @@ class OpenFiles:
         if path not in self._descriptors:
             if len(self._descriptors) >= self.limit:
                 self.close(next(iter(self._descriptors)))
-            self._descriptors[path] = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            if self._descriptors.setdefault(path, opened) != opened:  # another thread was faster
+                os.close(opened)
         return self._descriptors[path]
 
     def close(self, path: Path) -> None:
