@@ -64,7 +64,7 @@ def main(args: list[str]) -> int:
         needs("--ray", "ray", "ray")
     announce(f"data score: {command.shards} by {', '.join(source for _, source in models) or 'no model'} into {out}")
     from silc.curate.engine import described, left_to_do, run
-    from silc.curate.scorer import ScorePlan
+    from silc.curate.scorer import ScorePlan, Scorer
     from silc.data.sources import expand
 
     shards = expand(command.shards)
@@ -74,6 +74,8 @@ def main(args: list[str]) -> int:
     left, plan = left_to_do(shards, plan)
     if len(left) < len(shards):
         say(f"{len(shards) - len(left):,} of {len(shards):,} shards are scored already")
+    if not left:
+        Scorer(plan)  # by these weights
     out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     outcomes = list(_told(run(left, plan, workers=command.workers, ray=command.ray), len(left))) if left else []

@@ -1,7 +1,8 @@
 """Shards dealt out to workers: this process, a pool of processes, or actors of Ray. The work is the same function.
 
 A shard is what is done at a time. Its file appears by a rename, and a file that is there is done, so that what is
-killed and run again loses the shards under way. Paths go out and counts come back; no pixel passes between processes.
+killed and run again loses no more than the shards under way. Paths go out and counts come back; no pixel passes between
+processes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.curate import sidecar
+from silc.curate.origin import is_origin
+from silc.data.remote import CONCURRENT
 from silc.errors import BadInput, LostRank
 
 if TYPE_CHECKING:
@@ -34,25 +37,41 @@ def left_to_do(shards: Sequence[Path | RemoteFile], plan: ScorePlan) -> tuple[li
         file = sidecar.file_of(plan.out, shard.name)
         if (other := by_file.setdefault(file, shard)) is not shard:
             raise BadInput(f"{other} and {shard} have one name, and scores go by it: give them an --out each")
-    checksums: tuple[str, ...] = ()
-    left: list[Path | RemoteFile] = []
-    for file, shard in by_file.items():
-        if not file.is_file():
-            left.append(shard)
-            continue
-        about = sidecar.about_of(file)
-        theirs = [(one["name"], one["source"]) for one in about["models"]]
-        if theirs != list(plan.models) or about["version"] != sidecar.VERSION or about["dtype"] != plan.dtype:
-            names = ", ".join(source for _, source in theirs) or "no model"
-            raise BadInput(f"{file} was scored by {names} ({about['dtype']}), and not as now; give another --out")
-        size = shard.stat().st_size if isinstance(shard, Path) else None
-        if about["shard"]["bytes"] not in (None, size):
-            raise BadInput(
-                f"{file} is of a shard of {about['shard']['bytes']:,} bytes, {shard} has {size:,}; delete it to score "
-                "the shard again, or give another --out"
-            )
-        checksums = tuple(one["checksum"] for one in about["models"])
-    return left, replace(plan, checksums=checksums)
+    done = {file: shard for file, shard in by_file.items() if file.is_file()}
+    with ThreadPoolExecutor(CONCURRENT) as threads:
+        found = threads.map(lambda file: _checksums(file, done[file], plan), done)
+        by_weights = dict(zip(found, done, strict=True))
+    if len(by_weights) > 1:
+        one, other, *_ = by_weights.values()
+        raise BadInput(
+            f"{one} and {other} were scored by different weights; delete those that are old, or use two --out"
+        )
+    left = [shard for file, shard in by_file.items() if file not in done]
+    return left, replace(plan, checksums=next(iter(by_weights), ()))
+
+
+def _checksums(file: Path, shard: Path | RemoteFile, plan: ScorePlan) -> tuple[str, ...]:
+    """Of the models that scored a shard.
+
+    Raises:
+        BadInput: it was scored otherwise than now, or the file is of another shard, or damaged.
+    """
+    about = sidecar.about_of(file)
+    models, shard_then = about["models"], about["shard"]
+    as_now = [name for name, _ in plan.models], sidecar.VERSION, plan.dtype
+    if ([one["name"] for one in models], about["version"], about["dtype"]) != as_now:
+        names = ", ".join(one["source"] for one in models) or "no model"
+        raise BadInput(f"{file} was scored by {names} ({about['dtype']}), and not as now; give another --out")
+    if shard_then.get("max_pixels", plan.max_pixels) != plan.max_pixels:
+        raise BadInput(
+            f"{file} was scored with --max-pixels {shard_then['max_pixels']}; say so again, or give another --out"
+        )
+    if not is_origin(shard, shard_then):
+        raise BadInput(
+            f"{file} is of another shard than {shard} is now ({shard_then['path']}); delete it to score the shard "
+            "again, or give another --out"
+        )
+    return tuple(one["checksum"] for one in models)
 
 
 def run(shards: Sequence[Path | RemoteFile], plan: ScorePlan, *, workers: int, ray: str = "") -> Iterator[Outcome]:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from silc.curate import sidecar
+from silc.curate.origin import origin_of
 from silc.curate.sidecar import ByModel, Row
 from silc.curate.traits import language_of, perceptual_hash
 from silc.data.captions import FIELDS, words_of
@@ -120,11 +121,14 @@ class Scorer:
     def __call__(self, path: Path | RemoteFile) -> Outcome:
         """Score a shard and write its file."""
         try:
+            origin = origin_of(path)
             pairs = ShardPairs([path], max_pixels=self.plan.max_pixels, turned=True)
         except BadInput as error:
             if type(error) is not BadInput:  # a remote shard, which may be whole
                 raise
             return Outcome(path.name, fault=str(error))
+        except OSError as error:
+            return Outcome(path.name, fault=f"{path} cannot be read ({error.strerror}); run it again")
         rows: list[Row] = []
         by_model = [ByModel(one.name, one.dim) for one in self.models]
         seen = self._samples(pairs)
@@ -137,7 +141,7 @@ class Scorer:
             return Outcome(path.name, fault=f"{path} cannot be read ({error.broken.detail}); run it again")
         causes = Counter(row.cause for row in rows if row.cause) + Counter(fault.cause for fault in pairs.faults)
         told = tuple(sorted((str(cause), count) for cause, count in causes.items()))
-        shard = {"path": str(path), "bytes": _size(path), "rows": len(rows), "causes": dict(told)}
+        shard = {**origin, "rows": len(rows), "causes": dict(told), "max_pixels": self.plan.max_pixels}
         sidecar.write(sidecar.file_of(self.plan.out, path.name), rows, by_model, self.about | {"shard": shard})
         return Outcome(path.name, len(rows), told, sum(sum(one.cut) for one in by_model))
 
@@ -264,8 +268,3 @@ def _fields(data: bytes) -> dict[str, Any]:
 
 def _whole_number(value: Any, other: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else other
-
-
-def _size(path: Path | RemoteFile) -> int | None:
-    """Bytes of a local shard."""
-    return path.stat().st_size if isinstance(path, Path) else None

@@ -207,10 +207,16 @@ def _agreed(files: Sequence[Path]) -> dict[str, Any]:
             raise BadInput(f"{other} and {file} are both of the shard {shard}; delete one")
         if first is None:
             first = file, about
-        elif about != first[1]:
+        elif _models(about) != _models(first[1]):
             raise BadInput(f"{file} is {_by(about)}, {first[0]} {_by(first[1])}; choose among scores of one model")
     assert first is not None
     return first[1]
+
+
+def _models(about: dict[str, Any]) -> dict[str, Any]:
+    """What scored a file, whatever path the models had: their checksums tell."""
+    models = [{name: value for name, value in one.items() if name != "source"} for one in about.get("models", ())]
+    return about | {"models": models}
 
 
 def _by(about: dict[str, Any]) -> str:

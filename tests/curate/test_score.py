@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,67 @@ def test_bad_input_is_told(model: Path, shards: list[Path], tmp_path: Path, caps
     assert "a name of their own" in complaint(first, tmp_path / "new", "--model", str(model), str(model))
     assert "does not exist" in complaint(tmp_path / "none.tar", tmp_path / "new")
     assert "nowhere" in complaint(first, tmp_path / "new", "--model", str(tmp_path / "nowhere"))
+
+
+def test_scores_of_another_shard_or_by_other_weights_are_not_taken_for_done(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard of the same name and size, made anew; a copy of the shard is the shard."""
+    path, out = tmp_path / "00000.tar", tmp_path / "out"
+    write_tar(path, [("a.jpg", encoded(photo(0))), ("a.txt", b"a dog")])
+    size, flags = path.stat().st_size, ["--model", str(model)]
+    assert score(path, out, *flags) == 0
+    os.utime(path, (1, 1))
+    assert score(path, out, *flags) == 0
+    assert score(path, out, *flags, "--max-pixels", "9") == 2
+    assert "--max-pixels 64000000" in capsys.readouterr().err
+    write_tar(path, [("a.jpg", encoded(photo(0))), ("a.txt", b"a cat")])
+    os.utime(path, (2, 2))
+    assert path.stat().st_size == size
+    assert score(path, out, *flags) == 2
+    assert "is of another shard than" in capsys.readouterr().err
+
+    other = write_tar(tmp_path / "00001.tar", sample(1))
+    assert score(other, out, *flags) == 0
+    _with_weights(out / "00001.parquet", "0" * 64)
+    assert score(other, out, *flags) == 2  # nothing is left to do
+    assert "other weights" in capsys.readouterr().err
+    (out / "00000.parquet").unlink()
+    assert score(path, out / "more", *flags) == 0
+    (out / "more" / "00000.parquet").rename(out / "00000.parquet")
+    assert score(f"{tmp_path}/*.tar", out, *flags) == 2
+    assert "were scored by different weights" in capsys.readouterr().err
+
+
+def _with_weights(file: Path, checksum: str) -> None:
+    table = pq.read_table(file)
+    about = json.loads(table.schema.metadata[b"silc"])
+    about["models"][0]["checksum"] = checksum
+    pq.write_table(table.replace_schema_metadata({"silc": json.dumps(about)}), file)
+
+
+def test_scores_of_before_are_known_by_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files that say no more of their shard go on."""
+    path = write_tar(tmp_path / "00000.tar", sample(0))
+    assert score(path, tmp_path / "out") == 0
+    table = pq.read_table(tmp_path / "out" / "00000.parquet")
+    about = json.loads(table.schema.metadata[b"silc"])
+    about["shard"] = {name: about["shard"][name] for name in ("path", "bytes", "rows", "causes")}
+    pq.write_table(table.replace_schema_metadata({"silc": json.dumps(about)}), tmp_path / "out" / "00000.parquet")
+    assert score(path, tmp_path / "out") == 0
+    assert "1 of 1 shards are scored already" in capsys.readouterr().out
+
+
+def test_a_model_is_known_by_its_weights_not_by_its_path(
+    model: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert score(shards[0], tmp_path / "out", "--model", str(model)) == 0
+    assert score(shards[1], tmp_path / "out", "--model", f"./{model.name}") == 0
+    assert score(f"{shards[0]}::{shards[1]}", tmp_path / "out", "--model", f"{model}/") == 0
+    flags = ["--keep", "clip_score top 50%", "--out", str(tmp_path / "s.npy")]
+    pytest.importorskip("duckdb")
+    assert cli.main(["data", "select", str(tmp_path / "out"), *flags]) == 0
 
 
 def test_a_shard_that_is_none_costs_itself_alone(
