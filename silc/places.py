@@ -94,6 +94,8 @@ def _reached(given: str | Path, flag: str) -> Path:
         raise BadInput(f"{flag} is empty; name a place to write to")
     if "\0" in str(given):
         raise BadInput(f"{flag} {str(given)!r}: a path cannot hold a null byte")
+    if "://" in str(given):
+        raise BadInput(f"{flag} {given} is an address; name a place on this machine, and upload what is written there")
     try:
         path = Path(given).expanduser()
     except RuntimeError as error:

@@ -68,6 +68,7 @@ BAD = {
     "a path too long": "/".join(["y" * 200] * 30),
     "a null byte": "folder/a\0b",
     "a place that is no disk": "/proc/silc/x",
+    "an address": "s3://bucket/x",
 }
 """Places that are neither a file's nor a folder's."""
 CASES = [

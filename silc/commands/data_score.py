@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -16,7 +17,7 @@ from silc.errors import BadInput
 from silc.extras import needs
 from silc.rundir import check_model
 from silc.settings import COUNT, Range, Settings
-from silc.terminal import announce, complain, say
+from silc.terminal import announce, complain, say, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,9 +56,10 @@ class ScoreCommand(Settings):
 def main(args: list[str]) -> int:
     """Score what is left to do."""
     command = flags.read(ScoreCommand, args, "silc data score")
-    out, models = places.folder(command.out), named(command.model)
+    out, models = places.folder(command.out).absolute(), named(command.model)
     for _, source in models:
         check_model(source)
+    models = tuple((name, _absolute(source)) for name, source in models)
     needs("scores", "pyarrow", "curate")
     needs("telling languages", "py3langid", "curate")
     if command.ray:
@@ -67,7 +69,7 @@ def main(args: list[str]) -> int:
     from silc.curate.scorer import ScorePlan, Scorer
     from silc.data.sources import expand
 
-    shards = expand(command.shards)
+    shards = [shard.absolute() if isinstance(shard, Path) else shard for shard in expand(command.shards)]
     plan = ScorePlan(
         out, models, command.device, command.dtype, command.batch_size, command.threads, command.max_pixels
     )
@@ -104,10 +106,13 @@ def named(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def _absolute(source: str) -> str:
+    """A model's path whole, as other processes, Ray's on other nodes above all, work in folders of their own."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
+
+
 def _told(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     """The outcomes, with a bar on a terminal; shards that cannot be read are told at once."""
-    from silc.terminal import track
-
     for outcome in track(outcomes, "scoring shards", True, total=total):
         if outcome.fault:
             complain(outcome.fault)

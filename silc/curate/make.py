@@ -68,9 +68,12 @@ def places_of(given: str) -> Places:
     Raises:
         BadInput: it is no such pattern.
     """
-    found = re.fullmatch(r"([^{}]*)\{(\d+)\.\.\}([^{}/]*\.tar)", given)
+    found = None if "://" in given else re.fullmatch(r"([^{}]*)\{(\d+)\.\.\}([^{}/]*\.tar)", given)
     if found is None:
-        raise BadInput(f"--out {given} is where shards go; give a pattern without an end, as '/data/{{00000..}}.tar'")
+        raise BadInput(
+            f"--out {given} is where shards go, on this machine; give a pattern without an end, as "
+            "'/data/{00000..}.tar'"
+        )
     return Places(str(expanded(found[1] + "x"))[:-1], found[2], found[3])
 
 

@@ -129,7 +129,8 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path, capsys: pytest
     ("name", "out", "said"),
     [
         ("pairs.csv", "out/00000.tar", "a pattern without an end"),
-        ("pairs.csv", "out/{00..09}.tar", "a pattern without an end"),
+        ("pairs.csv", "out/{00..09}.tar", "without an end"),
+        ("pairs.csv", "s3://bucket/{0..}.tar", "on this machine"),
         ("none.csv", "out/{0..}.tar", "is nothing that shards are made of"),
         ("sub", "out/{0..}.tar", "says of none what it shows"),
         ("half.parquet", "out/{0..}.tar", "no whole parquet file"),
@@ -140,7 +141,8 @@ def test_bad_input_is_told(name: str, out: str, said: str, tmp_path: Path, capsy
     csv(tmp_path / "in", images(tmp_path / "in"))
     (tmp_path / "in" / "half.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "in" / "columns.parquet")
-    assert cli.main(["data", "make", str(tmp_path / "in" / name), "--out", str(tmp_path / out)]) == 2
+    place = out if "://" in out else str(tmp_path / out)
+    assert cli.main(["data", "make", str(tmp_path / "in" / name), "--out", place]) == 2
     complaint = capsys.readouterr().err
     assert said in complaint
     assert complaint.count("\n") == 1

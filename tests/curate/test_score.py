@@ -244,6 +244,24 @@ def test_a_model_is_known_by_its_weights_not_by_its_path(
     assert cli.main(["data", "select", str(tmp_path / "out"), *flags]) == 0
 
 
+def test_workers_are_told_whole_paths(
+    model: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's actors on other nodes have working directories of their own."""
+    from silc.curate import engine
+
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(model)
+    Path("data").symlink_to(shards[0].parent)
+    told: list[Any] = []
+    monkeypatch.setattr(engine, "run", lambda shards, plan, **_: told.append((shards, plan)) or [])
+    assert cli.main(["data", "score", "data/00000.tar", "--out", "out", "--model", "model", "--ray", ""]) == 0
+    ((left, plan),) = told
+    assert left == [tmp_path / "data" / "00000.tar"]
+    assert plan.out == tmp_path / "out"
+    assert plan.models == (("", str(tmp_path / "model")),)
+
+
 def test_a_shard_that_is_none_costs_itself_alone(
     shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
