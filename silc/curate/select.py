@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from silc.curate.expression import condition, parse, terms
-from silc.curate.filters import meaning
+from silc.curate.expression import Expression, Term, condition, parse, terms
+from silc.curate.filters import Condition, meaning
 from silc.curate.pictures import Album
+from silc.curate.scores import number_in
 from silc.data.uids import UID, best_captions, halves
 from silc.durable import whole
 from silc.errors import BadInput
 from silc.page import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from silc.curate.lookups import Lookups
     from silc.curate.scores import Scores
@@ -34,11 +35,11 @@ class Effect:
 
     term: str
     kept: int
+    """Samples for which it holds."""
     alone: int
-    """Samples that nothing but this term keeps out (or, under `or` and `not`, that it decides about)."""
-    condition: str
-    without: str
-    """What would be kept without it."""
+    """Samples that it decides about: they stay or go by it, whatever the other terms say."""
+    decides: str
+    """SQL of these."""
     value: str = ""
     """SQL of the number that it compares, and with what."""
     limit: float = 0.0
@@ -54,6 +55,8 @@ class Choice:
     broken: int
     repeated: int
     """Rows whose uid an earlier row has."""
+    condition: str
+    """SQL of those that are kept."""
     effects: Sequence[Effect]
 
 
@@ -72,19 +75,29 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
     best = "best_caption" if "best_caption" in scores.columns else "0"
     scores.con.execute(f"CREATE TABLE chosen AS SELECT uid, {best} AS best FROM scored WHERE {kept}")
     num, repeated, captioned = scores.one("SELECT count(*), count(*) - count(DISTINCT uid), max(best) FROM chosen")
-    effects = []
-    for term, sql in meanings.items():
-        without = condition(expression, lambda each, term=term: "true" if each == term else meanings[each])  # type: ignore[misc]
-        (passes,) = scores.one(f"SELECT count(*) FROM scored WHERE {sql}")
-        (alone,) = scores.one(f"SELECT count(*) FROM scored WHERE ({without}) != ({kept})")
-        effects.append(Effect(str(term), passes, alone, sql, without, found[term].value, found[term].limit))
+    effects = [_effect(scores, expression, term, meanings, found[term]) for term in found]
     (total,) = scores.one("SELECT count(*) FROM scored")
     if not num:
         said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)
         raise BadInput(f"nothing is left of {total:,} samples: {said}; ask for less")
     _write(scores, out, num, with_best=bool(captioned))
     broken = scores.one("SELECT count(*) FROM everything")[0] - total
-    return Choice(num, total, broken, repeated, effects)
+    return Choice(num, total, broken, repeated, kept, effects)
+
+
+def _effect(
+    scores: Scores, expression: Expression, term: Term, meanings: Mapping[Term, str], found: Condition
+) -> Effect:
+    """What becomes of the samples if the term held for all of them, and if it held for none."""
+    held, not_held = (
+        condition(expression, lambda each, held=held: held if each == term else meanings[each])  # type: ignore[misc]
+        for held in ("true", "false")
+    )
+    decides = f"({held}) != ({not_held})"
+    passes, alone = scores.one(
+        f"SELECT count(*) FILTER (WHERE {meanings[term]}), count(*) FILTER (WHERE {decides}) FROM scored"
+    )
+    return Effect(str(term), passes, alone, decides, found.value, found.limit)
 
 
 def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
@@ -109,10 +122,10 @@ def page_of(scores: Scores, keep: str, choice: Choice) -> str:
     """An HTML page of what each term removed, samples nearest to its limit first."""
     album, shown = Album(scores), []
     for effect in choice.effects:
-        order = f"abs({effect.value} - {effect.limit!r})" if effect.value else "hash(uid)"
+        order = f"abs({effect.value} - {number_in(effect.limit)})" if effect.value else "hash(uid)"
         note = f"round({effect.value}, 4)" if effect.value else "''"
-        alone = f"({effect.without}) AND NOT {effect.condition}"
-        shown.append((effect, album.find(alone, order, SHOWN, note), album.find(effect.condition, order, SHOWN, note)))
+        goes, stays = f"{effect.decides} AND NOT {choice.condition}", f"{effect.decides} AND {choice.condition}"
+        shown.append((effect, album.find(goes, order, SHOWN, note), album.find(stays, order, SHOWN, note)))
     return render(Path(__file__).with_name("select.html.j2"), keep=keep, choice=choice, shown=shown)
 
 

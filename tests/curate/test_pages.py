@@ -64,14 +64,43 @@ def test_a_selections_page_shows_its_edges(scored: Path, tmp_path: Path, capsys:
     limit = np.sort(scores)[::-1][14]
     assert len(np.load(out)) == ((scores >= limit) & (chars > 7)).sum()
     page = (tmp_path / "subset.html").read_text()
-    goes, stays = page.split("Goes by this alone")[1].split("Stays")[:2]
+    goes, stays = page.split("Goes by this alone")[1].split("Stays by this alone")[:2]
     captions = np.array(column(scored, "caption"))
     below = (scores < limit) & (chars > 7)
     nearest = captions[below][np.argmax(scores[below])]
     assert nearest in re.findall(r"<figcaption>([^<]+?) <", goes)[0]
-    assert captions[scores == limit][0] in re.findall(r"<figcaption>([^<]+?) <", stays)[0]
+    above = (scores >= limit) & (chars > 7)
+    assert captions[above][np.argmin(scores[above])] in re.findall(r"<figcaption>([^<]+?) <", stays)[0]
     alone = (scores < limit) & (chars > 7)
     assert f"{alone.sum()} are decided by it alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keep", "goes", "stays"),
+    [
+        ("x > 2 and y > 2", [{"b"}, {"c"}], [{"a"}, {"a"}]),
+        ("x > 2 or y > 2", [{"d"}, {"d"}], [{"c"}, {"b"}]),  # those that the other keeps are not decided by it
+        ("x > 2 and not y > 2", [{"d"}, {"a"}], [{"c"}, {"c"}]),
+        ("x > 2 and (x > 2 or y > 2)", [{"b", "d"}, set()], [{"a", "c"}, set()]),  # a term that stands twice
+    ],
+)
+def test_a_page_shows_what_each_term_decides(
+    keep: str, goes: list[set[str]], stays: list[set[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a (x and y), b (y alone), c (x alone) and d (neither), for each term in turn."""
+    columns = {"caption": ["a", "b", "c", "d"], "x": [3, 0, 3, 0], "y": [3, 3, 0, 0]}
+    pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(4)], **columns}), tmp_path / "0.parquet")
+    out = tmp_path / "s.npy"
+    assert cli.main(["data", "select", str(tmp_path), "--keep", keep, "--out", str(out)]) == 0
+    parts = (tmp_path / "s.html").read_text().split("Goes by this alone")[1:]
+    shown = [
+        [set(re.findall(r"<figcaption>(\w) <", half)) for half in part.split("Stays by this alone")] for part in parts
+    ]
+    assert [first for first, _ in shown] == goes
+    assert [second for _, second in shown] == stays
+    said = capsys.readouterr().out
+    for out_, in_ in zip(goes, stays, strict=True):
+        assert f"{len(out_ | in_)} are decided by it alone" in said
 
 
 def test_targets_may_be_a_folder_of_images(
