@@ -67,6 +67,7 @@ def main(args: list[str]) -> int:
     announce(f"data score: {command.shards} by {', '.join(source for _, source in models) or 'no model'} into {out}")
     from silc.curate.engine import described, left_to_do, run
     from silc.curate.scorer import ScorePlan, Scorer
+    from silc.curate.sidecar import write_asked
     from silc.data.sources import expand
 
     shards = [shard.absolute() if isinstance(shard, Path) else shard for shard in expand(command.shards)]
@@ -78,13 +79,15 @@ def main(args: list[str]) -> int:
         say(f"{len(shards) - len(left):,} of {len(shards):,} shards are scored already")
     if not left:
         Scorer(plan)  # by these weights
-    out.mkdir(parents=True, exist_ok=True)
+    write_asked(out, [shard.name for shard in shards])
     begun = time.monotonic()
     outcomes = list(_told(run(left, plan, workers=command.workers, ray=command.ray), len(left))) if left else []
     say(described(outcomes, time.monotonic() - begun))
     if outcomes and all(outcome.fault for outcome in outcomes):
         raise BadInput(f"none of {len(outcomes):,} shards could be read; the first: {outcomes[0].fault}")
     say(f"scores: {out}")
+    if faults := sum(bool(outcome.fault) for outcome in outcomes):
+        raise BadInput(f"{faults:,} shards were left out; mend them or fetch them again, and run the same command")
     return 0
 
 

@@ -15,7 +15,7 @@ from silc.data.index_cache import expanded
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.settings import SEED, Settings
-from silc.terminal import announce, say
+from silc.terminal import announce, complain, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,8 @@ def main(args: list[str]) -> int:
         return embeddings_of(scores.about, command.device, folder, column)
 
     with open_scores(expanded(command.scores), memory=command.memory) as scores:
+        if scores.missing:
+            complain(scores.missing)
         choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed, embed))
         write_whole(page, page_of(scores, command.keep, choice))
     say(described(choice))

@@ -10,7 +10,7 @@ from silc import places
 from silc.commands import flags
 from silc.data.index_cache import expanded
 from silc.settings import Settings
-from silc.terminal import announce, say
+from silc.terminal import announce, complain, say
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def main(args: list[str]) -> int:
     from silc.curate.stats import PAGE, described, write_stats
 
     with open_scores(expanded(command.scores), memory=command.memory) as scores:
+        if scores.missing:
+            complain(scores.missing)
         say(described(write_stats(scores, out)))
     say(f"page: {out / PAGE}")
     return 0

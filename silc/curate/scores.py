@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 METADATA = b"silc"
 """Key of a file's metadata under which stands what scored it (JSON)."""
+ASKED = "asked-"
+"""How the names of files begin that list which files of scores there are to be."""
 ALIASES = {
     "caption": ("text",),
     "width": ("original_width",),
@@ -45,6 +47,8 @@ class Scores:
     """Of the files, and those that are made of them: name and type in SQL."""
     about: dict[str, Any]
     """What scored them: shared by all; empty for files that `silc data score` did not write."""
+    missing: str = ""
+    """What is not scored of the shards that were asked for, in a line; empty if nothing is missing."""
     marked: int = 0
 
     def one(self, sql: str) -> Any:
@@ -131,7 +135,7 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             con.execute(f"SET memory_limit = '{memory}'; SET temp_directory = '{scratch}'; SET threads = {_threads()}")
             con.create_function("words_of", _words, ["VARCHAR"], "INTEGER", type="arrow")
             con.create_function("fasttext_tokens_of", _fasttext, ["VARCHAR"], "INTEGER", type="arrow")
-            scores = Scores(con, files, _view(con, files), about)
+            scores = Scores(con, files, _view(con, files), about, _missing(Path(folder)))
             _check_uids(scores, folder)
             yield scores
         except duckdb.Error as error:
@@ -211,6 +215,14 @@ def _agreed(files: Sequence[Path]) -> dict[str, Any]:
             raise BadInput(f"{file} is {_by(about)}, {first[0]} {_by(first[1])}; choose among scores of one model")
     assert first is not None
     return first[1]
+
+
+def _missing(folder: Path) -> str:
+    asked = {name for file in folder.glob(f"{ASKED}*.json") for name in json.loads(file.read_text())}
+    there = sum((folder / name).is_file() for name in asked)
+    if there == len(asked):
+        return ""
+    return f"{folder} has scores of {there:,} of {len(asked):,} shards; `silc data score` with the same --out goes on"
 
 
 def _models(about: dict[str, Any]) -> dict[str, Any]:

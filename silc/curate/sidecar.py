@@ -17,13 +17,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc.curate.scores import METADATA
-from silc.durable import whole
+from silc.curate.scores import ASKED, METADATA
+from silc.durable import whole, write_whole
 from silc.errors import BadInput
 from silc.extras import needs
 
@@ -74,8 +75,19 @@ class ByModel:
 
 
 def file_of(out: Path, shard: str) -> Path:
-    """Where the scores of a shard go, which is called so (a name without folders)."""
+    """The file of a shard's scores; `shard` is its name without folders."""
     return out / f"{shard.removesuffix('.tar')}.parquet"
+
+
+def write_asked(out: Path, shards: Sequence[str]) -> None:
+    """Note which shards there are to be scores of, so that `open_scores` can tell that some are missing.
+
+    Each list has a file of its own: several commands may score into one folder at a time.
+    """
+    text = json.dumps(sorted(file_of(out, shard).name for shard in shards), indent=0)
+    file = out / f"{ASKED}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        write_whole(file, text + "\n")
 
 
 def write(path: Path, rows: Sequence[Row], models: Sequence[ByModel], about: Mapping[str, Any]) -> None:
