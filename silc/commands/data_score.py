@@ -87,7 +87,7 @@ def main(args: list[str]) -> int:
         raise BadInput(f"none of {len(outcomes):,} shards could be read; the first: {outcomes[0].fault}")
     say(f"scores: {out}")
     if faults := sum(bool(outcome.fault) for outcome in outcomes):
-        raise BadInput(f"{faults:,} shards were left out; mend them or fetch them again, and run the same command")
+        raise BadInput(f"{faults:,} of {len(outcomes):,} shards were left out; mend or fetch them and run it again")
     return 0
 
 

@@ -269,7 +269,7 @@ def test_a_shard_that_is_none_costs_itself_alone(
     assert score(f"{tmp_path}/bad.tar::{shards[0]}", tmp_path / "out") == 2  # what follows must not take it for whole
     said = capsys.readouterr()
     assert "left out" in said.out
-    assert "1 shards were left out; mend them" in said.err
+    assert "1 of 2 shards were left out; mend or fetch them" in said.err
     assert [file.name for file in (tmp_path / "out").glob("*.parquet")] == ["00000.parquet"]
     assert score(tmp_path / "bad.tar", tmp_path / "other") == 2
 
