@@ -29,7 +29,8 @@ def centroids_of(scores: Scores, column: str, num: int, *, seed: int) -> np.ndar
     drawn = (
         f"{there} AND row IN (SELECT row FROM scored WHERE {there} ORDER BY hash(uid, {seed}), row LIMIT {num * SEEN})"
     )
-    parts = [vectors(batch.column(0)) for batch in scores.batches([column], drawn)]
+    (width,) = scores.one(f"SELECT len({scores.column(column)}) FROM scored WHERE {there} LIMIT 1")
+    parts = [vectors(batch.column(0), width) for batch in scores.batches([column], drawn)]
     return k_means(np.concatenate(parts), num, seed=seed)
 
 

@@ -30,17 +30,18 @@ def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, 
     there = column_is_there(scores, column)
     table, scores.marked = f"clustered_{scores.marked}", scores.marked + 1
     scores.con.execute(f"CREATE TABLE {table} (row BIGINT, cluster INTEGER)")
-    for batch in scores.batches(["row", column]):
-        clusters = nearest_centroid(vectors(batch.column(1)), centroids).astype(np.int32)
+    width = centroids.shape[1]
+    for batch in scores.batches(["row", column], there):
+        clusters = nearest_centroid(vectors(batch.column(1), width), centroids).astype(np.int32)
         scores.con.register("found", pa.table({"row": batch.column(0), "cluster": clusters}))
         scores.con.execute(f"INSERT INTO {table} SELECT * FROM found")
         scores.con.unregister("found")
     scores.con.execute(f"CREATE TABLE kept_{table} (row BIGINT)")
-    for rows, embeddings in _clusters(scores, table, column, order):
+    for rows, embeddings in _clusters(scores, table, column, width, order):
         scores.con.register("found", pa.table({"row": rows[first_of_their_kind(embeddings, cosine)]}))
         scores.con.execute(f"INSERT INTO kept_{table} SELECT * FROM found")
         scores.con.unregister("found")
-    return f"({there} AND row IN (SELECT row FROM kept_{table}))"
+    return f"row IN (SELECT row FROM kept_{table})"
 
 
 def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
@@ -60,8 +61,10 @@ def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
     return stays
 
 
-def _clusters(scores: Scores, table: str, column: str, order: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows [n], embeddings [n, D]) of each cluster, in an order."""
+def _clusters(
+    scores: Scores, table: str, column: str, width: int, order: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows [n], embeddings [n, width]) of each cluster, in an order."""
     ordered = (
         f"SELECT cluster, row, {scores.column(column)} AS e FROM scored JOIN {table} USING (row) "
         f"WHERE e IS NOT NULL ORDER BY cluster, {order}"
@@ -69,7 +72,7 @@ def _clusters(scores: Scores, table: str, column: str, order: str) -> Iterator[t
     current, rows, parts = -1, list[np.ndarray](), list[np.ndarray]()
     for batch in scores.stream(ordered, 1 << 12):
         clusters, numbers = np.asarray(batch.column(0)), np.asarray(batch.column(1))
-        embeddings = vectors(batch.column(2))
+        embeddings = vectors(batch.column(2), width)
         for cluster in np.unique(clusters):
             if cluster != current and rows:
                 yield np.concatenate(rows), np.concatenate(parts)

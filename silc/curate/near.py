@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from silc.errors import BadInput
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -28,9 +30,9 @@ def image_near(scores: Scores, column: str, targets: np.ndarray, centroids: np.n
     wanted = np.unique(nearest_centroid(targets, centroids))
 
     def passes(batch: pa.RecordBatch) -> np.ndarray:
-        return np.isin(nearest_centroid(vectors(batch.column(1)), centroids), wanted)
+        return np.isin(nearest_centroid(vectors(batch.column(1), centroids.shape[1]), centroids), wanted)
 
-    return f"{column_is_there(scores, column)} AND {scores.marks([column], passes)}"
+    return scores.marks([column], passes, column_is_there(scores, column))
 
 
 def column_is_there(scores: Scores, column: str) -> str:
@@ -52,11 +54,16 @@ def nearest_centroid(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarra
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def vectors(column: pa.Array) -> np.ndarray:
-    """A column of lists of one length D as float32 [n, D]; missing ones are zeros."""
-    lengths = np.asarray(column.value_lengths().fill_null(0)) if hasattr(column, "value_lengths") else np.zeros(0)
-    width = int(lengths.max(initial=0))
-    found = np.zeros((len(column), width), np.float32)
-    if width:
-        found[lengths > 0] = np.asarray(column.flatten()).reshape(-1, width)
-    return found
+def vectors(column: pa.Array, width: int) -> np.ndarray:
+    """A column of lists of `width` numbers as float32 [n, width].
+
+    Raises:
+        BadInput: one has more or fewer.
+    """
+    import pyarrow.compute as pc
+
+    lengths = np.asarray(pc.list_value_length(column))
+    wrong = lengths[lengths != width].tolist()
+    if wrong:
+        raise BadInput(f"a sample has an embedding of {wrong[0]} numbers where {width} were needed; score all anew")
+    return np.asarray(column.flatten(), np.float32).reshape(len(column), width)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ ALIASES = {
     "height": ("original_height",),
 }
 """Names that other people's tables have for our columns."""
+ADVICE = "check the columns that --keep compares, or give more --memory"
+"""What to do where the data base refuses."""
 BATCH = 1 << 14
 """Rows of a file in memory at a time."""
 
@@ -85,18 +88,19 @@ class Scores:
             raise BadInput(f"no sample has a field {name!r} in its JSON{nearest(name, known)}; {there}")
         return sql
 
-    def marks(self, names: Sequence[str], passes: Callable[[pa.RecordBatch], Any]) -> str:
+    def marks(self, names: Sequence[str], passes: Callable[[pa.RecordBatch], Any], where: str = "true") -> str:
         """A condition that holds for the rows for which `passes` says so, which sees them a batch at a time.
 
         Args:
             names: the columns that it sees.
             passes: record batch of n rows to bool [n].
+            where: SQL of the rows that it sees; it holds for no other.
         """
         import pyarrow as pa
 
         table, self.marked = f"marked_{self.marked}", self.marked + 1
         self.con.execute(f"CREATE TABLE {table} (row BIGINT)")
-        for batch in self.batches(["row", *names]):
+        for batch in self.batches(["row", *names], where):
             kept = pa.table({"row": batch.column("row").filter(pa.array(passes(batch), pa.bool_()))})
             self.con.register("kept", kept)
             self.con.execute(f"INSERT INTO {table} SELECT row FROM kept")
@@ -110,8 +114,18 @@ class Scores:
 
     def stream(self, sql: str, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
         """The rows of a query, so many at a time, on a connection of their own: between two others may be written."""
+        import pyarrow as pa
+
         with self.con.cursor() as cursor:
-            yield from cursor.sql(sql).to_arrow_reader(rows)
+            reader = iter(cursor.sql(sql).to_arrow_reader(rows))
+            while True:
+                try:
+                    batch = next(reader, None)
+                except (pa.ArrowException, OSError) as error:  # what DuckDB meets in the middle comes by pyarrow
+                    raise BadInput(f"{self.files[0].parent}: {_said(error)}; {ADVICE}") from error
+                if batch is None:
+                    return
+                yield batch
 
 
 @contextmanager
@@ -139,10 +153,7 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             _check_uids(scores, folder)
             yield scores
         except duckdb.Error as error:
-            said = " ".join(str(error).split())[:300]
-            raise BadInput(
-                f"{folder}: {said}; check the columns that --keep compares, or give more --memory"
-            ) from error
+            raise BadInput(f"{folder}: {_said(error)}; {ADVICE}") from error
         finally:
             con.close()
 
@@ -184,8 +195,13 @@ def shard_of(file: Path) -> str:
     return str(about.get("shard", {}).get("path", file))
 
 
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    asked = re.match(r"[1-9]\d*", os.environ.get("OMP_NUM_THREADS", ""))  # '4,2' is for nested loops
+    return int(asked[0]) if asked else os.cpu_count() or 1
 
 
 def _agreed(files: Sequence[Path]) -> dict[str, Any]:
@@ -203,8 +219,9 @@ def _agreed(files: Sequence[Path]) -> dict[str, Any]:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowInvalid, OSError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise BadInput(f"{file} is half a parquet file or none ({said}); delete it and score again") from error
+            raise BadInput(
+                f"{file} is half a parquet file or none ({_said(error)}); delete it and score again"
+            ) from error
         about = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
         shard = about.pop("shard", {}).get("path", str(file))
         if (other := shards.setdefault(shard, file)) != file:
@@ -238,7 +255,8 @@ def _by(about: dict[str, Any]) -> str:
 
 def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
     """Make `scored`, and say what columns it has, of which types."""
-    listed = ", ".join(text_of(str(file)) for file in files)
+    # Each name is a pattern to DuckDB, whose `[*]` is an asterisk.
+    listed = ", ".join(text_of(re.sub(r"[\[*?]", r"[\g<0>]", str(file))) for file in files)
     source = f"read_parquet([{listed}])"
     there = [name for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     if "uid" not in there:
@@ -264,7 +282,9 @@ def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
 
 
 def _check_uids(scores: Scores, folder: Path) -> None:
-    wrong = scores.one("SELECT uid FROM everything WHERE NOT regexp_full_match(uid, '[0-9a-f]{32}') LIMIT 1")
+    wrong = scores.one(
+        "SELECT uid FROM everything WHERE uid IS NULL OR NOT regexp_full_match(uid, '[0-9a-f]{32}') LIMIT 1"
+    )
     if wrong:
         raise BadInput(f"{wrong[0]!r} in {folder} is no uid; needed 32 hexadecimal digits in lower case")
 

@@ -125,8 +125,13 @@ def about_of(path: Path) -> dict[str, Any]:
     parquet = needs("reading scores", "pyarrow.parquet", "curate")
     try:
         metadata = parquet.read_schema(path).metadata or {}
+        if METADATA not in metadata:
+            raise BadInput(
+                f"{path} is no file of scores, and scores would go there (img2dataset writes such files beside its "
+                "shards); give another --out"
+            )
         return dict(json.loads(metadata[METADATA]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(
             f"{path} is no whole file of scores ({' '.join(str(error).split())[:120]}); delete it and score again"
         ) from error

@@ -258,6 +258,45 @@ def test_uids_that_are_none_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is no uid; needed 32" in capsys.readouterr().err
 
 
+def test_a_uid_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", uid=["a" * 32, None], x=[1, 1])
+    assert cli.main(["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]) == 2
+    assert "is no uid; needed 32" in capsys.readouterr().err
+
+
+def test_folders_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is a pattern elsewhere is a name here, and OMP_NUM_THREADS may be a list."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    table(tmp_path / "scores1", x=[7])
+    assert kept(table(tmp_path / "scores[1]*?'", x=[1, 1]), "--keep", "x = 1") == [0, 1]
+
+
+def test_a_page_that_is_damaged_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the middle of a file whose end, where its columns are listed, is whole."""
+    folder = table(tmp_path / "scores", x=np.arange(5000.0))
+    data = bytearray((folder / "00000.parquet").read_bytes())
+    data[4 : len(data) // 2] = b"\xff" * (len(data) // 2 - 4)
+    (folder / "00000.parquet").write_bytes(data)
+    assert cli.main(["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_rows_without_an_embedding_are_near_to_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole batch of them as well; and one of another width is told."""
+    num = (1 << 14) + 100
+    rows = [None] * num + [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+    folder = table(tmp_path / "scores", embedding=pa.array(rows, pa.list_(pa.float32())))
+    np.save(tmp_path / "targets.npy", np.array([[0.9, 0.1]], np.float32))
+    np.save(tmp_path / "centroids.npy", np.eye(2, dtype=np.float32))
+    flags = ["--centroids", str(tmp_path / "centroids.npy")]
+    assert kept(folder, "--keep", f"image_near {tmp_path}/targets.npy", *flags) == [num, num + 2]
+    assert kept(folder, "--keep", "distinct 0.9", *flags) == [num, num + 1]
+    folder = table(tmp_path / "ragged", embedding=pa.array([[1.0, 0.0], [1.0]], pa.list_(pa.float32())))
+    args = ["--keep", "distinct 0.9", *flags, "--out", str(tmp_path / "s.npy")]
+    assert cli.main(["data", "select", str(folder), *args]) == 2
+    assert "an embedding of 1 numbers where 2 were needed" in capsys.readouterr().err
+
+
 def test_repeated_uids_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = table(tmp_path, uid=["a" * 32, "b" * 32, "a" * 32], x=[1, 1, 1])
     assert len(kept(folder, "--keep", "all")) == 3
