@@ -61,7 +61,10 @@ def parse(text: str) -> Expression:
     if not tokens:
         raise BadInput("there is nothing to keep; give --keep, for example 'clip_score top 30%'")
     reader = _Reader(text, tokens)
-    found = reader.either()
+    try:
+        found = reader.either()
+    except RecursionError:
+        raise BadInput("--keep has hundreds of parentheses or nots within one another; write it with fewer") from None
     if reader.place < len(tokens):
         raise reader.stopped("'and', 'or' or the end")
     return found

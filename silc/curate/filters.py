@@ -72,8 +72,10 @@ class Asked:
                 f"{unknown!r}{nearest(unknown, columns)}; {reads}"
             )
         if len(self.given) != len(what):
-            needed = " ".join([self.term.words[0], *what])
-            raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed '{needed}'")
+            name = self.term.words[0]
+            needed = " ".join([name, *what])
+            other = " (the filter; the column of that name is not compared)" if name in self.scores.columns else ""
+            raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed '{needed}'{other}")
         return self.given
 
     def number(self, text: str, what: str) -> float:
@@ -142,6 +144,8 @@ def _distinct(asked: Asked) -> str:
         column = asked.column(how)
         return f"({column} IS NULL OR row IN (SELECT first(row ORDER BY {order}) FROM scored GROUP BY {column}))"
     cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
+    if cosine > 1:
+        raise BadInput(f"cannot read {str(asked.term)!r} of --keep: no cosine is above 1; give 0.95, say")
     name = asked.columns.get("embedding", "embedding")
     return distinct(asked.scores, name, asked.lookups.centroids(name), cosine, order)
 

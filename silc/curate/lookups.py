@@ -64,7 +64,7 @@ class Lookups:
             BadInput: the file cannot be read, or has another width than the column.
         """
         if column not in self._centroids:
-            if self.given and not self.given.isdigit():
+            if self.given and not self.given.isdecimal():
                 found = self._fitting(array_in(expanded(self.given), "pool_centroids"), self.given, column)
             else:
                 found = centroids_of(self.scores, column, int(self.given or 0), seed=self.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from silc.curate import sidecar
 from silc.curate.origin import origin_of
 from silc.curate.sidecar import ByModel, Row
 from silc.curate.traits import language_of, perceptual_hash
-from silc.data.captions import FIELDS, words_of
+from silc.data.captions import FIELDS, captions_in, words_of
 from silc.data.pairs import BadSample
 from silc.data.shards import ShardPairs
 from silc.data.uids import uid_of
@@ -60,7 +60,7 @@ class Outcome:
     causes: tuple[tuple[str, int], ...] = ()
     """Broken samples by cause."""
     cut_texts: int = 0
-    """Captions of which a model saw the first tokens only."""
+    """Captions of which some model saw the first tokens only."""
     fault: str = ""
     """Why nothing could be read; no file is written then."""
 
@@ -143,7 +143,7 @@ class Scorer:
         told = tuple(sorted((str(cause), count) for cause, count in causes.items()))
         shard = {**origin, "rows": len(rows), "causes": dict(told), "max_pixels": self.plan.max_pixels}
         sidecar.write(sidecar.file_of(self.plan.out, path.name), rows, by_model, self.about | {"shard": shard})
-        return Outcome(path.name, len(rows), told, sum(sum(one.cut) for one in by_model))
+        return Outcome(path.name, len(rows), told, sum(map(any, zip(*(one.cut for one in by_model), strict=True))))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -180,17 +180,19 @@ class Scorer:
             if broken.cause == "unreadable":
                 raise
             return Row(uid_of(fields, shard, key), key, cause=broken.cause, detail=broken.detail)
-        height, width = pixels.shape[:2]
+        width, height = _size_before(fields) or (pixels.shape[1], pixels.shape[0])
+        before_txt = FIELDS[:2] if "txt" in members else FIELDS  # as `captions_of` looks
+        taken = next((name for name in before_txt if captions_in(fields, (name,))), None)
         row = Row(
             uid_of(fields, shard, key),
             key,
             num_captions=len(captions),
             best_caption=0,
-            width=_whole_number(fields.get("original_width"), width),
-            height=_whole_number(fields.get("original_height"), height),
+            width=width,
+            height=height,
             sha256=hashlib.sha256(members["image"]).hexdigest(),
             phash=perceptual_hash(pixels),
-            json=json.dumps({name: value for name, value in fields.items() if name not in FIELDS}, ensure_ascii=False)
+            json=json.dumps({name: value for name, value in fields.items() if name != taken}, ensure_ascii=False)
             .encode(errors="replace")
             .decode(),
         )
@@ -266,5 +268,11 @@ def _fields(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _whole_number(value: Any, other: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else other
+def _size_before(fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height before img2dataset made the image smaller, where its JSON has both."""
+    width, height = fields.get("original_width"), fields.get("original_height")
+    return (width, height) if _is_size(width) and _is_size(height) else None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31

@@ -146,7 +146,8 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
     with tempfile.TemporaryDirectory(prefix="silc-scores-") as scratch:
         con = duckdb.connect(f"{scratch}/scratch.duckdb")
         try:
-            con.execute(f"SET memory_limit = '{memory}'; SET temp_directory = '{scratch}'; SET threads = {_threads()}")
+            for name, value in (("memory_limit", memory), ("temp_directory", scratch), ("threads", str(_threads()))):
+                con.execute(f"SET {name} = {text_of(value)}")
             con.create_function("words_of", _words, ["VARCHAR"], "INTEGER", type="arrow")
             con.create_function("fasttext_tokens_of", _fasttext, ["VARCHAR"], "INTEGER", type="arrow")
             scores = Scores(con, files, _view(con, files), about, _missing(Path(folder)))

@@ -61,6 +61,7 @@ def _file(folder: Path, data: bytes) -> Path:
 def test_what_is_told_without_a_model(tmp_path: Path) -> None:
     image, uid = encoded(photo(0, (300, 200))), "0123456789abcdef" * 2
     fields = {"uid": uid, "caption": "Two dogs are running in the snow .", "url": "https://a/b", "original_width": 900}
+    fields["title"] = "IMG_1"
     text = "Ein Mann spielt Gitarre auf der Straße."
     write_tar(
         tmp_path / "00000.tar",
@@ -73,13 +74,21 @@ def test_what_is_told_without_a_model(tmp_path: Path) -> None:
     first, second = rows(tmp_path / "out")
     assert first["uid"] == uid
     assert second["uid"] == hashlib.sha256(b"00000.tar\0b").hexdigest()[:32]
-    assert (first["width"], first["height"]) == (900, 200)
+    assert (first["width"], first["height"]) == (300, 200)  # a width without a height is another picture's
     assert first["sha256"] == hashlib.sha256(image).hexdigest()
-    assert json.loads(first["json"]) == {"uid": uid, "url": "https://a/b", "original_width": 900}
+    assert json.loads(first["json"]) == {name: value for name, value in fields.items() if name != "caption"}
     assert (first["chars"], first["words"], first["fasttext_tokens"]) == (34, 8, 8)
     assert (first["language"], second["language"]) == ("en", "de")
     assert first["english"] > 0.9 > 0.1 > second["english"]
     assert "clip_score" not in first
+
+
+def test_sizes_are_those_before_img2dataset(tmp_path: Path) -> None:
+    fields = {"caption": "a dog", "original_width": 900, "original_height": 600}
+    write_tar(tmp_path / "00000.tar", [("a.jpg", encoded(photo(0))), ("a.json", json.dumps(fields).encode())])
+    assert score(tmp_path / "00000.tar", tmp_path / "out") == 0
+    (row,) = rows(tmp_path / "out")
+    assert (row["width"], row["height"]) == (900, 600)
 
 
 def test_several_models_and_captions_that_are_cut(
@@ -92,7 +101,7 @@ def test_several_models_and_captions_that_are_cut(
     assert first["clip_score_x"] == first["clip_score_y"]
     assert first["embedding_x"] == first["embedding_y"]
     assert [first["cut_x"], second["cut_x"]] == [True, False]
-    assert "longer than the model's text length" in capsys.readouterr().out
+    assert "1 captions are longer than the model's text length" in capsys.readouterr().out
 
 
 def test_scores_that_are_no_numbers_are_broken(
