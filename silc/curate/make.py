@@ -1,7 +1,8 @@
 """Shards made of what people have: a table of captions beside its images, images with a text file each, or parquet.
 
 Images go in as they are. A sample is `KEY.jpg` (or its format's suffix), `KEY.txt` with the first caption, and
-`KEY.json` with uid, caption, captions, file_name, width, height and sha256: img2dataset's layout.
+`KEY.json` with uid, caption, captions, file_name, width, height, sha256 and what else its row says: img2dataset's
+layout.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import json
 import re
 import tarfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from silc.batch import Broken
-from silc.data.captions import NoCaption, captions_in, usable
+from silc.data.captions import FIELDS, NoCaption, Unread, captions_in, usable
 from silc.data.folder import Entry, FolderPairs
 from silc.data.index_cache import expanded
 from silc.data.pairs import BadSample
-from silc.data.tables import IMAGE_FIELDS, Rows, table_of
+from silc.data.tables import IMAGE_FIELDS, Rows, read_rows, table_of
 from silc.data.uids import uid_of
 from silc.durable import whole, write_whole
 from silc.errors import BadInput
@@ -30,7 +32,7 @@ from silc.extras import needs
 from silc.images import BadImage, identify, is_image_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 ABOUT = "make.json"
 """What the shards of a folder were made of, beside them."""
@@ -86,7 +88,7 @@ def open_entries(given: str, image_root: str = "") -> Entries:
     path = expanded(given)
     root = expanded(image_root) if image_root else None
     if table := table_of(path):
-        return FolderPairs(table, image_root=root)
+        return FolderPairs(table, rows=read_rows(table, keep_fields=True), image_root=root)
     if path.suffix.lower() == ".parquet" and path.is_file():
         return _of_parquet(path, root)
     if path.is_dir():
@@ -145,21 +147,25 @@ def _write(partial: Path, path: Path, entries: Entries, indices: range, title: s
             key = f"{path.stem}{row:0{digits}d}"
             _add(tar, f"{key}.{SUFFIXES[format]}", entry.image)
             _add(tar, f"{key}.txt", entry.captions[0].encode())
-            _add(tar, f"{key}.json", json.dumps(_about(entry, size, title), ensure_ascii=False).encode())
+            _add(tar, f"{key}.json", _about(entry, size, index))
     return held
 
 
-def _about(entry: Entry, size: tuple[int, int], title: str) -> dict[str, Any]:
-    several = {"captions": entry.captions} if len(entry.captions) > 1 else {}
-    return {
-        "uid": uid_of({}, title, entry.name),
-        "caption": entry.captions[0],
-        **several,
-        "file_name": entry.name,
-        "width": size[0],
-        "height": size[1],
-        "sha256": hashlib.sha256(entry.image).hexdigest(),
-    }
+def _about(entry: Entry, size: tuple[int, int], number: int) -> bytes:
+    """The JSON of a sample: what its row says, and what is known of its image.
+
+    A uid that is none of 32 hexadecimal digits stays as `given_uid`. Without one it is made of image, caption and
+    number, as names are alike in different tables.
+    """
+    digest = hashlib.sha256(entry.image).hexdigest()
+    given = dict(entry.fields or {})
+    uid, theirs = uid_of(given, digest, f"{number}\0{entry.captions[0]}"), given.pop("uid", None)
+    if theirs is not None and str(theirs).lower() != uid:
+        given["given_uid"] = theirs
+    captions = {"captions": entry.captions} if len(entry.captions) > 1 else {}
+    ours = {"file_name": entry.name, "width": size[0], "height": size[1], "sha256": digest}
+    fields = {"uid": uid, "caption": entry.captions[0], **captions, **given, **ours}
+    return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace")
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -191,26 +197,32 @@ def _beside(folder: Path) -> Rows:
     Raises:
         BadInput: there is no image, or none has such a file.
     """
-    rows, captioned = Rows(), False
+    rows, captioned = Rows(keeps_fields=True), False
     images = [file for file in sorted(folder.rglob("*")) if is_image_name(file.name) and file.is_file()]
     for number, file in enumerate(images, start=1):
-        found: list[Any] = []
+        fields: Any = {}
         if (other := file.with_suffix(".json")).is_file():
-            try:
+            with suppress(ValueError, RecursionError):
                 fields = json.loads(other.read_bytes())
-                found = captions_in(fields) if isinstance(fields, dict) else []
-            except (ValueError, RecursionError):
-                found = []
+        fields = fields if isinstance(fields, dict) else {}
+        found = captions_in(fields)
         if not found and (other := file.with_suffix(".txt")).is_file():
-            found = [other.read_text(encoding="utf-8-sig", errors="replace")]
+            found = [_text_in(other)]
         captioned = captioned or bool(found)
-        rows.add(file.relative_to(folder).as_posix(), found, number)
+        rows.add(file.relative_to(folder).as_posix(), found, number, fields)
     if not captioned:
         raise BadInput(
             f"{folder} holds {len(images):,} images and says of none what it shows; needed is a table (captions.csv "
             "with a first line 'file_name,caption'), or a .txt or .json of the same name beside each"
         )
     return rows
+
+
+def _text_in(file: Path) -> str | Unread:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return Unread(f"has a caption that cannot be read: {error}")
 
 
 def _of_parquet(path: Path, root: Path | None) -> Entries:
@@ -220,32 +232,55 @@ def _of_parquet(path: Path, root: Path | None) -> Entries:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is no whole parquet file: {' '.join(str(error).split())[:120]}") from error
     image = next((name for name in IMAGE_FIELDS if name in schema.names), None)
-    captions = [name for name in ("captions", "caption", "text", "title") if name in schema.names]
+    captions = [name for name in FIELDS if name in schema.names]
     if image is None or not captions:
         raise BadInput(
             f"{path} has the columns {', '.join(schema.names[:12])}; needed one of {'/'.join(IMAGE_FIELDS)} and one of "
             "captions/caption/text/title"
         )
-    table = parquet.read_table(path, columns=captions)
-    found = [captions_in(row) for row in table.to_pylist()]
-    if str(schema.field(image).type) not in ("string", "large_string"):
-        return ParquetEntries(path, image, found)
-    rows = Rows()
-    for number, name in enumerate(parquet.read_table(path, columns=[image]).column(0).to_pylist(), start=1):
-        rows.add(name, found[number - 1], number)
+    plain = [name for name in schema.names if name not in IMAGE_FIELDS and _is_plain(schema.field(name).type)]
+    given = parquet.read_table(path, columns=list(dict.fromkeys((*captions, *plain)))).to_pylist()
+    kind = str(schema.field(image).type)
+    if re.match(r"(large_)?binary|fixed_size_binary|struct<", kind):
+        return ParquetEntries(path, image, given)
+    if "string" not in kind or kind.startswith("list"):
+        raise BadInput(
+            f"{path} holds {kind} in its column {image}; needed are paths, an image's bytes, or {{bytes, path}}"
+        )
+    rows = Rows(keeps_fields=True)
+    names = parquet.read_table(path, columns=[image]).column(0).to_pylist()
+    for number, (name, fields) in enumerate(zip(names, given, strict=True), start=1):
+        rows.add(name, captions_in(fields), number, fields)
     return FolderPairs(path, rows=rows, image_root=root or path.parent)
+
+
+def _is_plain(type_: Any) -> bool:
+    """Whether a column's values can stand in JSON."""
+    return (
+        str(type_) in ("string", "large_string", "bool")
+        or re.fullmatch(r"u?int\d+|float|double", str(type_)) is not None
+    )
 
 
 class ParquetEntries:
     """Images whose bytes are in the file: a column of bytes, or of {bytes, path} as Hugging Face's datasets have it."""
 
-    def __init__(self, path: Path, image: str, captions: Sequence[Sequence[Any]]) -> None:
-        self.path, self.image, self.found = path, image, captions
-        self.fingerprint = hashlib.sha256(f"{path.name}\0{path.stat().st_size}\0{len(captions)}".encode()).hexdigest()
+    def __init__(self, path: Path, image: str, given: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Args:
+            given: what each row holds beside its image.
+
+        Raises:
+            BadInput: there is no row.
+        """
+        if not given:
+            raise BadInput(f"{path} holds no row; shards are made of rows with an image and a caption")
+        self.path, self.image, self.given = path, image, given
+        self.fingerprint = hashlib.sha256(f"{path.name}\0{path.stat().st_size}\0{len(given)}".encode()).hexdigest()
         self._group, self._rows = -1, list[Any]()
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.given)
 
     def entry(self, index: int) -> Entry:
         """The image of a row, whose group of rows is read at once."""
@@ -259,7 +294,8 @@ class ParquetEntries:
         if not data:
             raise BadSample(Broken(str(self.path), name, "empty_image", "has no bytes in its row"))
         try:
-            return Entry(name, usable(self.found[index]), data)
+            beside = {key: said for key, said in self.given[index].items() if key not in FIELDS}
+            return Entry(name, usable(captions_in(self.given[index])), data, beside)
         except NoCaption as error:
             raise BadSample(Broken(str(self.path), name, error.cause, str(error))) from error
 

@@ -6,9 +6,9 @@
 | caption, num_captions, best_caption | the one that the first model scores best; how many there are; which it is |
 | chars, words, fasttext_tokens | of that caption (`captions.words_of`) |
 | language, language_prob, english | of that caption (`traits.Language`) |
-| width, height | as they were before img2dataset made them smaller, where its JSON says so, else as they are |
+| width, height | as they were before img2dataset made them smaller, where its JSON says both, else as they are |
 | sha256, phash | of the image's bytes; of how it looks |
-| json | the sample's own JSON, without captions |
+| json | the sample's own JSON, without the field of its captions |
 | cause, detail | why the sample is broken; all but names is then missing |
 | clip_score[_NAME] | cosine of image and caption |
 | embedding[_NAME] | the image's unit embedding in half precision |

@@ -26,7 +26,7 @@ from silc.errors import BadInput
 from silc.images import MAX_PIXELS, BadImage, decode_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from silc.images import Suffices
 
@@ -40,6 +40,8 @@ class Entry(NamedTuple):
     name: str
     captions: tuple[str, ...]
     image: bytes
+    fields: Mapping[str, Any] | None = None
+    """What its row says beside, where that is kept."""
 
 
 class FolderPairs(Pairs):
@@ -56,7 +58,7 @@ class FolderPairs(Pairs):
     ) -> None:
         """
         Args:
-            rows: what the table holds, where it is none that `read_rows` reads.
+            rows: what the table holds, where it is none that `read_rows` reads, or is read for more than its captions.
             image_root: the folder of the images; None is the table's.
 
         Raises:
@@ -77,6 +79,7 @@ class FolderPairs(Pairs):
         self.blocks = np.minimum(len(lines) - starts, BLOCK).astype(np.int64)
         self.fingerprint = hashlib.sha256(self._lines).hexdigest()
         self.contents = {"rows": rows.num}
+        self._fields = rows.fields
         self._root = Path(os.path.realpath(image_root or table.parent))
 
     def __len__(self) -> int:
@@ -97,7 +100,7 @@ class FolderPairs(Pairs):
         """
         name, found = self._row(index)
         captions = self._usable(name, found)
-        return Entry(name, captions, self._read(name))
+        return Entry(name, captions, self._read(name), self._fields.get(name))
 
     def where(self, index: int) -> str:
         """The image's name and the table."""

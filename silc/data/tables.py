@@ -26,7 +26,7 @@ from silc.errors import BadInput
 from silc.images import is_image_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 IMAGE_FIELDS = ("file_name", "image", "filepath", "filename", "image_path", "path")
 NAMES = (*(f"captions{suffix}" for suffix in TABLES), "metadata.jsonl", "metadata.csv")
@@ -52,15 +52,22 @@ class Rows:
     """A row without an image goes by its line."""
     num: int = 0
     """Rows, those of one image counted each."""
+    keeps_fields: bool = False
+    """Whether `fields` are kept: training needs none."""
+    fields: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the first row of an image says beside."""
     _names: dict[str, str] = field(default_factory=dict)
 
-    def add(self, image: Any, found: list[Any], line: int) -> None:
+    def add(self, image: Any, found: list[Any], line: int, fields: Mapping[str, Any] | None = None) -> None:
         """Take a row in; rows whose paths mean the same are one image's, by the first one's spelling."""
         self.num += 1
         name = image.strip() if isinstance(image, str) and image.strip() else f"line {line}"
         plain = "/".join(part for part in name.split("/") if part != ".").replace("//", "/")
         name = self._names.setdefault(plain, name)
         self.captions.setdefault(name, []).extend(found)
+        if self.keeps_fields and fields:
+            beside = {key: value for key, value in fields.items() if key and key not in (*FIELDS, *IMAGE_FIELDS)}
+            self.fields.setdefault(name, beside)
 
 
 def table_of(path: Path) -> Path | None:
@@ -76,8 +83,8 @@ def tables_in(folder: Path) -> list[Path]:
     return [there[name] for name in NAMES if name in there]
 
 
-def read_rows(table: Path) -> Rows:
-    """All rows of a table.
+def read_rows(table: Path, *, keep_fields: bool = False) -> Rows:
+    """All rows of a table; with `keep_fields` the other columns too.
 
     Raises:
         BadInput: it cannot be read, or has no column of images or of captions.
@@ -90,9 +97,10 @@ def read_rows(table: Path) -> Rows:
         raise BadInput(f'{table} is UTF-16 text, as Excel\'s "Unicode Text" is; save it as UTF-8')
     # Bytes that are no UTF-8 become lone surrogates, by which they are known later, row by row.
     text = data.decode("utf-8-sig", errors="surrogateescape")
+    rows = Rows(keeps_fields=keep_fields)
     if table.suffix.lower() not in (".json", ".jsonl"):
-        return _csv_rows(text, table)
-    return _json_list(text, table) if _is_one_value(text, table) else _json_lines(text, table)
+        return _csv_rows(text, table, rows)
+    return _json_list(text, table, rows) if _is_one_value(text, table) else _json_lines(text, rows)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -107,8 +115,7 @@ def _is_one_value(text: str, table: Path) -> bool:
     return table.suffix.lower() == ".json" and starts != ["{}", "{}"]
 
 
-def _json_lines(text: str, table: Path) -> Rows:
-    rows = Rows()
+def _json_lines(text: str, rows: Rows) -> Rows:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -119,7 +126,7 @@ def _json_lines(text: str, table: Path) -> Rows:
     return rows
 
 
-def _json_list(text: str, table: Path) -> Rows:
+def _json_list(text: str, table: Path, rows: Rows) -> Rows:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -131,7 +138,7 @@ def _json_list(text: str, table: Path) -> Rows:
         )
     if not isinstance(entries, list):
         raise BadInput(f'{table} must be a JSON list of {{"image": file, "captions": [text, ...]}}')
-    rows, has_escapes = Rows(), bool(ESCAPED.search(text))
+    has_escapes = bool(ESCAPED.search(text))
     for number, fields in enumerate(entries, start=1):
         _add_object(rows, fields, number, has_escapes=has_escapes)
     return rows
@@ -144,7 +151,7 @@ def _add_object(rows: Rows, fields: Any, number: int, *, has_escapes: bool) -> N
     image = next((fields[name] for name in IMAGE_FIELDS if fields.get(name) is not None), None)
     found = captions_in(fields)
     # JSON's own escapes give lone surrogates too; those are characters cut in two, not bytes.
-    rows.add(image, [_checked(each) for each in found] if has_escapes else found, number)
+    rows.add(image, [_checked(each) for each in found] if has_escapes else found, number, fields)
 
 
 def _checked(caption: Any) -> Any:
@@ -162,6 +169,7 @@ class _Columns(NamedTuple):
     num: int
     image: int
     captions: Sequence[int]
+    names: Sequence[str]
     spaced: bool
     """Whether a space follows its delimiters."""
 
@@ -171,11 +179,10 @@ class _Columns(NamedTuple):
         return len(cells) == self.num and is_image_name(cells[self.image].strip(' "'))
 
 
-def _csv_rows(text: str, table: Path) -> Rows:
+def _csv_rows(text: str, table: Path, rows: Rows) -> Rows:
     lines = list(io.StringIO(text, newline=""))  # ended by \n, \r or \r\n, as the csv module has it
     start = next((number for number, line in enumerate(lines) if line.strip()), 0)
     columns = _columns(lines[start] if lines else "", table)
-    rows = Rows()
     for number, cells in _cells(lines, start + 1, columns):
         if isinstance(cells, Unread):
             rows.add(None, [cells], number)
@@ -185,7 +192,8 @@ def _csv_rows(text: str, table: Path) -> Rows:
         surplus = cells[columns.num :]
         if any(cell.strip() for cell in surplus):
             found = [_rejoined(cells, columns)]
-        rows.add(image, [_checked(each) for each in found], number)
+        fields = dict(zip(columns.names, cells, strict=False)) if rows.keeps_fields else None
+        rows.add(image, [_checked(each) for each in found], number, fields)
     return rows
 
 
@@ -199,7 +207,7 @@ def _columns(header: str, table: Path) -> _Columns:
         if image is not None and captions:
             while not names[-1]:  # a delimiter that ends each line
                 names.pop()
-            return _Columns(delimiter, len(names), image, captions, f"{delimiter} " in header)
+            return _Columns(delimiter, len(names), image, captions, names, f"{delimiter} " in header)
     shown = next(csv.reader([header[:400]], delimiter="\t" if "\t" in header else ","), [])[:8]
     raise BadInput(
         f"{table} has the columns {[name.strip()[:SHOWN] for name in shown]}; needed a first line that names one of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,70 @@ def test_shards_hold_what_the_table_names(
     assert len({fields["uid"] for *_, fields in rows.values()}) == 5
 
 
+UIDS = [f"{number:032x}" for number in range(5)]
+
+
+def with_uids(folder: Path, kind: str) -> Path:
+    """A table of the images with a uid, a link and a licence each."""
+    columns = {"url": [f"https://a/{name}" for name in NAMES], "uid": UIDS, "caption": ["a dog"] * 5}
+    if kind == "parquet of bytes":
+        images = [{"bytes": (folder / name).read_bytes(), "path": "one.jpg"} for name in NAMES]
+        pq.write_table(pa.table({"image": images, **columns}), folder / "pairs.parquet")
+    elif kind == "parquet":
+        pq.write_table(pa.table({"file_name": NAMES, **columns}), folder / "pairs.parquet")
+    elif kind == "csv":
+        rows = [",".join(row) for row in zip(NAMES, *columns.values(), strict=True)]
+        (folder / "pairs.csv").write_text("\n".join([",".join(["file_name", *columns]), *rows]))
+    else:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        lines = [json.dumps({"file_name": name, **row}) for name, row in zip(NAMES, rows, strict=True)]
+        (folder / "pairs.jsonl").write_text("\n".join(lines))
+        for name, row in zip(NAMES, rows, strict=True):
+            (folder / name).with_suffix(".json").write_text(json.dumps(row))
+    found = [*folder.glob("pairs.*")]
+    if kind == "folder":
+        found[0].unlink()
+    return folder if kind == "folder" else found[0]
+
+
+def fields_in(shard: Path) -> list[dict[str, Any]]:
+    with tarfile.open(shard) as tar:
+        return [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet of bytes", "folder"])
+def test_uids_and_other_fields_of_a_row_stay(kind: str, tmp_path: Path) -> None:
+    images(tmp_path / "in")
+    given = with_uids(tmp_path / "in", kind)
+    assert cli.main(["data", "make", str(given), "--out", f"{tmp_path}/out/{{0..}}.tar"]) == 0
+    found = fields_in(tmp_path / "out" / "0.tar")
+    assert sorted(fields["uid"] for fields in found) == UIDS
+    assert {fields["url"] for fields in found} == {f"https://a/{name}" for name in NAMES}
+    assert {fields["caption"] for fields in found} == {"a dog"}
+
+
+def test_made_uids_are_those_of_the_content(tmp_path: Path) -> None:
+    """Two data sets with a `pairs.csv` and an `a.jpg` each share no uid, and a uid that is none is kept beside."""
+    found = []
+    for number, folder in enumerate((tmp_path / "one", tmp_path / "two")):
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(encoded(photo(number)))
+        (folder / "pairs.csv").write_text("file_name,caption,uid\na.jpg,a dog,7")
+        assert cli.main(["data", "make", str(folder / "pairs.csv"), "--out", f"{folder}/out/{{0..}}.tar"]) == 0
+        found += fields_in(folder / "out" / "0.tar")
+    assert found[0]["uid"] != found[1]["uid"]
+    assert [fields["given_uid"] for fields in found] == ["7", "7"]
+
+
+def test_a_text_that_is_no_utf8_is_no_caption(tmp_path: Path) -> None:
+    images(tmp_path / "in")
+    (tmp_path / "in" / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "in" / "b.txt").write_text("good")
+    assert cli.main(["data", "make", str(tmp_path / "in"), "--out", f"{tmp_path}/out/{{0..}}.tar"]) == 0
+    assert [fields["caption"] for fields in fields_in(tmp_path / "out" / "0.tar")] == ["good"]
+    assert '"broken_caption"' in (tmp_path / "out" / "quarantine.jsonl").read_text()
+
+
 def test_work_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = csv(tmp_path / "in", images(tmp_path / "in"))
     command = ["data", "make", str(given), "--out", f"{tmp_path}/out/{{0..}}.tar", "--per-shard", "2"]
@@ -135,12 +200,17 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path, capsys: pytest
         ("sub", "out/{0..}.tar", "says of none what it shows"),
         ("half.parquet", "out/{0..}.tar", "no whole parquet file"),
         ("columns.parquet", "out/{0..}.tar", "has the columns a"),
+        ("empty.parquet", "out/{0..}.tar", "holds no row"),
+        ("numbers.parquet", "out/{0..}.tar", "holds int64 in its column image"),
     ],
 )
 def test_bad_input_is_told(name: str, out: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     csv(tmp_path / "in", images(tmp_path / "in"))
     (tmp_path / "in" / "half.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "in" / "columns.parquet")
+    empty = {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}
+    pq.write_table(pa.table(empty), tmp_path / "in" / "empty.parquet")
+    pq.write_table(pa.table({"image": [1], "caption": ["a"]}), tmp_path / "in" / "numbers.parquet")
     place = out if "://" in out else str(tmp_path / out)
     assert cli.main(["data", "make", str(tmp_path / "in" / name), "--out", place]) == 2
     complaint = capsys.readouterr().err
