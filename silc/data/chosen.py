@@ -15,7 +15,7 @@ import numpy as np
 from silc.data.index_cache import cache_folder, expanded, kept_uids
 from silc.data.pairs import Pair, Pairs, spread_captions
 from silc.data.shards import ShardPairs
-from silc.data.uids import best_captions, is_subset, read_subset
+from silc.data.uids import best_captions, halves, is_subset, read_subset, uid_of
 from silc.errors import BadInput
 
 if TYPE_CHECKING:
@@ -146,11 +146,34 @@ def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: b
             f"data.subset {file} names {len(subset):,} samples and none of the {len(pairs):,} in data.train: it was "
             "chosen of other shards"
         )
+    _check_names(pairs, uids, numbers, file)
     distinct = 1 + int((subset[1:] != subset[:-1]).sum())
     if show and (absent := distinct - len(np.unique(uids[numbers]))):
         log.warning("%s of the %s uids of %s are in none of these shards", f"{absent:,}", f"{distinct:,}", file)
     places = _best(file, subset, uids[numbers]) if best else None
     return Chosen(pairs, numbers, places)
+
+
+def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file: Path) -> None:
+    """
+    Raises:
+        BadInput: two shards have one name, by which samples without a uid of their own are known, and the subset names
+            samples of both.
+    """
+    names = [shard.path.name for shard in pairs.shards]
+    if len(set(names)) == len(names):
+        return
+    order = numbers[np.argsort(uids[numbers], order=("f0", "f1"), kind="stable")]
+    shards = np.searchsorted(np.cumsum(pairs.blocks), order, side="right")
+    same = (uids[order][1:] == uids[order][:-1]) & (shards[1:] != shards[:-1])
+    for place in np.flatnonzero(same).tolist():
+        one, other = shards[place], shards[place + 1]
+        made = halves([uid_of({}, names[one], pairs.key(int(order[place])))])
+        if names[one] == names[other] and made[0] == uids[order[place]]:
+            raise BadInput(
+                f"data.subset {file}: samples without a uid are known by the names of shards, and "
+                f"{pairs.shards[one].path} and {pairs.shards[other].path} have one name; rename one, and score it again"
+            )
 
 
 def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:

@@ -209,3 +209,20 @@ def test_uids_that_cannot_be_read_are_not_made_up(tmp_path: Path, monkeypatch: p
         with pytest.raises(BadInput, match="Stale file handle"):
             opened([path], **settings)
     assert len(opened([path], **settings)) == 3
+
+
+def test_two_shards_of_one_name_are_told(tmp_path: Path) -> None:
+    """A subset of one would take the other's samples too; samples that have uids are told apart by them."""
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        paths.append(write_tar(tmp_path / folder / "0.tar", sample(7)))
+    subset = str(save(tmp_path / "s.npy", [uid_of({}, "0.tar", "00007")]))
+    assert len(opened(paths[:1], subset=subset)) == 1
+    with pytest.raises(BadInput, match="have one name; rename one"):
+        opened(paths, subset=subset)
+    uids = [f"{number:032x}" for number in range(2)]
+    for path, uid in zip(paths, uids, strict=True):
+        fields = json.dumps({"uid": uid, "caption": "a"}).encode()
+        write_tar(path, [("x.jpg", encoded(photo(0))), ("x.json", fields)])
+    assert len(opened(paths, subset=str(save(tmp_path / "t.npy", uids)))) == 2
