@@ -10,6 +10,7 @@ from PIL import Image
 
 from silc.curate.scores import shard_of
 from silc.data.pairs import BadSample
+from silc.data.remote import Remote, RemoteFault
 from silc.data.shards import ShardPairs
 from silc.data.sources import expand
 from silc.errors import BadInput
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 160
 """Longer side of a picture, in pixels."""
+PATIENCE = 10.0
+"""Seconds that are waited for a server: a page does without its pictures."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,24 @@ class Album:
 
     def find(self, where: str, order: str, num: int, note: str = "''") -> list[Shown]:
         """Samples for which SQL holds, in the order of SQL; `note` is SQL of what stands below the caption."""
-        caption = "caption" if "caption" in self.scores.columns else "NULL"
+        caption, key = (name if name in self.scores.columns else "NULL" for name in ("caption", "key"))
         found = self.scores.con.execute(
-            f"SELECT row, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
+            f"SELECT row, {key}, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
             f"ORDER BY {order}, uid, row LIMIT {num}"
         ).fetchall()
-        return [Shown(self._picture(row), text or "", said or "") for row, text, said in found]
+        return [Shown(self._picture(row, key), text or "", said or "") for row, key, text, said in found]
 
-    def _picture(self, row: int) -> str:
+    def _picture(self, row: int, key: str | None) -> str:
+        """A data URI; empty where the shard is gone, or holds another sample at that place by now."""
         number, place = row >> 32, row & 0xFFFFFFFF
         if number not in self._shards:
             self._shards[number] = _open(self.scores.files, number)
         pairs = self._shards[number]
+        if pairs is None or place >= len(pairs) or pairs.key(place) != key:
+            return ""
         try:
             small = Image.fromarray(pairs.pixels(place, pairs.read(place)))
-        except (BadSample, AttributeError, IndexError):
+        except (BadSample, RemoteFault):
             return ""
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         return data_uri(webp(small, quality=75))
@@ -65,6 +71,6 @@ class Album:
 
 def _open(files: Sequence[Path], number: int) -> ShardPairs | None:
     try:
-        return ShardPairs(expand(shard_of(files[number])), turned=True)
+        return ShardPairs(expand(shard_of(files[number]), Remote(patience=PATIENCE)), turned=True)
     except BadInput:
         return None

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from silc.curate.sidecar import ByModel, Row
 from silc.curate.traits import language_of, perceptual_hash
 from silc.data.captions import FIELDS, captions_in, words_of
 from silc.data.pairs import BadSample
+from silc.data.remote import RemoteFault, Unreachable
 from silc.data.shards import ShardPairs
 from silc.data.uids import uid_of
 from silc.distributed import place
@@ -123,9 +124,9 @@ class Scorer:
         try:
             origin = origin_of(path)
             pairs = ShardPairs([path], max_pixels=self.plan.max_pixels, turned=True)
+        except Unreachable:  # the server is gone, for the other shards too
+            raise
         except BadInput as error:
-            if type(error) is not BadInput:  # a remote shard, which may be whole
-                raise
             return Outcome(path.name, fault=str(error))
         except OSError as error:
             return Outcome(path.name, fault=f"{path} cannot be read ({error.strerror}); run it again")
@@ -137,6 +138,10 @@ class Scorer:
                 good = [each for each in some if isinstance(each, _Seen)]
                 self._score(good, by_model)
                 rows += [each.row if isinstance(each, _Seen) else each for each in some]
+        except Unreachable:
+            raise
+        except RemoteFault as error:
+            return Outcome(path.name, fault=str(error))
         except BadSample as error:  # the file system refused, and may not the next time
             return Outcome(path.name, fault=f"{path} cannot be read ({error.broken.detail}); run it again")
         causes = Counter(row.cause for row in rows if row.cause) + Counter(fault.cause for fault in pairs.faults)
@@ -161,11 +166,16 @@ class Scorer:
         """
         with ThreadPoolExecutor(self.plan.threads) as threads:
             numbers = iter(range(len(pairs)))
-            ahead = 2 * max(self.plan.batch_size, self.plan.threads)
-            waiting = [threads.submit(self._read, pairs, number) for number in islice(numbers, ahead)]
+
+            def begin(num: int) -> list[Future[_Seen | Row]]:
+                some = list(islice(numbers, num))
+                pairs.read_ahead(some)
+                return [threads.submit(self._read, pairs, number) for number in some]
+
+            waiting = begin(2 * max(self.plan.batch_size, self.plan.threads))
             while waiting:
                 yield waiting.pop(0).result()
-                waiting += [threads.submit(self._read, pairs, number) for number in islice(numbers, 1)]
+                waiting += begin(1)
 
     def _read(self, pairs: ShardPairs, number: int) -> _Seen | Row:
         key, shard = pairs.key(number), pairs.shards[0].path.name

@@ -72,7 +72,12 @@ class Chosen(Pairs):
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions of the chosen, the same number from samples at equal distances. Deterministic."""
-        return spread_captions(len(self), limit, lambda index: self.source.texts(self._number(index)))
+        return spread_captions(
+            len(self),
+            limit,
+            lambda index: self.source.texts(self._number(index)),
+            lambda indices: self.source.read_texts_ahead([self._number(index) for index in indices]),
+        )
 
     def _number(self, index: int) -> int:
         if not 0 <= index < len(self):

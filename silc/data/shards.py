@@ -172,7 +172,11 @@ class ShardPairs(Shards[Pair], Pairs):
 
     def captions(self, limit: int) -> Iterator[str]:
         """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
-        return spread_captions(len(self), limit, self.texts, lambda indices: self._ask(indices, self.members.may))
+        return spread_captions(len(self), limit, self.texts, self.read_texts_ahead)
+
+    def read_texts_ahead(self, indices: Sequence[int]) -> None:
+        """Begin to fetch the captions of remote samples."""
+        self._ask(indices, self.members.may)
 
     def texts(self, index: int) -> tuple[str, ...]:
         """The captions of a sample, whose image is not read.
