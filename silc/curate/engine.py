@@ -8,6 +8,9 @@ processes.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -99,17 +102,18 @@ def run(shards: Sequence[Path | RemoteFile], plan: ScorePlan, *, workers: int, r
 
 def _in_a_pool(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: int) -> Iterator[Outcome]:
     context: Any = multiprocessing.get_context("spawn")
-    numbers = context.SimpleQueue()
+    numbers, under_way = context.SimpleQueue(), context.Array("q", [-1] * workers, lock=False)
     for number in range(workers):
         numbers.put(number)
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(plan, numbers))
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(plan, numbers, under_way))
     try:
-        for done in as_completed([pool.submit(_score, shard) for shard in shards]):
+        for done in as_completed([pool.submit(_score, place, shard) for place, shard in enumerate(shards)]):
             yield done.result()
     except BrokenProcessPool as error:
+        named = ", ".join(str(shards[place]) for place in sorted(set(under_way[:])) if place >= 0)
         raise LostRank(
-            "a process that scored was killed, by whoever ends processes when memory runs out, say; what is there is "
-            "done: run it again, with fewer --workers"
+            f"a process was killed, by whoever ends them when memory runs out, say, at one of: {named}; what is there "
+            "is done: run it again, with fewer --workers, or without the shard at which it always stops"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -117,21 +121,35 @@ def _in_a_pool(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
 
 _own: Any = None
 """A worker's `Scorer`, or why it has none."""
+_number: int = 0
+_under_way: Any = None
+"""Which shard each worker is at, by the worker's number."""
 
 
-def _prepare(plan: ScorePlan, numbers: Any) -> None:
-    global _own
+def _prepare(plan: ScorePlan, numbers: Any, under_way: Any) -> None:
+    global _own, _number, _under_way
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from silc.curate.scorer import Scorer
 
+    _number, _under_way = numbers.get(), under_way
     try:
-        _own = Scorer(replace(plan, device=device_of(plan.device, numbers.get())))
-    except BadInput as error:  # raised here, it would be a broken pool
+        _own = Scorer(replace(plan, device=device_of(plan.device, _number)))
+    except Exception as error:  # raised here, it would be a broken pool
         _own = error
 
 
-def _score(shard: Path | RemoteFile) -> Outcome:
-    if isinstance(_own, BadInput):
+def _end_with_parent() -> None:
+    """A pool's processes outlive a killed parent else, and keep their GPUs (cpython#111873)."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _score(place: int, shard: Path | RemoteFile) -> Outcome:
+    if isinstance(_own, Exception):
         raise _own
+    _under_way[_number] = place
     outcome: Outcome = _own(shard)
     return outcome
 

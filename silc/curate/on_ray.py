@@ -1,7 +1,7 @@
 """Shards dealt out to a fixed number of Ray actors: on one machine, or on a cluster whose nodes have silc installed.
 
 Ray Core alone: paths are small, and Ray Data's blocks, autoscaling and row checkpoints would only be in the way. An
-actor that is lost is started again, and its shard with it.
+actor that is lost is started again, and its shard with it, a few times.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 100 << 20
 """Bytes of shared memory for Ray on this machine: only paths and counts go through it."""
+
+TRIES = 3
+"""How often a shard is given to an actor that does not live to say what became of it."""
 
 
 class Actor:
@@ -73,18 +76,33 @@ def _dealt_out(ray: Any, shards: Sequence[Path | RemoteFile], plan: ScorePlan, w
     if room < workers:
         what = "GPUs" if gpus else "cores"
         raise BadInput(f"the cluster has {room} {what}, fewer than --workers {workers}; ask for fewer, an actor each")
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Actor)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)(Actor)
     waiting = deque(shards)
     busy = {}
     for _ in range(workers):
-        actor = remote.remote(plan)
-        busy[actor.score.remote(waiting.popleft())] = actor
+        actor, shard = remote.remote(plan), waiting.popleft()
+        busy[actor.score.remote(shard)] = actor, shard
     while busy:
         done, _ = ray.wait(list(busy))
-        actor = busy.pop(done[0])
-        outcome = ray.get(done[0])
+        actor, shard = busy.pop(done[0])
+        outcome = _outcome(ray, done[0], shard)
         if isinstance(outcome, BadInput):
             raise outcome
         if waiting:
-            busy[actor.score.remote(waiting.popleft())] = actor
+            shard = waiting.popleft()
+            busy[actor.score.remote(shard)] = actor, shard
         yield outcome
+
+
+def _outcome(ray: Any, done: Any, shard: Path | RemoteFile) -> Outcome | BadInput:
+    """What an actor says, or that it does not live to say it; what it raised is raised as it was there."""
+    from silc.curate.scorer import Outcome
+
+    try:
+        found: Outcome | BadInput = ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        said = " ".join(str(error).split())[:200]
+        return Outcome(shard.name, fault=f"{shard}: the actor that scored it was lost {TRIES} times ({said})")
+    return found

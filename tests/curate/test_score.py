@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ from PIL import Image
 import silc
 from silc import cli
 from silc.data.open_files import OpenFiles
+from silc.errors import LostRank
 from tests.data.conftest import encoded, photo, sample, write_tar
 
 pa = pytest.importorskip("pyarrow")
@@ -166,6 +172,60 @@ def test_a_pool_writes_the_same_bytes(model: Path, shards: list[Path], tmp_path:
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / out).iterdir()} for out in ("one", "two"))
     assert one == two
     assert len([name for name in one if name.endswith(".parquet")]) == 5
+
+
+def test_a_killed_worker_and_its_shards_are_named(shards: list[Path], tmp_path: Path) -> None:
+    """And the files that are there stay."""
+    from silc.curate import engine
+    from silc.curate.scorer import ScorePlan
+
+    pipe = tmp_path / "pipe.tar"  # a worker that opens it waits, until it is killed
+    os.mkfifo(pipe)
+    outcomes = engine.run([shards[0], pipe, shards[1]], ScorePlan(tmp_path / "out"), workers=2)
+    assert next(outcomes).rows
+    before = multiprocessing.active_children()
+    time.sleep(1)
+    for child in before:
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(LostRank, match=r"at one of: .*pipe\.tar"):
+        list(outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_pool_ends_with_its_parent(tmp_path: Path) -> None:
+    """Also while a worker waits for a file."""
+    for number in range(2):
+        os.mkfifo(tmp_path / f"{number}.tar")
+    program = f"""
+from pathlib import Path
+from silc.curate import engine
+from silc.curate.scorer import ScorePlan
+folder = Path({str(tmp_path)!r})
+list(engine.run(sorted(folder.glob("*.tar")), ScorePlan(folder / "out"), workers=2))
+"""
+    driver = subprocess.Popen([sys.executable, "-c", program])
+    children: list[Path] = []
+    end = time.monotonic() + 60
+    while len(children) < 3 and time.monotonic() < end:  # the tracker of resources is one of them
+        time.sleep(0.1)
+        children = [
+            Path("/proc") / pid for pid in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+        ]
+    assert len(children) == 3
+    time.sleep(2)
+    driver.kill()
+    driver.wait()
+    while any(map(_lives, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [child for child in children if _lives(child)]
+
+
+def _lives(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_bad_input_is_told(model: Path, shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
