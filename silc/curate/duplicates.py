@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TILE = 2048
 """Images of a cluster that are compared with the others at a time."""
+BLOCK = 1 << 14
+"""The others with which they are compared at a time."""
 
 
 def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, order: str) -> str:
@@ -52,8 +54,10 @@ def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
     for start in range(0, len(unit), TILE):
         tile = unit[start : start + TILE]
         if start:
-            kept = unit[:start][stays[:start]]
-            stays[start : start + TILE] &= ~(tile @ kept.T >= cosine).any(axis=1)
+            kept = np.flatnonzero(stays[:start])
+            for first in range(0, len(kept), BLOCK):
+                others = unit[kept[first : first + BLOCK]]
+                stays[start : start + TILE] &= ~(tile @ others.T >= cosine).any(axis=1)
         near = tile @ tile.T >= cosine
         for place in range(len(tile)):
             if stays[start + place]:

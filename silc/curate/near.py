@@ -46,9 +46,9 @@ def column_is_there(scores: Scores, column: str) -> str:
 
 def nearest_centroid(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """The number of the centroid [K, D] with the largest product, int64 [n], of embeddings [n, D]."""
-    step = max(1, AT_ONCE // len(centroids))
+    step, turned = max(1, AT_ONCE // len(centroids)), centroids.T.astype(np.float32)
     parts = [
-        np.argmax(embeddings[start : start + step].astype(np.float32) @ centroids.T.astype(np.float32), axis=1)
+        np.argmax(embeddings[start : start + step].astype(np.float32) @ turned, axis=1)
         for start in range(0, len(embeddings), step)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)

@@ -363,14 +363,34 @@ def test_near_duplicates_go_within_clusters(tmp_path: Path, centroids: str) -> N
     assert kept(folder, "--keep", "distinct 0.98", "--centroids", centroids) == stayed
 
 
+def test_centroids_are_made_of_a_bounded_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn by uid, in the order of rows: the same images whatever the order in which the data base finds them."""
+    from silc.curate import clusters
+    from silc.curate.scores import open_scores
+
+    seen: list[np.ndarray] = []
+    k_means = clusters.k_means
+    monkeypatch.setattr(
+        clusters, "k_means", lambda rows, *args, **more: seen.append(rows) or k_means(rows, *args, **more)
+    )
+    monkeypatch.setattr(clusters, "SEEN_IN_ALL", 20)
+    rows = np.arange(1, 201).reshape(100, 2)
+    with open_scores(table(tmp_path, embedding=vectors(rows))) as scores:
+        for num in (2, 30):
+            assert len(clusters.centroids_of(scores, "embedding", num, seed=0)) == num
+    assert [len(found) for found in seen] == [20, 30]
+    assert all((np.diff(found[:, 0]) > 0).all() for found in seen)
+
+
 def test_a_chain_of_neighbours_loses_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """And tiles of any size decide alike."""
     from silc.curate import duplicates
 
     angles = np.deg2rad(np.arange(0, 90, 6))
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    for tile in (2048, 4, 1):
+    for tile, block in ((2048, 2048), (4, 3), (1, 1), (1, 5)):
         monkeypatch.setattr(duplicates, "TILE", tile)
+        monkeypatch.setattr(duplicates, "BLOCK", block)
         stays = duplicates.first_of_their_kind(chain, float(np.cos(np.deg2rad(7))))
         assert np.flatnonzero(stays).tolist() == list(range(0, 15, 2))
 
