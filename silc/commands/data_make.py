@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,6 +14,13 @@ from silc.commands import flags
 from silc.errors import BadInput
 from silc.settings import Range, Settings
 from silc.terminal import announce, say, track
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from silc.batch import Broken
+
+    Made = tuple[Path, int, list[Broken]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,9 @@ def main(args: list[str]) -> int:
     entries = open_entries(command.table, command.image_root)
     title = Path(command.table).name
     num_shards = -(-len(entries) // command.per_shard)
-    made = list(track(make(entries, shards, command.per_shard, title), "writing shards", True, total=num_shards))
-    if broken := [one for _, _, several in made for one in several]:
-        with (folder / QUARANTINE).open("a", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(one._asdict()) + "\n" for one in broken)
+    making = _listed(make(entries, shards, command.per_shard, title), folder / QUARANTINE)
+    made = list(track(making, "writing shards", True, total=num_shards))
+    broken = [one for _, _, several in made for one in several]
     if len(broken) == len(entries):
         raise BadInput(f"none of {len(entries):,} rows can be used; the first: {broken[0].key!r} {broken[0].detail}")
     say(described(made))
@@ -56,3 +62,12 @@ def main(args: list[str]) -> int:
     last = f"{num_shards - 1 + int(shards.first):0{len(shards.first)}d}"
     say(f"next: silc data check '{shards.before}{{{shards.first}..{last}}}{shards.after}'")
     return 0
+
+
+def _listed(made: Iterable[Made], file: Path) -> Iterator[Made]:
+    """The same, what was left out of each shard appended to a file before the next one is made."""
+    for path, held, broken in made:
+        if broken:
+            with file.open("a", encoding="utf-8") as handle:
+                handle.writelines(json.dumps(one._asdict()) + "\n" for one in broken)
+        yield path, held, broken

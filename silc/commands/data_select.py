@@ -12,6 +12,7 @@ from silc import places
 from silc.commands import flags
 from silc.commands.flags import DeviceName
 from silc.data.index_cache import expanded
+from silc.data.uids import best_captions
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.settings import SEED, Settings
@@ -55,6 +56,7 @@ def main(args: list[str]) -> int:
     if out.suffix != ".npy":
         raise BadInput(f"--out {command.out} is where a subset goes; give a name that ends in .npy")
     page = places.beside(out.with_suffix(".html"), out, flag="the page")
+    places.beside(best_captions(out), out, flag="which captions scored best")
     announce(f"data select: {command.keep} of {command.scores} into {out}")
     from silc.curate.lookups import Lookups
     from silc.curate.scores import open_scores

@@ -12,6 +12,7 @@ import io
 import json
 import re
 import tarfile
+from bisect import bisect_right
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,12 +108,14 @@ def make(entries: Entries, places: Places, num: int, title: str) -> Iterator[tup
     Raises:
         BadInput: what is there was made of something else.
     """
-    about = {"made_of": entries.fingerprint, "per_shard": num}
+    about = {"made_of": entries.fingerprint, "per_shard": num, "names": places[0].name}
     beside = places[0].parent / ABOUT
     if beside.is_file():
-        theirs = json.loads(beside.read_text())
-        if theirs != about:
-            raise BadInput(f"{beside} says that the shards there are of another table or size; give another --out")
+        if about | _read_about(beside) != about:
+            raise BadInput(
+                f"{beside} says that the shards there are of another table or size, or have other numbers; give "
+                "another --out"
+            )
     elif places[0].exists():
         raise BadInput(f"{places[0]} is there, and was not made by `silc data make`; give another --out")
     write_whole(beside, json.dumps(about) + "\n")
@@ -127,6 +130,15 @@ def make(entries: Entries, places: Places, num: int, title: str) -> Iterator[tup
         if not held:
             path.unlink()  # all of it was broken
         yield path, held, broken
+
+
+def _read_about(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            f"{file} does not say what the shards there were made of ({error}); give another --out"
+        ) from error
 
 
 def _write(partial: Path, path: Path, entries: Entries, indices: range, title: str, broken: list[Broken]) -> int:
@@ -284,7 +296,7 @@ class ParquetEntries:
 
     def entry(self, index: int) -> Entry:
         """The image of a row, whose group of rows is read at once."""
-        group = next(number for number, end in enumerate(self._ends) if index < end)
+        group = bisect_right(self._ends, index)
         if group != self._group:
             self._rows = self._file.read_row_group(group, columns=[self.image]).column(0).to_pylist()
             self._group = group

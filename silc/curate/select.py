@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from silc.curate.expression import Expression, Term, condition, parse, terms
 from silc.curate.filters import Condition, meaning
 from silc.curate.pictures import Album
 from silc.curate.scores import number_in
-from silc.data.uids import UID, best_captions, halves
+from silc.data.uids import BEST, UID, best_captions, halves
 from silc.durable import whole
 from silc.errors import BadInput
 from silc.page import render
@@ -103,19 +104,26 @@ def _effect(
 def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
     """The subset, in blocks: a billion uids are 16 GB."""
     places = best_captions(out)
-    with whole(out) as beside, whole(places) as captions_beside:
-        uids = np.lib.format.open_memmap(beside, mode="w+", dtype=UID, shape=(num,))
-        best = np.lib.format.open_memmap(captions_beside, mode="w+", dtype=np.uint16, shape=(num,))
+    with ExitStack() as files:
+        uids = _array(files.enter_context(whole(out)), UID, num)
+        best = _array(files.enter_context(whole(places)), BEST, num) if with_best else None
         start = 0
         for batch in scores.stream("SELECT uid, best::USMALLINT AS best FROM chosen ORDER BY uid, best", WRITTEN):
-            stop = start + len(batch)
-            uids[start:stop] = halves(batch.column(0).to_pylist())
-            best[start:stop] = np.asarray(batch.column(1))
-            start = stop
-        uids.flush()
-        best.flush()
+            of = slice(start, start + len(batch))
+            uids[of] = halves(batch.column(0).to_pylist())
+            if best is not None:
+                best["f0"][of], best["f1"][of] = uids["f0"][of], uids["f1"][of]
+                best["best"][of] = np.asarray(batch.column(1))
+            start = of.stop
+        for written in (uids, best):
+            if written is not None:
+                written.flush()
     if not with_best:
-        places.unlink()
+        places.unlink(missing_ok=True)  # of an earlier subset of this name
+
+
+def _array(path: Path, dtype: np.dtype[np.void], num: int) -> np.memmap[Any, Any]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(num,))
 
 
 def page_of(scores: Scores, keep: str, choice: Choice) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from silc.data.index_cache import cache_folder, expanded, kept_uids
 from silc.data.pairs import Pair, Pairs, spread_captions
 from silc.data.shards import ShardPairs
-from silc.data.uids import best_captions, halves, is_subset, read_subset, uid_of
+from silc.data.uids import BEST, best_captions, halves, is_subset, read_subset, uid_of
 from silc.errors import BadInput
 
 if TYPE_CHECKING:
@@ -194,8 +194,13 @@ def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
             "which some have several captions"
         )
     found = np.load(beside, mmap_mode="r", allow_pickle=False)
-    if found.shape != subset.shape or found.dtype.kind != "u":
-        raise BadInput(f"{beside} is of another subset than {file}: {len(found):,} and {len(subset):,} samples")
+    others = f"{beside} is of another subset than {file}"
+    if found.dtype == BEST:
+        if found.shape != subset.shape or any((found[half] != subset[half]).any() for half in ("f0", "f1")):
+            raise BadInput(f"{others}; move both together, or choose again")
+        found = found["best"]
+    elif found.shape != subset.shape or found.dtype.kind != "u":
+        raise BadInput(f"{others}: {len(found):,} and {len(subset):,} samples")
     return np.asarray(found[np.searchsorted(subset, uids)])
 
 

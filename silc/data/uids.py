@@ -81,6 +81,10 @@ def read_subset(path: Path) -> np.ndarray:
     return uids
 
 
+BEST = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("best", "<u2")])
+"""A uid, and which caption of its sample scored best."""
+
+
 def best_captions(subset: Path) -> Path:
-    """Where it stands which caption of each sample scored best, uint16 [n] in the order of the subset."""
+    """Where it stands which caption of each sample scored best: `BEST` [n] in the order of the subset, once uint16."""
     return subset.with_name(f"{subset.stem}.captions.npy")

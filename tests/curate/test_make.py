@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from silc import cli
+from silc.commands import data_make
 from silc.data.config import DataConfig
 from silc.data.sources import open_pairs
 from tests.data.conftest import encoded, photo
@@ -172,8 +173,17 @@ def test_work_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(command) == 0
     assert "2 samples are in 1 new shards\n2 shards were there already" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == whole
+    assert cli.main([*command[:4], f"{tmp_path}/out/{{1..}}.tar", *command[5:]]) == 2
+    assert "have other numbers" in capsys.readouterr().err
+    about = json.loads((tmp_path / "out" / "make.json").read_text())
+    del about["names"]  # as it was once
+    (tmp_path / "out" / "make.json").write_text(json.dumps(about))
+    assert cli.main(command) == 0
     assert cli.main([*command[:-1], "3"]) == 2
     assert "of another table or size" in capsys.readouterr().err
+    (tmp_path / "out" / "make.json").write_text("[")
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,6 +226,19 @@ def test_bad_input_is_told(name: str, out: str, said: str, tmp_path: Path, capsy
     complaint = capsys.readouterr().err
     assert said in complaint
     assert complaint.count("\n") == 1
+
+
+def test_what_was_left_out_is_listed_before_the_next_shard(tmp_path: Path) -> None:
+    """A kill in the middle of the second shard loses no row of the first's list."""
+    from silc.curate.make import make, open_entries, places_of
+
+    given = csv(tmp_path / "in", images(tmp_path / "in"))
+    (tmp_path / "in" / "a.jpg").write_bytes(b"none")
+    making = data_make._listed(
+        make(open_entries(str(given)), places_of(f"{tmp_path}/out/{{0..}}.tar"), 2, "pairs.csv"), tmp_path / "list"
+    )
+    next(iter(making))
+    assert '"a.jpg"' in (tmp_path / "list").read_text()
 
 
 def test_shards_of_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

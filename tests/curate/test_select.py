@@ -316,6 +316,23 @@ def test_whose_score_decides_is_asked_where_several_models_scored(
     assert "add clip_score=clip_score_x" in capsys.readouterr().err
 
 
+def test_which_caption_is_best_stands_beside_with_the_uids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a file of that name that somebody else wrote stays."""
+    folder = table(tmp_path, best_caption=[0, 2, 1])
+    (folder / "subset.captions.npy").write_text("mine")
+    choose = ["data", "select", str(folder), "--keep", "all", "--out", str(folder / "subset.npy")]
+    assert cli.main(choose) == 2
+    assert "would be replaced" in capsys.readouterr().err
+    assert (folder / "subset.captions.npy").read_text() == "mine"
+    (folder / "subset.captions.npy").unlink()
+    assert kept(folder, "--keep", "all") == [0, 1, 2]
+    found = np.load(folder / "subset.captions.npy")
+    assert found.dtype.names == ("f0", "f1", "best")
+    assert found.tolist() == [(0, 0, 0), (0, 1, 2), (0, 2, 1)]
+    assert kept(folder, "--keep", "best_caption = 0") == [0]
+    assert not (folder / "subset.captions.npy").exists()
+
+
 def test_half_a_file_and_other_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = table(tmp_path / "scores", x=[1, 2])
     whole = (folder / "00000.parquet").read_bytes()

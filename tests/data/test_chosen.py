@@ -17,7 +17,7 @@ from silc.data.config import DataConfig
 from silc.data.open_files import OpenFiles
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
-from silc.data.uids import UID, best_captions, halves, is_subset, read_subset, uid_of
+from silc.data.uids import BEST, UID, best_captions, halves, is_subset, read_subset, uid_of
 from silc.errors import BadInput
 from silc.pretraining import run
 from tests.data.conftest import encoded, photo, sample, write_tar
@@ -84,6 +84,28 @@ def test_captions_are_drawn_or_the_first_or_the_best(shards: list[Path], tmp_pat
     best = opened(shards, subset=str(file), captions="best")
     assert [pair.captions for pair in best] == [(both[number % 2][number],) for number in range(12)]
     assert all(len(pair.captions) == 1 for pair in opened(shards, captions="first"))
+    _with_uids(file)
+    again = opened(shards, subset=str(file), captions="best")
+    assert [pair.captions for pair in again] == [pair.captions for pair in best]
+
+
+def test_captions_of_another_subset_of_one_size_are_refused(shards: list[Path], tmp_path: Path) -> None:
+    """As `mv other.npy s.npy` leaves them."""
+    file, uids = save(tmp_path / "s.npy", some(shards)), [*some(shards)[1:], "f" * 32]
+    np.save(best_captions(file), np.zeros(len(uids), np.uint16))
+    _with_uids(file)
+    assert len(opened(shards, subset=str(file), captions="best")) == 12
+    save(file, uids)
+    with pytest.raises(BadInput, match="of another subset"):
+        opened(shards, subset=str(file), captions="best")
+
+
+def _with_uids(subset: Path) -> None:
+    """Write which captions scored best as `silc data select` does."""
+    uids, places = np.load(subset), np.load(best_captions(subset))
+    found = np.zeros(len(uids), BEST)
+    found["f0"], found["f1"], found["best"] = uids["f0"], uids["f1"], places
+    np.save(best_captions(subset), found)
 
 
 @pytest.mark.parametrize(
