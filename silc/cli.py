@@ -42,7 +42,9 @@ COMMANDS = {
     "show": Command("show", "RECIPE", "every field with its value and meaning"),
     "recipes": Command("recipes", "", "the names of the recipes"),
     "data": Command(
-        "data", "check SHARDS|generate OUT", "looks at pairs before training; writes sets of a generated world"
+        "data",
+        "check|make|score|stats|select|prepare|generate ...",
+        "looks at pairs, makes shards, chooses a cleaner subset",
     ),
     "demo": Command("demo", "", "what `make demo` runs"),
     "bench": Command("bench", "[PART ...]", "how fast, beside what one would use otherwise"),

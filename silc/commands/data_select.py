@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -15,6 +16,7 @@ from silc.data.index_cache import expanded
 from silc.data.uids import best_captions
 from silc.durable import write_whole
 from silc.errors import BadInput
+from silc.given import Idle
 from silc.settings import SEED, Settings
 from silc.terminal import announce, complain, say
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+
+CLUSTERED = r"image_near|distinct\s+[\"']?[\d.]"
+"""How terms begin that look for the nearest centroid."""
+
+
+def _has(keep: str, *starts: str) -> bool:
+    return any(re.search(rf"\b(?:{start})", keep) for start in starts)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,11 @@ class SelectCommand(Settings):
     silc data select scores/ --keep 'clip_score top 30%' --and 'image_near imagenet.npy' --and basic --out subset.npy
     """
 
+    idle: ClassVar[tuple[Idle, ...]] = (
+        Idle("centroids", lambda c: not _has(c.keep, CLUSTERED), "read by image_near and distinct COSINE alone"),
+        Idle("seed", lambda c: not _has(c.keep, CLUSTERED, "balanced"), "nothing is drawn by these terms"),
+        Idle("device", lambda c: not _has(c.keep, "image_near"), "read by image_near with a folder of images alone"),
+    )
     scores: tyro.conf.Positional[str]
     """The folder of parquet files that `silc data score` wrote."""
     keep: str

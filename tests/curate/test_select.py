@@ -74,8 +74,8 @@ EQUAL = {
 @pytest.mark.parametrize("name", EQUAL)
 def test_equals_datacomp(name: str, scores: Path, tmp_path: Path, silc_data: Path) -> None:
     out, keep = tmp_path / "subset.npy", EQUAL[name].format(folder=scores)
-    centroids = ["--centroids", str(silc_data / FIXTURE / "centroids.npz")]
-    assert cli.main(["data", "select", str(scores), "--keep", keep, "--out", str(out), *centroids]) == 0
+    near = ["--centroids", str(silc_data / FIXTURE / "centroids.npz")] if "image_near" in keep else []
+    assert cli.main(["data", "select", str(scores), "--keep", keep, "--out", str(out), *near]) == 0
     theirs = np.load(silc_data / FIXTURE / f"{name}.npy")
     ours = np.load(out)
     assert len(theirs) == json.loads((silc_data / FIXTURE / "expected.json").read_text())["counts"][name]
@@ -245,6 +245,22 @@ def test_what_the_data_base_says_is_one_line(tmp_path: Path, capsys: pytest.Capt
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
     assert "check the columns" in complaint
+
+
+@pytest.mark.parametrize("flag", ["--centroids", "--seed", "--device"])
+def test_flags_that_no_term_reads_are_told(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", x=[1, 2])
+    value = "cpu" if flag == "--device" else "3"
+    assert cli.main(["data", "select", str(folder), "--keep", "x > 1", "--out", f"{tmp_path}/s.npy", flag, value]) == 2
+    assert flag.removeprefix("--") in capsys.readouterr().err
+    assert not (tmp_path / "s.npy").exists()
+
+
+def test_a_number_of_centroids_is_written_in_plain_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = table(tmp_path / "scores", embedding=vectors(np.eye(2)))
+    flags = ["--keep", "distinct 0.9", "--centroids", "²", "--out", f"{tmp_path}/s.npy"]
+    assert cli.main(["data", "select", str(folder), *flags]) == 2
+    assert "² does not exist" in capsys.readouterr().err
 
 
 def test_names_of_columns_are_no_sql(tmp_path: Path) -> None:
