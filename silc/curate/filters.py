@@ -266,7 +266,9 @@ def _compared(scores: Scores, term: Term) -> Condition:
         if number is None:
             raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")
         number = _as_kept(number, type_)
-        return Condition(f"{number_of(column)} {how} {number_in(number)}", number_of(column), number)
+        whole = "INT" in type_ and re.fullmatch(r"[+-]?\d+", word)  # to the last digit, as of a hash
+        compared = f"{column} {how} {int(word)}" if whole else f"{number_of(column)} {how} {number_in(number)}"
+        return Condition(compared, number_of(column), number)
     if type_ not in TEXTS:  # a truth value, a date: the data base reads the word
         return Condition(f"{text}::{type_}")
     if type_ == "JSON" and number is not None and abs(number) < EXACT:

@@ -124,6 +124,8 @@ def kept(scores: Path, *flags: str) -> list[int]:
         (["--keep", "code = '7'", "--or", "code = 7"], [0]),
         (["--keep", "code > 6.5"], [0, 1]),
         (["--keep", "flag = true"], [0]),
+        (["--keep", "hash = 12345678901234567891"], [1]),
+        (["--keep", "hash <= 1.5"], [2, 3]),
     ],
 )
 def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> None:
@@ -141,6 +143,7 @@ def test_expressions(flags: list[str], numbers: list[int], tmp_path: Path) -> No
         ],
         code=["7", "007", "a", None, None],
         flag=[True, False, None, None, None],
+        hash=pa.array([12345678901234567890, 12345678901234567891, 0, 1, None], pa.uint64()),
     )
     assert kept(folder, *flags) == numbers
 
