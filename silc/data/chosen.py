@@ -15,7 +15,7 @@ import numpy as np
 from silc.data.index_cache import cache_folder, expanded, kept_uids
 from silc.data.pairs import Pair, Pairs, spread_captions
 from silc.data.shards import ShardPairs
-from silc.data.uids import BEST, best_captions, halves, is_subset, read_subset, uid_of
+from silc.data.uids import BEST, best_captions, halves, is_subset, places_in, read_subset, uid_of
 from silc.errors import BadInput
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
         found = found["best"]
     elif found.shape != subset.shape or found.dtype.kind != "u":
         raise BadInput(f"{others}: {len(found):,} and {len(subset):,} samples")
-    return np.asarray(found[np.searchsorted(subset, uids)])
+    return np.asarray(found[places_in(subset, uids)])
 
 
 def _one(captions: Sequence[str], place: int) -> tuple[str, ...]:

@@ -45,8 +45,22 @@ def is_subset(uids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Which of `uids` [n] are among the sorted `chosen`, bool [n]."""
     if not len(chosen):
         return np.zeros(len(uids), dtype=bool)
-    places = np.searchsorted(chosen, uids).clip(max=len(chosen) - 1)
-    return np.asarray(chosen[places] == uids)
+    return np.asarray(chosen[places_in(chosen, uids).clip(max=len(chosen) - 1)] == uids)
+
+
+def places_in(chosen: np.ndarray, uids: np.ndarray) -> np.ndarray:
+    """Where `uids` [n] stand in the sorted `chosen`, or would stand, int64 [n]: `np.searchsorted`, half by half.
+
+    numpy compares pairs of numbers by a call for each; numbers it compares at once.
+    """
+    low = np.searchsorted(chosen["f0"], uids["f0"], side="left")
+    high = np.searchsorted(chosen["f0"], uids["f0"], side="right")
+    last = chosen["f1"]
+    while len(left := np.flatnonzero(low < high)):  # of those with one first half, by the last
+        middle = (low[left] + high[left]) // 2
+        less = last[middle] < uids["f1"][left]
+        low[left[less]], high[left[~less]] = middle[less] + 1, middle[~less]
+    return low
 
 
 def read_subset(path: Path) -> np.ndarray:

@@ -450,6 +450,10 @@ def test_balancing_is_metaclips(tmp_path: Path) -> None:
     assert abs(counts["a dog"] - 2000 * share) < 4 * np.sqrt(2000 * share * (1 - share))
     assert numbers == kept(folder, "--keep", f"balanced {words} 200")
     assert numbers != kept(folder, "--keep", f"balanced {words} 200", "--seed", "1")
+    rows = pq.read_table(folder / "00000.parquet")
+    (tmp_path / "turned").mkdir()
+    pq.write_table(rows.take(np.arange(len(rows))[::-1]), tmp_path / "turned" / "00000.parquet")
+    assert numbers == kept(tmp_path / "turned", "--keep", f"balanced {words} 200")
 
 
 def test_memory_is_flat(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from silc.data.config import DataConfig
 from silc.data.open_files import OpenFiles
 from silc.data.shards import ShardPairs
 from silc.data.sources import open_pairs
-from silc.data.uids import BEST, UID, best_captions, halves, is_subset, read_subset, uid_of
+from silc.data.uids import BEST, UID, best_captions, halves, is_subset, places_in, uid_of
 from silc.errors import BadInput
 from silc.pretraining import run
 from tests.data.conftest import encoded, photo, sample, write_tar
@@ -175,7 +175,8 @@ def test_membership_of_halves() -> None:
     found = is_subset(halves(uids), np.sort(halves(chosen), order=("f0", "f1")))
     assert found.tolist() == [uid in chosen for uid in uids]
     assert not is_subset(halves(uids), np.zeros(0, UID)).any()
-    assert read_subset.__doc__
+    many = np.sort(halves([*chosen, *chosen]), order=("f0", "f1"))
+    assert places_in(many, halves(uids)).tolist() == np.searchsorted(many, halves(uids)).tolist()
 
 
 def test_a_run_on_a_subset_goes_on_and_knows_another(
