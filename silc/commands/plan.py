@@ -12,6 +12,8 @@ import tyro
 from silc import given, places
 from silc.commands import flags
 from silc.config import Config
+from silc.data.index_cache import expanded
+from silc.data.uids import read_subset
 from silc.errors import BadInput
 from silc.given import Idle
 from silc.settings import Range, Settings
@@ -44,7 +46,7 @@ class PlanCommand(Settings):
     price: Annotated[float | None, Range(least=0, most=1e6)] = None
     """Of a card and hour, for the cost."""
     pairs: Annotated[int | None, Range(least=1, most=10**12)] = None
-    """Number of pairs, for a `train.duration` in epochs."""
+    """Number of pairs, for a `train.duration` in epochs; not given: those that data.subset names."""
     network: Annotated[float | None, Range(above=0, most=1e6)] = None
     """GB/s a node sends to others, one direction, instead of the card's usual."""
     gpus_per_node: Annotated[int | None, Range(least=1, most=10_000)] = None
@@ -76,10 +78,15 @@ def main(args: list[str]) -> int:
         say(tables.text(tables.cards(held)).strip("\n"))
         return 0
     card = gpus.get(command.gpu).joined(command.network, command.gpus_per_node)
-    plan = partial(project.plan, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price, pairs=command.pairs)
-    plans = [plan(one) for one in configurations]
+    plan = partial(project.plan, gpu=card, gpus=command.gpus, mfu=command.mfu, price=command.price)
+    plans = [plan(one, pairs=command.pairs or _chosen(one)) for one in configurations]
     say(tables.text(tables.tables(plans[0]) if len(plans) == 1 else tables.side_by_side(plans)).rstrip("\n"))
     if file:
         tables.write(plans, file)
         say(f"plan: {file}")
     return 0
+
+
+def _chosen(config: Config) -> int | None:
+    """How many samples data.subset names; None without one."""
+    return len(read_subset(expanded(config.data.subset))) if config.data.subset else None

@@ -146,7 +146,8 @@ def _reading(config: Config, pairs: Pairs) -> str:
     source = config.data.source
     what = f"generated {source} (data.source {source})" if config.data.generated else without_secrets(config.data.train)
     apart = f"; {config.train.held_out:,} more are held out" if config.train.held_out else ""
-    return f"reading {len(pairs):,} pairs: {what}{apart}"
+    chosen = f", chosen by {config.data.subset}" if config.data.subset else ""
+    return f"reading {len(pairs):,} pairs: {what}{chosen}{apart}"
 
 
 def _tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None, context: RunContext) -> BPETokenizer:
