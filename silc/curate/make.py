@@ -156,7 +156,7 @@ def _write(partial: Path, path: Path, entries: Entries, indices: range, title: s
                 broken.append(Broken(title, entry.name, error.cause, str(error)))
                 continue
             held += 1
-            key = f"{path.stem}{row:0{digits}d}"
+            key = f"{path.stem.replace('.', '-')}{row:0{digits}d}"  # WebDataset's keys end at a dot
             _add(tar, f"{key}.{SUFFIXES[format]}", entry.image)
             _add(tar, f"{key}.txt", entry.captions[0].encode())
             _add(tar, f"{key}.json", _about(entry, size, index))

@@ -141,6 +141,14 @@ def test_uids_and_other_fields_of_a_row_stay(kind: str, tmp_path: Path) -> None:
     assert {fields["caption"] for fields in found} == {"a dog"}
 
 
+def test_keys_have_no_dots(tmp_path: Path) -> None:
+    """WebDataset takes what is behind the first for a suffix."""
+    given = csv(tmp_path / "in", images(tmp_path / "in"))
+    assert cli.main(["data", "make", str(given), "--out", f"{tmp_path}/out/v1.2-{{0..}}.tar"]) == 0
+    with tarfile.open(tmp_path / "out" / "v1.2-0.tar") as tar:
+        assert {name.partition(".")[0] for name in tar.getnames()} == {f"v1-2-0{row:04d}" for row in range(5)}
+
+
 def test_made_uids_are_those_of_the_content(tmp_path: Path) -> None:
     """Two data sets with a `pairs.csv` and an `a.jpg` each share no uid, and a uid that is none is kept beside."""
     found = []
