@@ -183,9 +183,8 @@ def test_thresholds_are_those_of_numpy(tmp_path: Path) -> None:
     for name in ("single", "double"):
         values = random.normal(0.25, 0.1, 1000).astype(name)
         folder = table(tmp_path / name, x=values)
-        for share in ("33.3%", "0.1", "7%"):
-            n = int(len(values) * (float(share[:-1]) / 100 if share == "7%" else {"33.3%": 0.333, "0.1": 0.1}[share]))
-            threshold = -np.sort(-values)[n]
+        for share, fraction in (("33.3%", 0.333), ("0.1", 0.1), ("7%", 0.07)):
+            threshold = -np.sort(-values)[int(len(values) * fraction)]
             assert len(kept(folder, "--keep", f"x top {share}")) == (values >= threshold).sum()
         for value in values[:5].tolist():
             assert len(kept(folder, "--keep", f"x >= {value!r}")) == (values >= value).sum()
