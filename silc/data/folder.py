@@ -86,7 +86,7 @@ class FolderPairs(Pairs):
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Pair:
-        name, captions, image = self.entry(index)
+        name, captions, image, _ = self.entry(index)
         try:
             return Pair(name, self._decode(image), captions)
         except BadImage as error:
