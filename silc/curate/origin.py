@@ -32,15 +32,15 @@ def is_origin(shard: Path | RemoteFile, said: Mapping[str, Any]) -> bool:
     10,240 bytes, so that equal ones say nothing; of files that were written before the rest was, they are all there is.
     """
     if not isinstance(shard, Path):
-        there = said["path"] == str(shard)
+        there: bool = said["path"] == str(shard)
         if said["bytes"] is None:
             return there
         size, tag = shard.version()
-        return (said["bytes"], said.get("tag")) == (size, tag) and (there or bool(tag))
+        return bool((said["bytes"], said.get("tag")) == (size, tag)) and (there or bool(tag))
     found = shard.stat()
     if said["bytes"] != found.st_size or "tag" in said:
         return False
-    return said.get("modified", found.st_mtime_ns) == found.st_mtime_ns or said["sha256"] == _digest(shard)
+    return bool(said.get("modified", found.st_mtime_ns) == found.st_mtime_ns) or said["sha256"] == _digest(shard)
 
 
 def _digest(path: Path) -> str:

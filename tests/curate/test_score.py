@@ -174,6 +174,7 @@ def test_a_pool_writes_the_same_bytes(model: Path, shards: list[Path], tmp_path:
     assert len([name for name in one if name.endswith(".parquet")]) == 5
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_its_shards_are_named(shards: list[Path], tmp_path: Path) -> None:
     """And the files that are there stay."""
     from silc.curate import engine
