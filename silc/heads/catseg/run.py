@@ -84,9 +84,8 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
     batches = OnModel(loader, {"model": below.checksum, "classes": len(data.classes)})
     learner = CatSegLearner(module, ids, config.tower_lr, config.train.micro_batch)
 
-    def as_it_is() -> CatSegModel:
-        whole = unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
-        return in_use(config, model, whole.eval())
+    def whole() -> CatSeg:
+        return unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
 
     return Run(
         config.train,
@@ -96,7 +95,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
         rates(config.train, batches.steps_per_epoch),
         Samples(len(data)),
         flops_per_image(module, config, ids),
-        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        partial(HeadScores, config.kind, module, whole, partial(in_use, config, model), tasks, world),
         said=[said],
         unit="images",
     )
