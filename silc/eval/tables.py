@@ -110,7 +110,7 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     for label, records in own:
         beside = [record for record in records if (record["task"], record["dataset"]) in there]
         rest = [record for record in records if (record["task"], record["dataset"]) not in there]
-        notes += [f"{label}: {note}" for note in (*_differences(beside, published["protocols"]), *_notes(rest))]
+        notes += [f"{label}: {note}" for note in (*_differences(beside, published), *_notes(rest))]
     return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], notes)
 
 
@@ -228,13 +228,18 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
         chosen = ["teacher"] if shown == "teacher" and "teacher" in by_weights else list(by_weights)
         label = name if run.suffix != ".json" and len(models) == 1 else model
         for weights in chosen:
-            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in _by_way(by_weights[weights])]
+            ways = _by_way(by_weights[weights], weights)
+            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in ways]
     return rows
 
 
-def _by_way(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """(how it segments, records), where records segment in several ways; what does not segment stands in each."""
-    ways = ways_of([record["protocol"] for record in records])
+def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """(how it segments, records), where records segment in several ways or by a decoder that is not the usual one or
+    the head that is scored; what does not segment stands in each."""
+    protocols = [record["protocol"] for record in records]
+    decoders = {one.get("decoder", UNSAID["decoder"]) for one in protocols if "readout" in one}
+    unusual = [one for one in decoders if len(decoders) == 1 and one.lower() not in (UNSAID["decoder"], weights)]
+    ways = [" ".join([*unusual, way]).strip() for way in ways_of(protocols)]
     different = list(dict.fromkeys(filter(None, ways))) or [""]
     return [(one, [r for r, way in zip(records, ways, strict=True) if way in ("", one)]) for one in different]
 
@@ -288,17 +293,39 @@ def _scores(records: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> 
     return [found.get((column.task, column.dataset, column.metric)) for column in columns]
 
 
-def _differences(records: Sequence[Mapping[str, Any]], follows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+UNSAID = {"decoder": "cosine"}
+"""What a record of segmentation leaves out, as it goes without saying."""
+UNCOMPARED = (
+    *("num_images", "num_texts", "num_classes", "split", "shots", "image_size"),  # of the set and of the column
+    *("names_sha256", "num_words", "background_ignored", "background_names"),  # follow from the names and the set
+    "ensemble",  # of an only prompt
+    *("readout", "exif_orientation"),  # the paper does not say them
+)
+"""What is no difference of protocol where published rows do not have it."""
+
+
+def _differences(records: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> list[str]:
     """What a row's records were scored by that published rows were not, data sets with the same differences together.
 
     The paper names whom it follows, not every number: `published.json` holds these authors' own.
     """
     alike: dict[str, list[str]] = {}
     for record in records:
-        theirs, ours = follows[record["task"]], record["protocol"]
-        differing = [name for name in theirs if name in ours and ours[name] != theirs[name]]
-        if differing:
-            said = [f"{name} {_said(ours[name])}, not {_said(theirs[name])}" for name in differing]
+        ours = (UNSAID if "readout" in record["protocol"] else {}) | record["protocol"]
+        theirs, sizes = published["protocols"][record["task"]], published["num_images"].get(record["dataset"], [])
+        said = [
+            f"{name} {_said(ours[name])}, not {_said(value)}"
+            for name, value in theirs.items()
+            if name in ours and ours[name] != value
+        ]
+        said += [
+            f"{name} {_said(value)}"
+            for name, value in ours.items()
+            if name not in theirs and name not in UNCOMPARED and value
+        ]
+        if sizes and ours.get("num_images", sizes[0]) not in sizes:
+            said.append(f"{ours['num_images']:,} images, not {' or '.join(f'{size:,}' for size in sizes)}")
+        if said:
             where = alike.setdefault("; ".join(said), [])
             where += [record["dataset"]] * (record["dataset"] not in where)
     return [f"{', '.join(where)}: {said}" for said, where in alike.items()]
