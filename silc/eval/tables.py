@@ -48,6 +48,8 @@ class ModelRow:
     """Of training: examples seen and FLOPs."""
     spread: Sequence[float | None] = ()
     """Of the mean of several seeds: their standard deviations, one per column."""
+    run: Path | None = None
+    """The run, or file of scores, that it is of."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ class PaperTable:
         return any(row.costs[0] is not None for row in self.rows)
 
 
-def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
+def paper_table(name: str, runs: Sequence[Path], names: Sequence[str] = ()) -> PaperTable:
     """Lay runs out in the columns of a published table.
 
     Args:
         name: one of `NAMES`.
         runs: directories with a scores.json, or such files. Where the paper shows the teacher, so does the row of a
             run that has one.
+        names: what the runs are called; as few parts of their paths as tell them apart if it is empty.
 
     Raises:
         BadInput: a run has no scores.
@@ -96,22 +99,32 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     published = _published()
     table = published["tables"][name]
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
-    names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
-    own = [row for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])]
+    names = names or distinct_names([folder_of(run) for run in runs])
+    own = [
+        (run, *row) for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])
+    ]
     there = {(column.task, column.dataset) for column in columns}
-    columns += _others(columns, [record for _, records in own for record in records])
+    columns += _others(columns, [record for *_, records in own for record in records])
     added = len(columns) - len(table["columns"])
     theirs = [
         ModelRow(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
         for row in table["rows"]
     ]
-    ours = [ModelRow(name, False, _scores(records, columns), [*map(records[0].get, COSTS)]) for name, records in own]
+    ours = [
+        ModelRow(name, False, _scores(records, columns), [*map(records[0].get, COSTS)], run=run)
+        for run, name, records in own
+    ]
     notes = _unequal(ours)
-    for label, records in own:
+    for _, label, records in own:
         beside = [record for record in records if (record["task"], record["dataset"]) in there]
         rest = [record for record in records if (record["task"], record["dataset"]) not in there]
         notes += [f"{label}: {note}" for note in (*_differences(beside, published), *_notes(rest))]
-    return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], notes)
+    return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], list(dict.fromkeys(notes)))
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run, or of a file of scores."""
+    return run.parent if run.suffix == ".json" else run
 
 
 def num_columns(name: str) -> int:
@@ -244,19 +257,38 @@ def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[st
     return [(one, [r for r, way in zip(records, ways, strict=True) if way in ("", one)]) for one in different]
 
 
+PARTS = {"model": str, "weights": str, "task": str, "dataset": str, "metrics": dict, "protocol": dict}
+"""What a record has, for a table."""
+
+
 def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """The records of a scores.json by model and weights.
 
     Raises:
-        BadInput: it is no list of records.
+        BadInput: it is no list of records, or one of them lacks a part.
     """
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     try:
-        for record in json.loads(text_of(file)):
-            found.setdefault((record["model"], record["weights"]), []).append(record)
-    except (ValueError, KeyError, TypeError) as error:
+        records = json.loads(text_of(file))
+    except ValueError as error:
         raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
+    if not isinstance(records, list):
+        raise BadInput(f"{file} is no list of records as `silc eval` writes it, but a {type(records).__name__}")
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for number, record in enumerate(records, 1):
+        wrong = _wrong_part(record)
+        if wrong:
+            raise BadInput(f"{file} is no list of records as `silc eval` writes it: record {number} has no {wrong}")
+        found.setdefault((record["model"], record["weights"]), []).append(record)
     return found
+
+
+def _wrong_part(record: Any) -> str:
+    """What a record lacks, or has in another form; nothing where it is whole."""
+    own = record if isinstance(record, dict) else {}
+    missing = [name for name, kind in PARTS.items() if not isinstance(own.get(name), kind)]
+    if missing:
+        return missing[0]
+    return next((f"number for {name}" for name, x in own["metrics"].items() if type(x) not in (int, float)), "")
 
 
 def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:

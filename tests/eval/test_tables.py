@@ -299,6 +299,28 @@ def test_a_run_without_scores(tmp_path, capsys):
     assert "is no list of records" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"protocol": None}, "record 2 has no protocol"),
+        ({"task": 3}, "record 2 has no task"),
+        ({"metrics": []}, "record 2 has no metrics"),
+        ({"metrics": {"miou": None}}, "record 2 has no number for miou"),
+    ],
+)
+def test_a_record_that_lacks_a_part_is_told_in_one_line(tmp_path, capsys, broken, said):
+    whole = record("zeroshot_segmentation", "ade150", miou=0.1)
+    run = write(tmp_path / "mine", [whole, whole | broken])
+    for asked in (["--table", "main"], ["--paper"]):
+        assert main(["eval", str(run), *asked]) == 2
+        told = capsys.readouterr().err.strip()
+        assert said in told
+        assert "\n" not in told
+    (run / "scores.json").write_text('{"model": "mine"}')
+    assert main(["eval", str(run), "--table", "main"]) == 2
+    assert "is no list of records as `silc eval` writes it, but a dict" in capsys.readouterr().err
+
+
 def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
     """Two runs: each gets its own records, both stand in one report and one table."""
     from silc.data.scenes import write_sets
