@@ -53,6 +53,7 @@ class GroupViT:
     second: Any = None
     """Read by no decoder of this model."""
     readouts: ClassVar[tuple[str, ...]] = ()
+    makes_masks: ClassVar[bool] = False
     most_windows: ClassVar[int] = 4
     """Windows of a forward pass: their maps are as large as their pixels."""
     rules: ClassVar[Mapping[str, Any]] = {

@@ -14,6 +14,8 @@ from silc.cli import main
 from silc.data.scenes import write_sets
 from silc.data.tokenizer import BPETokenizer
 from silc.errors import BadInput
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import predictor_of
 from silc.interop import groupvit
 from silc.loading import load_any
 
@@ -94,6 +96,8 @@ def test_it_is_scored_from_the_command_line(directory: Path, tmp_path: Path, cap
     assert (protocol["window"], protocol["stride"], protocol["templates"]) == (448, 224, "photo")
     assert main([*asked, "--tasks", "*-zs-seg", "--decoder", "maskclip"]) == 2
     assert "makes class maps itself" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="makes no masks from 0 to 1"):
+        predictor_of(groupvit.read(str(directory))[0], EvalConfig(background=0.5))
 
 
 def test_it_has_no_patches_for_a_head_and_for_users(directory: Path, tmp_path: Path, capsys) -> None:

@@ -56,6 +56,7 @@ class PaclModel(Model):
 
     head: PaclHead = field(kw_only=True)
     rules: ClassVar[Mapping[str, Any]] = {}
+    makes_masks: ClassVar[bool] = False
 
     @property
     def record(self) -> Mapping[str, Any]:
