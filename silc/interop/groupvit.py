@@ -58,7 +58,8 @@ class GroupViT:
     """Windows of a forward pass: their maps are as large as their pixels."""
     rules: ClassVar[Mapping[str, Any]] = {
         **{"shorter": 448, "longer": 2048, "window": 448, "stride": 224},
-        **{"interpolation": "cv2_bilinear", "templates": "photo"},
+        **{"interpolation": "cv2_bilinear", "templates": "photo", "ensemble": "mean, normalize"},
+        **{"rounding": "nearest", "fit": "pad", "softmax": False},
     }
     record: ClassVar[Mapping[str, Any]] = {
         "decoder": "GroupViT",

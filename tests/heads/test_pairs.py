@@ -139,12 +139,15 @@ def test_it_is_loaded_and_used(trained) -> None:
 def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "out")
     init = ["--init", str(finished("silc_c"))]
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported" / "silc.json").write_text("{}")
     for more, said in (
         (["--data.source", "scenes"], "a head is trained on a model there is; name one"),
         (init, "data.train is empty; name tar shards"),
         ([*init, "--data.source", "scenes", "--train.batch-size", "1"], "needed at least 2"),
         ([*init, "--data.source", "scenes", "--data.train", "a.tar"], "two sources of pairs"),
         (["--init", str(tmp_path / "none"), "--data.source", "scenes"], "is no model"),
+        (["--init", str(tmp_path / "imported"), "--weights", "student"], "is no run with a student and a teacher"),
         ([*init, "--data.train", str(tmp_path / "none.tar")], "does not exist"),
         ([*init, "--data.source", "scenes", "--data.scenes.num", "4"], "4 samples are fewer than one global batch"),
     ):
@@ -152,6 +155,9 @@ def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path,
         told = capsys.readouterr().err.strip().splitlines()
         assert said in told[-1], more
         assert len(told) == 1, told
+    if kind == "tcl":
+        assert main(["train", kind, "--out", out, *init, "--data.source", "scenes", "--temperature", "0.005"]) == 2
+        assert "which has no gradient; give at least 0.01" in capsys.readouterr().err
     assert main(["train", kind, "--out", str(tmp_path / "none"), "--data.source", "scenes"]) == 2
     assert not (tmp_path / "none").exists()
 
@@ -180,10 +186,12 @@ def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsy
 
 def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
     more = ["--data.vocab-size", "400", "--data.crops.num-local", "3", "--train.optim.lora", "2"]
+    more += ["--train.optim.decay", "kernels", "--train.micro-batch", "4"]
     assert main(asked("pacl", finished("silc_c"), tmp_path / "run", "--train.duration", "1 steps", *more)) == 0
     told = capsys.readouterr().err
-    for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora"):
+    for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora", "train.optim.decay"):
         assert name in told
+    assert "train.micro_batch (a batch goes through a head whole)" in told
 
 
 def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -> None:

@@ -117,7 +117,14 @@ def test_it_is_scored_loaded_and_used(
     same = model.segment(image, ["grass", "sky"])  # the first of several synonyms is taken
     assert torch.equal(same.scores, found.scores)
     assert model.to(dtype="bfloat16").segment(image, names).labels.shape == (40, 31)
-    for given in ({"templates": "clip7"}, {"window": 16}, {"refine": "pamr"}):
+    assert protocol["ensemble"] == "each prompt is a channel"
+    for given in (
+        {"templates": "clip7"},
+        {"window": 16},
+        {"refine": "pamr"},
+        {"ensemble": "normalize, mean, normalize"},
+        {"segmentation": "sclip"},
+    ):
         with pytest.raises(silc.BadInput, match=r"of its own|together"):
             silc.evaluate(model, root=str(coco_stuff.parent), tasks=COCO, **given)
 
