@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,6 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
     from silc.training.protocols import RunContext
     from silc.training.schedules import LearningRate
-
-
-class Learnt(NamedTuple):
-    """What an objective makes of a batch."""
-
-    loss: Tensor  # [] with gradient
-    metrics: Mapping[str, Tensor]
 
 
 class Objective(nn.Module):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
 
 C = TypeVar("C", bound=DownstreamConfig)
+
+
+class Learnt(NamedTuple):
+    """What a head's module makes of a batch: an `Output`."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]
 
 
 def settled(config: C, context: RunContext) -> C:
@@ -89,19 +96,19 @@ def rates(train: TrainConfig, steps_per_epoch: int, unit: str = "images") -> Lea
     return LearningRate.of(train.optim, total=total, **in_steps)
 
 
-def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Any:
+def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Learnt:
     """Gradients of a batch, some rows at a time, for a loss that is a mean over rows; gives what the last pass gave,
     its loss and metrics those of the whole batch.
 
     Args:
         passes: of a module that takes `inputs`, then the share of the batch that they are, which its loss is
-            multiplied by, then `more`; what it gives has `_replace`.
+            multiplied by, then `more`, and gives a `Learnt`.
         inputs: tensors [B, ...].
         micro_batch: rows at a time, which divides B; 0: all at once.
     """
     rows = micro_batch or len(inputs[0])
     starts = range(0, len(inputs[0]), rows)
-    outs = [
+    outs: list[Learnt] = [
         passes(*(x[start : start + rows] for x in inputs), 1 / len(starts), *more, last=start == starts[-1])
         for start in starts
     ]

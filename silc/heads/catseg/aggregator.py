@@ -164,11 +164,10 @@ class LinearAttention(nn.Module):
             fillers: how many of these there are.
         """
         q, (keys, values) = self._by_head(self.q(x, guidance), positive=True), self._keys_and_values(x, guidance)
-        exporting = torch.compiler.is_exporting()
         key, value = self._keys_and_values(filler[0][None], filler[1][None])
-        with nullcontext() if exporting else no_autocast(x):  # which would cast what is multiplied down again
+        with nullcontext() if torch.compiler.is_exporting() else no_autocast(x):  # which casts down again
             both, total = keys.transpose(-2, -1) @ values, keys.sum(dim=-2)  # [..., heads, c, c], [..., heads, c]
-            if exporting or fillers:  # a graph's number of classes is a symbol
+            if torch.compiler.is_exporting() or fillers:  # a graph's number of classes is a symbol
                 both, total = both + fillers * (key.transpose(-2, -1) @ value), total + fillers * key[..., 0, :]
             found = (q @ both) / ((q @ total[..., None]) + 1e-6)
         return found.transpose(-3, -2).flatten(-2).to(x.dtype)

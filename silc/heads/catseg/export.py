@@ -63,9 +63,8 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
         logits = model.maps(pixels, texts)
         again = load(partial, device="cpu", name=run.name).models[CatSegConfig.kind]
         assert isinstance(again, CatSegModel)
-        own = again.embedded(ids)
-        checks = [compare("silc", "text_embeds", own, texts, 0.0)]
-        checks.append(compare("silc", "logits", again.maps(pixels, own), logits, 0.0))
+        read_back = (("text_embeds", again.embedded(ids), texts), ("logits", again.maps(pixels, texts), logits))
+        checks = [compare("silc", *one, 0.0) for one in read_back]
         if ONNX in formats:
             _write_graphs(partial, model, texts)
             checks += _compared(partial, model, pixels, texts)

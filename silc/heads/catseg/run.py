@@ -94,7 +94,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
         batches,
         rates(config.train, batches.steps_per_epoch),
         Samples(len(data)),
-        flops_per_image(module, config, ids),
+        flops_per_image(module, config, ids, world.size),
         partial(HeadScores, config.kind, module, whole, partial(in_use, config, model), tasks, world),
         said=[said],
         unit="images",
@@ -152,8 +152,9 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     return found.loaded(in_use(found.config, model, module.eval()))
 
 
-def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:
-    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts'."""
+def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor, ranks: int = 1) -> float:
+    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts', which every rank
+    embeds all of, in each of its micro-batches anew."""
     counted, side, totals = copy.deepcopy(module).to("meta"), config.crop, []
     with torch.device("meta"):
         images = torch.empty(1, 3, side, side, dtype=torch.uint8), torch.empty(1, side, side, dtype=torch.int32)
@@ -164,4 +165,5 @@ def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:
                 if out.requires_grad:
                     out.backward()
             totals.append(counter.total)
-    return float(totals[1] - totals[0] + totals[0] / config.train.batch_size)
+    at_once = config.train.micro_batch or config.train.batch_size / ranks
+    return float(totals[1] - totals[0] + totals[0] / at_once)
