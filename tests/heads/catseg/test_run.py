@@ -168,14 +168,20 @@ def test_switches(
     assert model.segment(Image.new("RGB", (40, 40), "red"), ["grass", "sky"]).labels.shape == (40, 40)
 
 
-def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Path) -> None:
-    """Its logits are of the class that a pixel's colour names, whatever the windows: canvas, fusion, metric add up."""
+@pytest.mark.parametrize(("height", "width", "least"), [(53, 53, 1.0), (40, 90, 0.95)])
+def test_a_head_that_reads_labels_scores_everything(
+    height: int, width: int, least: float, trained: Path, tmp_path: Path
+) -> None:
+    """Its logits are of the class that a pixel's colour names, whatever the windows: canvas, fusion, metric add up.
+
+    An image of the canvas's size loses nothing, one of another shape the borders of its classes.
+    """
     root, colours = tmp_path / "segmentation" / "told", np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     for part in ("images", "labels"):
         (root / part).mkdir(parents=True)
     (root / "classes.txt").write_text("red\ngreen\nblue\n")
     for number in range(2):
-        labels = np.zeros((53, 53), np.uint8)
+        labels = np.zeros((height, width), np.uint8)
         labels[:, 20:], labels[30:, 10:] = 1 + number, 2 - number
         Image.fromarray(labels).save(root / "labels" / f"{number}.png")
         Image.fromarray(colours[labels]).save(root / "images" / f"{number}.png")
@@ -192,7 +198,7 @@ def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Pat
     model = silc.load(trained, device="cpu")
     told = replace(model, catseg=Told())
     (scored,) = silc.evaluate(told, root=str(tmp_path), tasks="told-ov-seg")
-    assert scored.record.metrics == {"miou": 1.0, "pixel_acc": 1.0}
+    assert all(least <= score <= 1 for score in scored.record.metrics.values())
 
 
 def test_a_head_without_training_is_at_chance(watched: Path) -> None:
