@@ -19,6 +19,7 @@ from silc.data.scenes import write_sets
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
+from silc.predict import Model
 from silc.rundir import newest_checkpoint
 from tests import ranks
 
@@ -109,6 +110,23 @@ def test_scores_along_training_are_of_the_weights_there_are(kind: str, finished,
     (scored,) = silc.evaluate(out, root=str(root), tasks="*-zs-seg", device="cpu")
     assert last == pytest.approx(list(scored.record.metrics.values()), abs=1e-9)
     assert first != last
+
+
+def test_images_go_through_pacls_tower_some_at_a_time(finished, tmp_path: Path, monkeypatch) -> None:
+    """And what is learnt is that of all at once."""
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "whole")) == 0
+    sizes, encode = [], Model.encode_dense
+
+    def counted(model: Model, images: torch.Tensor, readout: str) -> torch.Tensor:
+        sizes.append(len(images))
+        return encode(model, images, readout)
+
+    monkeypatch.setattr(Model, "encode_dense", counted)
+    monkeypatch.setattr("silc.heads.pacl.model.IMAGES_AT_ONCE", 3)
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "parts")) == 0
+    assert max(sizes) == 3
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.allclose(x, theirs[name], atol=1e-5) for name, x in ours.items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
