@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silc.given import PAIRS, Idle
+from silc.given import ALONG, PAIRS, TRAINING, Idle
 
 TOWERS_STAY = (
     Idle(
@@ -11,8 +11,8 @@ TOWERS_STAY = (
     Idle("train.passes train.micro_batch", lambda _: True, "a batch goes through a head whole"),
     Idle("train.held_out", lambda _: True, "a head learns from all pairs"),
     Idle("train.optim.decay", lambda _: True, "matrices of a head decay, and nothing else"),
-    Idle("train.optim.timescale train.optim.cooldown", lambda c: c.train.optim.schedule == "cosine", "it is cosine"),
-    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+    *TRAINING,
+    ALONG,
 )
 """Of a head on frozen towers."""
 ON_PAIRS = (

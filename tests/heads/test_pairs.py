@@ -236,6 +236,9 @@ def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
     for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora", "train.optim.decay"):
         assert name in told
     assert "train.micro_batch (a batch goes through a head whole)" in told
+    more = ["--train.duration", "1 steps", "--train.sharding", "full"]
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "shared", *more)) == 0
+    assert "train.sharding (one rank holds everything" in capsys.readouterr().err
 
 
 def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -> None:

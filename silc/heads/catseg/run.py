@@ -18,6 +18,7 @@ from silc.errors import BadInput
 from silc.eval.datasets import SegmentationSet
 from silc.eval.prompts import templates
 from silc.heads import tuning
+from silc.heads.catseg.aggregator import window_of
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.model import CatSeg, CatSegLearner
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
@@ -119,7 +120,7 @@ def network(config: CatSegConfig, model: Model) -> CatSeg:
 
 
 def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg, str]:
-    """The network as it learns from so many classes, and what its towers learn, in words.
+    """The network as it learns from so many classes, and in words what its towers learn and how far places see.
 
     Raises:
         BadInput: see `network`.
@@ -128,7 +129,9 @@ def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg,
     said = tuning.tune({"image": module.visual, "text": module.text}, config.train.optim)
     module.head.requires_grad_(True)
     tuning.leave_unread(module, module.unread(num_classes))
-    return module, said
+    side = module.size // model.patch_size
+    window = window_of(side, side, config.aggregator.window)  # 1 of a prime side: places see little of each other
+    return module, f"{said}; windows are {window} x {window} of {side} x {side} patches"
 
 
 def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:

@@ -143,11 +143,12 @@ def test_scores_along_training_are_of_the_weights_and_texts_there_are(watched: P
     ("given", "said", "learnt"),
     [
         ({"train.optim.lora": 2}, "(rank 2 beside their matrices)", ".down"),
-        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are", ""),
+        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are; windows are 4 x 4 of 4 x 4", ""),
+        ({"crop": 40, "aggregator.window": 4}, "windows are 1 x 1 of 5 x 5 patches", ".v"),
         ({"train.optim.freeze": ("image",), "train.precision": "bf16"}, "(queries and values)", "text."),
         ({"train.micro_batch": 1, "data.workers": 1, "templates": "scene5"}, "(queries and values)", ".v"),
     ],
-    ids=["lora", "frozen", "bf16 and the text tower alone", "micro-batches, a worker, several prompts"],
+    ids=["lora", "frozen", "a prime grid", "bf16 and the text tower alone", "micro-batches, a worker, several prompts"],
 )
 def test_switches(
     given: dict[str, object],
