@@ -252,9 +252,12 @@ def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[st
     protocols = [record["protocol"] for record in records]
     decoders = {one.get("decoder", UNSAID["decoder"]) for one in protocols if "readout" in one}
     unusual = [one for one in decoders if len(decoders) == 1 and one.lower() not in (UNSAID["decoder"], weights)]
-    ways = [" ".join([*unusual, way]).strip() for way in ways_of(protocols)]
+    ways = ways_of(protocols)
     different = list(dict.fromkeys(filter(None, ways))) or [""]
-    return [(one, [r for r, way in zip(records, ways, strict=True) if way in ("", one)]) for one in different]
+    return [
+        (" ".join(filter(None, (*unusual, one))), [r for r, way in zip(records, ways, strict=True) if way in ("", one)])
+        for one in different
+    ]
 
 
 PARTS = {"model": str, "weights": str, "task": str, "dataset": str, "metrics": dict, "protocol": dict}
