@@ -148,7 +148,7 @@ def test_the_published_protocols_are_what_evaluators_record(oracle, root):
         ours = evaluator.protocol(model)
         unsaid = {"decoder": "cosine", "names": "mmseg"} if "readout" in ours else {}
         assert theirs[kind].keys() <= ours.keys() | unsaid.keys()
-        differing |= {name: value for name, value in theirs[kind].items() if (unsaid | ours)[name] != value}
+        differing |= {name: (unsaid | ours)[name] for name, x in theirs[kind].items() if (unsaid | ours)[name] != x}
         differing |= {
             name: ours[name] for name in ours.keys() - theirs[kind].keys() - {*tables.UNCOMPARED} if ours[name]
         }

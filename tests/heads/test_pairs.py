@@ -255,10 +255,11 @@ def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -
 def test_masks_below_a_threshold_are_background(trained) -> None:
     """TCL's threshold on its masks, which PACL has none of; 0 is the background."""
     kind, run = trained
-    if kind == "pacl":
-        assert not hasattr(silc.load(run, device="cpu"), "makes_masks")
-        return
     model, image = silc.load(run, device="cpu"), Image.effect_noise((24, 24), 90).convert("RGB")
+    if kind == "pacl":
+        with pytest.raises(BadInput, match=r"makes no masks from 0 to 1.*eval.background must be 0"):
+            model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
+        return
     found = model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
     masks = model.segment(image, ["red", "blue"]).scores
     assert found.names == ["background", "red", "blue"]
