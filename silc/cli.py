@@ -36,6 +36,9 @@ COMMANDS = {
     "import": Command("import_model", "SOURCE OUT", "open_clip:, hf:, FILE.npz or a directory, into silc's own form"),
     "export": Command("export", "MODEL OUT", "for open_clip, transformers, onnx, torch_export, int8, each checked"),
     "predict": Command("predict", "classify|embed|segment|detect|caption|answer MODEL IMAGES...", "with --out"),
+    "serve": Command(
+        "serve", "MODEL [MODEL ...]", "a page in the browser: words in, segmentation out, two side by side"
+    ),
     "probe": Command("probe", "MODEL --root /data --out out/probe", "k-NN and linear layers on its frozen features"),
     "doctor": Command("doctor", "", "what is installed, device, precision, data"),
     "plan": Command("plan", "RECIPE --gpus 64 --gpu h100", "FLOPs, memory, traffic, hours and cost, before it starts"),

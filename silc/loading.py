@@ -51,7 +51,10 @@ class Loaded:
 
     def best(self, dtype: str | torch.dtype = "float32") -> Model:
         """The teacher where there is one, ready to use."""
-        which = "teacher" if "teacher" in self.models else next(iter(self.models))
+        return self.ready("teacher" if "teacher" in self.models else next(iter(self.models)), dtype)
+
+    def ready(self, which: str, dtype: str | torch.dtype = "float32") -> Model:
+        """The model with these weights, ready to use."""
         found = self.models[which]
         if isinstance(found, Model):
             return found.to(dtype=dtype)

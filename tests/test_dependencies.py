@@ -17,6 +17,8 @@ FLOORS = {
     "pillow": "12.3.0",  # CVE-2026-59200 and a dozen beside it
     "gradio": "6.7.0",  # CVE-2026-28414, CVE-2026-28416
     "python-multipart": "0.0.27",  # CVE-2026-42561
+    "starlette": "0.49.1",  # CVE-2025-62727 (a Range header that costs quadratic time)
+    "h11": "0.16.0",  # CVE-2025-43859 (request smuggling)
     "lightning": "2.6.1",  # CVE-2026-31221
 }
 

@@ -17,6 +17,7 @@ LIBRARIES = {
     **dict.fromkeys(("torch", "torchvision", "timm", "tokenizers", "safetensors", "numpy", "pillow"), ""),
     **dict.fromkeys(("open_clip_torch", "transformers", "sentencepiece", "protobuf"), "interop"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     **{"torchao": "quant", "wandb": "log", "trackio": "log"},
 }
 """What is used, and the extra it comes with; empty: silc's own dependencies."""

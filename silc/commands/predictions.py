@@ -22,7 +22,7 @@ from silc.data.index_cache import expanded
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.eval.files import distinct, images_below, lines_in, lines_of, read_image, text_of
-from silc.eval.pictures import colour
+from silc.eval.pictures import palette_image
 from silc.images import upright
 from silc.terminal import console, one_line, progress
 
@@ -207,7 +207,7 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
         stem = f"{number:05d}-{file.stem}"
         out.mkdir(parents=True, exist_ok=True)
         result.overlay(**overlay).save(out / f"{stem}.overlay.png")
-        _palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
+        palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
         shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
         found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})
     _write(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images)
@@ -267,15 +267,6 @@ def write(model: Model, images: Images, out: Path | None, question: str, batch_s
         told = {"question": question} if question else {}
         _write(out, {"model": model.name, **told, **how, "images": found}, images)
     return [one_line(f"{one['file']}: {one['text']}") for one in found]
-
-
-def _palette_image(labels: Any, num_classes: int) -> Image.Image:
-    """Label values as pixels, in the overlay's colours where a palette holds them."""
-    if num_classes > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette([value for index in range(num_classes) for value in colour(index)])
-    return picture
 
 
 def _write(file: Path, content: dict[str, Any], images: Images) -> None:

@@ -115,6 +115,15 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def palette_image(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
+    """Label values [H, W] as pixels, in the overlay's colours where a palette holds them."""
+    if num_classes > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([value for index in range(num_classes) for value in colour(index)])
+    return picture
+
+
 def retrieval_strip(found: Sequence[Image.Image], rank: int, total: int) -> Image.Image:
     """The images a caption found, best first, the right one framed.
 

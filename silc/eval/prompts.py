@@ -28,11 +28,20 @@ def templates(name: str) -> list[str]:
     Raises:
         BadInput: no such set.
     """
-    sets: dict[str, list[str]] = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
-    known = [*sets, *COMPOSED]
+    sets, known = _sets(), template_sets()
     if name not in known:
         raise BadInput(f"no prompt set '{name}'{nearest(name, known) or ';'} There are {', '.join(known)}")
     return [template for part in COMPOSED.get(name, (name,)) for template in sets[part]]
+
+
+def template_sets() -> list[str]:
+    """The names of the sets."""
+    return [*_sets(), *COMPOSED]
+
+
+def _sets() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
+    return found
 
 
 def class_names(name: str) -> list[str]:

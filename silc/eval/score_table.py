@@ -134,7 +134,7 @@ def column_names(records: Sequence[Record]) -> list[str]:
 def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
     """How each of several protocols segments, as far as they differ: decoder, protocol with its resolution, names."""
     decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
-    windows = [f"{one.get('protocol')} {one.get('window')} px" if "readout" in one else "" for one in protocols]
+    windows = [f"{one['protocol']} {one['window']} px" if "readout" in one else "" for one in protocols]
     names = [str(one.get("names", "mmseg")) if "readout" in one else "" for one in protocols]
     shown = [way for way in (decoders, windows, names) if len(set(way) - {""}) > 1]
     return [" ".join(filter(None, own)) for own in zip(*shown, strict=True)] if shown else [""] * len(protocols)

@@ -1,0 +1,89 @@
+"""Models compute in one thread, one request after the other; what nobody waits for any more ends at its next layer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from silc.errors import BadInput
+from silc.serve.turns import Turns
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Whoever asked is gone."""
+
+
+class TooLong(BadInput):
+    """An answer took more than the server gives one."""
+
+
+class Computing:
+    """The thread that computes.
+
+    Args:
+        waiting: requests that may wait for it.
+        seconds: the longest one may take.
+    """
+
+    def __init__(self, waiting: int, seconds: float) -> None:
+        self.turns, self.seconds = Turns(waiting), seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="silc-serve")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What the work gives. Cancelled while it waits it never begins; while it runs, it is stopped and waited for.
+
+        Raises:
+            Busy: too many wait.
+            TooLong: the work did not end in time.
+        """
+        async with self.turns.one():
+            stop = threading.Event()
+            running = asyncio.get_running_loop().run_in_executor(self._thread, self._stoppable, work, stop)
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                stop.set()
+                await _ended(running)  # or the next turn would compute beside it
+                raise
+
+    def close(self) -> None:
+        """End the thread when it has nothing left to do."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _stoppable(self, work: Callable[[], T], stop: threading.Event) -> T:
+        mine, until = threading.get_ident(), time.monotonic() + self.seconds
+
+        def look(*_: Any) -> None:
+            if threading.get_ident() != mine:
+                return
+            if stop.is_set():
+                raise Stopped
+            if time.monotonic() > until:
+                raise TooLong(
+                    f"the answer took longer than {self.seconds:g} s; ask with fewer words, a smaller picture, or "
+                    "`silc serve --seconds` for more"
+                )
+
+        hook = register_module_forward_pre_hook(look)  # of every layer: no model needs to know of it
+        try:
+            return work()
+        finally:
+            hook.remove()
+
+
+async def _ended(running: asyncio.Future[Any]) -> None:
+    """Wait for the end, whatever it is, also where it is asked for again."""
+    while not running.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    with suppress(asyncio.CancelledError):
+        running.exception()  # seen: nobody else looks at it

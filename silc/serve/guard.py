@@ -1,0 +1,167 @@
+"""What is asked of a request before anything reads it: whose it is, how long it is, and that it comes in time.
+
+A page of another site must not talk to the server through a visitor's browser: to 127.0.0.1 by a name of its own (DNS
+rebinding), or across origins. So `Host` is one of this machine's names, or there is a token, and `Origin`, where a
+browser sends it, is the server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+
+from silc.serve.config import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+API = "/api/"
+PICTURES = "/api/pictures"
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+
+
+class Refused(Exception):
+    """A request that is not read on."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.headers = status, {"Connection": "close", **(headers or {})}
+
+
+class Gone(Exception):
+    """Whoever asked went away."""
+
+
+class Guard:
+    """An application behind what this module says.
+
+    Args:
+        token: what `Authorization: Bearer` must say to use the API; empty: nothing.
+        hosts: the names by which the server is asked for; empty: any.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, *, token: str, hosts: Collection[str]) -> None:
+        self.app, self.limits, self.token, self.hosts = app, limits, token, hosts
+        self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As of any ASGI application."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, _with_headers(send))
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = 0
+        try:
+            headers = Headers(scope=scope)
+            self._look_at(headers, scope["path"])
+            length = self._admitted(headers, scope)
+            self.held += length
+            await self.app(scope, _replayed(await self._body(receive, length), receive), send)
+        except Refused as no:
+            await JSONResponse({"detail": str(no)}, no.status, no.headers)(scope, receive, send)
+        except Gone:
+            pass
+        finally:
+            self.held -= length
+
+    def _look_at(self, headers: Headers, path: str) -> None:
+        host = headers.get("host", "")
+        if self.hosts and _name_of(host) not in self.hosts:
+            raise Refused(421, f"this server answers to {', '.join(self.hosts)}, not to another name")
+        if (origin := headers.get("origin")) is not None and urlsplit(origin).netloc != host:
+            raise Refused(403, "pages of other sites may not use this server")
+        if self.token and path.startswith(API):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            same = secrets.compare_digest(given.strip().encode(), self.token.encode())
+            if scheme.lower() != "bearer" or not same:
+                why = "the token is wrong" if given else "a token is needed"
+                raise Refused(401, f"{why}; open the address that `silc serve` printed", {"WWW-Authenticate": "Bearer"})
+
+    def _admitted(self, headers: Headers, scope: Scope) -> int:
+        """Bytes of the body that are to come, by what the headers say."""
+        if "transfer-encoding" in headers:
+            raise Refused(411, "say how long the body is: Content-Length, no Transfer-Encoding")
+        length = int(said) if (said := headers.get("content-length", "0")).isdecimal() else 0
+        most = self.limits.picture_bytes if scope["path"] == PICTURES else self.limits.json_bytes
+        if length > most:
+            raise Refused(413, f"{length:,} bytes, the limit is {most:,}")
+        if self.held + length > self.limits.held_bytes:
+            raise Refused(503, "the server is busy; ask again in 1 s", {"Retry-After": "1"})
+        return length
+
+    async def _body(self, receive: Receive, length: int) -> bytes:
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while length:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Gone
+                    parts.append(message.get("body", b""))
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise Refused(408, f"the body did not come within {self.limits.body_seconds:g} s") from None
+        return b"".join(parts)
+
+
+def _name_of(host: str) -> str:
+    """A host without its port.
+
+    >>> _name_of("localhost:8000"), _name_of("[::1]:8000"), _name_of("")
+    ('localhost', '::1', '')
+    """
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body as one message, then whatever comes."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return sent

@@ -1,0 +1,195 @@
+"""The API's words: what is asked for and what is answered, checked by pydantic and told by OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from silc.serve.pictures import NAME
+
+MOST_PICTURES, MOST_NAMES, LONGEST_NAME = 8, 100, 200
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True)]
+PictureName = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Png = Annotated[str, Field(description="A PNG file, in base64.")]
+
+
+class Request(BaseModel):
+    """What every question names: a model, and pictures that were sent before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(description="The `id` of one of the server's models.")]
+    pictures: Annotated[list[PictureName], Len(1, MOST_PICTURES)]
+
+
+class Named(Request):
+    """A question with words."""
+
+    names: Annotated[list[Text], Len(1, MOST_NAMES), Field(description="Classes to tell apart, none twice.")]
+
+
+class SegmentRequest(Named):
+    """Which pixel is what."""
+
+    decoder: str = "cosine"
+    windows: Annotated[str, Field(description="Sliding windows, as `silc eval --segmentation`.")] = "tcl"
+    heat: Annotated[bool, Field(description="Whether to send a heat map of each word.")] = False
+
+
+class ClassifyRequest(Named):
+    """What a picture shows."""
+
+    templates: Annotated[str, Field(description="Prompts around the names: a set by name.")] = "clip7"
+
+
+class SimilarRequest(Request):
+    """Which patches are like one of the first picture's."""
+
+    x: Annotated[Share, Field(description="Of the first picture's width, from the left.")]
+    y: Annotated[Share, Field(description="Of its height, from above.")]
+
+
+class DetectRequest(Named):
+    """Where things are."""
+
+    templates: str = "clip7"
+    score: Annotated[Share, Field(description="Boxes that are less sure are left out.")] = 0.1
+
+
+class PictureAnswer(BaseModel):
+    """A picture that was sent."""
+
+    id: str
+    width: int
+    height: int
+
+
+class Example(PictureAnswer):
+    """A picture that is there already."""
+
+    title: str
+    names: list[str]
+
+
+class ModelInfo(BaseModel):
+    """A model of the server."""
+
+    id: str
+    size: Annotated[int, Field(description="Pixels of the side of the images it was made for.")]
+    patch: int
+    description: str
+    decoders: list[str]
+    detects: bool
+
+
+class ServerInfo(BaseModel):
+    """What there is to ask."""
+
+    version: str
+    models: list[ModelInfo]
+    templates: list[str]
+    windows: list[str]
+    examples: list[Example]
+    colours: Annotated[list[tuple[int, int, int]], Field(description="Of the classes, by their place in `names`.")]
+    picture_bytes: int
+    pixels: int
+    most_names: int
+
+
+class Rle(BaseModel):
+    """A mask as in COCO's files."""
+
+    size: Annotated[tuple[int, int], Field(description="Height, width.")]
+    counts: str
+
+
+class Mask(BaseModel):
+    """A class in a picture."""
+
+    name: str
+    share: Annotated[float, Field(description="Of the picture's pixels.")]
+    rle: Rle
+
+
+class Heat(BaseModel):
+    """How much each part of a picture is like a word, on one scale for all words."""
+
+    low: float
+    high: float
+    maps: Annotated[list[Png], Field(description="Grey, a word each, from `low` (black) to `high` (white).")]
+
+
+class Segmented(BaseModel):
+    """A picture's classes."""
+
+    labels: Annotated[str, Field(description="A PNG file in base64, whose values index the names.")]
+    masks: list[Mask]
+    heat: Heat | None = None
+
+
+class Segmentations(BaseModel):
+    """An answer for each picture, in order."""
+
+    results: list[Segmented]
+
+
+class Probability(BaseModel):
+    """Of a name."""
+
+    name: str
+    probability: float
+
+
+class Classifications(BaseModel):
+    """The probabilities of each picture, the likeliest first."""
+
+    results: list[list[Probability]]
+
+
+class Components(BaseModel):
+    """The first three principal components of all the pictures' patches, as colours."""
+
+    results: list[Png]
+
+
+class Likeness(BaseModel):
+    """Cosines of a picture's patches with the chosen one, row by row."""
+
+    rows: int
+    columns: int
+    values: list[float]
+
+
+class Similarities(BaseModel):
+    """The patch that was chosen, and what is like it in each picture."""
+
+    row: int
+    column: int
+    results: list[Likeness]
+
+
+class Box(BaseModel):
+    """In pixels of the picture."""
+
+    name: str
+    score: float
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Detections(BaseModel):
+    """The boxes of each picture, the surest first."""
+
+    results: list[list[Box]]
+
+
+class Fault(BaseModel):
+    """What went wrong, in one line."""
+
+    detail: str

@@ -1,0 +1,51 @@
+"""Who asks waits for a turn, in the order of coming; of those who wait there is a bounded number."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+SMOOTHING = 0.2
+"""Share of the latest turn in the mean length of one."""
+
+
+class Busy(Exception):
+    """As many as may wait are waiting. `seconds` is when it is worth asking again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the server is busy; ask again in {seconds} s")
+        self.seconds = seconds
+
+
+class Turns:
+    """One turn at a time.
+
+    Args:
+        most: how many may wait while another has the turn.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.here = most, 0
+        self._turn = asyncio.Lock()
+        self._usual = 1.0  # seconds
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """A turn; a request that is cancelled gives its place up.
+
+        Raises:
+            Busy: too many wait.
+        """
+        if self.here > self.most:
+            raise Busy(max(1, math.ceil(self._usual * self.here / 2)))
+        self.here += 1
+        try:
+            async with self._turn:
+                began = time.monotonic()
+                yield
+                self._usual += SMOOTHING * (time.monotonic() - began - self._usual)
+        finally:
+            self.here -= 1

@@ -1,0 +1,78 @@
+"""The process that decodes strangers' pictures: bytes in at stdin, pixels out at stdout, until stdin ends.
+
+It is started by `decoding.Decoder`. Memory and processor time are limited by the kernel, so a picture that makes a
+decoder take too much ends this process and nothing else. Imports no torch.
+
+Asked: the number of bytes, then the bytes. Answered: a head (what it is, width or number of bytes, height), then RGB
+pixels or the cause and the reason why not.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+import sys
+from typing import BinaryIO
+
+from silc.images import BadImage, decode_pixels
+
+ASKED, HEAD = struct.Struct(">Q"), struct.Struct(">cII")
+PIXELS, REFUSED = b"+", b"-"
+
+
+def main(pixels: int, memory: int, seconds: float) -> None:
+    """Answer until stdin ends.
+
+    Args:
+        pixels: the most that are decoded.
+        memory: bytes beyond what the process has when it begins.
+        seconds: of processor time for a picture.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = _address_space() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    asked, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := asked.read(ASKED.size):
+        _begin_to_count(seconds)
+        answer(_exactly(asked, ASKED.unpack(head)[0]), answers, pixels)
+
+
+def answer(data: bytes, answers: BinaryIO, most: int) -> None:
+    """Write what a picture's bytes hold, or why it cannot be had."""
+    try:
+        found = decode_pixels(data, max_pixels=most, turned=True)
+        height, width, _ = found.shape
+        answers.write(HEAD.pack(PIXELS, width, height))
+        answers.write(found.data)
+    except (BadImage, MemoryError) as error:
+        cause = error.cause if isinstance(error, BadImage) else "too_large"
+        why = str(error) if isinstance(error, BadImage) else "an image that takes more memory than the server gives one"
+        said = f"{cause}\n{why}".encode(errors="backslashreplace")
+        answers.write(HEAD.pack(REFUSED, len(said), 0))
+        answers.write(said)
+    answers.flush()
+
+
+def _begin_to_count(seconds: float) -> None:
+    """The kernel ends this process when it has computed for so long from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
+
+
+def _address_space() -> int:
+    """Bytes this process has mapped."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise SystemExit(0)  # whoever asked is gone
+    return data
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,390 @@
+"""The page in a real browser, headless Chromium, against a real `silc serve`: what a person does, and what is seen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from silc.dense import component_pictures
+from silc.eval.pictures import colour
+from silc.predict import TOWER, Model
+from tests.serve.conftest import picture
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.slow
+NAMES = ["plain red", "<img src=x onerror=document.title='lost'>", "green stripes"]
+CONTROLS = {
+    "button": ["Segment", "Classify", "Picture", "Masks, PNG", "Masks, COCO RLE", "Copy a link"],
+    "radio": ["classes", "heat of a word", "components", "like a patch"],
+    "slider": ["Left and right", "Opacity"],
+    "combobox": ["Left", "Right", "Decoder", "Windows", "Prompts"],
+    "textbox": ["Separated by commas, or one a line"],
+}
+"""What a person or a screen reader finds, by role and name."""
+PIXELS = """canvas => {
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let text = "";
+  for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(at, at + 8192));
+  return [canvas.width, canvas.height, btoa(text)];
+}"""
+
+
+@contextmanager
+def served(*args: str) -> Iterator[str]:
+    """A server, and what it says that a browser opens."""
+    command = [sys.executable, "-m", "silc", "serve", *args, "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = (re.search(r"open (http://\S+)", line) for line in process.stdout)
+        try:
+            yield next(match[1] for match in found if match)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(finished: Callable[..., Path]) -> Iterator[str]:
+    """Where a server of a run's student and teacher answers."""
+    with served(str(finished("silc_c"))) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; Playwright's own is not needed."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium; `apt-get install chromium`")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, opened; whatever it complains of fails the test."""
+    with browser.new_context() as context:
+        page, complaints = context.new_page(), list[str]()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: complaints.append(request.url) if not _own(request.url, address) else None)
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        assert complaints == []
+
+
+def _own(url: str, address: str) -> bool:
+    return url.startswith((address, "data:", f"blob:{address}"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    picture().save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def wait(page: Page, said: str = r"\)$") -> str:
+    """What the page says when it has its answer."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#status")).to_have_text(
+        re.compile(said)
+    )  # a function to wait for would break the page's rules
+    assert page.text_content("#fault") == ""
+    return page.text_content("#status") or ""
+
+
+def segmented(page: Page, file: Path) -> None:
+    """A picture is chosen, words are typed, and the answer is there."""
+    page.set_input_files("#file", file)
+    wait(page)
+    page.fill("#names", "\n".join(NAMES))
+    page.get_by_role("button", name="Segment", exact=True).click()
+    page.wait_for_selector("#legend li")
+    wait(page)
+
+
+def split(page: Page, at: int) -> None:
+    page.locator("#split").fill(str(at))
+
+
+def shown(page: Page, canvas: str = "#picture") -> np.ndarray:
+    """Pixels [H, W, 3] of a canvas."""
+    width, height, data = page.eval_on_selector(canvas, PIXELS)
+    pixels = np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)
+    assert (pixels[..., 3] == 255).all()
+    return pixels[..., :3]
+
+
+def of(models: dict[str, Model], which: str) -> Model:
+    return next(model for name, model in models.items() if name.endswith(which))
+
+
+def overlay(models: dict[str, Model], which: str, **more: Any) -> np.ndarray:
+    return np.asarray(of(models, which).segment(picture(), NAMES).overlay(**more))
+
+
+def test_student_and_teacher_on_one_picture(page: Page, file: Path, models: dict[str, Model]) -> None:
+    segmented(page, file)
+    student, teacher = overlay(models, "student"), overlay(models, "teacher")
+    assert (shown(page)[:, :20] == student[:, :20]).all()
+    assert (shown(page)[:, 20:] == teacher[:, 20:]).all()
+    for at, expected in ((100, student), (0, teacher)):
+        split(page, at)
+        assert (shown(page) == expected).all()
+    page.locator("#alpha").fill("30")
+    assert (shown(page) == overlay(models, "teacher", alpha=0.3)).all()
+
+
+def test_the_legend_names_every_class_and_hides_it(page: Page, file: Path, models: dict[str, Model]) -> None:
+    """Words are text, whatever they look like."""
+    segmented(page, file)
+    split(page, 100)
+    labels = of(models, "student").segment(picture(), NAMES).labels.numpy()
+    entries = page.locator("#legend button")
+    assert entries.count() == len(NAMES)
+    assert page.locator("#legend img").count() == 0
+    whole = shown(page)
+    for index, name in enumerate(NAMES):
+        entry = entries.nth(index)
+        assert name in (entry.text_content() or "")
+        assert f"{100 * (labels == index).mean():.1f} %" in (entry.text_content() or "")
+        swatch = entry.locator(".swatch").evaluate("one => getComputedStyle(one).backgroundColor")
+        assert swatch == f"rgb{colour(index)}"
+        entry.click()
+        assert entry.get_attribute("aria-pressed") == "false"
+        changed = (shown(page) != whole).any(axis=-1)
+        assert not changed[labels != index].any()
+        assert changed[labels == index].all()
+        entry.click()
+        assert (shown(page) == whole).all()
+    assert page.title() == "silc: words in, segmentation out"
+
+
+def test_two_decoders_side_by_side(page: Page, file: Path, models: dict[str, Model]) -> None:
+    page.select_option("#model-b", page.input_value("#model-a"))
+    page.select_option("#decoder-b", "sclip")
+    segmented(page, file)
+    split(page, 0)
+    expected = of(models, "student").segment(picture(), NAMES, decoder="sclip").overlay()
+    assert (shown(page) == np.asarray(expected)).all()
+
+
+def test_heat_of_each_word(page: Page, file: Path) -> None:
+    segmented(page, file)
+    split(page, 100)
+    page.check("input[value=heat]")
+    wait(page)
+    seen = []
+    for index in range(len(NAMES)):
+        page.select_option("#word", str(index))
+        seen.append(shown(page))
+    assert len({one.tobytes() for one in seen}) == len(NAMES)
+
+
+def test_components_are_the_models(page: Page, file: Path, models: dict[str, Model]) -> None:
+    page.set_input_files("#file", file)
+    wait(page)
+    split(page, 100)
+    page.locator("#alpha").fill("100")
+    page.check("input[value=components]")
+    wait(page)
+    maps = of(models, "student").dense(picture(), readout=TOWER)
+    page.wait_for_timeout(100)
+    assert (shown(page) == np.asarray(component_pictures(maps, [picture().size])[0])).all()
+
+
+def test_a_clicked_patch_and_what_is_like_it_in_a_second_picture(
+    page: Page, file: Path, tmp_path: Path, models: dict[str, Model]
+) -> None:
+    page.set_input_files("#file", file)
+    wait(page)
+    box = page.locator("#picture").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.1 * box["height"])
+    page.wait_for_selector("#mark:not([hidden])")
+    columns = of(models, "student").dense(picture(), readout=TOWER)[0].shape[1]
+    assert f"row 1, column {int(0.9 * columns) + 1}" in wait(page)
+    picture(1, (24, 40)).save(tmp_path / "second.png")
+    plain = np.asarray(picture(1, (24, 40)))
+    page.set_input_files("#second", tmp_path / "second.png")
+    page.wait_for_selector("#other:not([hidden])")
+    wait(page, r"^Like .*\)$")
+    assert shown(page, "#second-picture").shape == plain.shape
+    assert (shown(page, "#second-picture") != plain).any()
+
+
+def test_by_the_keyboard_alone(page: Page, file: Path) -> None:
+    page.set_input_files("#file", file)
+    wait(page)
+    page.check("input[value=similar]")
+    wait(page)
+    page.focus("#picture")
+    before = page.locator("#mark").bounding_box()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    assert page.locator("#mark").bounding_box() != before
+    assert "column" in wait(page)
+    page.focus("#names")
+    reached = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"model-a", "model-b", "decoder-a", "go", "classify", "split", "alpha", "save-coco", "link"} <= reached
+
+
+def test_probabilities_are_in_a_table(page: Page, file: Path, models: dict[str, Model]) -> None:
+    page.set_input_files("#file", file)
+    wait(page)
+    page.fill("#names", "red, blue")
+    page.get_by_role("button", name="Classify").click()
+    page.wait_for_selector("#tables table")
+    (expected,) = of(models, "student").classify(picture(), ["red", "blue"])
+    rows = page.locator("#tables table").first.locator("tr").all_text_contents()
+    assert rows == [f"{name}{100 * share:.1f} %" for name, share in expected.items()]
+
+
+def test_a_link_keeps_the_state(page: Page, file: Path, browser: Browser) -> None:
+    segmented(page, file)
+    page.select_option("#decoder-a", "sclip")
+    wait(page)
+    split(page, 30)
+    page.wait_for_timeout(300)
+    expected, link = shown(page), page.url
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(link)
+        other.wait_for_selector("body[data-ready]")
+        other.wait_for_selector("#legend li")
+        wait(other)
+        assert (shown(other) == expected).all()
+        assert other.input_value("#decoder-a") == "sclip"
+        assert other.input_value("#names").splitlines() == NAMES
+
+
+def test_what_is_taken_away(page: Page, file: Path, models: dict[str, Model]) -> None:
+    from PIL import Image
+
+    mask = pytest.importorskip("faster_coco_eval.core.mask")
+    segmented(page, file)
+    labels = of(models, "student").segment(picture(), NAMES).labels.numpy()
+    with page.expect_download() as taken:
+        page.click("#save-labels")
+    assert (np.asarray(Image.open(taken.value.path())) == labels).all()
+    with page.expect_download() as taken:
+        page.click("#save-coco")
+    coco = json.loads(Path(taken.value.path()).read_text())
+    assert [one["name"] for one in coco["categories"]] == NAMES
+    for one in coco["annotations"]:
+        found = mask.decode({**one["segmentation"], "counts": one["segmentation"]["counts"].encode()})
+        assert (found == (labels == one["category_id"] - 1)).all()
+        assert one["area"] == found.sum()
+    with page.expect_download() as taken:
+        page.click("#save-overlay")
+    assert (np.asarray(Image.open(taken.value.path()).convert("RGB")) == shown(page)).all()
+
+
+def test_an_example_comes_with_its_words(page: Page) -> None:
+    page.get_by_role("button", name="Example: generated scene 1").click()
+    page.wait_for_selector("#legend li")
+    wait(page)
+    assert page.input_value("#names")
+
+
+def test_what_is_missing_is_told(page: Page) -> None:
+    page.get_by_role("button", name="Segment", exact=True).click()
+    assert "A picture is needed" in (page.text_content("#fault") or "")
+
+
+def test_a_token_opens_the_page_and_is_not_in_links(
+    browser: Browser, finished: Callable[..., Path], tmp_path: Path, file: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("sesame-sesame-sesame")
+    with served(str(finished("silc_c")), "--token-file", str(token)) as address:
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(address)
+            page.wait_for_selector("body[data-ready]")
+            segmented(page, file)
+            assert "sesame" not in page.url
+            page.reload()
+            page.wait_for_selector("#legend li")
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(address.partition("#")[0])
+            page.wait_for_selector("body[data-ready]")
+            assert "a token is needed" in (page.text_content("#fault") or "")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_every_control_is_there_at_any_width(
+    browser: Browser, address: str, file: Path, width: int, scheme: Any
+) -> None:
+    with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        segmented(page, file)
+        for role, names in CONTROLS.items():
+            for name in names:
+                found = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
+                assert found.count() == (2 if name == "Decoder" else 1), (role, name)
+                assert found.first.is_visible(), (role, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Browser, address: str, file: Path, scheme: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with browser.new_context(color_scheme=scheme) as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        segmented(page, file)
+        found = axe.run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_what_runs_can_be_cancelled(page: Page, file: Path) -> None:
+    page.set_input_files("#file", file)
+    wait(page)
+    page.fill("#names", "red, blue")
+    page.route("**/api/segment", lambda route: None)  # never answered
+    page.get_by_role("button", name="Segment", exact=True).click()
+    page.get_by_role("button", name="Cancel").click()
+    wait(page, r"^Cancelled\.$")
+    assert page.get_by_role("button", name="Cancel").count() == 0  # hidden again
+    page.unroute("**/api/segment")
+    page.get_by_role("button", name="Segment", exact=True).click()
+    page.wait_for_selector("#legend li")
+
+
+def test_a_busy_server_is_asked_again(browser: Browser, address: str, file: Path) -> None:
+    answers = [{"status": 503, "headers": {"Retry-After": "0"}, "body": '{"detail": "busy"}'}] * 2
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/api/segment", lambda route: route.fulfill(**answers.pop()) if answers else route.continue_())  # type: ignore[arg-type]
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        segmented(page, file)
+    assert answers == []
