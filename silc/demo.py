@@ -82,6 +82,7 @@ def main(out: Path, *, duration: str = "") -> None:
     summary = SUMMARY.format(width=tower.width, depth=tower.depth, length=length, **seen)
     _, page = results.write([out], evaluations, out / "scores.json", title="SILC on generated scenes", summary=summary)
     say(f"report: {page}")
+    say(f"in the browser: silc serve {out}")
 
 
 def measured_rate(config: Config, out: Path) -> float:
