@@ -55,6 +55,9 @@ def as_voc(values: dict[str, Any], images: Path, root: Path) -> Path:
         size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
         text = f"<annotation><filename>{image['file_name']}</filename>{size}{objects}</annotation>"
         (root / "Annotations" / f"{image['id']:012d}.xml").write_text(text)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    stems = [f"{image['id']:012d}\n" for image in values["images"]]
+    (root / "ImageSets" / "Main" / "val.txt").write_text("".join(stems))
     return root
 
 
@@ -103,3 +106,75 @@ def test_what_is_wrong_is_told(coco_set: tuple[DetectionSet, dict[str, Any], Pat
     (tmp_path / "again" / "JPEGImages" / "000000000002.png").unlink()
     with pytest.raises(BadInput, match=r"has boxes of 000000000002.png, and .* is not there"):
         read_folder(tmp_path / "again", "val")
+
+
+def test_a_polygon_is_its_bounding_box_and_a_box_with_a_score_is_no_truth(
+    coco_set: tuple[DetectionSet, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    _, values, images = coco_set
+    yolo = as_yolo(values, images, tmp_path / "yolo")
+    lines = ["0 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75", "1 0.5 0.5 0.2 0.2 0.9", "1 0.1 0.1 nan 0.2 0.3 0.4"]
+    (yolo / "labels" / "val" / "000000000001.txt").write_text("\n".join(lines))
+    data, broken = read_folder(yolo, "val")
+    (box,) = data.objects[0]
+    width, height = data.sizes[0]
+    assert box[:5] == pytest.approx((0, 0.25 * width, 0.25 * height, 0.5 * width, 0.5 * height))
+    assert broken.counts == {"no_box": 2}
+
+
+def test_a_voc_folder_without_lists_is_for_training_alone(
+    coco_set: tuple[DetectionSet, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """A score on what was trained on would be one, too."""
+    _, values, images = coco_set
+    voc = as_voc(values, images, tmp_path / "voc")
+    with pytest.raises(BadInput, match=r"Main/train.txt is missing; needed are the names of the images"):
+        read_folder(voc, "train")  # as there are lists
+    shutil.rmtree(voc / "ImageSets")
+    assert len(read_folder(voc, "train")[0]) == 6
+    with pytest.raises(BadInput, match=r"Main/val.txt is missing"):
+        read_folder(voc, "val")
+
+
+def test_data_yaml_names_lists_several_folders_and_roboflows(
+    coco_set: tuple[DetectionSet, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """What is named is read, and nothing else: images/val, which is there, is another set."""
+    _, values, images = coco_set
+    yolo = as_yolo(values, images, tmp_path / "yolo")
+    for part in ("images", "labels"):
+        shutil.copytree(yolo / part / "val", yolo / "valid" / part)
+    names = (yolo / "data.yaml").read_text().split("names:")[1]
+    (yolo / "valid" / "images" / "000000000006.png").unlink()
+    (yolo / "some.txt").write_text("./images/val/000000000002.png\n./images/val/000000000003.png\n")
+
+    def read(said: str) -> DetectionSet:
+        (yolo / "data.yaml").write_text(f"val: {said}\nnames:{names}")
+        return read_folder(yolo, "val")[0]
+
+    for said, num in (("../valid/images", 5), ("some.txt", 2), ("[images/val, valid/images]", 11)):
+        data = read(said)
+        assert len(data) == num
+        assert all(data.objects)
+    for said, told in (
+        ("gone.txt", r"data.yaml says 'gone.txt' as its val, and .*gone.txt is not there"),
+        ("[1]", r"data.yaml says \[1\] as its val; needed is a folder"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            read(said)
+    (yolo / "some.txt").write_text("gone.png\n")
+    with pytest.raises(BadInput, match=r"some.txt names the image gone.png, and"):
+        read("some.txt")
+
+
+def test_a_folder_called_images_above_the_set_is_no_part_of_it(
+    coco_set: tuple[DetectionSet, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    _, values, images = coco_set
+    yolo = as_yolo(values, images, tmp_path / "images" / "mine")
+    shutil.move(yolo / "images" / "val", yolo / "val")
+    for label in (yolo / "labels" / "val").iterdir():
+        shutil.move(label, yolo / "val")
+    (yolo / "data.yaml").write_text((yolo / "data.yaml").read_text().replace("val: images/val", "val: val"))
+    data, _ = read_folder(yolo, "val")
+    assert all(data.objects)

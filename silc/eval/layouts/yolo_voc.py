@@ -1,16 +1,17 @@
 """Boxes in a file an image: YOLO's lines of text and Pascal VOC's XML, read into COCO's form.
 
-YOLO: `data.yaml` (names, and where train and val are) or `classes.txt`; images/SPLIT/1.jpg has labels/SPLIT/1.txt, a
-line an object: class, centre x, centre y, width, height, in shares of the image as viewers turn it. No file: no object.
+YOLO: `data.yaml` (names, and where train and val are: folders, or files that list images) or `classes.txt`;
+images/SPLIT/1.jpg has labels/SPLIT/1.txt, a line an object: class, centre x, centre y, width, height, in shares of the
+image as viewers turn it; or class and the corners of a polygon, whose bounding box is taken. No file: no object.
 
-VOC: Annotations/1.xml and JPEGImages/1.jpg; ImageSets/Main/SPLIT.txt names those of a split, where it is there. Corners
-count from 1. Objects marked difficult are scored neither way, as crowds are.
+VOC: Annotations/1.xml and JPEGImages/1.jpg; ImageSets/Main/SPLIT.txt names those of a split. Without any list all are
+for training. Corners count from 1. Objects marked difficult are scored neither way, as crowds are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from silc.regular import regular
 
 YAML, CLASSES = "data.yaml", "classes.txt"
 ANNOTATIONS = "Annotations"
+TRAIN = "train"
 
 
 def is_yolo(folder: Path) -> bool:
@@ -43,13 +45,13 @@ def yolo(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
     Raises:
         BadInput: no names, no such split, or a file that cannot be read.
     """
-    names, place = _yolo_names(folder), _yolo_split(folder, split)
-    files = images_in(place)
+    values = _yaml(folder)
+    names, files = _yolo_names(folder, values), _yolo_images(folder, values, split)
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, file in enumerate(files):
         width, height = size_of(file)
         images.append({"id": number, "file_name": file.name, "width": width, "height": height})
-        label = _label_of(file)
+        label = _label_of(file, folder)
         for line in text_of(label).splitlines() if label.is_file() else ():
             if line.strip():
                 own = {"id": f"{label.name}: {line.strip()[:60]}", "image_id": number}
@@ -64,8 +66,8 @@ def voc(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
     Raises:
         BadInput: no such split, no annotation, or a file that cannot be read.
     """
-    listed, place = folder / "ImageSets" / "Main" / f"{split}.txt", folder / ANNOTATIONS
-    stems = lines_of(listed) if listed.is_file() else sorted(path.stem for path in place.glob("*.xml"))
+    place = folder / ANNOTATIONS
+    stems = _voc_stems(folder, split)
     if not stems:
         raise BadInput(f"{place} holds no .xml file; needed is one for each image")
     images, annotations, files = list[dict[str, Any]](), list[dict[str, Any]](), list[Path]()
@@ -84,6 +86,16 @@ def voc(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
     names = list(distinct(lines_of(own_names), str(own_names))) if own_names.is_file() else names
     categories = [{"id": name, "name": name} for name in names]
     return {"images": images, "annotations": annotations, "categories": categories}, files
+
+
+def _voc_stems(folder: Path, split: str) -> list[str]:
+    """Names of a split's images. A folder without lists is one part, for training: a score would be of the same."""
+    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if listed.is_file():
+        return lines_of(listed, "image's name")
+    if split == TRAIN and not any(listed.parent.glob("*.txt")):
+        return sorted(path.stem for path in (folder / ANNOTATIONS).glob("*.xml"))
+    raise BadInput(f"{listed} is missing; needed are the names of the images of {split!r}, one a line, without .xml")
 
 
 def size_of(file: Path) -> tuple[int, int]:
@@ -110,8 +122,8 @@ def _yaml(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _yolo_names(folder: Path) -> Sequence[str]:
-    given = _yaml(folder).get("names")
+def _yolo_names(folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
+    given = values.get("names")
     if isinstance(given, dict) and sorted(given) == list(range(len(given))):
         given = [given[number] for number in range(len(given))]
     if given is None and (folder / CLASSES).is_file():
@@ -121,36 +133,75 @@ def _yolo_names(folder: Path) -> Sequence[str]:
     return distinct(given, str(folder / YAML))
 
 
-def _yolo_split(folder: Path, split: str) -> Path:
-    """The folder of a split's images: as `data.yaml` says, or images/SPLIT."""
-    values = _yaml(folder)
-    said, base = values.get(split), values.get("path", ".")
-    tried = [folder / "images" / split, folder / split / "images"]
-    if isinstance(said, str):
-        bases = [folder / str(base), folder, folder.parent / str(base)]
-        tried = [place / said for place in bases] + tried
-    found = next((place for place in tried if place.is_dir()), None)
-    if found is None:
-        raise BadInput(f"{tried[0]} is missing; {folder / YAML} names the folder of the images of {split!r}")
+def _yolo_images(folder: Path, values: Mapping[str, Any], split: str) -> list[Path]:
+    """The images of a split: those that `data.yaml` names, or where it names none those in images/SPLIT.
+
+    Raises:
+        BadInput: what is named is not there, or is neither text nor a list of texts.
+    """
+    said = values.get(split)
+    if said is None:
+        usual = [folder / "images" / split, folder / split / "images"]
+        place = next((place for place in usual if place.is_dir()), None)
+        if place is None:
+            raise BadInput(f"{usual[0]} is missing; {folder / YAML} names the folder of the images of {split!r}")
+        return images_in(place)
+    named = said if isinstance(said, list) else [said]
+    if not named or not all(isinstance(one, str) for one in named):
+        raise BadInput(
+            f"{folder / YAML} says {said!r} as its {split}; needed is a folder, a list of images, or several"
+        )
+    base = str(values.get("path") or ".")
+    return [file for one in named for file in _images_of(folder, base, one, split)]
+
+
+def _images_of(folder: Path, base: str, named: str, split: str) -> list[Path]:
+    """The images of a folder, or of a file with one a line, that `data.yaml` names."""
+    starts = [folder / base, folder, folder.parent / base]
+    # Roboflow writes ../valid/images for the folder beside the file; Ultralytics reads it so.
+    ways = [named, named.removeprefix("../")]
+    place = next((start / way for way in ways for start in starts if (start / way).exists()), None)
+    if place is None:
+        raise BadInput(f"{folder / YAML} says {named!r} as its {split}, and {starts[0] / named} is not there")
+    return images_in(place) if place.is_dir() else _listed(place, folder)
+
+
+def _listed(file: Path, folder: Path) -> list[Path]:
+    """The images that a file names, from where it lies or from the set's folder."""
+    found = []
+    for line in lines_of(file, "image"):
+        path = next((path for path in (file.parent / line, folder / line) if path.is_file()), None)
+        if path is None:
+            raise BadInput(f"{file} names the image {line}, and {file.parent / line} is not there")
+        found.append(path)
     return found
 
 
-def _label_of(image: Path) -> Path:
-    """labels/train/1.txt of images/train/1.jpg: the last folder that is called images."""
-    parts = list(image.parts)
+def _label_of(image: Path, folder: Path) -> Path:
+    """labels/train/1.txt of images/train/1.jpg: the last folder that is called images, in the set if the image is."""
+    root, below = (folder, image.relative_to(folder)) if image.is_relative_to(folder) else (Path(), image)
+    parts = list(below.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return (root / Path(*parts)).with_suffix(".txt")
 
 
 def _yolo_box(words: Sequence[str], width: int, height: int) -> dict[str, Any]:
-    """Category and box of a line, or none where it is no such line."""
+    """Category and box of a line, or none where it is no such line: a score after a box is a guess, not the truth."""
     try:
-        label, (x, y, w, h) = int(words[0]), map(float, words[1:5])
-    except (ValueError, IndexError):
+        label, numbers = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
         return {"category_id": 0, "bbox": None}
-    return {"category_id": label, "bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
+    if len(numbers) == 4:
+        x, y, w, h = numbers
+        left, top = x - w / 2, y - h / 2
+    elif len(numbers) >= 6 and len(numbers) % 2 == 0 and all(map(math.isfinite, numbers)):
+        left, top = min(numbers[::2]), min(numbers[1::2])
+        w, h = max(numbers[::2]) - left, max(numbers[1::2]) - top
+    else:
+        return {"category_id": label, "bbox": None}
+    return {"category_id": label, "bbox": [left * width, top * height, w * width, h * height]}
 
 
 def _xml(file: Path) -> ElementTree.Element:
