@@ -138,6 +138,10 @@ class Box(NamedTuple):
     """Several objects that are not told apart: what is found there is neither right nor wrong."""
 
 
+class OtherSize(BadInput):
+    """An image is not of the size that its boxes were drawn on."""
+
+
 @dataclass(frozen=True)
 class DetectionSet(DataSet):
     """Images with boxes."""
@@ -157,6 +161,8 @@ class DetectionSet(DataSet):
     """Classes of which not every object has a box (LVIS's `not_exhaustive_category_ids`)."""
     labelled: frozenset[int] | None = None
     """Classes whose objects have boxes; None: all. Of others nothing is known."""
+    unsure: Sequence[frozenset[int]] = ()
+    """Classes of each image that a broken box says are there, where it cannot be said."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -165,12 +171,13 @@ class DetectionSet(DataSet):
         """An image, of the size that its boxes were drawn on.
 
         Raises:
-            BadInput: it cannot be read, or has another size.
+            OtherSize: it has another size.
+            BadInput: it cannot be read.
         """
         image, (width, height) = self.images[index], self.sizes[index]
         if image.size != (width, height):
             turned = TURNED.replace("a label map is", "boxes are") if image.size == (height, width) else ""
-            raise BadInput(
+            raise OtherSize(
                 f"{self.name}: image {self.ids[index]} is {image.width} x {image.height}, and its boxes are of one of "
                 f"{width} x {height}; scale both alike{turned}"
             )

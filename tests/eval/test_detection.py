@@ -18,7 +18,7 @@ from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.average_precision import average_precision
 from silc.eval.config import EvalConfig
-from silc.eval.detection import OpenVocabularyDetection, best, centre_boxes, share_found
+from silc.eval.detection import best, centre_boxes, share_found
 from silc.eval.layouts.boxes import parsed, read_coco, read_scored
 from tests.eval.conftest import WORDS, Oracle, colour_of
 
@@ -228,12 +228,99 @@ def test_broken_boxes_are_told_by_cause() -> None:
     )
 
 
+ONE: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "1.png", "width": 10, "height": 10}],
+    "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"width": None}, "image 1 has the width None and the height 10; needed are whole numbers of pixels"),
+        ({"height": "640px"}, "image 1 has the width 10 and the height 640px; needed are whole"),
+        ({"width": float("nan")}, "image 1 has the width nan"),
+        ({"width": 10.5}, "image 1 has the width 10.5"),
+        ({"id": [1]}, r"an entry of images has the id \[1\]; needed is a whole number or text"),
+        ({"neg_category_ids": None}, "neg_category_ids of image 1 is no list; needed are ids of categories"),
+    ],
+)
+def test_images_of_wrong_types_are_told(changed: dict[str, Any], said: str) -> None:
+    categories = [{**one, "frequency": "r"} for one in ONE["categories"]]
+    with pytest.raises(BadInput, match=said):
+        parsed("set", ONE | {"images": [ONE["images"][0] | changed], "categories": categories}, "set.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"image_id": [1]}, "unknown_image"),
+        ({"category_id": {}}, "unknown_category"),
+        ({"bbox": [0, 0, 10**400, 5]}, "no_box"),
+        ({"bbox": [0, 0, "5", 5]}, "no_box"),
+        ({"area": "large"}, "no_area"),
+        ({"iscrowd": "yes"}, "no_crowd"),
+    ],
+)
+def test_boxes_of_wrong_types_are_broken_ones(changed: dict[str, Any], cause: str) -> None:
+    values = ONE | {"annotations": [*ONE["annotations"], ONE["annotations"][0] | {"id": 2} | changed]}
+    data, broken = parsed("set", values, "set.json")
+    assert broken.counts == {cause: 1}
+    assert [len(own) for own in data.objects] == [1]
+    known = cause not in ("unknown_image", "unknown_category")
+    assert data.unsure == [{0} if known else set()]
+
+
+def test_crowds_are_said_by_numbers_or_texts() -> None:
+    said = [0, 1, "0", "1", False, True, None]
+    boxes = [ONE["annotations"][0] | {"id": number, "iscrowd": crowd} for number, crowd in enumerate(said)]
+    data, broken = parsed("set", ONE | {"annotations": boxes}, "set.json")
+    assert not broken.counts
+    assert [box.crowd for box in data.objects[0]] == [False, True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("only", [3, [], [7], [[1]]])
+def test_the_labelled_categories_are_the_files(only: Any) -> None:
+    with pytest.raises(BadInput, match=r"voc_labelled_category_ids .* is no list of ids of its categories"):
+        parsed("set", ONE | {"info": {"voc_labelled_category_ids": only}}, "set.json")
+    assert parsed("set", ONE | {"info": {"voc_labelled_category_ids": [2]}}, "set.json")[0].labelled == {1}
+
+
+def test_a_frequency_alone_makes_no_lvis_set() -> None:
+    """Without lists of what is absent a federated score would leave out what is wrong."""
+    categories = [{**one, "frequency": "c"} for one in ONE["categories"]]
+    data, _ = parsed("set", ONE | {"categories": categories}, "set.json")
+    assert (data.frequency, data.absent, data.partial) == ((), (), ())
+    images = [ONE["images"][0] | {"neg_category_ids": [2, 9]}]
+    data, _ = parsed("set", ONE | {"categories": categories, "images": images}, "set.json")
+    assert (list(data.frequency), list(data.absent)) == (["c", "c"], [frozenset({1})])
+
+
+def test_lvis_and_names_with_folders_find_their_images(tmp_path: Path) -> None:
+    """As the guide lays them out: LVIS's file in lvis/, the photographs in coco/; file_name may name the split."""
+    (tmp_path / "coco" / "train2017").mkdir(parents=True)
+    (tmp_path / "lvis").mkdir()
+    Image.new("RGB", (10, 10)).save(tmp_path / "coco" / "train2017" / "1.png")
+    images = [{"id": 1, "width": 10, "height": 10, "coco_url": "http://images.cocodataset.org/train2017/1.png"}]
+    (tmp_path / "lvis" / "lvis_v1_train.json").write_text(json.dumps(ONE | {"images": images}))
+    data, _ = read_coco("lvis", tmp_path / "lvis" / "lvis_v1_train.json")
+    assert data.image(0).size == (10, 10)
+    (tmp_path / "coco" / "annotations").mkdir()
+    images = [ONE["images"][0] | {"file_name": "train2017/1.png"}]
+    file = tmp_path / "coco" / "annotations" / "mine.json"
+    file.write_text(json.dumps(ONE | {"images": images}))
+    assert read_coco("mine", file)[0].image(0).size == (10, 10)
+
+
+def test_a_folder_that_trains_can_be_scored(tmp_path: Path) -> None:
+    place = write(tmp_path)
+    (place / "val").rename(place / "images")
+    assert scored(tmp_path, Quarters())[0].record.metrics["ap"] == 1
+
+
 def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
     place = write(tmp_path)
     Image.new("RGB", (20, 40)).save(place / "val" / "1.png")
     with pytest.raises(BadInput, match=r"image 1 is 20 x 40, and its boxes are of one of 40 x 20.*EXIF"):
         scored(tmp_path, Quarters())
-
-
-def test_the_evaluator_has_what_a_task_has() -> None:
-    assert {"name", "data", "config", "progress", "world"} <= set(OpenVocabularyDetection.__dataclass_fields__)

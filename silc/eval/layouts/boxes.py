@@ -2,14 +2,13 @@
 
 A file in COCO's form has lists `images` (id, file_name, width, height), `annotations` (image_id, category_id, bbox
 [x, y, width, height], and area and iscrowd where they are known) and `categories` (id, name). LVIS's form adds what is
-known to be absent, and what is labelled in part. `info.voc_labelled_category_ids` names the only categories that are
-labelled.
+known to be absent (`neg_category_ids` of images), what is labelled in part, and a frequency of each category.
+`info.voc_labelled_category_ids` names the only categories that are labelled.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,6 @@ from silc.eval.datasets import Box, DetectionSet, Lazy, Source
 from silc.eval.files import distinct, read_image, text_of
 from silc.eval.layouts.yolo_voc import is_voc, is_yolo, voc, yolo
 
-log = logging.getLogger(__name__)
-
 SLACK = 1.0
 """Pixels that a box may reach beyond its image: annotators' files are rounded."""
 CAUSES = {
@@ -33,6 +30,8 @@ CAUSES = {
     "outside": "outside its image",
     "unknown_image": "of an image that is not listed",
     "unknown_category": "of a category that is not listed",
+    "no_area": "area is no finite number",
+    "no_crowd": "iscrowd is neither 0 nor 1",
 }
 """What can be wrong with a box."""
 
@@ -48,7 +47,7 @@ def folder(path: Path) -> Source[DetectionSet]:
     """A folder of one's own: in COCO's form, or YOLO's or VOC's."""
     file = path / "annotations" / "instances_val.json"
     if file.is_file() or not (is_yolo(path) or is_voc(path)):
-        return _source(path.name, file, path / "val")
+        return Source("detection", path.name, [file], partial(read_scored, path.name, file))
     return Source("detection", path.name, [path], lambda: unbroken(*read_folder(path, "val"), path))
 
 
@@ -73,8 +72,8 @@ class Broken:
         return ", ".join(told)
 
 
-def read_scored(name: str, file: Path, images: Path) -> DetectionSet:
-    """A set to score on: all of its boxes count, or none.
+def read_scored(name: str, file: Path, images: Path | None = None) -> DetectionSet:
+    """A set to score on: one with a broken box is refused.
 
     Raises:
         BadInput: as `read_coco`, and a box that is broken.
@@ -116,10 +115,12 @@ def read_coco(name: str, file: Path, images: Path | None = None) -> tuple[Detect
 
 
 def folders_of(file: Path) -> list[Path]:
-    """Where the images of an annotation file may lie: a folder called as the end of its name, beside or above it."""
-    parts = file.stem.split("_")
+    """Where the images of an annotation file may lie: a folder called as the end of its name, beside or above it or,
+    as LVIS's are COCO's, in coco/; or one that its names of images begin with."""
+    parts, root = file.stem.split("_"), file.parent.parent
     ends = ["_".join(parts[start:]) for start in range(1, len(parts))]
-    return [place / end for place in (file.parent.parent, file.parent) for end in (*ends, "images")] + [file.parent]
+    places = [place / end for place in (root, file.parent, root / "coco") for end in (*ends, "images")]
+    return [*places, file.parent, root]
 
 
 def _located(entries: Sequence[Mapping[str, Any]], folders: Sequence[Path], file: Path) -> list[Path]:
@@ -155,23 +156,23 @@ def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
     distinct(classes, where)
     index = {one["id"]: place for place, one in enumerate(categories)}
     place_of = {one["id"]: place for place, one in enumerate(images)}
-    sizes = [(int(one["width"]), int(one["height"])) for one in images]
+    sizes = [_size(one, where) for one in images]
     objects: list[list[Box]] = [[] for _ in images]
+    unsure: list[set[int]] = [set() for _ in images]
     broken = Broken()
     for number, one in enumerate(annotations):
-        place, label = place_of.get(one.get("image_id")), index.get(one.get("category_id"))
+        place, label = _place(place_of, one.get("image_id")), _place(index, one.get("category_id"))
         if place is None or label is None:
             cause = "unknown_image" if place is None else "unknown_category"
             broken.add(cause, _called(one, number))
         elif isinstance(box := _box(one, label, sizes[place]), str):
             broken.add(box, _called(one, number))
+            unsure[place].add(label)
         else:
             objects[place].append(box)
     if not any(objects):
         raise BadInput(f"{where} has no usable box: {broken}; needed is bbox [x, y, width, height] in pixels")
-    of_lvis = all("frequency" in one for one in categories)
-    known = values.get("info") if isinstance(values.get("info"), dict) else {}
-    only = known.get("voc_labelled_category_ids")
+    of_lvis = all("frequency" in one for one in categories) and any("neg_category_ids" in one for one in images)
     return DetectionSet(
         name=name,
         classes=classes,
@@ -181,9 +182,10 @@ def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
         sizes=sizes,
         objects=objects,
         frequency=[str(one["frequency"]) for one in categories] if of_lvis else (),
-        absent=_sets(images, "neg_category_ids", index) if of_lvis else (),
-        partial=_sets(images, "not_exhaustive_category_ids", index) if of_lvis else (),
-        labelled=None if only is None else frozenset(index[one] for one in only if one in index),
+        absent=_sets(images, "neg_category_ids", index, where) if of_lvis else (),
+        partial=_sets(images, "not_exhaustive_category_ids", index, where) if of_lvis else (),
+        labelled=_labelled(values, index, where),
+        unsure=list(map(frozenset, unsure)),
     ), broken
 
 
@@ -201,37 +203,107 @@ def _lists(values: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[str
         if not one:
             told = "it has no boxes to learn from or to score" if key == "annotations" else f"it has no {key}"
             raise BadInput(f"{where}: {told}; needed is COCO's form: {form}")
-        if lacking := next((entry for entry in one if not must <= entry.keys() or not entry.get("name", "x")), None):
-            gone = sorted(must - lacking.keys()) or ["name"]
-            raise BadInput(f"{where}: an entry of {key} has no {gone[0]}: {str(lacking)[:80]}; add it")
-        if must and len({entry["id"] for entry in one}) < len(one):
-            twice = next(number for number, many in Counter(entry["id"] for entry in one).items() if many > 1)
-            raise BadInput(f"{where}: two {key} have the id {twice}; give each its own")
+        _complete(one, key, must, where)
         found.append(one)
     return found[0], found[1], found[2]
+
+
+def _complete(entries: Sequence[Mapping[str, Any]], key: str, must: set[str], where: str) -> None:
+    """
+    Raises:
+        BadInput: an entry lacks what it must have, or its id is none or another's.
+    """
+    if lacking := next((one for one in entries if not must <= one.keys() or not one.get("name", "x")), None):
+        gone = sorted(must - lacking.keys()) or ["name"]
+        raise BadInput(f"{where}: an entry of {key} has no {gone[0]}: {str(lacking)[:80]}; add it")
+    if not must:
+        return
+    if odd := next((one for one in entries if not isinstance(one["id"], int | str)), None):
+        raise BadInput(f"{where}: an entry of {key} has the id {str(odd['id'])[:40]}; needed is a whole number or text")
+    if len(counts := Counter(one["id"] for one in entries)) < len(entries):
+        raise BadInput(f"{where}: two {key} have the id {counts.most_common(1)[0][0]}; give each its own")
+
+
+def _size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
+    """(width, height) of an image as its entry says.
+
+    Raises:
+        BadInput: these are no numbers of pixels.
+    """
+    sides = image["width"], image["height"]
+    if not all(_is_number(side) and side >= 1 and int(side) == side for side in sides):
+        raise BadInput(
+            f"{where}: image {image['id']} has the width {str(sides[0])[:40]} and the height {str(sides[1])[:40]}; "
+            "needed are whole numbers of pixels"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float holds."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _place(places: Mapping[Any, int], number: Any) -> int | None:
+    """The place of what has an id; none where nothing has it, or where it is no id."""
+    return places.get(number) if isinstance(number, int | float | str) else None
 
 
 def _box(one: Mapping[str, Any], label: int, size: tuple[int, int]) -> Box | str:
     """The box of an annotation, or what is wrong with it."""
     given = one.get("bbox")
-    numbers = isinstance(given, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in given)
-    if not isinstance(given, list) or not numbers or len(given) != 4:
+    if not isinstance(given, list) or len(given) != 4 or not all(map(_is_number, given)):
         return "no_box"
     x, y, width, height = map(float, given)
     if width <= 0 or height <= 0:
         return "empty"
     if min(x, y) < -SLACK or x + width > size[0] + SLACK or y + height > size[1] + SLACK:
         return "outside"
-    area = one.get("area")
-    return Box(label, x, y, width, height, width * height if area is None else float(area), bool(one.get("iscrowd", 0)))
+    area, crowd = one.get("area"), one.get("iscrowd") or 0
+    if area is not None and not _is_number(area):
+        return "no_area"
+    if crowd not in (0, 1, "0", "1"):
+        return "no_crowd"
+    return Box(label, x, y, width, height, width * height if area is None else float(area), int(crowd) == 1)
 
 
 def _called(one: Mapping[str, Any], number: int) -> str:
     return f"annotation {one['id']}" if "id" in one else f"annotation number {number}"
 
 
-def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int]) -> list[frozenset[int]]:
-    return [frozenset(index[one] for one in image.get(key, ()) if one in index) for image in images]
+def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int], where: str) -> list[frozenset[int]]:
+    """The classes that each image lists under a key; ids that no category has are of none.
+
+    Raises:
+        BadInput: one has no list there.
+    """
+    given = [(image["id"], image.get(key, [])) for image in images]
+    if odd := next((f"{key} of image {number}" for number, own in given if not isinstance(own, list)), None):
+        raise BadInput(f"{where}: {odd} is no list; needed are ids of categories, e.g. [1, 3], or []")
+    found = ([_place(index, one) for one in own] for _, own in given)
+    return [frozenset(label for label in own if label is not None) for own in found]
+
+
+def _labelled(values: Mapping[str, Any], index: Mapping[int, int], where: str) -> frozenset[int] | None:
+    """The only classes that are labelled; none where all are.
+
+    Raises:
+        BadInput: what the file says is no list of its categories.
+    """
+    info = values.get("info")
+    only = info.get("voc_labelled_category_ids") if isinstance(info, dict) else None
+    if only is None:
+        return None
+    found = [_place(index, one) for one in only] if isinstance(only, list) else []
+    if not found or None in found:
+        raise BadInput(
+            f"{where}: info.voc_labelled_category_ids {str(only)[:40]} is no list of ids of its categories, of which "
+            f"{next(iter(index))} is one"
+        )
+    return frozenset(label for label in found if label is not None)
 
 
 def read_training(place: Path, images: Path | None = None) -> tuple[DetectionSet, Broken]:
