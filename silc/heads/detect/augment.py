@@ -44,6 +44,15 @@ class Sample(Protocol):
     def objects(self) -> Sequence[Box]: ...
 
 
+class Part(NamedTuple):
+    """What one of the n x n places of a picture shows."""
+
+    image: int | None
+    """Which image of the set; None: nothing but grey."""
+    crowds: frozenset[int]
+    """Classes of crowds that are seen there: neither there nor absent."""
+
+
 class Picture(NamedTuple):
     """What a batch takes."""
 
@@ -52,10 +61,8 @@ class Picture(NamedTuple):
     """M objects: centre and size, in shares of the square."""
     labels: Sequence[Sequence[int]]
     """Classes of each object."""
-    blocked: frozenset[int]
-    """Classes of crowds that are seen: neither there nor absent."""
-    images: Sequence[int]
-    """Which images of the set are in it."""
+    parts: Sequence[Part]
+    """Its n x n places, row by row."""
 
 
 class Window(NamedTuple):
@@ -87,22 +94,20 @@ def compose(
     n = 1 + int(draws.choice(len(config.mosaics), p=config.mosaics))
     place, tile = int(draws.integers(n * n)), size // n
     pixels = torch.full((3, size, size), PADDING, dtype=torch.uint8)
-    corners, labels, blocked, images = list[Corners](), list[int](), set[int](), list[int]()
+    corners, labels, parts = list[Corners](), list[int](), list[Part]()
     for number in range(n * n):
         one = sample if number == place else another(draws)
         if one is None:
+            parts.append(Part(None, frozenset()))
             continue
-        images.append(one.index)
         window = drawn_window(one.image.size, one.objects, draws, config.crops)
         flipped = config.flip and draws.random() < 0.5
         top, left = tile * (number // n), tile * (number % n)
         factor = paste(pixels[:, top : top + tile, left : left + tile], one.image, window, flipped, interpolation)
-        for box in one.objects:
-            cut = inside(box, window)
-            if cut is None:
-                continue
+        shown = [(box, cut) for box in one.objects if (cut := inside(box, window)) is not None]
+        parts.append(Part(one.index, frozenset(box.label for box, _ in shown if box.crowd)))
+        for box, cut in shown:
             if box.crowd:
-                blocked.add(box.label)
                 continue
             if flipped:
                 width = window.right - window.left
@@ -111,7 +116,7 @@ def compose(
                 (left + factor * cut[0], top + factor * cut[1], left + factor * cut[2], top + factor * cut[3])
             )
             labels.append(box.label)
-    return Picture(pixels, *merged(corners, labels, size), frozenset(blocked), images)
+    return Picture(pixels, *merged(corners, labels, size), parts)
 
 
 def paste(place: Tensor, image: Image.Image, window: Window, flipped: bool, interpolation: Interpolation) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +18,11 @@ from silc.data.pairs import BadSample, Source
 from silc.data.streams import stream
 from silc.errors import BadInput
 from silc.eval import suite
+from silc.eval.datasets import OtherSize
 from silc.eval.files import lines_of
 from silc.eval.layouts.boxes import read_training
 from silc.eval.prompts import canonicalize, templates
-from silc.heads.detect.augment import Picture, compose
+from silc.heads.detect.augment import Part, Picture, compose
 from silc.images import BadImage
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class Boxed:
 
 
 class BoxedImages(Source[Boxed]):
-    """The images of a detection set; one that cannot be decoded is replaced by another."""
+    """The images of a detection set; one that cannot be decoded, or is of another size, is replaced by another."""
 
     def __init__(self, data: DetectionSet) -> None:
         self.data = data
@@ -57,7 +60,16 @@ class BoxedImages(Source[Boxed]):
         digest = hashlib.sha256("\n".join([*data.classes, "", *map(str, data.ids)]).encode())
         digest.update(np.array([box for own in data.objects for box in own], dtype=np.float64).tobytes())
         digest.update(np.array([len(own) for own in data.objects], dtype=np.int64).tobytes())
+        self._of_boxes = digest.hexdigest()
+        known = [list(map(sorted, own)) for own in (data.absent, data.partial, data.unsure)]
+        labelled = None if data.labelled is None else sorted(data.labelled)
+        digest.update(json.dumps([known, labelled, list(data.frequency)]).encode())
         self.fingerprint = digest.hexdigest()
+
+    @property
+    def former_fingerprint(self) -> str:
+        """Of the boxes alone."""
+        return self._of_boxes
 
     def __len__(self) -> int:
         return len(self.data)
@@ -65,12 +77,13 @@ class BoxedImages(Source[Boxed]):
     def __getitem__(self, index: int) -> Boxed:
         """
         Raises:
-            BadSample: the image cannot be decoded.
-            BadInput: it has another size than its boxes were drawn on.
+            BadSample: the image cannot be decoded, or has another size than its boxes were drawn on.
         """
         key = str(self.data.ids[index])
         try:
             image = self.data.image(index)
+        except OtherSize as error:
+            raise BadSample(Broken(self.data.name, key, "other_size", str(error))) from error
         except BadInput as error:
             if isinstance(error.__cause__, BadImage):
                 raise BadSample(Broken(self.data.name, key, error.__cause__.cause, str(error))) from error
@@ -115,7 +128,10 @@ def forbidden_names(given: str, data: DetectionSet) -> frozenset[int]:
     if given == RARE:
         found = frozenset(label for label, frequency in enumerate(data.frequency) if frequency == "r")
         if not found:
-            raise BadInput(f"data.forbidden is rare, and no category of {data.name} has the frequency 'r'; name a file")
+            raise BadInput(
+                f"data.forbidden is rare, and no category of {data.name} has the frequency 'r', in LVIS's form with "
+                "neg_category_ids; name a file"
+            )
         return found
     names = {canonicalize(line) for line in lines_of(Path(given))}
     found = frozenset(label for label, name in enumerate(data.classes) if canonicalize(name) in names)
@@ -133,17 +149,29 @@ def without(data: DetectionSet, classes: frozenset[int]) -> DetectionSet:
     return replace(data, objects=objects, labelled=labelled, absent=[own - classes for own in data.absent])
 
 
-def negatives_of(data: DetectionSet, picture: Picture) -> list[int]:
-    """Classes that are surely not in a picture, in order.
+def known_of(data: DetectionSet, part: Part) -> frozenset[int]:
+    """Classes of which every object that a part of a picture shows has a box: what has none is none of them.
 
-    Of LVIS's sets those that all images in it list; else every class that is labelled and not there.
+    Of LVIS's sets those that its image lists as absent, and those of its boxes that are not labelled in part; else
+    every class that is labelled. Classes of crowds and of broken boxes are none of them.
     """
-    there = {label for labels in picture.labels for label in labels} | picture.blocked
+    everything = frozenset(range(len(data.classes)))
+    if part.image is None:
+        return everything
     if data.frequency:
-        candidates = frozenset.intersection(*(data.absent[index] for index in picture.images))
+        there = frozenset(box.label for box in data.objects[part.image])
+        known = data.absent[part.image] | (there - data.partial[part.image] if data.partial else there)
     else:
-        candidates = frozenset(range(len(data.classes))) if data.labelled is None else data.labelled
-    return sorted(candidates - there)
+        known = everything if data.labelled is None else data.labelled
+    unsure = data.unsure[part.image] if data.unsure else frozenset()
+    return known - part.crowds - unsure
+
+
+def negatives_of(data: DetectionSet, picture: Picture) -> list[int]:
+    """Classes, in order, that have no box in a picture and surely are not in one of its parts."""
+    there = {label for labels in picture.labels for label in labels}
+    images = [part for part in picture.parts if part.image is not None]
+    return sorted(frozenset().union(*(known_of(data, part) for part in images)) - there)
 
 
 @dataclass(frozen=True)
@@ -155,6 +183,8 @@ class BoxBatch:
     labels: Tensor  # bool [B, M, Q]: which names an object has
     counts: Tensor  # int64 [B]: objects
     queries: Tensor  # int64 [B, Q]: rows of the texts; -1 where an image has fewer names
+    known: Tensor  # bool [B, P, Q]: which names are surely absent in a part of a picture, where they have no box
+    sides: Tensor  # int64 [B]: n of a picture of n x n parts, of which P has room for the most
     texts: Tensor  # int64 [U, T] ids
     keys: Sequence[str]
     broken: Sequence[Broken] = ()
@@ -168,10 +198,11 @@ class BoxBatch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> BoxBatch:
-        pixels, boxes, labels, counts, queries, texts = map(
-            function, (self.pixels, self.boxes, self.labels, self.counts, self.queries, self.texts)
+        pixels, boxes, labels, counts, queries, known, sides, texts = map(
+            function,
+            (self.pixels, self.boxes, self.labels, self.counts, self.queries, self.known, self.sides, self.texts),
         )
-        return BoxBatch(pixels, boxes, labels, counts, queries, texts, self.keys, self.broken)
+        return BoxBatch(pixels, boxes, labels, counts, queries, known, sides, texts, self.keys, self.broken)
 
 
 @dataclass(frozen=True)
@@ -196,16 +227,18 @@ class Pictures:
             asked.append(self.names_of(picture, visit))
         texts = list(dict.fromkeys(text for own in asked for text in own.values())) or [""]
         rows = {text: row for row, text in enumerate(texts)}
-        queries = torch.full((len(asked), max(1, *map(len, asked), 1)), -1)
+        queries = torch.full((len(asked), max(1, *map(len, asked))), -1)
         for place, own in enumerate(asked):
             queries[place, : len(own)] = torch.tensor([rows[text] for text in own.values()], dtype=torch.int64)
         counts = torch.tensor([len(picture.boxes) for picture in pictures])
         boxes, labels = _padded(pictures, asked, queries.shape[1])
+        known, sides = self._known(pictures, asked, queries.shape[1])
         ids = self.tokenizer(texts)
-        return BoxBatch(pixels, boxes, labels, counts, queries, ids, samples.keys, samples.broken)
+        return BoxBatch(pixels, boxes, labels, counts, queries, known, sides, ids, samples.keys, samples.broken)
 
     def names_of(self, picture: Picture, visit: Visit) -> dict[int, str]:
-        """Names that a picture is asked, each in a prompt: those of its objects, then some that are absent."""
+        """Names that a picture is asked, each in a prompt: those of its objects, then some that are absent from it or
+        from a part of it."""
         draws, data = stream("names", *visit), self.source.data
         present = sorted({label for labels in picture.labels for label in labels})
         absent = negatives_of(data, picture)
@@ -217,6 +250,16 @@ class Pictures:
             label: prompts[prompt].replace("{}", data.classes[label])
             for label, prompt in zip(labels, chosen, strict=True)
         }
+
+    def _known(self, pictures: Sequence[Picture], asked: Sequence[dict[int, str]], width: int) -> tuple[Tensor, Tensor]:
+        """What is known of the names [B, P, Q] of each picture's parts, and how many are on its side [B]."""
+        most = max(len(picture.parts) for picture in pictures)
+        known = torch.zeros(len(pictures), most, width, dtype=torch.bool)
+        for place, (picture, own) in enumerate(zip(pictures, asked, strict=True)):
+            for row, part in enumerate(picture.parts):
+                sure = known_of(self.source.data, part)
+                known[place, row, : len(own)] = torch.tensor([label in sure for label in own], dtype=torch.bool)
+        return known, torch.tensor([math.isqrt(len(picture.parts)) for picture in pictures])
 
     def num_bytes(self, num: int) -> int:
         """Three bytes a pixel, and ids of the names."""

@@ -54,7 +54,8 @@ def detection_loss(
     Args:
         found: what the heads make of them; computed with in float32.
         truth: of each image.
-        asked: bool [B, Q], queries that count for an image; None: all.
+        asked: bool [B, Q] or [B, N, Q], queries that count for an image or a patch; None: all. A query that names the
+            object of a patch counts there.
     """
     weights = weights or LossConfig()
     sums: dict[str, list[Tensor]] = {"class": [], "l1": [], "giou": [], "objectness": []}
@@ -63,7 +64,7 @@ def detection_loss(
         at, of = match(logits.detach(), boxes.detach(), labels, true_boxes, weights)
         targets = torch.zeros_like(logits).index_copy(0, at, labels[of].to(logits.dtype))
         each = focal(logits, targets, weights)
-        each = each if asked is None else each * asked[row]
+        each = each if asked is None else each * (asked[row] | (targets > 0))
         own, true = corners(boxes[at]), corners(true_boxes[of].to(boxes.dtype))
         count = max(1, len(true_boxes))
         sums["class"].append(weights.classes * each.sum() / labels.sum().clamp(min=1))

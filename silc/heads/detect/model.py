@@ -63,17 +63,35 @@ class Detector(nn.Module):
         labels: Tensor,
         counts: Tensor,
         queries: Tensor,
+        known: Tensor,
+        sides: Tensor,
         share: float,
         texts: Tensor,
     ) -> Learnt:
         """The loss, times a share, of a batch (`BoxBatch`) or some rows of one."""
-        asked = queries >= 0
-        features = unit(self.text(texts))[queries.clamp(min=0)]
-        found = self.look(self.preprocess.normalize(pixels), features)
+        rows, place = queries.clamp(min=0).unique(return_inverse=True)  # of the whole batch's texts
+        images = self.preprocess.normalize(pixels)
+        found = self.look(images, unit(self.text(texts[rows]))[place])
+        asked = known_of_patches(known, sides, self.visual.grid(images))
         each = zip(labels.to(found.boxes.dtype), boxes, counts.tolist(), strict=True)
         truth = [Objects(names[:num], own[:num]) for names, own, num in each]
         loss = detection_loss(found, truth, asked, self.weights)
         return Learnt(loss.total * share, loss.parts)
+
+
+def known_of_patches(known: Tensor, sides: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which names count for each patch, bool [B, N, Q]: those that are known of the part in which its middle lies.
+
+    Args:
+        known: bool [B, P, Q], of parts.
+        sides: int64 [B], n of a picture of n x n parts.
+        grid: (h, w), N patches.
+    """
+    rows, columns = (
+        ((torch.arange(length, device=sides.device) + 0.5) / length * sides[:, None]).long() for length in grid
+    )
+    parts = (rows[:, :, None] * sides[:, None, None] + columns[:, None]).flatten(1)
+    return known.gather(1, parts[..., None].expand(-1, -1, known.shape[-1]))
 
 
 @dataclass
@@ -108,7 +126,7 @@ class DetectLearner(Learner):
 
     def gradients(self, passes: Passes, batch: BoxBatch, hyper: object) -> Learnt:
         """In one pass, or in several with the gradient of the whole batch."""
-        rows = (batch.pixels, batch.boxes, batch.labels, batch.counts, batch.queries)
+        rows = (batch.pixels, batch.boxes, batch.labels, batch.counts, batch.queries, batch.known, batch.sides)
         out: Learnt = in_micro_batches(passes, rows, self.micro_batch, batch.texts)
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,18 @@ from silc.distributed import World
 from silc.errors import BadInput
 from silc.eval.datasets import Box, DetectionSet
 from silc.eval.layouts.boxes import read_coco, read_training
-from silc.heads.detect.augment import Picture, compose, drawn_window, inside, keeps, merged
+from silc.heads.detect.augment import Part, Picture, compose, drawn_window, inside, keeps, merged
 from silc.heads.detect.config import BoxDataConfig
-from silc.heads.detect.data import BoxedImages, Pictures, forbidden_names, negatives_of, training_set, without
+from silc.heads.detect.data import (
+    BoxedImages,
+    Pictures,
+    forbidden_names,
+    known_of,
+    negatives_of,
+    training_set,
+    without,
+)
+from silc.heads.detect.model import known_of_patches
 from tests.eval.conftest import WordTokenizer
 from tests.heads.detect.conftest import COLOURS, write_set
 
@@ -82,7 +92,7 @@ def test_boxes_lie_where_the_colours_are(data: DetectionSet, config: BoxDataConf
 def test_a_picture_is_padded_at_the_right_and_below(data: DetectionSet) -> None:
     wide, tall = pictures(data, PLAIN, num=2)[::-1]
     assert {tuple(one) for one in (wide.pixels.shape, tall.pixels.shape)} == {(3, 96, 96)}
-    sizes = [data.sizes[one.images[0]] for one in (wide, tall)]
+    sizes = [data.sizes[one.parts[0].image or 0] for one in (wide, tall)]
     for one, (width, height) in zip((wide, tall), sizes, strict=True):
         right, below = round(96 * width / max(width, height)), round(96 * height / max(width, height))
         assert (one.pixels[:, below:] == 128).all()
@@ -91,7 +101,7 @@ def test_a_picture_is_padded_at_the_right_and_below(data: DetectionSet) -> None:
 
 
 def test_mosaics_have_the_share_that_is_asked(data: DetectionSet) -> None:
-    counts = Counter(len(one.images) for one in pictures(data, replace(PLAIN, mosaics=(0.4, 0.3, 0.3)), 24, 300))
+    counts = Counter(len(one.parts) for one in pictures(data, replace(PLAIN, mosaics=(0.4, 0.3, 0.3)), 24, 300))
     assert set(counts) == {1, 4, 9}
     assert counts[1] / 300 == pytest.approx(0.4, abs=0.09)
 
@@ -119,22 +129,81 @@ def test_one_object_with_two_names_is_one() -> None:
     assert boxes[0] == (0.25, 0.25, 0.5, 0.5)
 
 
-def picture_of(labels: list[int], images: list[int], blocked: frozenset[int] = frozenset()) -> Picture:
+def picture_of(labels: list[int], images: list[int], crowds: frozenset[int] = frozenset()) -> Picture:
+    """One of images, the last of which shows crowds."""
     boxes = [(0.5, 0.5, 0.1, 0.1)] * len(labels)
-    return Picture(torch.zeros(3, 1, 1), boxes, [[label] for label in labels], blocked, images)
+    parts = [Part(image, crowds if image == images[-1] else frozenset()) for image in images]
+    return Picture(torch.zeros(3, 1, 1), boxes, [[label] for label in labels], parts)
 
 
 def test_negatives_are_names_that_are_surely_not_there(data: DetectionSet) -> None:
-    """Of all names; of the labelled ones alone; of LVIS's lists, those that every image of a mosaic has."""
+    """Of all names; of the labelled ones alone; of LVIS's lists, those that an image of a mosaic has."""
     names = replace(data, classes=list("abcdef"))
     assert negatives_of(names, picture_of([1, 3], [0])) == [0, 2, 4, 5]
     assert negatives_of(names, picture_of([1], [0], frozenset({2}))) == [0, 3, 4, 5]
     assert negatives_of(replace(names, labelled=frozenset({0, 1, 2})), picture_of([1], [0])) == [0, 2]
-    lvis = replace(names, frequency=list("rcfrcf"), absent=[frozenset({0, 2}), frozenset({2, 4}), frozenset()])
+    nowhere = [frozenset[int]()] * len(data)
+    lvis = replace(
+        names, frequency=list("rcfrcf"), objects=[[]] * len(data), absent=[frozenset({0, 2}), frozenset({2, 4})]
+    )
     assert negatives_of(lvis, picture_of([1], [0])) == [0, 2]
-    assert negatives_of(lvis, picture_of([1], [0, 1])) == [2]
-    assert negatives_of(lvis, picture_of([2], [0, 1])) == []
-    assert negatives_of(lvis, picture_of([2], [0, 2])) == []
+    assert negatives_of(lvis, picture_of([1], [0, 1])) == [0, 2, 4]
+    assert negatives_of(lvis, picture_of([2], [0, 1])) == [0, 4]
+    unsure = replace(names, unsure=[frozenset({4}), *nowhere[1:]])
+    assert negatives_of(unsure, picture_of([1], [0])) == [0, 2, 3, 5]
+
+
+def test_what_is_known_of_a_part_is_what_its_image_lists(data: DetectionSet) -> None:
+    """A name that is a positive in one part of a mosaic is no negative in another that says nothing of it."""
+    square = Box(1, 0, 0, 4, 4, 16)
+    lvis = replace(
+        data,
+        classes=list("abcdef"),
+        frequency=list("rcfrcf"),
+        objects=[[square, square._replace(label=3)], [square._replace(label=5)]],
+        absent=[frozenset({0}), frozenset({2})],
+        partial=[frozenset({3}), frozenset()],
+        unsure=[frozenset(), frozenset({2})],
+    )
+    assert known_of(lvis, Part(0, frozenset())) == {0, 1}  # of 3 not every object has a box
+    assert known_of(lvis, Part(1, frozenset())) == {5}  # of 2 there was a broken box
+    assert known_of(lvis, Part(0, frozenset({1}))) == {0}
+    assert known_of(lvis, Part(None, frozenset())) == set(range(6))
+
+
+def test_names_count_in_the_parts_that_know_them(data: DetectionSet) -> None:
+    """A crowd of one part takes its name from there alone; a batch says so of each part."""
+    crowded = [[box._replace(crowd=True) for box in data.objects[0]], *data.objects[1:]]
+    words = replace(data, classes=["w1", "w2", "w3"], objects=crowded)
+    source, config = BoxedImages(words), replace(PLAIN, mosaics=(0.0, 1.0))
+    collate = Pictures(source, config, 96, WordTokenizer())
+    loader = Loader(source, collate, LoaderPlan(6, 0, 1, 0), World())
+    (batch,) = loader.batches(0, 1)
+    label = crowded[0][0].label
+    assert batch.known.shape == (6, 4, batch.queries.shape[1])
+    assert batch.sides.tolist() == [2] * 6
+    unknown = 0
+    for row in range(6):
+        names = (batch.texts[batch.queries[row].clamp(min=0), 0] - 1).masked_fill(batch.queries[row] < 0, -1)
+        for part in batch.known[row]:
+            assert not part[batch.queries[row] < 0].any()
+            missing = [int(name) for name in names[~part] if name >= 0]
+            assert set(missing) <= {box.label for box in crowded[0]}
+            unknown += label in missing
+    assert unknown >= 1
+
+
+def test_patches_lie_in_the_part_that_their_middle_does() -> None:
+    known = torch.zeros(2, 9, 3, dtype=torch.bool)
+    known[0, 0, 0] = True
+    known[1, 1, 1] = known[1, 6, 2] = True
+    at = known_of_patches(known, torch.tensor([1, 3]), (5, 5)).unflatten(1, (5, 5))
+    assert at[0].tolist() == [[[True, False, False]] * 5] * 5
+    thirds = [0, 0, 1, 2, 2]  # middles at 0.1, 0.3, 0.5, 0.7, 0.9
+    for y in range(5):
+        for x in range(5):
+            place = thirds[y], thirds[x]
+            assert at[1, y, x].tolist() == [False, place == (0, 1), place == (2, 0)]
 
 
 def test_of_a_set_labelled_in_part_no_other_name_is_a_negative(silc_data: Path) -> None:
@@ -143,12 +212,41 @@ def test_of_a_set_labelled_in_part_no_other_name_is_a_negative(silc_data: Path) 
     data, _ = read_training(file)
     voc = {place for place, number in enumerate(data.category_ids) if data.labelled and place in data.labelled}
     assert len(voc) == 20
-    collate = Pictures(BoxedImages(data), replace(PLAIN, mosaics=(0.5, 0.5)), 32, WordTokenizer())
-    for number in range(20):
-        picture = pictures(data, replace(PLAIN, mosaics=(0.5, 0.5)), 32, number + 1)[number] if number < 3 else None
-        asked = collate.names_of(picture or picture_of([0], [number]), (0, 0, number))
+    words = replace(data, classes=[f"w{number}" for number in range(len(data.classes))])
+    config = replace(PLAIN, mosaics=(0.5, 0.5))
+    collate = Pictures(BoxedImages(words), config, 32, WordTokenizer())
+    for number, picture in enumerate(pictures(words, config, 32, 4)):
+        asked = collate.names_of(picture, (0, 0, number))
         assert set(asked) <= voc
-        assert len(asked) == 20
+        assert len(asked) >= 19
+
+
+def test_the_class_of_a_broken_box_is_asked_of_no_patch_without_one(tmp_path: Path) -> None:
+    """The image shows it, though its box is left out."""
+    file = write_set(tmp_path, "train", range(1, 7))
+    values = json.loads(file.read_text())
+    first = values["annotations"][0]
+    first["bbox"] = [-5, 0, 8, 8]
+    file.write_text(json.dumps(values))
+    data, _ = read_training(file)
+    image = data.ids.index(first["image_id"])
+    assert data.unsure[image] == {first["category_id"] - 1}
+    collate = Pictures(BoxedImages(data), PLAIN, 32, WordTokenizer())
+    only = replace(data, objects=[[] for _ in data.objects])
+    assert first["category_id"] - 1 not in negatives_of(only, picture_of([], [image]))
+    assert first["category_id"] - 1 not in collate.names_of(picture_of([], [image]), (0, 0, 0))
+
+
+def test_what_is_known_of_names_is_in_the_fingerprint(data: DetectionSet) -> None:
+    """A run goes on with the same negatives; those of earlier versions go on by their boxes."""
+    plain = BoxedImages(data)
+    for other in (
+        replace(data, labelled=frozenset({0, 1})),
+        replace(data, unsure=[frozenset({1})] * len(data)),
+        replace(data, frequency=["f", "r", "c"], absent=[frozenset({0})] * len(data)),
+    ):
+        assert BoxedImages(other).fingerprint != plain.fingerprint
+        assert BoxedImages(other).former_fingerprint == plain.former_fingerprint
 
 
 def test_names_are_as_many_as_asked_each_in_a_prompt(data: DetectionSet) -> None:
@@ -220,6 +318,17 @@ def test_an_image_that_is_none_is_replaced_and_told(tmp_path: Path) -> None:
     loader = Loader(source, Pictures(source, PLAIN, 32, WordTokenizer()), LoaderPlan(6, 0, 1, 0), World())
     (batch,) = loader.batches(0, 1)
     assert [(one.key, one.cause) for one in batch.broken] == [("3", "no_image")]
+
+
+def test_an_image_of_another_size_is_replaced_and_told(tmp_path: Path) -> None:
+    """It would end a training for good, hours in: resuming draws it again."""
+    file = write_set(tmp_path, "train", range(1, 7))
+    Image.new("RGB", (20, 20)).save(tmp_path / "train" / "000000000003.png")
+    source = BoxedImages(read_training(file)[0])
+    loader = Loader(source, Pictures(source, PLAIN, 32, WordTokenizer()), LoaderPlan(6, 0, 1, 0), World())
+    (batch,) = loader.batches(0, 1)
+    assert [(one.key, one.cause) for one in batch.broken] == [("3", "other_size")]
+    assert "is 20 x 20, and its boxes are of one of" in batch.broken[0].detail
 
 
 @pytest.mark.parametrize("most", [False, True])

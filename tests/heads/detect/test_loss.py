@@ -90,7 +90,7 @@ def by_loop(logits: Tensor, boxes: Tensor, truth: Objects, asked: Tensor, weight
     total, names = torch.zeros((), dtype=torch.float64), max(1, int(truth.labels.sum()))
     for i, q in itertools.product(range(n), range(logits.shape[1])):
         target = float(truth.labels[best.index(i), q]) if i in best else 0.0
-        if asked[q]:
+        if asked[q] or target:
             total = total + weights.classes * focal_one(logits[i, q], target) / names
     for j, i in enumerate(best):
         total = total + weights.l1 * (corners(boxes[i]) - corners(truth.boxes[j])).abs().sum() / m
@@ -127,6 +127,21 @@ def test_the_loss_is_that_of_a_loop_in_float64() -> None:
     for own, other in zip(ours, theirs, strict=True):
         assert other.grad is not None
         torch.testing.assert_close(own.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_a_name_counts_at_the_patches_that_know_it_and_at_its_own_object() -> None:
+    """What a patch is not asked has no gradient there; the patch that an object has learns its name all the same."""
+    logits, boxes, truth, _ = random_case([2])
+    logits.requires_grad_()
+    asked = torch.zeros(1, 5, 4, dtype=torch.bool)
+    asked[0, :, 0] = True
+    detection_loss(Found(logits, boxes, boxes, None), truth, asked).total.backward()
+    at, of = match(logits[0].detach(), boxes[0], *truth[0], LossConfig())
+    named = torch.zeros(5, 4, dtype=torch.bool)
+    named[at] = truth[0].labels[of] > 0
+    assert logits.grad is not None
+    assert ((logits.grad[0] != 0) == (asked[0] | named)).all()
+    assert (named & ~asked[0]).any()
 
 
 def test_forms_of_boxes_and_overlaps() -> None:
