@@ -65,15 +65,30 @@ def scorer_of(
     `dataset` is the name of the set that the images are of: protocols have other numbers for some.
 
     Raises:
-        BadInput: see `predictor_of` and `window_rules`.
+        BadInput: see `predictor_of` and `window_rules`; `eval.confidence` where scores are no cosines.
     """
     predictor, refiner = predictor_of(model, config), refiner_of(config)
     rules = window_rules(predictor, config, dataset)
+    if config.confidence and (why := no_cosines(model, predictor, config, rules)):
+        raise BadInput(f"eval.confidence is a probability, softmax(100 cosines), and {why}; leave it out")
     prompts, at_once = templates(rules.templates), config.batch_size
     embed = partial(text_classifier, templates=prompts, order=rules.ensemble, batch_size=at_once, world=world)
     classes = predictor.classes(names, embed)
     stitched = refiner.refine if refiner and refiner.at == "image" else None
     return Scorer(predictor, classes, rules, config.batch_size, stitched)
+
+
+def no_cosines(
+    model: DualEncoder | DensePredictor, predictor: DensePredictor, config: EvalConfig, rules: SlidingWindowProtocol
+) -> str:
+    """Why the scores of a predictor under some rules are no cosines; empty where they are."""
+    if isinstance(predictor, JointPredictor):
+        return f"decoder {config.decoder} gives none"
+    if rules.softmax:
+        return f"protocol {config.segmentation} takes a softmax of windows"
+    if config.mix or config.background or getattr(model, "makes_masks", False):
+        return "TCL's masks are none"
+    return f"{model.name} gives scores of its own" if isinstance(predictor, ImagePredictor) else ""
 
 
 def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "") -> SlidingWindowProtocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -236,3 +237,23 @@ def test_only_sure_pixels_are_scored_where_it_is_asked_for(oracle, flat):
     same = painted([(24, 24)], [neither, neither])
     with pytest.raises(BadInput, match=r"no labelled pixel of halves reaches eval\.confidence 0\.9; lower it"):
         ZeroShotSegmentation("halves-zs-seg", same, EvalConfig(confidence=0.9))(oracle)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"segmentation": "tips"}, "protocol tips takes a softmax of windows"),
+        ({"segmentation": "dinov3"}, "protocol dinov3 takes a softmax of windows"),
+        ({"decoder": "scga"}, "decoder scga gives none"),
+        ({"background": 0.5}, "TCL's masks are none"),
+    ],
+)
+def test_sure_pixels_are_known_by_cosines_alone(oracle, flat, changed, said):
+    """A softmax of 100 probabilities is no probability: with two classes nearly every pixel would be sure."""
+    data = painted([(24, 24)], [flat(index).getpixel((0, 0)) for index in (4, 20)])
+    if "background" in changed:
+        data = replace(data, background_ignored=True)
+    with pytest.raises(
+        BadInput, match=re.escape(f"eval.confidence is a probability, softmax(100 cosines), and {said}")
+    ):
+        ZeroShotSegmentation("halves-zs-seg", data, EvalConfig(confidence=0.5, **changed))(oracle)
