@@ -11,7 +11,10 @@ from silc.commands import flags
 from silc.data.index_cache import expanded
 from silc.errors import BadInput
 from silc.settings import Settings, one_of
-from silc.terminal import announce, say
+from silc.terminal import announce, complain, say
+
+SPREAD = 1
+"""Images by which published counts of one set differ: Pascal Context has 5,104 or 5,105."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ def main(args: list[str]) -> int:
     out = places.folder(command.out) if command.out else places.folder(root, flag="--root")
     announce(f"data prepare: {release.what}, of {root} into {out}")
     files = release.plan(root, out, release.parts if command.train else release.parts[:1])
-    say(f"files: {len(files):,}; the published set has {release.images:,} images that are scored")
+    scored = sum(file.labels == release.parts[0] for file in files)
+    say(f"images that are scored: {scored:,}; the published set has {release.images:,}; files: {len(files):,}")
+    if abs(scored - release.images) > SPREAD:
+        complain(
+            f"{root} has not the images of the published set, so scores on it are not comparable with published ones"
+        )
     done = prepare(files, show=True)
     kept = f", {done.kept:,} were there and are kept" if done.kept else ""
     say(f"prepared: {done.made:,} files{kept}; `silc eval --list --root {out}` names what can be scored")

@@ -78,8 +78,8 @@ class EvalConfig(Settings):
     background: Annotated[float, Range(least=0, below=1)] = 0.0
     """Score label 0 as background wherever no class reaches this (TCL: 0.5; 0.4 with PAMR). Tuned on labels; 0: off."""
     confidence: Annotated[float, Range(least=0, below=1)] = 0.0
-    """Score only pixels whose best word has this probability, softmax(100 cosines), as PACL's partial evaluation does by
-    its own; `coverage` is their share. No table of the paper is scored so; 0: every pixel."""
+    """Score only pixels whose best word has this probability, softmax(100 cosines), as PACL's partial evaluation does
+    by its own; `coverage` is their share. No table of the paper is scored so; 0: every pixel."""
     shots: Annotated[tuple[int, ...], Range(least=1, most=1_000_000)] = (1, 5, 10)
     """Images per class in few-shot classification."""
     max_captions: Annotated[int, NATURAL] = 0

@@ -48,7 +48,7 @@ def plan(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
         to = out / ADE_FULL
         files.append(Made(to / "images_detectron2/validation" / image.name, partial(_photograph, image)))
         labels = to / "annotations_detectron2/validation" / f"{image.stem}.png"
-        files.append(label_map(labels, partial(read_map, colours)))
+        files.append(label_map(labels, partial(read_map, colours), "val"))
     return files
 
 

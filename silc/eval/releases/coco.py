@@ -38,16 +38,18 @@ def plan(conversion: Conversion, root: Path, out: Path, parts: Sequence[str]) ->
         BadInput: no photographs, or one without its map.
     """
     files = []
-    for part in (f"{part}2017" for part in parts):
-        images, labels = (root / FOLDER / kind / part for kind in ("images", "annotations"))
+    for part in parts:
+        folder = f"{part}2017"
+        images, labels = (root / FOLDER / kind / folder for kind in ("images", "annotations"))
         found = images_in(images)
         if not found:
-            raise BadInput(f"{images} has no photographs; unpack {part}.zip there")
+            raise BadInput(f"{images} has no photographs; unpack {folder}.zip there")
         for image in found:
             raw = labels / f"{image.stem}.png"
             if not raw.is_file():
                 raise BadInput(f"{image} has no stuffthingmap; needed is {raw}, of stuffthingmaps_trainval2017.zip")
             name = f"{image.stem}{conversion.ending}.png"
-            files.append(label_map(out / FOLDER / "annotations" / part / name, partial(conversion.read, raw)))
-        files += copies(found, out / FOLDER / "images" / part)
+            to = out / FOLDER / "annotations" / folder / name
+            files.append(label_map(to, partial(conversion.read, raw), part))
+        files += copies(found, out / FOLDER / "images" / folder)
     return files

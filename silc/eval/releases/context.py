@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def plan_459(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
     place, to = root / CONTEXT, out / CONTEXT
     names = _listed(place, "val")
     labels = [
-        label_map(to / "annotations_detectron2/pc459_val" / f"{name}.png", partial(read_459, _mat(place, name)))
+        label_map(to / "annotations_detectron2/pc459_val" / f"{name}.png", partial(read_459, _mat(place, name)), "val")
         for name in names
     ]
     return [*labels, *copies((place / "JPEGImages" / f"{name}.jpg" for name in names), to / "JPEGImages")]
@@ -59,15 +59,16 @@ def plan_59(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
     files = []
     for part in parts:
         if merged is not None:
-            reads = {
-                Path(i["file_name"]).stem: partial(_painted, i, merged[1]) for i in merged[0] if i["phase"] == part
-            }
+            images, masks = merged
+            own = [image for image in images if image["phase"] == part]
+            reads = {Path(i["file_name"]).stem: partial(_painted, i, masks[i["image_id"]], file) for i in own}
         else:
             reads = {name: partial(_of_mat, _mat(place, name)) for name in _listed(place, part)}
         if not reads:
             raise BadInput(f"{file} has no photographs of the part {part}")
         names = sorted(reads)
-        files += [label_map(to / "SegmentationClassContext" / f"{n}.png", partial(read_59, reads[n])) for n in names]
+        to_labels = to / "SegmentationClassContext"
+        files += [label_map(to_labels / f"{name}.png", partial(read_59, reads[name]), part) for name in names]
         listed = to / "ImageSets/SegmentationContext" / f"{part}.txt"
         files.append(Made(listed, partial(_write_lines, names)))
         files += copies((place / "JPEGImages" / f"{name}.jpg" for name in names), to / "JPEGImages")
@@ -119,24 +120,50 @@ def _of_mat(mat: Path) -> NDArray[np.int64]:
     return numbers
 
 
-def _merged(file: Path) -> tuple[Iterable[Mapping[str, Any]], Mapping[Any, Sequence[Mapping[str, Any]]]]:
+def _merged(file: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Sequence[Any]]]:
     """The photographs, and the masks of each by its number."""
     try:
         found = json.loads(text_of(file))
         images, masks = found["images"], found["annos_segmentation"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is no trainval_merged.json of Pascal Context: {error}") from error
-    by_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for mask in masks:
-        by_image[mask["image_id"]].append(mask)
+        by_image: dict[Any, list[Any]] = defaultdict(list)
+        for mask in masks:
+            by_image[mask["image_id"]].append(mask)
+        odd = [image for image in images if not _is_photograph(image)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(f"{file} is no trainval_merged.json of Pascal Context: {error!r}") from error
+    if odd:
+        raise BadInput(
+            f"{file}: the photograph {str(odd[0])[:80]} has not what it must: file_name, phase, image_id, and height "
+            "and width in pixels"
+        )
     return images, by_image
 
 
-def _painted(image: Mapping[str, Any], masks: Mapping[Any, Sequence[Mapping[str, Any]]]) -> NDArray[np.int64]:
-    """Numbers of the 459 classes [H, W]; what is painted later is above."""
+def _is_photograph(entry: Any) -> bool:
+    """Whether an entry says all that a photograph's does."""
+    if not isinstance(entry, dict):
+        return False
+    sides = entry.get("height"), entry.get("width")
+    named = isinstance(entry.get("file_name"), str) and isinstance(entry.get("image_id"), int | str)
+    return named and "phase" in entry and all(isinstance(side, int) and side > 0 for side in sides)
+
+
+def _painted(image: Mapping[str, Any], masks: Sequence[Any], file: Path) -> NDArray[np.int64]:
+    """Numbers of the 459 classes [H, W]; what is painted later is above.
+
+    Raises:
+        BadInput: a mask of the file is damaged.
+    """
     numbers = np.zeros((image["height"], image["width"]), np.int64)
-    for mask in masks.get(image["image_id"], ()):
-        numbers[mask_of(mask["segmentation"], numbers.shape)] = mask["category_id"]
+    for place, mask in enumerate(masks):
+        try:
+            number = mask["category_id"]
+            if not isinstance(number, int) or not 0 <= number <= 459:
+                raise BadInput(f"its category_id is {number!r}, none of 0 to 459")
+            numbers[mask_of(mask["segmentation"], numbers.shape)] = number
+        except (BadInput, KeyError, TypeError, ValueError, IndexError) as error:
+            why = str(error) if isinstance(error, BadInput) else f"{error!r}; needed are run lengths, size and counts"
+            raise BadInput(f"{file}: mask {place} of {image['file_name']} is damaged: {why}") from error
     return numbers
 
 

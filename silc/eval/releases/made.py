@@ -23,11 +23,13 @@ class Made(NamedTuple):
 
     path: Path
     write: Callable[[Path], None]
+    labels: str = ""
+    """Of a label map, the part that its photograph is of."""
 
 
-def label_map(path: Path, read: Callable[[], NDArray[Any]]) -> Made:
-    """A PNG of 8 or 16 bits of what `read` gives [H, W]."""
-    return Made(path, lambda to: Image.fromarray(read()).save(to, "PNG"))
+def label_map(path: Path, read: Callable[[], NDArray[Any]], part: str) -> Made:
+    """A PNG of 8 or 16 bits of what `read` gives [H, W], of a photograph of a part."""
+    return Made(path, lambda to: Image.fromarray(read()).save(to, "PNG"), part)
 
 
 def copies(images: Iterable[Path], folder: Path) -> list[Made]:

@@ -77,6 +77,8 @@ def test_ade847(tmp_path, scored, capsys):
     miou = ade20k(tmp_path / "raw")
     code, told = prepared(capsys, "ade847", "--root", tmp_path / "raw", "--out", tmp_path / "data")
     assert code == 0, told
+    assert "images that are scored: 1; the published set has 2,000; files: 2" in told
+    assert "has not the images of the published set, so scores on it are not comparable" in told
     tree = tmp_path / "data/ADE20K_2021_17_01"
     assert files_below(tree) == [
         "annotations_detectron2/validation/ADE_val_00000001.png",
@@ -221,3 +223,30 @@ def test_a_release_that_is_not_whole_is_told(tmp_path, capsys):
     assert f"has no map of its objects; needed is {colours}" in prepared(capsys, "ade847", "--root", tmp_path)[1]
     (tmp_path / "VOCdevkit/VOC2010/trainval_merged.json").write_text("[]")
     assert "is no trainval_merged.json of Pascal Context" in prepared(capsys, "pc59", "--root", tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images": [{"image_id": 7, "file_name": "2008_000001.jpg", "phase": "val", "width": 32}]}, "has not what it"),
+        ({"images": [7]}, "the photograph 7 has not what it must"),
+        ({"annos_segmentation": [{"category_id": 3}]}, "is no trainval_merged.json of Pascal Context: KeyError"),
+        ({"category_id": 460}, "mask 0 of 2008_000001.jpg is damaged: its category_id is 460, none of 0 to 459"),
+        ({"segmentation": [[0, 0, 5, 5, 5, 0]]}, "mask 0 of 2008_000001.jpg is damaged: TypeError"),
+        ({"segmentation": {"size": [24, 32], "counts": "\u00e9"}}, "is damaged: UnicodeEncodeError"),
+        ({"segmentation": {"size": [24, 32], "counts": [1]}}, r"is damaged: a mask of [24, 32] has 1 pixels"),
+        ({"segmentation": {"size": [24, 32]}}, "is damaged: KeyError"),
+    ],
+)
+def test_a_damaged_file_of_masks_is_told(tmp_path, capsys, changed, said):
+    painted(tmp_path / "VOCdevkit/VOC2010/JPEGImages/2008_000001.jpg", scene((2, 7), offset=1, zero=0)[0])
+    merged(tmp_path, [(1, np.ones((24, 32), bool))])
+    file = tmp_path / "VOCdevkit/VOC2010/trainval_merged.json"
+    values = json.loads(file.read_text())
+    for key, value in changed.items():
+        (values if key in values else values["annos_segmentation"][0])[key] = value
+    file.write_text(json.dumps(values))
+    code, told = prepared(capsys, "pc59", "--root", tmp_path)
+    assert code == 2
+    assert said in told
+    assert str(file) in told
