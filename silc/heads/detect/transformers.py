@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from silc.errors import BadInput
@@ -20,7 +22,6 @@ from silc.exports.transformers import RESAMPLE, kind_of
 from silc.exports.transformers import model_config as clip_config
 from silc.exports.verify import Check, compare
 from silc.extras import needs
-from silc.heads.detect.augment import PADDING
 from silc.interop.mapping import give
 from silc.interop.transformers import rules
 
@@ -76,7 +77,7 @@ def write(directory: Path, detector: Detector, below: Pretrained) -> list[str]:
     save_file(tensors_of(detector, below), directory / "model.safetensors", metadata={"format": "pt"})
     for name, settings in {"config.json": made, "preprocessor_config.json": _pixels(detector, kind)}.items():
         (directory / name).write_text(json.dumps(settings, indent=2) + "\n")
-    return notes(kind, below)
+    return notes(kind, below, detector.preprocess.interpolation)
 
 
 def refuse_other_towers(below: Pretrained, kind: str) -> None:
@@ -101,13 +102,18 @@ def refuse_other_towers(below: Pretrained, kind: str) -> None:
         )
 
 
-def notes(kind: str, below: Pretrained) -> list[str]:
+def notes(kind: str, below: Pretrained, interpolation: str) -> list[str]:
     """What the layout does not carry."""
     found = ["a text whose first token has the id 0 counts as padding there"]
     if kind == "owlvit":
         found.append(
             "OwlViTImageProcessor squashes images to a square; this model saw them padded at the right and below: pad "
-            "them before, or train with --objectness and take the Owlv2 layout"
+            "with grey, RGB 128, to a square before"
+        )
+    else:
+        found.append(
+            "Owlv2ImageProcessor pads with black, blurs and resizes bilinearly; this model saw images resized "
+            f"({interpolation}), then padded with grey, RGB 128, at the right and below: resize and pad them so before"
         )
     if below.model.image.position_resample != "bicubic":
         found.append("at other image sizes it resamples positions in its own way (bicubic, not antialiased)")
@@ -123,7 +129,7 @@ def _pixels(detector: Detector, kind: str) -> dict[str, Any]:
         "do_resize": True,
         "size": side,
         "resample": RESAMPLE[pixels.interpolation],
-        **({"do_pad": True, "pad_value": PADDING / 255} if kind == "owlv2" else {}),
+        **({"do_pad": True} if kind == "owlv2" else {}),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -145,14 +151,24 @@ def verify(directory: Path, detector: Detector, pixels: Tensor, ids: Tensor, que
     """
     package = needs(TRANSFORMERS, "transformers", "interop")
     theirs = getattr(package, f"{CLASSES[kind_for(detector)]}ForObjectDetection").from_pretrained(directory).eval()
+    processor, picture = package.AutoProcessor.from_pretrained(directory), _square(detector.preprocess.size)
+    given = processor(images=picture, return_tensors="pt")["pixel_values"]
+    wanted = detector.preprocess.normalize(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
     with torch.no_grad():
         own = detector.look(pixels, queries)
         out = theirs(input_ids=ids, pixel_values=pixels)
     known = out.logits > torch.finfo(out.logits.dtype).min
     checks = [
+        compare(TRANSFORMERS, "pixels of a square", given, wanted, TOLERANCE),
         compare(TRANSFORMERS, "logits", out.logits.where(known, 0), own.logits.where(known, 0), TOLERANCE),
         compare(TRANSFORMERS, "boxes", out.pred_boxes, own.boxes, TOLERANCE),
     ]
     if own.objectness is not None:
         checks.append(compare(TRANSFORMERS, "objectness", out.objectness_logits, own.objectness, TOLERANCE))
     return checks
+
+
+def _square(size: int) -> Image.Image:
+    """A picture that a processor has nothing to resize or to pad of."""
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(noise)

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import silc
 from silc.cli import main
+from silc.heads.detect.boxes import corners
 from silc.heads.detect.config import LossConfig
 from silc.heads.detect.head import DetectionHead, unit
 from silc.heads.detect.model import Detector
+from silc.heads.detect.predictor import standing_for
 from silc.heads.tuning import see_at
 from silc.interop import pretrained
 from silc.interop.mapping import bring
@@ -171,8 +175,27 @@ def test_clips_towers_go_to_transformers(objectness: bool, clip: Path, coco: Pat
     logits, boxes = ours.find(pixels, ours.encode_text(ids))
     torch.testing.assert_close(theirs.logits, logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(theirs.pred_boxes, boxes, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        features = model.image_embedder(pixel_values=pixels)[0]
+        flat = features.flatten(1, 2)
+        wanted, _, theirs_boxes = model.embed_image_query(flat, features)
+        _, embeddings = model.class_predictor(flat)
+    for row in range(2):
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
+        one = standing_for(whole, corners(theirs_boxes[row]), embeddings[row])
+        torch.testing.assert_close(one, wanted[row].squeeze(0))
     said = (tmp_path / "out" / "README.md").read_text()
     assert ("squashes images to a square" in said) is not objectness
+    assert ("pads with black" in said) is objectness
+    assert "pad_value" not in json.loads((place / "preprocessor_config.json").read_text())
+    # What the note advises gives the model's own pixels, where nothing is resized.
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 32, 3), dtype=np.uint8))
+    square = Image.new("RGB", (32, 32), (128, 128, 128))
+    square.paste(picture, (0, 0))
+    processor = transformers.AutoProcessor.from_pretrained(place)
+    given = processor(text=["red square", "a cat"], images=square, return_tensors="pt")
+    own = ours.preprocess.normalize(ours.entering(picture)[None])
+    torch.testing.assert_close(given["pixel_values"], own, atol=1e-5, rtol=1e-5)
     again = silc.load(tmp_path / "out", device="cpu")
     assert torch.equal(again.find(pixels, ours.encode_text(ids))[0], logits)
     assert str(tmp_path) not in (tmp_path / "out" / "config.yaml").read_text()
