@@ -18,7 +18,7 @@ from silc.errors import BadInput
 from silc.eval.box_pictures import with_boxes
 from silc.eval.detection import TEMPLATES, best, no_boxes, queries_of
 from silc.heads.detect.augment import PADDING, Window, paste
-from silc.heads.detect.boxes import corners, overlaps
+from silc.heads.detect.boxes import corners, generalized_iou, overlaps
 from silc.inputs import open_image
 from silc.predict import Model, class_list, prompts_of
 
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from silc.heads.detect.model import Detector
     from silc.inputs import Picture
 
-SCORE, MOST = 0.1, 100
-"""What is shown at least, and at most: the former is transformers'."""
+SCORE = 0.1
+"""Boxes of a lower score are not shown (transformers')."""
+MOST = 100
+"""Boxes that are shown of an image, at most."""
 EXAMPLE = "like the example"
 NEAR = 0.8
-"""Patches whose boxes overlap an example's so much as the best one does, times this, may stand for it (OWL-ViT)."""
+"""An example is stood for by a patch whose IoU with it is at least this share of the best IoU (OWL-ViT)."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class DetectModel(Model):
     def example(self, image: Picture, box: Sequence[float]) -> Tensor:
         """The query [D] of an object in an image: of the patches whose boxes fit it, the one least like the rest.
 
+        Where no box overlaps it, the nearest one's, by generalised IoU. Patches of the padding are left out.
+
         Raises:
             BadInput: a box that is none, or outside the image; what is no image.
         """
@@ -193,11 +197,11 @@ class DetectModel(Model):
         with self._computing():
             found = self.detector.look(self._pixels(opened), torch.zeros(1, self._width(), device=self.device))
         asked = torch.tensor([left, top, right, bottom], device=self.device) / max(opened.size)
-        fit, _ = overlaps(corners(found.boxes[0].float()), asked)
-        near = (fit >= NEAR * fit.max()).nonzero().flatten()
-        embeddings = found.embeddings[0].float()
-        likeness = embeddings[near] @ embeddings.mean(dim=0)
-        return embeddings[near[likeness.argmin()]]
+        limits = torch.tensor(opened.size, device=self.device) / max(opened.size)
+        boxes = corners(found.boxes[0].float())
+        seen = (boxes[:, :2] < limits).all(dim=1)
+        seen |= ~seen.any()
+        return standing_for(asked, boxes[seen], found.embeddings[0][seen].float())
 
     def _pixels(self, image: Image.Image) -> Tensor:
         return self.preprocess.normalize(self.entering(image)[None].to(self.device))
@@ -210,3 +214,14 @@ class DetectModel(Model):
         super().to(device, dtype)
         self.detector.to(self.device)
         return self
+
+
+def standing_for(asked: Tensor, boxes: Tensor, embeddings: Tensor) -> Tensor:
+    """Of embeddings [N, D] of an image's boxes, corners [N, 4], the one that stands for a box [4] (OWL-ViT)."""
+    fit, _ = overlaps(boxes, asked)
+    if fit.any():
+        near = (fit >= NEAR * fit.max()).nonzero().flatten()
+    else:
+        near = generalized_iou(boxes, asked).argmax()[None]
+    likeness = embeddings[near] @ embeddings.mean(dim=0)
+    return embeddings[near[likeness.argmin()]]

@@ -16,6 +16,7 @@ import silc
 from silc import checkpoint
 from silc.cli import main
 from silc.encoder import Detector
+from silc.heads.detect.head import Found
 from silc.heads.detect.predictor import DetectModel
 from silc.rundir import newest_checkpoint
 from tests import ranks
@@ -96,7 +97,9 @@ def test_micro_batches_have_the_gradient_of_the_whole(
         assert torch.allclose(one[name], two[name], atol=2e-5), name
 
 
-def test_it_is_scored_loaded_and_used(trained: Path, coco: Path, tmp_path: Path) -> None:
+def test_it_is_scored_loaded_and_used(
+    trained: Path, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "scores.json"
     asked = ["eval", str(trained), "--root", str(coco.parent), "--out", str(out), "--tasks", "coco-detection"]
     assert main([*asked, "--device", "cpu"]) == 0
@@ -124,6 +127,12 @@ def test_it_is_scored_loaded_and_used(trained: Path, coco: Path, tmp_path: Path)
     assert model.detect(image, NAMES, score=1.0).boxes.shape == (0, 4)
     alike = model.detect_like(image, image, (0, 0, 16, 20), score=0)
     assert alike.names[0] == "like the example"
+    with monkeypatch.context() as patch:
+        boxes = torch.tensor([[[0.9, 0.7, 0.05, 0.05], [0.3, 0.6, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]])
+        embeddings = torch.eye(3)[None]
+        patch.setattr(model.detector, "look", lambda *_: Found(boxes[..., :1], boxes, embeddings, None))
+        # 24 to 31 of 31 columns: nearest is a box of the padding, and of those in the image the second.
+        assert model.example(image, (24, 24, 31, 32)).tolist() == [0, 1, 0]
     assert model.to(dtype="bfloat16").detect(image, NAMES, score=0.0).scores.dtype == torch.float32
 
 
