@@ -46,24 +46,25 @@ def tasks(
 
     Prompts, file lists and captions of the chosen sets are read here, so what is missing is said before any model runs.
     `progress` hears of every batch, under the task's name. Over several ranks each takes a share of the batches and
-    all have the result. `failed` hears of a data set with something missing, on any rank; where it returns, the others
-    are taken.
+    all have the result. `failed` hears of a data set with something missing, on any rank, or of a setting that it has
+    not; where it returns, the others are taken, also those of the same set.
 
     Raises:
         BadInput: nothing under the root, a task or prompt set that is not there, or what `failed` raises.
     """
-    read, wrong = list[tuple[str, "Evaluator"]](), dict[str, str]()
+    read, wrong = dict[tuple[str, int], "Evaluator"](), dict[tuple[str, int], str]()
     for task in asked_for(config):
-        try:
-            read += [(task.name, evaluator(task, own, progress, world)) for own in variants(config, task.kind)]
-        except BadInput as error:
-            wrong[task.name] = str(error)
-    told: dict[str, str] = {}
+        for number, own in enumerate(variants(config, task.kind)):
+            try:
+                read[task.name, number] = evaluator(task, own, progress, world)
+            except BadInput as error:
+                wrong[task.name, number] = str(error)
+    told: dict[tuple[str, int], str] = {}
     for theirs in world.collect(wrong):
         told |= theirs
-    for name, why in told.items():
+    for name, why in dict.fromkeys((name, why) for (name, _), why in told.items()):  # not for each variant anew
         failed(name, "", BadInput(why))
-    return [one for name, one in read if name not in told]
+    return [one for variant, one in read.items() if variant not in told]
 
 
 def variants(config: EvalConfig, kind: str) -> list[EvalConfig]:

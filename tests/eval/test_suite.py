@@ -161,6 +161,20 @@ def test_one_bad_set_does_not_stop_the_others(root, oracle, how):
         suite.run({"student": oracle}, suite.tasks(config))
 
 
+def test_a_variant_that_a_set_has_not_leaves_the_others(root):
+    """Side by side gives no less than each alone; what all variants lack is told once."""
+    told = []
+
+    def failed(task, weights, error):
+        told.append((task, str(error)))
+
+    config = EvalConfig(root=str(root), tasks="stripes-zs-seg", names="mmseg,synonyms,catseg", decoder="cosine,sclip")
+    found = suite.tasks(config, failed=failed)
+    assert [(one.config.names, one.config.decoder) for one in found] == [("mmseg", "cosine"), ("mmseg", "sclip")]
+    assert [task for task, _ in told] == ["stripes-zs-seg"] * 2
+    assert {why.split("'")[1] for _, why in told} == {"synonyms", "catseg"}
+
+
 def test_weights_whose_features_are_not_finite_do_not_stop_the_others(root, oracle, noise):
     noise.encode_text = lambda ids, normalize: torch.full((len(ids), 41), torch.nan)
     unscored = Unscored(lambda _: None)
