@@ -130,7 +130,8 @@ def compared(columns: Sequence[Column], most: int, ids: Sequence[str] = ()) -> C
             group = [looked_at[number] for number in numbers]
             seen = zip(*(column.task.predictions(column.scorer, group) for column in columns), strict=True)
             for index, images in zip(group, seen, strict=True):
-                truth = images[0].truth
+                unscored = np.any([one.scored == data.ignore for one in images], axis=0)  # also where one is not sure
+                truth = np.where(unscored, data.ignore, images[0].truth)
                 own.add(truth, _figure(index, truth, [one.labels.numpy() for one in images], data), most)
             task.progress(numbers.stop, len(looked_at))
         return own

@@ -105,6 +105,20 @@ def test_changes_are_what_loops_count(data) -> None:
     assert not expected[1]
 
 
+def test_pixels_of_which_a_column_is_not_sure_are_not_compared(data, monkeypatch) -> None:
+    columns = columns_of(data, Channels("plain"), Channels("reds are blue", 1, 2))
+    whole, predictions = compared(columns, most=2).scored, columns[1].task.predictions
+
+    def unsure(scorer, indices):
+        for one in predictions(scorer, indices):
+            scored = one.scored.copy()
+            scored[2:4] = 255
+            yield one._replace(scored=scored)
+
+    monkeypatch.setattr(columns[1].task, "predictions", unsure)
+    assert compared(columns, most=2).scored == whole - 4 * 2 * SIZE
+
+
 def test_images_that_are_named_are_shown_whether_they_differ_or_not(data) -> None:
     found = compared(columns_of(data, Channels("a"), Channels("b")), most=0, ids=["p2", "p0"])
     assert [data.ids[one.index] for one in found.figures] == ["p2", "p0"]
