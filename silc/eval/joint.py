@@ -36,6 +36,8 @@ TEMPERATURE = 100
 NEIGHBOURS, POWER, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
 """LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, share that neighbours have."""
 STEPS, TOLERANCE = 10, 1e-6
+MOST_PATCHES = 2**15
+"""Of an image whose patches are joined each with each: a matrix of so many has 4.3 GB, and some are there at once."""
 
 
 @runtime_checkable
@@ -57,6 +59,7 @@ class Scga(Cosine):
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
         """One window of softmax(TEMPERATURE cosines) [C, H, W] over the whole image."""
         whole = stitched(windows)
+        few_enough(whole.patches[0].numel())
         maps = self.of_whole(whole.patches, classes)
         return [Window(whole.box, maps, whole.height, whole.width, whole.top, whole.left)]
 
@@ -116,6 +119,7 @@ class Lposs(Cosine):
 
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
         """The windows with propagated scores."""
+        few_enough(sum(window.patches[0].numel() for window in windows))
         patches = torch.cat([window.patches.flatten(1) for window in windows], dim=1).T  # [T, C + E]
         if self.neighbours > len(patches):
             raise BadInput(
@@ -130,6 +134,18 @@ class Lposs(Cosine):
             Window(w.box, own.T.unflatten(1, w.patches.shape[1:]), w.height, w.width, w.top, w.left)
             for w, own in zip(windows, shares, strict=True)
         ]
+
+
+def few_enough(patches: int) -> None:
+    """
+    Raises:
+        BadInput: an image has more patches than can be joined each with each.
+    """
+    if patches > MOST_PATCHES:
+        raise BadInput(
+            f"a decoder that joins windows compares all patches of an image, and one has {patches:,} of them, the "
+            f"limit is {MOST_PATCHES:,}; take a protocol of a lower resolution, smaller images or another decoder"
+        )
 
 
 def graphed(model: DualEncoder) -> ImageTower:

@@ -180,3 +180,19 @@ def test_more_neighbours_than_patches_are_refused(scene_model) -> None:
     assert not torch.allclose(scored(neighbours=2)[0], usual, atol=1e-6)
     with pytest.raises(BadInput, match=rf"eval.neighbours is {most + 1} and an image has {most} patches; give at most"):
         scored(neighbours=most + 1)
+
+
+@pytest.mark.parametrize("decoder", ["scga", "radseg", "lposs"])
+def test_an_image_of_too_many_patches_is_told(
+    scene_model: Model, monkeypatch: pytest.MonkeyPatch, decoder: str
+) -> None:
+    """A matrix of all pairs would take what memory there is."""
+    scorer = scorer_of(scene_model, ["a", "b"], EvalConfig(decoder=decoder))
+    image = Image.new("RGB", (64, 64))
+    (whole,) = score_maps([image], scorer)
+    assert whole.num_classes == 2
+    monkeypatch.setattr(joint, "MOST_PATCHES", 3)
+    with pytest.raises(
+        BadInput, match=r"one has [\d,]+ of them, the limit is 3; take a protocol of a lower resolution"
+    ):
+        next(score_maps([image], scorer))
