@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 TEMPLATES = "clip7"
 """Prompts that OWL-ViT is scored with."""
 CENTRE_LIMIT = 1_000_000
-"""Pairs of image and class above which the centre box is not scored: a minute's work would be an hour's."""
+"""Pairs of image and class above which the centre box is not scored: it would take longer than the model."""
+CENTRE = "a centre box of the mean size of each class, the most frequent first"
 Found = list[list[Detection]]
 
 
@@ -54,7 +55,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
             "ensemble": "mean of logits",
             "boxes": f"the best {MOST} of an image over all names",
             "exif_orientation": self.config.exif_orientation,
-            "chance": "a centre box of the mean size of each class, the most frequent first",
+            **({"chance": CENTRE} if has_centre(self.data) else {}),
             **getattr(model, "record", {}),
         }
 
@@ -139,7 +140,7 @@ def queries_of(model: DualEncoder, names: Sequence[str], around: Sequence[str], 
 
 
 def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST) -> list[Detection]:
-    """The likeliest boxes of an image over all names, in its pixels, the surest first; none that shows nothing of it.
+    """The likeliest boxes of an image over all names, in its pixels, the surest first; without those in the padding.
 
     Args:
         logits: [N, Q].
@@ -157,15 +158,21 @@ def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST)
     return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]
 
 
+def has_centre(data: DetectionSet) -> bool:
+    """Whether the centre box of a set is scored."""
+    return len(data) * len(data.classes) <= CENTRE_LIMIT
+
+
 def centre_boxes(data: DetectionSet) -> Found:
     """What needs no image: for each class a box in the centre, of its mean size, the class of most images first."""
-    if len(data) * len(data.classes) > CENTRE_LIMIT:
+    if not has_centre(data):
         return []
     sides: dict[int, list[tuple[float, float]]] = {}
     images = Counter[int]()
     for (width, height), own in zip(data.sizes, data.objects, strict=True):
-        images.update({box.label for box in own})
-        for box in own:
+        alone = [box for box in own if not box.crowd]
+        images.update({box.label for box in alone})
+        for box in alone:
             sides.setdefault(box.label, []).append((box.width / width, box.height / height))
     mean = {label: [sum(side) / len(each) for side in zip(*each, strict=True)] for label, each in sides.items()}
     constant = sorted(mean, key=lambda label: -images[label])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from silc.errors import BadInput
-from silc.eval import suite
+from silc.eval import detection, suite
 from silc.eval.average_precision import average_precision
 from silc.eval.config import EvalConfig
 from silc.eval.detection import best, centre_boxes, share_found
@@ -156,6 +156,20 @@ def test_the_centre_box_is_what_the_sizes_say(tmp_path: Path) -> None:
     assert first.width == pytest.approx(40 * sum(wide) / len(wide))
     assert first.x + first.width / 2 == pytest.approx(20)
     assert share_found(data.objects[0], centre_boxes(data)[0]) < 1
+
+
+def test_the_centre_box_is_told_where_there_is_one_and_of_no_crowd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write(tmp_path)
+    data = read_scored("quarters", place / "annotations" / "instances_val.json", place / "val")
+    crowds = [[*own, own[0]._replace(crowd=True, width=2)] for own in data.objects]
+    assert centre_boxes(replace(data, objects=crowds)) == centre_boxes(data)
+    assert "chance" in scored(tmp_path, Quarters())[0].record.protocol
+    monkeypatch.setattr(detection, "CENTRE_LIMIT", 5)
+    record = scored(tmp_path, Quarters())[0].record
+    assert "chance" not in record.protocol
+    assert not record.chance
 
 
 def test_lvis_reads_what_is_absent_and_partial(silc_data: Path) -> None:
