@@ -125,7 +125,7 @@ def main(args: list[str]) -> int:
             predictions.segment(model, images, names, out, config, **overlay)
         case "detect", Path():
             shown = {"score": command.score, "most": command.most}
-            predictions.detect(model, images, names, out, command.templates, **shown)
+            predictions.detect(model, images, names, out, command.templates, command.batch_size, **shown)
     if images.unreadable:
         told = "the JSON names them" if out else "; ".join(one["why"] for one in images.unreadable)
         complain(f"{len(images.unreadable)} files are no images; {told}")

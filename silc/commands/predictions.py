@@ -213,10 +213,13 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
     _write(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images)
 
 
-def detect(model: Model, images: Images, names: Sequence[str], out: Path, templates: str, **shown: Any) -> None:
+def detect(
+    model: Model, images: Images, names: Sequence[str], out: Path, templates: str, batch_size: int, **shown: Any
+) -> None:
     """Write into a folder the boxes of all images in COCO's form, with scores, and a picture of each.
 
     Args:
+        batch_size: texts at a time.
         shown: which boxes, as `DetectModel.detect_by` takes it.
 
     Raises:
@@ -225,7 +228,7 @@ def detect(model: Model, images: Images, names: Sequence[str], out: Path, templa
     from silc.heads.detect.predictor import detector_of
 
     detector = detector_of(model)
-    asked = detector.named(names, templates)
+    asked = detector.named(names, templates, batch_size=batch_size)
     listed, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
     for batch in images.batches(1):
         file, image = batch[0]

@@ -140,10 +140,12 @@ class DetectModel(Model):
         """
         return self.detect_by(image, self.named(names, templates), score=score, most=most)
 
-    def named(self, names: Sequence[str], templates: str | Sequence[str] = TEMPLATES) -> Settled:
-        """Names for `detect_by`, embedded once for many images."""
+    def named(
+        self, names: Sequence[str], templates: str | Sequence[str] = TEMPLATES, *, batch_size: int = 64
+    ) -> Settled:
+        """Names for `detect_by`, embedded once for many images, so many texts at a time."""
         listed = class_list(names)
-        return Settled(listed, queries_of(self, listed, prompts_of(templates)))
+        return Settled(listed, queries_of(self, listed, prompts_of(templates), batch_size))
 
     def detect_by(self, image: Picture, asked: Settled, *, score: float = SCORE, most: int = MOST) -> Detections:
         """As `detect`, by features there are.
