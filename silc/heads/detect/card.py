@@ -10,6 +10,7 @@ import yaml
 
 from silc.eval.tables import in_markdown
 from silc.exports.card import checked, score_rows, scores_of
+from silc.heads.detect.augment import PADDING
 
 if TYPE_CHECKING:
     from silc.exports.verify import Check
@@ -59,8 +60,8 @@ def card(
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {in_markdown(run.name)}",
         f"Open-vocabulary detection by OWL-ViT (Minderer et al., ECCV 2022): heads of {own:,} parameters on the two "
-        f"towers in `encoder/`, as they were trained with them. Images of {model.preprocess.size} px, padded at the "
-        "right and below.",
+        f"towers in `encoder/`, as they were trained with them.",
+        f"## Images\n\n{pixels_of(model)}",
         f"## Use\n\n{USE}",
         "## Training\n\n" + "\n".join(trained),
         "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
@@ -68,3 +69,13 @@ def card(
         "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def pixels_of(model: DetectModel) -> str:
+    """How an image becomes what the graphs take."""
+    pixels = model.preprocess
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
+    return (
+        f"RGB, its longer side resized to {pixels.size} px ({pixels.interpolation}), put at the upper left of a square "
+        f"of grey ({PADDING} of 255), divided by 255, less the mean ({mean}), divided by the deviation ({std})."
+    )

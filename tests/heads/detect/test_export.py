@@ -226,4 +226,7 @@ def test_any_towers_go_to_onnx_and_others_are_told(
     theirs: list[Tensor] = session.run(None, {"pixel_values": pixels.numpy(), "text_embeds": queries.numpy()})
     for one, own in zip(theirs, model.find(pixels, queries), strict=True):
         torch.testing.assert_close(torch.as_tensor(one), own, atol=1e-4, rtol=1e-4)
-    assert "pipeline_tag: zero-shot-object-detection" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "pipeline_tag: zero-shot-object-detection" in card
+    mean = ", ".join(f"{value:g}" for value in model.preprocess.mean)
+    assert f"upper left of a square of grey (128 of 255), divided by 255, less the mean ({mean})" in card
