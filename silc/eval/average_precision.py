@@ -39,7 +39,7 @@ class Precision(NamedTuple):
     """What boxes are worth."""
 
     metrics: Mapping[str, float]
-    """COCO's twelve, or LVIS's thirteen; without those that no object of the truth speaks of."""
+    """COCO's twelve, or LVIS's thirteen; a metric without any object is left out."""
     by_class: Mapping[str, float]
     """AP of each class that is in the truth."""
 

@@ -184,6 +184,22 @@ class DetectionSet(DataSet):
         return image
 
 
+Corners = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def iou(one: Corners, other: Corners) -> float:
+    """Intersection over union of two boxes; 0 where neither has an area.
+
+    >>> iou((0, 0, 2, 2), (1, 1, 3, 3)), iou((0, 0, 1, 1), (2, 0, 3, 1))
+    (0.14285714285714285, 0.0)
+    """
+    across, down = min(one[2], other[2]) - max(one[0], other[0]), min(one[3], other[3]) - max(one[1], other[1])
+    both = max(0.0, across) * max(0.0, down)
+    either = sum((right - left) * (bottom - top) for left, top, right, bottom in (one, other)) - both
+    return both / either if either > 0 else 0.0
+
+
 def reduce_zero_label(label: NDArray[np.int64], ignore: int = 255) -> NDArray[np.int64]:
     """Ignore class 0 and move the others down by one, as mmseg does: [0, 1, 150, 255] -> [255, 0, 149, 255]."""
     return np.where((label == 0) | (label == ignore), ignore, label - 1)

@@ -17,7 +17,7 @@ from silc.encoder import Detector
 from silc.errors import BadInput
 from silc.eval.average_precision import MOST, Detection, average_precision
 from silc.eval.box_pictures import beside, with_boxes
-from silc.eval.datasets import Box, DetectionSet
+from silc.eval.datasets import Box, Corners, DetectionSet, iou
 from silc.eval.embed import dealt, finite, shared, text_features
 from silc.eval.prompts import prompts, templates
 from silc.eval.whole_images import OnSet
@@ -191,15 +191,14 @@ def share_found(truth: Sequence[Box], found: Sequence[Detection]) -> float:
     """Share of the objects that as many of the surest boxes hit, with the right name and IoU 0.5 or more."""
     likely, hit = list(found[: len(truth)]), 0
     for box in truth:
-        match = next((one for one in likely if one.label == box.label and _iou(one, box) >= 0.5), None)
+        same = (one for one in likely if one.label == box.label)
+        match = next((one for one in same if iou(corners_of(one), corners_of(box)) >= 0.5), None)
         if match is not None:
             likely.remove(match)
             hit += 1
     return hit / len(truth)
 
 
-def _iou(one: Detection, other: Box) -> float:
-    across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
-    down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
-    both = max(0.0, across) * max(0.0, down)
-    return both / max(1e-9, one.width * one.height + other.width * other.height - both)
+def corners_of(box: Detection | Box) -> Corners:
+    """Of a box in pixels."""
+    return box.x, box.y, box.x + box.width, box.y + box.height

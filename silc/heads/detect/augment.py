@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from PIL import Image
 
+from silc.eval.datasets import Corners, iou
 from silc.preprocess import resample
 
 if TYPE_CHECKING:
@@ -72,9 +73,6 @@ class Window(NamedTuple):
     top: int
     right: int
     bottom: int
-
-
-Corners = tuple[float, float, float, float]
 
 
 def compose(
@@ -173,7 +171,7 @@ def merged(
     """Objects, boxes that lie on one another as one with several names: centres and sizes in shares, and classes."""
     kept, names = list[Corners](), list[list[int]]()
     for own, label in zip(corners, labels, strict=True):
-        same = next((i for i, other in enumerate(kept) if label not in names[i] and _iou(own, other) > SAME), None)
+        same = next((i for i, other in enumerate(kept) if label not in names[i] and iou(own, other) > SAME), None)
         if same is None:
             kept.append(own)
             names.append([label])
@@ -183,11 +181,3 @@ def merged(
         ((x0 + x1) / 2 / size, (y0 + y1) / 2 / size, (x1 - x0) / size, (y1 - y0) / size) for x0, y0, x1, y1 in kept
     ]
     return boxes, names
-
-
-def _iou(one: Corners, other: Corners) -> float:
-    across = min(one[2], other[2]) - max(one[0], other[0])
-    down = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(0.0, across) * max(0.0, down)
-    areas = ((c[2] - c[0]) * (c[3] - c[1]) for c in (one, other))
-    return both / (sum(areas) - both)

@@ -15,12 +15,6 @@ def corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def centres(boxes: Tensor) -> Tensor:
-    """Centres and sizes [..., 4] of corners."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
-
-
 def area(boxes: Tensor) -> Tensor:
     """Area [...] of corners [..., 4]; a box turned inside out has none."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)

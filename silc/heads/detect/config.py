@@ -1,7 +1,8 @@
 """What a detection head is, what it is trained on, and how. Imports no torch.
 
-Defaults are those of OWL-ViT's CLIP B/16 (scenic's `configs/clip_b16.py`), but for the number of images in a step, and
-for size and length, which are a model's and a data set's own.
+Defaults are those of OWL-ViT's CLIP B/16 (scenic's `configs/clip_b16.py`), but for image size and text length, which
+are a model's own. Other than there, logits begin at the probability 0.01, crops keep half of each object, no block is
+dropped at random, and gradients are clipped over the batch, not each image's.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class BoxDataConfig(Settings):
     flip: bool = True
     """Turn half of the images left to right."""
     negatives: Annotated[int, NATURAL] = 50
-    """Names an image that are surely not in it, as many as the set has. Of LVIS's sets those that it lists."""
+    """How many names that are surely not in a picture, or in a part of a mosaic, it is asked, at most. Of LVIS's sets
+    these are names that its images list."""
     templates: str = "clip80+1"
     """Prompts, of which one is drawn for each name and image."""
     forbidden: str = ""
