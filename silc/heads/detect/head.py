@@ -58,7 +58,11 @@ class ClassHead(nn.Module):
 
     def forward(self, x: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, N, Q] of tokens [B, N, C] for queries [Q, D] or [B, Q, D], of unit length or means of such."""
-        cosines = self.embed(x) @ queries.to(x.dtype).transpose(-1, -2)
+        return self.of(self.embed(x), x, queries)
+
+    def of(self, embeddings: Tensor, x: Tensor, queries: Tensor) -> Tensor:
+        """The same by what `embed` gave of the tokens."""
+        cosines = embeddings @ queries.to(x.dtype).transpose(-1, -2)
         logits: Tensor = (cosines + self.logit_shift(x)) * (F.elu(self.logit_scale(x)) + 1)
         return logits
 
@@ -97,7 +101,8 @@ class DetectionHead(nn.Module):
         x = self.merge(patches, pooled)
         objectness = None if self.objectness_head is None else self.objectness_head(x.detach()).squeeze(-1)
         boxes = self.boxes(x, (patches.shape[1], patches.shape[2]))
-        return Found(self.class_head(x, queries), boxes, self.class_head.embed(x), objectness)
+        embeddings = self.class_head.embed(x)
+        return Found(self.class_head.of(embeddings, x, queries), boxes, embeddings, objectness)
 
 
 def box_bias(height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
