@@ -54,9 +54,14 @@ def tasks(
     """
     read, wrong = dict[tuple[str, int], "Evaluator"](), dict[tuple[str, int], str]()
     for task in asked_for(config):
+        try:
+            sets = sets_of(task, config)
+        except BadInput as error:
+            wrong[task.name, 0] = str(error)
+            continue
         for number, own in enumerate(variants(config, task.kind)):
             try:
-                read[task.name, number] = evaluator(task, own, progress, world)
+                read[task.name, number] = evaluator(task, own, sets, progress, world)
             except BadInput as error:
                 wrong[task.name, number] = str(error)
     told: dict[tuple[str, int], str] = {}
@@ -74,12 +79,19 @@ def variants(config: EvalConfig, kind: str) -> list[EvalConfig]:
     return [replace(config, **dict(zip(fields, values, strict=True))) for values in product(*listed)]
 
 
-def evaluator(task: Task, config: EvalConfig, progress: OnProgress = silent, world: World = ALONE) -> Evaluator:
-    """The evaluator of one task; reads its data set's lists."""
+def sets_of(task: Task, config: EvalConfig) -> dict[str, Any]:
+    """The lists of a task's `data`, and of what it learns from, `train`, where it does."""
     kind, source = TASKS[task.kind], task.source
-    data = held(source.read(), config.exif_orientation)
-    train = {"train": held(source.read_train(), config.exif_orientation)} if kind.trains and source.read_train else {}
-    return kind.load()(task.name, data, config, partial(progress, task.name), world, **train)
+    reads = {"data": source.read} | ({"train": source.read_train} if kind.trains and source.read_train else {})
+    return {name: held(read(), config.exif_orientation) for name, read in reads.items()}
+
+
+def evaluator(
+    task: Task, config: EvalConfig, sets: Mapping[str, Any], progress: OnProgress = silent, world: World = ALONE
+) -> Evaluator:
+    """The evaluator of one task on its `sets_of`."""
+    more = {name: data for name, data in sets.items() if name != "data"}
+    return TASKS[task.kind].load()(task.name, sets["data"], config, partial(progress, task.name), world, **more)
 
 
 def held(data: Any, orientation: Literal["ignore", "apply"]) -> Any:
