@@ -147,14 +147,15 @@ def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST)
         boxes: [N, 4], (centre x, centre y, width, height) in shares of a square whose side is the image's longer one.
         size: (width, height) of the image.
     """
-    scaled, limits = boxes.float().cpu() * max(size), torch.tensor(size, dtype=torch.float32)
+    scaled, limits = boxes.float() * max(size), boxes.new_tensor(size, dtype=torch.float32)
     low = (scaled[:, :2] - scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
     high = (scaled[:, :2] + scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
     seen = (high - low).amin(dim=1) > 0  # patches of the padding have boxes too
-    scores, places = logits.float().cpu().sigmoid()[seen].flatten().sort(descending=True, stable=True)
-    scores, places = scores[:most], places[:most]
+    ranked = logits.float()[seen].flatten()  # not their sigmoids, of which many are 1 where a model is sure
+    places = ranked.topk(min(most, len(ranked))).indices.sort().values  # of equal ones the first
+    places = places[ranked[places].argsort(descending=True, stable=True)]
     rows = torch.cat([low, high - low], dim=1)[seen][places // logits.shape[1]].tolist()
-    each = zip((places % logits.shape[1]).tolist(), rows, scores.tolist(), strict=True)
+    each = zip((places % logits.shape[1]).tolist(), rows, ranked[places].sigmoid().tolist(), strict=True)
     return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from silc.distributed import World
 from silc.errors import BadInput
 from silc.eval import detection, suite
 from silc.eval.average_precision import average_precision
@@ -110,6 +111,19 @@ def test_a_model_without_boxes_is_refused_and_all_tasks_are_others(tmp_path: Pat
     assert scored(tmp_path, Quarters(), "*-detection")[0].record.metrics["ap"] == 1
 
 
+def test_ranks_shares_together_are_the_whole(tmp_path: Path) -> None:
+    write(tmp_path)
+    (task,) = suite.tasks(EvalConfig(root=str(tmp_path), tasks="quarters-detection", batch_size=1))
+    assert isinstance(task, detection.OpenVocabularyDetection)
+    queries = detection.text_queries(Quarters(), task.data.classes, "plain")
+    whole, shares = task._share(Quarters(), queries), []
+    for rank in range(2):
+        task.world = World(rank, 2)
+        shares.append(task._share(Quarters(), queries))
+    assert [len(share) for share in shares] == [2, 2]
+    assert shares[0] | shares[1] == whole
+
+
 def test_the_best_boxes_of_all_names_in_pixels() -> None:
     logits = torch.tensor([[0.0, 3.0], [2.0, -1.0]])
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.9, 0.4, 0.4, 0.2]])
@@ -118,6 +132,13 @@ def test_the_best_boxes_of_all_names_in_pixels() -> None:
     assert [one.score for one in found] == pytest.approx([0.9526, 0.8808, 0.5], abs=1e-4)
     assert found[0][1:5] == pytest.approx((0, 0, 50, 50))
     assert found[1][1:5] == pytest.approx((70, 30, 30, 20))  # cut at the image, which is half as high as the square
+
+
+def test_the_sure_are_ranked_by_their_logits_and_equal_ones_by_their_place() -> None:
+    """Sigmoids of 30 and 40 are 1 in float32."""
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]])
+    found = best(torch.tensor([[30.0, 40.0, 0.0], [0.0, 35.0, 0.0]]), boxes, (10, 10), most=5)
+    assert [(one.label, one.x) for one in found] == [(1, 0), (1, 5), (0, 0), (2, 0), (0, 5)]
 
 
 def test_the_best_boxes_are_scenics(silc_data: Path) -> None:
