@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -132,12 +133,19 @@ def column_names(records: Sequence[Record]) -> list[str]:
 
 
 def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How each of several protocols segments, as far as they differ: decoder, protocol with its resolution, names."""
+    """How each of several protocols segments, as far as they differ: decoder, protocol with the shorter side that
+    images are scaled to and the side of its windows, names."""
     decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
-    windows = [f"{one['protocol']} {one['window']} px" if "readout" in one else "" for one in protocols]
+    windows = [f"{one['protocol']} {_sides(one)} px" if "readout" in one else "" for one in protocols]
     names = [str(one.get("names", "mmseg")) if "readout" in one else "" for one in protocols]
     shown = [way for way in (decoders, windows, names) if len(set(way) - {""}) > 1]
     return [" ".join(filter(None, own)) for own in zip(*shown, strict=True)] if shown else [""] * len(protocols)
+
+
+def _sides(protocol: Mapping[str, Any]) -> str:
+    """Pixels of the shorter side of images, where the record says it, and of windows: 448/448."""
+    scaled = re.match(r"shorter side (\d+)", str(protocol.get("resize", "")))
+    return f"{scaled[1]}/{protocol['window']}" if scaled else str(protocol["window"])
 
 
 def percent(score: float | None) -> str:

@@ -174,12 +174,12 @@ def test_decoders_and_protocols_stand_side_by_side(root, oracle, tmp_path):
     assert [own.config.segmentation for own in evaluators if own.name.endswith("-zs-seg")] == ["tcl", "tips"]
     evaluations = suite.run({"pretrained": oracle}, evaluators)
     names = column_names([evaluation.record for evaluation in evaluations])
-    assert sorted(names) == ["pretrained", "pretrained tcl 24 px", "pretrained tips 24 px"]
+    assert sorted(names) == ["pretrained", "pretrained tcl 24/24 px", "pretrained tips 24/24 px"]
     file = tmp_path / "scores.json"
     suite.write_scores(file, [evaluation.record for evaluation in evaluations])
     table = paper_table("main", [file])
     ours = [row.name for row in table.rows if not row.published]
-    assert [name.rpartition(", ")[2] for name in ours] == ["tcl 24 px", "tips 24 px"]
+    assert [name.rpartition(", ")[2] for name in ours] == ["tcl 24/24 px", "tips 24/24 px"]
     whole = [evaluation.record for evaluation in evaluations if evaluation.record.protocol.get("protocol") != "tips"]
     assert column_names(whole) == ["pretrained"] * len(whole)
 
