@@ -34,7 +34,8 @@ class EvalConfig(Settings):
 
     section: ClassVar[str] = "eval"
     root: str = ""
-    """A folder with data sets in their official layouts, or in classification/, retrieval/ and segmentation/."""
+    """A folder with data sets in their official layouts, or in classification/, retrieval/, segmentation/ and
+    detection/."""
     tasks: str = "all"
     """Comma-separated task names or globs: '<set>-zs', '-fewshot', '-retrieval', '-zs-seg'; 'all' is what is found."""
     weights: Literal["student", "teacher", "both"] = "both"

@@ -105,6 +105,7 @@ def test_all_are_read_together_and_listed(tmp_path, oracle, capsys):
     assert len(evaluated(tmp_path, oracle)) == sum(map(len, WANTED.values()))
     assert main(["eval", "--list", "--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
+    assert "Images with boxes, detection/NAME/, are NAME-detection" in out
     for tree in TREES.values():
         for line in tree.splitlines():
             assert line in out

@@ -42,7 +42,7 @@ def discover(root: str | Path) -> list[Source[Any]]:
     if not found:
         raise BadInput(
             f"{root} holds no data set; needed are official layouts (`silc eval --list --root {root}`) or folders "
-            f"like {root}/classification/<set>, retrieval/<set>, ..."
+            f"like {root}/classification/<set>, retrieval/<set>, segmentation/<set>, detection/<set>"
         )
     seen: dict[tuple[str, str], Source[Any]] = {}
     for source in found:
