@@ -163,9 +163,15 @@ class DetectionSet(DataSet):
     """Classes whose objects have boxes; None: all. Of others nothing is known."""
     unsure: Sequence[frozenset[int]] = ()
     """Classes of each image that a broken box says are there, where it cannot be said."""
+    file_names: Sequence[str] = ()
+    """Of the images, for people, where ids are numbers; empty: there are none."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def called(self, index: int) -> str:
+        """What people call an image."""
+        return str((self.file_names or self.ids)[index])
 
     def image(self, index: int) -> Image.Image:
         """An image, of the size that its boxes were drawn on.
@@ -178,8 +184,8 @@ class DetectionSet(DataSet):
         if image.size != (width, height):
             turned = TURNED.replace("a label map is", "boxes are") if image.size == (height, width) else ""
             raise OtherSize(
-                f"{self.name}: image {self.ids[index]} is {image.width} x {image.height}, and its boxes are of one of "
-                f"{width} x {height}; scale both alike{turned}"
+                f"{self.name}: image {self.called(index)} is {image.width} x {image.height}, and its boxes are of one "
+                f"of {width} x {height}; scale both alike{turned}"
             )
         return image
 

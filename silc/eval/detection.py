@@ -115,7 +115,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
             image, truth = self.data.images[index], self.data.objects[index]
             likely = found[index][: len(truth)]
             panel = beside(with_boxes(image, truth, self.data.classes), with_boxes(image, likely, self.data.classes))
-            drawn.append(Picture(self.name, f"{what}: {self.data.ids[index]}: truth, and as many found", panel))
+            drawn.append(Picture(self.name, f"{what}: {self.data.called(index)}: truth, and as many found", panel))
         return drawn
 
 

@@ -87,6 +87,7 @@ def test_what_is_right_scores_one_and_is_shown(tmp_path: Path) -> None:
     assert sum(row["objects"] for row in rows) == 12
     assert {row["class"]: row["ap"] for row in rows} == {"w1": 1, "w2": 1, "w3": 1}
     assert [picture.caption.split(":")[0] for picture in done.pictures] == ["best"] * 3 + ["worst"]
+    assert {picture.caption.split(":")[1] for picture in done.pictures} == {f" {number}.png" for number in range(1, 5)}
 
 
 def test_what_is_wrong_scores_less(tmp_path: Path) -> None:
@@ -357,5 +358,5 @@ def test_a_folder_that_trains_can_be_scored(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
     place = write(tmp_path)
     Image.new("RGB", (20, 40)).save(place / "val" / "1.png")
-    with pytest.raises(BadInput, match=r"image 1 is 20 x 40, and its boxes are of one of 40 x 20.*EXIF"):
+    with pytest.raises(BadInput, match=r"image 1.png is 20 x 40, and its boxes are of one of 40 x 20.*EXIF"):
         scored(tmp_path, Quarters())

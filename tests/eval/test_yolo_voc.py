@@ -74,6 +74,7 @@ def test_the_same_boxes(form: Any, coco_set: tuple[DetectionSet, dict[str, Any],
         for box, other in zip(own, theirs, strict=True):
             assert box[1:6] == pytest.approx(other[1:6], abs=1e-9)
         assert data.image(index).size == wanted.sizes[index]
+        assert data.called(index) == wanted.called(index)
     if form is as_voc:
         assert [box.crowd for own in data.objects for box in own].count(True) == 1
     (source,) = (one for one in discover(tmp_path) if one.kind == "detection")

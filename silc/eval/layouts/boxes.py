@@ -186,6 +186,7 @@ def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
         partial=_sets(images, "not_exhaustive_category_ids", index, where) if of_lvis else (),
         labelled=_labelled(values, index, where),
         unsure=list(map(frozenset, unsure)),
+        file_names=[str(one.get("file_name") or one["id"]) for one in images],
     ), broken
 
 
