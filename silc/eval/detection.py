@@ -152,8 +152,9 @@ def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST)
     high = (scaled[:, :2] + scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
     seen = (high - low).amin(dim=1) > 0  # patches of the padding have boxes too
     ranked = logits.float()[seen].flatten()  # not their sigmoids, of which many are 1 where a model is sure
-    places = ranked.topk(min(most, len(ranked))).indices.sort().values  # of equal ones the first
-    places = places[ranked[places].argsort(descending=True, stable=True)]
+    least = ranked.topk(min(most, len(ranked))).values[-1:]
+    places = (ranked >= least).nonzero().flatten()
+    places = places[ranked[places].argsort(descending=True, stable=True)][:most]  # of equal ones the first
     rows = torch.cat([low, high - low], dim=1)[seen][places // logits.shape[1]].tolist()
     each = zip((places % logits.shape[1]).tolist(), rows, ranked[places].sigmoid().tolist(), strict=True)
     return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]

@@ -222,7 +222,7 @@ def test_many_ways_have_a_row_each(root, oracle, capsys):
     Console(width=100, file=sys.stdout).print(printed_table(evaluations))
     lines = capsys.readouterr().out.splitlines()
     (first,) = (line for line in lines if "-zs-seg" in line)
-    assert first.split()[1:5] == ["miou", "student", "tcl", "24"]
+    assert first.split()[1:5] == ["miou", "student", "tcl", "24/24"]
     for way in ("tcl", "tips", "sclip", "dinov3"):
         for weights in ("student", "teacher"):
             assert sum(f"{weights} {way} " in line for line in lines) == 1
