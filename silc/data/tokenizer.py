@@ -112,8 +112,13 @@ class BPETokenizer:
             tokenizer.post_processor = processors.Sequence([*steps, ends_with(tokenizer, eos)])
         return cls(tokenizer, context_length, eos=eos, pad=pad)
 
-    def save(self, directory: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer loads them."""
+    def save(self, directory: str | Path, *, mask: bool = False) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer loads them.
+
+        Args:
+            mask: whether it is to give the attention mask with the ids; the mask changes SigLIP's text embedding, and
+                the towers were trained without it, but processors of OWL-ViT stop where there is none.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         plain = Tokenizer.from_str(self.tokenizer.to_str())
@@ -126,8 +131,7 @@ class BPETokenizer:
             "pad_token": self.pad,
             "model_max_length": self.context_length,
             "padding_side": "right",
-            # The attention mask changes SigLIP's text embedding; the towers were trained without it.
-            "model_input_names": ["input_ids"],
+            "model_input_names": ["input_ids", "attention_mask"] if mask else ["input_ids"],
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
         }

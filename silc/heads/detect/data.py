@@ -180,8 +180,7 @@ class BoxBatch:
 
     pixels: Tensor  # uint8 [B, 3, S, S]
     boxes: Tensor  # float32 [B, M, 4], centres and sizes in shares of the square
-    labels: Tensor  # bool [B, M, Q]: which names an object has
-    counts: Tensor  # int64 [B]: objects
+    labels: Tensor  # bool [B, M, Q]: which names an object has; a row without any is padding
     queries: Tensor  # int64 [B, Q]: rows of the texts; -1 where an image has fewer names
     known: Tensor  # bool [B, P, Q]: which names are surely absent in a part of a picture, where they have no box
     sides: Tensor  # int64 [B]: n of a picture of n x n parts, of which P has room for the most
@@ -198,11 +197,11 @@ class BoxBatch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> BoxBatch:
-        pixels, boxes, labels, counts, queries, known, sides, texts = map(
+        pixels, boxes, labels, queries, known, sides, texts = map(
             function,
-            (self.pixels, self.boxes, self.labels, self.counts, self.queries, self.known, self.sides, self.texts),
+            (self.pixels, self.boxes, self.labels, self.queries, self.known, self.sides, self.texts),
         )
-        return BoxBatch(pixels, boxes, labels, counts, queries, known, sides, texts, self.keys, self.broken)
+        return BoxBatch(pixels, boxes, labels, queries, known, sides, texts, self.keys, self.broken)
 
 
 @dataclass(frozen=True)
@@ -230,11 +229,10 @@ class Pictures:
         queries = torch.full((len(asked), max(1, *map(len, asked))), -1)
         for place, own in enumerate(asked):
             queries[place, : len(own)] = torch.tensor([rows[text] for text in own.values()], dtype=torch.int64)
-        counts = torch.tensor([len(picture.boxes) for picture in pictures])
         boxes, labels = _padded(pictures, asked, queries.shape[1])
         known, sides = self._known(pictures, asked, queries.shape[1])
         ids = self.tokenizer(texts)
-        return BoxBatch(pixels, boxes, labels, counts, queries, known, sides, ids, samples.keys, samples.broken)
+        return BoxBatch(pixels, boxes, labels, queries, known, sides, ids, samples.keys, samples.broken)
 
     def names_of(self, picture: Picture, visit: Visit) -> dict[int, str]:
         """Names that a picture is asked, each in a prompt: those of its objects, then some that are absent from it or

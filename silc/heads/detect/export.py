@@ -68,8 +68,8 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
         checks = [compare("silc", what, theirs, ours, 0.0) for what, theirs, ours in read_back]
         if TRANSFORMERS in formats:
             told = transformers.write(partial / TRANSFORMERS, model.detector, below)
-            below.tokenizer.save(partial / TRANSFORMERS)
-            checks += transformers.verify(partial / TRANSFORMERS, model.detector, pixels, ids, queries)
+            below.tokenizer.save(partial / TRANSFORMERS, mask=True)
+            checks += transformers.verify(partial / TRANSFORMERS, model.detector, pixels, NAMES, ids, queries)
         if ONNX in formats:
             _write_graphs(partial, model, pixels, queries, ids)
             checks += _compared(partial, model.detector, pixels, queries, ids)

@@ -53,8 +53,9 @@ class ClassHead(nn.Module):
             nn.init.constant_(layer.bias, bias)
 
     def embed(self, x: Tensor) -> Tensor:
-        """What a patch holds, in the space of the texts: unit-length features [B, N, D] of tokens [B, N, C]."""
-        return unit(self.dense0(x))
+        """What a patch holds, in the space of the texts: features [B, N, D], of any length, of tokens [B, N, C]."""
+        embeddings: Tensor = self.dense0(x)
+        return embeddings
 
     def forward(self, x: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, N, Q] of tokens [B, N, C] for queries [Q, D] or [B, Q, D], of unit length or means of such."""
@@ -62,7 +63,7 @@ class ClassHead(nn.Module):
 
     def of(self, embeddings: Tensor, x: Tensor, queries: Tensor) -> Tensor:
         """The same by what `embed` gave of the tokens."""
-        cosines = embeddings @ queries.to(x.dtype).transpose(-1, -2)
+        cosines = unit(embeddings) @ queries.to(x.dtype).transpose(-1, -2)
         logits: Tensor = (cosines + self.logit_shift(x)) * (F.elu(self.logit_scale(x)) + 1)
         return logits
 
@@ -72,7 +73,7 @@ class Found(NamedTuple):
 
     logits: Tensor  # [B, N, Q]
     boxes: Tensor  # [B, N, 4]: centre and size as shares of the square image
-    embeddings: Tensor  # [B, N, D] of unit length
+    embeddings: Tensor  # [B, N, D] of any length
     objectness: Tensor | None  # [B, N] logits: whether a patch names anything at all
 
 

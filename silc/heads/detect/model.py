@@ -62,7 +62,6 @@ class Detector(nn.Module):
         pixels: Tensor,
         boxes: Tensor,
         labels: Tensor,
-        counts: Tensor,
         queries: Tensor,
         known: Tensor,
         sides: Tensor,
@@ -74,8 +73,11 @@ class Detector(nn.Module):
         images = self.preprocess.normalize(pixels)
         found = self.look(images, unit(self.text(texts[rows]))[place])
         asked = known_of_patches(known, sides, self.visual.grid(images))
-        each = zip(labels.to(found.boxes.dtype), boxes, counts.tolist(), strict=True)
-        truth = [Objects(names[:num], own[:num]) for names, own, num in each]
+        there = labels.any(dim=2)  # the other rows are padding
+        truth = [
+            Objects(names[own].to(found.boxes.dtype), placed[own])
+            for names, placed, own in zip(labels, boxes, there, strict=True)
+        ]
         loss = detection_loss(found, truth, asked, self.weights)
         return Learnt(loss.total * share, loss.parts)
 
@@ -127,7 +129,7 @@ class DetectLearner(Learner):
 
     def gradients(self, passes: Passes, batch: BoxBatch, hyper: object) -> Learnt:
         """In one pass, or in several with the gradient of the whole batch."""
-        rows = (batch.pixels, batch.boxes, batch.labels, batch.counts, batch.queries, batch.known, batch.sides)
+        rows = (batch.pixels, batch.boxes, batch.labels, batch.queries, batch.known, batch.sides)
         out: Learnt = in_micro_batches(passes, rows, self.micro_batch, batch.texts)
         return out
 

@@ -19,6 +19,7 @@ from silc.eval.box_pictures import with_boxes
 from silc.eval.detection import TEMPLATES, best, no_boxes, queries_of
 from silc.heads.detect.augment import PADDING, Window, paste
 from silc.heads.detect.boxes import corners, generalized_iou, overlaps
+from silc.heads.detect.head import unit
 from silc.inputs import open_image
 from silc.predict import Model, class_list, prompts_of
 
@@ -203,7 +204,7 @@ class DetectModel(Model):
         boxes = corners(found.boxes[0].float())
         seen = (boxes[:, :2] < limits).all(dim=1)
         seen |= ~seen.any()
-        return standing_for(asked, boxes[seen], found.embeddings[0][seen].float())
+        return unit(standing_for(asked, boxes[seen], found.embeddings[0][seen].float()))
 
     def _pixels(self, image: Image.Image) -> Tensor:
         return self.preprocess.normalize(self.entering(image)[None].to(self.device))
@@ -219,7 +220,12 @@ class DetectModel(Model):
 
 
 def standing_for(asked: Tensor, boxes: Tensor, embeddings: Tensor) -> Tensor:
-    """Of embeddings [N, D] of an image's boxes, corners [N, 4], the one that stands for a box [4] (OWL-ViT)."""
+    """Of embeddings [N, D] of an image's boxes, corners [N, 4], the one that stands for a box [4].
+
+    OWL-ViT's choice (scenic's `embed_image_query`), which compares embeddings before they are of unit length. Where no
+    box overlaps it compares generalised IoUs with 0.8 of the best one, which none reaches if that is below 0; here the
+    nearest box is taken.
+    """
     fit, _ = overlaps(boxes, asked)
     if fit.any():
         near = (fit >= NEAR * fit.max()).nonzero().flatten()

@@ -7,6 +7,7 @@ have: attention pooling (SigLIP, SILC), no class token, a text tower that sees a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,11 +139,14 @@ def _pixels(detector: Detector, kind: str) -> dict[str, Any]:
     }
 
 
-def verify(directory: Path, detector: Detector, pixels: Tensor, ids: Tensor, queries: Tensor) -> list[Check]:
-    """Open the directory by transformers alone and compare logits and boxes.
+def verify(
+    directory: Path, detector: Detector, pixels: Tensor, names: Sequence[str], ids: Tensor, queries: Tensor
+) -> list[Check]:
+    """Open the directory by transformers alone and compare what its processor gives, logits and boxes.
 
     Args:
         pixels: normalised images [1, 3, S, S].
+        names: Q texts.
         ids: of the names [Q, T].
         queries: their features [Q, D].
 
@@ -152,14 +156,15 @@ def verify(directory: Path, detector: Detector, pixels: Tensor, ids: Tensor, que
     package = needs(TRANSFORMERS, "transformers", "interop")
     theirs = getattr(package, f"{CLASSES[kind_for(detector)]}ForObjectDetection").from_pretrained(directory).eval()
     processor, picture = package.AutoProcessor.from_pretrained(directory), _square(detector.preprocess.size)
-    given = processor(images=picture, return_tensors="pt")["pixel_values"]
+    given = processor(text=list(names), images=picture, return_tensors="pt")
     wanted = detector.preprocess.normalize(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
     with torch.no_grad():
         own = detector.look(pixels, queries)
-        out = theirs(input_ids=ids, pixel_values=pixels)
+        out = theirs(input_ids=given["input_ids"], attention_mask=given["attention_mask"], pixel_values=pixels)
     known = out.logits > torch.finfo(out.logits.dtype).min
     checks = [
-        compare(TRANSFORMERS, "pixels of a square", given, wanted, TOLERANCE),
+        compare(TRANSFORMERS, "pixels of a square", given["pixel_values"], wanted, TOLERANCE),
+        compare(TRANSFORMERS, "token ids", given["input_ids"], ids, 0.0),
         compare(TRANSFORMERS, "logits", out.logits.where(known, 0), own.logits.where(known, 0), TOLERANCE),
         compare(TRANSFORMERS, "boxes", out.pred_boxes, own.boxes, TOLERANCE),
     ]

@@ -38,7 +38,7 @@ def test_heads_are_transformers(silc_data: Path, name: str) -> None:
     padding = wanted <= -1e29
     assert 0 < padding.sum() < padding.numel()
     torch.testing.assert_close(classes[~padding], wanted[~padding], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(head.class_head.embed(merged), arrays["class_embeds"])
+    torch.testing.assert_close(unit(head.class_head.embed(merged)), arrays["class_embeds"])
     grid = arrays["image_embeds"].shape[1:3]
     torch.testing.assert_close(head.boxes(merged, tuple(grid)), arrays["pred_boxes"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(box_bias(*grid), arrays["box_bias"], atol=1e-5, rtol=1e-5)

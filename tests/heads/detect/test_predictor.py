@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from silc.heads.detect.boxes import overlaps
+from silc.heads.detect.head import unit
 from silc.heads.detect.predictor import standing_for
 
 EMBEDDINGS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, -0.8]])
@@ -22,3 +24,20 @@ def test_where_no_box_overlaps_the_nearest_one_stands() -> None:
     boxes = torch.tensor([[0.0, 0.0, 0.1, 0.1], [0.5, 0.5, 0.6, 0.6], [0.0, 0.9, 0.1, 1.0], [0.3, 0.3, 0.4, 0.4]])
     found = standing_for(torch.tensor([0.7, 0.7, 0.8, 0.8]), boxes, EMBEDDINGS)
     assert torch.equal(found, EMBEDDINGS[1])
+
+
+def test_lengths_of_embeddings_count_as_in_scenic() -> None:
+    """scenic compares what its class head makes of patches before it is of unit length; a loop in float64."""
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.randn(40, 8, generator=generator) * torch.rand(40, 1, generator=generator).exp() ** 3
+    low = torch.rand(40, 2, generator=generator) / 2
+    boxes = torch.cat([low, low + 0.2 + torch.rand(40, 2, generator=generator) / 4], dim=1)
+    by_cosine = 0
+    for asked in boxes[:20] + 0.01:
+        fits = [float(overlaps(asked, box)[0]) for box in boxes]
+        near = [place for place, fit in enumerate(fits) if fit >= 0.8 * max(fits)]
+        likeness = {place: float(embeddings.double().mean(dim=0) @ embeddings[place].double()) for place in near}
+        wanted = min(likeness, key=lambda place: likeness[place])
+        assert torch.equal(standing_for(asked, boxes, embeddings), embeddings[wanted])
+        by_cosine += not torch.equal(standing_for(asked, boxes, unit(embeddings)), unit(embeddings)[wanted])
+    assert by_cosine
