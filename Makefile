@@ -4,6 +4,7 @@
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
 # make bench   set up, time the start and the loader beside what one would use otherwise (2 minutes; PARTS=all: everything)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
+# make dist    wheel and sdist, in dist/
 # make audit   look every pinned dependency up in PyPI's advisories (needs the network)
 # TORCH=cpu    with any of these on a new checkout: torch without CUDA's 5 GB, from PyTorch's own index (not by its hash)
 # make lock    pin every dependency again
@@ -20,7 +21,7 @@ WITHOUT_CUDA := awk '/==/ { cuda = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+
 # One that is done takes over half of what another has left.
 TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses logical --maxprocesses
 
-.PHONY: setup demo test test-slow check elsewhere bench drill audit lock clean
+.PHONY: setup demo test test-slow check elsewhere bench drill dist audit lock clean
 
 setup: .venv/.installed
 
@@ -64,6 +65,11 @@ bench: setup
 
 drill: setup
 	$(BIN)/python -m scripts.drill
+
+dist: setup
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist
+	ls -l dist
 
 # --strict: a dependency that could not be looked up is a failure, not a pass.
 audit: setup

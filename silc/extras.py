@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from silc.errors import BadInput
 
 
 def install(extra: str) -> str:
-    """The line that installs an extra of pyproject.toml. No package index has silc; it is a checkout.
+    """The line that installs an extra of pyproject.toml: no package index has silc, so it is a checkout's extra, or
+    the requirements themselves where silc was installed from a wheel.
 
-    >>> install("log")
+    >>> install("log")  # in a checkout
     "`pip install -e '.[log]'` in silc's checkout"
     """
-    return f"`pip install -e '.[{extra}]'` in silc's checkout"
+    if (Path(__file__).parents[1] / "pyproject.toml").is_file():
+        return f"`pip install -e '.[{extra}]'` in silc's checkout"
+    packages = shlex.join(requirements(extra))
+    return f"`pip install {packages}`"
+
+
+def requirements(extra: str) -> list[str]:
+    """What an extra asks for, as the installed package's metadata has it: `open_clip_torch<5,>=3.3` and so on."""
+    marked = (line.partition(";") for line in metadata.requires("silc") or ())
+    return [asked.strip() for asked, _, marker in marked if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
 
 
 def needs(what: str, module: str, extra: str) -> Any:

@@ -14,7 +14,14 @@ from silc.terminal import announce, say
 
 def main(args: list[str]) -> int:
     """Measure, print the rows, and keep them where a file is given."""
-    sys.path.insert(0, str(_checkout()))  # an editable install puts the package alone there
+    try:
+        checkout = _checkout()
+    except BadInput as missing:
+        if {"-h", "--help"}.isdisjoint(args):
+            raise
+        say(f"How fast, beside what one would use otherwise: {missing}")
+        return 0
+    sys.path.insert(0, str(checkout))  # an editable install puts the package alone there
     from benchmarks import suite
 
     config = flags.read(suite.BenchConfig, args, "silc bench")

@@ -18,7 +18,10 @@ LIBRARIES = {
     **dict.fromkeys(("open_clip_torch", "transformers", "sentencepiece", "protobuf"), "interop"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
-    **{"torchao": "quant", "wandb": "log", "trackio": "log"},
+    **dict.fromkeys(("duckdb", "pyarrow", "py3langid"), "curate"),
+    **dict.fromkeys(("faster-coco-eval", "scipy"), "detect"),
+    **dict.fromkeys(("fsspec", "s3fs"), "remote"),
+    **{"torchao": "quant", "wandb": "log", "trackio": "log", "ray": "ray"},
 }
 """What is used, and the extra it comes with; empty: silc's own dependencies."""
 

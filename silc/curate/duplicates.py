@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silc.curate.near import column_is_there, nearest_centroid, vectors
+from silc.extras import needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +28,7 @@ BLOCK = 1 << 14
 
 def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, order: str) -> str:
     """A condition: no earlier image of the cluster, by SQL of an order, is as near as this."""
-    import pyarrow as pa
-
+    pa = needs("choosing among scores", "pyarrow", "curate")
     there = column_is_there(scores, column)
     table, scores.marked = f"clustered_{scores.marked}", scores.marked + 1
     scores.con.execute(f"CREATE TABLE {table} (row BIGINT, cluster INTEGER)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silc.errors import BadInput
+from silc.extras import needs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,8 +61,7 @@ def vectors(column: pa.Array, width: int) -> np.ndarray:
     Raises:
         BadInput: one has more or fewer.
     """
-    import pyarrow.compute as pc
-
+    pc = needs("choosing among scores", "pyarrow.compute", "curate")
     lengths = np.asarray(pc.list_value_length(column))
     wrong = lengths[lengths != width].tolist()
     if wrong:

@@ -96,8 +96,7 @@ class Scores:
             passes: record batch of n rows to bool [n].
             where: SQL of the rows that it sees; it holds for no other.
         """
-        import pyarrow as pa
-
+        pa = needs("choosing among scores", "pyarrow", "curate")
         table, self.marked = f"marked_{self.marked}", self.marked + 1
         self.con.execute(f"CREATE TABLE {table} (row BIGINT)")
         for batch in self.batches(["row", *names], where):
@@ -114,8 +113,7 @@ class Scores:
 
     def stream(self, sql: str, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
         """The rows of a query, so many at a time, on a connection of their own: between two others may be written."""
-        import pyarrow as pa
-
+        pa = needs("choosing among scores", "pyarrow", "curate")
         with self.con.cursor() as cursor:
             reader = iter(cursor.sql(sql).to_arrow_reader(rows))
             while True:
@@ -190,8 +188,7 @@ def _escaped(field: str) -> str:
 
 def shard_of(file: Path) -> str:
     """Where the shard lay whose scores a file holds; the file's own name, where it does not say."""
-    import pyarrow.parquet as pq
-
+    pq = needs("reading scores", "pyarrow.parquet", "curate")
     about = json.loads((pq.read_schema(file).metadata or {}).get(METADATA, b"{}"))
     return str(about.get("shard", {}).get("path", file))
 
@@ -211,9 +208,7 @@ def _agreed(files: Sequence[Path]) -> dict[str, Any]:
     Raises:
         BadInput: one is no parquet, or is cut; two were scored differently, or are of one shard.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = (needs("reading scores", module, "curate") for module in ("pyarrow", "pyarrow.parquet"))
     first: tuple[Path, dict[str, Any]] | None = None
     shards: dict[str, Path] = {}
     for file in files:
@@ -299,6 +294,5 @@ def _fasttext(captions: Any) -> Any:
 
 
 def _counted(captions: Any, count: Callable[[str], int]) -> Any:
-    import pyarrow as pa
-
+    pa = needs("choosing among scores", "pyarrow", "curate")
     return pa.array([None if each is None else count(each) for each in captions.to_pylist()], pa.int32())

@@ -93,9 +93,8 @@ def write_asked(out: Path, shards: Sequence[str]) -> None:
 def write(path: Path, rows: Sequence[Row], models: Sequence[ByModel], about: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all. The same content gives the same bytes."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    pa, pq = (needs("writing scores", module, "curate") for module in ("pyarrow", "pyarrow.parquet"))
     types = {"phash": pa.uint64(), "num_captions": pa.int32(), "best_caption": pa.int32()}
     types |= dict.fromkeys(("chars", "words", "fasttext_tokens", "width", "height"), pa.int32())
     types |= dict.fromkeys(("language_prob", "english"), pa.float32())
