@@ -16,10 +16,12 @@ from torch import Tensor
 from silc.dense import component_pictures, scaled_to_patches
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
+from silc.eval.captioning import CAPTION
 from silc.eval.config import NEED_A_SECOND, EvalConfig
 from silc.eval.decoders import DECODERS, predictor_of
 from silc.eval.pictures import palette_image
 from silc.eval.score_map import ScoreMap
+from silc.heads.decoder.predictor import TextModel, writing_model
 from silc.heads.detect.predictor import DetectModel, detector_of
 from silc.loading import Weights, load_any
 from silc.predict import TOWER, Model, Segmentation, Segmenter
@@ -123,10 +125,21 @@ class Answers:
             results=[[schema.Box(name=one.classes[box.label], **_place(box)) for box in one.found] for one in found]
         )
 
+    def caption(self, asked: schema.Request) -> schema.Written:
+        """What a decoder writes of each picture."""
+        writer = writing_model(self.model(asked.model))
+        return schema.Written(results=writer.caption([self.picture(name) for name in asked.pictures]))
+
+    def answer(self, asked: schema.AnswerRequest) -> schema.Written:
+        """What a decoder answers to one question, of each picture."""
+        writer = writing_model(self.model(asked.model))
+        return schema.Written(results=[writer.answer(self.picture(name), asked.question) for name in asked.pictures])
+
     def describe(self, name: str) -> schema.ModelInfo:
         """What a model is and can do."""
         model = self.models[name]
         own = isinstance(model, DensePredictor)
+        tasks = model.prefixes if isinstance(model, TextModel) else ()
         return schema.ModelInfo(
             id=name,
             size=model.preprocess.size,
@@ -134,6 +147,8 @@ class Answers:
             description=repr(model),
             decoders=["cosine"] if own else decoders_of(model),
             detects=isinstance(model, DetectModel),
+            captions=CAPTION in tasks,
+            answers=any(task != CAPTION for task in tasks),
         )
 
     def _new_segmenter(self, model: str, names: tuple[str, ...], decoder: str, windows: str) -> Segmenter:

@@ -134,6 +134,18 @@ async def detect(asked: schema.DetectRequest, request: Request, desk: At) -> sch
     return await _unless_gone(request, desk.answer(desk.answers.detect, asked))
 
 
+@router.post("/caption")
+async def caption(asked: schema.Request, request: Request, desk: At) -> schema.Written:
+    """What each picture shows in a sentence, by a model that writes."""
+    return await _unless_gone(request, desk.answer(desk.answers.caption, asked))
+
+
+@router.post("/answer")
+async def answer(asked: schema.AnswerRequest, request: Request, desk: At) -> schema.Written:
+    """The answer to a question about each picture, by a model that has learnt questions."""
+    return await _unless_gone(request, desk.answer(desk.answers.answer, asked))
+
+
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """What the work gives; it is cancelled when whoever asked closes the connection.
 

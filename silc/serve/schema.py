@@ -60,6 +60,12 @@ class DetectRequest(Named):
     score: Annotated[Share, Field(description="Boxes that are less sure are left out.")] = 0.1
 
 
+class AnswerRequest(Request):
+    """A question in words."""
+
+    question: Text
+
+
 class PictureAnswer(BaseModel):
     """A picture that was sent."""
 
@@ -84,6 +90,8 @@ class ModelInfo(BaseModel):
     description: str
     decoders: list[str]
     detects: bool
+    captions: bool
+    answers: bool
 
 
 class ServerInfo(BaseModel):
@@ -187,6 +195,12 @@ class Detections(BaseModel):
     """The boxes of each picture, the surest first."""
 
     results: list[list[Box]]
+
+
+class Written(BaseModel):
+    """A text for each picture, in order."""
+
+    results: list[str]
 
 
 class Fault(BaseModel):

@@ -67,6 +67,8 @@ def test_what_there_is(client: TestClient, models: dict[str, Model]) -> None:
         "description": "",
         "decoders": [],
         "detects": False,
+        "captions": False,
+        "answers": False,
     }
     decoders = info["models"][0]["decoders"]
     assert decoders[0] == "cosine"
@@ -259,7 +261,7 @@ def test_a_page_without_anybody_elses_files(client: TestClient) -> None:
 
 def test_openapi_knows_every_question(client: TestClient) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
-    questions = ("segment", "classify", "components", "similar", "detect")
+    questions = ("segment", "classify", "components", "similar", "detect", "caption", "answer")
     assert set(paths) == {f"/api/{name}" for name in ("server", "pictures", "pictures/{name}", *questions)}
 
 

@@ -18,7 +18,11 @@ import pytest
 
 from silc.dense import component_pictures
 from silc.eval.pictures import colour
+from silc.heads.decoder.predictor import writing_model
+from silc.heads.detect.predictor import detector_of
 from silc.predict import TOWER, Model
+from silc.serve.answers import loaded
+from tests.serve import heads
 from tests.serve.conftest import picture
 
 if TYPE_CHECKING:
@@ -331,6 +335,38 @@ def test_a_token_opens_the_page_and_is_not_in_links(
             page.goto(address.partition("#")[0])
             page.wait_for_selector("body[data-ready]")
             assert "a token is needed" in (page.text_content("#fault") or "")
+
+
+def test_boxes_captions_and_answers(
+    browser: Browser, finished: Callable[..., Path], tmp_path: Path, file: Path
+) -> None:
+    """A detector on the left, a model that writes on the right."""
+    from playwright.sync_api import expect
+
+    runs = [make(tmp_path / make.__name__, finished("silc_c")) for make in (heads.detector, heads.writer)]
+    (_, detector), (name, writer) = loaded(map(str, runs), "both", "cpu").items()
+    question = "what colour is it?"
+    with served(*map(str, runs)) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        page.set_input_files("#file", file)
+        wait(page)
+        page.get_by_role("button", name="Caption", exact=True).click()
+        expect(page.locator("#tables")).to_have_text(f"{name}: {writing_model(writer).caption(picture())[0]}")
+        page.fill("#question", question)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        expect(page.locator("#tables")).to_have_text(f"{name}: {writing_model(writer).answer(picture(), question)}")
+        assert not page.get_by_role("button", name="Find boxes").is_visible()
+        page.select_option("#model-b", "")
+        assert not page.get_by_role("button", name="Caption").is_visible()
+        page.fill("#names", "red, blue")
+        before = shown(page)
+        page.get_by_role("button", name="Find boxes").click()
+        found = detector_of(detector).detect(picture(), ["red", "blue"], templates="clip7").found
+        assert len(found) > 0
+        wait(page, rf"^{len(found)} boxes")
+        assert (shown(page) != before).any()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

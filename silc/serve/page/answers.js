@@ -20,6 +20,8 @@ export const QUESTIONS = {
   components: (side) => ["components", { model: model(side).id, pictures: ids() }],
   similar: (side) => ["similar", { model: model(side).id, pictures: ids(), x: state.at[0], y: state.at[1] }],
   boxes: (side) => ["detect", { ...worded(side), templates: $("templates").value }],
+  caption: (side) => ["caption", { model: model(side).id, pictures: [state.picture.id] }],
+  answer: (side) => ["answer", { model: model(side).id, pictures: [state.picture.id], question: $("question").value }],
   probabilities: (side) => ["classify", { ...worded(side), templates: $("templates").value }],
 };
 
@@ -35,6 +37,8 @@ const READY = {
   similar: async (answer) => ({ ...answer, shades: answer.results.map((one, at) => shadesOf(one, ...size(at))) }),
   detect: async ({ results: [boxes] }) => boxes,
   classify: async ({ results: [row] }) => row,
+  caption: async ({ results: [text] }) => text,
+  answer: async ({ results: [text] }) => text,
 };
 
 export async function answered([what, question], signal) {

@@ -116,4 +116,11 @@ export function table(side, row) {
   return drawn;
 }
 
+// A caption, or an answer, under the model's name.
+export function written(side, text) {
+  const drawn = made("p");
+  drawn.append(made("strong", `${model(side).id}: `), text);
+  return drawn;
+}
+
 const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;

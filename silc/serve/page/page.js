@@ -3,10 +3,10 @@
 import { Fault, pixels, send, server, takeToken } from "./api.js";
 import { QUESTIONS, answered, forget } from "./answers.js";
 import { pixelsOf } from "./draw.js";
-import { draw, grid, mark, table } from "./drawing.js";
+import { draw, grid, mark, table, written } from "./drawing.js";
 import { saveCoco, saveLabels, savePicture } from "./files.js";
 import { recalled, remember } from "./link.js";
-import { $, choose, inside, made, model, percent, sides, state, view, words } from "./state.js";
+import { $, able, choose, inside, made, model, percent, sides, state, view, words } from "./state.js";
 
 const HINTS = {
   classes: "Each pixel has its likeliest word’s colour. A word of the legend is shown or hidden by a click.",
@@ -78,6 +78,18 @@ async function classify() {
   });
 }
 
+// Texts of the models that write: "caption", or "answer" to the question.
+async function write(what) {
+  if (!pictured()) return;
+  if (what === "answer" && !$("question").value.trim()) return complain("A question is needed: what would you like to know?");
+  const writers = able(`${what}s`);
+  await during("Writing", async (signal) => {
+    const texts = await Promise.all(writers.map((side) => answered(QUESTIONS[what](side), signal)));
+    $("tables").replaceChildren(...texts.map((text, at) => written(writers[at], text)));
+    return "Written";
+  });
+}
+
 function look(name) {
   if (!ready()) return;
   state.hidden.clear();
@@ -85,12 +97,18 @@ function look(name) {
   show();
 }
 
+// Whether there is a picture; that it is missing is told.
+function pictured() {
+  if (!state.picture) complain("A picture is needed: drop one, or take an example.");
+  return Boolean(state.picture);
+}
+
 // Whether there is a picture and there are words; what is missing is told.
 function ready() {
   state.names = words();
-  if (!state.picture) complain("A picture is needed: drop one, or take an example.");
-  else if (!state.names.length) complain("Words are needed: what is in the picture?");
-  return Boolean(state.picture && state.names.length);
+  if (!pictured()) return false;
+  if (!state.names.length) complain("Words are needed: what is in the picture?");
+  return Boolean(state.names.length);
 }
 
 // A file, or the name of a picture that the server has, in the place `picture` or `second`.
@@ -153,6 +171,8 @@ function arrange() {
   $("other").hidden = !state.second || $("second-choice").hidden;
   $("split").disabled = $("decoder-b").disabled = sides().length < 2;
   $("detect").hidden = !sides().every((side) => model(side).detects);
+  $("caption").hidden = !able("captions").length;
+  $("asking").hidden = !able("answers").length;
   options($("word"), state.names.map((name, at) => [at, name]));
 }
 
@@ -205,6 +225,9 @@ function listen() {
   on("form", "submit", (event) => (event.preventDefault(), look(view() === "heat" ? "heat" : "classes")));
   on("classify", "click", classify);
   on("detect", "click", () => look("boxes"));
+  on("caption", "click", () => write("caption"));
+  on("answer", "click", () => write("answer"));
+  on("question", "keydown", (event) => event.key === "Enter" && (event.preventDefault(), write("answer")));
   on("cancel", "click", () => running?.abort());
   on("file", "change", ({ target }) => target.files[0] && open(target.files[0], "picture"));
   on("second", "change", ({ target }) => target.files[0] && open(target.files[0], "second"));

@@ -6,6 +6,7 @@ export const state = { info: null, picture: null, second: null, names: [], hidde
 export const view = () => document.querySelector('input[name="view"]:checked').value;
 export const model = (side) => state.info.models.find((one) => one.id === $(`model-${side}`).value);
 export const sides = () => ["a", "b"].filter(model);
+export const able = (what) => sides().filter((side) => model(side)[what]);
 export const pictures = () => [state.picture, state.second].filter(Boolean);
 export const named = (side) => `${model(side).id}, ${$(`decoder-${side}`).value}`;
 export const words = () => [...new Set($("names").value.split(/[,\n]/).map((word) => word.trim()).filter(Boolean))];

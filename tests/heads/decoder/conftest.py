@@ -40,8 +40,12 @@ def painted(file: Path, number: int) -> str:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `write_sets` makes it."""
+    return write_sets(tmp_path_factory.mktemp("data"))
+
+
+def write_sets(root: Path) -> Path:
     """coco/ with eight captioned images to learn from and four to score on; vqa/squares/ with as many questions."""
-    root = tmp_path_factory.mktemp("data")
     entries = []
     for number in range(12):
         name = painted(root / "coco" / "val2014" / f"{number}.png", number)
