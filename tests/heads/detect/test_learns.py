@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import silc
+from scripts.detection import twenty
 from silc.cli import main
 from silc.config import Config
 from silc.pretraining import run
@@ -21,18 +21,10 @@ def test_twenty_photographs_are_learnt(small: Callable[..., Config], silc_data: 
     """The first twenty training images with one to five objects: 52 boxes of 26 names, 16 of them small."""
     pytest.importorskip("faster_coco_eval")
     place = tmp_path / "detection" / "twenty"
-    (place / "annotations").mkdir(parents=True)
-    photographs = silc_data / "detection" / "coco_boxes"
-    values = json.loads((photographs / "annotations" / "instances_train.json").read_text())
-    counts = Counter(one["image_id"] for one in values["annotations"])
-    kept = [one for one in values["images"] if 1 <= counts[one["id"]] <= 5][:20]
-    ids = {one["id"] for one in kept}
-    boxes = [one for one in values["annotations"] if one["image_id"] in ids]
-    assert (len(boxes), len({one["category_id"] for one in boxes})) == (52, 26)
-    for part in ("train", "val"):
-        file = place / "annotations" / f"instances_{part}.json"
-        file.write_text(json.dumps(values | {"images": kept, "annotations": boxes}))
-        (place / part).symlink_to(photographs / "train")
+    twenty(silc_data / "detection" / "coco_boxes", place)
+    values = json.loads((place / "annotations" / "instances_train.json").read_text())
+    boxes = values["annotations"]
+    assert (len(values["images"]), len(boxes), len({one["category_id"] for one in boxes})) == (20, 52, 26)
     config = small("clip", tmp_path / "base", duration="1 steps")
     image = replace(config.model.image, size=128, patch=16, width=128, depth=4, heads=4, mlp=512)
     model = replace(config.model, image=image, embed_dim=128, text=replace(config.model.text, width=128, heads=4))
