@@ -5,7 +5,6 @@ The protocol is our own: greedy decoding, the whole image squashed to the model'
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from silc.eval.captioning import writer_of
 from silc.eval.datasets import QuestionSet
 from silc.eval.embed import dealt, shared
 from silc.eval.pictures import evenly_spaced, small
+from silc.eval.question_only import question_only
 from silc.eval.vqa_accuracy import commonest, exact_match, vqa_accuracy
 from silc.eval.whole_images import OnSet
 from silc.records import Evaluation, Picture, Record
@@ -53,7 +53,8 @@ class QuestionAnswering(OnSet[QuestionSet]):
             "prefix": self._prefix(model),
             "decoding": "greedy",
             "exif_orientation": self.config.exif_orientation,
-            "chance": "without images: the commonest answer to the set's questions that begin with the same two words",
+            "chance": "without images: the commonest answer to questions alike about other images, by the best of: all "
+            "questions, their type, first two words, the whole question",
             **getattr(model, "record", {}),
         }
 
@@ -71,7 +72,9 @@ class QuestionAnswering(OnSet[QuestionSet]):
         answers = [written[index] for index in range(len(self.data))]
         scores = {name: torch.tensor(each) for name, each in self._scored(answers).items()}
         ratios = {name: self._by_image(each) for name, each in scores.items()}
-        without = self._scored(self._without_images())
+        without = max(
+            (self._scored(told) for told in question_only(self.data).values()), key=lambda one: sum(one["accuracy"])
+        )
         record = Record(
             dataset=self.data.name,
             task="question_answering",
@@ -110,14 +113,6 @@ class QuestionAnswering(OnSet[QuestionSet]):
         about, images = torch.tensor(list(self.data.about)), len(self.data.images)
         sums = torch.zeros(images, dtype=torch.float64).index_add(0, about, scores.double())
         return Ratios.of_images(sums, torch.bincount(about, minlength=images).double())
-
-    def _without_images(self) -> list[str]:
-        """The best that questions alone tell: of each two first words the commonest answer."""
-        begun = [" ".join(question.lower().split()[:2]) for question in self.data.questions]
-        told: dict[str, Counter[str]] = {}
-        for words, truth in zip(begun, self.data.answers, strict=True):
-            told.setdefault(words, Counter())[commonest(truth)] += 1
-        return [told[words].most_common(1)[0][0] for words in begun]
 
     def _by_type(self, scores: torch.Tensor) -> dict[str, list[dict[str, Any]]]:
         """Accuracy and number of the questions of each type, by kind of type; the lowest first."""

@@ -67,7 +67,7 @@ def test_answers_are_scored_by_question_and_type() -> None:
         {"class": "other", "questions": 2, "accuracy": 0.5},
         {"class": "yes/no", "questions": 2, "accuracy": 0.5},
     ]
-    assert record.chance == {"accuracy": 0.5}  # of two questions that begin alike one answer is right
+    assert record.chance == {"accuracy": 0.0}  # of questions alike about other images the answers are others
     assert record.protocol["accuracy"] == "exact match"
     assert record.details["answers"][1] == {"question": "what is it?", "truth": "dog", "answer": "cat"}
     # by images: two questions of the first, one of each other; a draw of images without any right one has 0
@@ -75,6 +75,20 @@ def test_answers_are_scored_by_question_and_type() -> None:
     assert min(evaluation.resampled["accuracy"]) == 0
     assert [max(one.image.size) for one in evaluation.pictures] == [400] * 4
     assert evaluation.pictures[0].caption == "“is it red?” Yes; truth: yes"
+
+
+def test_chance_is_the_best_that_questions_alone_tell() -> None:
+    """By their first two words alone these questions are all alike."""
+    asked = replace(
+        QUESTIONS,
+        about=[0, 0, 1, 1, 2, 2],
+        questions=["is it red?", "is it blue?"] * 3,
+        answers=[["yes"], ["no"]] * 3,
+        types={},
+    )
+    told = {(image, question): "yes" for image in range(3) for question in ("is it red?", "is it blue?")}
+    record = QuestionAnswering("own-vqa", asked, EvalConfig())(Parrot(told)).record  # type: ignore[arg-type]
+    assert (record.metrics["accuracy"], record.chance["accuracy"]) == (0.5, 1.0)
 
 
 def test_ten_annotators_have_the_official_accuracy() -> None:
