@@ -9,6 +9,7 @@
 | segmentation/objects_unseen     | the same, of pairs of name and ground that training never shows     |
 | classification/objects, _unseen | one object an image, its name among 12; with a training part        |
 | retrieval/objects               | no two images have the same names in the same numbers on one ground |
+| retrieval/objects/train         | captioned images to learn from, as they come                        |
 | detection/objects, _unseen      | COCO JSON, boxes of 12 names: val; with a training part             |
 | vqa/objects                     | questions with one answer each: train, test, unseen                 |
 """
@@ -90,7 +91,8 @@ def write_sets(
     world = World(config, seed)
     _write_segmentation(root / "segmentation", world, num, num_train)
     _write_classification(root / "classification", world, num, num_train)
-    _write_retrieval(root / "retrieval/objects", world, num_retrieval)
+    _write_captions(root / "retrieval/objects", _different(world.images(RETRIEVAL, TESTED)), num_retrieval)
+    _write_captions(root / "retrieval/objects/train", world.images(RETRIEVAL, LEARNT), num_train)
     _write_detection(root / "detection/objects", world, {"train": (LEARNT, num_train), "val": (TESTED, num)})
     _write_detection(root / "detection/objects_unseen", world, {"val": (UNSEEN, num)})
     parts = {"train": (LEARNT, num_train), "test": (TESTED, num), "unseen": (UNSEEN, num)}
@@ -197,20 +199,23 @@ def _write_classification(root: Path, world: World, num: int, num_train: int) ->
         write_lines(root / name / "classes.txt", NAMES)
 
 
-def _write_retrieval(folder: Path, world: World, num: int) -> None:
+def _write_captions(folder: Path, images: Iterator[Shown], num: int) -> None:
     (folder / "images").mkdir(parents=True)
     entries: list[dict[str, Any]] = []
-    told = set()
-    for shown in world.images(RETRIEVAL, TESTED):
-        if len(entries) == num:
-            break
-        if content(shown.layout) in told:
-            continue
-        told.add(content(shown.layout))
-        name = f"images/{len(entries):05d}.png"
+    for number, shown in enumerate(islice(images, num)):
+        name = f"images/{number:05d}.png"
         Image.fromarray(shown.drawing.pixels).save(folder / name)
         entries.append({"image": name, "captions": list(captions(shown.layout, shown.seed, noise=0))})
     write_json(folder / "captions.json", entries)
+
+
+def _different(images: Iterator[Shown]) -> Iterator[Shown]:
+    """Images no two of which have the same content."""
+    told = set()
+    for shown in images:
+        if content(shown.layout) not in told:
+            told.add(content(shown.layout))
+            yield shown
 
 
 def _num_contents(config: ObjectsConfig) -> int:

@@ -288,6 +288,12 @@ def test_retrieval_has_one_right_answer_and_classification_one_object(sets: Path
     assert len(entries) == 20
     said = [caption for entry in entries for caption in entry["captions"]]
     assert len(set(said)) == len(said)
+    learnt = json.loads((sets / "retrieval/objects/train/captions.json").read_text())
+    assert len(learnt) == 15
+    seed = (4, object_sets.RETRIEVAL, object_sets.LEARNT, 7)
+    layout = lay_out(seed, CONFIG)
+    assert learnt[7]["captions"] == list(captions(layout, seed, noise=0))
+    assert (read(sets / "retrieval/objects/train" / learnt[7]["image"]) == draw(layout, seed, CONFIG).pixels).all()
     folders = sorted((sets / "classification/objects/test").iterdir())
     assert [folder.name.partition("-")[2] for folder in folders] == list(NAMES)
     assert sum(1 for folder in folders for _ in folder.iterdir()) == 12
