@@ -56,8 +56,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
     assert all(name.startswith("decoder.") for name in one)  # the tower stays, and is not saved
 
 
-def test_two_ranks_equal_one(trained: Path, finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
-    ranks.silc(*command(finished, root, tmp_path / "two"))
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_ranks_equal_one(
+    sharding: str, trained: Path, finished: Callable[..., Path], root: Path, tmp_path: Path
+) -> None:
+    scored = {"train.eval_every": "4 steps", "eval.root": root, "eval.tasks": "squares-vqa"}
+    ranks.silc(*command(finished, root, tmp_path / "two", **{"train.sharding": sharding}, **scored))
+    logged = (tmp_path / "two" / "metrics.jsonl").read_text()
+    assert "eval/decoder/squares-vqa/accuracy" in logged
     one, two = weights(trained), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:
@@ -77,6 +83,37 @@ def test_the_tower_learns_where_it_is_not_frozen(finished: Callable[..., Path], 
     model = silc.load(run, device="cpu")
     assert isinstance(model, TextModel)
     assert model.preprocess.size == 32
+
+
+@pytest.mark.slow
+def test_a_sharded_tower_learns_as_a_whole_one(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
+    learns = {"train.optim.freeze": "", "train.sharding": "full"}
+    one, two = (
+        [word for word in command(finished, root, tmp_path / name, **learns) if word]  # no name after the flag
+        for name in ("one", "two")
+    )
+    ranks.silc(*two)
+    assert main(one) == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert any(name.startswith("visual.") for name in one)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=2e-5), name
+
+
+def test_low_rank_changes_of_the_tower_are_saved_and_settled(
+    finished: Callable[..., Path], root: Path, tmp_path: Path
+) -> None:
+    own = SMALL | {"data.train": learnt_from(root), "train.optim.freeze": (), "train.optim.lora": 2, "image_lr": 1.0}
+    run = silc.train("decoder", out=tmp_path / "run", init=str(finished("silc_c")), **own)
+    tower = [name for name in weights(run) if name.startswith("visual.")]
+    assert tower
+    assert all("parametrizations" in name for name in tower)
+    before, after = (silc.load(one, device="cpu").visual.state_dict() for one in (finished("silc_c"), run))
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    assert all(name.endswith("weight") for name in changed)
 
 
 def test_tokens_that_are_kept_are_those_that_are_made(
