@@ -292,11 +292,11 @@ def captions(layout: Layout, seed: tuple[int, ...], noise: float) -> tuple[str, 
                 said[which] = (other, said[which][1])
             else:
                 frame = UNRELATED[other % len(UNRELATED)]
-        found.append(frame.format(_listed(said), place))
+        found.append(frame.format(listed(said), place))
     return tuple(found)
 
 
-def _listed(said: Sequence[tuple[int, int]]) -> str:
+def listed(said: Sequence[tuple[int, int]]) -> str:
     """[(0, 1), (3, 2)] -> "a wug and two feps"."""
     *first, last = (f"{COUNTS[count - 1]} {NAMES[name]}{'s' * (count > 1)}" for name, count in said)
     return f"{', '.join(first)} and {last}" if first else last
