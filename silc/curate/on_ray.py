@@ -6,6 +6,7 @@ actor that is lost is started again, and its shard with it, a few times.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from silc.errors import BadInput
 from silc.extras import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from silc.curate.scorer import Outcome, ScorePlan
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 OBJECT_STORE = 100 << 20
 """Bytes of shared memory for Ray on this machine: only paths and counts go through it."""
+
+AHEAD = 1
+"""Shards that an actor is handed beside the one under way."""
 
 TRIES = 3
 """How often a shard is given to an actor that does not live to say what became of it."""
@@ -64,45 +68,73 @@ def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
             f"--ray {address}: {' '.join(str(error).split())[:200]}; `ray start --head` makes one"
         ) from error
     try:
-        yield from _dealt_out(ray, shards, plan, min(workers, len(shards)))
+        # A cluster may be at other work as well; one that was begun here is free.
+        free = ray.cluster_resources() if here else ray.available_resources()
+        yield from _dealt_out(ray, shards, _maker(ray, free, plan, workers), min(workers, len(shards)))
     finally:
         ray.shutdown()
 
 
-def _dealt_out(ray: Any, shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: int) -> Iterator[Outcome]:
-    has = ray.cluster_resources()
-    gpus = 1 if has.get("GPU", 0) and plan.device != "cpu" else 0
-    room = int(has.get("GPU", 0) if gpus else has.get("CPU", 0))
-    if room < workers:
-        what = "GPUs" if gpus else "cores"
-        raise BadInput(f"the cluster has {room} {what}, fewer than --workers {workers}; ask for fewer, an actor each")
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)(Actor)
-    waiting = deque(shards)
+def share_of_gpu(free: Mapping[str, float], workers: int, device: str) -> float:
+    """What an actor asks for: a GPU, or where there are fewer than actors as large a part of one as all can have.
+
+    Raises:
+        BadInput: the cluster has not the cores for so many actors.
+    """
+    if (cores := int(free.get("CPU", 0))) < workers:
+        raise BadInput(
+            f"the cluster has {cores} free cores, fewer than --workers {workers}; ask for fewer, a core each"
+        )
+    gpus = int(free.get("GPU", 0)) if device != "cpu" else 0
+    return 1 / math.ceil(workers / gpus) if gpus else 0
+
+
+def _maker(ray: Any, free: Mapping[str, float], plan: ScorePlan, workers: int) -> Callable[[], Any]:
+    """What makes an actor."""
+    share = share_of_gpu(free, workers, plan.device)
+    remote = ray.remote(num_cpus=1, num_gpus=share, max_restarts=-1, max_task_retries=TRIES - 1)(Actor)
+    return lambda: remote.remote(plan)
+
+
+def _dealt_out(
+    ray: Any, shards: Sequence[Path | RemoteFile], make: Callable[[], Any], workers: int
+) -> Iterator[Outcome]:
+    """Each actor has a shard under way and others ahead, so that it does not wait for this process in between."""
+    from silc.curate.scorer import Outcome
+
+    waiting, suspects = deque(shards), []
+    actors = [make() for _ in range(workers)]
     busy = {}
-    for _ in range(workers):
-        actor, shard = remote.remote(plan), waiting.popleft()
-        busy[actor.score.remote(shard)] = actor, shard
-    while busy:
-        done, _ = ray.wait(list(busy))
-        actor, shard = busy.pop(done[0])
-        outcome = _outcome(ray, done[0], shard)
-        if isinstance(outcome, BadInput):
-            raise outcome
+    for actor in actors * (1 + AHEAD):
         if waiting:
             shard = waiting.popleft()
             busy[actor.score.remote(shard)] = actor, shard
-        yield outcome
+    while busy:
+        done, _ = ray.wait(list(busy))
+        actor, shard = busy.pop(done[0])
+        if waiting:
+            following = waiting.popleft()
+            busy[actor.score.remote(following)] = actor, following
+        if outcome := _outcome(ray, done[0]):
+            yield outcome
+        else:
+            suspects.append(shard)
+    del actor, actors  # which frees their cores and GPUs
+    for shard in suspects:  # an actor that is lost takes those with it that it had ahead: each is alone now
+        actor = make()
+        yield _outcome(ray, actor.score.remote(shard)) or Outcome(
+            shard.name, fault=f"{shard}: {TRIES} actors were lost at it, when memory ran out, say; run it again"
+        )
 
 
-def _outcome(ray: Any, done: Any, shard: Path | RemoteFile) -> Outcome | BadInput:
-    """What an actor says, or that it does not live to say it; what it raised is raised as it was there."""
-    from silc.curate.scorer import Outcome
-
+def _outcome(ray: Any, done: Any) -> Outcome | None:
+    """What an actor says, None if it does not live to say it; what it raised is raised as it was there."""
     try:
         found: Outcome | BadInput = ray.get(done)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except ray.exceptions.RayActorError as error:
-        said = " ".join(str(error).split())[:200]
-        return Outcome(shard.name, fault=f"{shard}: the actor that scored it was lost {TRIES} times ({said})")
+    except ray.exceptions.RayActorError:
+        return None
+    if isinstance(found, BadInput):
+        raise found
     return found

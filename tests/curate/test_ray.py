@@ -82,3 +82,43 @@ def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Pat
     assert ours == theirs
     keys = [key for file in sorted(out.glob("*.parquet")) for key in pq.read_table(file).column("uid").to_pylist()]
     assert len(keys) == len(set(keys)) == SHARDS * EACH
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_actor_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor is started again with its shard; shards that it had ahead are none the worse for it."""
+    from silc.curate import on_ray
+    from silc.curate.scorer import Outcome, ScorePlan
+
+    class Mortal:
+        def __init__(self, plan: ScorePlan) -> None:
+            self.out = plan.out
+
+        def score(self, shard: Path) -> Outcome:
+            tries = self.out / shard.stem
+            with tries.open("a") as handle:
+                handle.write("x")
+            if shard.stem == "always" or (shard.stem == "once" and tries.stat().st_size == 1):
+                os._exit(1)
+            return Outcome(shard.name, rows=1)
+
+    monkeypatch.setattr(on_ray, "Actor", Mortal)
+    names = ["a", "once", "always", "b", "c", "d", "e"]
+    shards = [tmp_path / f"{name}.tar" for name in names]
+    outcomes = list(on_ray.run_on_ray(shards, ScorePlan(tmp_path), 2, "local"))
+    found = {Path(one.shard).stem: one for one in outcomes}
+    assert len(outcomes) == len(names)
+    assert {name for name, one in found.items() if one.rows} == {*names} - {"always"}
+    assert "3 actors were lost at it" in found["always"].fault
+    assert len((tmp_path / "once").read_text()) >= 2
+
+
+def test_actors_share_what_is_free() -> None:
+    from silc.curate.on_ray import share_of_gpu
+    from silc.errors import BadInput
+
+    free = {"CPU": 16.0, "GPU": 4.0}
+    assert [share_of_gpu(free, workers, "auto") for workers in (2, 4, 5, 16)] == [1, 1, 1 / 2, 1 / 4]
+    assert share_of_gpu(free, 16, "cpu") == share_of_gpu({"CPU": 16.0}, 16, "auto") == 0
+    with pytest.raises(BadInput, match="16 free cores, fewer than --workers 17"):
+        share_of_gpu(free, 17, "auto")
