@@ -33,12 +33,12 @@ class Study(NamedTuple):
 
 
 STUDIES = {
-    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 51_200),
+    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 32_000),
     "world": Study(
         "caption:{world}/retrieval/objects/train,vqa:{world}/vqa/objects",
         "objects-caption,objects-vqa",
         "{world}",
-        51_200,
+        32_000,
     ),
     "daquar": Study("vqa:{data}/vqa/daquar", "daquar-vqa", "{data}", 12_800),
     "flickr8k": Study(
