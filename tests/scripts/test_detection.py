@@ -37,6 +37,7 @@ def test_the_worst_seed_beside_the_better_of_both() -> None:
     assert detection.table(rows)[2] == "| unseen pairs | 35.0 ± 7.1 | 40.0, 30.0 |"
 
 
+@pytest.mark.slow
 def test_it_runs_on_objects(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ class DetectConfig(DownstreamConfig):
     """OWLv2's head beside the others: whether a patch names anything at all. It does not teach the tower."""
     text_lr: Annotated[float, SHARE] = 0.04
     """Share of the learning rate for the text tower (OWL-ViT: 2e-6 of 5e-5). Towers of train.optim.freeze stay as they
-    are; both frozen is F-VLM's way."""
+    are; with both frozen the heads alone learn."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of cost and loss."""
     train: TrainConfig = field(default=TRAIN)

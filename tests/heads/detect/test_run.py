@@ -97,6 +97,48 @@ def test_micro_batches_have_the_gradient_of_the_whole(
         assert torch.allclose(one[name], two[name], atol=2e-5), name
 
 
+def test_the_text_tower_learns_at_its_share_of_the_rate(
+    finished: Callable[..., Path], coco: Path, tmp_path: Path
+) -> None:
+    """Adam's first step moves a weight by the rate, whatever its gradient; the head's projection begins near 0."""
+    below = silc.load(finished("silc_c"), device="cpu")
+    towers = {"visual.": below.visual, "text.": below.model.text}
+    start = {part + name: x for part, tower in towers.items() for name, x in tower.state_dict().items()}
+    first = {"train.duration": "1 steps", "train.optim.lr": 1e-3, "text_lr": 0.05}
+    assert main(command(finished, coco, tmp_path / "run", **first)) == 0
+    moved = {
+        name: float((tensor - start[name]).abs().max())
+        for name, tensor in weights(tmp_path / "run").items()
+        if name in start and start[name].shape == tensor.shape
+    }
+    text = [value for name, value in moved.items() if name.startswith("text.")]
+    image = [value for name, value in moved.items() if name.startswith("visual.")]
+    assert max(image) == pytest.approx(1e-3, rel=0.05)
+    assert max(text) == pytest.approx(5e-5, rel=0.05)
+
+
+def test_in_bfloat16_it_learns_alike(trained: Path, finished: Callable[..., Path], coco: Path, tmp_path: Path) -> None:
+    assert main(command(finished, coco, tmp_path / "run", **{"train.precision": "bf16"})) == 0
+    one, two = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (trained, tmp_path / "run")
+    )
+    for name in ("loss/class", "loss/l1", "loss/giou"):
+        assert two[-1][name] == pytest.approx(one[-1][name], rel=0.05), name
+        assert two[-1][name] != one[-1][name]
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_logits_of_several_prompts_are_averaged(trained: Path) -> None:
+    model = silc.load(trained, device="cpu")
+    prompts = ("a photo of a {}.", "art of the {}.", "{}")
+    pixels = torch.randn(2, 3, 32, 32)
+    logits, _ = model.find(pixels, model.named(NAMES, prompts).queries)
+    each = torch.stack([model.find(pixels, model.named(NAMES, [one]).queries)[0] for one in prompts])
+    assert each.std(dim=0).max() > 1e-3
+    torch.testing.assert_close(logits, each.mean(dim=0), atol=1e-5, rtol=1e-5)
+
+
 def test_it_is_scored_loaded_and_used(
     trained: Path, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
