@@ -29,6 +29,7 @@ class KeptTokens:
     folder: Path
     tower: str
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # files are no part of a graph
     def of(self, pixels: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
         """Tokens [B, T, C] of pixels uint8 [B, 3, S, S]; `look` computes those that are not there.
 
