@@ -9,7 +9,7 @@ Objects: towers of each seed (`clip-tiny`, `silc_c-tiny`); heads learn from the 
 new images, and on pairs of name and ground that training never shows. Photographs: towers of
 `scripts/real_photographs.sh`; heads of each seed learn from the 50 images of VOC's train_aug and are scored on its val,
 and on COCO's 133 classes, most of them new. Beside each mean and its standard deviation over the seeds stand the
-untrained head, the towers' cosines, the best constant answer and chance. What is there already is not done again.
+untrained head, the towers' cosines, the best constant answer and chance. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ def run(*args: object) -> None:
         raise SystemExit(f"silc {' '.join(map(str, args))} failed")
 
 
+def run_to_the_end(kind: str, *args: object) -> None:
+    """Train, from the last checkpoint where there is one: a run that was stopped is not taken for a finished one."""
+    run("train", kind, *args, "--resume", "auto")
+
+
 def voc_parts(data: Path, out: Path) -> None:
     """VOC's images in two parts: those of train_aug to learn from, those of val to be scored on; COCO's beside them."""
     source, target = data / "segmentation" / "voc2012", out / "segmentation" / "voc2012"
-    if target.is_dir():
-        return
     for row in json.loads((source / "meta.json").read_text()):
         part = target / "train" if row["voc_split"] == "train_aug" else target
         for kind in ("images", "labels"):
@@ -60,7 +63,8 @@ def voc_parts(data: Path, out: Path) -> None:
             for file in (source / kind).glob(f"{row['id']}.*"):
                 shutil.copyfile(file, part / kind / file.name)
     shutil.copyfile(source / "classes.txt", target / "classes.txt")
-    shutil.copytree(data / "segmentation" / "coco_panoptic133", out / "segmentation" / "coco_panoptic133")
+    coco = out / "segmentation" / "coco_panoptic133"
+    shutil.copytree(data / "segmentation" / "coco_panoptic133", coco, dirs_exist_ok=True)
 
 
 def head(
@@ -68,12 +72,10 @@ def head(
 ) -> None:
     """Train a head and score it, before training too, beside its towers."""
     tasks = ",".join(f"{name}-ov-seg" for name in sets)
-    if not (out / "checkpoints").is_dir():
-        along = ("--train.eval-every", f"{steps} steps", "--eval.root", root, "--eval.tasks", tasks)
-        given = ("--init", towers, "--data.train", root / "segmentation" / train, "--crop", crop, *HEAD, *along)
-        run("train", "catseg", *given, "--train.duration", f"{steps} steps", "--train.seed", seed, "--out", out)
-    if not (out / "scores.json").is_file():
-        run("eval", out, towers, "--root", root, "--tasks", tasks, "--out", out / "scores.json")
+    along = ("--train.eval-every", f"{steps} steps", "--eval.root", root, "--eval.tasks", tasks)
+    given = ("--init", towers, "--data.train", root / "segmentation" / train, "--crop", crop, *HEAD, *along)
+    run_to_the_end("catseg", *given, "--train.duration", f"{steps} steps", "--train.seed", seed, "--out", out)
+    run("eval", out, towers, "--root", root, "--tasks", tasks, "--out", out / "scores.json")
 
 
 def summary(heads: Sequence[Path], sets: Sequence[str]) -> list[str]:
@@ -126,11 +128,8 @@ def main() -> None:
         heads = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
         for seed, place in zip(seeds, heads, strict=True):
             towers = out / "objects" / recipe / f"towers-{seed}"
-            if not (towers / "checkpoints").is_dir():
-                short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if asked.quick else ()
-                run(
-                    "train", f"{recipe}-tiny", "--data.source", "objects", "--train.seed", seed, *short, "--out", towers
-                )
+            short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if asked.quick else ()
+            run_to_the_end(f"{recipe}-tiny", "--data.source", "objects", "--train.seed", seed, *short, "--out", towers)
             head(towers, out / "world", "objects", OBJECTS, place, seed, 48, steps)
         lines += [f"| {recipe} {line}" for line in summary(heads, OBJECTS)]
         if asked.real and asked.data:

@@ -44,6 +44,10 @@ def training(config: Trained) -> tuple[Path, bool]:
         check_same(out, config)
     else:
         origin(config)
+        if isinstance(config, configs.DownstreamConfig) and config.weights != "auto" and not is_run(config.init):
+            raise BadInput(
+                f"{config.init} is no run with a student and a teacher; leave weights {config.weights!r} out"
+            )
     if config.train.eval_every != "never":
         varied = (name for kind in TASKS.values() for name in kind.varies.split())
         several = [name for name in varied if "," in getattr(config.eval, name)]

@@ -117,8 +117,9 @@ class DensePredictor(PatchModel, Protocol):
     """Class names in, class maps out: a readout's cosines, a decoder, a trained head. What segmentation is scored with.
 
     Windows, stitching, labels and metrics are the evaluator's. One whose maps are masks from 0 to 1, and whose class
-    features are the texts' of unit length, may say `makes_masks = True`: TCL's mix goes with it. One with large maps
-    says how many windows it takes at a time, `most_windows`.
+    features are the texts' of unit length, may say `makes_masks = True`: TCL's mix goes with it. One whose maps have
+    another scale may say `makes_masks = False`: no threshold of masks goes with it. One with large maps says how many
+    windows it takes at a time, `most_windows`.
     """
 
     @property

@@ -148,6 +148,26 @@ PAIRS: tuple[Idle, ...] = (
     ),
 )
 """What any run on image-text pairs leaves unread."""
+TRAINING: tuple[Idle, ...] = (
+    Idle(
+        "train.optim.timescale train.optim.cooldown",
+        lambda c: c.train.optim.schedule == "cosine",
+        "train.optim.schedule is cosine",
+    ),
+    Idle(
+        "train.sharding",
+        lambda c: c.train.sharding != "none" and os.environ.get("WORLD_SIZE", "1") == "1",
+        "one rank holds everything; start several with torchrun",
+    ),
+)
+"""What any training leaves unread."""
+ALONG = Idle(
+    "eval.*",
+    lambda c: c.train.eval_every == "never",
+    "train.eval_every is never",
+    but="eval.root",  # which `silc eval RUN` takes where it is given none
+)
+"""What a head that is not scored along its training leaves unread."""
 RUN: tuple[Idle, ...] = (
     *PAIRS,
     Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
@@ -172,23 +192,14 @@ RUN: tuple[Idle, ...] = (
         lambda c: bool(c.init),
         "init brings its own, unless its loss is the other one",
     ),
-    Idle(
-        "train.optim.timescale train.optim.cooldown",
-        lambda c: c.train.optim.schedule == "cosine",
-        "train.optim.schedule is cosine",
-    ),
+    *TRAINING,
     Idle("train.passes", lambda c: c.train.micro_batch > 0, "train.micro_batch has passes of its own"),
     Idle("train.optim.decay", lambda c: c.train.optim.weight_decay == 0, "train.optim.weight_decay is 0"),
-    Idle(
-        "train.sharding",
-        lambda c: c.train.sharding != "none" and os.environ.get("WORLD_SIZE", "1") == "1",
-        "one rank holds everything; start several with torchrun",
-    ),
     Idle(
         "eval.*",
         lambda c: c.train.eval_every == "never" and not c.train.held_out,
         "train.eval_every is never",
-        but="eval.root",  # which `silc eval RUN` takes where it is given none
+        but="eval.root",
     ),
 )
 """What a run leaves unread."""

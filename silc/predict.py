@@ -356,7 +356,7 @@ class Segmenter:
 
     def __init__(self, model: Model | DensePredictor, names: Sequence[str], config: EvalConfig | None = None) -> None:
         listed, config = class_list(names), config or EvalConfig()
-        if config.names != "mmseg" or config.background_names:
+        if config.names not in ("", "mmseg") or config.background_names:
             raise BadInput("eval.names and eval.background_names name a data set's classes; here `names` are given")
         self.scorer, self.background = scorer_of(model, listed, config), config.background
         self.names = ["background", *listed] if self.background else listed

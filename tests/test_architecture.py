@@ -151,6 +151,11 @@ def test_help_needs_no_torch(name: str) -> None:
     assert len(seen) >= 1
 
 
+def test_cat_seg_is_read_in_one_sitting() -> None:
+    """Network, training, use and export."""
+    assert sum(path.read_text().count("\n") for path in (PACKAGE / "heads/catseg").glob("*.py")) <= 1200
+
+
 def test_losses_keep_no_state() -> None:
     """Losses are functions: no module, no parameter, no buffer, no global."""
     for path in (PACKAGE / "losses").glob("*.py"):

@@ -54,10 +54,10 @@ class EvalConfig(Settings):
     """Filter that resizes images. Empty: the model's own, in segmentation the protocol's."""
     window: Annotated[int, Range(least=0, most=8192)] = 0
     """Side of segmentation's windows. 0: the protocol's, or the training resolution where that is smaller."""
-    names: str = "mmseg"
+    names: str = ""
     """Words for segmentation's classes: `mmseg` (each set's published ones), `maskclip`, `catseg`, `synonyms` (the best
     of several counts), FILE.txt (a class a line, words separated by commas) or a folder of SET.txt. Several lists,
-    joined by commas, are scored side by side."""
+    joined by commas, are scored side by side. Empty: `mmseg`, and in `-ov-seg` what CAT-Seg has of its own."""
     background_names: bool = False
     """Name the background of VOC-21, PC-60 and COCO-Object by what is usually there, not by the word `background`."""
     readout: str = ""

@@ -61,6 +61,8 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
         other = Cosine(model, replace(config, readout=config.mix)) if config.mix else None
     elif config.readout or config.decoder != "cosine" or (config.mix and not getattr(model, "makes_masks", False)):
         raise BadInput(f"{model.name} makes class maps itself; leave out eval.decoder, eval.readout and eval.mix")
+    elif config.background and getattr(model, "makes_masks", None) is False:
+        raise BadInput(f"{model.name} makes no masks from 0 to 1, which a threshold is for; eval.background must be 0")
     else:
         predictor = model
         towers = cast("DualEncoder", model)  # those of a head, whose masks TCL's mix is made for

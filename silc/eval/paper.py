@@ -30,7 +30,7 @@ WIDEST = 1600
 
 @dataclass(frozen=True)
 class Paper:
-    """Tables by name, and runs that are in none."""
+    """Tables by name, and those that no run is in."""
 
     tables: Mapping[str, PaperTable]
     left_out: Sequence[str]
@@ -40,18 +40,30 @@ class Paper:
 def paper(runs: Sequence[Path]) -> Paper:
     """Lay runs out in every table of the paper that one of them has a score for, on its sets or on one's own.
 
-    Runs that differ in their seed (folders seed-0, seed-1, ...) share a row: mean and standard deviation.
+    Runs whose paths differ in the number of a folder seed-N alone share a row: mean and standard deviation.
 
     Raises:
         BadInput: a run has no scores, or none of them any of the tables' tasks.
     """
-    found = {name: _alone(name, tables.paper_table(name, runs)) for name in tables.NAMES}
+    runs = list({run.absolute(): run for run in runs}.values())  # one that is given twice is no seed
+    names = tables.distinct_names([_seed_apart(tables.folder_of(run))[0] for run in runs])
+    found = {name: _alone(name, tables.paper_table(name, runs, names)) for name in tables.NAMES}
     allowed = {
         name: _over_seeds(table) for name, table in found.items() if not all(row.published for row in table.rows)
     }
     if not allowed:
         raise BadInput(f"none of {', '.join(map(str, runs))} was scored on a task that the paper's tables have")
     return Paper(allowed, [name for name in found if name not in allowed])
+
+
+SEED = re.compile(r"seed-\d+")
+
+
+def _seed_apart(path: Path) -> tuple[Path, int | None]:
+    """A path without the folder of its seed, the last one if there are several, and where in the path that stands."""
+    parts = path.absolute().parts
+    place = next((i for i, part in reversed([*enumerate(parts)]) if SEED.fullmatch(part)), None)
+    return (path.absolute(), None) if place is None else (Path(*parts[:place], *parts[place + 1 :]), place)
 
 
 def _alone(name: str, table: PaperTable) -> PaperTable:
@@ -65,26 +77,43 @@ def _alone(name: str, table: PaperTable) -> PaperTable:
 
 
 def _over_seeds(table: PaperTable) -> PaperTable:
-    """A table in which rows that differ in the seed of their name are one: their means."""
-    together: dict[str, list[ModelRow]] = {}
-    for row in table.rows:
-        name = row.name if row.published else re.sub(r"(^|/)seed-\d+(?=,|$)", "", row.name)
-        together.setdefault(f"{row.published} {name}", []).append(replace(row, name=name))
-    return replace(table, rows=[rows[0] if len(rows) == 1 else _mean(rows) for rows in together.values()])
+    """A table in which rows of runs that differ in their seed are one: their means."""
+    together: dict[Any, list[ModelRow]] = {}
+    for number, row in enumerate(table.rows):
+        path, place = (None, None) if row.run is None else _seed_apart(row.run)
+        if place is None:
+            together[number] = [row]
+            continue
+        name = re.sub(r"seed-\d+/|/seed-\d+(?=,|$)", "", row.name)  # in a file of scores rows have their models' names
+        together.setdefault((name, place, path), []).append(replace(row, name=name))
+    rows = [rows[0] if len(rows) == 1 else _mean(rows) for rows in together.values()]
+    notes = [note for rows in together.values() if len(rows) > 1 for note in _fewer(rows, table)]
+    return replace(table, rows=rows, notes=[*table.notes, *notes])
 
 
 def _mean(rows: Sequence[ModelRow]) -> ModelRow:
-    """One row of several seeds'; a column that not all of them have stays empty."""
-    columns = [
-        [score for score in scores if score is not None] for scores in zip(*(r.scores for r in rows), strict=True)
-    ]
-    whole = [scores if len(scores) == len(rows) else None for scores in columns]
+    """One row of several seeds'; each column is of those that have it."""
+    columns, costs = (
+        [[x for x in values if x is not None] for values in zip(*several, strict=True)]
+        for several in ([row.scores for row in rows], [row.costs for row in rows])
+    )
     return replace(
         rows[0],
         name=f"{rows[0].name} ({len(rows)} seeds)",
-        scores=[None if scores is None else fmean(scores) for scores in whole],
-        spread=[None if scores is None else stdev(scores) for scores in whole],
+        scores=[fmean(scores) if scores else None for scores in columns],
+        spread=[stdev(scores) if len(scores) > 1 else None for scores in columns],
+        costs=[None if not values else values[0] if len(set(values)) == 1 else fmean(values) for values in costs],
     )
+
+
+def _fewer(rows: Sequence[ModelRow], table: PaperTable) -> list[str]:
+    """Which scores not all seeds of a row have."""
+    counts = [sum(score is not None for score in scores) for scores in zip(*(r.scores for r in rows), strict=True)]
+    return [
+        f"{rows[0].name}: {column.label} is of {count} of {len(rows)} seeds"
+        for column, count in zip(table.columns, counts, strict=True)
+        if 0 < count < len(rows)
+    ]
 
 
 def write(found: Paper, runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -106,20 +135,27 @@ def write(found: Paper, runs: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _named(runs: Sequence[Path]) -> list[tuple[str, Path]]:
-    folders = [run.parent if run.suffix == ".json" else run for run in runs]
+    folders = [tables.folder_of(run) for run in runs]
     return list(zip(tables.distinct_names(folders), folders, strict=True))
 
 
 def _sheet(run: Path) -> str | None:
-    """A run's segmentations, as the address of a picture."""
+    """A run's segmentations, as the address of a picture.
+
+    Raises:
+        BadInput: the file of that name is none.
+    """
     from PIL import Image
 
     file = run / SHEETS
     if not file.is_file():
         return None
-    with Image.open(file) as image:
-        image.thumbnail((WIDEST, 4 * WIDEST))
-        return data_uri(webp(image.convert("RGB"), 70))
+    try:
+        with Image.open(file) as image:
+            image.thumbnail((WIDEST, 4 * WIDEST))
+            return data_uri(webp(image.convert("RGB"), 70))
+    except OSError as error:
+        raise BadInput(f"{file} is no picture that can be read; remove it, or score {run} again") from error
 
 
 def _figure(name: str, table: PaperTable, palette: Mapping[str, str]) -> Markup:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from silc.terminal import console, one_line, progress, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress
 
     from silc.errors import BadInput
@@ -46,6 +48,12 @@ class Unscored:
             self.tell(one_line(f"{task} is not scored: {error}"))
         if task not in self.tasks:
             self.tasks.append(task)
+
+    def summary(self, out: Path) -> list[str]:
+        """What is told of them at the end of the run in `out`, if there are any."""
+        if not self.tasks:
+            return []
+        return [f"not scored all along: {', '.join(self.tasks)}; `silc eval {out}` scores what is mended"]
 
 
 @contextmanager

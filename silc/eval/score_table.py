@@ -136,7 +136,7 @@ def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
     """How each of several protocols segments, as far as they differ: decoder, protocol with the shorter side that
     images are scaled to and the side of its windows, names."""
     decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
-    windows = [f"{one['protocol']} {_sides(one)} px" if "readout" in one else "" for one in protocols]
+    windows = [f"{one.get('protocol')} {_sides(one)} px" if "readout" in one else "" for one in protocols]
     names = [str(one.get("names", "mmseg")) if "readout" in one else "" for one in protocols]
     shown = [way for way in (decoders, windows, names) if len(set(way) - {""}) > 1]
     return [" ".join(filter(None, own)) for own in zip(*shown, strict=True)] if shown else [""] * len(protocols)
@@ -145,7 +145,8 @@ def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
 def _sides(protocol: Mapping[str, Any]) -> str:
     """Pixels of the shorter side of images, where the record says it, and of windows: 448/448."""
     scaled = re.match(r"shorter side (\d+)", str(protocol.get("resize", "")))
-    return f"{scaled[1]}/{protocol['window']}" if scaled else str(protocol["window"])
+    window = str(protocol.get("window"))
+    return f"{scaled[1]}/{window}" if scaled else window
 
 
 def percent(score: float | None) -> str:

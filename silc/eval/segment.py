@@ -73,8 +73,18 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         refiner_of(self.config)
         config = self.config
         self.wording = wording(
-            self.data, config.names, background_names=config.background_names, threshold=bool(config.background)
+            self.data, self.names, background_names=config.background_names, threshold=bool(config.background)
         )
+
+    @property
+    def usual_names(self) -> str:
+        """The list of words that a record does not name."""
+        return "mmseg"
+
+    @property
+    def names(self) -> str:
+        """The list of words that is asked for."""
+        return self.config.names or self.usual_names
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -120,9 +130,9 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     def _named(self) -> dict[str, Any]:
         """What a record says of the words for classes; the names that are published go without saying."""
-        names, (words, owner, checksum) = self.config.names, self.wording
+        names, (words, owner, checksum) = self.names, self.wording
         return {
-            **({} if names == "mmseg" else {"names": names if names in LISTS else Path(names).name}),
+            **({} if names == self.usual_names else {"names": names if names in LISTS else Path(names).name}),
             "names_sha256": checksum,
             **({} if len(set(owner)) == len(owner) else {"num_words": len(words)}),
             **({"background_names": len(self.data.background_words)} if self.config.background_names else {}),
@@ -209,8 +219,8 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
 
 class OpenVocabularySegmentation(ZeroShotSegmentation):
-    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth, and a background
-    that is scored is named by what is usually there.
+    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth, CAT-Seg's names,
+    and a background that is scored is named by what is usually there.
 
     A trained head brings its own windows and prompts (`DensePredictor.rules`); a model without one is scored by the
     decoder and protocol of the configuration, as a baseline.
@@ -220,9 +230,14 @@ class OpenVocabularySegmentation(ZeroShotSegmentation):
 
     def __post_init__(self) -> None:
         config = self.config
-        named = bool(self.data.background_words) and not config.background and config.names in LISTS
+        named = bool(self.data.background_words) and not config.background and self.names in LISTS
         self.config = replace(config, absent_classes="detectron2", background_names=named)
         super().__post_init__()
+
+    @property
+    def usual_names(self) -> str:
+        """CAT-Seg's where it has its own: `diningtable` in PC-59."""
+        return "catseg" if self.data.published in LISTS["catseg"] else "mmseg"
 
 
 def segmented(

@@ -96,8 +96,15 @@ def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "
     or the predictor's own.
 
     Raises:
-        BadInput: `eval.window` for a predictor with windows of its own.
+        BadInput: what is asked for is the predictor's own to say.
     """
+    own_rules = predictor.rules
+    if "window" in own_rules and config.segmentation != type(config)().segmentation:
+        raise BadInput(f"{predictor.name} has a protocol of its own; leave out eval.segmentation {config.segmentation}")
+    for setting in ("templates", "ensemble", "interpolation"):
+        given = getattr(config, setting)
+        if given and own_rules.get(setting, given) != given:
+            raise BadInput(f"{predictor.name} has {setting} of its own, {own_rules[setting]}; leave out eval.{setting}")
     rules, preprocess = one_of(SLIDING_WINDOW, config.segmentation, "protocol"), predictor.preprocess
     rules = replace(rules, **rules.on.get(dataset, {}))
     window = config.window or min(rules.window, preprocess.size)
@@ -112,16 +119,9 @@ def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "
         window=window,
         stride=max(1, rules.stride * window // rules.window),
     )
-    for setting in ("templates", "interpolation"):
-        given = getattr(config, setting)
-        if given and predictor.rules.get(setting, given) != given:
-            own = predictor.rules[setting]
-            raise BadInput(f"{predictor.name} has {setting} of its own, {own}; leave out eval.{setting}")
-    if config.window and predictor.rules.get("window", window) != window:
-        raise BadInput(
-            f"{predictor.name} has windows of its own, {predictor.rules['window']} px; eval.window must be 0"
-        )
-    return replace(rules, **predictor.rules)
+    if config.window and own_rules.get("window", window) != window:
+        raise BadInput(f"{predictor.name} has windows of its own, {own_rules['window']} px; eval.window must be 0")
+    return replace(rules, **own_rules)
 
 
 def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[str] = ()) -> Iterator[ScoreMap]:

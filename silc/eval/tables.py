@@ -48,6 +48,8 @@ class ModelRow:
     """Of training: examples seen and FLOPs."""
     spread: Sequence[float | None] = ()
     """Of the mean of several seeds: their standard deviations, one per column."""
+    run: Path | None = None
+    """The run, or file of scores, that it is of."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ class PaperTable:
         return any(row.costs[0] is not None for row in self.rows)
 
 
-def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
+def paper_table(name: str, runs: Sequence[Path], names: Sequence[str] = ()) -> PaperTable:
     """Lay runs out in the columns of a published table.
 
     Args:
         name: one of `NAMES`.
         runs: directories with a scores.json, or such files. Where the paper shows the teacher, so does the row of a
             run that has one.
+        names: what the runs are called; as few parts of their paths as tell them apart if it is empty.
 
     Raises:
         BadInput: a run has no scores.
@@ -96,22 +99,32 @@ def paper_table(name: str, runs: Sequence[Path]) -> PaperTable:
     published = _published()
     table = published["tables"][name]
     columns = [Column(**published["columns"][key]) for key in table["columns"]]
-    names = distinct_names([run.parent if run.suffix == ".json" else run for run in runs])
-    own = [row for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])]
+    names = names or distinct_names([folder_of(run) for run in runs])
+    own = [
+        (run, *row) for name, run in zip(names, runs, strict=True) for row in _scored(run, name, shown=table["weights"])
+    ]
     there = {(column.task, column.dataset) for column in columns}
-    columns += _others(columns, [record for _, records in own for record in records])
+    columns += _others(columns, [record for *_, records in own for record in records])
     added = len(columns) - len(table["columns"])
     theirs = [
         ModelRow(row["name"], True, [row["scores"].get(key) for key in table["columns"]] + [None] * added)
         for row in table["rows"]
     ]
-    ours = [ModelRow(name, False, _scores(records, columns), [*map(records[0].get, COSTS)]) for name, records in own]
+    ours = [
+        ModelRow(name, False, _scores(records, columns), [*map(records[0].get, COSTS)], run=run)
+        for run, name, records in own
+    ]
     notes = _unequal(ours)
-    for label, records in own:
+    for _, label, records in own:
         beside = [record for record in records if (record["task"], record["dataset"]) in there]
         rest = [record for record in records if (record["task"], record["dataset"]) not in there]
-        notes += [f"{label}: {note}" for note in (*_differences(beside, published["protocols"]), *_notes(rest))]
-    return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], notes)
+        notes += [f"{label}: {note}" for note in (*_differences(beside, published), *_notes(rest))]
+    return PaperTable(table["title"], table["source"], columns, [*theirs, *ours], list(dict.fromkeys(notes)))
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run, or of a file of scores."""
+    return run.parent if run.suffix == ".json" else run
 
 
 def num_columns(name: str) -> int:
@@ -228,30 +241,57 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
         chosen = ["teacher"] if shown == "teacher" and "teacher" in by_weights else list(by_weights)
         label = name if run.suffix != ".json" and len(models) == 1 else model
         for weights in chosen:
-            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in _by_way(by_weights[weights])]
+            ways = _by_way(by_weights[weights], weights)
+            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in ways]
     return rows
 
 
-def _by_way(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """(how it segments, records), where records segment in several ways; what does not segment stands in each."""
-    ways = ways_of([record["protocol"] for record in records])
+def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """(how it segments, records), where records segment in several ways or by a decoder that is not the usual one or
+    the head that is scored; what does not segment stands in each."""
+    protocols = [record["protocol"] for record in records]
+    decoders = {one.get("decoder", UNSAID["decoder"]) for one in protocols if "readout" in one}
+    unusual = [one for one in decoders if len(decoders) == 1 and one.lower() not in (UNSAID["decoder"], weights)]
+    ways = ways_of(protocols)
     different = list(dict.fromkeys(filter(None, ways))) or [""]
-    return [(one, [r for r, way in zip(records, ways, strict=True) if way in ("", one)]) for one in different]
+    return [
+        (" ".join(filter(None, (*unusual, one))), [r for r, way in zip(records, ways, strict=True) if way in ("", one)])
+        for one in different
+    ]
+
+
+PARTS = {"model": str, "weights": str, "task": str, "dataset": str, "metrics": dict, "protocol": dict}
+"""What a record has, for a table."""
 
 
 def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """The records of a scores.json by model and weights.
 
     Raises:
-        BadInput: it is no list of records.
+        BadInput: it is no list of records, or one of them lacks a part.
     """
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     try:
-        for record in json.loads(text_of(file)):
-            found.setdefault((record["model"], record["weights"]), []).append(record)
-    except (ValueError, KeyError, TypeError) as error:
+        records = json.loads(text_of(file))
+    except ValueError as error:
         raise BadInput(f"{file} is no list of records as `silc eval` writes it: {error!r}") from error
+    if not isinstance(records, list):
+        raise BadInput(f"{file} is no list of records as `silc eval` writes it, but a {type(records).__name__}")
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for number, record in enumerate(records, 1):
+        wrong = _wrong_part(record)
+        if wrong:
+            raise BadInput(f"{file} is no list of records as `silc eval` writes it: record {number} has no {wrong}")
+        found.setdefault((record["model"], record["weights"]), []).append(record)
     return found
+
+
+def _wrong_part(record: Any) -> str:
+    """What a record lacks, or has in another form; nothing where it is whole."""
+    own = record if isinstance(record, dict) else {}
+    missing = [name for name, kind in PARTS.items() if not isinstance(own.get(name), kind)]
+    if missing:
+        return missing[0]
+    return next((f"number for {name}" for name, x in own["metrics"].items() if type(x) not in (int, float)), "")
 
 
 def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -288,17 +328,39 @@ def _scores(records: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> 
     return [found.get((column.task, column.dataset, column.metric)) for column in columns]
 
 
-def _differences(records: Sequence[Mapping[str, Any]], follows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+UNSAID = {"decoder": "cosine"}
+"""What a record of segmentation leaves out, as it goes without saying."""
+UNCOMPARED = (
+    *("num_images", "num_texts", "num_classes", "split", "shots", "image_size"),  # of the set and of the column
+    *("names_sha256", "num_words", "background_ignored", "background_names"),  # follow from the names and the set
+    "ensemble",  # of an only prompt
+    *("readout", "exif_orientation"),  # the paper does not say them
+)
+"""What is no difference of protocol where published rows do not have it."""
+
+
+def _differences(records: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> list[str]:
     """What a row's records were scored by that published rows were not, data sets with the same differences together.
 
     The paper names whom it follows, not every number: `published.json` holds these authors' own.
     """
     alike: dict[str, list[str]] = {}
     for record in records:
-        theirs, ours = follows[record["task"]], record["protocol"]
-        differing = [name for name in theirs if name in ours and ours[name] != theirs[name]]
-        if differing:
-            said = [f"{name} {_said(ours[name])}, not {_said(theirs[name])}" for name in differing]
+        ours = (UNSAID if "readout" in record["protocol"] else {}) | record["protocol"]
+        theirs, sizes = published["protocols"][record["task"]], published["num_images"].get(record["dataset"], [])
+        said = [
+            f"{name} {_said(ours[name])}, not {_said(value)}"
+            for name, value in theirs.items()
+            if name in ours and ours[name] != value
+        ]
+        said += [
+            f"{name} {_said(value)}"
+            for name, value in ours.items()
+            if name not in theirs and name not in UNCOMPARED and value
+        ]
+        if sizes and ours.get("num_images", sizes[0]) not in sizes:
+            said.append(f"{ours['num_images']:,} images, not {' or '.join(f'{size:,}' for size in sizes)}")
+        if said:
             where = alike.setdefault("; ".join(said), [])
             where += [record["dataset"]] * (record["dataset"] not in where)
     return [f"{', '.join(where)}: {said}" for said, where in alike.items()]

@@ -56,14 +56,20 @@ def augmented(
             _nearest(truth.shape[1], width)[left : region.right],
         )
     ]
-    changed = recoloured(pixels, draws)
-    pixels = changed if colours else pixels
+    if colours:
+        pixels = recoloured(pixels, draws)
+    else:
+        draws.random(NUM_DRAWS)  # the flip is the same with and without
     if draws.random() < 0.5:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     below, beside = side - pixels.shape[0], side - pixels.shape[1]
     pixels = np.pad(pixels, ((0, below), (0, beside), (0, 0)), constant_values=PADDING)
     labels = np.pad(labels, ((0, below), (0, beside)), constant_values=ignore)
     return Example(torch.from_numpy(pixels.transpose(2, 0, 1).copy()), torch.from_numpy(labels.astype(np.int32)))
+
+
+NUM_DRAWS = 9
+"""Numbers that a change of colours draws."""
 
 
 def recoloured(pixels: NDArray[np.uint8], draws: np.random.Generator) -> NDArray[np.uint8]:

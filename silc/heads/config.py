@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from silc.given import PAIRS, Idle
+from silc.given import ALONG, PAIRS, TRAINING, Idle
 
 TOWERS_STAY = (
     Idle(
-        "train.passes train.micro_batch train.held_out train.optim.layer_decay train.optim.freeze train.optim.lora",
-        lambda _: True,
-        "the model below stays as it is",
+        "train.optim.layer_decay train.optim.freeze train.optim.lora", lambda _: True, "the model below stays as it is"
     ),
-    Idle("train.optim.timescale train.optim.cooldown", lambda c: c.train.optim.schedule == "cosine", "it is cosine"),
-    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+    Idle("train.passes train.micro_batch", lambda _: True, "a batch goes through a head whole"),
+    Idle("train.held_out", lambda _: True, "a head learns from all pairs"),
+    Idle("train.optim.decay", lambda _: True, "matrices of a head decay, and nothing else"),
+    *TRAINING,
+    ALONG,
 )
 """Of a head on frozen towers."""
 ON_PAIRS = (

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +48,6 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
     from silc.training.protocols import RunContext
     from silc.training.schedules import LearningRate
-
-
-class Learnt(NamedTuple):
-    """What an objective makes of a batch."""
-
-    loss: Tensor  # [] with gradient
-    metrics: Mapping[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -130,9 +124,8 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     learner = head.learner(head.objective(model, config, world), model)
 
-    def as_it_is() -> Model:
-        objective = unsharded(learner.objective, lambda: head.objective(model, config, world))
-        return head.with_head(model, objective.head.eval())
+    def whole() -> Any:
+        return unsharded(learner.objective, lambda: head.objective(model, config, world)).head
 
     return Run(
         config.train,
@@ -142,7 +135,7 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
         schedule,
         Samples(len(pairs), pairs.faults, config.data.max_bad_rate),
         flops,
-        lambda _: HeadScores(config.kind, learner.objective, as_it_is, tasks, world),
+        partial(HeadScores, config.kind, learner.objective, whole, partial(head.with_head, model), tasks, world),
     )
 
 

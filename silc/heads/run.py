@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from silc import config as configs
 from silc.config import Config, DownstreamConfig
 from silc.errors import BadInput
 from silc.eval import suite
+from silc.eval.progress import Unscored
 from silc.heads.exported import inside
 from silc.loading import Loaded, checksum_of, load_any
 from silc.rundir import newest_checkpoint
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
 
 C = TypeVar("C", bound=DownstreamConfig)
+
+
+class Learnt(NamedTuple):
+    """What a head's module makes of a batch: an `Output`."""
+
+    loss: Tensor  # [] with gradient
+    metrics: Mapping[str, Tensor]
 
 
 def settled(config: C, context: RunContext) -> C:
@@ -88,19 +96,19 @@ def rates(train: TrainConfig, steps_per_epoch: int, unit: str = "images") -> Lea
     return LearningRate.of(train.optim, total=total, **in_steps)
 
 
-def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Any:
+def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Learnt:
     """Gradients of a batch, some rows at a time, for a loss that is a mean over rows; gives what the last pass gave,
     its loss and metrics those of the whole batch.
 
     Args:
         passes: of a module that takes `inputs`, then the share of the batch that they are, which its loss is
-            multiplied by, then `more`; what it gives has `_replace`.
+            multiplied by, then `more`, and gives a `Learnt`.
         inputs: tensors [B, ...].
         micro_batch: rows at a time, which divides B; 0: all at once.
     """
     rows = micro_batch or len(inputs[0])
     starts = range(0, len(inputs[0]), rows)
-    outs = [
+    outs: list[Learnt] = [
         passes(*(x[start : start + rows] for x in inputs), 1 / len(starts), *more, last=start == starts[-1])
         for start in starts
     ]
@@ -193,27 +201,54 @@ def with_towers(model: Model, visual: ImageTower, text: TextTower) -> dict[str, 
 class HeadScores(Scores):
     """Scores of a model with its head, before training, along it and after, where they are asked for.
 
+    A task that cannot be scored is told and costs its scores alone.
+
     Args:
         kind: the head's, by which the scores are called.
         module: what is trained; it is in use, not in training, while it is scored.
-        model: makes the model as it is now, weights and texts anew; every rank calls it.
+        whole: gives the module with all its tensors, as `unsharded` does; every rank calls it.
+        in_use: makes the model that has it, weights and texts anew.
         tasks: as `along` gives them.
+        tell: tells a line.
     """
 
     kind: str
     module: nn.Module
-    model: Callable[[], Model]
+    whole: Callable[[], Any]
+    in_use: Callable[[Any], Model]
     tasks: Sequence[Evaluator]
     world: World
+    tell: Callable[[str], None]
+    unscored: Unscored = field(init=False)
+    along: bool = field(default=False, init=False)
+    """Whether scores were made along training; the last of these are of the weights at the end."""
+
+    def __post_init__(self) -> None:
+        self.unscored = Unscored(self.tell)
+
+    def during_training(self) -> Mapping[str, float]:
+        """Every score of every task that can be scored."""
+        self.along = True
+        return self._scored()
 
     def before_and_after(self) -> Mapping[str, float]:
-        """Every score of every task."""
+        """The same, where the weights there are were not scored along training (its last step is)."""
+        return {} if self.along else self._scored()
+
+    def summary(self, out: Path) -> list[str]:
+        """What could not be scored, and where the run is."""
+        return [*self.unscored.summary(out), f"done: {out}"]
+
+    def _scored(self) -> Mapping[str, float]:
         if not self.tasks:
             return {}
         self.module.eval()
-        scored = suite.run({self.kind: self.model()}, self.tasks, world=self.world)
-        self.module.train()
-        self.world.collect(None)  # the one to come for whoever heeds in the last batch
+        try:
+            with torch.random.fork_rng(devices=[]):  # what a whole copy begins with is no draw of the training's
+                whole = self.whole()
+            models = {self.kind: self.in_use(whole.eval())}
+            scored = suite.run(models, self.tasks, world=self.world, failed=self.unscored)
+        finally:
+            self.module.train()
+        self.world.collect(None)  # a rank that was asked to stop in its last batch owes the others one
         return suite.scalars(scored)
-
-    during_training = before_and_after

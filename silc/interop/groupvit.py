@@ -1,7 +1,7 @@
 """GroupViT (Xu et al., CVPR 2022) by transformers, for evaluation: a model whose class maps are groups of patches.
 
 It is the one model that is wrapped and not read into our towers, which have no groups. Its authors' weights are under
-NVIDIA's licence, for research alone; records say so.
+NVIDIA's licence, for research alone; records say so of any, as silc does not know whose weights a directory holds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from silc.errors import BadInput
 from silc.extras import needs
-from silc.interop.files import read_json, three
+from silc.interop.files import read_json
 from silc.interop.tokenizers import find_tokenizer, load_tokenizer
-from silc.interop.transformers import located, tensors_of
+from silc.interop.transformers import LEGACY_EOS, PIXELS, located, preprocess, tensors_of
 from silc.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -53,17 +53,19 @@ class GroupViT:
     second: Any = None
     """Read by no decoder of this model."""
     readouts: ClassVar[tuple[str, ...]] = ()
+    makes_masks: ClassVar[bool] = False
     most_windows: ClassVar[int] = 4
     """Windows of a forward pass: their maps are as large as their pixels."""
     rules: ClassVar[Mapping[str, Any]] = {
         **{"shorter": 448, "longer": 2048, "window": 448, "stride": 224},
-        **{"interpolation": "cv2_bilinear", "templates": "photo"},
+        **{"interpolation": "cv2_bilinear", "templates": "photo", "ensemble": "mean, normalize"},
+        **{"rounding": "nearest", "fit": "pad", "softmax": False},
     }
     record: ClassVar[Mapping[str, Any]] = {
         "decoder": "GroupViT",
         "readout": f"one group a pixel, the image's {TOP} best classes",
         "protocol": "GroupViT",
-        "licence": "weights under NVIDIA's licence, non-commercial",
+        "licence": "the authors' weights are under NVIDIA's licence, non-commercial",
     }
 
     @property
@@ -163,13 +165,16 @@ def read(
     """The model of a directory, or of ORG/NAME on the hub, and the checksum of all that makes its numbers.
 
     Raises:
-        BadInput: transformers is not installed; pickles; a configuration or weights that make no GroupViT.
+        BadInput: transformers is not installed; pickles; a configuration or weights that make no GroupViT; a tokenizer
+            or pixels that are not its own.
     """
     directory = located(source)
     library = needs("GroupViT", "transformers", "interop")
     config = read_json(directory / "config.json")
     if not any(directory.glob("*.safetensors")):
-        save = f"GroupViTModel.from_pretrained({source!r}).save_pretrained(DIR)"
+        save = "; ".join(
+            f"{kind}.from_pretrained({source!r}).save_pretrained(DIR)" for kind in ("GroupViTModel", "AutoProcessor")
+        )
         raise BadInput(f"{directory} holds no safetensors, and silc reads no pickles; `{save}` once, then give hf:DIR")
     tensors = {name: x for name, x in tensors_of(directory).items() if not name.endswith("embeddings.position_ids")}
     try:
@@ -180,7 +185,8 @@ def read(
         raise BadInput(f"{directory} holds no GroupViT that transformers can build: {' '.join(told[:2])}") from error
     length = int(model.config.text_config.max_position_embeddings)
     words = load_tokenizer(tokenizer, length) if tokenizer else find_tokenizer(directory, length)
-    preprocess = _preprocess(directory, model)
+    _check_words(directory, words, model.config.text_config)
+    preprocess = _preprocess(directory, int(model.config.vision_config.image_size))
     found = GroupViT(model.eval().requires_grad_(False).to(device), words, preprocess, name or source)
     return found, _checksum(config, preprocess, words, tensors)
 
@@ -194,11 +200,25 @@ def _checksum(config: Any, preprocess: Preprocess, tokenizer: BPETokenizer, tens
     return digest.hexdigest()
 
 
-def _preprocess(directory: Path, model: Any) -> Preprocess:
-    """The pixels that preprocessor_config.json asks for; without one the authors', who normalise as for ImageNet."""
-    file, size = directory / "preprocessor_config.json", int(model.config.vision_config.image_size)
-    if not file.is_file():
-        return Preprocess(size, *IMAGENET, "crop_floor")
-    settings = read_json(file)
-    mean, std = settings.get("image_mean", IMAGENET[0]), settings.get("image_std", IMAGENET[1])
-    return Preprocess(size, three(mean, file), three(std, file), "crop_floor")
+def _check_words(directory: Path, words: BPETokenizer, text: Any) -> None:
+    """Hold a tokenizer against the text tower: it pools the end token, and has a row for each.
+
+    Raises:
+        BadInput: another end or more entries; every text would be pooled at its first token, or fail.
+    """
+    if words.vocab_size > text.vocab_size:
+        raise BadInput(f"{directory}: the tokenizer has {words.vocab_size} entries, the text tower {text.vocab_size}")
+    pooled = words.vocab_size - 1 if text.eos_token_id == LEGACY_EOS else text.eos_token_id
+    if words.eos_id != pooled:
+        raise BadInput(f"{directory}: the text tower pools token {pooled}, and the tokenizer ends with {words.eos_id}")
+
+
+def _preprocess(directory: Path, size: int) -> Preprocess:
+    """The pixels that the directory asks for; where it does not say, the authors', who normalise as for ImageNet.
+
+    Raises:
+        BadInput: see `transformers.preprocess`.
+    """
+    if any((directory / name).is_file() for name in PIXELS):
+        return preprocess(directory, size)
+    return Preprocess(size, *IMAGENET, "crop_floor")

@@ -71,6 +71,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+PIXELS = ("preprocessor_config.json", "processor_config.json")
+"""Files that say what pixels a model wants; the first that is there counts."""
 LEGACY_EOS = 2
 """The end token old CLIP configurations name; their models pool the highest id instead."""
 
@@ -105,7 +107,7 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
         model=model,
         weights=weights,
         tokenizer=words,
-        preprocess=preprocess(directory, model),
+        preprocess=preprocess(directory, model.image.size),
         contrastive="softmax" if kind == "clip" else "sigmoid",
         source=source,
         mapped=mapped,
@@ -204,13 +206,13 @@ def rules(kind: str, model: ModelConfig) -> list[Rule]:
     ]
 
 
-def preprocess(directory: Path, model: ModelConfig) -> Preprocess:
-    """The pixels that preprocessor_config.json (or processor_config.json) asks for.
+def preprocess(directory: Path, tower: int) -> Preprocess:
+    """The pixels that preprocessor_config.json (or processor_config.json) asks for, for an image tower of that size.
 
     Raises:
         BadInput: neither is there, or it asks for what silc does not do.
     """
-    files = [directory / name for name in ("preprocessor_config.json", "processor_config.json")]
+    files = [directory / name for name in PIXELS]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise BadInput(f"{directory} has neither {files[0].name} nor {files[1].name}; the pixels it wants are unknown")
@@ -218,7 +220,9 @@ def preprocess(directory: Path, model: ModelConfig) -> Preprocess:
     settings = settings.get("image_processor", settings)
     if not all(settings.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize")):
         raise BadInput(f"{file}: do_resize, do_rescale and do_normalize must be on")
-    size = settings.get("size", model.image.size)
+    size = settings.get("size", tower)
+    if isinstance(size, int) and settings.get("do_center_crop"):  # as older files of CLIP have it
+        size = {"shortest_edge": size}
     crop = isinstance(size, dict) and "shortest_edge" in size
     sides = {"height": size, "width": size} if isinstance(size, int) else size
     if crop:
@@ -226,16 +230,16 @@ def preprocess(directory: Path, model: ModelConfig) -> Preprocess:
         sides = {"height": cut, "width": cut} if isinstance(cut, int) else cut
         if not settings.get("do_center_crop", True) or size["shortest_edge"] != sides["height"]:
             raise BadInput(f"{file}: a shortest edge other than the side of the centre crop is not supported")
-    if (sides.get("height"), sides.get("width")) != (model.image.size, model.image.size):
-        raise BadInput(f"{file}: size {size} is not the image tower's {model.image.size} x {model.image.size}")
+    if (sides.get("height"), sides.get("width")) != (tower, tower):
+        raise BadInput(f"{file}: size {size} is not the image tower's {tower} x {tower}")
     filters: dict[Any, Interpolation] = {2: "bilinear", 3: "bicubic"}
     resample = settings.get("resample", 3)
     if resample not in filters:
         raise BadInput(f"{file}: resample {resample} is neither 2 (bilinear) nor 3 (bicubic)")
     return Preprocess(
-        size=model.image.size,
-        mean=three(settings["image_mean"], file),
-        std=three(settings["image_std"], file),
+        size=tower,
+        mean=three(settings.get("image_mean"), file),
+        std=three(settings.get("image_std"), file),
         resize="crop_floor" if crop else "squash",
         interpolation=filters[resample],
     )

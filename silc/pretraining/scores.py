@@ -52,9 +52,7 @@ class PretrainingScores:
 
     def summary(self, out: Path) -> list[str]:
         """What could not be scored, what became of the pairs held out, and what may be done next."""
-        told = []
-        if missing := self.unscored.tasks:
-            told.append(f"not scored all along: {', '.join(missing)}; `silc eval {out}` scores what is mended")
+        told = self.unscored.summary(out)
         if self.held_out and held_out.TASK not in self.unscored.tasks:
             num_pairs = len(self.held_out[0].sets[0].images)
             told.append(held_out.report(history(out), num_pairs))

@@ -63,10 +63,10 @@ class Hooks:
 
 
 def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
-    """Train from the step after `begun.progress` to the end of the schedule.
+    """Train from the step after `state.progress` to the end of the schedule.
 
     Args:
-        work: learner, schedule and settings; the learner's `after_step` is called once per accepted update.
+        run: learner, schedule and settings; the learner's `after_step` is called once per accepted update.
         batches: this rank's batches, from that step on.
         log: None on all ranks but the main one.
 

@@ -150,7 +150,7 @@ class Learner(Protocol):
         return {"model": self.module.state_dict()}
 
     def load(self, saved: Checkpoint) -> None:
-        """Take over what `parts` gave.
+        """Take over what `state_dicts` gave.
 
         Raises:
             BadInput: it is of another architecture.

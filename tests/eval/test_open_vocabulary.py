@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from silc.errors import BadInput
 from silc.eval.asked import asked_for, select
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
+from silc.eval.prompts import class_names
 from silc.eval.score_map import Box, ScoreMap, Window
 from silc.eval.segment import OpenVocabularySegmentation, ZeroShotSegmentation
 from silc.preprocess import Preprocess
@@ -69,6 +71,22 @@ def test_a_background_is_what_is_usually_there() -> None:
     record = OpenVocabularySegmentation("toy", data, EvalConfig())(predictor).record
     assert set(predictor.names) == {"sky", "grass", "b", "c"}
     assert record.protocol["background_names"] == 2
+
+
+def test_names_are_catsegs_unless_others_are_asked_for() -> None:
+    """Pascal Context's fiftieth class is `table` in mmsegmentation and `diningtable` in CAT-Seg."""
+    data = replace(a_set([[0]]), classes=class_names("pascal_context_59"), published="pascal_context_59")
+    for kind, names, called, said in (
+        (OpenVocabularySegmentation, "", "diningtable", None),
+        (OpenVocabularySegmentation, "mmseg", "table", "mmseg"),
+        (ZeroShotSegmentation, "", "table", None),
+        (ZeroShotSegmentation, "mmseg", "table", None),
+        (ZeroShotSegmentation, "catseg", "diningtable", "catseg"),
+    ):
+        scored = kind("toy", data, EvalConfig(names=names))
+        assert scored.wording.words[49] == called
+        assert scored.protocol(Fixed([[0]])).get("names") == said
+    assert OpenVocabularySegmentation("toy", a_set([[0]]), EvalConfig()).wording.words == ["a", "b", "c"]
 
 
 def test_it_is_scored_where_it_is_named_alone(tmp_path: Path) -> None:

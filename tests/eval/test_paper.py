@@ -11,7 +11,7 @@ from PIL import Image
 from silc.cli import main
 from silc.errors import BadInput
 from silc.eval.paper import paper
-from silc.eval.tables import to_latex
+from silc.eval.tables import ModelRow, to_latex
 
 
 def scored(folder: Path, **by_dataset: float) -> Path:
@@ -71,6 +71,47 @@ def test_seeds_are_one_row_of_means(tmp_path: Path) -> None:
     table = paper(runs).tables["zero-shot-segmentation"]
     assert table.cells(own[0])[:4] == ["23.3 ± 15.3", "", "", ""]
     assert r"23.3 $\pm$ 15.3" in to_latex(table)
+
+
+def own_rows(*runs: Path) -> dict[str, ModelRow]:
+    table = paper(runs).tables["main"]
+    return {row.name: row for row in table.rows if not row.published}
+
+
+def test_seeds_are_told_by_their_paths(tmp_path: Path) -> None:
+    """The folder of a seed may be the last or not; what else has one label is no seed."""
+    last = [scored(tmp_path / f"silc_c/seed-{seed}", ade150=0.1 * seed) for seed in (1, 2)]
+    above = [scored(tmp_path / f"study/seed-{seed}/run", ade150=0.1 * seed) for seed in (1, 2)]
+    assert list(own_rows(*last)) == ["silc_c, teacher (2 seeds)"]
+    assert list(own_rows(*above)) == ["run, teacher (2 seeds)"]
+    assert list(own_rows(*last, *above)) == ["silc_c, teacher (2 seeds)", "run, teacher (2 seeds)"]
+    assert list(own_rows(last[0], last[0])) == ["silc_c, teacher"]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        file.write_text((last[0] / "scores.json").read_text())
+    rows = [row for row in paper(files).tables["main"].rows if not row.published]
+    assert [row.name for row in rows] == ["mine, teacher"] * 2
+
+
+def test_seeds_that_share_no_set_are_still_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column is of the seeds that have it, and a note says how many; the figure is drawn."""
+    one, two = scored(tmp_path / "x/seed-0", ade150=0.1, voc20=0.4), scored(tmp_path / "x/seed-1", voc20=0.2)
+    three = scored(tmp_path / "y/seed-0", ade150=0.3), scored(tmp_path / "y/seed-1", voc20=0.5)
+    table = paper([one, two, *three]).tables["zero-shot-segmentation"]
+    rows = {row.name: table.cells(row) for row in table.rows if not row.published}
+    assert rows["x, teacher (2 seeds)"][0] == "10.0"
+    assert rows["x, teacher (2 seeds)"][3] == "30.0 ± 14.1"
+    assert rows["y, teacher (2 seeds)"][:4] == ["30.0", "", "", "50.0"]
+    assert "x, teacher: A-150 is of 1 of 2 seeds" in table.notes
+    assert main(["eval", *map(str, (one, two, *three)), "--paper", "--out", str(tmp_path / "out")]) == 0
+    assert "page: " in capsys.readouterr().out
+
+
+def test_a_picture_that_is_none_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = scored(tmp_path / "run", ade150=0.1)
+    (run / "segmentations.png").write_bytes(b"none")
+    assert main(["eval", str(run), "--paper", "--out", str(tmp_path / "out")]) == 2
+    assert "segmentations.png is no picture that can be read" in capsys.readouterr().err
 
 
 def test_it_scores_first_where_a_root_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,22 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from markupsafe import escape
+from PIL import Image
 
 from silc.cli import main
 from silc.eval import suite, tables, tasks
 from silc.eval.config import EvalConfig
+from silc.eval.datasets import SegmentationSet
+from silc.eval.prompts import class_names
+from silc.eval.segment import OpenVocabularySegmentation
 from silc.eval.tables import NAMES, paper_table, to_html, to_json, to_latex, to_markdown
+from silc.heads.catseg.predictor import CatSegModel
 from silc.preprocess import Preprocess
 from tests.eval.conftest import FOUR
 
@@ -100,6 +108,35 @@ def test_every_difference_from_a_rows_protocol_is_a_note(tmp_path):
     assert json.loads(to_json(table))["notes"] == table.notes
 
 
+def test_what_published_rows_do_not_have_is_a_note_too(tmp_path):
+    """A decoder, in its row's name as well; other names; a second encoder; a set that was cut."""
+    theirs = json.loads(Path(tables.__file__).with_name("published.json").read_text())["protocols"]
+    raw = {name: x for name, x in theirs["zeroshot_segmentation"].items() if name not in ("decoder", "names")}
+    raw |= {"readout": "map_value", "num_images": 2000, "num_classes": 150, "names_sha256": "0", "second": ""}
+    own = raw | {"decoder": "radseg", "names": "synonyms", "num_words": 300, "num_images": 50}
+    runs = [
+        write(tmp_path / name, [record("zeroshot_segmentation", "ade150", miou=0.1, protocol=protocol)])
+        for name, protocol in (("usual", raw), ("mine", own))
+    ]
+    table = paper_table("zero-shot-segmentation", runs)
+    assert [row.name for row in table.rows if not row.published] == ["usual, teacher", "mine, teacher, radseg"]
+    assert table.notes == [
+        "mine, teacher, radseg: ade150: decoder radseg, not cosine; names synonyms, not mmseg; 50 images, not 2,000"
+    ]
+    baseline = {name: x for name, x in theirs["open_vocabulary_segmentation"].items() if name != "decoder"}
+    scored = record("open_vocabulary_segmentation", "ade150", miou=0.1, protocol=baseline | {"readout": "map_value"})
+    (note,) = paper_table("open-vocabulary", [write(tmp_path / "cosine", [scored])]).notes
+    assert note == "cosine, teacher: ade150: decoder cosine, not catseg"
+
+
+def test_a_head_is_not_named_twice_in_a_row(tmp_path):
+    protocol = {"readout": "map_value", "decoder": "TCL"}
+    one = record("zeroshot_segmentation", "ade150", "tcl", protocol=protocol, miou=0.1)
+    table = paper_table("zero-shot-segmentation", [write(tmp_path / "mine", [one])])
+    assert table.rows[-1].name == "mine, tcl"
+    assert table.notes == ["mine, tcl: ade150: decoder TCL, not cosine"]
+
+
 def test_the_published_protocols_are_what_evaluators_record(oracle, root):
     """At the published resolution, with big_vision's filter, the order of the shots alone is noted."""
     theirs = json.loads(Path(tables.__file__).with_name("published.json").read_text())["protocols"]
@@ -109,10 +146,44 @@ def test_the_published_protocols_are_what_evaluators_record(oracle, root):
     for evaluator in evaluators:
         kind = next(kind for kind, one in tasks.TASKS.items() if evaluator.name.endswith(f"-{one.suffix}"))
         ours = evaluator.protocol(model)
-        assert theirs[kind].keys() <= ours.keys()
-        differing |= {name: ours[name] for name, value in theirs[kind].items() if ours[name] != value}
+        unsaid = {"decoder": "cosine", "names": "mmseg"} if "readout" in ours else {}
+        assert theirs[kind].keys() <= ours.keys() | unsaid.keys()
+        differing |= {name: (unsaid | ours)[name] for name, x in theirs[kind].items() if (unsaid | ours)[name] != x}
+        differing |= {
+            name: ours[name] for name in ours.keys() - theirs[kind].keys() - {*tables.UNCOMPARED} if ours[name]
+        }
     assert len(evaluators) == 4
     assert differing == {"order": "of the files"}
+
+
+class CatSegAt384:
+    """What records are asked of a CAT-Seg head of the published size."""
+
+    name, patch_size, device, preprocess = "mine", 16, torch.device("cpu"), Preprocess(384)
+    crop, templates_name, catseg = 384, "catseg", SimpleNamespace(readout="x")
+    rules, record = CatSegModel.rules, CatSegModel.record
+
+    def classes(self, names, embed):
+        raise NotImplementedError
+
+    def maps(self, images, classes):
+        raise NotImplementedError
+
+
+def test_a_head_of_the_published_size_is_scored_as_published(tmp_path):
+    """Beside the rows of CAT-Seg no difference is noted, of PC-59 by its own names and VOC-21 by its background's."""
+    image, label, records = Image.new("RGB", (8, 8)), np.zeros((8, 8), np.uint8), []
+    for name, published, background, images in (
+        ("pc59", "pascal_context_59", [], 5104),
+        ("voc21", "voc_20", ["sky", "sea"], 1449),
+    ):
+        classes = [*(["background"] if background else []), *class_names(published)]
+        data = SegmentationSet(name, classes, ["0"], [image], [label], published=published, background_words=background)
+        protocol = OpenVocabularySegmentation("", data, EvalConfig()).protocol(CatSegAt384()) | {"num_images": images}
+        records.append(record("open_vocabulary_segmentation", name, "catseg", miou=0.5, protocol=protocol))
+    table = paper_table("open-vocabulary", [write(tmp_path / "mine", records)])
+    assert table.notes == []
+    assert table.rows[-1].name == "mine, catseg"
 
 
 def test_what_rows_cost_stands_beside_them(tmp_path):
@@ -233,6 +304,28 @@ def test_a_run_without_scores(tmp_path, capsys):
     assert "is no list of records" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"protocol": None}, "record 2 has no protocol"),
+        ({"task": 3}, "record 2 has no task"),
+        ({"metrics": []}, "record 2 has no metrics"),
+        ({"metrics": {"miou": None}}, "record 2 has no number for miou"),
+    ],
+)
+def test_a_record_that_lacks_a_part_is_told_in_one_line(tmp_path, capsys, broken, said):
+    whole = record("zeroshot_segmentation", "ade150", miou=0.1)
+    run = write(tmp_path / "mine", [whole, whole | broken])
+    for asked in (["--table", "main"], ["--paper"]):
+        assert main(["eval", str(run), *asked]) == 2
+        told = capsys.readouterr().err.strip()
+        assert said in told
+        assert "\n" not in told
+    (run / "scores.json").write_text('{"model": "mine"}')
+    assert main(["eval", str(run), "--table", "main"]) == 2
+    assert "is no list of records as `silc eval` writes it, but a dict" in capsys.readouterr().err
+
+
 def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
     """Two runs: each gets its own records, both stand in one report and one table."""
     from silc.data.scenes import write_sets
@@ -258,14 +351,14 @@ def test_one_command_scores_and_lays_out(small, tmp_path, capsys):
 
 
 def test_latex_is_whole_and_escaped(tmp_path):
-    one = record("zeroshot_segmentation", "ade150", miou=0.123)
+    one = record("zeroshot_segmentation", "ade150", miou=0.123, protocol={"refined": "PAMR"})
     table = paper_table("zero-shot-segmentation", [write(tmp_path / "a_b & 100%", [one])])
     text = to_latex(table)
     assert text.count(r"\\") == len(table.rows) + 1
     assert r"a\_b \& 100\%, teacher & 12.3 &  &  &  &  \\" in text
     assert r"\textsl{SILC-C} & 19.3 & 31.6 & 26.9 & 77.5 & 20.8 \\" in text
     assert text.index(r"\textsl{SILC-S}") < text.rindex(r"\midrule") < text.index(r"a\_b")
-    assert "% a_b & 100%, teacher: " in text or not table.notes
+    assert "% a_b & 100%, teacher: ade150: refined PAMR, not off" in text
 
 
 def test_a_row_that_no_text_states_is_left_out():

@@ -44,8 +44,10 @@ def test_a_draw_is_repeated_by_its_seed_and_colours_change_no_other() -> None:
         for colours in (True, True, False)
     )
     assert torch.equal(one.pixels, again.pixels)
-    assert torch.equal(one.truth, grey.truth)
     assert not torch.equal(one.pixels, grey.pixels)
+    for seed in range(8):
+        one, grey = (augmented(image, truth, 32, IGNORE, np.random.default_rng(seed), colours=c) for c in (True, False))
+        assert torch.equal(one.truth, grey.truth)
 
 
 def test_an_image_too_long_for_the_crop_is_filled_up() -> None:

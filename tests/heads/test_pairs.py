@@ -19,6 +19,7 @@ from silc.data.scenes import write_sets
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
 from silc.eval.config import EvalConfig
+from silc.predict import Model
 from silc.rundir import newest_checkpoint
 from tests import ranks
 
@@ -78,7 +79,7 @@ def test_in_bfloat16_losses_are_float32(kind: str, finished, tmp_path: Path) -> 
             assert lines[0][name] == pytest.approx(value, abs=0.02), name
 
 
-def test_it_learns_and_tells_each_loss(trained) -> None:
+def test_it_tells_each_loss(trained) -> None:
     kind, run = trained
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [record for record in records if any(name.startswith("loss/") for name in record)]
@@ -94,6 +95,49 @@ def test_it_learns_and_tells_each_loss(trained) -> None:
     )
     if kind == "tcl":
         assert [record["alone"] for record in losses] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_along_training_are_of_the_weights_there_are(kind: str, finished, tmp_path: Path) -> None:
+    """The last ones are those of the run as it is loaded; those before it learnt were others; none is made twice."""
+    root, out = tmp_path / "data", tmp_path / "run"
+    write_sets(root, size=24, seed=0, num_retrieval=4, num_segmentation=3, per_class=1)
+    along = ["--train.eval-every", "4 steps", "--eval.root", str(root), "--eval.tasks", "*-zs-seg"]
+    assert main(asked(kind, finished("silc_c"), out, *along, "--train.optim.lr", "1e-2")) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = [[x for name, x in line.items() if name.startswith(f"eval/{kind}/")] for line in lines]
+    first, last = [scores for scores in found if scores]
+    (scored,) = silc.evaluate(out, root=str(root), tasks="*-zs-seg", device="cpu")
+    assert last == pytest.approx(list(scored.record.metrics.values()), abs=1e-9)
+    assert first != last
+
+
+def test_images_go_through_pacls_tower_some_at_a_time(finished, tmp_path: Path, monkeypatch) -> None:
+    """And what is learnt is that of all at once."""
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "whole")) == 0
+    sizes, encode = [], Model.encode_dense
+
+    def counted(model: Model, images: torch.Tensor, readout: str) -> torch.Tensor:
+        sizes.append(len(images))
+        return encode(model, images, readout)
+
+    monkeypatch.setattr(Model, "encode_dense", counted)
+    monkeypatch.setattr("silc.heads.pacl.model.IMAGES_AT_ONCE", 3)
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "parts")) == 0
+    assert max(sizes) == 3
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.allclose(x, theirs[name], atol=1e-5) for name, x in ours.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns(kind: str, finished, tmp_path: Path) -> None:
+    """The image-text losses fall, of the head alone on towers that stay."""
+    more = ["--train.duration", "24 steps", "--train.optim.lr", "3e-3", "--train.batch-size", "16"]
+    assert main(asked(kind, finished("silc_c"), tmp_path / "run", *more)) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    name = "loss/image_text" if kind == "pacl" else "loss/feature"
+    losses = [record[name] for record in records if name in record]
+    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
 
 
 def test_it_is_scored_beside_the_model_below(trained, finished, tmp_path: Path, capsys) -> None:
@@ -139,12 +183,15 @@ def test_it_is_loaded_and_used(trained) -> None:
 def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "out")
     init = ["--init", str(finished("silc_c"))]
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported" / "silc.json").write_text("{}")
     for more, said in (
         (["--data.source", "scenes"], "a head is trained on a model there is; name one"),
         (init, "data.train is empty; name tar shards"),
         ([*init, "--data.source", "scenes", "--train.batch-size", "1"], "needed at least 2"),
         ([*init, "--data.source", "scenes", "--data.train", "a.tar"], "two sources of pairs"),
         (["--init", str(tmp_path / "none"), "--data.source", "scenes"], "is no model"),
+        (["--init", str(tmp_path / "imported"), "--weights", "student"], "is no run with a student and a teacher"),
         ([*init, "--data.train", str(tmp_path / "none.tar")], "does not exist"),
         ([*init, "--data.source", "scenes", "--data.scenes.num", "4"], "4 samples are fewer than one global batch"),
     ):
@@ -152,6 +199,9 @@ def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path,
         told = capsys.readouterr().err.strip().splitlines()
         assert said in told[-1], more
         assert len(told) == 1, told
+    if kind == "tcl":
+        assert main(["train", kind, "--out", out, *init, "--data.source", "scenes", "--temperature", "0.005"]) == 2
+        assert "which has no gradient; give at least 0.01" in capsys.readouterr().err
     assert main(["train", kind, "--out", str(tmp_path / "none"), "--data.source", "scenes"]) == 2
     assert not (tmp_path / "none").exists()
 
@@ -180,10 +230,15 @@ def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsy
 
 def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
     more = ["--data.vocab-size", "400", "--data.crops.num-local", "3", "--train.optim.lora", "2"]
+    more += ["--train.optim.decay", "kernels", "--train.micro-batch", "4"]
     assert main(asked("pacl", finished("silc_c"), tmp_path / "run", "--train.duration", "1 steps", *more)) == 0
     told = capsys.readouterr().err
-    for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora"):
+    for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora", "train.optim.decay"):
         assert name in told
+    assert "train.micro_batch (a batch goes through a head whole)" in told
+    more = ["--train.duration", "1 steps", "--train.sharding", "full"]
+    assert main(asked("pacl", finished("silc_c"), tmp_path / "shared", *more)) == 0
+    assert "train.sharding (one rank holds everything" in capsys.readouterr().err
 
 
 def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -> None:
@@ -200,10 +255,11 @@ def test_the_guides_commands_are_commands(monkeypatch, tmp_path: Path, capsys) -
 def test_masks_below_a_threshold_are_background(trained) -> None:
     """TCL's threshold on its masks, which PACL has none of; 0 is the background."""
     kind, run = trained
-    if kind == "pacl":
-        assert not hasattr(silc.load(run, device="cpu"), "makes_masks")
-        return
     model, image = silc.load(run, device="cpu"), Image.effect_noise((24, 24), 90).convert("RGB")
+    if kind == "pacl":
+        with pytest.raises(BadInput, match=r"makes no masks from 0 to 1.*eval.background must be 0"):
+            model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
+        return
     found = model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
     masks = model.segment(image, ["red", "blue"]).scores
     assert found.names == ["background", "red", "blue"]

@@ -14,6 +14,8 @@ from silc.cli import main
 from silc.data.scenes import write_sets
 from silc.data.tokenizer import BPETokenizer
 from silc.errors import BadInput
+from silc.eval.config import EvalConfig
+from silc.eval.decoders import predictor_of
 from silc.interop import groupvit
 from silc.loading import load_any
 
@@ -24,7 +26,7 @@ CAPTIONS = ["a red circle on grass", "a blue square on sand", "two green stars"]
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small GroupViT with random weights, as transformers saves one, and a tokenizer."""
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("groupvit")
+    folder, words = tmp_path_factory.mktemp("groupvit"), BPETokenizer.train(CAPTIONS, 300, 12)
     config = transformers.GroupViTConfig(
         projection_dim=16,
         projection_intermediate_dim=24,
@@ -34,7 +36,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         text_config={
             **{"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
-            **{"max_position_embeddings": 12, "vocab_size": 300},
+            **{"max_position_embeddings": 12, "vocab_size": 300, "eos_token_id": words.eos_id},
         },
     )
     torch.manual_seed(0)
@@ -43,7 +45,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():  # its own initial values are so small that all groups are one
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    BPETokenizer.train(CAPTIONS, 300, 12).save(folder)
+    words.save(folder)
     return folder
 
 
@@ -57,6 +59,7 @@ def test_its_groups_are_transformers_own_map(directory: Path) -> None:
     theirs = own(input_ids=ids, pixel_values=pixels, output_segmentation=True)
     texts, seen = model.encode_text(ids), model.groups(pixels)
     torch.testing.assert_close(texts, theirs.text_embeds)
+    assert (texts @ texts.T - torch.eye(3)).max() < 0.999  # pooled where texts differ, not at their first token
     torch.testing.assert_close(model.encode_image(pixels), theirs.image_embeds)
     scale = own.logit_scale.exp()
     ours = torch.einsum("bghw,bgc->bchw", seen.assigned, seen.embedded @ texts.T * scale) * scale
@@ -93,6 +96,8 @@ def test_it_is_scored_from_the_command_line(directory: Path, tmp_path: Path, cap
     assert (protocol["window"], protocol["stride"], protocol["templates"]) == (448, 224, "photo")
     assert main([*asked, "--tasks", "*-zs-seg", "--decoder", "maskclip"]) == 2
     assert "makes class maps itself" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="makes no masks from 0 to 1"):
+        predictor_of(groupvit.read(str(directory))[0], EvalConfig(background=0.5))
 
 
 def test_it_has_no_patches_for_a_head_and_for_users(directory: Path, tmp_path: Path, capsys) -> None:
@@ -110,18 +115,30 @@ def test_what_is_none_is_refused_in_one_line(directory: Path, tmp_path: Path, ca
     config = json.loads((directory / "config.json").read_text())
     tensors = load_file(directory / "model.safetensors")
 
-    def broken(name: str, config: dict, tensors: dict | None) -> Path:
+    def broken(name: str, config: dict, tensors: dict | None, **pixels: object) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "tokenizer.json").write_text((directory / "tokenizer.json").read_text())
+        if pixels:
+            (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
         if tensors is not None:
             save_file(tensors, folder / "model.safetensors")
         return folder
 
+    def text(**more: int) -> dict:
+        return {**config, "text_config": {**config["text_config"], **more}}
+
+    rows = "text_model.embeddings.token_embedding.weight"
+    assert rows in tensors
     fewer = {name: x for name, x in tensors.items() if name != "visual_projection.0.weight"}
     for folder, said in (
-        (broken("no weights", config, None), "holds no safetensors, and silc reads no pickles"),
+        (broken("no weights", config, None), "; AutoProcessor.from_pretrained("),
+        (broken("end", text(eos_token_id=49407), tensors), "pools token 49407, and the tokenizer ends with 1"),
+        (broken("old end", text(eos_token_id=2), tensors), "and the tokenizer ends with 1"),
+        (broken("rows", text(vocab_size=9), tensors | {rows: tensors[rows][:9].clone()}), "entries, the text tower 9"),
+        (broken("pixels", config, tensors, size=64), "size 64 is not the image tower's 32 x 32"),
+        (broken("filter", config, tensors, size=32, resample=0), "resample 0 is neither 2 (bilinear) nor 3 (bicubic)"),
         (broken("fewer", config, fewer), "holds no GroupViT that transformers can build: Error(s) in loading"),
         (broken("odd", {**config, "vision_config": 3}, tensors), "holds no GroupViT that transformers can build"),
         (broken("other", {**config, "model_type": "resnet"}, tensors), "is of a 'resnet' model; silc reads"),

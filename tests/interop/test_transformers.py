@@ -209,6 +209,16 @@ def test_pixels_equal_transformers(kind: str, shape: tuple[int, int], tmp_path: 
     close(ours.normalize(ours(image)), expected.float())
 
 
+def test_an_older_file_of_clip_scales_the_shorter_side(tmp_path: Path) -> None:
+    """Its size is one number; transformers reads it so."""
+    assert dict(hf.CLIPImageProcessor(size=64).size) == {"shortest_edge": 64}
+    pixels = {"size": 64, "crop_size": 64, "do_center_crop": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    assert interop.preprocess(tmp_path, 64).resize == "crop_floor"
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels | {"do_center_crop": False}))
+    assert interop.preprocess(tmp_path, 64).resize == "squash"
+
+
 def test_siglip_2s_pixels_of_a_square_image(tmp_path: Path, tokenizer: Path) -> None:
     """NaFlex cuts an image that fills its patches into the same pixels, row by row."""
     processor: Any = hf.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)

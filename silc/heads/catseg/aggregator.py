@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from silc.losses.guards import no_autocast
 from silc.models.vit import MLP
 
 if TYPE_CHECKING:
@@ -158,15 +160,16 @@ class LinearAttention(nn.Module):
         """[..., T, C] of x and guidance [..., T, G].
 
         Args:
-            filler: a further class [C] and its guidance [G], which has no output.
+            filler: the learnt stand-in [C] for a missing class and its guidance [G]: attended to, not returned.
             fillers: how many of these there are.
         """
         q, (keys, values) = self._by_head(self.q(x, guidance), positive=True), self._keys_and_values(x, guidance)
-        both, total = keys.transpose(-2, -1) @ values, keys.sum(dim=-2)  # [..., heads, c, c], [..., heads, c]
-        if torch.compiler.is_exporting() or fillers:  # a graph's number of classes is a symbol
-            key, value = self._keys_and_values(filler[0][None], filler[1][None])
-            both, total = both + fillers * (key.transpose(-2, -1) @ value), total + fillers * key[..., 0, :]
-        found = (q @ both) / ((q @ total[..., None]) + 1e-6)
+        key, value = self._keys_and_values(filler[0][None], filler[1][None])
+        with nullcontext() if torch.compiler.is_exporting() else no_autocast(x):  # which casts down again
+            both, total = keys.transpose(-2, -1) @ values, keys.sum(dim=-2)  # [..., heads, c, c], [..., heads, c]
+            if torch.compiler.is_exporting() or fillers:  # a graph's number of classes is a symbol
+                both, total = both + fillers * (key.transpose(-2, -1) @ value), total + fillers * key[..., 0, :]
+            found = (q @ both) / ((q @ total[..., None]) + 1e-6)
         return found.transpose(-3, -2).flatten(-2).to(x.dtype)
 
     def _keys_and_values(self, x: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,20 +36,20 @@ def card(
         "tags": ["silc", "cat-seg", "open-vocabulary-segmentation"],
         "datasets": list(datasets),
     }
-    own = sum(p.numel() for p in model.catseg.head.parameters())
-    optim = config.train.optim
-    towers = f"low-rank changes, rank {optim.lora}" if optim.lora else "queries and values of the attention"
-    frozen = f"; frozen: {', '.join(optim.freeze)}" if optim.freeze else ""
+    own, optim = sum(p.numel() for p in model.catseg.head.parameters()), config.train.optim
+    changes = f"low-rank changes, rank {optim.lora}" if optim.lora else "queries and values of the attention"
+    tuned = " and ".join(tower for tower in ("image", "text") if tower not in optim.freeze)
+    towers = f", {config.tower_lr:g} of it for the {tuned} tower ({changes})" if tuned else "; towers untuned"
     trained = [
         f"* steps: {config.train.duration}, batches of {config.train.batch_size} crops of {config.crop} px",
-        f"* learning rate {optim.lr:g}, the towers' {config.tower_lr:g} of it ({towers}{frozen})",
+        f"* learning rate {optim.lr:g}{towers}",
         f"* data: {', '.join(datasets) or 'images with label maps'}",
     ]
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {in_markdown(run.name)}",
         f"Open-vocabulary segmentation by CAT-Seg (Cho et al., CVPR 2024): a head of {own:,} parameters on the two "
-        f"towers in `encoder/`, as they were tuned with it. Windows of {config.crop} px and a view of the whole image.",
+        f"towers in `encoder/`. Windows of {config.crop} px and a view of the whole image.",
         f"## Use\n\n{USE}",
         "## Training\n\n" + "\n".join(trained),
         "## Scores\n\n" + score_rows(scores_of(run, config.kind)),

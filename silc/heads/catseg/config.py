@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from silc.config import DownstreamConfig
 from silc.errors import BadInput
-from silc.given import Idle
+from silc.given import ALONG, TRAINING, Idle
 from silc.settings import COUNT, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
@@ -120,11 +120,7 @@ class CatSegConfig(DownstreamConfig):
 
 IDLE = (
     Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "CAT-Seg has none"),
-    Idle(
-        "train.optim.timescale train.optim.cooldown",
-        lambda c: c.train.optim.schedule == "cosine",
-        "train.optim.schedule is cosine",
-    ),
+    *TRAINING,
     Idle("tower_lr", lambda c: {"image", "text"} <= set(c.train.optim.freeze), "the towers stay as they are"),
-    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+    ALONG,
 )

@@ -32,7 +32,7 @@ from silc.heads.catseg.card import card
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
 from silc.heads.catseg.run import load
-from silc.heads.exported import copied
+from silc.heads.exported import copied, inside
 from silc.training.directory import CONFIG
 
 if TYPE_CHECKING:
@@ -55,14 +55,16 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
     model = load(run, device="cpu", name=run.name).models[CatSegConfig.kind]
     assert isinstance(model, CatSegModel)
     with whole(place) as partial:
-        config = configs.load(run / CONFIG, CatSegConfig)
+        config = inside(run, configs.load(run / CONFIG, CatSegConfig))
         copied(run, partial, config, license, datasets, kept=["classes"])
-        texts = model.embedded(prompt_ids(model, NAMES, model.templates))
+        ids = prompt_ids(model, NAMES, model.templates)
+        texts = model.embedded(ids)
         pixels = torch.randn(1, 3, model.crop, model.crop, generator=torch.Generator().manual_seed(0))
         logits = model.maps(pixels, texts)
         again = load(partial, device="cpu", name=run.name).models[CatSegConfig.kind]
         assert isinstance(again, CatSegModel)
-        checks = [compare("silc", "logits", again.maps(pixels, texts), logits, 0.0)]
+        read_back = (("text_embeds", again.embedded(ids), texts), ("logits", again.maps(pixels, texts), logits))
+        checks = [compare("silc", *one, 0.0) for one in read_back]
         if ONNX in formats:
             _write_graphs(partial, model, texts)
             checks += _compared(partial, model, pixels, texts)

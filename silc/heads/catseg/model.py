@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from silc.errors import BadInput
 from silc.heads.catseg.aggregator import Aggregator
-from silc.heads.run import in_micro_batches
+from silc.heads.run import Learnt, in_micro_batches
 from silc.heads.tuning import learnt, take_over
 from silc.models.readouts import READOUTS, chosen
 from silc.models.text import TextTower
@@ -77,13 +77,6 @@ class Head(nn.Module):
             patches.permute(0, 3, 1, 2), texts, (self.upsample1(first), self.upsample2(second))
         )
         return out
-
-
-class Learnt(NamedTuple):
-    """What a batch gives."""
-
-    loss: Tensor  # [] with gradient
-    metrics: Mapping[str, Tensor]
 
 
 class CatSeg(nn.Module):
@@ -228,8 +221,7 @@ class CatSegLearner(Learner):
     def gradients(self, passes: Passes, batch: LabelledBatch, hyper: object) -> Learnt:
         """In one pass, or in several with the gradient of the whole batch."""
         ids = self.ids.to(batch.pixels.device)
-        out: Learnt = in_micro_batches(passes, (batch.pixels, batch.truth), self.micro_batch, ids)
-        return out
+        return in_micro_batches(passes, (batch.pixels, batch.truth), self.micro_batch, ids)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """What training changes; the rest is the model below, by its name."""

@@ -79,6 +79,7 @@ class CatSegModel(Model):
         """Its own windows and prompts."""
         return {
             "templates": self.templates_name,
+            "ensemble": "mean, normalize",  # which `classes` does not take: `record` says what it does
             "shorter": canvas_of(self.crop),
             "longer": None,
             "rounding": "squash",
@@ -92,7 +93,8 @@ class CatSegModel(Model):
     @property
     def record(self) -> Mapping[str, Any]:
         """What records say."""
-        return {"decoder": "catseg", "protocol": "catseg", "readout": self.catseg.readout, "whole_view": True}
+        named = {"decoder": "catseg", "protocol": "catseg", "readout": self.catseg.readout}
+        return named | {"whole_view": True, "ensemble": "each prompt is a channel"}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
         """Unit-length texts [C, P, D] of the first of each name's synonyms, made anew at every call."""

@@ -18,6 +18,7 @@ from silc.errors import BadInput
 from silc.eval.datasets import SegmentationSet
 from silc.eval.prompts import templates
 from silc.heads import tuning
+from silc.heads.catseg.aggregator import window_of
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.model import CatSeg, CatSegLearner
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
@@ -84,9 +85,8 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
     batches = OnModel(loader, {"model": below.checksum, "classes": len(data.classes)})
     learner = CatSegLearner(module, ids, config.tower_lr, config.train.micro_batch)
 
-    def as_it_is() -> CatSegModel:
-        whole = unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
-        return in_use(config, model, whole.eval())
+    def whole() -> CatSeg:
+        return unsharded(module, lambda: tuned(config, model_below(config, "cpu").best(), len(data.classes))[0])
 
     return Run(
         config.train,
@@ -95,8 +95,8 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
         batches,
         rates(config.train, batches.steps_per_epoch),
         Samples(len(data)),
-        flops_per_image(module, config, ids),
-        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        flops_per_image(module, config, ids, world.size),
+        partial(HeadScores, config.kind, module, whole, partial(in_use, config, model), tasks, world),
         said=[said],
         unit="images",
     )
@@ -120,7 +120,7 @@ def network(config: CatSegConfig, model: Model) -> CatSeg:
 
 
 def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg, str]:
-    """The network as it learns from so many classes, and what its towers learn, in words.
+    """The network as it learns from so many classes, and in words what its towers learn and how far places see.
 
     Raises:
         BadInput: see `network`.
@@ -129,7 +129,9 @@ def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg,
     said = tuning.tune({"image": module.visual, "text": module.text}, config.train.optim)
     module.head.requires_grad_(True)
     tuning.leave_unread(module, module.unread(num_classes))
-    return module, said
+    side = module.size // model.patch_size
+    window = window_of(side, side, config.aggregator.window)  # 1 of a prime side: places see little of each other
+    return module, f"{said}; windows are {window} x {window} of {side} x {side} patches"
 
 
 def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:
@@ -153,8 +155,9 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
     return found.loaded(in_use(found.config, model, module.eval()))
 
 
-def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:
-    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts'."""
+def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor, ranks: int = 1) -> float:
+    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts', which every rank
+    embeds all of, in each of its micro-batches anew."""
     counted, side, totals = copy.deepcopy(module).to("meta"), config.crop, []
     with torch.device("meta"):
         images = torch.empty(1, 3, side, side, dtype=torch.uint8), torch.empty(1, side, side, dtype=torch.int32)
@@ -165,4 +168,5 @@ def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor) -> float:
                 if out.requires_grad:
                     out.backward()
             totals.append(counter.total)
-    return float(totals[1] - totals[0] + totals[0] / config.train.batch_size)
+    at_once = config.train.micro_batch or config.train.batch_size / ranks
+    return float(totals[1] - totals[0] + totals[0] / at_once)

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from silc.config import DownstreamConfig
 from silc.errors import BadInput
-from silc.given import Idle
+from silc.given import ALONG, TRAINING, Idle
 from silc.settings import COUNT, NATURAL, SHARE, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
@@ -75,12 +75,8 @@ class DecoderConfig(DownstreamConfig):
 
 IDLE = (
     Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "decoder has none"),
-    Idle(
-        "train.optim.timescale train.optim.cooldown",
-        lambda c: c.train.optim.schedule == "cosine",
-        "train.optim.schedule is cosine",
-    ),
+    *TRAINING,
     Idle("image_lr train.optim.lora", lambda c: "image" in c.train.optim.freeze, "the image tower stays as it is"),
     Idle("data.cache", lambda c: "image" not in c.train.optim.freeze, "the image tower learns"),
-    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+    ALONG,
 )

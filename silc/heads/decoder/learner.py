@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from silc.heads.decoder.model import TextDecoder, answer_loss
-from silc.heads.run import in_micro_batches
+from silc.heads.run import Learnt, in_micro_batches
 from silc.heads.tuning import learnt, take_over
 from silc.training.protocols import Learner, ParamGroup
 
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from silc.models.image import ImageTower
     from silc.preprocess import Preprocess
     from silc.training.protocols import Passes
-
-
-class Learnt(NamedTuple):
-    """What training makes of a batch."""
-
-    loss: Tensor  # [] with gradient
-    metrics: Mapping[str, Tensor]
 
 
 class Teller(nn.Module):
@@ -100,8 +93,7 @@ class TextLearner(Learner):
 
     def gradients(self, passes: Passes, batch: TextBatch, hyper: object) -> Learnt:
         """In one pass, or in several with the gradient of the whole batch."""
-        out: Learnt = in_micro_batches(passes, (batch.pixels, batch.ids, batch.answers), self.micro_batch)
-        return out
+        return in_micro_batches(passes, (batch.pixels, batch.ids, batch.answers), self.micro_batch)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """What training changes; a tower at rest is the model below, by its name."""

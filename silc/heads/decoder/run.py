@@ -96,9 +96,11 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
     loader = Loader(source, ToldTexts(module.preprocess, text), plan, context.world)
     batches = OnModel(loader, {"model": below.checksum, "prefixes": source.prefixes})
 
-    def as_it_is() -> TextModel:
-        built = unsharded(module, lambda: network(config, model_below(config, "cpu").best(), text))
-        return in_use(model, built.eval(), text, source.prefixes)
+    def whole() -> Teller:
+        return unsharded(module, lambda: network(config, model_below(config, "cpu").best(), text))
+
+    def as_it_is(built: Teller) -> TextModel:
+        return in_use(model, built, text, source.prefixes)
 
     return Run(
         config.train,
@@ -108,7 +110,7 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
         rates(config.train, batches.steps_per_epoch, "texts"),
         Samples(len(source), source.faults, MAX_BAD_RATE),
         flops_per_text(module),
-        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        partial(HeadScores, config.kind, module, whole, as_it_is, tasks, world),
         said=[told] if (told := too_long(source, text)) else [],
         unit="texts",
     )

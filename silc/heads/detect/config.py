@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from silc.config import DownstreamConfig
 from silc.errors import BadInput
-from silc.given import Idle
+from silc.given import ALONG, TRAINING, Idle
 from silc.settings import NATURAL, SHARE, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
@@ -95,11 +95,7 @@ class DetectConfig(DownstreamConfig):
 
 IDLE = (
     Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "detect has none"),
-    Idle(
-        "train.optim.timescale train.optim.cooldown",
-        lambda c: c.train.optim.schedule == "cosine",
-        "train.optim.schedule is cosine",
-    ),
+    *TRAINING,
     Idle("text_lr", lambda c: "text" in c.train.optim.freeze, "the text tower stays as it is"),
-    Idle("eval.*", lambda c: c.train.eval_every == "never", "train.eval_every is never", but="eval.root"),
+    ALONG,
 )

@@ -35,7 +35,7 @@ from silc.heads.detect.card import card
 from silc.heads.detect.config import DetectConfig
 from silc.heads.detect.predictor import DetectModel, detector_of
 from silc.heads.detect.run import load
-from silc.heads.exported import copied
+from silc.heads.exported import copied, inside
 from silc.training.directory import CONFIG
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
     if odd := sorted(set(formats) - {ONNX, TRANSFORMERS}):
         raise BadInput(f"a detector is exported as silc's own files, {ONNX} and {TRANSFORMERS}, not as {odd[0]}")
     run, place = Path(source), offered.check(source, out, formats)
-    config, model = configs.load(run / CONFIG, DetectConfig), _loaded(run)
+    config, model = inside(run, configs.load(run / CONFIG, DetectConfig)), _loaded(run)
     size = model.preprocess.size
     with whole(place) as partial, torch.no_grad():
         below = copied(run, partial, config, license, datasets)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from silc.heads.detect.head import DetectionHead, Found, unit
 from silc.heads.detect.loss import Objects, detection_loss
-from silc.heads.run import in_micro_batches
+from silc.heads.run import Learnt, in_micro_batches
 from silc.heads.tuning import learnt, take_over
 from silc.training.protocols import Learner, ParamGroup
 
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from silc.models.text import TextTower
     from silc.preprocess import Preprocess
     from silc.training.protocols import Passes
-
-
-class Learnt(NamedTuple):
-    """What training makes of a batch."""
-
-    loss: Tensor  # [] with gradient
-    metrics: Mapping[str, Tensor]
 
 
 class Detector(nn.Module):
@@ -130,8 +123,7 @@ class DetectLearner(Learner):
     def gradients(self, passes: Passes, batch: BoxBatch, hyper: object) -> Learnt:
         """In one pass, or in several with the gradient of the whole batch."""
         rows = (batch.pixels, batch.boxes, batch.labels, batch.queries, batch.known, batch.sides)
-        out: Learnt = in_micro_batches(passes, rows, self.micro_batch, batch.texts)
-        return out
+        return in_micro_batches(passes, rows, self.micro_batch, batch.texts)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """What training changes; a tower at rest is the model below, by its name."""

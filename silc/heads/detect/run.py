@@ -84,8 +84,8 @@ def compose(config: DetectConfig, context: RunContext) -> Run:
     )
     batches = OnModel(Loader(source, pictures, plan, context.world), {"model": below.checksum})
 
-    def as_it_is() -> DetectModel:
-        return in_use(model, unsharded(module, lambda: network(config, model_below(config, "cpu").best())))
+    def whole() -> Detector:
+        return unsharded(module, lambda: network(config, model_below(config, "cpu").best()))
 
     return Run(
         config.train,
@@ -95,7 +95,7 @@ def compose(config: DetectConfig, context: RunContext) -> Run:
         rates(config.train, batches.steps_per_epoch),
         Samples(len(data)),
         flops_per_image(module, model.tokenizer.context_length, config.data.negatives),
-        lambda _: HeadScores(config.kind, module, as_it_is, tasks, world),
+        partial(HeadScores, config.kind, module, whole, partial(in_use, model), tasks, world),
         said=[told] if told else [],
         unit="images",
     )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from silc.heads.pacl.config import PaclConfig
 
 AT_ONCE = 2**22
-"""Numbers of a block of similarities [images, patches, texts]: 16 MB in float32, of which a few are alive."""
+"""Numbers of a block of similarities [images, patches, texts]: 16 MB in float32, of which a few are alive. With
+`unit_pooled` there is a block [images, texts, D] besides, D / patches as large."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 

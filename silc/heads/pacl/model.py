@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from silc.heads.pacl.head import PaclHead, compatibility
-from silc.heads.pairs import Learnt, Objective, PairsLearner
+from silc.heads.pairs import Objective, PairsLearner
+from silc.heads.run import Learnt
 from silc.losses.pairs import gathered, matching_loss
 from silc.predict import TOWER, Model
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder
     from silc.heads.pacl.config import PaclConfig
     from silc.training.protocols import Passes
+
+IMAGES_AT_ONCE = 256
+"""Images that go through the tower together."""
 
 
 class Pacl(Objective):
@@ -46,7 +50,9 @@ class PaclLearner(PairsLearner):
     def gradients(self, passes: Passes, batch: Batch, hyper: Any) -> Learnt:
         """Of one pass."""
         pixels, texts = self.seen(batch)
-        out: Learnt = passes(self.model.encode_dense(pixels, TOWER).flatten(1, 2), texts)
+        # No gradient goes there, so some at a time: a tower's activations would be more than all patches.
+        patches = torch.cat([self.model.encode_dense(some, TOWER) for some in pixels.split(IMAGES_AT_ONCE)])
+        out: Learnt = passes(patches.flatten(1, 2), texts)
         return out
 
 
@@ -56,6 +62,7 @@ class PaclModel(Model):
 
     head: PaclHead = field(kw_only=True)
     rules: ClassVar[Mapping[str, Any]] = {}
+    makes_masks: ClassVar[bool] = False
 
     @property
     def record(self) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """TCL's head: a copy of the tower's last block and projection, and between them a decoder to a grid four times as fine.
 
 Names and numbers are those of kakaobrain/tcl `models/tcl` (MIT). Published for a tower with a class token; one with MAP
-or mean pooling goes on from the decoder as its dense readout does, which is our composition.
+or mean pooling goes on from the decoder as the model's dense readout does, which is our composition.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from silc.training.schedules import LearningRate
 if TYPE_CHECKING:
     from silc.batch import Batch
     from silc.encoder import DualEncoder
-    from silc.heads.pairs import Learnt
+    from silc.heads.run import Learnt
     from silc.training.protocols import Passes
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.heads.pairs import Learnt, Objective
+from silc.heads.pairs import Objective
+from silc.heads.run import Learnt
 from silc.heads.tcl.head import TclHead
 from silc.heads.tcl.terms import area_loss, enlarged, hard_mask, pooled_within, roughness
 from silc.losses.contrastive import softmax_loss

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from silc import checks
+from silc.errors import BadInput
 from silc.heads import pairs
 from silc.heads.tcl.config import TclConfig
 from silc.heads.tcl.model import TclLearner, TclModel, TclSchedule
-from silc.heads.tcl.objective import Tcl
+from silc.heads.tcl.objective import SCALE_MAX, Tcl
 from silc.training.config import steps_of
 from silc.training.fit import fit
 
@@ -43,4 +44,10 @@ def train(config: TclConfig) -> Path:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
         Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
     """
-    return fit(config.train, checks.training(config), partial(pairs.compose, HEAD, config))
+    out, goes_on = checks.training(config)
+    if not goes_on and config.temperature < 1 / SCALE_MAX:
+        raise BadInput(
+            f"temperature {config.temperature:g} is a scale above {SCALE_MAX:g}, which has no gradient; give at least "
+            f"{1 / SCALE_MAX:g}"
+        )
+    return fit(config.train, (out, goes_on), partial(pairs.compose, HEAD, config))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from silc.heads.catseg.aggregator import LEFT_OUT, Aggregator, window_of
+from silc.heads.catseg.aggregator import LEFT_OUT, Aggregator, LinearAttention, window_of
 from silc.heads.catseg.config import AggregatorConfig
 from silc.heads.catseg.model import bce
 
@@ -104,6 +104,35 @@ def test_a_class_does_not_depend_on_how_many_are_decoded_at_a_time(monkeypatch: 
     monkeypatch.setattr("silc.heads.catseg.aggregator.AT_ONCE", 1)
     with torch.no_grad():
         assert torch.allclose(built(patches, texts, layers), whole, atol=1e-12)
+
+
+def small(**more: int) -> AggregatorConfig:
+    """A network of few channels."""
+    sizes = {"width": 16, "layers": 1, "heads": 2, "window": 4, "guidance": 8, "classes": 8}
+    return AggregatorConfig(**(sizes | more), decoder=(16, 16), decoder_projected=(4, 4))
+
+
+def test_maps_are_pooled_in_training_alone() -> None:
+    pooled, plain = Aggregator(small(pool=2), 6), Aggregator(small(pool=1), 6)
+    plain.load_state_dict(pooled.state_dict())
+    seen = torch.randn(1, 6, 4, 4), torch.randn(1, 5, 1, 6), (torch.randn(1, 256, 8, 8), torch.randn(1, 128, 16, 16))
+    with torch.no_grad():
+        assert torch.equal(pooled.eval()(*seen), plain.eval()(*seen))
+        assert not torch.allclose(pooled.train()(*seen), plain.train()(*seen), atol=1e-4)
+
+
+def test_sums_over_classes_are_in_float32_under_autocast() -> None:
+    """Of inputs that bfloat16 holds exactly, in projections as well: what differs is the attention alone."""
+    attention = LinearAttention(small())
+    for p in attention.parameters():
+        p.data = torch.randint(-2, 3, p.shape).float() / 4
+    x, guidance = torch.randint(-1, 2, (1, 200, 16)).float(), torch.randint(-1, 2, (1, 200, 8)).float()
+    filler = torch.randint(-1, 2, (16,)).float(), torch.randint(-1, 2, (8,)).float()
+    with torch.no_grad():
+        wanted = attention(x, guidance, filler, 56)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = attention(x, guidance, filler, 56)
+    assert (found.float() - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 class Largest(TorchDispatchMode):

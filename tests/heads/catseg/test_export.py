@@ -35,6 +35,19 @@ def test_it_is_whole_without_the_model_below(trained: Path, tmp_path: Path, caps
     assert str(trained.parent) not in config
 
 
+@pytest.mark.slow
+def test_an_export_is_exported_again(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its encoder lies inside, wherever one stands; what is read back has the tuned text tower."""
+    pytest.importorskip("onnxruntime")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for source, out in ((trained, first), (first, second)):
+        assert main(["export", str(source), str(out)]) == 0
+        assert capsys.readouterr().out.count("text_embeds") == 2  # silc's own files, and the graph
+    image = Image.radial_gradient("L").resize((40, 50)).convert("RGB")
+    ours, theirs = (silc.load(run, device="cpu").segment(image, NAMES) for run in (trained, second))
+    assert torch.equal(ours.scores, theirs.scores)
+
+
 def test_what_a_head_is_not_exported_as_is_told(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

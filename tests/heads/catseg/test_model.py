@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from silc.heads import tuning
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.model import CatSeg, CatSegLearner, layers_of
 from silc.heads.catseg.predictor import CatSegModel, Probabilities, TwoScales, canvas_of, stride_of, views_of
+from silc.heads.catseg.run import flops_per_image
 from silc.interop.mapping import bring
 from silc.interop.open_clip import rules
 from silc.models.config import ImageTowerConfig, ModelConfig, TextTowerConfig
@@ -204,7 +206,6 @@ def test_layers_are_those_of_the_authors_sizes() -> None:
 
 
 def test_micro_batches_have_the_gradient_of_the_batch(stored: Stored) -> None:
-    from silc.batch import Broken  # noqa: F401
     from silc.heads.label_maps import LabelledBatch
     from silc.training.protocols import Passes
 
@@ -218,3 +219,16 @@ def test_micro_batches_have_the_gradient_of_the_batch(stored: Stored) -> None:
         assert out.metrics["loss/bce"].item() == pytest.approx(out.loss.item())
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-3 * found[0][1].abs().max().item())
+
+
+def test_flops_count_the_texts_of_every_pass(stored: Stored) -> None:
+    """A rank embeds all of them, and so does a micro-batch: in a step of 4 images once, on 2 ranks, in 4 passes."""
+    module, ids = network(stored), stored.tensor("train_tokens").long()[:, None]
+
+    def flops(micro_batch: int, ranks: int = 1) -> float:
+        train = replace(stored.config.train, batch_size=4, micro_batch=micro_batch)
+        return flops_per_image(module, replace(stored.config, train=train), ids, ranks)
+
+    once, twice, four_times = flops(0), flops(0, ranks=2), flops(1)
+    assert four_times > twice > once
+    assert four_times - once == pytest.approx(3 * (twice - once))

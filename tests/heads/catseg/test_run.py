@@ -117,7 +117,14 @@ def test_it_is_scored_loaded_and_used(
     same = model.segment(image, ["grass", "sky"])  # the first of several synonyms is taken
     assert torch.equal(same.scores, found.scores)
     assert model.to(dtype="bfloat16").segment(image, names).labels.shape == (40, 31)
-    for given in ({"templates": "clip7"}, {"window": 16}, {"refine": "pamr"}):
+    assert protocol["ensemble"] == "each prompt is a channel"
+    for given in (
+        {"templates": "clip7"},
+        {"window": 16},
+        {"refine": "pamr"},
+        {"ensemble": "normalize, mean, normalize"},
+        {"segmentation": "sclip"},
+    ):
         with pytest.raises(silc.BadInput, match=r"of its own|together"):
             silc.evaluate(model, root=str(coco_stuff.parent), tasks=COCO, **given)
 
@@ -136,11 +143,12 @@ def test_scores_along_training_are_of_the_weights_and_texts_there_are(watched: P
     ("given", "said", "learnt"),
     [
         ({"train.optim.lora": 2}, "(rank 2 beside their matrices)", ".down"),
-        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are", ""),
+        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are; windows are 4 x 4 of 4 x 4", ""),
+        ({"crop": 40, "aggregator.window": 4}, "windows are 1 x 1 of 5 x 5 patches", ".v"),
         ({"train.optim.freeze": ("image",), "train.precision": "bf16"}, "(queries and values)", "text."),
         ({"train.micro_batch": 1, "data.workers": 1, "templates": "scene5"}, "(queries and values)", ".v"),
     ],
-    ids=["lora", "frozen", "bf16 and the text tower alone", "micro-batches, a worker, several prompts"],
+    ids=["lora", "frozen", "a prime grid", "bf16 and the text tower alone", "micro-batches, a worker, several prompts"],
 )
 def test_switches(
     given: dict[str, object],
@@ -161,14 +169,20 @@ def test_switches(
     assert model.segment(Image.new("RGB", (40, 40), "red"), ["grass", "sky"]).labels.shape == (40, 40)
 
 
-def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Path) -> None:
-    """Its logits are of the class that a pixel's colour names, whatever the windows: canvas, fusion, metric add up."""
+@pytest.mark.parametrize(("height", "width", "least"), [(53, 53, 1.0), (40, 90, 0.95)])
+def test_a_head_that_reads_labels_scores_everything(
+    height: int, width: int, least: float, trained: Path, tmp_path: Path
+) -> None:
+    """Its logits are of the class that a pixel's colour names, whatever the windows: canvas, fusion, metric add up.
+
+    An image of the canvas's size loses nothing, one of another shape the borders of its classes.
+    """
     root, colours = tmp_path / "segmentation" / "told", np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     for part in ("images", "labels"):
         (root / part).mkdir(parents=True)
     (root / "classes.txt").write_text("red\ngreen\nblue\n")
     for number in range(2):
-        labels = np.zeros((53, 53), np.uint8)
+        labels = np.zeros((height, width), np.uint8)
         labels[:, 20:], labels[30:, 10:] = 1 + number, 2 - number
         Image.fromarray(labels).save(root / "labels" / f"{number}.png")
         Image.fromarray(colours[labels]).save(root / "images" / f"{number}.png")
@@ -185,7 +199,7 @@ def test_a_head_that_reads_labels_scores_everything(trained: Path, tmp_path: Pat
     model = silc.load(trained, device="cpu")
     told = replace(model, catseg=Told())
     (scored,) = silc.evaluate(told, root=str(tmp_path), tasks="told-ov-seg")
-    assert scored.record.metrics == {"miou": 1.0, "pixel_acc": 1.0}
+    assert all(least <= score <= 1 for score in scored.record.metrics.values())
 
 
 def test_a_head_without_training_is_at_chance(watched: Path) -> None:

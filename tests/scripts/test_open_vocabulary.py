@@ -1,0 +1,33 @@
+"""The study of CAT-Seg over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts import open_vocabulary
+
+
+def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Checkpoints and scores of a part of a training are no reason to leave the rest out."""
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "scores.json").write_text("[]")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(open_vocabulary, "silc", lambda words: asked.append(words))
+    open_vocabulary.head(Path("towers"), Path("world"), "objects", ["objects"], tmp_path, seed=0, crop=48, steps=4)
+    train, score = asked
+    assert train[:2] == ["train", "catseg"]
+    assert train[-2:] == ["--resume", "auto"]
+    assert score[:2] == ["eval", str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Twice: the second time nothing is left to do but to lay the table out again."""
+    monkeypatch.setattr("sys.argv", ["open_vocabulary", str(tmp_path), "--quick"])
+    open_vocabulary.main()
+    table = (tmp_path / "table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()] == ["| clip", "| clip", "| silc_c", "| silc_c"]
+    open_vocabulary.main()
+    assert (tmp_path / "table.md").read_text() == table
