@@ -159,7 +159,19 @@ def scorer(data: Path, out: Path, *, quick: bool) -> Path:
                     if member.name.startswith("n0"):
                         target.addfile(member, source.extractfile(member))
     length = "256 examples" if quick else "2 epochs"
-    run("train", "clip-tiny", "--data.train", f"{shards}/*.tar", *TRAINING, "--train.duration", length, "--out", model)
+    run(
+        "train",
+        "clip-tiny",
+        "--data.train",
+        f"{shards}/*.tar",
+        *TRAINING,
+        "--train.duration",
+        length,
+        "--resume",
+        "auto",
+        "--out",
+        model,
+    )
     return model
 
 

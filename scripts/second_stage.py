@@ -134,8 +134,8 @@ def one_seed(out: Path, size: Size, seed: int, noise: float, keep: str, arms: Se
 
 
 def trained(recipe: str, out: Path, duration: str, shards: str, seed: int, *more: object) -> None:
-    """A run, if it is not finished."""
-    given = ("--data.train", shards, *RECIPE, "--train.duration", duration, "--train.seed", seed)
+    """A run, from where it has come to."""
+    given = ("--data.train", shards, *RECIPE, "--train.duration", duration, "--train.seed", seed, "--resume", "auto")
     run("train", recipe, *given, *more, "--out", out)
 
 

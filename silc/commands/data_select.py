@@ -13,7 +13,7 @@ from silc import places
 from silc.commands import flags
 from silc.commands.flags import DeviceName
 from silc.data.index_cache import expanded
-from silc.data.uids import best_captions
+from silc.data.uids import best_captions, read_subset
 from silc.durable import write_whole
 from silc.errors import BadInput
 from silc.given import Idle
@@ -53,6 +53,9 @@ class SelectCommand(Settings):
     'language = de'), joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` behind it add to it."""
     out: str
     """The subset, NAME.npy."""
+    within: str = ""
+    """Choose among the samples of this subset alone: an earlier choice, or a list that others published. Shares, copies
+    and clusters are of these then."""
     centroids: str = ""
     """Of image_near and distinct: a file of embeddings, or how many to make of the pool's own. Empty: one for every 256
     images, 100,000 at most."""
@@ -81,9 +84,12 @@ def main(args: list[str]) -> int:
 
         return embeddings_of(scores.about, command.device, folder, column)
 
+    subset = read_subset(expanded(command.within)) if command.within else None
     with open_scores(expanded(command.scores), memory=command.memory) as scores:
         if scores.missing:
             complain(scores.missing)
+        if subset is not None:
+            scores.within(subset)
         choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed, embed))
         write_whole(page, page_of(scores, command.keep, choice))
     say(described(choice))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from silc.curate.near import column_is_there, nearest_centroid, vectors
-from silc.curate.scores import BATCH, Scores
+from silc.curate.scores import BATCH, ROW, Scores
 from silc.errors import BadInput
 
 USUAL, MOST = 256, 100_000
@@ -27,8 +27,8 @@ def centroids_of(scores: Scores, column: str, num: int, *, seed: int) -> np.ndar
     if total < num:
         raise BadInput(f"{total:,} images have an embedding in {column}, fewer than {num:,} centroids; ask for fewer")
     seen = max(num, min(num * SEEN, SEEN_IN_ALL))
-    drawn = f"SELECT row FROM scored WHERE {there} ORDER BY hash(uid, {seed}), row LIMIT {seen}"
-    sql = f"SELECT {scores.column(column)} FROM scored WHERE row IN ({drawn}) ORDER BY row"
+    drawn = f"SELECT {ROW} FROM scored WHERE {there} ORDER BY hash(uid, {seed}), {ROW} LIMIT {seen}"
+    sql = f"SELECT {scores.column(column)} FROM scored WHERE {ROW} IN ({drawn}) ORDER BY {ROW}"
     (width,) = scores.one(f"SELECT len({scores.column(column)}) FROM scored WHERE {there} LIMIT 1")
     parts = [vectors(batch.column(0), width) for batch in scores.stream(sql)]
     return k_means(np.concatenate(parts), num, seed=seed)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from silc.curate.near import column_is_there, nearest_centroid, vectors
+from silc.curate.scores import ROW
 from silc.extras import needs
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, 
     pa = needs("choosing among scores", "pyarrow", "curate")
     there = column_is_there(scores, column)
     table, scores.marked = f"clustered_{scores.marked}", scores.marked + 1
-    scores.con.execute(f"CREATE TABLE {table} (row BIGINT, cluster INTEGER)")
+    scores.con.execute(f"CREATE TABLE {table} ({ROW} BIGINT, cluster INTEGER)")
     width = centroids.shape[1]
-    for batch in scores.batches(["row", column], there):
+    for batch in scores.batches([ROW, column], there):
         clusters = nearest_centroid(vectors(batch.column(1), width), centroids).astype(np.int32)
-        scores.con.register("found", pa.table({"row": batch.column(0), "cluster": clusters}))
+        scores.con.register("found", pa.table({ROW: batch.column(0), "cluster": clusters}))
         scores.con.execute(f"INSERT INTO {table} SELECT * FROM found")
         scores.con.unregister("found")
-    scores.con.execute(f"CREATE TABLE kept_{table} (row BIGINT)")
+    scores.con.execute(f"CREATE TABLE kept_{table} ({ROW} BIGINT)")
     for rows, embeddings in _clusters(scores, table, column, width, order):
-        scores.con.register("found", pa.table({"row": rows[first_of_their_kind(embeddings, cosine)]}))
+        scores.con.register("found", pa.table({ROW: rows[first_of_their_kind(embeddings, cosine)]}))
         scores.con.execute(f"INSERT INTO kept_{table} SELECT * FROM found")
         scores.con.unregister("found")
-    return f"row IN (SELECT row FROM kept_{table})"
+    return f"{ROW} IN (SELECT {ROW} FROM kept_{table})"
 
 
 def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
@@ -70,8 +71,8 @@ def _clusters(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows [n], embeddings [n, width]) of each cluster, in an order."""
     ordered = (
-        f"SELECT cluster, row, {scores.column(column)} AS e FROM scored JOIN {table} USING (row) "
-        f"WHERE e IS NOT NULL ORDER BY cluster, {order}"
+        f"SELECT {table}.cluster, {ROW}, {scores.column(column)} FROM scored JOIN {table} USING ({ROW}) "
+        f"ORDER BY {table}.cluster, {order}"
     )
     current, rows, parts = -1, list[np.ndarray](), list[np.ndarray]()
     for batch in scores.stream(ordered, 1 << 12):

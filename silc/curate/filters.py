@@ -17,7 +17,7 @@ import numpy as np
 from silc.curate.balance import balanced
 from silc.curate.duplicates import distinct
 from silc.curate.near import image_near
-from silc.curate.scores import number_in, number_of, text_of
+from silc.curate.scores import ROW, column_name, number_in, number_of, text_of
 from silc.curate.words import text_based
 from silc.errors import BadInput
 from silc.settings import nearest
@@ -139,10 +139,10 @@ def _balanced(asked: Asked) -> str:
 def _distinct(asked: Asked) -> str:
     compared = asked.given[0] if asked.given[:1] in (["sha256"], ["phash"]) else "embedding"
     (how,) = asked.takes("sha256|phash|COSINE", columns=(compared, "clip_score"))
-    order = f"{_best_first(asked)}uid, row"
+    order = f"{_best_first(asked)}uid, {ROW}"
     if how == compared:
         column = asked.column(how)
-        return f"({column} IS NULL OR row IN (SELECT first(row ORDER BY {order}) FROM scored GROUP BY {column}))"
+        return f"({column} IS NULL OR {ROW} IN (SELECT first({ROW} ORDER BY {order}) FROM scored GROUP BY {column}))"
     cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
     if cosine > 1:
         raise BadInput(f"cannot read {str(asked.term)!r} of --keep: no cosine is above 1; give 0.95, say")
@@ -196,7 +196,7 @@ def meaning(scores: Scores, term: Term, lookups: Lookups) -> Condition:
     Raises:
         BadInput: there is no such filter or column (the nearest is named), or it is told something else than it needs.
     """
-    name, *rest = term.words
+    name, *rest = column_name(term.words[0]), *term.words[1:]
     if name in FILTERS:
         given, columns = _renamed(rest)
         return Condition(FILTERS[name](Asked(scores, term, lookups, given, columns)))
@@ -204,7 +204,7 @@ def meaning(scores: Scores, term: Term, lookups: Lookups) -> Condition:
     if is_column and len(rest) == 2 and rest[0] == "top":
         return _top(scores, term, scores.column(name), rest[1])
     if is_column and len(rest) >= 2 and rest[0] in COMPARISONS:
-        return _compared(scores, term)
+        return _compared(scores, term, name)
     if is_column:
         raise BadInput(
             f"cannot read {str(term)!r} of --keep: needed '{name} top 30%', or one of {' '.join(COMPARISONS)}"
@@ -222,7 +222,7 @@ def _renamed(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     while left:
         word = left.pop(0)
         if left[:1] == ["="] and len(left) > 1:
-            columns[word] = left[1]
+            columns[word] = column_name(left[1])
             del left[:2]
         else:
             given.append(word)
@@ -241,18 +241,18 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
     if not num:
         raise BadInput(f"{str(term)!r} of --keep: no sample has a number there")
     (threshold,) = scores.one(
-        f"SELECT {value} AS v FROM scored WHERE v IS NOT NULL ORDER BY v DESC LIMIT 1 OFFSET {int(num * fraction)}"
+        f"SELECT {value} FROM scored WHERE {value} IS NOT NULL ORDER BY 1 DESC LIMIT 1 OFFSET {int(num * fraction)}"
     )
     return Condition(f"{value} >= {number_in(threshold)}", value, threshold)
 
 
-def _compared(scores: Scores, term: Term) -> Condition:
+def _compared(scores: Scores, term: Term, name: str) -> Condition:
     """A column compared with one word: as numbers, as text, or as what its type is.
 
     Raises:
         BadInput: there is more than a word, or it is no number and a number is needed.
     """
-    name, how, word, *more = term.words
+    _, how, word, *more = term.words
     if more:
         raise BadInput(
             f"cannot read {str(term)!r} of --keep: is an 'and' missing before {more[0]!r}? Text of several words "

@@ -171,7 +171,8 @@ def _about(entry: Entry, size: tuple[int, int], number: int) -> bytes:
     """
     digest = hashlib.sha256(entry.image).hexdigest()
     given = dict(entry.fields or {})
-    uid, theirs = uid_of(given, digest, f"{number}\0{entry.captions[0]}"), given.pop("uid", None)
+    theirs = given.pop("uid", None)
+    uid = uid_of({"uid": theirs}, digest, f"{number}\0{entry.captions[0]}")
     if theirs is not None and str(theirs).lower() != uid:
         given["given_uid"] = theirs
     captions = {"captions": entry.captions} if len(entry.captions) > 1 else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from silc.curate.scores import shard_of
+from silc.curate.scores import ROW, shard_of
 from silc.data.pairs import BadSample
 from silc.data.remote import Remote, RemoteFault
 from silc.data.shards import ShardPairs
@@ -48,8 +48,8 @@ class Album:
         """Samples for which SQL holds, in the order of SQL; `note` is SQL of what stands below the caption."""
         caption, key = (name if name in self.scores.columns else "NULL" for name in ("caption", "key"))
         found = self.scores.con.execute(
-            f"SELECT row, {key}, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
-            f"ORDER BY {order}, uid, row LIMIT {num}"
+            f"SELECT {ROW}, {key}, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
+            f"ORDER BY {order}, uid, {ROW} LIMIT {num}"
         ).fetchall()
         return [Shown(self._picture(row, key), text or "", said or "") for row, key, text, said in found]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.data.captions import words_of
+from silc.data.uids import halves, is_subset
 from silc.errors import BadInput
 from silc.extras import needs
 from silc.settings import nearest
@@ -22,6 +23,7 @@ from silc.settings import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import numpy as np
     import pyarrow as pa
 
 METADATA = b"silc"
@@ -36,13 +38,16 @@ ALIASES = {
 """Names that other people's tables have for our columns."""
 ADVICE = "check the columns that --keep compares, or give more --memory"
 """What to do where the data base refuses."""
+ROW = "silc_row"
+"""The column that numbers the rows: the file's number, and the row's in it. It is not among `Scores.columns`."""
 BATCH = 1 << 14
 """Rows of a file in memory at a time."""
 
 
 @dataclass
 class Scores:
-    """The rows of all files that are no broken samples; SQL knows them as `scored`."""
+    """The rows of all files. SQL knows them as `everything`, those that are no broken samples as `sound`, and what is
+    chosen among as `scored`."""
 
     con: Any
     files: Sequence[Path]
@@ -98,17 +103,28 @@ class Scores:
         """
         pa = needs("choosing among scores", "pyarrow", "curate")
         table, self.marked = f"marked_{self.marked}", self.marked + 1
-        self.con.execute(f"CREATE TABLE {table} (row BIGINT)")
-        for batch in self.batches(["row", *names], where):
-            kept = pa.table({"row": batch.column("row").filter(pa.array(passes(batch), pa.bool_()))})
+        self.con.execute(f"CREATE TABLE {table} ({ROW} BIGINT)")
+        for batch in self.batches([ROW, *names], where):
+            kept = pa.table({ROW: batch.column(ROW).filter(pa.array(passes(batch), pa.bool_()))})
             self.con.register("kept", kept)
-            self.con.execute(f"INSERT INTO {table} SELECT row FROM kept")
+            self.con.execute(f"INSERT INTO {table} SELECT {ROW} FROM kept")
             self.con.unregister("kept")
-        return f"row IN (SELECT row FROM {table})"
+        return f"{ROW} IN (SELECT {ROW} FROM {table})"
+
+    def within(self, subset: np.ndarray) -> None:
+        """Let `scored` be the rows alone whose uids are in a subset (`uids.UID` [n], sorted).
+
+        Raises:
+            BadInput: there is none.
+        """
+        inside = self.marks(["uid"], lambda batch: is_subset(halves(batch.column(1).to_pylist()), subset))
+        self.con.execute(f"CREATE OR REPLACE VIEW scored AS SELECT * FROM sound WHERE {inside}")
+        if not self.one("SELECT count(*) FROM scored")[0]:
+            raise BadInput(f"none of the {len(subset):,} samples of --within is among these scores")
 
     def batches(self, names: Sequence[str], where: str = "true") -> Iterator[pa.RecordBatch]:
         """Columns of all rows, some thousand rows at a time, in the files' order."""
-        listed = ", ".join(name if name == "row" else self.column(name) for name in names)
+        listed = ", ".join(name if name == ROW else f"{self.column(name)} AS {quoted(name)}" for name in names)
         yield from self.stream(f"SELECT {listed} FROM scored WHERE {where}")
 
     def stream(self, sql: str, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
@@ -155,6 +171,11 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
             raise BadInput(f"{folder}: {_said(error)}; {ADVICE}") from error
         finally:
             con.close()
+
+
+def column_name(name: str) -> str:
+    """A column as `Scores.columns` has it; fields of JSON stay as they are written."""
+    return name if name.startswith("json.") else name.lower()
 
 
 def quoted(name: str) -> str:
@@ -254,7 +275,8 @@ def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
     # Each name is a pattern to DuckDB, whose `[*]` is an asterisk.
     listed = ", ".join(text_of(re.sub(r"[\[*?]", r"[\g<0>]", str(file))) for file in files)
     source = f"read_parquet([{listed}])"
-    there = [name for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    # Names are alike to SQL whatever their case; ours are in small letters.
+    there = [name.lower() for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     if "uid" not in there:
         raise BadInput(f"{files[0].parent} has tables without a column uid; their columns are: {', '.join(there)}")
     made = {
@@ -269,11 +291,12 @@ def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
         made |= {name: f"{function}({caption})" for name, function in counts.items() if name not in there}
     more = "".join(f", {sql} AS {name}" for name, sql in made.items())
     con.execute(
-        f"CREATE VIEW everything AS SELECT *, (file_index::BIGINT << 32) | file_row_number AS row{more} FROM {source}"
+        f"CREATE VIEW everything AS SELECT *, (file_index::BIGINT << 32) | file_row_number AS {ROW}{more} FROM {source}"
     )
     sound = "cause IS NULL" if "cause" in there else "true"
-    con.execute(f"CREATE VIEW scored AS SELECT * FROM everything WHERE {sound}")
-    types = {name: str(type_) for name, type_, *_ in con.execute("DESCRIBE scored").fetchall()}
+    con.execute(f"CREATE VIEW sound AS SELECT * FROM everything WHERE {sound}")
+    con.execute("CREATE VIEW scored AS SELECT * FROM sound")
+    types = {name.lower(): str(type_) for name, type_, *_ in con.execute("DESCRIBE scored").fetchall()}
     return {name: types[name] for name in (*there, *made)}
 
 

@@ -52,7 +52,7 @@ class Choice:
 
     num: int
     total: int
-    """Samples that are no broken ones."""
+    """Samples that were chosen among: no broken ones."""
     broken: int
     repeated: int
     """Rows whose uid an earlier row has."""
@@ -82,7 +82,7 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
         said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)
         raise BadInput(f"nothing is left of {total:,} samples: {said}; ask for less")
     _write(scores, out, num, with_best=bool(captioned))
-    broken = scores.one("SELECT count(*) FROM everything")[0] - total
+    (broken,) = scores.one("SELECT (SELECT count(*) FROM everything) - (SELECT count(*) FROM sound)")
     return Choice(num, total, broken, repeated, kept, effects)
 
 

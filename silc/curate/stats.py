@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silc.curate.pictures import Album, Shown
-from silc.curate.scores import number_in, number_of, quoted
+from silc.curate.scores import ROW, number_in, number_of, quoted
 from silc.durable import write_whole
 from silc.page import bare, render, svg
 
@@ -147,7 +147,7 @@ def _copies(scores: Scores, album: Album) -> list[tuple[int, list[Shown]]]:
         f"ORDER BY n DESC, phash LIMIT {COPIES}"
     ).fetchall()
     key = "key" if "key" in scores.columns else "''"
-    return [(count, album.find(f"phash = {phash}::UBIGINT", "row", EACH, key)) for phash, count in groups]
+    return [(count, album.find(f"phash = {phash}::UBIGINT", ROW, EACH, key)) for phash, count in groups]
 
 
 def described(numbers: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HASHED, KEPT = 32, 8
 """Side of the image that is hashed, and of the frequencies that are kept."""
+ROUNDING = 1e-9
+"""Frequencies below this share of the greatest are none."""
 
 
 class Language(NamedTuple):
@@ -56,6 +58,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     grey = Image.fromarray(pixels).convert("L").resize((HASHED, HASHED), Image.Resampling.LANCZOS)
     waves = _cosines()
     low = waves @ np.asarray(grey, np.float64) @ waves.T
+    low[abs(low) < ROUNDING * abs(low).max()] = 0  # what rounding leaves of one colour, another on each processor
     bits = (low > np.median(low)).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

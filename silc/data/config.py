@@ -124,7 +124,7 @@ class DataConfig(Settings):
     out of it, by '..' or a link, is a broken sample. Empty: the table's folder."""
     subset: str = ""
     """Train on some of the samples of shards: a sorted .npy of uids, as `silc data select` and DataComp's filters write
-    it. A sample's uid is that of its JSON, else it is made of the shard's name and its key. Empty: all of them."""
+    it. A sample's uid is that of its JSON, else it is made of the shard's name, its key and its url. Empty: all."""
     captions: Literal["drawn", "first", "best"] = "drawn"
     """Which of an image's captions a visit takes: drawn anew each time, the first, or the one that scored best, as
     `silc data select` wrote beside the subset."""

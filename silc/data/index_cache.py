@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 VERSION = 2
 """Counted up when `index_shard` finds other samples in the same file."""
 
+UIDS = 2
+"""Counted up when a shard's samples have other uids."""
+
 
 def cache_folder(setting: str, name: str = "index") -> Path | None:
     """The folder a configuration asks for: a path, one in the user's own cache for an empty setting, None for `off`.
@@ -104,7 +107,7 @@ def kept_uids(folder: Path | None, shard: ShardIndex, read: Callable[[], np.ndar
     if folder is None:
         return read()
     try:
-        about = json.dumps([str(shard.path), _state(shard.path)]).encode()
+        about = json.dumps([UIDS, str(shard.path), _state(shard.path)]).encode()
     except OSError:
         return read()
     digest = hashlib.sha256(b"\0".join((about, shard.samples.tobytes(), shard.names)))

@@ -205,6 +205,9 @@ class ShardPairs(Shards[Pair], Pairs):
             if row % READ_AHEAD == 0:
                 self._ask(range(start + row, start + min(row + READ_AHEAD, len(shard))), ("json",))
             fields: Any = {}
+            if (refused := self._refused(shard.samples[row])) and refused[0] == "duplicate_key":
+                found.append(uid_of({}, shard.path.name, f"{shard.key(row)}\0{row}"))  # not that of the first
+                continue
             try:
                 fields = json.loads(self._members(start + row, ("json",)).get("json", b"{}"))
             except (ValueError, RecursionError):

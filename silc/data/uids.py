@@ -1,7 +1,8 @@
 """Names of samples that hold wherever a sample lies, and files of them: DataComp's subsets.
 
 A uid is 32 hexadecimal digits. A subset is a sorted `.npy` of their two halves as unsigned integers, which DataComp's
-`resharder.py` reads too. Samples that were given no uid have one of their shard's name and their key.
+`resharder.py` reads too. Samples that were given no uid have one of their shard's name, their key, and where their JSON
+has it, their address: shards and keys of img2dataset have the same names in every data set.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 
 
 def uid_of(fields: Mapping[str, Any], shard: str, key: str) -> str:
-    """The uid in the JSON of a sample, or the one that shard (a name without folders) and key make."""
+    """The uid in the JSON of a sample, or the one that shard (a name without folders), key and `url` make."""
     given = fields.get("uid")
     if isinstance(given, str) and _HEX.fullmatch(given.lower()):
         return given.lower()
-    return hashlib.sha256(f"{shard}\0{key}".encode(errors="replace")).hexdigest()[:32]
+    address = fields.get("url")
+    parts = (shard, key, address) if isinstance(address, str) and address else (shard, key)
+    return hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:32]
 
 
 def halves(uids: Sequence[str]) -> np.ndarray:

@@ -405,6 +405,15 @@ def test_perceptual_hash_is_imagehashs() -> None:
         assert (perceptual_hash(np.asarray(small)) ^ ours).bit_count() <= 6
 
 
+def test_pictures_of_one_colour_are_copies_everywhere() -> None:
+    """What rounding leaves of their other frequencies decides nothing."""
+    from silc.curate.traits import perceptual_hash
+
+    flat = [np.full((50, 70, 3), grey, np.uint8) for grey in (7, 128, 201, 255)]
+    assert {perceptual_hash(pixels) for pixels in flat} == {1 << 63}
+    assert perceptual_hash(np.zeros((50, 70, 3), np.uint8)) == 0
+
+
 def _bytes(data: bytes) -> Any:
     import io
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from silc import cli
+from silc.data.uids import halves
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -270,7 +273,7 @@ def test_names_of_columns_are_no_sql(tmp_path: Path) -> None:
     folder = table(tmp_path / "scores", **{name: [0.1, 0.2]})
     assert cli.main(["data", "stats", str(folder), "--out", str(tmp_path / "page")]) == 0
     assert not (tmp_path / "theirs").exists()
-    assert name in json.loads((tmp_path / "page" / "stats.json").read_text())["distributions"]
+    assert name.lower() in json.loads((tmp_path / "page" / "stats.json").read_text())["distributions"]
 
 
 def test_uids_that_are_none_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -455,25 +458,73 @@ def test_balancing_is_metaclips(tmp_path: Path) -> None:
     assert numbers == kept(tmp_path / "turned", "--keep", f"balanced {words} 200")
 
 
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from silc.curate.lookups import Lookups
+from silc.curate.scores import open_scores
+from silc.curate.select import select
+with open_scores(Path(sys.argv[1]), memory="100MB") as scores:
+    keep = f"clip_score top 30% and distinct 0.9 and image_near {sys.argv[2]}"
+    print(select(scores, keep, Path(sys.argv[1]) / "s.npy", Lookups(scores, "256")).num)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path: Path) -> None:
-    """Uids are written in blocks, and thresholds found, within the little that DuckDB is given: spilled to disk."""
-    import resource
+    """Eight times the rows take no more, each in a process of its own: uids as text alone would be 40 MB, embeddings in
+    single precision 32 MB."""
+    random, found = np.random.default_rng(0), []
+    np.save(tmp_path / "targets.npy", random.normal(size=(200, 16)).astype(np.float32))
+    for num in (60_000, 480_000):
+        folder = tmp_path / str(num)
+        folder.mkdir()
+        for start in range(0, num, 60_000):
+            uids = [f"{value:032x}" for value in range(start, start + 60_000)]
+            scores, embeddings = random.random(60_000).astype(np.float32), vectors(random.normal(size=(60_000, 16)))
+            pq.write_table(
+                pa.table({"uid": uids, "clip_score": scores, "embedding": embeddings}), folder / f"{start}.parquet"
+            )
+        command = [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "targets.npy")]
+        kept_num, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert int(kept_num) == len(np.load(folder / "s.npy"))
+        assert 0.1 * num < int(kept_num) <= 0.3 * num + 1
+        found.append(int(peak))
+    print("PEAKS", found)
+    assert found[1] - found[0] < 60_000  # KiB
 
-    from silc.curate.lookups import Lookups
-    from silc.curate.scores import open_scores
-    from silc.curate.select import select
 
-    random = np.random.default_rng(0)
-    for shard in range(4):
-        uids = [f"{value:032x}" for value in range(shard, 400_000, 4)]
-        columns = {"uid": uids, "clip_score": random.random(100_000).astype(np.float32)}
-        pq.write_table(pa.table(columns), tmp_path / f"{shard}.parquet")
-    del uids, columns
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open_scores(tmp_path, memory="100MB") as scores:
-        choice = select(scores, "clip_score top 30%", tmp_path / "s.npy", Lookups(scores))
-    assert choice.num == 120_001
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KiB
+def test_tables_of_others_have_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column `row` numbers no row of ours, `v` and `e` are nobody's short names, and case is no difference to SQL."""
+    columns = {"row": [5, 5, 5, 5], "v": [4.0, 3, 2, 1], "e": [None] * 4, "cluster": [0, 0, 0, 1]}
+    folder = table(
+        tmp_path, Score=[1.0, 2, 3, 4], TEXT=["a b c", "a b", "a", "d e"], **columns, sha256=["a", "a", "b", "b"]
+    )
+    assert kept(folder, "--keep", "score top 30%") == kept(folder, "--keep", "Score top 30%") == [2, 3]
+    assert kept(folder, "--keep", "words >= 2") == [0, 1, 3]
+    assert kept(folder, "--keep", "distinct sha256") == [0, 2]
+    assert kept(folder, "--keep", "row = 5") == [0, 1, 2, 3]
+    with_vectors = table(tmp_path / "more", embedding=vectors(np.eye(4)), **columns)
+    assert kept(with_vectors, "--keep", "distinct 0.9", "--centroids", "1") == [0, 1, 2, 3]
+
+
+def test_one_may_choose_in_two_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`distinct` of what is left keeps a copy; beside another term it may keep the one that goes."""
+    folder = table(
+        tmp_path / "scores", sha256=["a", "a", "b", "c"], clip_score=[0.9, 0.1, 0.5, 0.2], width=[9, 99, 99, 9]
+    )
+    assert kept(folder, "--keep", "width > 50", "--and", "distinct sha256") == [2]
+    first = tmp_path / "first.npy"
+    assert cli.main(["data", "select", str(folder), "--keep", "width > 50", "--out", str(first)]) == 0
+    assert kept(folder, "--within", str(first), "--keep", "distinct sha256") == [1, 2]
+    assert kept(folder, "--within", str(first), "--keep", "clip_score top 40%") == [2]
+    capsys.readouterr()
+    np.save(tmp_path / "other.npy", halves(["f" * 32]))
+    flags = ["--keep", "all", "--within", str(tmp_path / "other.npy"), "--out", str(tmp_path / "s.npy")]
+    assert cli.main(["data", "select", str(folder), *flags]) == 2
+    assert "none of the 1 samples of --within" in capsys.readouterr().err
+    assert not (tmp_path / "s.npy").exists()
 
 
 @pytest.fixture(autouse=True)

@@ -249,3 +249,34 @@ def test_two_shards_of_one_name_are_told(tmp_path: Path) -> None:
         fields = json.dumps({"uid": uid, "caption": "a"}).encode()
         write_tar(path, [("x.jpg", encoded(photo(0))), ("x.json", fields)])
     assert len(opened(paths, subset=str(save(tmp_path / "t.npy", uids)))) == 2
+
+
+def test_data_sets_with_the_same_keys_are_told_apart(tmp_path: Path) -> None:
+    """img2dataset calls the first sample of any data set 00000.tar, 000000000; its JSON has the address."""
+
+    def shard(folder: str, address: str) -> Path:
+        (tmp_path / folder).mkdir()
+        fields = {"url": address, "caption": "a", "key": "000000000"}
+        members = [("000000000.jpg", encoded(photo(0))), ("000000000.json", json.dumps(fields).encode())]
+        return write_tar(tmp_path / folder / "00000.tar", members)
+
+    cc3m, cc12m, moved = shard("cc3m", "http://a"), shard("cc12m", "http://b"), shard("moved", "http://a")
+    subset = str(save(tmp_path / "s.npy", [uid_of({"url": "http://a"}, "00000.tar", "000000000")]))
+    assert len(opened([cc3m], subset=subset)) == len(opened([moved], subset=subset)) == 1
+    assert len(opened([cc3m, cc12m], subset=subset)) == 1
+    with pytest.raises(BadInput, match="chosen of other shards"):
+        opened([cc12m], subset=subset)
+
+
+def test_a_repeated_key_is_not_chosen_with_its_first(tmp_path: Path) -> None:
+    """It is a broken sample, which would count among those of the subset."""
+    members = [
+        member for key in ("a", "b", "a") for member in ((f"{key}.jpg", encoded(photo(0))), (f"{key}.txt", b"a"))
+    ]
+    path = write_tar(tmp_path / "0.tar", members)
+    assert len(opened([path])) == 3
+    for fields, more in (({}, []), ({"uid": "a" * 32}, [("c.jpg", encoded(photo(0)))])):
+        written = [("a.json", json.dumps(fields).encode())] if fields else []
+        write_tar(path, [*members[:2], *written, *members[2:], *written, *more])
+        pairs = opened([path], subset=str(save(tmp_path / "s.npy", [uid_of(fields, "0.tar", "a")])), index_cache="off")
+        assert [pairs[index].key for index in range(len(pairs))] == ["a"]
