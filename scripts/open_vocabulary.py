@@ -3,13 +3,15 @@ that its training did not show.
 
     python -m scripts.open_vocabulary out/open_vocabulary                          # generated objects, three seeds
     python -m scripts.open_vocabulary out/open_vocabulary --real out/real --data $SILC_DATA     # photographs besides
+    python -m scripts.open_vocabulary OUT --towers out/evidence/rows --seeds 1 2 3 # on runs that are there
     python -m scripts.open_vocabulary out/quick --quick                            # minutes: whether it runs
 
-Objects: towers of each seed (`clip-tiny`, `silc_c-tiny`); heads learn from the world's training part and are scored on
-new images, and on pairs of name and ground that training never shows. Photographs: towers of
-`scripts/real_photographs.sh`; heads of each seed learn from the 50 images of VOC's train_aug and are scored on its val,
-and on COCO's 133 classes, most of them new. Beside each mean and its standard deviation over the seeds stand the
-untrained head, the towers' cosines, the best constant answer and chance. The same command goes on where it stopped.
+Objects: towers of each seed (`clip-tiny`, `silc_c-tiny`), trained unless `--towers` has them; heads learn from the
+world's training part and are scored on new images, and on pairs of name and ground that training never shows.
+Photographs: towers of `scripts/real_photographs.sh`; heads of each seed learn from the 50 images of VOC's train_aug and
+are scored on its val, and on COCO's 133 classes, most of them new. Beside each mean and its standard deviation over the
+seeds stand the untrained head, the towers' cosines, the best constant answer and chance. The same command goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def head(
     along = ("--train.eval-every", f"{steps} steps", "--eval.root", root, "--eval.tasks", tasks)
     given = ("--init", towers, "--data.train", root / "segmentation" / train, "--crop", crop, *HEAD, *along)
     run_to_the_end("catseg", *given, "--train.duration", f"{steps} steps", "--train.seed", seed, "--out", out)
-    run("eval", out, towers, "--root", root, "--tasks", tasks, "--out", out / "scores.json")
+    run("eval", towers, "--root", root, "--tasks", tasks, "--out", out / "towers.json")
 
 
 def summary(heads: Sequence[Path], sets: Sequence[str]) -> list[str]:
@@ -86,11 +88,12 @@ def summary(heads: Sequence[Path], sets: Sequence[str]) -> list[str]:
         for folder in heads:
             task = f"eval/catseg/{name}-ov-seg/miou"
             logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            rows.setdefault("start", []).append(next(line[task] for line in logged if task in line))
-            for record in json.loads((folder / "scores.json").read_text()):
+            scores = [line[task] for line in logged if task in line]
+            rows.setdefault("start", []).append(scores[0])
+            rows.setdefault("head", []).append(scores[-1])
+            for record in json.loads((folder / "towers.json").read_text()):
                 if record["dataset"] == name:
-                    which = "head" if record["weights"] == "catseg" else f"cosines, {record['weights']}"
-                    rows.setdefault(which, []).append(record["metrics"]["miou"])
+                    rows.setdefault(f"cosines, {record['weights']}", []).append(record["metrics"]["miou"])
                     rows["constant"] = [record["chance"]["best_constant_miou"]]
                     rows["chance"] = [record["chance"]["miou"]]
         cells = [f"{which} {100 * statistics.fmean(x):.1f}{_spread(x)}" for which, x in rows.items()]
@@ -99,6 +102,9 @@ def summary(heads: Sequence[Path], sets: Sequence[str]) -> list[str]:
             max(max(x) for which, x in rows.items() if which in ("start", "constant", "chance")),
         )
         cells.append("every seed above start, constant and chance" if worst > bar else "NOT above in every seed")
+        best = max((x for which, x in rows.items() if which.startswith("cosines")), key=statistics.fmean)
+        gains = [ours - theirs for ours, theirs in zip(rows["head"], best, strict=True)]
+        cells.append(f"head less best cosines {100 * statistics.fmean(gains):+.1f}{_spread(gains)}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -112,7 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=200, help="generated images of each set that is scored")
+    parser.add_argument("--towers", type=Path, help="a folder with RECIPE/seed-N, trained, as scripts/evidence.py has")
     parser.add_argument("--real", type=Path, help="the folder of scripts/real_photographs.sh")
     parser.add_argument(
         "--data", type=Path, help="$SILC_DATA, with segmentation/voc2012 and segmentation/coco_panoptic133"
@@ -121,15 +130,19 @@ def main() -> None:
     asked = parser.parse_args()
     seeds, steps, out = ([0], 4, asked.out) if asked.quick else (asked.seeds, asked.steps, asked.out)
     if not (out / "world").is_dir():
-        counts = ("--num", 8, "--num-train", 32, "--num-retrieval", 8) if asked.quick else ()
+        counts = ("--num", 8, "--num-train", 32, "--num-retrieval", 8) if asked.quick else ("--num", asked.images)
         run("data", "generate", out / "world", *counts)
     lines = []
-    for recipe in RECIPES:
+    for recipe in asked.recipes:
         heads = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
         for seed, place in zip(seeds, heads, strict=True):
-            towers = out / "objects" / recipe / f"towers-{seed}"
+            towers = (
+                asked.towers / recipe / f"seed-{seed}" if asked.towers else out / "objects" / recipe / f"towers-{seed}"
+            )
             short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if asked.quick else ()
-            run_to_the_end(f"{recipe}-tiny", "--data.source", "objects", "--train.seed", seed, *short, "--out", towers)
+            if not asked.towers:
+                objects = ("--data.source", "objects", "--train.seed", seed)
+                run_to_the_end(f"{recipe}-tiny", *objects, *short, "--out", towers)
             head(towers, out / "world", "objects", OBJECTS, place, seed, 48, steps)
         lines += [f"| {recipe} {line}" for line in summary(heads, OBJECTS)]
         if asked.real and asked.data:

@@ -19,7 +19,7 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     train, score = asked
     assert train[:2] == ["train", "catseg"]
     assert train[-2:] == ["--resume", "auto"]
-    assert score[:2] == ["eval", str(tmp_path)]
+    assert score[:2] == ["eval", "towers"]
 
 
 @pytest.mark.slow
