@@ -27,19 +27,10 @@ from silc.cli import main as silc
 
 RECIPES, OBJECTS, PHOTOGRAPHS = ("clip", "silc_c"), ("objects", "objects_unseen"), ("voc2012", "coco_panoptic133")
 HEAD = (
-    *(
-        "--templates",
-        "plain",
-        "--aggregator.width",
-        "64",
-        "--aggregator.guidance",
-        "32",
-        "--aggregator.decoder",
-        "32",
-        "16",
-    ),
-    *("--aggregator.decoder-guidance", "64", "32", "--aggregator.decoder-projected", "16", "8"),
-    *("--train.batch-size", "8", "--train.optim.lr", "1e-3", "--train.optim.clip-norm", "1.0", "--data.workers", "0"),
+    *("--templates", "plain", "--aggregator.width", "32", "--aggregator.guidance", "16"),
+    *("--aggregator.decoder", "16", "16", "--aggregator.decoder-guidance", "32", "16"),
+    *("--aggregator.decoder-projected", "8", "4", "--train.batch-size", "8", "--train.optim.lr", "1e-3"),
+    *("--train.optim.clip-norm", "1.0", "--data.workers", "0"),
 )
 """A head for towers of 48 and 64 pixels."""
 

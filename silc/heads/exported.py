@@ -49,8 +49,3 @@ def copied(
         placeless["data"] = replace(data, **dict.fromkeys(named, ""))
     configs.save(replace(config, **placeless), out / CONFIG)
     return below
-
-
-def inside(run: Path, config: C) -> C:
-    """The configuration of a run, or of an export, which has the model below inside."""
-    return replace(config, init=str(run / config.init)) if (run / config.init).exists() else config

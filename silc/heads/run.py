@@ -16,7 +16,6 @@ from silc.config import Config, DownstreamConfig
 from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.progress import Unscored
-from silc.heads.exported import inside
 from silc.loading import Loaded, checksum_of, load_any
 from silc.rundir import newest_checkpoint
 from silc.terminal import say
@@ -159,6 +158,11 @@ def check_below(loader: Mapping[str, Any], checksum: str) -> None:
     """
     if loader.get("model", checksum) != checksum:
         raise BadInput("init holds another model than the one this head was trained on; put that one back")
+
+
+def inside(run: Path, config: C) -> C:
+    """The configuration of a run, or of an export, which has the model below inside."""
+    return replace(config, init=str(run / config.init)) if (run / config.init).exists() else config
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from silc.heads.catseg.card import card
 from silc.heads.catseg.config import CatSegConfig
 from silc.heads.catseg.predictor import CatSegModel, prompt_ids
 from silc.heads.catseg.run import load
-from silc.heads.exported import copied, inside
+from silc.heads.exported import copied
+from silc.heads.run import inside
 from silc.training.directory import CONFIG
 
 if TYPE_CHECKING:

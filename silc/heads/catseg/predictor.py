@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LONGEST = 4
 """Most of the longer side before an image is squashed, in canvases: detectron2's 2560 pixels at 640."""
 TEXTS_AT_ONCE = 256
+CLASSES_AT_ONCE = 256
+"""Images times classes that go through the head together: a few views where classes are few."""
 
 
 def canvas_of(crop: int) -> int:
@@ -109,9 +111,10 @@ class CatSegModel(Model):
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Logits [B, C, h, w] of normalised square pixels [B, 3, S, S]; image by image, for memory."""
+        """Logits [B, C, h, w] of normalised square pixels [B, 3, S, S]; of many classes image by image, for memory."""
         with self._computing():
-            return torch.cat([self.catseg.logits(image[None], classes).float() for image in images])
+            parts = images.split(max(1, CLASSES_AT_ONCE // len(classes)))
+            return torch.cat([self.catseg.logits(some, classes).float() for some in parts])
 
     def score_map(self, image: Image.Image, classes: Tensor, name: str = "") -> ScoreMap:
         """Probabilities of an image at the canvas's size.
@@ -127,7 +130,7 @@ class CatSegModel(Model):
         """As `score_map`, of float pixels 0 to 255 [1, 3, H, W]."""
         crop, canvas = self.crop, canvas_of(self.crop)
         views, boxes = views_of(pixels, crop)
-        seen = (self.maps(self.preprocess.normalize(view[None].to(self.device)), classes)[0] for view in views)
+        seen = self.maps(self.preprocess.normalize(torch.stack(views).to(self.device)), classes)
         *local, whole = (
             Probabilities(box, finite(own, self), crop, crop)
             for box, own in zip([*boxes, Box(0, 0, crop, crop)], seen, strict=True)

@@ -35,7 +35,8 @@ from silc.heads.detect.card import card
 from silc.heads.detect.config import DetectConfig
 from silc.heads.detect.predictor import DetectModel, detector_of
 from silc.heads.detect.run import load
-from silc.heads.exported import copied, inside
+from silc.heads.exported import copied
+from silc.heads.run import inside
 from silc.training.directory import CONFIG
 
 if TYPE_CHECKING:
