@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from silc.dense import component_pictures, scaled_to_patches
 from silc.distributed import place
@@ -101,8 +101,8 @@ class Model(Encoder):
         images = f"{self.preprocess.size} px in patches of {self.patch_size}"
         return f"Model({self.name}, {self.weights}: {size} parameters, {images}, {self.contrastive}, {where})"
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Model:
-        """Move the model itself to a device, and/or have it compute in another precision; returns it.
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Self:
+        """Move the model itself, with its head, to a device, and/or have it compute in another precision; returns it.
 
         Raises:
             BadInput: no such device, or a precision other than float32 and bfloat16.
@@ -111,8 +111,9 @@ class Model(Encoder):
             self.dtype = precision_of(dtype)
         if device is not None:
             where = place(device)
-            self.model.to(where)
-            self.visual.to(where)
+            for part in vars(self).values():
+                if isinstance(part, nn.Module):
+                    part.to(where)
         return self
 
     def encode_image(self, images: Tensor | Pictures) -> Tensor:

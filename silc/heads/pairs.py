@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from silc import checks
 from silc import config as configs
 from silc.batch import Batch, Views
 from silc.data.collate import PairCollate
@@ -36,6 +37,7 @@ from silc.heads.run import (
 )
 from silc.loading import Loaded
 from silc.terminal import say
+from silc.training.fit import fit
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Learner, ParamGroup, Passes, Run
 from silc.training.sharding import unsharded
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
     from silc.training.protocols import RunContext
     from silc.training.schedules import LearningRate
+
+
+TEXTS_AT_ONCE = 256
+"""Texts that go through the tower together."""
 
 
 class Objective(nn.Module):
@@ -76,7 +82,9 @@ class PairsLearner(Learner):
     def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised pixels [B, 3, H, W] and unit-length text features [B, D]."""
         assert batch.views.globals is not None
-        return self.model.preprocess.normalize(batch.views.globals[0]), self.model.encode_text(batch.text)
+        # No gradient goes there, so some texts at a time: a tower's activations would be more than all features.
+        texts = torch.cat([self.model.encode_text(some) for some in batch.text.split(TEXTS_AT_ONCE)])
+        return self.model.preprocess.normalize(batch.views.globals[0]), texts
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
         """The head's."""
@@ -98,10 +106,41 @@ class PairsHead:
     """The dataclass of its configuration: a `DownstreamConfig` with `data`, a `DataConfig`."""
     objective: Callable[[Model, Any, World], Objective]
     learner: Callable[[Objective, Model], PairsLearner]
-    with_head: Callable[[Model, Any], Model]
-    """The model below and a head, as evaluators and users take it."""
+    model: Callable[..., Model]
+    """The class of a model with a head, as evaluators and users take it: a `Model` with one more field, `head`."""
     schedule: Callable[[LearningRate, Any, int], LearningRate] = lambda rate, *_: rate
     """Adds to the learning rate what else a step is told, by configuration and steps of an epoch."""
+    check: Callable[[Any], None] = lambda _: None
+    """Refuses a configuration that no run can begin with."""
+
+    def with_head(self, model: Model, learnt: Any) -> Model:
+        """The model below and a head."""
+        return self.model(**vars(model) | {"weights": self.settings.kind, "dtype": torch.float32}, head=learnt)
+
+    def train(self, config: Any) -> Path:
+        """Train a head to its end and give the run's directory.
+
+        Raises:
+            BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
+            Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        """
+        out, goes_on = checks.training(config)
+        if not goes_on:
+            self.check(config)
+        return fit(config.train, (out, goes_on), partial(compose, self, config))
+
+    def load(self, run: Path, *, device: torch.device | str, name: str) -> Loaded:
+        """The model of a finished run: the one below, by the name it has in config.yaml, and the head.
+
+        Raises:
+            BadInput: a damaged checkpoint; the model below is not there, or is another one.
+        """
+        found = finished(run, self.settings, device)
+        model = found.below.best()
+        learnt = self.objective(model, found.config, World()).head
+        found.saved.load_into(learnt, "model")
+        model.name = name
+        return found.loaded(self.with_head(model, learnt.eval()))
 
 
 def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
@@ -137,20 +176,6 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
         flops,
         partial(HeadScores, config.kind, learner.objective, whole, partial(head.with_head, model), tasks, world),
     )
-
-
-def load(head: PairsHead, run: Path, *, device: torch.device | str, name: str) -> Loaded:
-    """The model of a finished run: the one below, by the name it has in config.yaml, and the head.
-
-    Raises:
-        BadInput: a damaged checkpoint; the model below is not there, or is another one.
-    """
-    found = finished(run, head.settings, device)
-    model = found.below.best()
-    learnt = head.objective(model, found.config, World()).head
-    found.saved.load_into(learnt, "model")
-    model.name = name
-    return found.loaded(head.with_head(model, learnt.eval()))
 
 
 def opened(data: DataConfig, seed: int, world: World) -> Pairs:

@@ -73,6 +73,8 @@ class _Run(Scores):
     shares: Tensor
     """[2, N]: what an image adds to the loss of a head to be chosen by, or scored, so that an epoch's sum is a mean."""
     found: Evaluation
+    along = False
+    """Whether heads were scored along training; the last time it was at its end."""
 
     def __init__(self, config: ProbeConfig, task: Task) -> None:
         self.claimed = claim(config.out, config.resume)
@@ -124,8 +126,16 @@ class _Run(Scores):
         """What the heads learn of training images: features, labels, and shares in the loss [P, B]."""
         return *self.probed.batch(rows), self.shares[:, rows].repeat_interleave(len(self.l2), dim=0)
 
-    def before_and_after(self) -> Mapping[str, float]:
+    def during_training(self) -> Mapping[str, float]:
         """On the test images, by the head of the penalty that is best on the images held back."""
+        self.along = True
+        return self._scored()
+
+    def before_and_after(self) -> Mapping[str, float]:
+        """The same, where the heads there are were not scored along training."""
+        return {} if self.along else self._scored()
+
+    def _scored(self) -> Mapping[str, float]:
         probed, l2, held, train = self.probed, self.l2, self.probed.held_back, self.config.train
         heads = unsharded(self.heads, self._heads)
         scores = [probed.score(heads, head) for head in range(len(l2))]
@@ -142,5 +152,3 @@ class _Run(Scores):
         evaluation = probed.evaluation(heads, len(l2) + chosen, protocol)
         self.found = suite.with_intervals(evaluation, probed.model.weights)
         return suite.scalars([self.found])
-
-    during_training = before_and_after

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,19 +113,22 @@ def test_scores_along_training_are_of_the_weights_there_are(kind: str, finished,
     assert first != last
 
 
-def test_images_go_through_pacls_tower_some_at_a_time(finished, tmp_path: Path, monkeypatch) -> None:
+def test_images_and_texts_go_through_pacls_towers_some_at_a_time(finished, tmp_path: Path, monkeypatch) -> None:
     """And what is learnt is that of all at once."""
     assert main(asked("pacl", finished("silc_c"), tmp_path / "whole")) == 0
-    sizes, encode = [], Model.encode_dense
+    sizes = {"encode_dense": [], "encode_text": []}
+    for name, seen in sizes.items():
+        encode = getattr(Model, name)
 
-    def counted(model: Model, images: torch.Tensor, readout: str) -> torch.Tensor:
-        sizes.append(len(images))
-        return encode(model, images, readout)
+        def counted(*args: Any, encode: Any = encode, seen: list[int] = seen) -> torch.Tensor:
+            seen.append(len(args[1]))
+            return encode(*args)
 
-    monkeypatch.setattr(Model, "encode_dense", counted)
+        monkeypatch.setattr(Model, name, counted)
     monkeypatch.setattr("silc.heads.pacl.model.IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("silc.heads.pairs.TEXTS_AT_ONCE", 3)
     assert main(asked("pacl", finished("silc_c"), tmp_path / "parts")) == 0
-    assert max(sizes) == 3
+    assert [max(seen) for seen in sizes.values()] == [3, 3]
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.allclose(x, theirs[name], atol=1e-5) for name, x in ours.items())
 

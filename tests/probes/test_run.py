@@ -81,10 +81,12 @@ def test_scores_of_three_tasks(whole: Path, data: Path, capsys: pytest.CaptureFi
         assert task in said
 
 
+@pytest.mark.parametrize("along", ["never", "8 steps"])
 def test_the_penalty_is_chosen_on_training_images(
-    command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    along: str, command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best of those held back, of equal ones the strongest; the head that is scored learnt from all images."""
+    """The best of those held back, of equal ones the strongest; the head that is scored learnt from all images, and is
+    scored once where training scored it at its last step."""
     found: list[int] = []
     scores = iter([0.3, 0.5, 0.5] * 2)  # before the first step and after the last
     monkeypatch.setattr(Classification, "score", lambda self, heads, head: next(scores))
@@ -94,7 +96,7 @@ def test_the_penalty_is_chosen_on_training_images(
         "evaluation",
         lambda self, heads, head, told: found.append(head) or evaluation(self, heads, head, told),
     )
-    words = command(tmp_path / "out", tasks="*-linear")
+    words = command(tmp_path / "out", tasks="*-linear", **{"train.eval-every": along})
     words[words.index("1e-3") : words.index("1e-3") + 1] = ["1e-3", "1e-1", "1e-2"]
     assert main(words) == 0
     (record,) = json.loads((tmp_path / "out/scores.json").read_text())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.eval.embed import finite
-from silc.eval.prompts import prompts
+from silc.eval.prompts import prompts, templates
 from silc.eval.score_map import Box, ScoreMap, Window, looked_at
 from silc.eval.sliding import rescale_size, scaled, windows
 from silc.predict import Model
@@ -73,14 +73,14 @@ class CatSegModel(Model):
 
     catseg: CatSeg = field(kw_only=True)
     crop: int = field(kw_only=True)
-    templates: Sequence[str] = field(kw_only=True)
-    templates_name: str = field(kw_only=True, default="catseg")
+    templates: str = field(kw_only=True)
+    """Name of its prompts."""
 
     @property
     def rules(self) -> Mapping[str, Any]:
         """Its own windows and prompts."""
         return {
-            "templates": self.templates_name,
+            "templates": self.templates,
             "ensemble": "mean, normalize",  # which `classes` does not take: `record` says what it does
             "shorter": canvas_of(self.crop),
             "longer": None,
@@ -137,12 +137,6 @@ class CatSegModel(Model):
         )
         return TwoScales(local, canvas, canvas, whole_view=whole)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> CatSegModel:
-        """As of any model."""
-        super().to(device, dtype)
-        self.catseg.to(self.device)
-        return self
-
 
 def views_of(pixels: Tensor, crop: int) -> tuple[list[Tensor], list[Box]]:
     """Windows [3, crop, crop] of the canvas and, last, the whole image, of pixels [1, 3, H, W]; the windows' places."""
@@ -153,7 +147,8 @@ def views_of(pixels: Tensor, crop: int) -> tuple[list[Tensor], list[Box]]:
     return [*(square[:, box.y1 : box.y2, box.x1 : box.x2] for box in boxes), whole], boxes
 
 
-def prompt_ids(model: DualEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Ids int64 [C, P, L] of the prompts around the first of each name's synonyms."""
-    texts = [text for name in names for text in prompts(name.split(", ")[0], templates)]
-    return model.tokenizer(texts).view(len(names), len(templates), -1)
+def prompt_ids(model: DualEncoder, names: Sequence[str], prompt_set: str) -> Tensor:
+    """Ids int64 [C, P, L] of a set's prompts around the first of each name's synonyms."""
+    around = templates(prompt_set)
+    texts = [text for name in names for text in prompts(name.split(", ")[0], around)]
+    return model.tokenizer(texts).view(len(names), len(around), -1)

@@ -76,7 +76,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
     model = below.best()
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     module, said = tuned(config, model, len(data.classes))
-    ids = prompt_ids(model, data.classes, templates(config.templates))
+    ids = prompt_ids(model, data.classes, config.templates)
     plan = LoaderPlan(
         config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
     )
@@ -137,8 +137,7 @@ def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg,
 def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:
     """A model that has a trained network's towers, and its class maps."""
     known = with_towers(model, module.visual, module.text) | {"weights": config.kind}
-    name = config.templates
-    return CatSegModel(**known, catseg=module, crop=config.crop, templates=templates(name), templates_name=name)
+    return CatSegModel(**known, catseg=module, crop=config.crop, templates=config.templates)
 
 
 def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:

@@ -112,9 +112,3 @@ class TextModel(Model):
         if prefix and prefix not in known:
             raise BadInput(f"{self.name} has learnt questions of {' and '.join(known)}, not {prefix}")
         return prefix or known[0]
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> TextModel:
-        """As of any model."""
-        super().to(device, dtype)
-        self.teller.to(self.device)
-        return self

@@ -212,12 +212,6 @@ class DetectModel(Model):
     def _width(self) -> int:
         return self.detector.head.class_head.dense0.out_features
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> DetectModel:
-        """As of any model."""
-        super().to(device, dtype)
-        self.detector.to(self.device)
-        return self
-
 
 def standing_for(asked: Tensor, boxes: Tensor, embeddings: Tensor) -> Tensor:
     """Of embeddings [N, D] of an image's boxes, corners [N, 4], the one that stands for a box [4].

@@ -80,9 +80,3 @@ class PaclModel(Model):
         """Similarities [B, C, h, w]."""
         embedded = self.head.patches(self.encode_dense(images, TOWER))
         return (embedded @ classes.T).permute(0, 3, 1, 2)
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> PaclModel:
-        """As of any model."""
-        super().to(device, dtype)
-        self.head.to(self.device)
-        return self

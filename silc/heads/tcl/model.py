@@ -81,9 +81,3 @@ class TclModel(Model):
         with self._computing():
             features = self.head.features(self.visual, images)
         return self.head.mask_logits(features, classes).sigmoid()
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> TclModel:
-        """As of any model."""
-        super().to(device, dtype)
-        self.head.to(self.device)
-        return self

@@ -166,7 +166,7 @@ def in_use(stored: Stored) -> CatSegModel:
     model = network(stored)
     tuning.settle(model)
     return CatSegModel(
-        stored.towers, model.visual, None, model.preprocess, "fixture", catseg=model.eval(), crop=384, templates=["{}"]
+        stored.towers, model.visual, None, model.preprocess, "fixture", catseg=model.eval(), crop=384, templates="plain"
     )
 
 
