@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +20,8 @@ from silc.heads.decoder.predictor import writing_model
 from silc.heads.detect.predictor import detector_of
 from silc.predict import TOWER, Model
 from silc.serve.answers import loaded
+from silc.serve.app import PAGE
+from tests.browser import launched, shown, wait
 from tests.serve import heads
 from tests.serve.conftest import picture
 
@@ -36,14 +36,10 @@ CONTROLS = {
     "slider": ["Left and right", "Opacity"],
     "combobox": ["Left", "Right", "Decoder", "Windows", "Prompts"],
     "textbox": ["Separated by commas, or one a line"],
+    "application": ["The picture."],
 }
-"""What a person or a screen reader finds, by role and name."""
-PIXELS = """canvas => {
-  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  let text = "";
-  for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(at, at + 8192));
-  return [canvas.width, canvas.height, btoa(text)];
-}"""
+"""What a person or a screen reader finds, by role and the beginning of its name."""
+ALL_CONTROLS = "main :is(button, input, select, textarea, [tabindex])"
 
 
 @contextmanager
@@ -68,15 +64,8 @@ def address(finished: Callable[..., Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; Playwright's own is not needed."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium; `apt-get install chromium`")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -103,17 +92,6 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-def wait(page: Page, said: str = r"\)$") -> str:
-    """What the page says when it has its answer."""
-    from playwright.sync_api import expect
-
-    expect(page.locator("#status")).to_have_text(
-        re.compile(said)
-    )  # a function to wait for would break the page's rules
-    assert page.text_content("#fault") == ""
-    return page.text_content("#status") or ""
-
-
 def segmented(page: Page, file: Path) -> None:
     """A picture is chosen, words are typed, and the answer is there."""
     page.set_input_files("#file", file)
@@ -126,14 +104,6 @@ def segmented(page: Page, file: Path) -> None:
 
 def split(page: Page, at: int) -> None:
     page.locator("#split").fill(str(at))
-
-
-def shown(page: Page, canvas: str = "#picture") -> np.ndarray:
-    """Pixels [H, W, 3] of a canvas."""
-    width, height, data = page.eval_on_selector(canvas, PIXELS)
-    pixels = np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)
-    assert (pixels[..., 3] == 255).all()
-    return pixels[..., :3]
 
 
 def of(models: dict[str, Model], which: str) -> Model:
@@ -369,6 +339,52 @@ def test_boxes_captions_and_answers(
         assert (shown(page) != before).any()
 
 
+def missing(page: Page) -> Iterator[str]:
+    """Controls that a person does not find."""
+    found = {
+        name: page.get_by_role(role, name=re.compile(f"^{re.escape(name)}{'' if role == 'application' else '$'}"))  # type: ignore[arg-type]
+        for role, names in CONTROLS.items()
+        for name in names
+    }
+    found["file"] = page.get_by_label("Drop a picture here, or choose a file")
+    found |= {f"Example {one}": page.get_by_role("button", name=f"Example: generated scene {one}") for one in (1, 2, 3)}
+    found |= {f"legend {name}": page.locator("#legend button").filter(has_text=name) for name in NAMES}
+    many = {"Decoder": 2}
+    for name, one in found.items():
+        if one.count() != many.get(name, 1) or not all(one.nth(at).is_visible() for at in range(one.count())):
+            yield name
+
+
+def test_each_control_would_be_missed(page: Page, file: Path) -> None:
+    """Nothing that stands on the page can be taken away without this file failing."""
+    segmented(page, file)
+    controls = page.locator(ALL_CONTROLS)
+    seen = [one for one in (controls.nth(at) for at in range(controls.count())) if one.is_visible()]
+    assert len(seen) > 25
+    for handle in [one.element_handle() for one in seen]:
+        handle.evaluate("one => { one.placeholder_ = document.createComment(''); one.replaceWith(one.placeholder_); }")
+        assert any(missing(page))
+        handle.evaluate("one => one.placeholder_.replaceWith(one)")
+    assert list(missing(page)) == []
+
+
+@pytest.mark.parametrize("index", range(len(NAMES)))
+def test_each_class_of_the_overlay_would_be_missed(
+    browser: Browser, address: str, file: Path, models: dict[str, Model], index: int
+) -> None:
+    """A page that leaves one class grey does not pass for the models' answer."""
+    labels = of(models, "student").segment(picture(), NAMES).labels
+    assert (labels == index).any()
+    drawing = (PAGE / "draw.js").read_text().replace("hidden.has(labels[at])", f"labels[at] === {index}")
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/draw.js", lambda route: route.fulfill(body=drawing, content_type="text/javascript"))
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        with pytest.raises(AssertionError):
+            test_student_and_teacher_on_one_picture(page, file, models)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_every_control_is_there_at_any_width(
@@ -379,11 +395,7 @@ def test_every_control_is_there_at_any_width(
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
         segmented(page, file)
-        for role, names in CONTROLS.items():
-            for name in names:
-                found = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
-                assert found.count() == (2 if name == "Decoder" else 1), (role, name)
-                assert found.first.is_visible(), (role, name)
+        assert list(missing(page)) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background))) < 384) == (scheme == "dark")
