@@ -23,8 +23,8 @@ class ExportCommand:
     out: tyro.conf.Positional[str]
     """Directory to write."""
     formats: str = "auto"
-    """Of open_clip, transformers, onnx, torch_export, int8, separated by commas; silc's own is always written. `auto`:
-    open_clip,transformers; of a trained head, onnx."""
+    """Of open_clip, transformers, onnx, torch_export, int8, web (a page without a server), separated by commas;
+    silc's own is always written. `auto`: open_clip,transformers; of a trained head, onnx."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
     license: str = "unknown"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from silc.eval.tables import in_markdown, read_scores
+from silc.exports.formats import WEB
 
 if TYPE_CHECKING:
     from silc.config import Config
@@ -42,6 +43,9 @@ import onnxruntime
 
 image = onnxruntime.InferenceSession("DIR/onnx/image.onnx")
 pooled, patches = image.run(None, {{"pixel_values": pixels}})
+""",
+    "web": """\
+python -m http.server --directory DIR/web
 """,
     "graph": """\
 import torch
@@ -107,14 +111,14 @@ def card(model: Pretrained, facts: Facts, notes: Mapping[str, Sequence[str]], ch
         sections.append("## Know\n\n" + "\n".join(remarks))
     sections.append(
         "## Checked\n\nEach format was read back and compared with the model it was written from, on random pixels "
-        f"and texts; int8 by 1 - cosine.\n\n{checked(checks)}"
+        f"and texts; int8 and web by 1 - cosine.\n\n{checked(checks)}"
     )
     return "\n\n".join(sections) + "\n"
 
 
 def _usage(name: str, model: Pretrained) -> str:
     code = USAGE.get(name, USAGE["graph"]).format(format=name, length=model.model.text.length)
-    return f"```python\n{code}```"
+    return f"```{'sh' if name == WEB else 'python'}\n{code}```"
 
 
 def _training(facts: Facts) -> str:

@@ -5,6 +5,7 @@
     config.json, preprocessor_config.json, model.safetensors
     tokenizer.json, tokenizer_config.json       for both
     onnx/ torch_export/ int8/                   image and text
+    web/                                        a page that needs no server of ours
     continue/                                   of a run: student, head, teacher, teacher's head and centre
     README.md                                   model card
 
@@ -27,7 +28,7 @@ from silc.data.tokenizer import BPETokenizer
 from silc.durable import whole, write_whole
 from silc.errors import BadInput
 from silc.exports import formats as offered
-from silc.exports import graphs, open_clip, transformers
+from silc.exports import graphs, open_clip, transformers, web
 from silc.exports.card import Facts, card, scores_of
 from silc.exports.verify import Check, Probe, compare
 from silc.interop import pretrained, sources
@@ -37,7 +38,7 @@ from silc.loading import load_run
 from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 
-FORMATS: dict[str, Any] = {one.NAME: one for one in (open_clip, transformers, *graphs.KINDS)}
+FORMATS: dict[str, Any] = {one.NAME: one for one in (open_clip, transformers, *graphs.KINDS, web.FORMAT)}
 """By their names, each with `write`, `verify` and `notes`."""
 
 
@@ -57,8 +58,8 @@ def export(
     Args:
         source: whatever `silc.load` takes.
         out: a directory that is not there yet, or empty.
-        formats: of open_clip, transformers, onnx, torch_export, int8; silc's own is always written. None: the first
-            two; of a trained head, onnx.
+        formats: of open_clip, transformers, onnx, torch_export, int8, web; silc's own is always written. None: the
+            first two; of a trained head, onnx.
         weights: of a run; `auto` is the teacher where there is one.
         tokenizer: as for `silc.load`.
         license, datasets: for the model card, in the hub's words (`apache-2.0`; `ORG/NAME`).

@@ -12,7 +12,8 @@ from silc.kinds import KINDS
 from silc.rundir import check_model
 from silc.training.directory import CONFIG, is_run
 
-OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8 = NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8")
+NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8", "web")
+OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8, WEB = NAMES
 MAPPED = (ONNX, TORCH)
 """Formats that can hold class maps. Eight bits a weight move features by more than decoders can bear."""
 DECODERS = ("cosine", "maskclip", "maskclip-reduced", "sclip", "clearclip", "naclip", "scra", "scga", "radseg")

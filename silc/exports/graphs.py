@@ -186,12 +186,17 @@ def _program(one: Traced, graph: nn.Module | None = None) -> ExportedProgram:
     return torch.export.export(graph or one.graph, tuple(one.examples.values()), dynamic_shapes=sizes)
 
 
-def save_onnx(one: Traced, file: str) -> None:
+def as_onnx(one: Traced) -> torch.onnx.ONNXProgram:
     """Of the newest operators that torch writes."""
     names, given = one.output_names, list(one.examples)
     program = torch.onnx.export(_program(one), dynamo=True, input_names=given, output_names=names, verbose=False)
     assert program is not None
-    program.save(file)
+    return program
+
+
+def save_onnx(one: Traced, file: str) -> None:
+    """As one file, or with its weights beside it where they are large."""
+    as_onnx(one).save(file)
 
 
 def load_onnx(file: str) -> Run:

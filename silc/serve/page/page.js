@@ -173,6 +173,7 @@ function arrange() {
   $("detect").hidden = !sides().every((side) => model(side).detects);
   $("caption").hidden = !able("captions").length;
   $("asking").hidden = !able("answers").length;
+  $("known").textContent = [...new Set(sides().map((side) => model(side).description))].join(" | ");
   options($("word"), state.names.map((name, at) => [at, name]));
 }
 
