@@ -58,7 +58,7 @@ def make_shards(folder: Path, num: int, each: int) -> None:
         with tarfile.open(folder / "partial", "w") as tar:
             for row in range(number * each, (number + 1) * each):
                 pair, image = pairs[row], io.BytesIO()
-                Image.fromarray(pair.image).save(image, "JPEG", quality=85)
+                Image.fromarray(pair.pixels).save(image, "JPEG", quality=85)
                 fields = json.dumps({"caption": pair.captions[0], "url": f"https://example.org/{row}.jpg"})
                 members = (("jpg", image.getvalue()), ("txt", pair.captions[0].encode()), ("json", fields.encode()))
                 for suffix, data in members:

@@ -56,17 +56,16 @@ def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
     """Score shards, as `engine.run`.
 
     Raises:
-        BadInput: there is no cluster at the address, or it has not the room for so many actors.
+        BadInput: there is no cluster at the address, none can be begun, or it has not the room for so many actors.
     """
     ray = needs("--ray", "ray", "ray")
     here = address == "local"
     settings: dict[str, Any] = {"num_cpus": workers, "object_store_memory": OBJECT_STORE} if here else {}
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False, include_dashboard=False, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"--ray {address}: {' '.join(str(error).split())[:200]}; `ray start --head` makes one"
-        ) from error
+    except Exception as error:  # Ray raises that itself, where its processes are slow to start
+        advice = "run it again when the machine is less busy" if here else "`ray start --head` makes one"
+        raise BadInput(f"--ray {address}: {' '.join(str(error).split())[:200]}; {advice}") from error
     try:
         # A cluster may be at other work as well; one that was begun here is free.
         free = ray.cluster_resources() if here else ray.available_resources()

@@ -122,3 +122,20 @@ def test_actors_share_what_is_free() -> None:
     assert share_of_gpu(free, 16, "cpu") == share_of_gpu({"CPU": 16.0}, 16, "auto") == 0
     with pytest.raises(BadInput, match="16 free cores, fewer than --workers 17"):
         share_of_gpu(free, 17, "auto")
+
+
+def test_a_cluster_that_does_not_begin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from silc.curate.on_ray import run_on_ray
+    from silc.curate.scorer import ScorePlan
+    from silc.errors import BadInput
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out\nduring startup")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(BadInput, match="--ray local: The current node timed out during startup; run it again"):
+        list(run_on_ray([tmp_path / "0.tar"], ScorePlan(tmp_path), 1, "local"))
+    with pytest.raises(BadInput, match="`ray start --head` makes one"):
+        list(run_on_ray([tmp_path / "0.tar"], ScorePlan(tmp_path), 1, "auto"))
