@@ -82,7 +82,7 @@ def main(args: list[str]) -> int:
     def embed(folder: Path, column: str) -> np.ndarray:
         from silc.curate.targets import embeddings_of  # torch, which other filters do without
 
-        return embeddings_of(scores.about, command.device, folder, column)
+        return embeddings_of(scores.about, command.device, folder, column, beside=expanded(command.scores))
 
     subset = read_subset(expanded(command.within)) if command.within else None
     with open_scores(expanded(command.scores), memory=command.memory) as scores:

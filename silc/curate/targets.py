@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from silc.distributed import place
+from silc.durable import whole
 from silc.errors import BadInput
 from silc.eval.files import images_below
+from silc.inputs import in_batches, open_image
 from silc.loading import load_any
-from silc.terminal import track
+from silc.terminal import complain, track
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from PIL import Image
 
 BATCH = 64
 
 
-def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: str) -> np.ndarray:
-    """Float32 [n, D] of all images below a folder.
+def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: str, beside: Path) -> np.ndarray:
+    """Float32 [n, D] of all images below a folder, those that cannot be read passed over and counted.
 
     Args:
         about: what scored the pool, as its files have it.
         column: of the embeddings they are to be compared with.
+        beside: folder that keeps them for the next choice, by the model's weights and the files' names and times.
 
     Raises:
         BadInput: no model made the column, the one of its name has other weights by now, or there is no image.
@@ -32,18 +40,40 @@ def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: s
     models = {f"embedding_{one['name']}" if one["name"] else "embedding": one for one in about.get("models", ())}
     if column not in models:
         raise BadInput(f"image_near {folder}: no model is known to have made the column {column}; give an .npy instead")
+    files = images_below(folder)
+    kept = beside / f"targets-{_digest(models[column]['checksum'], about['dtype'], files)}.npy"
+    if kept.is_file():
+        return np.asarray(np.load(kept, allow_pickle=False))
     loaded = load_any(models[column]["source"], device=place(device))
     if loaded.checksum != models[column]["checksum"]:
         raise BadInput(
             f"image_near {folder}: {models[column]['source']} has other weights than scored the pool; give an .npy of "
             "embeddings by those, or score again"
         )
-    files, model = images_below(folder), loaded.best(about["dtype"])
-    if not files:
-        raise BadInput(f"image_near {folder}: there is no image in it")
-    starts = range(0, len(files), BATCH)
-    found = [
-        model.encode_image(files[start : start + BATCH]).float().cpu().numpy()
-        for start in track(starts, f"embedding {folder}", True)
-    ]
-    return np.concatenate(found)
+    model, broken = loaded.best(about["dtype"]), list[str]()
+    pictures = track(_readable(files, broken), f"embedding {folder}", True, total=len(files))
+    found = [model.encode_image(some).float().cpu().numpy() for some in in_batches(pictures, BATCH)]
+    if broken:
+        complain(f"image_near {folder}: {len(broken):,} of {len(files):,} images are passed over: {broken[0]}")
+    if not found:
+        raise BadInput(f"image_near {folder}: there is no image in it that can be read")
+    embeddings = np.concatenate(found)
+    with whole(kept) as partial, partial.open("wb") as handle:
+        np.save(handle, embeddings)
+    return embeddings
+
+
+def _readable(files: Sequence[Path], broken: list[str]) -> Iterator[Image.Image]:
+    """The images in files; why others have none goes to `broken`."""
+    for file in files:
+        try:
+            image = open_image(file)
+        except BadInput as error:
+            broken.append(str(error))
+        else:
+            yield image
+
+
+def _digest(checksum: str, dtype: str, files: Sequence[Path]) -> str:
+    states = [[str(file.absolute()), (state := file.stat()).st_size, state.st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps([checksum, dtype, states]).encode()).hexdigest()[:16]

@@ -103,9 +103,15 @@ def test_a_page_shows_what_each_term_decides(
 
 
 def test_targets_may_be_a_folder_of_images(
-    scored: Path, finished: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scored: Path,
+    finished: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As with an array of the embeddings that the model has of them; other weights are refused."""
+    """As with an array of the embeddings that the model has of them, which are kept; other widths are refused."""
+    from silc.curate import targets as targets_module
+
     model = silc.load(finished("silc_c"), device="cpu")
     folder = tmp_path / "train" / "n01"
     folder.mkdir(parents=True)
@@ -120,6 +126,16 @@ def test_targets_may_be_a_folder_of_images(
         assert cli.main(["data", "select", str(scored), *keep, "--out", str(out)]) == 0
         found.append(out.read_bytes())
     assert found[0] == found[1]
+    folder_keep = ["--keep", f"image_near {folder.parent}", "--centroids", "5", "--device", "cpu", "--out", str(out)]
+    with monkeypatch.context() as patched:  # embedded once, until an image changes
+        patched.setattr(targets_module, "load_any", lambda *_, **__: pytest.fail("the model was loaded again"))
+        assert cli.main(["data", "select", str(scored), *folder_keep]) == 0
+        assert out.read_bytes() == found[0]
+    (folder / "3.png").write_bytes(b"none")
+    capsys.readouterr()
+    assert cli.main(["data", "select", str(scored), *folder_keep]) == 0
+    assert "1 of 4 images are passed over" in capsys.readouterr().err
+    assert out.read_bytes() == found[0]
     np.save(tmp_path / "targets.npy", embeddings[:, :9])
     again = ["data", "select", str(scored), "--keep", f"image_near {tmp_path}/targets.npy", "--out", str(out)]
     assert cli.main(again) == 2
