@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,20 +198,20 @@ def segment(model: Model, images: Images, names: Sequence[str], out: Path, confi
         raise BadInput(f"{len(names):,} names are more than a label map of 16 bits holds; give at most 65,536")
     segmenter = model.segmenter(names, config)
     found: list[dict[str, Any]] = []
-    for batch in images.batches(1):
-        (file, image), number = batch[0], len(found)
-        try:
-            result = segmenter(image)
-        except BadInput as error:  # too thin
-            images.unreadable.append({"file": str(file), "why": str(error)})
-            continue
-        stem = f"{number:05d}-{file.stem}"
-        out.mkdir(parents=True, exist_ok=True)
-        result.overlay(**overlay).save(out / f"{stem}.overlay.png")
-        palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
-        shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
-        found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})
-    _write(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images)
+    with _kept(out / "segments.json", {"model": model.name, "names": list(names), "images": found}, images):
+        for batch in images.batches(1):
+            (file, image), number = batch[0], len(found)
+            try:
+                result = segmenter(image)
+            except BadInput as error:  # too thin
+                images.unreadable.append({"file": str(file), "why": str(error)})
+                continue
+            stem = f"{number:05d}-{file.stem}"
+            out.mkdir(parents=True, exist_ok=True)
+            result.overlay(**overlay).save(out / f"{stem}.overlay.png")
+            palette_image(result.labels.numpy(), len(names)).save(out / f"{stem}.labels.png")
+            shares = np.bincount(result.labels.flatten().numpy(), minlength=len(names)) / result.labels.numel()
+            found.append({"file": str(file), "stem": stem, "shares": dict(zip(names, shares.tolist(), strict=True))})
 
 
 def detect(
@@ -230,20 +231,21 @@ def detect(
     detector = detector_of(model)
     asked = detector.named(names, templates, batch_size=batch_size)
     listed, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
-    for batch in images.batches(1):
-        file, image = batch[0]
-        result = detector.detect_by(image, asked, **shown)
-        number = len(listed) + 1
-        listed.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
-        for one in result.found:
-            place = {"id": len(boxes) + 1, "image_id": number, "category_id": one.label + 1, "iscrowd": 0}
-            corner = [one.x, one.y, one.width, one.height]
-            boxes.append({**place, "bbox": corner, "area": one.width * one.height, "score": one.score})
-        out.mkdir(parents=True, exist_ok=True)
-        result.overlay().save(out / f"{number - 1:05d}-{file.stem}.boxes.png")
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     told = {"info": {"model": model.name, "prompts": templates, **shown}}
-    _write(out / "detections.json", {**told, "images": listed, "annotations": boxes, "categories": categories}, images)
+    content = {**told, "images": listed, "annotations": boxes, "categories": categories}
+    with _kept(out / "detections.json", content, images):
+        for batch in images.batches(1):
+            file, image = batch[0]
+            result = detector.detect_by(image, asked, **shown)
+            number = len(listed) + 1
+            listed.append({"id": number, "file_name": str(file), "width": image.width, "height": image.height})
+            for one in result.found:
+                place = {"id": len(boxes) + 1, "image_id": number, "category_id": one.label + 1, "iscrowd": 0}
+                corner = [one.x, one.y, one.width, one.height]
+                boxes.append({**place, "bbox": corner, "area": one.width * one.height, "score": one.score})
+            out.mkdir(parents=True, exist_ok=True)
+            result.overlay().save(out / f"{number - 1:05d}-{file.stem}.boxes.png")
 
 
 def write(model: Model, images: Images, out: Path | None, question: str, batch_size: int, **how: Any) -> list[str]:
@@ -270,6 +272,18 @@ def write(model: Model, images: Images, out: Path | None, question: str, batch_s
         told = {"question": question} if question else {}
         _write(out, {"model": model.name, **told, **how, "images": found}, images)
     return [one_line(f"{one['file']}: {one['text']}") for one in found]
+
+
+@contextmanager
+def _kept(file: Path, content: dict[str, Any], images: Images) -> Iterator[None]:
+    """Write a folder's content when its pictures are there; of those that are, too, where the work is cut short."""
+    try:
+        yield
+    except BaseException:
+        if file.parent.is_dir():
+            _write(file, content, images)
+        raise
+    _write(file, content, images)
 
 
 def _write(file: Path, content: dict[str, Any], images: Images) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,6 +233,25 @@ def test_boxes_are_written_as_coco_json_and_pictures(
     asked[2] = str(finished("silc_c"))
     assert main([*asked, "--out", str(tmp_path / "new")]) == 2
     assert "finds no boxes; train a head that does" in capsys.readouterr().err
+
+
+def test_what_was_found_before_an_interruption_is_kept(
+    trained: Path, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, seen = DetectModel.detect_by, list[object]()
+
+    def cut_short(self: DetectModel, image: object, *given: Any, **more: Any) -> Any:
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return found(self, image, *given, **more)
+
+    monkeypatch.setattr(DetectModel, "detect_by", cut_short)
+    asked = ["predict", "detect", str(trained), str(coco / "val2017"), "--names", "cat", "--device", "cpu"]
+    with contextlib.suppress(KeyboardInterrupt):
+        assert main([*asked, "--out", str(tmp_path / "found")])
+    values = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert len(values["images"]) == len(list((tmp_path / "found").glob("*.png"))) == 2
 
 
 @pytest.mark.parametrize(
