@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from silc.dense import component_pictures, scaled_to_patches
+from silc.distributed import place
 from silc.encoder import DensePredictor
 from silc.errors import BadInput
 from silc.eval.captioning import CAPTION
@@ -45,7 +46,7 @@ def loaded(sources: Iterable[str], weights: Weights, device: str) -> dict[str, M
     """
     models: dict[str, Model] = {}
     for source in sources:
-        found = load_any(source, weights=weights, device=device)
+        found = load_any(source, weights=weights, device=place(device))
         for which in found.models:
             model = found.ready(which)
             name = model.name if which == "pretrained" else f"{model.name}, {which}"

@@ -369,4 +369,4 @@ def test_models_of_one_name_are_told_apart(finished: Callable[..., Path]) -> Non
     run = str(finished("silc_c"))
     names = list(loaded([run, run], "both", "cpu"))
     assert names == ["run, student", "run, teacher", "run, student #2", "run, teacher #2"]
-    assert list(loaded([run], "teacher", "cpu")) == ["run, teacher"]
+    assert list(loaded([run], "teacher", "auto")) == ["run, teacher"]  # the command's own default
