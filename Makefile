@@ -4,6 +4,7 @@
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)
 # make bench   set up, time the start and the loader beside what one would use otherwise (2 minutes; PARTS=all: everything)
 # make drill   set up, kill, corrupt, fill and poison real training processes, and count what survived (about an hour on two slow cores)
+# make docs    the documentation site, in out/site; a warning is an error
 # make dist    wheel and sdist, in dist/
 # make audit   look every pinned dependency up in PyPI's advisories (needs the network)
 # TORCH=cpu    with any of these on a new checkout: torch without CUDA's 5 GB, from PyTorch's own index (not by its hash)
@@ -21,7 +22,7 @@ WITHOUT_CUDA := awk '/==/ { cuda = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+
 # One that is done takes over half of what another has left.
 TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses logical --maxprocesses
 
-.PHONY: setup demo test test-slow check elsewhere bench drill dist audit lock clean
+.PHONY: setup demo test test-slow check elsewhere bench drill docs dist audit lock clean
 
 setup: .venv/.installed
 
@@ -65,6 +66,11 @@ bench: setup
 
 drill: setup
 	$(BIN)/python -m scripts.drill
+
+docs: setup
+	rm -rf out/site
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs out/site
+	@echo "documentation: out/site/index.html"
 
 dist: setup
 	rm -rf dist

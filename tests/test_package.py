@@ -26,7 +26,10 @@ from silc import extras
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "silc").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-GUARDED = ("silc/data/remote.py", "silc/exports/graphs.py", "silc/commands/bench.py", "silc/serve/")
+GUARDED = (
+    *("silc/data/remote.py", "silc/commands/bench.py", "silc/serve/"),
+    *("silc/exports/graphs.py", "silc/exports/web.py", "silc/exports/eight_bits.py"),
+)
 """Files that import such a library where it was asked for before: by themselves, or by the command they are of."""
 
 
