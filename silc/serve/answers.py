@@ -21,6 +21,7 @@ from silc.eval.captioning import CAPTION
 from silc.eval.config import NEED_A_SECOND, EvalConfig
 from silc.eval.decoders import DECODERS, predictor_of
 from silc.eval.pictures import palette_image
+from silc.eval.prompts import templates
 from silc.eval.score_map import ScoreMap
 from silc.heads.decoder.predictor import TextModel, writing_model
 from silc.heads.detect.predictor import DetectModel, detector_of
@@ -98,7 +99,7 @@ class Answers:
     def classify(self, asked: schema.ClassifyRequest) -> schema.Classifications:
         """The probabilities of the names for each picture."""
         images = [self.picture(name) for name in asked.pictures]
-        rows = self.model(asked.model).classify(images, asked.names, asked.templates)
+        rows = self.model(asked.model).classify(images, asked.names, templates(asked.templates))
         ranked = [[schema.Probability(name=name, probability=share) for name, share in row.items()] for row in rows]
         return schema.Classifications(results=ranked)
 
@@ -120,7 +121,7 @@ class Answers:
     def detect(self, asked: schema.DetectRequest) -> schema.Detections:
         """Boxes of what is named, in each picture."""
         detector = detector_of(self.model(asked.model))
-        settled = detector.named(asked.names, asked.templates)
+        settled = detector.named(asked.names, templates(asked.templates))
         found = [detector.detect_by(self.picture(name), settled, score=asked.score) for name in asked.pictures]
         return schema.Detections(
             results=[[schema.Box(name=one.classes[box.label], **_place(box)) for box in one.found] for one in found]

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from silc.serve.pictures import NAME
 
-MOST_PICTURES, MOST_NAMES, LONGEST_NAME = 8, 100, 200
+MOST_PICTURES, MOST_NAMES, LONGEST_NAME, LONGEST_CHOICE = 8, 100, 200, 1000
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True)]
+Choice = Annotated[str, StringConstraints(max_length=LONGEST_CHOICE)]
 PictureName = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Png = Annotated[str, Field(description="A PNG file, in base64.")]
@@ -22,7 +23,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(description="The `id` of one of the server's models.")]
+    model: Annotated[Choice, Field(description="The `id` of one of the server's models.")]
     pictures: Annotated[list[PictureName], Len(1, MOST_PICTURES)]
 
 
@@ -35,15 +36,15 @@ class Named(Request):
 class SegmentRequest(Named):
     """Which pixel is what."""
 
-    decoder: str = "cosine"
-    windows: Annotated[str, Field(description="Sliding windows, as `silc eval --segmentation`.")] = "tcl"
+    decoder: Choice = "cosine"
+    windows: Annotated[Choice, Field(description="Sliding windows, as `silc eval --segmentation`.")] = "tcl"
     heat: Annotated[bool, Field(description="Whether to send a heat map of each word.")] = False
 
 
 class ClassifyRequest(Named):
     """What a picture shows."""
 
-    templates: Annotated[str, Field(description="Prompts around the names: a set by name.")] = "clip7"
+    templates: Annotated[Choice, Field(description="Prompts around the names: a set by name.")] = "clip7"
 
 
 class SimilarRequest(Request):
@@ -56,7 +57,7 @@ class SimilarRequest(Request):
 class DetectRequest(Named):
     """Where things are."""
 
-    templates: str = "clip7"
+    templates: Choice = "clip7"
     score: Annotated[Share, Field(description="Boxes that are less sure are left out.")] = 0.1
 
 

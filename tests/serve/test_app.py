@@ -193,6 +193,9 @@ def test_what_is_like_a_patch_of_the_first_picture(client: TestClient, models: d
         ("segment", {"pictures": []}, 422, "pictures"),
         ("segment", {"surprise": 1}, 422, "surprise"),
         ("classify", {"templates": "/etc/passwd"}, 422, "no prompt set"),
+        ("classify", {"templates": "{} " * 60_000}, 422, "templates"),  # prompts of strangers have no bound
+        ("classify", {"templates": "a {}"}, 422, "no prompt set"),
+        ("segment", {"decoder": "x" * 1001}, 422, "decoder"),
         ("similar", {"x": 2, "y": 0}, 422, "x: "),
         ("detect", {}, 422, "box"),
     ],

@@ -54,6 +54,12 @@ def test_boxes_are_the_models(client: TestClient, trained: dict[str, Model]) -> 
                 assert box[key] == pytest.approx(getattr(expected, key), abs=1e-4)
 
 
+def test_prompts_are_a_set_by_name(client: TestClient, trained: dict[str, Model]) -> None:
+    """What a stranger makes of them would be repeated for each name, without a bound."""
+    asked = {"model": next(iter(trained)), "pictures": [sent(client, picture())], "names": ["red"], "templates": "a {}"}
+    assert "no prompt set" in fault(client.post("/api/detect", json=asked), 422)
+
+
 def test_captions_and_answers_are_the_models(client: TestClient, trained: dict[str, Model]) -> None:
     name = list(trained)[1]
     writer = writing_model(trained[name])
