@@ -14,7 +14,7 @@ from silc.errors import BadInput
 from silc.extras import needs
 from silc.given import Idle
 from silc.rundir import check_model
-from silc.serve.config import HOST, LOOPBACK, PORT, SECONDS, Limits
+from silc.serve.config import HOST, PORT, SECONDS, Limits
 from silc.settings import NATURAL, Range, Settings
 from silc.terminal import announce, say
 
@@ -38,8 +38,8 @@ class ServeCommand(Settings):
     port: Annotated[int, Range(least=0, most=65535)] = PORT
     """The port; 0 takes any that is free."""
     token_file: str = ""
-    """A file with the token that callers must know. Without one, and at other addresses than 127.0.0.1, it is made at
-    random and printed."""
+    """A file with the token that callers must know, which is not printed. Without one, and at other addresses than
+    127.0.0.1, it is made at random and printed."""
     weights: Annotated[
         Literal["both", "student", "teacher"], arg(help="Of runs; `both` serves student and teacher side by side.")
     ] = "both"
@@ -74,11 +74,14 @@ def main(args: list[str]) -> int:
         from silc.serve.examples import scenes
 
         models = loaded(command.models, command.weights, command.device)
-        hosts = LOOPBACK if command.host in LOOPBACK else ()
         size = next(iter(models.values())).preprocess.size
-        app = application(models, limits, token=token, hosts=hosts, examples=scenes(size))
+        app = application(models, limits, token=token, examples=scenes(size))
         say(f"serve: {', '.join(models)}")
-        say(f"serve: open {server.address(place, command.host, token)}   (Ctrl-C ends it)")
+        address = server.address(place, command.host, token if not command.token_file else "")
+        secret = (
+            f"#token=   and what {command.token_file} holds behind it" if command.token_file else ""
+        )  # not for logs
+        say(f"serve: open {address}{secret}   (Ctrl-C ends it)")
         server.server_of(app, limits).run(sockets=[place])
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -18,7 +18,7 @@ from silc.errors import BadInput
 from silc.images import BadImage
 from silc.serve import schema
 from silc.serve.computing import TooLong
-from silc.serve.config import LOOPBACK, Limits
+from silc.serve.config import Limits
 from silc.serve.desk import Desk
 from silc.serve.examples import Drawn
 from silc.serve.guard import Guard
@@ -41,15 +41,13 @@ def application(
     limits: Limits | None = None,
     *,
     token: str = "",
-    hosts: Collection[str] = LOOPBACK,
     examples: Sequence[Drawn] = (),
 ) -> Guard:
     """The ASGI application.
 
     Args:
         models: by the names that people see.
-        token: what callers must know; empty: nothing.
-        hosts: the names by which the server may be asked for; empty: any.
+        token: what callers must know; empty: nothing, and they ask for this machine by its own names alone (`guard`).
     """
     limits = limits or Limits()
     desk = Desk(models, limits, examples)
@@ -73,7 +71,7 @@ def application(
     for kind, answer in FAULTS.items():
         app.add_exception_handler(kind, answer)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return Guard(app, limits, token=token, hosts=hosts)
+    return Guard(app, limits, token=token)
 
 
 def _desk(request: Request) -> Desk:

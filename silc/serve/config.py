@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Names of this machine that no other reaches."""
 SHORTEST_TOKEN = 16
 """Characters of a token that cannot be guessed by trying."""
+TOKEN = re.compile(rf"[\w.~+/-]{{{SHORTEST_TOKEN},}}=*", re.ASCII)
+"""What a Bearer token is made of (RFC 6750, 2.1)."""
 SECONDS = Range(above=0, most=86_400)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from silc.serve.config import Limits
+from silc.serve.config import LOOPBACK, Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,12 +63,12 @@ class Guard:
     """An application behind what this module says.
 
     Args:
-        token: what `Authorization: Bearer` must say to use the API; empty: nothing.
-        hosts: the names by which the server is asked for; empty: any.
+        token: what `Authorization: Bearer` must say to use the API; empty: nothing, and the server is asked for by this
+            machine's own names alone.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, *, token: str, hosts: Collection[str]) -> None:
-        self.app, self.limits, self.token, self.hosts = app, limits, token, hosts
+    def __init__(self, app: ASGIApp, limits: Limits, *, token: str) -> None:
+        self.app, self.limits, self.token = app, limits, token
         self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,9 +97,9 @@ class Guard:
 
     def _look_at(self, headers: Headers, path: str) -> None:
         host = headers.get("host", "")
-        if self.hosts and _name_of(host) not in self.hosts:
-            raise Refused(421, f"this server answers to {', '.join(self.hosts)}, not to another name")
-        if (origin := headers.get("origin")) is not None and urlsplit(origin).netloc != host:
+        if not self.token and _name_of(host) not in LOOPBACK:
+            raise Refused(421, f"this server answers to {', '.join(LOOPBACK)}, not to another name")
+        if (origin := headers.get("origin")) is not None and origin.partition("://")[2] != host:
             raise Refused(403, "pages of other sites may not use this server")
         if self.token and path.startswith(API):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -113,12 +113,17 @@ class Guard:
         if "transfer-encoding" in headers:
             raise Refused(411, "say how long the body is: Content-Length, no Transfer-Encoding")
         length = int(said) if (said := headers.get("content-length", "0")).isdecimal() else 0
-        most = self.limits.picture_bytes if scope["path"] == PICTURES else self.limits.json_bytes
-        if length > most:
+        if length > (most := self._most(scope["path"])):
             raise Refused(413, f"{length:,} bytes, the limit is {most:,}")
         if self.held + length > self.limits.held_bytes:
             raise Refused(503, "the server is busy; ask again in 1 s", {"Retry-After": "1"})
         return length
+
+    def _most(self, path: str) -> int:
+        """Bytes of a body; the page, which anybody may see, takes none."""
+        if path == PICTURES:
+            return self.limits.picture_bytes
+        return self.limits.json_bytes if path.startswith(API) else 0
 
     async def _body(self, receive: Receive, length: int) -> bytes:
         parts: list[bytes] = []

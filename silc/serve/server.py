@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from silc.errors import BadInput
-from silc.serve.config import LOOPBACK, SHORTEST_TOKEN, Limits
+from silc.serve.config import LOOPBACK, SHORTEST_TOKEN, TOKEN, Limits
 
 if TYPE_CHECKING:
     from silc.serve.guard import Guard
@@ -47,7 +47,7 @@ def token_for(host: str, file: str) -> str:
     """What callers must know: the file's words; else, where others reach this machine, made at random.
 
     Raises:
-        BadInput: the file cannot be read, or holds what can be guessed.
+        BadInput: the file cannot be read, or holds what can be guessed, or no header takes.
     """
     if not file:
         return "" if host in LOOPBACK else secrets.token_urlsafe(24)
@@ -55,16 +55,16 @@ def token_for(host: str, file: str) -> str:
         token = Path(file).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise BadInput(f"--token-file {file} cannot be read: {error}") from None
-    if len(token) < SHORTEST_TOKEN or not token.isprintable() or " " in token:
+    if not TOKEN.fullmatch(token):
         raise BadInput(
-            f"--token-file {file} must hold one word of at least {SHORTEST_TOKEN} characters, as "
+            f"--token-file {file} must hold one word of at least {SHORTEST_TOKEN} letters, digits and -._~+/, as "
             '`python -c "import secrets; print(secrets.token_urlsafe())"` prints'
         )
     return token
 
 
 def address(place: socket.socket, host: str, token: str) -> str:
-    """What a browser opens. The token stands behind the #, which no browser sends."""
+    """What a browser opens. The token, made at random, stands behind the #, which no browser sends."""
     port = place.getsockname()[1]
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{name}]' if ':' in name else name}:{port}/{f'#token={token}' if token else ''}"

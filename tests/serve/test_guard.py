@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from silc.serve.config import LOOPBACK, Limits
+from silc.serve.config import Limits
 from silc.serve.guard import HEADERS, Guard
 
 Message = dict[str, Any]
@@ -31,7 +31,7 @@ class Application:
 
 def guarded(token: str = "", **limits: Any) -> tuple[Guard, Application]:
     inside = Application()
-    return Guard(inside, replace(Limits(), **limits), token=token, hosts=LOOPBACK), inside
+    return Guard(inside, replace(Limits(), **limits), token=token), inside
 
 
 def asked(
@@ -79,6 +79,8 @@ def test_a_body_comes_through_in_one_piece() -> None:
         ({}, 421, "not to another name"),
         ({**HERE, "origin": "http://evil.example"}, 403, "other sites"),
         ({**HERE, "origin": "null"}, 403, "other sites"),
+        ({**HERE, "origin": "http://[::1"}, 403, "other sites"),
+        ({**HERE, "origin": ""}, 403, "other sites"),
         ({**HERE, "origin": "http://127.0.0.1:9000"}, 403, "other sites"),
         ({**HERE, "content-length": "300000"}, 413, "300,000 bytes, the limit is 262,144"),
         ({**HERE, "transfer-encoding": "chunked"}, 411, "Content-Length"),
@@ -124,6 +126,23 @@ def test_without_the_token_only_the_page_is_served(given: str, why: str) -> None
     assert inside.asked == 0
     assert asked(guard, headers, "/page.css")[0] == 200
     assert asked(guard, {**HERE, "authorization": "bearer sesame-sesame-1"})[0] == 200
+
+
+def test_with_a_token_the_server_has_any_name() -> None:
+    """As behind a proxy; a page that calls this machine by a name of its own does not know the token."""
+    guard, _ = guarded(token="sesame-sesame-1")
+    headers = {"host": "silc.example", "origin": "https://silc.example"}
+    assert asked(guard, headers)[0] == 401
+    assert asked(guard, {**headers, "authorization": "bearer sesame-sesame-1"})[0] == 200
+
+
+def test_without_the_token_no_body_is_read() -> None:
+    """Or strangers fill what all bodies together may take."""
+    guard, inside = guarded(token="sesame-sesame-1")
+    for path in ("/", "/page.css", "/api/segment", "/api/pictures"):
+        status, _, _ = asked(guard, {**HERE, "content-length": "1"}, path, body=(b"x",))
+        assert status == (401 if path.startswith("/api/") else 413)
+    assert inside.asked == 0
 
 
 def test_a_body_that_does_not_come_is_not_waited_for() -> None:

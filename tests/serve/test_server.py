@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from silc.errors import BadInput
-from silc.serve.config import LOOPBACK, Limits
+from silc.serve.config import Limits
 from silc.serve.guard import Guard
 from silc.serve.server import address, bound, server_of, token_for
 
@@ -45,7 +45,9 @@ def test_a_token_is_made_where_others_reach_the_server(tmp_path: Path) -> None:
     assert token_for("127.0.0.1", str(file)) == token_for("0.0.0.0", str(file)) == "sesame-sesame-sesame"
 
 
-@pytest.mark.parametrize("content", ["", "short", "two words that are long enough", "ünïcödé-ünïcödé-ünïcödé"])
+@pytest.mark.parametrize(
+    "content", ["", "short", "two words that are long enough", "50%-of-a-token-50%", "ünïcödé-ünïcödé-ünïcödé"]
+)
 def test_a_token_that_is_none_is_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "token"
     file.write_text(content, encoding="utf-8")
@@ -84,7 +86,7 @@ def place() -> Iterator[tuple[str, int]]:
     """Where a server with little patience answers."""
     limits = replace(Limits(), body_seconds=0.5)
     with bound("127.0.0.1", 0) as place:
-        server = server_of(Guard(answering, limits, token="", hosts=LOOPBACK), limits)
+        server = server_of(Guard(answering, limits, token=""), limits)
         thread = threading.Thread(target=lambda: server.run(sockets=[place]))
         thread.start()
         while not server.started:

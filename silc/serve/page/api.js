@@ -5,9 +5,10 @@ const TRIES = 3;
 
 // The token came behind the # of the address; it is kept for this tab and taken out of what may be copied.
 export function takeToken() {
-  const state = new URLSearchParams(location.hash.slice(1));
-  if (state.has("token")) {
-    sessionStorage.setItem(TOKEN, state.get("token"));
+  const token = /[#&]token=([^&]+)/.exec(location.hash)?.[1]; // as it stands there: a + is no blank
+  if (token) {
+    const state = new URLSearchParams(location.hash.slice(1));
+    sessionStorage.setItem(TOKEN, decodeURIComponent(token));
     state.delete("token");
     history.replaceState(null, "", `#${state}`);
   }
