@@ -38,14 +38,14 @@ class KeptTokens:
         """
         files = [self._file(one) for one in pixels.cpu().numpy()]
         try:
-            absent = [row for row, file in enumerate(files) if not file.is_file()]
-            if absent:
+            kept = {row: tokens for row, file in enumerate(files) if (tokens := _whole(file)) is not None}
+            if absent := [row for row in range(len(files)) if row not in kept]:
                 for row, tokens in zip(absent, look(pixels[absent]).float().cpu().numpy(), strict=True):
                     self._keep(files[row], tokens)
-            kept = torch.stack([torch.from_numpy(np.load(file)) for file in files])
-        except (OSError, ValueError) as error:
+                    kept[row] = tokens
+        except OSError as error:
             raise BadInput(f"data.cache {self.folder} cannot be used: {error}; name another folder") from error
-        return kept.to(pixels.device)
+        return torch.from_numpy(np.stack([kept[row] for row in range(len(files))])).to(pixels.device)
 
     def _file(self, pixels: np.ndarray) -> Path:
         digest = hashlib.sha256(f"{self.tower}\n{pixels.shape}\n".encode() + pixels.tobytes()).hexdigest()
@@ -54,9 +54,18 @@ class KeptTokens:
     def _keep(self, file: Path, tokens: np.ndarray) -> None:
         """Write a file under another name first: a rank beside this one may read it at any time.
 
-        It is not flushed: after a power cut a broken file is told, and the folder can be made again.
+        It is not flushed: a file that a power cut broke is made again.
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.{np.random.default_rng().integers(2**63)}.npy")
         np.save(beside, tokens)
         beside.replace(file)
+
+
+def _whole(file: Path) -> np.ndarray | None:
+    """The tokens in a file; None where there is none, or a part of one."""
+    try:
+        tokens: np.ndarray = np.load(file)
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    return tokens

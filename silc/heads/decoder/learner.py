@@ -78,8 +78,11 @@ class TextLearner(Learner):
         return self.teller
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Those of the tower; the decoder's have other ways in than `forward`, which sharding does not know."""
-        return list(self.teller.visual.trunk.blocks)
+        """Those of the tower; the decoder's have other ways in than `forward`, which sharding does not know.
+
+        None where tokens are kept: ranks find different ones, and would not put a block together equally often.
+        """
+        return [] if self.teller.kept else list(self.teller.visual.trunk.blocks)
 
     def groups(self) -> Mapping[str, ParamGroup]:
         """The image tower at its share of the rate; vectors and positions do not decay."""

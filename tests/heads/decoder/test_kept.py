@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from silc.errors import BadInput
 from silc.heads.decoder.kept import KeptTokens
+from silc.heads.decoder.learner import TextLearner
 
 PIXELS = torch.arange(96, dtype=torch.uint8).view(2, 3, 4, 4)
 
@@ -45,13 +48,26 @@ def test_compiled_forward_passes_read_them_too(tmp_path: Path) -> None:
     assert module.seen == 2
 
 
-def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [0, 60, 150, None])
+def test_a_file_that_a_power_cut_broke_is_made_again(left: int | None, tmp_path: Path) -> None:
     module = Looking(KeptTokens(tmp_path, "a"))
-    module(PIXELS)
-    for file in tmp_path.rglob("*.npy"):
-        file.write_bytes(b"none")
-    with pytest.raises(BadInput, match=rf"data\.cache {tmp_path} cannot be used: .*; name another folder"):
-        module(PIXELS)
+    whole, file = module(PIXELS), next(tmp_path.rglob("*.npy"))
+    content = file.read_bytes()
+    file.write_bytes(b"none" if left is None else content[:left])
+    assert file.read_bytes() != content
+    assert torch.equal(module(PIXELS), whole)
+    assert module.seen == 3
+    assert file.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="cannot be used"):
+    with pytest.raises(BadInput, match=rf"data\.cache {tmp_path / 'file'} cannot be used: .*; name another folder"):
         Looking(KeptTokens(tmp_path / "file", "a"))(PIXELS)
+
+
+def test_blocks_of_a_tower_with_kept_tokens_are_not_sharded(tmp_path: Path) -> None:
+    """A rank that finds all of its images does not look, and others would wait for its share of a block."""
+    tower = SimpleNamespace(trunk=SimpleNamespace(blocks=["first", "second"]))
+    for kept, blocks in ((None, ["first", "second"]), (KeptTokens(tmp_path, "a tower"), [])):
+        assert TextLearner(cast("Any", SimpleNamespace(visual=tower, kept=kept))).blocks() == blocks
