@@ -158,8 +158,9 @@ def _compared(out: Path, model: TextModel, pixels: Tensor, prompts: Sequence[Seq
     for row, prompt in enumerate(prompts):
         own = pixels[row : row + 1]
         end = model.text.tokenizer.end
-        (written,) = write(model.teller.decoder, model.teller.look(own), [prompt], end, Writing(most=MOST))
-        by_graphs = _written(image, step, model.teller.decoder, own, prompt, end)
+        most = min(MOST, model.teller.decoder.shape.length - len(prompt))
+        (written,) = write(model.teller.decoder, model.teller.look(own), [prompt], end, Writing(most=most))
+        by_graphs = _written(image, step, model.teller.decoder, own, prompt, end, most)
         if by_graphs != written:
             raise BadInput(f"{ONNX} writes {model.text.read(by_graphs)!r}, and the model {model.text.read(written)!r}")
     ids = torch.tensor([list(prompt)[:2] for prompt in prompts])
@@ -177,8 +178,9 @@ def _written(
     pixels: Tensor,
     prompt: Sequence[int],
     end: int,
+    most: int,
 ) -> list[int]:
-    """What the graphs write greedily of one image."""
+    """What the graphs write greedily of one image, at most so many tokens."""
     seen, keys = image(pixels), _nothing_read(decoder, 1)
     values, ids, places, found = keys, torch.tensor([list(prompt)]), torch.arange(len(prompt))[None], list[int]()
     while True:
@@ -187,6 +189,6 @@ def _written(
         if token == end:
             return found
         found.append(token)
-        if len(found) == MOST:
+        if len(found) == most:
             return found
         ids, places = torch.tensor([[token]]), places[:, -1:] + 1
