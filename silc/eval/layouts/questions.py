@@ -83,14 +83,18 @@ def read(name: str, part: Part) -> QuestionSet:
         raise BadInput(f"{file} holds no question")
     places: dict[Path, int] = {}
     for number, one in enumerate(asked, start=1):
-        if not one.question.strip():
-            raise BadInput(f"{file}: question {number} is empty; remove it or add its text")
+        if not isinstance(one.question, str) or not one.question.strip():
+            raise BadInput(f"{file}: question {number} is no text: {one.question!r}; remove it or write its text")
         if not is_answered(one.answers):
-            raise BadInput(f"{file}: question {number}, {one.question!r}, has no answer; remove it or add its answer")
+            raise BadInput(
+                f"{file}: question {number}, {one.question!r}, has no answer that is a text: {one.answers!r:.60}; "
+                "remove it, or write its answer in quotes"
+            )
         places.setdefault(one.image, len(places))
     if gone := next((path for path in places if not path.is_file()), None):
         raise BadInput(f"{file} asks about {gone}, which does not exist; put the images there")
-    types = {kind: [one.types.get(kind, "") for one in asked] for kind in asked[0].types}
+    kinds = dict.fromkeys(kind for one in asked for kind in one.types)
+    types = {kind: [one.types.get(kind, "") for one in asked] for kind in kinds}
     return QuestionSet(
         name,
         Lazy(list(places), read_image),
@@ -103,8 +107,8 @@ def read(name: str, part: Part) -> QuestionSet:
 
 
 def is_answered(answers: Any) -> bool:
-    """Whether these are texts, one of them not empty."""
-    return isinstance(answers, list) and all(isinstance(text, str) for text in answers) and any(answers)
+    """Whether these are texts, one of them not blank."""
+    return isinstance(answers, list) and all(isinstance(text, str) for text in answers) and any(map(str.strip, answers))
 
 
 def vqav2(place: Path, train: bool) -> Part:
