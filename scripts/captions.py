@@ -33,12 +33,12 @@ class Study(NamedTuple):
 
 
 STUDIES = {
-    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 32_000),
+    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 20_000),
     "world": Study(
         "caption:{world}/retrieval/objects/train,vqa:{world}/vqa/objects",
         "objects-caption,objects-vqa",
         "{world}",
-        32_000,
+        20_000,
     ),
     "daquar": Study("vqa:{data}/vqa/daquar", "daquar-vqa", "{data}", 12_800),
     "flickr8k": Study(
@@ -47,11 +47,11 @@ STUDIES = {
 }
 ARMS = ("silc_c/teacher", "silc_c/student", "clip_views_ema/teacher", "clip_views_ema/student")
 """Recipe of the towers, and which of theirs."""
-BATCH = 64
+BATCH = 32
 DECODER = (
     *("--depth", "2", "--width", "128", "--heads", "4", "--length", "64", "--data.vocab-size", "1024"),
-    *("--data.workers", "0", "--train.batch-size", str(BATCH), "--train.optim.lr", "2e-3"),
-    *("--train.precision", "float32", "--train.log-every", "50 steps"),
+    *("--data.workers", "0", "--train.batch-size", str(BATCH), "--train.optim.lr", "1.5e-3"),
+    *("--train.precision", "float32", "--train.log-every", "100 steps"),
 )
 """A decoder for towers of 48 pixels."""
 SHOWN = ("accuracy", "cider")
