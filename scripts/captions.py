@@ -30,19 +30,22 @@ class Study(NamedTuple):
     root: str
     texts: int
     """That it sees in training."""
+    size: int
+    """Side of its images in pixels."""
 
 
 STUDIES = {
-    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 20_000),
+    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 40_000, 64),
     "world": Study(
         "caption:{world}/retrieval/objects/train,vqa:{world}/vqa/objects",
         "objects-caption,objects-vqa",
         "{world}",
         20_000,
+        48,
     ),
-    "daquar": Study("vqa:{data}/vqa/daquar", "daquar-vqa", "{data}", 12_800),
+    "daquar": Study("vqa:{data}/vqa/daquar", "daquar-vqa", "{data}", 12_800, 96),
     "flickr8k": Study(
-        "caption:{data}/train/flickr8k-{{000000..000004}}.tar", "flickr8k_test-caption", "{data}", 25_600
+        "caption:{data}/train/flickr8k-{{000000..000004}}.tar", "flickr8k_test-caption", "{data}", 20_000, 96
     ),
 }
 ARMS = ("silc_c/teacher", "silc_c/student", "clip_views_ema/teacher", "clip_views_ema/student")
@@ -50,7 +53,7 @@ ARMS = ("silc_c/teacher", "silc_c/student", "clip_views_ema/teacher", "clip_view
 BATCH = 32
 DECODER = (
     *("--depth", "2", "--width", "128", "--heads", "4", "--length", "64", "--data.vocab-size", "1024"),
-    *("--data.workers", "0", "--train.batch-size", str(BATCH), "--train.optim.lr", "1.5e-3"),
+    *("--data.workers", "0", "--train.batch-size", str(BATCH), "--train.optim.lr", "2e-3"),
     *("--train.precision", "float32", "--train.log-every", "100 steps"),
 )
 """A decoder for towers of 48 pixels."""
@@ -67,7 +70,18 @@ def run(*args: object) -> None:
 def decoder(study: Study, towers: Path, which: str, cache: Path, out: Path, seed: int, steps: int) -> None:
     """Train a decoder and score it."""
     if not (out / "done").is_file():
-        given = ("--init", towers, "--weights", which, "--data.train", study.train, "--data.cache", cache)
+        given = (
+            "--init",
+            towers,
+            "--weights",
+            which,
+            "--data.train",
+            study.train,
+            "--data.cache",
+            cache,
+            "--size",
+            study.size,
+        )
         long = ("--train.duration", f"{steps} steps", "--train.save-every", f"{steps} steps", "--train.seed", seed)
         run("train", "decoder", *given, *DECODER, *long, "--out", out, "--resume", "auto")
         run("eval", out, "--root", study.root, "--tasks", study.tasks, "--out", out / "scores.json", "--no-photographs")
