@@ -1,8 +1,8 @@
 """Detection over several seeds: on pairs of name and ground that training never shows, and on photographs.
 
     python -m scripts.detection out/detection --towers out/evidence/rows/silc_c/seed-{1,2,3}
-    python -m scripts.detection out/detection --towers ... --data $SILC_DATA     # photographs besides
-    python -m scripts.detection out/quick --towers RUN --data $SILC_DATA --quick # minutes: whether it runs
+    python -m scripts.detection out/detection --data $SILC_DATA                      # photographs
+    python -m scripts.detection out/quick --towers RUN --data $SILC_DATA --quick     # minutes: whether it runs
 
 Objects with parts: a head on each of the towers named learns from the world's training part. Beside its AP50 stand a
 centre box and the same head with the names of the classes moved on by one. Photographs, from towers of random weights:
@@ -71,10 +71,10 @@ def head(
     towers: Path, train: Path, root: Path, sets: Sequence[str], out: Path, seed: int, steps: int, *more: str
 ) -> Found:
     """Train a head and score it."""
-    if not (out / "checkpoints").is_dir():
-        length = ("--train.duration", f"{steps} steps", "--train.save-every", f"{steps} steps", "--train.seed", seed)
-        run("train", "detect", "--init", towers, "--data.train", train, *ALIKE, *length, *more, "--out", out)
     if not (out / "scores.json").is_file():
+        length = ("--train.duration", f"{steps} steps", "--train.save-every", f"{steps} steps", "--train.seed", seed)
+        given = ("--init", towers, "--data.train", train, *ALIKE, *length, *more)
+        run("train", "detect", *given, "--resume", "auto", "--out", out)
         asked = ("--tasks", ",".join(f"{name}-detection" for name in sets), "--templates", "plain")
         run("eval", out, "--root", root, *asked, "--out", out / "scores.json")
     records = json.loads((out / "scores.json").read_text())
@@ -113,19 +113,25 @@ def photographs(data: Path, out: Path, seeds: Sequence[int], by_heart: int, step
     source, learnt = data / "detection" / "coco_boxes", out / "twenty" / "detection" / "twenty"
     if not learnt.is_dir():
         twenty(source, learnt)
-    rows: dict[str, list[float]] = {}
-    for seed in seeds:
-        towers = out / "photographs" / str(seed) / "towers"
-        if not (towers / "checkpoints").is_dir():
+    towers = [out / "photographs" / str(seed) / "towers" for seed in seeds]
+    for seed, own in zip(seeds, towers, strict=True):
+        if not (own / "checkpoints").is_dir():
             words = ("--data.train", data / "train" / "*.tar", "--data.vocab-size", "4096", "--train.seed", seed)
-            run("train", "clip-tiny", *words, *TOWERS, "--out", towers)
-        own = towers.parent
-        known = head(towers, learnt, out / "twenty", ["twenty"], own / "twenty", seed, by_heart, *BY_HEART)
-        new = head(towers, source, data, ["coco_boxes"], own / "all", seed, steps, *TEXT_RESTS, "--data.crops", "0.5")
-        for name, scores in (("twenty by heart", known["twenty"]), ("100 new photographs", new["coco_boxes"])):
-            rows.setdefault(name, []).append(scores["head"])
-            rows.setdefault(f"{name}, a centre box", []).append(scores["centre box"])
-    return {name: Scores(values) for name, values in rows.items()}
+            run("train", "clip-tiny", *words, *TOWERS, "--out", own)
+    known = [
+        head(own, learnt, out / "twenty", ["twenty"], own.parent / "twenty", seed, by_heart, *BY_HEART)["twenty"]
+        for seed, own in zip(seeds, towers, strict=True)
+    ]
+    crops = (*TEXT_RESTS, "--data.crops", "0.5")
+    new = [
+        head(own, source, data, ["coco_boxes"], own.parent / "all", seed, steps, *crops)["coco_boxes"]
+        for seed, own in zip(seeds, towers, strict=True)
+    ]
+    return {
+        f"{name}{which}": Scores([one[column] for one in found])
+        for name, found in (("twenty by heart", known), ("100 new photographs", new))
+        for which, column in (("", "head"), (", a centre box", "centre box"))
+    }
 
 
 def table(rows: Mapping[str, Scores]) -> list[str]:
@@ -148,21 +154,23 @@ def main() -> None:
     """Everything that is not there yet, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--towers", type=Path, nargs="+", required=True, help="runs trained on the world with parts")
+    parser.add_argument("--towers", type=Path, nargs="*", default=[], help="runs trained on the world with parts")
     parser.add_argument("--steps", type=int, default=250, help="of 20 images of objects with parts")
     parser.add_argument("--data", type=Path, help="$SILC_DATA, with detection/coco_boxes and train")
-    parser.add_argument("--by-heart", type=int, default=300, help="steps of twenty photographs")
-    parser.add_argument("--photographs", type=int, default=300, help="steps of 20 photographs")
+    parser.add_argument("--by-heart", type=int, default=240, help="steps of twenty photographs")
+    parser.add_argument("--photographs", type=int, default=100, help="steps of 20 photographs")
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps: whether it runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the photographs")
     asked = parser.parse_args()
     if asked.quick:
-        asked.towers, asked.steps, asked.by_heart, asked.photographs = asked.towers[:1], 4, 4, 4
+        asked.towers, asked.seeds, asked.steps, asked.by_heart, asked.photographs = asked.towers[:1], [0], 4, 4, 4
     small = ("--num", 8, "--num-train", 32, "--num-retrieval", 8) if asked.quick else ()
-    rows = objects(asked.towers, asked.out, asked.steps, *small)
-    lines = [*table(rows), "", margin(rows)] if not asked.quick else table(rows)
+    lines = list[str]()
+    if asked.towers:
+        rows = objects(asked.towers, asked.out, asked.steps, *small)
+        lines += [*table(rows), "", *([] if asked.quick else [margin(rows), ""])]
     if asked.data:
-        seeds = range(len(asked.towers))
-        lines += ["", *table(photographs(asked.data, asked.out, seeds, asked.by_heart, asked.photographs))]
+        lines += table(photographs(asked.data, asked.out, asked.seeds, asked.by_heart, asked.photographs))
     print("\n".join(lines))
     (asked.out / "table.md").write_text("\n".join(lines) + "\n")
 
