@@ -1,4 +1,4 @@
-# make demo    set up, train a small SILC on generated scenes, leave out/demo/report.html (at most 5 minutes on two slow cores)
+# make demo    set up, train two small models on generated objects, without and with self-distillation, leave out/demo/report.html (at most 5 minutes on two slow cores)
 # make test    set up, run the tests, several at once (the slow ones: make test-slow)
 # make check   set up, run formatter, linter and type checker without changing anything
 # make elsewhere   set up, train a small model, export it and have open_clip, transformers and CLIP_benchmark answer (2 minutes)

@@ -1,7 +1,7 @@
 """Many clients of one `silc serve` for a while, decent and indecent ones: what they were answered, how long it took,
 and what became of the server's memory.
 
-python -m scripts.serve_load out/demo --clients 50 --seconds 60
+python -m scripts.serve_load out/demo/silc_c --clients 50 --seconds 60
 
 Decent clients send a picture and ask one question after the other. Beside them: a client that sends its headers byte
 by byte, one that cuts its connection in the middle of a body, one that sends huge and broken JSON and bytes that are no

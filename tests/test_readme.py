@@ -14,7 +14,7 @@ import pytest
 
 from silc.cli import main
 from silc.commands.flags import configured
-from silc.data import scenes
+from silc.data import object_sets
 from tests.data.conftest import sample, write_tar
 
 ROOT = Path(__file__).parent.parent
@@ -29,10 +29,10 @@ def blocks(language: str) -> list[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`make demo` with a handful of steps and images, in a folder of its own; in full it runs in .ci/run."""
     folder = tmp_path_factory.mktemp("readme")
-    few = partial(scenes.write_sets, num_retrieval=40, num_segmentation=8, per_class=2)
+    few = partial(object_sets.write_sets, num=24, num_train=12, num_retrieval=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(scenes, "write_sets", few)
+        patch.setattr(object_sets, "write_sets", few)
         assert main(["demo", "--duration", "3 steps"]) == 0
     return folder
 
@@ -54,15 +54,18 @@ def test_the_two_commands_are_there() -> None:
 
 def test_the_demo_leaves_what_is_promised(demo: Path) -> None:
     out = demo / "out" / "demo"
-    for name in ("metrics.jsonl", "scores.json", "report.html", "config.yaml"):
+    for name in ("scores.json", "report.html", "segmentations.png"):
         assert (out / name).stat().st_size > 100, name
-    assert list((out / "checkpoints").glob("step-*/model.safetensors"))
-    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    for run in (out / "clip_views_ema", out / "silc_c"):
+        for name in ("metrics.jsonl", "config.yaml"):
+            assert (run / name).stat().st_size > 100, name
+        assert list((run / "checkpoints").glob("step-*/model.safetensors"))
+        assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     page = (out / "report.html").read_text()
     # Self-contained: nothing in it is fetched (addresses of XML vocabularies are only names).
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*|@import|url\((?!#|data:)""", page)
-    assert "colour histogram" in page
-    assert "scenes_heldout" in page
+    for shown in ("clip_views_ema", "silc_c", "objects_bodies", "objects_unseen"):
+        assert shown in page
 
 
 def test_the_python_runs(demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,15 +91,15 @@ def test_commands_are_understood(demo: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert inline
     for words in commands():
         if words[0] == "train" and words[1].endswith("config.yaml"):
-            silc(words, {"out/s16": "out/demo"})
+            silc(words, {"out/s16": "out/demo/silc_c"})
         elif words[0] == "train":
             for extra in ([], *([] if "--train.duration" in words else inline)):
                 assert configured("train", [*words[1:], *extra])[0].out in ("out/cc3m", "out/s16")
         elif words[0] == "eval":
-            here = {"out/cc3m": "out/demo", "/data/eval": "out/demo/data", "voc2012-zs-seg": "scenes-zs-seg"}
+            here = {"out/cc3m": "out/demo/silc_c", "/data/eval": "out/demo/data", "voc2012-zs-seg": "objects-zs-seg"}
             silc(words, here)
         elif words[0] == "finetune":
-            silc([*words, "--help"], {"hf:google/siglip2-base-patch16-256": "out/demo"})
+            silc([*words, "--help"], {"hf:google/siglip2-base-patch16-256": "out/demo/silc_c"})
         elif words[0] == "data":
             silc(words, {"/data/cc3m/{00000..00331}.tar": str(write_tar(demo / "00000.tar", sample(0)))})
         elif words[0] == "plan":  # of a smaller recipe: the guide's test prints this one's

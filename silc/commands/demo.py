@@ -1,4 +1,4 @@
-"""`silc demo`: a small model, trained and evaluated in minutes."""
+"""`silc demo`: two small models, trained and compared in minutes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from silc.terminal import announce
 
 @dataclass(frozen=True)
 class DemoCommand(Settings):
-    """Train a small SILC-C on generated scenes, evaluate it and write a report."""
+    """Train two small models on generated objects, without and with self-distillation, and write a report on both."""
 
     out: str = "out/demo"
     """Where everything goes; an earlier demo there is replaced."""
     duration: Annotated[str, Duration(share=False, words=("",))] = ""
-    """How long to train; by default as long as this machine allows in five minutes: 25k or 6k examples."""
+    """How long to train each; by default as long as this machine allows in five minutes: 25k or 6k examples."""
 
 
 def main(args: list[str]) -> int:

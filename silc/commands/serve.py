@@ -58,7 +58,7 @@ def main(args: list[str]) -> int:
     """Load the models and answer until Ctrl-C."""
     command = flags.read(ServeCommand, args, "silc serve")
     if not command.models:
-        raise BadInput("silc serve needs a model, e.g. `silc serve out/demo`")
+        raise BadInput("silc serve needs a model, e.g. `silc serve out/demo/silc_c`")
     for name in command.models:
         check_model(name)
     for module in ("fastapi", "uvicorn"):
