@@ -146,7 +146,7 @@ class Answers:
             id=name,
             size=model.preprocess.size,
             patch=model.patch_size,
-            description=repr(model),
+            description=repr(model).partition(": ")[2].removesuffix(")"),
             decoders=["cosine"] if own else decoders_of(model),
             detects=isinstance(model, DetectModel),
             captions=CAPTION in tasks,

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from scripts.fuzz_images import bombs, mutated
 from silc.dense import component_pictures
 from silc.predict import TOWER, Model
 from silc.serve.answers import loaded
@@ -70,6 +71,7 @@ def test_what_there_is(client: TestClient, models: dict[str, Model]) -> None:
         "captions": False,
         "answers": False,
     }
+    assert "16 px in patches of 8" in info["models"][0]["description"]
     decoders = info["models"][0]["decoders"]
     assert decoders[0] == "cosine"
     assert "proxyclip" not in decoders
@@ -244,6 +246,24 @@ def test_strangers_pictures(client: TestClient, name: str) -> None:
     data, status = STRANGE[name]
     fault(client.post("/api/pictures", content=data), status)
     sent(client, picture())  # nothing is lost by it
+
+
+def test_bombs_and_damaged_pictures(client: TestClient) -> None:
+    """Each is answered in a line, or has pixels that can be asked about; none ends the process that decodes."""
+    for data in bombs().values():
+        response = client.post("/api/pictures", content=data)
+        assert response.status_code in (413, 415)
+        fault(response, response.status_code)
+    statuses = set()
+    for number in range(80):
+        response = client.post("/api/pictures", content=mutated(number))
+        statuses.add(response.status_code)
+        if response.status_code != 200:
+            fault(response, response.status_code)
+        elif number % 20 == 0:
+            assert client.get(f"/api/pictures/{response.json()['id']}").status_code == 200
+    assert {200, 422} <= statuses <= {200, 413, 415, 422}
+    sent(client, picture())
 
 
 def test_a_page_without_anybody_elses_files(client: TestClient) -> None:
