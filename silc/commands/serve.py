@@ -77,11 +77,9 @@ def main(args: list[str]) -> int:
         size = next(iter(models.values())).preprocess.size
         app = application(models, limits, token=token, examples=scenes(size))
         say(f"serve: {', '.join(models)}")
-        address = server.address(place, command.host, token if not command.token_file else "")
-        secret = (
-            f"#token=   and what {command.token_file} holds behind it" if command.token_file else ""
-        )  # not for logs
-        say(f"serve: open {address}{secret}   (Ctrl-C ends it)")
+        own = command.token_file  # what a person keeps secret is not for logs
+        address = server.address(place, command.host, "" if own else token)
+        say(f"serve: open {address}{f'#token=   and what {own} holds behind it' if own else ''}   (Ctrl-C ends it)")
         server.server_of(app, limits).run(sockets=[place])
     return 0
 
