@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from silc.errors import BadInput
-from silc.serve.turns import Turns
+from silc.serve.turns import Turns, to_its_end
 
 T = TypeVar("T")
 
@@ -48,12 +47,7 @@ class Computing:
         async with self.turns.one():
             stop = threading.Event()
             running = asyncio.get_running_loop().run_in_executor(self._thread, self._stoppable, work, stop)
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                stop.set()
-                await _ended(running)  # or the next turn would compute beside it
-                raise
+            return await to_its_end(running, stop.set)
 
     def close(self) -> None:
         """End the thread when it has nothing left to do."""
@@ -78,12 +72,3 @@ class Computing:
             return work()
         finally:
             hook.remove()
-
-
-async def _ended(running: asyncio.Future[Any]) -> None:
-    """Wait for the end, whatever it is, also where it is asked for again."""
-    while not running.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([running])
-    with suppress(asyncio.CancelledError):
-        running.exception()  # seen: nobody else looks at it

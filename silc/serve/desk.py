@@ -19,7 +19,7 @@ from silc.serve.config import Limits
 from silc.serve.decoding import Decoder
 from silc.serve.examples import Drawn
 from silc.serve.pictures import Pictures, name_of
-from silc.serve.turns import Turns
+from silc.serve.turns import Turns, to_its_end
 
 if TYPE_CHECKING:
     from silc.predict import Model
@@ -63,7 +63,8 @@ class Desk:
         """
         image, buffer = self.pictures[name], io.BytesIO()
         async with self._encoding.one():
-            await asyncio.to_thread(image.save, buffer, "PNG", compress_level=1)
+            write = partial(image.save, buffer, "PNG", compress_level=1)
+            await to_its_end(asyncio.get_running_loop().run_in_executor(None, write))
         return buffer.getvalue()
 
     async def answer(self, question: Callable[[A], B], asked: A) -> B:

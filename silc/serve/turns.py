@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SMOOTHING = 0.2
 """Share of the latest turn in the mean length of one."""
@@ -49,3 +52,17 @@ class Turns:
                 self._usual += SMOOTHING * (time.monotonic() - began - self._usual)
         finally:
             self.here -= 1
+
+
+async def to_its_end(running: asyncio.Future[T], stop: Callable[[], None] = lambda: None) -> T:
+    """What a thread gives. Cancelled, it asks the thread to stop and waits: or the next turn would begin beside it."""
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop()
+        while not running.done():
+            with suppress(asyncio.CancelledError):  # also where it is asked for again
+                await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # seen: nobody else looks at it
+        raise
