@@ -33,6 +33,8 @@ POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",  # no text becomes HTML
+        "trusted-types 'none'",
     )
 )
 HEADERS = {

@@ -437,3 +437,67 @@ def test_a_busy_server_is_asked_again(browser: Browser, address: str, file: Path
         page.wait_for_selector("body[data-ready]")
         segmented(page, file)
     assert answers == []
+
+
+def test_a_file_that_is_refused_leaves_what_was_there(
+    browser: Browser, address: str, file: Path, tmp_path: Path
+) -> None:
+    """Nothing is asked anew about the picture before it, by which the reason would go."""
+    from playwright.sync_api import expect
+
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        segmented(page, file)
+        page.get_by_role("button", name="Classify").click()
+        expect(page.locator("#tables table")).to_have_count(2)
+        (tmp_path / "none.png").write_text("no picture")
+        page.set_input_files("#file", tmp_path / "none.png")
+        expect(page.locator("#fault")).to_contain_text("no JPEG/PNG")
+        page.wait_for_timeout(300)
+        assert "no JPEG/PNG" in (page.text_content("#fault") or "")
+        assert page.locator("#tables table").count() == 2
+        page.get_by_role("button", name="Example: generated scene 1").click()
+        expect(page.locator("#tables table")).to_have_count(0)  # they were of the picture before
+        context.set_offline(True)
+        page.get_by_role("button", name="Classify").click()
+        expect(page.locator("#fault")).to_contain_text("The server does not answer")
+
+
+def test_words_are_read_when_a_view_is_chosen(page: Page, file: Path) -> None:
+    segmented(page, file)
+    page.locator("#legend button").first.click()  # hidden
+    page.fill("#names", "red, blue, red")
+    page.check("input[value=heat]")
+    wait(page)
+    assert page.locator("#word option").all_text_contents() == ["red", "blue"]
+    assert page.locator('#legend [aria-pressed="true"]').count() == 2
+
+
+def test_a_slider_that_moves_leaves_the_address_alone(page: Page, file: Path) -> None:
+    """Safari ends a script that changes it more than 100 times in 30 s."""
+    segmented(page, file)
+    before = page.url
+    page.evaluate("""() => {
+        const slider = document.getElementById("split");
+        for (let at = 0; at <= 33; at++) {
+            slider.value = at;
+            slider.dispatchEvent(new Event("input"));
+        }
+    }""")
+    assert page.url == before
+    assert page.eval_on_selector("#line", "one => one.style.left") == "33%"
+    page.locator("#split").dispatch_event("change")
+    assert "split=33" in page.url
+
+
+def test_a_link_of_another_server_sets_what_there_is(browser: Browser, address: str, models: dict[str, Model]) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}#model-a=none&decoder-a=none&windows=none&templates=none&at=x&view=similar&alpha=20")
+        page.wait_for_selector("body[data-ready]")
+        assert page.input_value("#model-a") == next(iter(models))
+        assert [page.input_value(id) for id in ("#decoder-a", "#windows", "#templates")] == ["cosine", "tcl", "clip7"]
+        assert page.input_value("#alpha") == "20"
+        assert page.evaluate("import('./state.js').then(({state}) => state.at)") == [0.5, 0.5]

@@ -26,23 +26,29 @@ export const ask = (what, question, signal) =>
   json(what, { method: "POST", body: JSON.stringify(question), headers: { "Content-Type": "application/json" }, signal });
 export const send = (file, signal) =>
   json("pictures", { method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" }, signal });
-export const pixels = async (id, signal) => createImageBitmap(await (await call(`pictures/${id}`, { signal })).blob());
+export const pixels = async (id, signal) => createImageBitmap(await call(`pictures/${id}`, { signal }, (response) => response.blob()));
 export const pngOf = async (text) =>
   createImageBitmap(new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/png" }));
 
-async function json(path, options) {
-  return (await call(path, options)).json();
-}
+const json = (path, options) => call(path, options, (response) => response.json());
 
 // A server that is busy is asked again when it says, a few times.
-async function call(path, options) {
+async function call(path, options, read) {
   const token = sessionStorage.getItem(TOKEN);
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   for (let tried = 1; ; tried++) {
-    const response = await fetch(`api/${path}`, { ...options, headers, cache: "no-store" });
-    if (response.ok) return response;
+    const response = await reached(fetch(`api/${path}`, { ...options, headers, cache: "no-store" }), options.signal);
+    if (response.ok) return reached(read(response), options.signal);
     if (response.status !== 503 || tried === TRIES) throw new Fault(response.status, await detail(response));
     await pause(Number(response.headers.get("Retry-After") || 1), options.signal);
+  }
+}
+
+async function reached(answer, signal) {
+  try {
+    return await answer;
+  } catch (error) {
+    throw signal?.aborted ? error : new Fault(0, `The server does not answer: ${error.message}`);
   }
 }
 

@@ -6,6 +6,11 @@ import { $, made, model, named, percent, state, view } from "./state.js";
 
 export function draw() {
   remember();
+  redraw();
+}
+
+// Without the address, which some browsers let a page change no more than 100 times in 30 s.
+export function redraw() {
   if (!state.picture) return;
   const { width, height, image } = state.picture;
   Object.assign($("picture"), { width, height });
@@ -56,11 +61,12 @@ function boxes(context, found, [from, to]) {
   context.rect(from, 0, to - from, state.picture.height);
   context.clip();
   context.lineWidth = Math.max(1, state.picture.width / 300);
-  context.font = `${Math.max(10, state.picture.width / 50)}px sans-serif`;
+  const letters = Math.max(10, state.picture.width / 50);
+  context.font = `${letters}px sans-serif`;
   for (const { name, score, x, y, width, height } of found) {
     context.strokeStyle = context.fillStyle = css(state.info.colours[Math.max(0, state.names.indexOf(name))]);
     context.strokeRect(x, y, width, height);
-    context.fillText(`${name} ${percent(score)}`, x, y - context.lineWidth);
+    context.fillText(`${name} ${percent(score)}`, x, Math.max(y - context.lineWidth, letters)); // within the picture
   }
   context.restore();
 }

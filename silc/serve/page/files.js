@@ -36,5 +36,5 @@ function coco(masks) {
 function save(name, blob) {
   const link = document.createElement("a");
   Object.assign(link, { href: URL.createObjectURL(blob), download: name }).click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers read it only after the click
 }

@@ -1,6 +1,6 @@
 // The state in the address: whoever opens it sees the same, while the server has the picture.
 
-import { $, choose, inside, model, state, view, words } from "./state.js";
+import { $, choose, inside, state, view, words } from "./state.js";
 
 const SETTINGS = ["model-a", "model-b", "decoder-a", "decoder-b", "windows", "templates", "split", "alpha"];
 
@@ -19,14 +19,16 @@ export function recalled(arrange) {
   const kept = new URLSearchParams(location.hash.slice(1));
   for (const id of SETTINGS) {
     if (!kept.has(id)) continue;
+    const before = $(id).value;
     $(id).value = kept.get(id);
+    if (kept.get(id) && !$(id).value) $(id).value = before; // the link is of another server
     if (id === "model-b") arrange();
   }
-  if (!model("a")) $("model-a").value = state.info.models[0].id; // the link is of another server
   arrange();
   if (kept.has("names")) $("names").value = kept.get("names");
   if (kept.has("view")) choose(CSS.escape(kept.get("view")));
-  if (kept.has("at")) state.at = kept.get("at").split(" ").map(Number).map(inside);
+  const at = (kept.get("at") ?? "").split(" ").map(Number);
+  if (at.length === 2 && at.every(Number.isFinite)) state.at = at.map(inside);
   state.names = words();
   return { picture: kept.get("picture"), second: kept.get("second") };
 }

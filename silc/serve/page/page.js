@@ -3,7 +3,7 @@
 import { Fault, pixels, send, server, takeToken } from "./api.js";
 import { QUESTIONS, answered, forget } from "./answers.js";
 import { pixelsOf } from "./draw.js";
-import { draw, grid, mark, table, written } from "./drawing.js";
+import { draw, grid, mark, redraw, table, written } from "./drawing.js";
 import { saveCoco, saveLabels, savePicture } from "./files.js";
 import { recalled, remember } from "./link.js";
 import { $, able, choose, inside, made, model, percent, sides, state, view, words } from "./state.js";
@@ -18,7 +18,8 @@ const HINTS = {
 const WORDLESS = ["components", "similar"];
 let running = null; // the AbortController of what is being asked
 
-// Work that may be cancelled; a new one takes the place of what runs. Says how long it took, or what went wrong.
+// Work that may be cancelled; a new one takes the place of what runs. Says how long it took, or what went wrong; gives
+// whether it was done.
 async function during(what, work) {
   running?.abort();
   const mine = (running = new AbortController());
@@ -28,12 +29,15 @@ async function during(what, work) {
   $("cancel").hidden = false;
   try {
     const said = await work(mine.signal);
-    if (running === mine) $("status").textContent = `${said} (${((performance.now() - began) / 1000).toFixed(2)} s)`;
+    if (running !== mine) return false;
+    $("status").textContent = `${said} (${((performance.now() - began) / 1000).toFixed(2)} s)`;
+    return true;
   } catch (fault) {
-    if (running !== mine) return;
+    if (running !== mine) return false;
     const cancelled = mine.signal.aborted;
     $("status").textContent = cancelled ? "Cancelled." : "";
-    if (!cancelled) complain(fault instanceof Fault ? fault.message : `The server does not answer: ${fault.message}`);
+    if (!cancelled) complain(fault instanceof Fault ? fault.message : `This browser cannot do it: ${fault.message}`);
+    return false;
   } finally {
     if (running === mine) {
       running = null;
@@ -48,6 +52,7 @@ function complain(text) {
 
 // Ask both sides for what the view shows, and draw it.
 async function show() {
+  read();
   arrange();
   const shown = view();
   if (!state.picture || (!state.names.length && !WORDLESS.includes(shown))) return draw();
@@ -103,9 +108,16 @@ function pictured() {
   return Boolean(state.picture);
 }
 
+// The words as they stand there now; which of the others were hidden is nothing to them.
+function read() {
+  const typed = words();
+  if (typed.join("\n") !== state.names.join("\n")) state.hidden.clear();
+  state.names = typed;
+}
+
 // Whether there is a picture and there are words; what is missing is told.
 function ready() {
-  state.names = words();
+  read();
   if (!pictured()) return false;
   if (!state.names.length) complain("Words are needed: what is in the picture?");
   return Boolean(state.names.length);
@@ -113,18 +125,19 @@ function ready() {
 
 // A file, or the name of a picture that the server has, in the place `picture` or `second`.
 async function open(given, place) {
-  await during("Sending the picture", async (signal) => {
+  const done = await during("Sending the picture", async (signal) => {
     const file = given instanceof Blob ? given : null;
     const { id } = file ? await send(small(file), signal) : { id: given };
     const bitmap = await pixels(id, signal);
     state[place] = { id, file, width: bitmap.width, height: bitmap.height, image: pixelsOf(bitmap) };
     state.shown = [];
+    if (place === "picture") $("tables").replaceChildren(); // they were of the one before
     forget();
     arrange();
     draw();
     return `${bitmap.width} × ${bitmap.height} pixels`;
   });
-  if (state.picture && (state.names.length || WORDLESS.includes(view()))) await show();
+  if (done && state.picture && (state.names.length || WORDLESS.includes(view()))) await show();
 }
 
 function small(file) {
@@ -235,7 +248,8 @@ function listen() {
   on("views", "change", show);
   for (const id of ["model-a", "model-b"]) on(id, "change", () => (listDecoders(), show()));
   for (const id of ["decoder-a", "decoder-b", "windows"]) on(id, "change", show);
-  for (const id of ["split", "alpha", "word"]) on(id, "input", draw);
+  for (const id of ["split", "alpha", "word"]) on(id, "input", redraw);
+  for (const id of ["split", "alpha"]) on(id, "change", remember); // not while it moves: browsers count
   on("picture", "click", clicked);
   on("picture", "keydown", pressed);
   on("save-overlay", "click", savePicture);
