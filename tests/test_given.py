@@ -218,7 +218,10 @@ def test_idle_rules_name_settings_that_exist() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["predict", "embed", "m", "a.jpg", "--names", "a,b", "--out", "x.npy"], "--names: embedding takes no names"),
+        (
+            ["predict", "embed", "m", "a.jpg", "--names", "a,b", "--out", "x.npy"],
+            "--names: names are for classify, segment and detect",
+        ),
         (["predict", "embed", "m", "a.jpg", "--templates", "clip80", "--out", "x.npy"], "--templates: prompts are for"),
         (["predict", "segment", "m", "a.jpg", "--names", "a", "--templates", "clip80", "--out", "x"], "--templates"),
         (

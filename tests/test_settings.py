@@ -85,6 +85,7 @@ LEGAL: dict[str, dict[float, str]] = {
     "--num-pictures": {0: OFF},
     "--figures": {0: OFF},
     "--score": {0: "every box"},
+    "--temperature": {0: "the likeliest word"},
     "--size": {0: "the model's own"},
     "--price": {0: "cards that cost nothing"},
     "--threads": {0: "as many as there are cores"},
@@ -97,7 +98,7 @@ LEGAL: dict[str, dict[float, str]] = {
     "--seed": {0: "a seed like others"},
     "--max-pixels": {HUGE: "images of any size"},
 }
-AT_LEAST_ONE = {("data score", "--workers"), ("data score", "--threads")}
+AT_LEAST_ONE = {("data score", "--workers"), ("data score", "--threads"), ("probe", "--temperature")}
 """Flags of a name that elsewhere may be 0."""
 COMMANDS: dict[str, tuple[type, list[str]]] = {
     "eval": (EvalCommand, ["eval", "run"]),
@@ -167,6 +168,9 @@ OF_HEADS: dict[str, dict[float, str]] = {
     "loss.alpha": {0: "the names of an object weigh nothing"},
     "loss.gamma": {0: "plain cross-entropy"},
     "hidden": {0: "as wide as the texts' features"},
+    "mlp": {0: "four times the width"},
+    "dropout": {0: OFF},
+    "image_lr": {0: "the tower learns nothing"},
     "contrast": {0: OFF},
     "area": {0: OFF},
     "smooth": {0: OFF},

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from silc.config import DownstreamConfig
 from silc.errors import BadInput
 from silc.given import ALONG, TRAINING, Idle
-from silc.settings import COUNT, NATURAL, SHARE, Range, Settings
+from silc.settings import SHARE, Range, Settings
 from silc.training.config import OptimConfig, TrainConfig
 
 OPTIM = OptimConfig(
@@ -52,9 +52,9 @@ class DecoderConfig(DownstreamConfig):
     """Blocks: causal self-attention, cross-attention to the tokens of the image, MLP."""
     width: Annotated[int, Range(least=8, most=16_384)] = 512
     """Of the decoder's tokens."""
-    heads: Annotated[int, COUNT] = 8
+    heads: Annotated[int, Range(least=1, most=1024)] = 8
     """Of its attention; they divide the width."""
-    mlp: Annotated[int, NATURAL] = 0
+    mlp: Annotated[int, Range(least=0, most=65_536, advice="0: four times the width")] = 0
     """Width of its MLPs; 0: four times its own."""
     length: Annotated[int, Range(least=8, most=4096)] = 64
     """Tokens of prefix, question and answer together; a text that is longer is cut, its question first."""
