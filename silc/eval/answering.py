@@ -15,7 +15,7 @@ from silc.eval.datasets import QuestionSet
 from silc.eval.embed import dealt, shared
 from silc.eval.pictures import evenly_spaced, small
 from silc.eval.question_only import question_only
-from silc.eval.vqa_accuracy import commonest, exact_match, vqa_accuracy
+from silc.eval.vqa_accuracy import ANNOTATORS, commonest, exact_match, vqa_accuracy
 from silc.eval.whole_images import OnSet
 from silc.records import Evaluation, Picture, Record
 
@@ -40,8 +40,8 @@ class QuestionAnswering(OnSet[QuestionSet]):
 
     @property
     def annotated(self) -> bool:
-        """Whether several people answered each question."""
-        return min(map(len, self.data.answers)) > 1
+        """Whether so many people answered each question that VQA accuracy may reach 1."""
+        return min(map(len, self.data.answers)) > ANNOTATORS
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
         """Every choice that moves the number."""
@@ -49,7 +49,9 @@ class QuestionAnswering(OnSet[QuestionSet]):
             "protocol": "silc",
             "num_images": len(self.data.images),
             "num_questions": len(self.data),
-            "accuracy": "VQA's, mean over annotators left out" if self.annotated else "exact match",
+            "accuracy": "VQA's, mean over annotators left out"
+            if self.annotated
+            else "exact match with the commonest answer",
             "prefix": self._prefix(model),
             "decoding": "greedy",
             "exif_orientation": self.config.exif_orientation,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 STOP = re.compile(r"\.(?!\d)")
@@ -43,6 +44,7 @@ def without_marks(text: str) -> str:
     return STOP.sub("", found)
 
 
+@cache
 def normalised(text: str) -> str:
     """An answer as it is compared: lower case, no marks, no articles, digits for number words, apostrophes put in.
 

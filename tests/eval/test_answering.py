@@ -68,7 +68,7 @@ def test_answers_are_scored_by_question_and_type() -> None:
         {"class": "yes/no", "questions": 2, "accuracy": 0.5},
     ]
     assert record.chance == {"accuracy": 0.0}  # of questions alike about other images the answers are others
-    assert record.protocol["accuracy"] == "exact match"
+    assert record.protocol["accuracy"] == "exact match with the commonest answer"
     assert record.details["answers"][1] == {"question": "what is it?", "truth": "dog", "answer": "cat"}
     # by images: two questions of the first, one of each other; a draw of images without any right one has 0
     assert sum(evaluation.resampled["accuracy"]) / 1000 == pytest.approx(0.5, abs=0.03)
@@ -97,6 +97,16 @@ def test_ten_annotators_have_the_official_accuracy() -> None:
     metrics = task(Parrot(TOLD)).record.metrics  # type: ignore[arg-type]
     assert metrics["accuracy"] == pytest.approx((1 + 1 + 0 + 1) / 4)
     assert metrics["exact_match"] == pytest.approx((1 + 0 + 0 + 1) / 4)  # "a cat" is what most said
+
+
+def test_few_annotators_are_no_ten() -> None:
+    """VQA accuracy of three who agree is 2/3 at most: so few are compared with what most of them said."""
+    task = QuestionAnswering("own-vqa", replace(QUESTIONS, answers=[["yes"] * 3, ["dog"] * 3] * 2), EvalConfig())
+    record = task(Parrot({**TOLD, (0, "what is it?"): "dog"})).record  # type: ignore[arg-type]
+    assert record.metrics == {"accuracy": 0.75}
+    assert record.protocol["accuracy"] == "exact match with the commonest answer"
+    four = QuestionAnswering("own-vqa", replace(QUESTIONS, answers=[["yes"] * 4] * 4), EvalConfig())
+    assert four._scored(["yes"] * 4) == {"accuracy": [1.0] * 4, "exact_match": [1.0] * 4}
 
 
 def test_a_set_has_its_own_prefix_where_it_was_learnt() -> None:

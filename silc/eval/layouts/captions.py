@@ -66,7 +66,7 @@ def read_karpathy(name: str, file: Path, images: Path, splits: Sequence[str] = T
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} is not Karpathy's list of images with split and sentences: {error!r}") from error
-    if without := next((path for path, captions in pairs if not captions), None):
+    if without := next((path for path, captions in pairs if not any(captions)), None):
         raise BadInput(f"{file}: {without.name} has no caption")
     return captioned(name, pairs, file)
 
