@@ -17,7 +17,7 @@ from silc.eval.prompts import templates
 from silc.eval.protocols import SLIDING_WINDOW
 from silc.given import Idle
 from silc.rundir import check_model
-from silc.settings import Range, Settings, one_of
+from silc.settings import SEED, Range, Settings, one_of
 from silc.terminal import announce, complain, say
 
 UNNAMED = ("embed", "caption", "answer")
@@ -31,7 +31,12 @@ class PredictCommand(Settings):
     idle: ClassVar[tuple[Idle, ...]] = (
         Idle("names", lambda c: c.task in UNNAMED, "names are for classify, segment and detect"),
         Idle("question", lambda c: c.task != "answer", "a question is for answer"),
-        Idle("beams temperature", lambda c: c.task not in ("caption", "answer"), "read by caption and answer alone"),
+        Idle(
+            "beams temperature top_p seed",
+            lambda c: c.task not in ("caption", "answer"),
+            "read by caption and answer alone",
+        ),
+        Idle("top_p seed", lambda c: not c.temperature, "words are drawn where there is a --temperature"),
         Idle(
             "templates",
             lambda c: c.task not in ("classify", "detect"),
@@ -82,6 +87,10 @@ class PredictCommand(Settings):
     """Texts that are followed side by side when captioning or answering; 1 takes the likeliest word each time."""
     temperature: Annotated[float, Range(least=0, most=100)] = 0.0
     """Above 0, words are drawn when captioning or answering."""
+    top_p: Annotated[float, Range(above=0, most=1)] = 1.0
+    """With a temperature: words are drawn from the likeliest that make up this share."""
+    seed: Annotated[int, SEED] = 0
+    """With a temperature: another seed draws other words."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
     device: DeviceName = "auto"
@@ -115,7 +124,7 @@ def main(args: list[str]) -> int:
         case "classify", _:
             say("\n".join(predictions.classify(model, images, names, out, command.templates, command.batch_size)))
         case "caption" | "answer", _:
-            written = {"beams": command.beams, "temperature": command.temperature}
+            written = {name: getattr(command, name) for name in ("beams", "temperature", "top_p", "seed")}
             said = predictions.write(model, images, out, command.question, command.batch_size, **written)
             say("\n".join(said))
         case "embed", Path():

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,7 +266,8 @@ def write(model: Model, images: Images, out: Path | None, question: str, batch_s
     found: list[dict[str, Any]] = []
     for batch in images.batches(batch_size):
         asked = [question] * len(batch) if question else ()
-        texts = writer.write([image for _, image in batch], prefix, asked, writing)
+        numbered = replace(writing, first=len(found))
+        texts = writer.write([image for _, image in batch], prefix, asked, numbered)
         found += [{"file": str(file), "text": text} for (file, _), text in zip(batch, texts, strict=True)]
     if out is not None:
         told = {"question": question} if question else {}

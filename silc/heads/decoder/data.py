@@ -57,8 +57,8 @@ class Tellings(Source[Told]):
 
     prefix: str
 
-    def texts(self, limit: int) -> Iterator[str]:
-        """At most `limit` texts, to train a tokenizer on."""
+    def some(self, limit: int) -> Iterator[tuple[str, Sequence[str]]]:
+        """Questions of at most `limit` samples, and what may be written."""
         raise NotImplementedError
 
 
@@ -82,8 +82,8 @@ class Captioned(Tellings):
     def read_ahead(self, indices: Sequence[int]) -> None:
         self.pairs.read_ahead(indices)
 
-    def texts(self, limit: int) -> Iterator[str]:
-        return self.pairs.captions(limit)
+    def some(self, limit: int) -> Iterator[tuple[str, Sequence[str]]]:
+        return (("", [caption]) for caption in self.pairs.captions(limit))
 
 
 class Answered(Tellings):
@@ -112,15 +112,16 @@ class Answered(Tellings):
             if isinstance(error.__cause__, BadImage):
                 raise BadSample(Broken(self.data.name, str(index), error.__cause__.cause, str(error))) from error
             raise
-        return Told(self.where(index), image, self.prefix, self.data.questions[index], self.data.answers[index])
+        answers = [text for text in self.data.answers[index] if text.strip()]  # nobody learns to say nothing
+        return Told(self.where(index), image, self.prefix, self.data.questions[index], answers)
 
     def where(self, index: int) -> str:
         return f"{self.data.name}/{index}"
 
-    def texts(self, limit: int) -> Iterator[str]:
+    def some(self, limit: int) -> Iterator[tuple[str, Sequence[str]]]:
         for index in range(min(limit, len(self))):
             place = index * len(self) // min(limit, len(self))
-            yield from (self.data.questions[place], *self.data.answers[place])
+            yield self.data.questions[place], self.data.answers[place]
 
 
 class Joined(Source[Told]):
@@ -162,7 +163,8 @@ class Joined(Source[Told]):
         """What a tokenizer is learnt from."""
         yield from self.prefixes
         for part in self.parts:
-            yield from part.texts(TEXTS_FOR_TOKENIZER // len(self.parts))
+            for question, answers in part.some(TEXTS_FOR_TOKENIZER // len(self.parts)):
+                yield from filter(None, (question, *answers))
 
     def _locate(self, index: int) -> tuple[Tellings, int]:
         if not 0 <= index < len(self):
@@ -187,7 +189,7 @@ def named(train: str) -> list[tuple[str, str]]:
         BadInput: a part is no PREFIX:PLACE.
     """
     found = []
-    for part in re.split(r",(?=\s*[A-Za-z_]\w*:)", train):
+    for part in re.split(r",(?=\s*[A-Za-z_]\w*:(?!//))", train):
         prefix, _, place = (side.strip() for side in part.partition(":"))
         if not place or not prefix.isidentifier():
             raise BadInput(f"data.train {part!r} is no PREFIX:PLACE; needed is e.g. 'caption:DATA/coco,vqa:DATA/vqav2'")

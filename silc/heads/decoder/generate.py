@@ -5,6 +5,7 @@ Beams are those of transformers' `generate`: sums of log-probabilities over leng
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from silc.data.streams import stream
 from silc.errors import BadInput
 from silc.heads.decoder.model import Cache, TextDecoder
 
@@ -24,8 +26,8 @@ class Writing:
         BadInput: values that mean nothing, or beams with a temperature.
     """
 
-    most: int = 32
-    """Tokens at most."""
+    most: int | None = None
+    """Tokens at most; None: as many as there is room for."""
     beams: int = 1
     length_power: float = 1.0
     """Of beams: the power of the length that sums of log-probabilities are divided by."""
@@ -34,12 +36,17 @@ class Writing:
     top_p: float = 1.0
     """Tokens are drawn from the likeliest that make up this share."""
     seed: int = 0
+    first: int = 0
+    """Number of the first text: each is drawn by seed and number, whatever stands beside it."""
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.beams < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        whole = (self.most is None or self.most >= 1) and self.beams >= 1 and self.seed >= 0 and self.first >= 0
+        if not (
+            whole and 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and math.isfinite(self.length_power)
+        ):
             raise BadInput(
-                f"writing takes most and beams of at least 1, a temperature of at least 0 and top_p above 0 up to 1; "
-                f"got {self.most}, {self.beams}, {self.temperature}, {self.top_p}"
+                "writing takes most and beams of at least 1, a seed and a temperature of at least 0, top_p above 0 up "
+                f"to 1 and a finite length_power; got {self}"
             )
         if self.beams > 1 and self.temperature:
             raise BadInput(f"{self.beams} beams are not drawn: leave temperature {self.temperature} out, or beams")
@@ -55,9 +62,10 @@ def write(
         memory: images' tokens [B, T, C].
         prompts: B lists of ids, begun; with what follows they fit the decoder's length.
     """
-    most = min(how.most, decoder.shape.length - max(map(len, prompts)))
-    if most < 1:
+    room = decoder.shape.length - max(map(len, prompts))
+    if room < 1:
         raise BadInput(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {decoder.shape.length}")
+    most = min(how.most or room, room)
     reading = Reading.of(decoder, memory, prompts)
     if how.beams > 1:
         return _by_beams(reading, end, most, how)
@@ -99,12 +107,12 @@ class Reading:
 
 def _one_by_one(reading: Reading, end: int, most: int, how: Writing) -> list[list[int]]:
     """The likeliest token, or a drawn one, until all have ended."""
-    generator = torch.Generator().manual_seed(how.seed)
+    draws = [stream("write", how.seed, how.first + row) for row in range(len(reading.places))]
     tokens = torch.empty(len(reading.places), 0, dtype=torch.int64)
     ended = torch.zeros(len(reading.places), dtype=torch.bool)
     while True:
         if how.temperature:
-            chosen = drawn(reading.scores.cpu(), how, generator)
+            chosen = drawn(reading.scores.cpu(), how, torch.tensor([draw.random() for draw in draws]))
         else:
             chosen = reading.scores.argmax(dim=-1).cpu()
         chosen = torch.where(ended, end, chosen)
@@ -114,11 +122,13 @@ def _one_by_one(reading: Reading, end: int, most: int, how: Writing) -> list[lis
         reading.take(chosen.to(reading.places.device))
 
 
-def drawn(scores: Tensor, how: Writing, generator: torch.Generator) -> Tensor:
-    """Tokens int64 [B] drawn by their log-probabilities [B, V]."""
-    ranked, places = (scores / how.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    kept = ranked * (ranked.cumsum(dim=-1) - ranked < how.top_p)  # the one that reaches the share is in
-    return places.gather(1, torch.multinomial(kept, 1, generator=generator))[:, 0]
+def drawn(scores: Tensor, how: Writing, draws: Tensor) -> Tensor:
+    """Tokens int64 [B] by their log-probabilities [B, V], likeliest first, where draws [B] from 0 to 1 fall."""
+    ranked, places = (scores.double() / how.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    reached = ranked.cumsum(dim=-1)
+    kept = (reached - ranked < how.top_p).sum(dim=-1, keepdim=True)  # the one that reaches the share is in
+    at = torch.searchsorted(reached, draws.double()[:, None] * reached.gather(1, kept - 1), right=True)
+    return places.gather(1, at.minimum(kept - 1))[:, 0]
 
 
 def _until(tokens: list[int], end: int) -> list[int]:

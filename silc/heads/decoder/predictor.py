@@ -67,7 +67,8 @@ class TextModel(Model):
             raise BadInput(not_learnt(self.name, self.prefixes, prefix))
         if questions and len(questions) != len(images):
             raise BadInput(f"{len(images)} images and {len(questions)} questions; give one question an image")
-        how = replace(how, most=min(how.most, self.text.half))  # whatever length the prompts beside it have
+        room = self.text.half  # whatever length the prompts beside it have
+        how = replace(how, most=min(how.most or room, room))
         asked = [self.text.prompt(prefix, question) for question in questions or [""] * len(images)]
         with torch.no_grad(), self._computing():
             memory = self.teller.look(self.pixels(list(images)))
@@ -80,11 +81,11 @@ class TextModel(Model):
         Raises:
             BadInput: it has not learnt captions; what is no image (`silc.inputs`).
         """
-        return [
-            text
-            for some in in_batches(images, batch_size)
-            for text in self.write([open_image(image) for image in some], CAPTION, how=how)
-        ]
+        told = list[str]()
+        for some in in_batches(images, batch_size):
+            numbered = replace(how, first=how.first + len(told))
+            told += self.write([open_image(image) for image in some], CAPTION, how=numbered)
+        return told
 
     def answer(self, image: Picture, question: str, how: Writing = GREEDY, *, prefix: str = "") -> str:
         """The answer to a question about an image.

@@ -118,11 +118,14 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
 
 def too_long(source: Joined, text: Texts) -> str:
     """What is told of texts that a decoder has no room for; nothing where it has."""
-    looked = [one for part in source.parts for one in part.texts(LOOKED_AT)]
-    room = text.half - 2
-    long = sum(len(text.tokenizer.encode(one)) > room for one in looked)
-    told = f"{long:,} of {len(looked):,} texts looked at have more than {room} tokens and lose their end"
-    return f"{told}; a larger --length has room" if long else ""
+    looked = [
+        text.is_cut(part.prefix, question, answer)
+        for part in source.parts
+        for question, answers in part.some(LOOKED_AT)
+        for answer in answers
+    ]
+    told = f"{sum(looked):,} of {len(looked):,} texts looked at, or their questions, are longer than {text.half} tokens"
+    return f"{told} and lose their end; a larger --length has room" if any(looked) else ""
 
 
 def _tokenizer(config: DecoderConfig, source: Joined, context: RunContext) -> TextTokenizer:

@@ -30,14 +30,25 @@ class Texts:
 
     def prompt(self, prefix: str, question: str = "") -> list[int]:
         """Begin, prefix, question and break; a question that is too long loses its end."""
-        encode = self.tokenizer.encode
-        asked = encode(f"{prefix} {one_line(question)}" if question else prefix)
-        stop = encode(BREAK)
-        return [self.tokenizer.begin, *asked[: self.half - 1 - len(stop)], *stop]
+        begin, *asked, stop = self._asked(prefix, question)
+        return [begin, *asked[: self.half - 2], stop]
 
     def answer(self, text: str) -> list[int]:
         """What is written, and the end; a text that is too long loses its end, not the sign of it."""
-        return [*self.tokenizer.encode(one_line(text))[: self.half - 1], self.tokenizer.end]
+        *written, end = self._written(text)
+        return [*written[: self.half - 1], end]
+
+    def is_cut(self, prefix: str, question: str, text: str) -> bool:
+        """Whether what is asked or what is written is too long."""
+        return max(len(self._asked(prefix, question)), len(self._written(text))) > self.half
+
+    def _asked(self, prefix: str, question: str) -> list[int]:
+        encode = self.tokenizer.encode
+        asked = encode(f"{prefix} {one_line(question)}" if question else prefix)
+        return [self.tokenizer.begin, *asked, *encode(BREAK)]
+
+    def _written(self, text: str) -> list[int]:
+        return [*self.tokenizer.encode(one_line(text)), self.tokenizer.end]
 
     def read(self, ids: Sequence[int]) -> str:
         """The text of what was written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,10 +25,9 @@ def test_tasks_are_named() -> None:
     assert named("caption:a/{0..3}.tar, vqa:b") == [("caption", "a/{0..3}.tar"), ("vqa", "b")]
     assert named("caption:a/{x,y}.tar") == [("caption", "a/{x,y}.tar")]
     assert shown("caption:https://me:secret@host/a.tar?key=1,vqa:b") == "caption:https://host/a.tar,vqa:b"
-    for wrong in ("DATA/coco", "caption:", "vqa:a,DATA"):
-        if wrong == "vqa:a,DATA":
-            assert named(wrong) == [("vqa", "a,DATA")]
-            continue
+    assert named("vqa:a,DATA") == [("vqa", "a,DATA")]
+    assert named("caption:a.tar,s3://b/c.tar") == [("caption", "a.tar,s3://b/c.tar")]
+    for wrong in ("DATA/coco", "caption:"):
         with pytest.raises(BadInput, match="is no PREFIX:PLACE"):
             named(wrong)
 
@@ -78,6 +78,16 @@ def test_a_batch_has_prompts_answers_and_one_caption_a_visit(root: Path) -> None
     }
     again = next(loader.batches(0, 1))
     assert torch.equal(again.ids, batches[0].ids)
+
+
+def test_nobody_learns_to_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "1.png")
+    asked = [{"image": "1.png", "question": "a?", "answers": ["red", "", " ", "red"]}]
+    (tmp_path / "train" / "questions.json").write_text(json.dumps(asked))
+    data = opened(TextDataConfig(f"vqa:{tmp_path}"))
+    assert data[0].answers == ["red", "red"]
+    assert list(data.texts())[1:4] == ["a?", "red", " "]
 
 
 def test_an_image_that_cannot_be_read_is_replaced(root: Path, tmp_path: Path) -> None:

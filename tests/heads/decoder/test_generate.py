@@ -107,13 +107,29 @@ def test_transformers_writes_the_same(beams: int, decoder: TextDecoder, memory: 
 
 
 def test_drawn_texts_follow_their_probabilities() -> None:
-    probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
-    generator = torch.Generator().manual_seed(0)
-    tokens = drawn(probabilities.log().expand(20_000, 4), Writing(temperature=1.0), generator)
-    assert torch.allclose(torch.bincount(tokens, minlength=4) / 20_000, probabilities[0], atol=0.015)
-    tokens = drawn(probabilities.log().expand(20_000, 4), Writing(temperature=1.0, top_p=0.7), generator)
-    wanted = torch.tensor([0.5, 0.3, 0, 0]) / 0.8
-    assert torch.allclose(torch.bincount(tokens, minlength=4) / 20_000, wanted, atol=0.015)
+    probabilities = torch.tensor([[0.15, 0.5, 0.05, 0.3]])
+    draws = torch.arange(20_000) / 20_000
+    for how, wanted in (
+        ({}, [0.15, 0.5, 0.05, 0.3]),
+        ({"top_p": 0.7}, [0, 5 / 8, 0, 3 / 8]),
+        ({"top_p": 0.1}, [0, 1, 0, 0]),
+        ({"temperature": 0.5}, [0.0225 / 0.365, 0.25 / 0.365, 0.0025 / 0.365, 0.09 / 0.365]),
+    ):
+        tokens = drawn(probabilities.log().expand(20_000, 4), Writing(**{"temperature": 1.0} | how), draws)
+        assert torch.bincount(tokens, minlength=4).div(20_000).tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (2.0, 0.5), (1.0, 1.0)])
+def test_what_may_be_drawn_is_what_transformers_leaves(temperature: float, top_p: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    scores = torch.randn(40, 11).log_softmax(dim=-1)
+    left = scores
+    for warped in (transformers.TemperatureLogitsWarper(temperature), transformers.TopPLogitsWarper(top_p)):
+        left = warped(None, left)
+    draws = (torch.arange(4000) + 0.5) / 4000
+    for own, theirs in zip(scores, left.softmax(dim=-1), strict=True):
+        tokens = drawn(own.expand(4000, 11), Writing(temperature=temperature, top_p=top_p), draws)
+        assert torch.allclose(torch.bincount(tokens, minlength=11) / 4000, theirs, atol=3e-4)
 
 
 def test_a_cold_draw_is_greedy_and_a_seed_repeats(decoder: TextDecoder, memory: Tensor) -> None:
@@ -121,9 +137,35 @@ def test_a_cold_draw_is_greedy_and_a_seed_repeats(decoder: TextDecoder, memory: 
     assert write(decoder, memory, PROMPTS, END, Writing(most=6, temperature=1e-4)) == greedy
     one, two = (write(decoder, memory, PROMPTS, END, Writing(most=6, temperature=2.0, seed=3)) for _ in range(2))
     assert one == two
+    assert one != write(decoder, memory, PROMPTS, END, Writing(most=6, temperature=2.0, seed=4))
 
 
-@pytest.mark.parametrize("how", [{"most": 0}, {"beams": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+def test_a_drawn_text_does_not_depend_on_its_neighbours(decoder: TextDecoder, memory: Tensor) -> None:
+    same = memory[:1].expand(8, -1, -1)
+    together = write(decoder, same, [[2, 3]] * 8, END, Writing(most=6, temperature=3.0))
+    assert len(set(map(tuple, together))) > 4  # many texts of one image
+    for number, text in enumerate(together):
+        assert write(decoder, same[:1], [[2, 3]], END, Writing(most=6, temperature=3.0, first=number)) == [text]
+
+
+def test_a_text_may_take_all_the_room_there_is(decoder: TextDecoder, memory: Tensor) -> None:
+    with torch.no_grad():
+        decoder.out.weight[END] = 0
+        decoder.norm.bias.fill_(1)
+        decoder.out.weight[5] = 9  # always the likeliest
+    written = write(decoder, memory, PROMPTS, END, Writing())
+    assert written == [[5] * (SHAPE.length - max(map(len, PROMPTS)))] * 3
+    with pytest.raises(BadInput, match="a prompt of 12 tokens leaves no room in 12"):
+        write(decoder, memory[:1], [[2] * 12], END, Writing())
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"most": 0}, {"beams": 0}, {"top_p": 0.0}, {"seed": -1}, {"length_power": float("nan")}),
+        *({"temperature": value} for value in (-1.0, float("nan"), float("inf"))),
+    ],
+)
 def test_what_means_nothing_is_refused(how: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="writing takes"):
         Writing(**how)

@@ -138,7 +138,7 @@ def test_texts_that_are_too_long_are_told(
     finished: Callable[..., Path], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(finished, root, tmp_path / "run", length=8)) == 0
-    assert "have more than 2 tokens and lose their end; a larger --length has room" in capsys.readouterr().out
+    assert "are longer than 4 tokens and lose their end; a larger --length has room" in capsys.readouterr().out
 
 
 def test_bf16_trains(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
@@ -196,6 +196,13 @@ def test_captions_and_answers_are_printed_and_written(
     capsys.readouterr()
     assert main(["predict", "answer", *asked, "--question", "what colour is it?", "--beams", "2"]) == 0
     assert "1.png: " in capsys.readouterr().out
+    shutil.copy(tmp_path / "images" / "1.png", tmp_path / "images" / "3.png")
+    for batch_size in ("1", "2"):  # drawn by the place in the list, not in the batch
+        drawn = ["--temperature", "5", "--top-p", "0.9", "--seed", "1", "--batch-size", batch_size]
+        assert main(["predict", "caption", *asked, *drawn, "--out", str(tmp_path / f"{batch_size}.json")]) == 0
+    one, two = (json.loads((tmp_path / f"{batch_size}.json").read_text()) for batch_size in (1, 2))
+    assert one == two
+    assert one["images"][0]["text"] != one["images"][1]["text"]
 
 
 def test_bad_input_is_told_in_one_line(

@@ -48,3 +48,15 @@ def test_prompts_and_answers_have_half_of_the_room(tokenizer: TextTokenizer) -> 
     answer = text.answer("yes " * 20)
     assert (len(answer), answer[-1]) == (12, tokenizer.end)
     assert text.read(text.answer(" a\n red  one ")) == "a red one"
+
+
+def test_what_is_cut_is_known(tokenizer: TextTokenizer) -> None:
+    """A question has room for what prefix, begin and break leave."""
+    text = Texts(tokenizer, 24)
+    for prefix in ("vqa", "a_longer_one"):
+        for size in range(1, 14):
+            question, answer = "?" * size, "!" * size
+            assert text.is_cut(prefix, question, "") == (
+                question not in tokenizer.decode(text.prompt(prefix, question))
+            )
+            assert text.is_cut("vqa", "", answer) == (text.read(text.answer(answer)) != answer)
