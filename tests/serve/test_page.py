@@ -151,6 +151,18 @@ def test_the_legend_names_every_class_and_hides_it(page: Page, file: Path, model
     assert page.title() == "silc: words in, segmentation out"
 
 
+def test_labels_are_read_where_a_browser_changes_colours_by_a_little(page: Page) -> None:
+    colours = np.array([colour(index) for index in range(100)])
+    shaken = (colours + np.random.default_rng(0).integers(-3, 4, colours.shape)).clip(0, 255)
+    pixels = np.concatenate([shaken, np.full((100, 1), 255)], axis=1).ravel().tolist()
+    found = page.evaluate(
+        """([pixels, colours]) => import("./draw.js").then(({labelsOf}) =>
+            [...labelsOf(new ImageData(new Uint8ClampedArray(pixels), 100, 1), colours)])""",
+        [pixels, colours.tolist()],
+    )
+    assert found == list(range(100))
+
+
 def test_two_decoders_side_by_side(page: Page, file: Path, models: dict[str, Model]) -> None:
     page.select_option("#model-b", page.input_value("#model-a"))
     page.select_option("#decoder-b", "sclip")

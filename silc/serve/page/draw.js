@@ -9,14 +9,21 @@ export function pixelsOf(bitmap, width = bitmap.width, height = bitmap.height) {
   return context.getImageData(0, 0, width, height);
 }
 
-// The class of each pixel, from the colours of a label map whose palette is the classes'.
+// The class of each pixel, from the colours of a label map whose palette is the classes'. Browsers that hide what they
+// are from a page change colours by a little: then it is the nearest.
 export function labelsOf(image, colours) {
   const index = new Map(colours.map(([r, g, b], at) => [(r << 16) | (g << 8) | b, at]));
   const labels = new Uint8Array(image.width * image.height);
   for (let at = 0, i = 0; at < labels.length; at++, i += 4) {
-    labels[at] = index.get((image.data[i] << 16) | (image.data[i + 1] << 8) | image.data[i + 2]);
+    const seen = image.data.subarray(i, i + 3);
+    labels[at] = index.get((seen[0] << 16) | (seen[1] << 8) | seen[2]) ?? nearest(seen, colours);
   }
   return labels;
+}
+
+function nearest(seen, colours) {
+  const far = colours.map((colour) => colour.reduce((sum, value, c) => sum + (value - seen[c]) ** 2, 0));
+  return far.indexOf(Math.min(...far));
 }
 
 // The picture, grey, under its classes' colours: to the bit what silc's `Segmentation.overlay` draws (Pillow's grey, in
