@@ -30,7 +30,7 @@ class PredictCommand(Settings):
 
     idle: ClassVar[tuple[Idle, ...]] = (
         Idle("names", lambda c: c.task in UNNAMED, "names are for classify, segment and detect"),
-        Idle("question", lambda c: c.task != "answer", "a question is for answer"),
+        Idle("question prefix", lambda c: c.task != "answer", "a question is for answer"),
         Idle(
             "beams temperature top_p seed",
             lambda c: c.task not in ("caption", "answer"),
@@ -83,6 +83,9 @@ class PredictCommand(Settings):
     """Boxes of an image at most, when detecting."""
     question: str = ""
     """What is asked of each image, for answer."""
+    prefix: str = ""
+    """The task that a question is of, where a decoder has learnt several; the first that has questions, unless
+    given."""
     beams: Annotated[int, Range(least=1, most=1000)] = 1
     """Texts that are followed side by side when captioning or answering; 1 takes the likeliest word each time."""
     temperature: Annotated[float, Range(least=0, most=100)] = 0.0
@@ -125,7 +128,9 @@ def main(args: list[str]) -> int:
             say("\n".join(predictions.classify(model, images, names, out, command.templates, command.batch_size)))
         case "caption" | "answer", _:
             written = {name: getattr(command, name) for name in ("beams", "temperature", "top_p", "seed")}
-            said = predictions.write(model, images, out, command.question, command.batch_size, **written)
+            said = predictions.write(
+                model, images, out, command.question, command.prefix, command.batch_size, **written
+            )
             say("\n".join(said))
         case "embed", Path():
             predictions.embed(model, images, out, command.batch_size)

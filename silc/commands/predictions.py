@@ -248,10 +248,13 @@ def detect(
             result.overlay().save(out / f"{number - 1:05d}-{file.stem}.boxes.png")
 
 
-def write(model: Model, images: Images, out: Path | None, question: str, batch_size: int, **how: Any) -> list[str]:
+def write(
+    model: Model, images: Images, out: Path | None, question: str, prefix: str, batch_size: int, **how: Any
+) -> list[str]:
     """Each image's caption, or the answer to a question, as a line; the same as JSON where `out` is.
 
     Args:
+        prefix: of the task that the question is of; the first that has questions, unless given.
         how: as `Writing` takes it.
 
     Raises:
@@ -262,7 +265,7 @@ def write(model: Model, images: Images, out: Path | None, question: str, batch_s
     from silc.heads.decoder.predictor import writing_model
 
     writer = writing_model(model)
-    prefix, writing = writer.asking() if question else CAPTION, Writing(**how)
+    prefix, writing = writer.asking(prefix) if question else CAPTION, Writing(**how)
     found: list[dict[str, Any]] = []
     for batch in images.batches(batch_size):
         asked = [question] * len(batch) if question else ()
@@ -270,7 +273,7 @@ def write(model: Model, images: Images, out: Path | None, question: str, batch_s
         texts = writer.write([image for _, image in batch], prefix, asked, numbered)
         found += [{"file": str(file), "text": text} for (file, _), text in zip(batch, texts, strict=True)]
     if out is not None:
-        told = {"question": question} if question else {}
+        told = {"question": question, "prefix": prefix} if question else {}
         _write(out, {"model": model.name, **told, **how, "images": found}, images)
     return [one_line(f"{one['file']}: {one['text']}") for one in found]
 

@@ -233,6 +233,10 @@ def test_bad_input_is_told_in_one_line(
         ([*new[:3], str(trained), *new[4:], "--data.train", learnt_from(root)], "is of a run of kind 'decoder'"),
         (["predict", "caption", base, str(image)], "writes no text; train a decoder"),
         (["predict", "answer", str(trained), str(image)], "needs a question"),
+        (
+            ["predict", "answer", str(trained), str(image), "--question", "a?", "--prefix", "gqa"],
+            "run has learnt questions of vqa, not gqa",
+        ),
         (["predict", "caption", str(trained), str(image), "--beams", "2", "--temperature", "1"], "are not drawn"),
         (["eval", base, "--root", str(root), "--tasks", "squares-vqa", "--out", scores], "writes no text"),
     ):
