@@ -123,6 +123,15 @@ def test_lposs(lposs, kind: str) -> None:
     theirs = double(lposs[f"{kind}_out_refine0"])
     resized = F.interpolate(stitched, theirs.shape[-2:], mode="bilinear", align_corners=False)
     torch.testing.assert_close(resized, theirs, atol=1e-5, rtol=0)
+    if num > 1:  # Theirs merges one window's words before it is resized, ours each pixel's.
+        words_of_background_are_merged(resized, double(lposs[f"{kind}_out_bgmerge"]))
+
+
+def words_of_background_are_merged(scores: torch.Tensor, merged: torch.Tensor) -> None:
+    """Of three words theirs keeps the best score; `names.Wording` takes the owner of the best word."""
+    best = torch.cat([scores[:, :3].amax(dim=1, keepdim=True), scores[:, 3:]], dim=1)
+    torch.testing.assert_close(best, merged, atol=1e-5, rtol=0)
+    assert torch.equal(torch.tensor([0, 0, 0, 1, 2])[scores.argmax(dim=1)], merged.argmax(dim=1))
 
 
 def test_centres_of_patches_are_pixels_of_the_image() -> None:
