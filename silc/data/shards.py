@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from silc.images import Suffices
+
+Found = TypeVar("Found")
 
 GAP = 1 << 16
 """Members of a sample with no more bytes than this between them are read at once."""
@@ -195,9 +197,12 @@ class ShardPairs(Shards[Pair], Pairs):
         Raises:
             BadInput: the file system refused to read one, which would have the name of another sample then.
         """
-        starts = self._ends - self.blocks
-        numbered = track(zip(self.shards, starts.tolist(), strict=True), "reading uids", show, total=len(self.shards))
-        return np.concatenate([kept(shard, partial(self._uids, shard, start)) for shard, start in numbered])
+        starts = (self._ends - self.blocks).tolist()
+
+        def read(number: int) -> np.ndarray:
+            return kept(self.shards[number], partial(self._uids, self.shards[number], starts[number]))
+
+        return np.concatenate(_in_any_order([shard.path for shard in self.shards], read, "reading uids", show))
 
     def _uids(self, shard: ShardIndex, start: int) -> np.ndarray:
         found = []
@@ -254,6 +259,22 @@ def _spans(sample: np.void, fields: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
+def _in_any_order(paths: Sequence[Path | RemoteFile], do: Callable[[int], Found], what: str, show: bool) -> list[Found]:
+    """What is made of each shard, by its place, in the order of the shards.
+
+    It is made in another order each time: processes that start together and share a cache so share the work.
+    """
+    order = random.sample(range(len(paths)), len(paths))
+    waits = any(isinstance(path, RemoteFile) for path in paths)
+    threads = ThreadPoolExecutor(CONCURRENT if waits else 1)
+    try:
+        made = zip(order, threads.map(do, order), strict=True)
+        found = dict(track(made, what, show, total=len(paths)))
+    finally:
+        threads.shutdown(cancel_futures=True)
+    return [found[place] for place in range(len(paths))]
+
+
 def _index(
     paths: Sequence[Path | RemoteFile], index: Callable[[Path | RemoteFile], ShardIndex], show: bool
 ) -> tuple[list[ShardIndex], Sequence[Broken]]:
@@ -263,26 +284,18 @@ def _index(
         BadInput: no shard is left.
     """
 
-    def attempt(place: int) -> tuple[int, ShardIndex | BadInput]:
+    def attempt(place: int) -> ShardIndex | BadInput:
         try:
-            return place, index(paths[place])
+            return index(paths[place])
         except RemoteFault:  # the shard may be whole
             raise
         except BadInput as error:
-            return place, error
+            return error
 
-    # In any order: processes that start together and share a cache so share the work.
-    order = random.sample(range(len(paths)), len(paths))
-    waits = any(isinstance(path, RemoteFile) for path in paths)
-    threads = ThreadPoolExecutor(CONCURRENT if waits else 1)
-    try:
-        found = dict(track(threads.map(attempt, order), "indexing shards", show, total=len(paths)))
-    finally:
-        threads.shutdown(cancel_futures=True)
+    found = _in_any_order(paths, attempt, "indexing shards", show)
     shards: list[ShardIndex] = []
     faults: list[Broken] = []
-    for place, path in enumerate(paths):
-        shard = found[place]
+    for path, shard in zip(paths, found, strict=True):
         if isinstance(shard, BadInput):
             faults.append(Broken(str(path), "", "broken_shard", str(shard)))
             continue
