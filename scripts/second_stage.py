@@ -134,9 +134,12 @@ def one_seed(out: Path, size: Size, seed: int, noise: float, keep: str, arms: Se
 
 
 def trained(recipe: str, out: Path, duration: str, shards: str, seed: int, *more: object) -> None:
-    """A run, from where it has come to."""
-    given = ("--data.train", shards, *RECIPE, "--train.duration", duration, "--train.seed", seed, "--resume", "auto")
-    run("train", recipe, *given, *more, "--out", out)
+    """A run, from where it has come to. One that is finished is left alone: scores know it by its configuration too."""
+    ended = out / "ended"
+    if not ended.is_file():
+        given = ("--data.train", shards, *RECIPE, "--train.duration", duration, "--train.seed", seed)
+        run("train", recipe, *given, *more, "--resume", "auto", "--out", out)
+        ended.touch()
 
 
 def differences(scores: Mapping[Key, Scores], arms: Sequence[str]) -> list[str]:

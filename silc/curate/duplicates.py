@@ -30,21 +30,18 @@ BLOCK = 1 << 14
 def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, order: str) -> str:
     """A condition: no earlier image of the cluster, by SQL of an order, is as near as this."""
     pa = needs("choosing among scores", "pyarrow", "curate")
-    there = column_is_there(scores, column)
-    table, scores.marked = f"clustered_{scores.marked}", scores.marked + 1
+    there, width, table = column_is_there(scores, column), centroids.shape[1], "clustered"
     scores.con.execute(f"CREATE TABLE {table} ({ROW} BIGINT, cluster INTEGER)")
-    width = centroids.shape[1]
     for batch in scores.batches([ROW, column], there):
         clusters = nearest_centroid(vectors(batch.column(1), width), centroids).astype(np.int32)
         scores.con.register("found", pa.table({ROW: batch.column(0), "cluster": clusters}))
         scores.con.execute(f"INSERT INTO {table} SELECT * FROM found")
         scores.con.unregister("found")
-    scores.con.execute(f"CREATE TABLE kept_{table} ({ROW} BIGINT)")
+    kept = scores.no_marks()
     for rows, embeddings in _clusters(scores, table, column, width, order):
-        scores.con.register("found", pa.table({ROW: rows[first_of_their_kind(embeddings, cosine)]}))
-        scores.con.execute(f"INSERT INTO kept_{table} SELECT * FROM found")
-        scores.con.unregister("found")
-    return f"{ROW} IN (SELECT {ROW} FROM kept_{table})"
+        kept.add(rows[first_of_their_kind(embeddings, cosine)])
+    scores.con.execute(f"DROP TABLE {table}")
+    return scores.marked(kept)
 
 
 def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:

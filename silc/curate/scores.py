@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from silc.curate.marks import Marks
 from silc.data.captions import words_of
 from silc.data.uids import halves, is_subset
 from silc.errors import BadInput
@@ -23,7 +26,6 @@ from silc.settings import nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import numpy as np
     import pyarrow as pa
 
 METADATA = b"silc"
@@ -57,11 +59,12 @@ class Scores:
     """What scored them: shared by all; empty for files that `silc data score` did not write."""
     missing: str = ""
     """What is not scored of the shards that were asked for, in a line; empty if nothing is missing."""
-    marked: int = 0
+    _starts: np.ndarray | None = None
+    _num_marked: int = 0
 
     def one(self, sql: str) -> Any:
-        """The one row of a query."""
-        return self.con.execute(sql).fetchone()
+        """The one row of a query; None, if there is none."""
+        return next(iter(self.con.execute(sql).fetchall()), None)
 
     def column(self, name: str) -> str:
         """SQL of a column; `json.NAME` is a field of the samples' own JSON, as text, and `json.A.B` one within another.
@@ -101,15 +104,25 @@ class Scores:
             passes: record batch of n rows to bool [n].
             where: SQL of the rows that it sees; it holds for no other.
         """
-        pa = needs("choosing among scores", "pyarrow", "curate")
-        table, self.marked = f"marked_{self.marked}", self.marked + 1
-        self.con.execute(f"CREATE TABLE {table} ({ROW} BIGINT)")
+        marks = self.no_marks()
         for batch in self.batches([ROW, *names], where):
-            kept = pa.table({ROW: batch.column(ROW).filter(pa.array(passes(batch), pa.bool_()))})
-            self.con.register("kept", kept)
-            self.con.execute(f"INSERT INTO {table} SELECT {ROW} FROM kept")
-            self.con.unregister("kept")
-        return f"{ROW} IN (SELECT {ROW} FROM {table})"
+            marks.add(np.asarray(batch.column(0))[np.asarray(passes(batch), bool)])
+        return self.marked(marks)
+
+    def no_marks(self) -> Marks:
+        """A set of rows that is empty yet."""
+        if self._starts is None:
+            pq = needs("choosing among scores", "pyarrow.parquet", "curate")
+            self._starts = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in self.files)])
+        return Marks(self._starts)
+
+    def marked(self, marks: Marks) -> str:
+        """A condition that holds for the rows in a set."""
+        pa = needs("choosing among scores", "pyarrow", "curate")
+        name, self._num_marked = f"marked_{self._num_marked}", self._num_marked + 1
+        holds = lambda rows: pa.array(marks.holds(rows.to_numpy()))  # noqa: E731
+        self.con.create_function(name, holds, ["BIGINT"], "BOOLEAN", type="arrow")
+        return f"{name}({ROW})"
 
     def within(self, subset: np.ndarray) -> None:
         """Let `scored` be the rows alone whose uids are in a subset (`uids.UID` [n], sorted).
@@ -160,7 +173,8 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
     with tempfile.TemporaryDirectory(prefix="silc-scores-") as scratch:
         con = duckdb.connect(f"{scratch}/scratch.duckdb")
         try:
-            for name, value in (("memory_limit", memory), ("temp_directory", scratch), ("threads", str(_threads()))):
+            settings = {"memory_limit": memory, "temp_directory": scratch, "threads": str(_threads())}
+            for name, value in (settings | {"preserve_insertion_order": "false"}).items():
                 con.execute(f"SET {name} = {text_of(value)}")
             con.create_function("words_of", _words, ["VARCHAR"], "INTEGER", type="arrow")
             con.create_function("fasttext_tokens_of", _fasttext, ["VARCHAR"], "INTEGER", type="arrow")

@@ -459,25 +459,30 @@ def test_balancing_is_metaclips(tmp_path: Path) -> None:
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 from silc.curate.lookups import Lookups
 from silc.curate.scores import open_scores
 from silc.curate.select import select
+def peak():  # ru_maxrss is the parent's, where that had more
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+before = peak()
 with open_scores(Path(sys.argv[1]), memory="100MB") as scores:
     keep = f"clip_score top 30% and distinct 0.9 and image_near {sys.argv[2]}"
     print(select(scores, keep, Path(sys.argv[1]) / "s.npy", Lookups(scores, "256")).num)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(before, peak())
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat(tmp_path: Path) -> None:
-    """Eight times the rows take no more, each in a process of its own: uids as text alone would be 40 MB, embeddings in
-    single precision 32 MB."""
+    """Four times the rows take little more, and 100 MB are enough for DuckDB: 720,000 uids as text are 58 MB, their
+    embeddings in single precision 46 MB."""
     random, found = np.random.default_rng(0), []
     np.save(tmp_path / "targets.npy", random.normal(size=(200, 16)).astype(np.float32))
-    for num in (60_000, 480_000):
+    for num in (240_000, 960_000):
         folder = tmp_path / str(num)
         folder.mkdir()
         for start in range(0, num, 60_000):
@@ -487,12 +492,12 @@ def test_memory_is_flat(tmp_path: Path) -> None:
                 pa.table({"uid": uids, "clip_score": scores, "embedding": embeddings}), folder / f"{start}.parquet"
             )
         command = [sys.executable, "-c", MEASURED, str(folder), str(tmp_path / "targets.npy")]
-        kept_num, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        kept_num, *peaks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         assert int(kept_num) == len(np.load(folder / "s.npy"))
         assert 0.1 * num < int(kept_num) <= 0.3 * num + 1
-        found.append(int(peak))
-    print("PEAKS", found)
-    assert found[1] - found[0] < 60_000  # KiB
+        found.append([int(peak) for peak in peaks])
+    assert all(peak > before + 20_000 for before, peak in found)  # KiB; else the peak would not be the choice's
+    assert found[1][1] - found[0][1] < 60_000
 
 
 def test_tables_of_others_have_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
