@@ -155,11 +155,11 @@ def test_uids_are_read_once(shards: list[Path], tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ShardPairs, "_uids", noted)
     fingerprint = opened(own, subset=str(file), index_cache=str(cache)).fingerprint
     assert opened(own, subset=str(file), index_cache=str(cache)).fingerprint == fingerprint
-    assert read == [path.name for path in own]
+    assert sorted(read) == [path.name for path in own]  # in any order
     for kept in cache.glob("*.uids.npy"):
         kept.write_bytes(kept.read_bytes()[:-3])
     assert opened(own, subset=str(file), index_cache=str(cache)).fingerprint == fingerprint
-    assert read == 2 * [path.name for path in own]
+    assert sorted(read[2:]) == [path.name for path in own]
     write_tar(own[1], sample(7))
     opened(own, subset=str(file), index_cache=str(cache))
     assert read[4:] == [own[1].name]
