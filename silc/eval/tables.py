@@ -242,7 +242,8 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
         label = name if run.suffix != ".json" and len(models) == 1 else model
         for weights in chosen:
             ways = _by_way(by_weights[weights], weights)
-            rows += [(", ".join(filter(None, (label, weights, way))), own) for way, own in ways]
+            called = [label] if weights == label else [label, weights]  # a head's folder is often called as it is
+            rows += [(", ".join(filter(None, (*called, way))), own) for way, own in ways]
     return rows
 
 
@@ -315,11 +316,14 @@ def _unequal(rows: Sequence[ModelRow]) -> list[str]:
     if not known:
         return []
     least, cheapest = min(known, key=lambda one: one[0])
+    alike: dict[tuple[float, bool], list[str]] = {}  # as rows of one model are, by several decoders
+    for flops, row in known:
+        if flops > 1.05 * least:
+            alike.setdefault((flops, row.costs[0] == cheapest.costs[0]), []).append(row.name)
     return [
-        f"{row.name} took {flops / least:.1f} times the training FLOPs of {cheapest.name}"
-        + (" for the same examples" if row.costs[0] == cheapest.costs[0] else "")
-        for flops, row in known
-        if flops > 1.05 * least
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} took {flops / least:.1f} times the training "
+        f"FLOPs of {cheapest.name}{' for the same examples' if same else ''}"
+        for (flops, same), names in alike.items()
     ]
 
 

@@ -160,7 +160,7 @@ class CatSegAt384:
     """What records are asked of a CAT-Seg head of the published size."""
 
     name, patch_size, device, preprocess = "mine", 16, torch.device("cpu"), Preprocess(384)
-    crop, templates_name, catseg = 384, "catseg", SimpleNamespace(readout="x")
+    crop, templates, catseg = 384, "catseg", SimpleNamespace(readout="x")
     rules, record = CatSegModel.rules, CatSegModel.record
 
     def classes(self, names, embed):
@@ -184,6 +184,25 @@ def test_a_head_of_the_published_size_is_scored_as_published(tmp_path):
     table = paper_table("open-vocabulary", [write(tmp_path / "mine", records)])
     assert table.notes == []
     assert table.rows[-1].name == "mine, catseg"
+
+
+def test_rows_of_one_model_by_several_decoders_have_one_note_of_cost(tmp_path):
+    """And a head in a folder that is called as it is has one name."""
+    cheap = record("zeroshot_segmentation", "ade150", "tcl", protocol={"decoder": "TCL"}, miou=0.3)
+    segmented = {"readout": "map_value", "protocol": "tcl", "window": 48}
+    dear = [
+        record("zeroshot_segmentation", "ade150", protocol=segmented | {"decoder": one}, miou=0.2)
+        for one in ("cosine", "maskclip", "sclip")
+    ]
+    runs = [
+        write(tmp_path / "tcl", [cheap | {"train_flops": 1e12}]),
+        write(tmp_path / "below", [one | {"train_flops": 4e12} for one in dear]),
+    ]
+    table = paper_table("main", runs)
+    assert [row.name for row in table.rows if not row.published][:2] == ["tcl", "below, teacher, cosine"]
+    assert [note for note in table.notes if "FLOPs" in note] == [
+        "below, teacher, cosine and 2 more took 4.0 times the training FLOPs of tcl for the same examples"
+    ]
 
 
 def test_what_rows_cost_stands_beside_them(tmp_path):
