@@ -6,7 +6,10 @@ import json
 import re
 from typing import Any
 
+from sphinx import addnodes
+
 import silc
+from silc.settings import Settings
 
 project = "silc"
 author = "The maintainers of silc"
@@ -59,6 +62,18 @@ def docstring_as_text(app: Any, what: str, name: str, obj: Any, options: Any, li
     lines[:] = text
 
 
+def without_ranges(app: Any, doctree: Any) -> None:
+    """A setting's range is part of its type and said in its text: the page shows name and default."""
+    for shown in [*doctree.findall(addnodes.desc_annotation)]:
+        if any(mark in shown.astext() for mark in ("Range(", "most=", "least=")):
+            shown.parent.remove(shown)
+
+
+def without_fields(app: Any, what: str, name: str, obj: Any, options: Any, given: str, returns: str) -> Any:
+    """A dataclass of settings has its fields below, each with its default; its signature would say them all twice."""
+    return ("", returns) if what == "class" and issubclass(obj, Settings) else None
+
+
 MARKUP = re.compile(r"[*|](?=[^`]*(?:`[^`]*`[^`]*)*$)")
 """Outside of backticks."""
 
@@ -71,4 +86,6 @@ def _depth(text: list[str]) -> int:
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", docstring_as_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", without_fields)
+    app.connect("doctree-read", without_ranges)
     app.connect("source-read", notebook_as_markdown)
