@@ -68,29 +68,32 @@ def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
         raise BadInput(f"--ray {address}: {' '.join(str(error).split())[:200]}; {advice}") from error
     try:
         # A cluster may be at other work as well; one that was begun here is free.
-        free = ray.cluster_resources() if here else ray.available_resources()
-        yield from _dealt_out(ray, shards, _maker(ray, free, plan, workers), min(workers, len(shards)))
+        there = ray.cluster_resources()
+        share = share_of_gpu(there if here else ray.available_resources(), there, workers, plan.device)
+        yield from _dealt_out(ray, shards, _maker(ray, share, plan), min(workers, len(shards)))
     finally:
         ray.shutdown()
 
 
-def share_of_gpu(free: Mapping[str, float], workers: int, device: str) -> float:
-    """What an actor asks for: a GPU, or where there are fewer than actors as large a part of one as all can have.
+def share_of_gpu(free: Mapping[str, float], there: Mapping[str, float], workers: int, device: str) -> float:
+    """What an actor asks for: a GPU, or where fewer are free than there are actors, as large a part as all can have.
 
     Raises:
-        BadInput: the cluster has not the cores for so many actors.
+        BadInput: the cluster has not the cores for so many actors, or all of its GPUs are taken.
     """
     if (cores := int(free.get("CPU", 0))) < workers:
         raise BadInput(
             f"the cluster has {cores} free cores, fewer than --workers {workers}; ask for fewer, a core each"
         )
-    gpus = int(free.get("GPU", 0)) if device != "cpu" else 0
-    return 1 / math.ceil(workers / gpus) if gpus else 0
+    if device == "cpu" or not there.get("GPU", 0):
+        return 0
+    if not (gpus := int(free.get("GPU", 0))):
+        raise BadInput("all GPUs of the cluster are taken; wait for one, or give --device cpu")
+    return 1 / math.ceil(workers / gpus)
 
 
-def _maker(ray: Any, free: Mapping[str, float], plan: ScorePlan, workers: int) -> Callable[[], Any]:
+def _maker(ray: Any, share: float, plan: ScorePlan) -> Callable[[], Any]:
     """What makes an actor."""
-    share = share_of_gpu(free, workers, plan.device)
     remote = ray.remote(num_cpus=1, num_gpus=share, max_restarts=-1, max_task_retries=TRIES - 1)(Actor)
     return lambda: remote.remote(plan)
 

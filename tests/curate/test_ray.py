@@ -118,10 +118,13 @@ def test_actors_share_what_is_free() -> None:
     from silc.errors import BadInput
 
     free = {"CPU": 16.0, "GPU": 4.0}
-    assert [share_of_gpu(free, workers, "auto") for workers in (2, 4, 5, 16)] == [1, 1, 1 / 2, 1 / 4]
-    assert share_of_gpu(free, 16, "cpu") == share_of_gpu({"CPU": 16.0}, 16, "auto") == 0
+    assert [share_of_gpu(free, free, workers, "auto") for workers in (2, 4, 5, 16)] == [1, 1, 1 / 2, 1 / 4]
+    no_gpu = {"CPU": 16.0}
+    assert share_of_gpu(free, free, 16, "cpu") == share_of_gpu(no_gpu, no_gpu, 16, "auto") == 0
     with pytest.raises(BadInput, match="16 free cores, fewer than --workers 17"):
-        share_of_gpu(free, 17, "auto")
+        share_of_gpu(free, free, 17, "auto")
+    with pytest.raises(BadInput, match="all GPUs of the cluster are taken"):
+        share_of_gpu(no_gpu, free, 1, "auto")
 
 
 def test_a_cluster_that_does_not_begin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
