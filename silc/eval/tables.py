@@ -318,8 +318,9 @@ def _unequal(rows: Sequence[ModelRow]) -> list[str]:
     least, cheapest = min(known, key=lambda one: one[0])
     alike: dict[tuple[float, bool], list[str]] = {}  # as rows of one model are, by several decoders
     for flops, row in known:
-        if flops > 1.05 * least:
-            alike.setdefault((flops, row.costs[0] == cheapest.costs[0]), []).append(row.name)
+        names = alike.setdefault((flops, row.costs[0] == cheapest.costs[0]), []) if flops > 1.05 * least else []
+        if row.name not in names:  # as a row of another seed has
+            names.append(row.name)
     return [
         f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} took {flops / least:.1f} times the training "
         f"FLOPs of {cheapest.name}{' for the same examples' if same else ''}"
