@@ -105,7 +105,8 @@ def test_use_on_the_command_line(place: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_export(exportable: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(exportable)
     shard = write_tar(exportable / "00000.tar", [member for number in range(20) for member in sample(number)])
-    export, go_on = (block.splitlines() for block in blocks("export.md", "sh"))
+    export, web, go_on = (block.splitlines() for block in blocks("export.md", "sh"))
+    assert web[0] == "silc export out/run out/page --formats web"  # needs npm: tests/exports/test_web.py runs it
     for line in (*export, *go_on):
         words = shlex.split(line.replace("shards/{00000..00099}.tar", str(shard)))
         assert words[0] == "silc"
