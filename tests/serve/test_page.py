@@ -252,6 +252,8 @@ def test_a_link_keeps_the_state(page: Page, file: Path, browser: Browser) -> Non
     wait(page)
     split(page, 30)
     page.wait_for_timeout(300)
+    page.get_by_role("button", name="Copy a link").click()
+    wait(page, r"^The link is ")
     expected, link = shown(page), page.url
     with browser.new_context() as context:
         other = context.new_page()
