@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -293,6 +294,21 @@ def test_an_example_comes_with_its_words(page: Page) -> None:
     page.wait_for_selector("#legend li")
     wait(page)
     assert page.input_value("#names")
+
+
+def test_a_picture_is_dropped(page: Page, file: Path) -> None:
+    data = base64.b64encode(file.read_bytes()).decode()
+    page.evaluate(
+        """data => {
+          const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+          document.dispatchEvent(new DragEvent("drop", {dataTransfer, cancelable: true}));
+        }""",
+        data,
+    )
+    wait(page, r"^40 . 24 pixels")
+    assert (shown(page) == np.asarray(picture())).all()
 
 
 def test_what_is_missing_is_told(page: Page) -> None:
