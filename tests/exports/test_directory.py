@@ -200,7 +200,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Callable[..., Confi
         json.dumps(
             [
                 {"model": "run", "dataset": "scenes", "task": "zeroshot_classification", "weights": weights}
-                | {"metrics": {"acc1": score}, "chance": {"acc1": 0.1}}
+                | {"metrics": {"acc1": score}, "chance": {"acc1": 0.1}, "protocol": {}}
                 for weights, score in (("teacher", 0.4321), ("student", 0.1234))
             ]
         )
