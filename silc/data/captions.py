@@ -1,4 +1,4 @@
-"""What a caption is, wherever it stands: in the JSON of a shard's sample, in a row of a table, in an evaluation set."""
+"""Find and check captions: in the JSON of a shard's sample, in a row of a table, in an evaluation set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 FIELDS = ("captions", "caption", "text", "title")
-"""Where captions stand, the first that holds something: a text or a list of texts. `null` and `[]` hold nothing."""
+"""Fields for captions; the first one that is not empty counts. It holds a text or a list of texts; `null` and `[]` are
+empty."""
 SHOWN = 40
-"""Characters of a wrong value that a message repeats."""
+"""Maximum number of characters of a wrong value in a message."""
 
 _BLANKS = re.compile(r"[ \n\r\t\v\f\0]+")
 
 
 class NoCaption(Exception):
-    """There is no caption, or none that can be used. `cause` is a short stable word, the message says the rest."""
+    """There is no usable caption. `cause` is a short stable word; the message gives the details."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -26,14 +27,14 @@ class NoCaption(Exception):
 
 
 class Unread:
-    """Stands for a caption whose row or bytes cannot be read; `why` continues the sentence "the sample ..."."""
+    """Placeholder for a caption that cannot be read; `why` continues the sentence "the sample ..."."""
 
     def __init__(self, why: str) -> None:
         self.why = why
 
 
 def captions_in(fields: Mapping[str, Any], names: Sequence[str] = FIELDS) -> list[Any]:
-    """What the first of these fields that holds something holds, as a list; not looked at yet."""
+    """The value of the first of these fields that is not empty, as a list; its elements are not checked."""
     for name in names:
         value = fields.get(name)
         found = [each for each in (value if isinstance(value, list) else [value]) if each is not None]
@@ -43,10 +44,11 @@ def captions_in(fields: Mapping[str, Any], names: Sequence[str] = FIELDS) -> lis
 
 
 def usable(found: Sequence[Any]) -> tuple[str, ...]:
-    """Captions without the space around them, nor the empty ones; at least one.
+    """The non-empty captions, with the space around them stripped; at least one.
 
     Raises:
-        NoCaption: cause `no_caption` (there is none), `broken_caption` (one is no text), `empty_caption` (only space).
+        NoCaption: with cause `no_caption` (nothing found), `broken_caption` (one is no text) or `empty_caption` (only
+            white space).
     """
     if not found:
         raise NoCaption("no_caption", "has no caption")
@@ -55,7 +57,7 @@ def usable(found: Sequence[Any]) -> tuple[str, ...]:
             raise NoCaption("broken_caption", each.why)
         if not isinstance(each, str):
             raise NoCaption("broken_caption", f"has {_shown(each)} for a caption; needed is text in quotes")
-    # JSON may escape half a surrogate pair: no text
+    # JSON may escape half a surrogate pair, which is not valid text.
     captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
     if not captions:
         raise NoCaption("empty_caption", "has only empty captions")
@@ -63,8 +65,8 @@ def usable(found: Sequence[Any]) -> tuple[str, ...]:
 
 
 def words_of(caption: str) -> tuple[int, int]:
-    """Words between white space, and tokens as fastText's `tokenize` has them, which DataComp counts: ASCII blanks
-    alone divide, and an end of line is a token.
+    """Number of words between white space, and number of tokens of fastText's `tokenize`, which DataComp counts: only
+    ASCII blanks separate tokens, and an end of line is a token.
 
     >>> words_of("a dog\\nruns")
     (3, 4)
@@ -74,7 +76,7 @@ def words_of(caption: str) -> tuple[int, int]:
 
 
 def _shown(value: Any) -> str:
-    """A value of JSON in a few characters."""
+    """A JSON value, shortened for a message."""
     text = json.dumps(value)
     kind = {dict: "an object", list: "a list within a list", bool: "a truth value"}.get(type(value), "the number")
     return f"{kind} {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"

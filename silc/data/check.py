@@ -1,7 +1,7 @@
-"""A look at data before training on it: what can be used, what cannot and why, sizes, captions, duplicates, pictures.
+"""Check a data set before training: usable and broken samples with causes, sizes, captions, duplicates, pictures.
 
-Writes report.html (self-contained, no script), check.json with the same numbers, and quarantine.jsonl with a line for
-each broken sample, as a training run does.
+It writes report.html (self-contained, no script), check.json with the same numbers, and quarantine.jsonl with a line
+for each broken sample. A training run writes the same quarantine.jsonl.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ log = logging.getLogger(__name__)
 
 REPORT, SUMMARY = "report.html", "check.json"
 SHOWN = 100
-"""Broken samples that the page lists; quarantine.jsonl has them all."""
+"""Most broken samples that the page lists; quarantine.jsonl lists all of them."""
 EXAMPLES = 8
-"""Duplicates of each kind that are named."""
+"""Most duplicated items of each kind, and most names per item, in the report."""
 CHUNK = 16
-"""Samples that a worker is given at a time."""
+"""Samples per task of a worker."""
 THUMBNAIL = 220
-"""Longer side of a picture on the sheet, in pixels."""
+"""Longer side of a thumbnail in the report, in pixels."""
 MEANINGS = {
     "no_image": "missing, or in no format that is read (JPEG, PNG, WebP, GIF, BMP)",
     "empty_image": "an image of no bytes",
@@ -74,7 +74,7 @@ BAR = "#3b82f6"
 
 
 class Inspection(NamedTuple):
-    """What is kept of one sample: why it is broken, or its traits."""
+    """Result of reading one sample: why it is broken, or its key, size, pixel hash and captions."""
 
     broken: Broken | None
     key: str = ""
@@ -84,7 +84,7 @@ class Inspection(NamedTuple):
 
 
 class Repeats:
-    """Things that come more than once, told by a hash; names are kept for those alone that do."""
+    """Counter of duplicates. Items are compared by hash; only repeated items keep a list of names."""
 
     def __init__(self) -> None:
         self._first: dict[bytes, str] = {}
@@ -92,7 +92,7 @@ class Repeats:
         self._counts: Counter[bytes] = Counter()
 
     def add(self, content: bytes, name: str) -> None:
-        """Meet a thing."""
+        """Count one item with this content; `name` is shown if the item is repeated."""
         mark = hashlib.blake2b(content, digest_size=8).digest()
         self._counts[mark] += 1
         if self._counts[mark] == 1:
@@ -102,11 +102,11 @@ class Repeats:
 
     @property
     def num_surplus(self) -> int:
-        """Things beyond the first of their kind."""
+        """Number of duplicates: all items minus the distinct ones."""
         return self._counts.total() - len(self._counts)
 
     def examples(self) -> list[tuple[int, list[str]]]:
-        """(how often, a few names) of what is repeated most."""
+        """(count, some names) of the items that occur most often; at most EXAMPLES items and names."""
         return [
             (count, [self._first[mark], *self._names[mark]][:EXAMPLES])
             for mark, count in self._counts.most_common(EXAMPLES)
@@ -116,21 +116,21 @@ class Repeats:
 
 @dataclass
 class Check:
-    """What a pass over the samples found."""
+    """Counts of one pass over the samples."""
 
     num_samples: int
-    """Samples the source has."""
+    """Number of samples in the source."""
     faults: Sequence[Broken]
-    """What is wrong with shards."""
+    """Problems of whole shards."""
     contents: Mapping[str, int] = field(default_factory=dict)
-    """Members of shards by what became of them, or rows of a table."""
+    """Number of shard members by use (see `ShardIndex.contents`), or number of `rows` of a table."""
     broken: list[Broken] = field(default_factory=list)
-    """Samples that cannot be used."""
+    """Broken samples."""
     num_checked: int = 0
     widths: array[int] = field(default_factory=lambda: array("i"))
     heights: array[int] = field(default_factory=lambda: array("i"))
     words: array[int] = field(default_factory=lambda: array("i"))
-    """Of each caption."""
+    """Number of words of each caption."""
     captions_per_image: array[int] = field(default_factory=lambda: array("i"))
     images: Repeats = field(default_factory=Repeats)
     captions: Repeats = field(default_factory=Repeats)
@@ -143,11 +143,11 @@ class Check:
 
     @property
     def causes(self) -> dict[str, int]:
-        """What is wrong with samples and shards, by cause, the most frequent first."""
+        """Number of broken samples and shards by cause, the most frequent cause first."""
         return dict(Counter(entry.cause for entry in [*self.faults, *self.broken]).most_common())
 
     def add(self, inspection: Inspection) -> None:
-        """Count one sample."""
+        """Add one inspected sample to the counts."""
         self.num_checked += 1
         if inspection.broken:
             self.broken.append(inspection.broken)
@@ -163,10 +163,10 @@ class Check:
 
 
 def place_of(given: str) -> Path:
-    """The folder for what comes out, tried.
+    """Return the output folder after testing that it can be written.
 
     Raises:
-        BadInput: it, or a file in it, cannot be written.
+        BadInput: the folder, or a file in the folder, cannot be written.
     """
     out = places.folder(given)
     for name in (REPORT, SUMMARY, QUARANTINE):
@@ -175,11 +175,11 @@ def place_of(given: str) -> Path:
 
 
 def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False) -> Check:
-    """Read and decode samples as training does, and count.
+    """Read and decode samples as training does, and count the results.
 
     Args:
-        limit: look at this many, evenly spread; 0 is all.
-        workers: processes; 0 reads in this one.
+        limit: number of samples to check, evenly spread; 0 checks all.
+        workers: number of worker processes; 0 reads in this process.
     """
     found = Check(len(pairs), pairs.faults, pairs.contents)
     num = min(limit or len(pairs), len(pairs))
@@ -190,7 +190,7 @@ def check(pairs: Pairs, *, limit: int = 0, workers: int = 0, show: bool = False)
 
 
 def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: int) -> Path:
-    """Write the page, the numbers and the list of broken samples into a folder; the page's path."""
+    """Write the page, the numbers and the list of broken samples into a folder. Return the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     numbers = summary(found)
     write_whole(out / SUMMARY, json.dumps({"data": title} | numbers, indent=1) + "\n")
@@ -220,7 +220,7 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
 
 
 def summary(found: Check) -> dict[str, Any]:
-    """The numbers, for programs."""
+    """The numbers of check.json."""
 
     widths, heights = np.array(found.widths), np.array(found.heights)
     return {
@@ -244,10 +244,10 @@ def summary(found: Check) -> dict[str, Any]:
 
 
 def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pictures: int) -> str:
-    """Check, write, and say in a few lines what was found.
+    """Check the samples, write the report, and return a summary of a few lines.
 
     Raises:
-        BadInput: nothing can be used; the page is written all the same.
+        BadInput: no sample can be used; the report is written before that.
     """
     found = check(pairs, limit=limit, workers=workers, show=True)
     page = write(found, pairs, out, title=title, num_pictures=num_pictures)
@@ -268,7 +268,7 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 
 @contextmanager
 def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Iterable[Inspection]]:
-    """Inspections of samples, in order, made here or in other processes."""
+    """Yield the inspections of the samples in order, made in this process or in worker processes."""
     if workers and (why := lacking(workers)):
         log.warning("--workers %d: %s; this process reads alone", workers, why)
         workers = 0
@@ -282,11 +282,11 @@ def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Ite
 
 
 def _chunks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) -> Iterator[list[Inspection]]:
-    """What other processes see, some chunks ahead of who asks."""
+    """Inspections from worker processes in chunks; the workers run some chunks ahead."""
     context: Any = multiprocessing.get_context(START_METHOD)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(pairs, board, os.getpid()))
     chunks = iter(partial(lambda rest: list(islice(rest, CHUNK)), iter(indices)), [])
-    # All processes are forked at the first task.
+    # The pool forks all processes at the first task.
     waiting = deque(pool.submit(_inspect_there, chunk) for chunk in islice(chunks, 4 * workers))
 
     def finished() -> Iterator[list[Inspection]]:
@@ -301,7 +301,7 @@ def _chunks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) ->
 
 
 _own: tuple[Pairs, Board] | None = None
-"""A worker's own."""
+"""The pairs and the board of this worker process."""
 
 
 def _prepare_worker(pairs: Pairs, board: Board, main: int) -> None:
@@ -336,7 +336,7 @@ def _size(pair: Pair) -> tuple[int, int]:
 
 
 def _spread(pairs: Pairs, num: int) -> Iterator[Pair]:
-    """Good pairs at equal distances; in the place of a broken one the next that is good, if it is near."""
+    """Good pairs at equal distances. A broken pair is replaced by a good one among the next 19, or left out."""
     for place in range(min(num, len(pairs))):
         start = place * len(pairs) // min(num, len(pairs))
         for index in range(start, min(start + 20, len(pairs))):
@@ -351,7 +351,7 @@ def _spread(pairs: Pairs, num: int) -> Iterator[Pair]:
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
-    """Least, 5 %, median, 95 %, greatest and mean; empty for no values."""
+    """Minimum, 5 %, median, 95 %, maximum and mean; empty if there are no values."""
     if not len(values):
         return {}
     names = ("min", "p5", "median", "p95", "max")
@@ -364,7 +364,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 def _contents(found: Check) -> str:
-    """Members of shards by what became of them, or rows of a table, in words."""
+    """The contents of the shards or of the table as text (see `Check.contents`)."""
     if "rows" in found.contents:
         return f"{found.contents['rows']:,} rows of {found.num_samples:,} images"
     names = {"samples": "members in samples", "lost": "lost in a cut", ".": "without suffix"}
@@ -373,14 +373,14 @@ def _contents(found: Check) -> str:
 
 
 def _thumbnail(pair: Pair) -> str:
-    """A data URI."""
+    """A small WebP of the image, as a data URI."""
     small = Image.fromarray(pair.pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_uri(webp(small, quality=80))
 
 
 def _histograms(found: Check) -> Markup:
-    """Sizes, aspects and captions, as an SVG element."""
+    """Histograms of image sizes, aspect ratios and captions, as an SVG element."""
     widths, heights = np.array(found.widths), np.array(found.heights)
     words, captions = np.array(found.words), np.array(found.captions_per_image)
     sides = np.minimum(widths, heights)

@@ -1,4 +1,4 @@
-"""Training on some of the samples of shards, named by a subset, and on one of the captions of each."""
+"""Training on a subset of the samples of shards, and on one chosen caption per sample."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ log = logging.getLogger(__name__)
 
 
 class Chosen(Pairs):
-    """Those pairs of shards whose uids are in a subset, by numbers of their own, shard by shard as before.
+    """The pairs of shards whose uids are in a subset, renumbered from 0, in the same shards.
 
-    It is known by the numbers of the samples in their shards: a subset that names the same samples is the same,
-    whatever its file is called.
+    The fingerprint depends on the chosen samples and not on the name of the subset's file.
     """
 
     def __init__(self, source: ShardPairs, numbers: np.ndarray, places: np.ndarray | None = None) -> None:
         """
         Args:
-            numbers: int64 [n], sorted: the samples that are chosen.
-            places: which caption each is to have, [n]; None leaves it all it has.
+            numbers: int64 [n], sorted: numbers of the chosen samples in `source`.
+            places: [n], index of the caption to keep for each sample; None keeps all captions.
         """
         self.source, self._numbers, self._places = source, numbers, places
         ends = np.cumsum(source.blocks)
@@ -57,21 +56,21 @@ class Chosen(Pairs):
         return replace(pair, captions=_one(pair.captions, int(self._places[index])))
 
     def where(self, index: int) -> str:
-        """Key and shard."""
+        """Key and shard of a sample, for messages."""
         return self.source.where(self._number(index))
 
     def reduced(self, suffices: Suffices) -> Self:
-        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
+        """The same pairs; JPEGs are decoded at the smallest scale that `suffices`."""
         chosen = copy.copy(self)
         chosen.source = self.source.reduced(suffices)
         return chosen
 
     def read_ahead(self, indices: Sequence[int]) -> None:
-        """Begin to fetch remote samples."""
+        """Start to fetch these samples if they are remote."""
         self.source.read_ahead([self._number(index) for index in indices])
 
     def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions of the chosen, the same number from samples at equal distances. Deterministic."""
+        """At most `limit` captions of chosen samples at equal distances, equally many per sample. Deterministic."""
         return spread_captions(
             len(self),
             limit,
@@ -86,7 +85,7 @@ class Chosen(Pairs):
 
 
 class FirstCaptions(Pairs):
-    """The same pairs, each with its first caption alone."""
+    """The same pairs, each with only its first caption."""
 
     def __init__(self, source: Pairs) -> None:
         self.source = source
@@ -120,11 +119,11 @@ class FirstCaptions(Pairs):
 
 
 def as_asked(pairs: Pairs, config: DataConfig, *, show: bool = False) -> Pairs:
-    """The pairs that `data.subset` names, with the captions that `data.captions` says.
+    """Apply `data.subset` and `data.captions` to the pairs.
 
     Raises:
-        BadInput: the pairs are no shards, the subset is none or names none of them, or which caption scored best is
-            asked for and nothing says it.
+        BadInput: there is a subset and the pairs are not from shards; the subset is not valid or names none of the
+            pairs; the best captions are asked for without a subset, or their scores are missing.
     """
     if config.subset:
         file, cache = expanded(config.subset), cache_folder(config.index_cache)
@@ -162,8 +161,8 @@ def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: b
 def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file: Path) -> None:
     """
     Raises:
-        BadInput: two shards have one name, by which samples without a uid of their own are known, and the subset names
-            samples of both.
+        BadInput: two shards have the same name, and the subset has samples without a uid from both: their made uids
+            contain the name of the shard.
     """
     names = [shard.path.name for shard in pairs.shards]
     if len(set(names)) == len(names):
@@ -182,10 +181,10 @@ def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file:
 
 
 def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
-    """Which caption of each sample scored best, as it stands beside the subset; the first, where nothing does.
+    """Index of the best-scored caption of each sample, read from the file beside the subset.
 
     Raises:
-        BadInput: what stands there is of another subset.
+        BadInput: the file does not exist, or belongs to another subset.
     """
     beside = best_captions(file)
     if not beside.is_file():
@@ -205,5 +204,5 @@ def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
 
 
 def _one(captions: Sequence[str], place: int) -> tuple[str, ...]:
-    """One caption; the first, where there are fewer than when they were scored."""
+    """The caption at `place`; the first one if the sample now has fewer captions."""
     return (captions[place] if place < len(captions) else captions[0],)

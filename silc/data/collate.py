@@ -1,4 +1,4 @@
-"""Pairs to SILC's batches: the views of an image, the tokens of one caption, and the colours of the views."""
+"""Pairs to SILC's batches: crops of the images with colour changes, and tokens of one caption per image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class PairCollate:
-    """Each visit has its own crops, caption and colours."""
+    """Builds a `Batch` from pairs; each visit draws its own crops, caption and colours."""
 
     def __init__(self, views: MultiCrop, tokenizer: Tokenizer, photometric: PhotometricConfig | None = None) -> None:
-        """`photometric` says what is done to the colours of crops."""
+        """`photometric` are the colour changes of the crops; None for no change."""
         self.views = views
         self.tokenizer = tokenizer
         self.recolour = None
         if photometric and photometric.on:
-            from silc.data.photometric import recolour  # torchvision takes seconds to import, once for all workers
+            from silc.data.photometric import recolour  # import here, before the fork: torchvision takes seconds
 
             self.recolour = partial(recolour, photometric)
 
@@ -48,7 +48,7 @@ class PairCollate:
         return Batch(views, self.tokenizer(captions), samples.keys, samples.broken)
 
     def num_bytes(self, num: int) -> int:
-        """Of the batch of so many pairs, about."""
+        """Approximate size in bytes of a batch of `num` pairs."""
         views = [view for view in self.views.allocate(empty=partial(torch.empty, device="meta")) if view is not None]
         pixels = sum(view.numel() for view in views) + 3 * self.views.size**2 * self.views.original
         return num * (pixels + 8 * self.tokenizer.context_length)

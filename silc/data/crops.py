@@ -1,4 +1,4 @@
-"""Views of an image: the whole, global crops and local crops, each with its own draw."""
+"""Views of an image: the whole image, global crops and local crops, each with its own random draw."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 KINDS = ("global", "local")
 TRIES = 10
-"""Boxes that are drawn before the largest centred one is taken."""
+"""Number of random boxes tried before the largest centred box is used."""
 DRAWS = 4 * TRIES + 1
-"""Numbers drawn for a view: area, aspect and place of each try, and whether it is mirrored."""
+"""Random numbers per view: area, aspect and position (2) for each try, and one for mirroring."""
 
 
 class MultiCrop:
     """Crops as SILC draws them: bicubic, antialiased, mirrored at random."""
 
     def __init__(self, config: CropConfig, *, size: int, original: bool, preprocess: Preprocess) -> None:
-        """`size` is the side R of global views; `original` adds the whole image as `preprocess` gives it."""
+        """`size` is the side R of global views; `original` adds the whole image, resized by `preprocess`."""
         self.config = config
         self.size = size
         self.original = original
@@ -43,12 +43,12 @@ class MultiCrop:
     def __call__(
         self, pixels: np.ndarray, seed: tuple[int, ...], out: Crops | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Views of an image's pixels, uint8 [H, W, 3]: the original uint8 [3, R, R], globals
-        [G, 3, R, R], locals [L, 3, r, r] or None each.
+        """Views of an image's pixels, uint8 [H, W, 3]: the original uint8 [3, R, R], globals [G, 3, R, R] and
+        locals [L, 3, r, r]; each may be None.
 
         Args:
-            seed: whose visit it is, (seed, epoch, index); a view's draw depends on it and the view's number alone.
-            out: where globals and locals are written, as `allocate` gives it.
+            seed: the visit (seed, epoch, index); a view's draw depends only on the visit and the view's number.
+            out: tensors from `allocate` to write globals and locals into.
         """
         global_views, local_views = crops = out or self.allocate()
         image = torch.from_numpy(pixels)[None]
@@ -71,7 +71,7 @@ class MultiCrop:
         return not self.original or (scaled[0] <= width and scaled[1] <= height)
 
     def allocate(self, *batch: int, empty: Callable[..., Tensor] = torch.empty) -> Crops:
-        """Globals uint8 [G, *batch, 3, R, R] and locals [L, *batch, 3, r, r], not set, with channels last in memory."""
+        """Uninitialised globals uint8 [G, *batch, 3, R, R] and locals [L, *batch, 3, r, r], channels last in memory."""
         config = self.config
 
         def views(num: int, side: int) -> Tensor | None:
@@ -80,19 +80,19 @@ class MultiCrop:
         return views(config.num_global, self.size), views(config.num_local, config.local_size)
 
     def blank(self, num: int) -> Views:
-        """Views of `num` images as a loader gives them, without content."""
+        """Views of `num` images in the loader's shapes; their values have no meaning."""
         original = torch.zeros(num, 3, self.size, self.size, dtype=torch.uint8) if self.original else None
         return Views(original, *self.allocate(num, empty=torch.zeros))
 
     def _crop(self, pixels: Tensor, name: str, seed: tuple[int, ...], views: Tensor, area: tuple[float, float]) -> None:
-        """Write views [V, 3, r, r] of pixels [1, H, W, 3]."""
+        """Write random crops of pixels [1, H, W, 3] into views [V, 3, r, r]."""
         height, width = pixels.shape[1:3]
         side = views.shape[-1]
-        # A view has its own row, so the number of views changes no draw.
+        # Each view has its own row of draws, so the number of views does not change them.
         for view, draws in zip(views, stream(name, *seed).random((len(views), DRAWS)).tolist(), strict=True):
             left, top, right, bottom = choose_box(draws, (width, height), area, self.config.aspect)
             crop = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
-            # On 8-bit values with their channels last this is several times faster than Pillow and on planes.
+            # On 8-bit values in channels-last memory this is several times faster than Pillow, or than on planes.
             resized = F.interpolate(crop, (side, side), mode="bicubic", antialias=True)[0]
             view.copy_(resized.flip(-1) if self.config.flip and draws[-1] < 0.5 else resized)
 
@@ -102,8 +102,8 @@ def choose_box(
 ) -> tuple[int, int, int, int]:
     """Random box (left, top, right, bottom) in an image of (width, height), in whole pixels.
 
-    Its share of the area is uniform, its aspect log-uniform, its place uniform (torchvision's RandomResizedCrop).
-    Where none of `TRIES` boxes fits: the largest centred box of an allowed aspect.
+    The fraction of the area is uniform, the aspect log-uniform, the position uniform (torchvision's RandomResizedCrop).
+    If none of `TRIES` boxes fits, the result is the largest centred box of an allowed aspect.
 
     Args:
         draws: at least 4 * TRIES numbers, uniform in [0, 1).
@@ -124,7 +124,7 @@ def choose_box(
 
 
 def min_sides(size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
-    """(width, height) that no box of `choose_box` falls below."""
+    """Minimum (width, height) of the boxes that `choose_box` can return."""
     pixels = size[0] * size[1] * area[0]
     w, h = _largest_sides(size, aspect)
     return min(w, round(math.sqrt(pixels * aspect[0]))), min(h, round(math.sqrt(pixels / aspect[1])))

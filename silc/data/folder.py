@@ -1,8 +1,8 @@
 """A folder of images with a table of captions (see `tables`).
 
-Rows of one image are one pair with all their captions. Paths are relative to the table's folder, or to `image_root`;
-absolute ones are read where they lie in it. What lies outside, by `..`, by an absolute path or through a link, is a
-broken sample and is not read.
+All rows of one image form one pair with all their captions. Paths are relative to the table's folder, or to
+`image_root`; absolute paths must be inside it. An image outside (by `..`, an absolute path or a link) is a broken
+sample and is not read.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from silc.images import Suffices
 
 BLOCK = 1000
-"""Rows that are mixed and read as one shard is."""
+"""Number of images that form one block, as a shard does."""
 
 
 class Entry(NamedTuple):
-    """An image's bytes as they are, and what is said of it."""
+    """One image of the table: its file's bytes and its captions."""
 
     name: str
     captions: tuple[str, ...]
     image: bytes
     fields: Mapping[str, Any] | None = None
-    """What its row says beside, where that is kept."""
+    """Other columns of its row, if they were kept."""
 
 
 class FolderPairs(Pairs):
@@ -58,8 +58,8 @@ class FolderPairs(Pairs):
     ) -> None:
         """
         Args:
-            rows: what the table holds, where it is none that `read_rows` reads, or is read for more than its captions.
-            image_root: the folder of the images; None is the table's.
+            rows: the table's rows, if `read_rows` cannot read the table or more than its captions is needed.
+            image_root: the folder of the images; None: the table's folder.
 
         Raises:
             BadInput: the table cannot be read, or has no column of images or of captions; `image_root` is no folder.
@@ -69,7 +69,7 @@ class FolderPairs(Pairs):
         self.table = table
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         rows = rows or read_rows(table)
-        # One string and its ends instead of a list of objects: forked workers share it without touching it.
+        # One string and its line ends, not a list of objects: forked workers share the memory without a copy.
         lines = [json.dumps(row, default=_unread).encode() for row in rows.captions.items()]
         self._lines = b"".join(lines)
         self._ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
@@ -93,27 +93,27 @@ class FolderPairs(Pairs):
             raise self._bad(error.cause, name, str(error)) from error
 
     def entry(self, index: int) -> Entry:
-        """The image's bytes and its captions.
+        """The image's bytes and its captions, not decoded.
 
         Raises:
-            BadSample: there is no such image, or no caption.
+            BadSample: the image cannot be read, or there is no usable caption.
         """
         name, found = self._row(index)
         captions = self._usable(name, found)
         return Entry(name, captions, self._read(name), self._fields.get(name))
 
     def where(self, index: int) -> str:
-        """The image's name and the table."""
+        """The image's name and the table, for messages."""
         return f"{self._row(index)[0]!r} of {self.table}"
 
     def reduced(self, suffices: Suffices) -> FolderPairs:
-        """The same pairs, JPEGs decoded at a smaller scale that `suffices`."""
+        """The same pairs; JPEGs are decoded at the smallest scale that `suffices`."""
         pairs = copy.copy(self)
         pairs._decode = partial(self._decode, suffices=suffices)
         return pairs
 
     def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
+        """At most `limit` captions of images at equal distances, equally many per image. Deterministic."""
         return spread_captions(len(self), limit, lambda index: self._usable(*self._row(index)))
 
     def _row(self, index: int) -> tuple[str, list[Any]]:
@@ -132,12 +132,12 @@ class FolderPairs(Pairs):
             raise self._bad(error.cause, name, str(error)) from error
 
     def _read(self, name: str) -> bytes:
-        """The bytes of an image in the folder; nothing else is opened."""
+        """The bytes of an image inside the folder; files outside are never opened."""
         try:
             path = Path(os.path.realpath(self._root / name))
             if not path.is_relative_to(self._root):
                 raise self._bad("unsafe_path", name, f"lies outside {self._root} (data.image_root)")
-            if not os.path.isfile(path):  # a pipe would be waited for
+            if not os.path.isfile(path):  # reading a pipe would hang
                 raise self._bad("no_image", name, "is no file, or there is none")
             if os.path.getsize(path) > MAX_MEMBER_BYTES:
                 raise self._bad("too_large", name, f"has {os.path.getsize(path):,} bytes")
@@ -153,7 +153,7 @@ class FolderPairs(Pairs):
 
 
 UNREAD = "cannot be read:"
-"""The only field of what stands for `Unread` among the kept rows."""
+"""The only field of the JSON object that stands for an `Unread` in the stored rows."""
 
 
 def _unread(value: Unread) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Where the samples of each shard are, kept between runs, so that a shard is walked once.
+"""Cache of the shards' indexes between runs, so that each shard is scanned only once.
 
-A file per shard, named by the shard's path and valid for its size and time of change (its ETag, where it is remote).
-numpy's archives have a CRC-32 of each array, and it appears whole by a rename: what is damaged, torn or of another
-version is walked again. No pickle.
+There is one file per shard, named by a hash of the shard's path, and valid for the shard's size and time of change (its
+ETag, if it is remote). The file is a numpy archive with a CRC-32 of each array, and is written by a rename. If it is
+damaged, incomplete or of another version, the shard is scanned again. It contains no pickle.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Counted up when `index_shard` finds other samples in the same file."""
+"""Increase this when `index_shard` changes and finds other samples in the same file."""
 
 UIDS = 2
-"""Counted up when a shard's samples have other uids."""
+"""Increase this when the code changes and the same samples get other uids."""
 
 
 def cache_folder(setting: str, name: str = "index") -> Path | None:
-    """The folder a configuration asks for: a path, one in the user's own cache for an empty setting, None for `off`.
+    """The cache folder for a setting: the path that it names, a folder in the user's cache if empty, None for `off`.
 
-    None, too, for a user who has no home, as in many containers: a folder that others can guess is no place for it.
+    Also None for a user without a home, as in many containers: a shared folder with a known name is not safe.
     """
     if setting == "off":
         return None
@@ -51,7 +51,7 @@ def cache_folder(setting: str, name: str = "index") -> Path | None:
 
 
 def expanded(name: str) -> Path:
-    """A path with its `~` spelt out; as it is, where there is no such home."""
+    """The path with `~` expanded; unchanged if there is no such home."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -59,23 +59,23 @@ def expanded(name: str) -> Path:
 
 
 class IndexCache:
-    """`index_shard` with a memory. Any number of processes may use one folder at a time."""
+    """`index_shard` with a cache on disk. Several processes may use one folder at the same time."""
 
     def __init__(self, folder: Path, *, speaks: bool = False) -> None:
-        """`speaks`: say so when the folder cannot be written, which costs time at each start and nothing else."""
+        """`speaks`: log a warning if the folder cannot be written. Then each start is slower, with the same result."""
         self.folder = folder
         self.speaks = speaks
 
     def __call__(self, path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIndex:
-        """The index of a shard; what `index_shard` raises is raised, and not kept."""
+        """The index of a shard. Errors of `index_shard` are raised and not cached."""
         path = path.absolute() if isinstance(path, Path) else path
-        # Those of captions were kept before there were others.
+        # The path alone names the index of captions: those files are older than other `Members`.
         name = str(path) if members == CAPTIONS else f"{path}:{':'.join(members.must)}+{':'.join(members.may)}"
         file = self.folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npz"
         try:
             about = {"version": VERSION, "path": name, **_state(path)}
         except OSError:
-            return index_shard(path, members)  # which has words for it
+            return index_shard(path, members)  # it raises an error with a clear message
         found = _load(file, about, path, members)
         if found is None:
             found = index_shard(path, members)
@@ -100,9 +100,9 @@ class IndexCache:
 
 
 def kept_uids(folder: Path | None, shard: ShardIndex, read: Callable[[], np.ndarray]) -> np.ndarray:
-    """The uids of a shard's samples, which `read` takes out of their JSON; kept beside the shard's index.
+    """The uids of a shard's samples, from the cache or from `read`, which reads them from the samples' JSON.
 
-    Whatever changes the shard's size, time of change or index has another file; one that is damaged is written anew.
+    The file's name depends on the shard's size, time of change and index. A damaged file is written again.
     """
     if folder is None:
         return read()
@@ -112,7 +112,7 @@ def kept_uids(folder: Path | None, shard: ShardIndex, read: Callable[[], np.ndar
         return read()
     digest = hashlib.sha256(b"\0".join((about, shard.samples.tobytes(), shard.names)))
     file = folder / f"{digest.hexdigest()[:32]}.uids.npy"
-    with suppress(Exception):  # as of an index: whatever is raised, it is not there, or not whole
+    with suppress(Exception):  # any error means, as in `_load`, that the file is absent or damaged
         found: np.ndarray = np.load(file, allow_pickle=False)
         if found.dtype == UID and len(found) == len(shard):
             return found
@@ -123,7 +123,7 @@ def kept_uids(folder: Path | None, shard: ShardIndex, read: Callable[[], np.ndar
 
 
 def _state(path: Path | RemoteFile) -> dict[str, Any]:
-    """What changes when a shard does."""
+    """Values that change when the shard changes: size, and tag or time of change."""
     if isinstance(path, RemoteFile):
         size, tag = path.version()
         return {"size": size, "tag": tag}
@@ -132,7 +132,7 @@ def _state(path: Path | RemoteFile) -> dict[str, Any]:
 
 
 def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile, members: Members) -> ShardIndex | None:
-    """What a file holds, if it is whole and about this very shard."""
+    """The index in a file, or None if the file is absent, damaged, or about another shard or version."""
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("samples", "names", "name_ends", "about")}
@@ -148,5 +148,5 @@ def _load(file: Path, about: Mapping[str, Any], path: Path | RemoteFile, members
             theirs["damage"],
             theirs["contents"],
         )
-    except Exception:  # whatever a damaged archive makes its readers raise: it is not there, or not whole
+    except Exception:  # a damaged archive can raise any error: the file is absent or damaged
         return None

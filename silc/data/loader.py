@@ -1,7 +1,8 @@
-"""Samples to batches: the order, visits, worker processes, and what happens to broken samples.
+"""Samples to batches: the order, visits, worker processes, and the replacement of broken samples.
 
-A global batch is a function of (seed, step) and the source alone. Workers make whole batches, ranks take contiguous
-slices, so neither their number changes what is trained on. What a batch is, `collate` says: of pairs, `PairCollate`.
+A global batch depends only on (seed, step) and the source. A worker makes whole batches and a rank takes a contiguous
+slice, so the numbers of workers and ranks do not change the training data. `collate` builds a batch from samples; for
+pairs it is `PairCollate`.
 """
 
 from __future__ import annotations
@@ -53,28 +54,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_BAD = 100
-"""A replacement is looked for among this many samples of the shard, and then in as many shards."""
+"""Limit of the search for a replacement: this many samples of the same shard, then one each of as many shards."""
 PREFETCH = 2
-"""Batches that torch's DataLoader keeps ready for each worker."""
+"""Batches that torch's DataLoader prefetches per worker."""
 
 BatchT = TypeVar("BatchT", bound=AnyBatch, covariant=True)
 Visit = tuple[int, int, int]
-"""One visit of a sample: (seed, epoch, index). All that is drawn for it follows from that (`stream`)."""
+"""One visit of a sample: (seed, epoch, index). It seeds every random draw of that visit (`stream`)."""
 
 
 @dataclass
 class RankSamples(Generic[Sample]):
-    """One rank's samples of one global batch. They are gone through once, each is read when it is asked for."""
+    """One rank's samples of one global batch. Iterate over them once; each sample is read on demand."""
 
     visits: Sequence[Visit]
     read: Callable[[int, list[Broken]], Sample]
-    """A sample by its number, or the one in its place; adds to the list what is broken."""
+    """Returns the sample with this number, or a replacement if it is broken; appends the broken one to the list."""
     empty: Callable[..., Tensor]
-    """`torch.empty`; in a worker its memory is the one that the batch travels in, so nothing is copied."""
+    """Like `torch.empty`. In a worker it may allocate in shared memory, so that the batch is not copied again."""
     keys: list[str] = field(default_factory=list)
-    """Of the samples that were read."""
+    """Keys of the samples read so far."""
     broken: list[Broken] = field(default_factory=list)
-    """What could not be used and was replaced."""
+    """Broken samples that were replaced."""
 
     def __len__(self) -> int:
         return len(self.visits)
@@ -87,33 +88,33 @@ class RankSamples(Generic[Sample]):
 
 
 class Collate(Protocol[BatchT]):
-    """How samples become a batch."""
+    """Builds a batch from samples."""
 
     def __call__(self, samples: RankSamples[Any]) -> BatchT:
-        """The batch of these samples, with its keys and what was broken. Called in a worker.
+        """Return the batch of these samples, with their keys and the broken samples. Called in a worker.
 
-        What it draws comes from the `stream` of its visit. If the batch has a method `pin_memory`, torch calls it
-        before the batch goes to a GPU.
+        All random draws must come from the `stream` of the visit. If the batch has a method `pin_memory`, torch calls
+        that method before the batch goes to a GPU.
         """
         ...
 
     def num_bytes(self, num: int) -> int:
-        """Of the batch of so many samples, about: whether workers have the room to share it."""
+        """Approximate size in bytes of a batch of `num` samples, to test whether shared memory is large enough."""
         ...
 
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """Which samples make which batch, and how they are read."""
+    """Settings of the loader: batch size, order, workers."""
 
     batch_size: int
-    """The global one, over all ranks."""
+    """Global batch size, over all ranks."""
     seed: int
     shuffle_shards: int
     workers: int
     accept_changed_shards: bool = False
     patience: float = PATIENCE
-    """Seconds without a sample begun by any worker, after which they are held to hang."""
+    """If no worker begins a sample for this many seconds, the workers count as hanging."""
 
 
 class Loader(Generic[BatchT]):
@@ -122,7 +123,7 @@ class Loader(Generic[BatchT]):
     def __init__(self, source: Source[Any], collate: Collate[BatchT], plan: LoaderPlan, world: World) -> None:
         """
         Raises:
-            BadInput: the source is smaller than one global batch, or the ranks do not divide it.
+            BadInput: the source is smaller than one global batch, or the batch size is no multiple of the ranks.
         """
         batch_size = plan.batch_size
         if batch_size < 1 or batch_size % world.size:
@@ -147,14 +148,14 @@ class Loader(Generic[BatchT]):
             self._choose_transport()
 
     def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[BatchT, None, None]:
-        """This rank's share of the batches of steps [start, stop). Closing them ends the workers.
+        """Yield this rank's slices of the batches of steps [start, stop). Closing the generator ends the workers.
 
         Args:
-            asked: whether this process was asked to stop, which it looks at while it waits for workers.
+            asked: returns true if this process was asked to stop; called while it waits for workers.
 
         Raises:
-            BadInput: no sample is found in place of a broken one; LostWorker, if one died or hangs.
-            StoppedWaiting: no batch was there, and `asked` said so.
+            BadInput: no replacement was found for a broken sample; LostWorker, if a worker died or hangs.
+            StoppedWaiting: `asked` returned true before the next batch was ready.
         """
         make = partial(self._from_torch, start, stop)
         watch = Watch(self._board, self.source.where, "data.workers", patience=self.plan.patience, asked=asked)
@@ -165,7 +166,7 @@ class Loader(Generic[BatchT]):
                 yield pickle.loads(batch) if isinstance(batch, bytes) else batch
 
     def _choose_transport(self) -> None:
-        """How workers hand over their batches here: in shared memory, through a pipe, or not at all."""
+        """Choose how workers send their batches: shared memory, a pipe, or no workers at all."""
         if why := lacking(workers=self.workers):
             self.workers = 0
             self._say(f"data.workers {self.plan.workers}: {why}; batches are made in this process, which is slower")
@@ -187,7 +188,7 @@ class Loader(Generic[BatchT]):
             log.warning("%s", line)
 
     def state(self, step: int) -> dict[str, Any]:
-        """Where the data stands before `step`, for a checkpoint (JSON)."""
+        """The position in the data before `step`, for a checkpoint (JSON)."""
         return {
             "step": step,
             "epoch": step // self.steps_per_epoch,
@@ -199,10 +200,10 @@ class Loader(Generic[BatchT]):
         }
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Make sure that a saved position means the same samples here.
+        """Check that a saved position means the same samples in this loader.
 
         Raises:
-            BadInput: seed, batch size or shuffling differ, or the source does and that was not allowed.
+            BadInput: the seed, batch size or shuffling differs; or the source differs and that is not allowed.
         """
         here = self.state(0)
         for name in ("seed", "batch_size", "shuffle_shards"):
@@ -235,7 +236,7 @@ class Loader(Generic[BatchT]):
                     pin_memory=self._pins,
                     prefetch_factor=PREFETCH if self.workers else None,
                     worker_init_fn=partial(_prepare_worker, self._board) if self.workers else None,
-                    # Its own, or each call would advance the run's global generator.
+                    # Without its own generator, each call would advance the run's global one.
                     generator=torch.Generator(),
                     multiprocessing_context=START_METHOD if self.workers else None,
                 )
@@ -243,17 +244,17 @@ class Loader(Generic[BatchT]):
 
 
 def _as_made(batch: Any) -> Any:
-    """In place of torch's own collation: a batch is one already."""
+    """Replaces torch's collation: the dataset returns whole batches."""
     return batch
 
 
 def _prepare_worker(board: Board, worker: int) -> None:
-    """A worker uses one thread, keeps no large image, and leaves Ctrl-C and requests to stop to the main process."""
+    """Set up a worker: one thread, no large image kept in memory, Ctrl-C and stop requests left to the main process."""
     return_large_memory()
-    # What cannot be put into the queue to the main process is dropped there with a traceback, and waited for forever.
+    # By default, the queue drops a batch that it cannot send, prints a traceback, and the main process waits forever.
     give_up = staticmethod(lambda error, _: board.leave(error))
     multiprocessing.queues.Queue._on_queue_feeder_error = give_up  # type: ignore[attr-defined]
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork: it would wait forever
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork: it would hang
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -262,30 +263,30 @@ def _prepare_worker(board: Board, worker: int) -> None:
 
 
 def _end_when_told() -> None:
-    """Heed SIGTERM from the main process, which sends it at its own end and waits; others mean the whole group."""
+    """Exit at a SIGTERM from the main process, sent when it ends. Ignore others: they are sent to the whole group."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
-    """Batches by step number; what a worker process runs."""
+    """Batches by step number; workers run it."""
 
     def __init__(
         self, source: Source[Any], collate: Collate[AnyBatch], plan: LoaderPlan, places: range, board: Board
     ) -> None:
-        """`places` are this rank's within a global batch."""
+        """`places` are the positions of this rank's samples in a global batch."""
         self.source, self.collate, self.places, self.board = source, collate, places, board
         self.batch_size = plan.batch_size
         self.order = Order(source.blocks, plan.seed, plan.shuffle_shards)
         self.by_pipe = False
-        """Whether batches go as bytes, where memory cannot be shared."""
+        """If true, batches are sent as bytes through a pipe, because shared memory is too small."""
 
     def __getitem__(self, step: int) -> AnyBatch | bytes | BadInput:
         try:
             batch = self.collate(self._share(step))
         except BadInput as error:
-            return error  # as a value: raised, it would come out of the worker wrapped in a traceback
+            return error  # returned, not raised: torch would wrap it in a traceback
         except MemoryError:
             return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
         return pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else batch
@@ -299,7 +300,7 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
         return RankSamples(visits, self._read, torch.empty if self.by_pipe else _shared)
 
     def _read(self, index: int, broken: list[Broken]) -> Any:
-        """The sample, or the first good one of its `_stand_ins`; adds the broken one that was asked for to `broken`."""
+        """The sample, or its first good replacement (`_stand_ins`). A broken sample is appended to `broken`."""
         tried, last = 0, None
         for candidate in chain([index], self._stand_ins(index)):
             try:
@@ -312,7 +313,7 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
         raise BadInput(f"{tried} samples in a row are broken, the last: {last}; mend or drop these shards")
 
     def _stand_ins(self, index: int) -> Iterator[int]:
-        """The samples after one in its shard, round to the one before it; then one each of the shards that follow."""
+        """Replacements for a sample: the next ones in its shard (cyclic), then one of each following shard."""
         sizes = self.source.blocks
         starts = np.cumsum(sizes) - sizes
         block = int(np.searchsorted(starts, index, side="right")) - 1
@@ -321,12 +322,12 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
             yield int(starts[block] + (place + step) % sizes[block])
         for step in range(1, min(len(sizes), MAX_CONSECUTIVE_BAD)):
             other = (block + step) % len(sizes)
-            if sizes[other]:  # all of a small one may be held out
+            if sizes[other]:  # a small shard may be held out completely
                 yield int(starts[other] + place % sizes[other])
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`torch.empty`; in a worker from memory that it shares, or the batch would be copied once more on its way."""
+    """`torch.empty`; in a worker it allocates shared memory, which saves one copy of the batch."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
     try:

@@ -1,15 +1,15 @@
-"""Evaluation and training sets of generated objects, in the folder layouts of real ones.
+"""Evaluation and training sets of generated objects, in the folder layouts of real data sets.
 
-| folder                          | what is asked                                                       |
+| folder                          | content                                                             |
 | ------------------------------- | ------------------------------------------------------------------- |
-| segmentation/objects_bodies     | 12 names on bodies alone: heads, badges and ground are ignored      |
+| segmentation/objects_bodies     | 12 names on bodies only: heads, badges and ground are ignored       |
 | segmentation/objects_whole      | 12 names on whole objects; the ground is ignored                    |
 | segmentation/objects_grounds    | 6 grounds; objects are ignored                                      |
 | segmentation/objects            | all 18 classes; with a training part                                |
-| segmentation/objects_unseen     | the same, of pairs of name and ground that training never shows     |
-| classification/objects, _unseen | one object an image, its name among 12; with a training part        |
-| retrieval/objects               | no two images have the same names in the same numbers on one ground |
-| retrieval/objects/train         | captioned images to learn from, as they come                        |
+| segmentation/objects_unseen     | the same, with pairs of name and ground that training never shows   |
+| classification/objects, _unseen | one object per image, 12 names; with a training part                |
+| retrieval/objects               | no two images have the same ground, names and numbers of objects    |
+| retrieval/objects/train         | captioned images for training; contents may repeat                  |
 | detection/objects, _unseen      | COCO JSON, boxes of 12 names: val; with a training part             |
 | vqa/objects                     | questions with one answer each: train, test, unseen                 |
 """
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
     from silc.data.config import ObjectsConfig
 
-# The second number of an image's seed; training's is 0.
+# The second number of an image's seed; it is 0 for training images.
 SEGMENTATION, CLASSIFICATION, RETRIEVAL, DETECTION, QUESTIONS = range(1, 6)
 LEARNT, TESTED, UNSEEN = range(3)
-"""Parts of a set; the third number of an image's seed."""
+"""Parts of a set (training, test, unseen pairs): the third number of an image's seed."""
 IGNORED = 255
 CLASSES = (*NAMES, *GROUNDS)
 QUESTIONS_AN_IMAGE = 4
 MOST_OF_CONTENTS = 2 / 3
-"""Share of all contents that a retrieval set can have: the last ones are so rare that they are hardly met."""
+"""Maximum fraction of all contents in a retrieval set; the other contents are so rare that they hardly occur."""
 
 
 class Shown(NamedTuple):
-    """A drawn image of a set."""
+    """One image of a set: its seed, layout and drawing."""
 
     seed: tuple[int, ...]
     layout: Layout
@@ -54,13 +54,13 @@ class Shown(NamedTuple):
 
 
 class World(NamedTuple):
-    """Where images of sets come from."""
+    """The source of all images of the sets."""
 
     config: ObjectsConfig
     seed: int
 
     def images(self, use: int, part: int, most: int | None = None) -> Iterator[Shown]:
-        """Images of a part of a set, without end; the unseen part shows pairs that training never does."""
+        """Endless images of one part of a set. The unseen part has only pairs that training never shows."""
         for number in count():
             seed = (self.seed, use, part, number)
             layout = lay_out(seed, self.config, unseen=part == UNSEEN, most=most)
@@ -79,12 +79,12 @@ def write_sets(
     """Write every set under an empty or new `root`.
 
     Args:
-        num: images of each part that is scored.
-        num_train: images of each training part.
-        num_retrieval: images of the retrieval set.
+        num: number of images of each evaluation part.
+        num_train: number of images of each training part.
+        num_retrieval: number of images of the retrieval set.
 
     Raises:
-        BadInput: the world has too few different contents for that many.
+        BadInput: there are too few different contents for `num_retrieval`.
     """
     if num_retrieval > (limit := MOST_OF_CONTENTS * _num_contents(config)):
         raise BadInput(f"{num_retrieval} retrieval images, no two alike: this world has enough for {limit:.0f} at most")
@@ -100,15 +100,15 @@ def write_sets(
 
 
 def labels(shown: Shown, *, things: bool, ground: bool, bodies: bool = False) -> np.ndarray:
-    """Index into CLASSES of each pixel, uint8 [H, W]; what is not asked for is IGNORED.
+    """Index into CLASSES of each pixel, uint8 [H, W]; other pixels are IGNORED.
 
     Args:
-        things: whether objects have their classes.
-        ground: whether the ground has its class.
-        bodies: whether heads and badges are ignored.
+        things: label the objects.
+        ground: label the ground.
+        bodies: ignore heads and badges.
     """
     _, layout, drawing = shown
-    # The last entry is the ground's: objects are numbered from 0, it is -1.
+    # The last entry is for the ground, whose number in `drawing.thing` is -1; objects are numbered from 0.
     classes = [thing.name if things else IGNORED for thing in layout.things]
     classes.append(len(NAMES) + layout.ground if ground else IGNORED)
     found = np.array(classes, dtype=np.uint8)[drawing.thing]
@@ -116,7 +116,7 @@ def labels(shown: Shown, *, things: bool, ground: bool, bodies: bool = False) ->
 
 
 def boxes(shown: Shown) -> list[tuple[int, tuple[int, int, int, int], int]]:
-    """(name, box, area) of each object that can be seen: COCO's [x, y, width, height] and the number of its pixels."""
+    """(name, box, area) of each visible object: box is COCO's [x, y, width, height], area its number of pixels."""
     found = []
     for number, thing in enumerate(shown.layout.things):
         rows, columns = np.nonzero(shown.drawing.thing == number)
@@ -127,13 +127,13 @@ def boxes(shown: Shown) -> list[tuple[int, tuple[int, int, int, int], int]]:
 
 
 def questions(shown: Shown) -> list[tuple[str, str, str]]:
-    """At most QUESTIONS_AN_IMAGE of (question, answer, type of the answer): count, presence, ground, name, place."""
+    """At most QUESTIONS_AN_IMAGE tuples (question, answer, answer type) on count, presence, ground, name and place."""
     rng = stream("object questions", *shown.seed)
     ground, things = content(shown.layout)
     counts = dict(things)
 
     def a_name() -> int:
-        """One that is there, or any other one, as often."""
+        """A name that is in the image or one that is not, with equal probability."""
         there = rng.random() < 0.5
         return int(rng.choice([name for name in range(len(NAMES)) if (name in counts) == there]))
 
@@ -210,7 +210,7 @@ def _write_captions(folder: Path, images: Iterator[Shown], num: int) -> None:
 
 
 def _different(images: Iterator[Shown]) -> Iterator[Shown]:
-    """Images no two of which have the same content."""
+    """The images with distinct contents: the first one of each content."""
     told = set()
     for shown in images:
         if content(shown.layout) not in told:
@@ -219,7 +219,7 @@ def _different(images: Iterator[Shown]) -> Iterator[Shown]:
 
 
 def _num_contents(config: ObjectsConfig) -> int:
-    """How many different contents training images of a world have: multisets of names on each ground."""
+    """Number of different contents that training images can have: multisets of names on each ground."""
     names = [int((name_likelihood(ground, config.at_home, unseen=False) > 0).sum()) for ground in range(len(GROUNDS))]
     return sum(comb(own + most - 1, most) for own in names for most in range(1, config.most + 1))
 

@@ -1,14 +1,14 @@
-"""Generated objects with parts, on grounds: a world in which a part tells its object, and an object its ground.
+"""Generated images of objects with parts, on grounds: a part identifies its object, and an object predicts its ground.
 
-An image shows one to three objects on one ground, and is drawn from a seed alone. An object has a name and three parts:
+An image shows one to three objects on one ground and depends only on its seed. An object has a name and three parts:
 
-* a body, grey, with a texture that its name alone has: most of the object, and hard to tell;
+* a grey body with a texture unique to the name: most of the object, hard to recognise;
 * a head in a muted colour that three names share;
-* a badge in a saturated colour that its name alone has: small, and easy to tell.
+* a badge in a saturated colour unique to the name: small, easy to recognise.
 
-Each ground has two names at home, and a third of the pairs of a name and a ground never occur in training. Textures
-are alike in a mirror and have one mean grey, so neither a flip nor an average tells or hides a name. Names are
-invented: no picture here looks like a thing that has a word.
+Each ground is the home of two names. A third of the pairs (name, ground) never occur in training. All textures are
+mirror-symmetric with the same mean grey, so a flip or an average neither reveals nor hides a name. The names are
+invented words, because the objects look like nothing real.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 NAMES = ("wug", "toma", "blick", "fep", "gorp", "kiv", "lorp", "mip", "norg", "pilk", "zib", "dak")
 GROUNDS = ("grass", "sand", "snow", "water", "brick", "gravel")
 PATTERNS = ("rows", "columns", "grid", "dots", "rings", "lattice")
-"""Of a body, in light ink on dark for one name and in dark ink on light for another."""
+"""Textures of bodies. Each serves two names: light ink on dark, and dark ink on light."""
 TEXTURE = tuple((pattern, light) for pattern in PATTERNS for light in (True, False))
-"""By name: pattern, and whether its ink is light."""
+"""For each name: (pattern, whether the ink is light)."""
 HEADS = ((150, 110, 80), (95, 140, 140), (140, 140, 85), (150, 105, 145))
-"""Muted colours; a name has the one of its number modulo 4."""
+"""Muted colours of heads; a name has the colour at its number modulo 4."""
 BADGES = tuple(
     tuple(round(255 * c) for c in colorsys.hsv_to_rgb((5 * i % 12) / 12, 0.95, 0.95)) for i in range(len(NAMES))
 )
@@ -53,21 +53,21 @@ TONES = (
 )
 """The two colours of each ground."""
 HOME = tuple(name // 2 for name in range(len(NAMES)))
-"""The ground at which each name is at home."""
+"""Home ground of each name."""
 UNSEEN = frozenset(
     (name, (HOME[name] + away + name % 2) % len(GROUNDS)) for name in range(len(NAMES)) for away in (2, 4)
 )
 """The 24 of 72 pairs (name, ground) that never occur in training."""
 
 PERIODS = (7.0, 7.5, 8.0, 8.5, 9.0)
-"""Of a body's texture, in pixels."""
+"""Periods of a body's texture, in pixels."""
 AREA = 2.5
-"""Of an object without its head, about, in units of its scale squared: what the badge's share is taken of."""
+"""Approximate area of an object without its head, in units of its scale squared; `badge` is a fraction of this."""
 CONTRAST = 80
-"""Of a body's texture, dark to light, in 8-bit values."""
+"""Difference between light and dark in a body's texture, in 8-bit values."""
 BODY, HEAD, BADGE = range(3)
 TRAINING = 0
-"""The second number of a training image's seed; evaluation sets have others."""
+"""The second number of a training image's seed; evaluation sets use other numbers."""
 
 NUM_CAPTIONS = 4
 SENTENCES = (
@@ -91,25 +91,25 @@ class Disc(NamedTuple):
 
 
 class Thing(NamedTuple):
-    """An object: its name, and its parts as discs, the later ones on top."""
+    """An object: its name, and its parts as discs; later discs cover earlier ones."""
 
     name: int
     discs: tuple[tuple[int, Disc], ...]  # (part, disc)
     grey: int
     """Mean grey of its body."""
     tile: tuple[int, int, int]
-    """Period (of PERIODS) and shifts of its texture."""
+    """Index into PERIODS, and the two shifts of its texture."""
 
 
 class Layout(NamedTuple):
-    """What an image shows, undrawn."""
+    """Description of an image before it is drawn."""
 
     ground: int
-    things: tuple[Thing, ...]  # the later ones on top
+    things: tuple[Thing, ...]  # later ones cover earlier ones
 
 
 class Drawing(NamedTuple):
-    """An image, and what each pixel shows."""
+    """An image with the object and part of each pixel."""
 
     pixels: np.ndarray  # uint8 [H, W, 3], RGB
     thing: np.ndarray  # int8 [H, W] number of the object, -1: ground
@@ -117,12 +117,12 @@ class Drawing(NamedTuple):
 
 
 def lay_out(seed: tuple[int, ...], config: ObjectsConfig, *, unseen: bool = False, most: int | None = None) -> Layout:
-    """What the image of a seed shows.
+    """The random layout of an image, determined by the seed.
 
     Args:
-        seed: any numbers; seeds of one use have one length.
-        unseen: only pairs of name and ground that training never shows, instead of the others.
-        most: objects at most; by default the configuration's.
+        seed: any numbers; all seeds of one use must have the same length.
+        unseen: use only the pairs (name, ground) that training never shows; otherwise only the other pairs.
+        most: maximum number of objects; by default the configuration's.
     """
     rng = stream("objects", *seed)
     ground = int(rng.integers(len(GROUNDS)))
@@ -146,7 +146,7 @@ _CORNERS = ((0.28, 0.28), (0.28, 0.72), (0.72, 0.28), (0.72, 0.72))
 
 @lru_cache(maxsize=32)
 def name_likelihood(ground: int, at_home: float, *, unseen: bool) -> np.ndarray:
-    """Of each name on a ground, [12], summing to 1."""
+    """Probability of each name on a ground, [12], summing to 1."""
     there = np.array([((name, ground) in UNSEEN) == unseen for name in range(len(NAMES))], dtype=np.float64)
     home = there * np.array([HOME[name] == ground for name in range(len(NAMES))])
     if not home.any():
@@ -159,7 +159,7 @@ def name_likelihood(ground: int, at_home: float, *, unseen: bool) -> np.ndarray:
 def _discs(
     centre: tuple[float, float], scale: float, draws: Sequence[float], badge: float
 ) -> tuple[tuple[int, Disc], ...]:
-    """A body of three discs, a head at its rim, a badge on it."""
+    """Discs of an object: a body of three, a head at the body's rim, a badge on the body."""
 
     def disc(away: float, turn: float, radius: float) -> Disc:
         angle = 2 * np.pi * turn
@@ -182,10 +182,10 @@ def _discs(
 
 
 def draw(layout: Layout, seed: tuple[int, ...], config: ObjectsConfig) -> Drawing:
-    """The image of a layout; the seed gives the pixels' noise and the jitter of colours."""
+    """Draw the image of a layout; the seed determines the pixel noise and the colour jitter."""
     size, rng = config.size, stream("object pixels", *seed)
     y, x = _along(size)
-    # A code is a row of the palette: two tones of the ground; dark, light, head and badge of each object.
+    # A pixel's code is a row of the palette. Rows: two tones of the ground; dark, light, head, badge of each object.
     code = _ground(layout.ground, size)[rng.integers(8) :, rng.integers(8) :][:size, :size].copy()
     palette = np.empty((2 + 4 * len(layout.things), 3), dtype=np.int16)
     palette[:2] = TONES[layout.ground]
@@ -220,7 +220,7 @@ _PART = np.where(_CODES < 2, -1, np.maximum((_CODES - 2) % 4 - 1, BODY)).astype(
 
 
 def _span(centre: float, radius: float, size: int) -> slice:
-    """Pixels that a disc can reach along one side."""
+    """The rows (or columns) that a disc can cover."""
     return slice(max(0, int(centre - radius)), min(size, int(centre + radius) + 2))
 
 
@@ -233,7 +233,7 @@ def _along(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _texture(pattern: str, period: float, size: int) -> tuple[np.ndarray, float]:
-    """Where a pattern has ink, bool [size + 8, size + 8], and the share of ink."""
+    """Mask of a pattern's ink, bool [size + 8, size + 8], and the fraction of ink."""
     along = np.arange(size + 8, dtype=np.float64)
     v, u = along[:, None] % period, along[None, :] % period
     line = 0.3 * period
@@ -250,7 +250,7 @@ def _texture(pattern: str, period: float, size: int) -> tuple[np.ndarray, float]
 
 @lru_cache(maxsize=16)
 def _ground(ground: int, size: int) -> np.ndarray:
-    """Which of its two tones a ground has, uint8 [size + 8, size + 8]."""
+    """Index (0 or 1) of the ground's tone at each pixel, uint8 [size + 8, size + 8]."""
     y, x = np.arange(size + 8)[:, None], np.arange(size + 8)[None, :]
     rng = stream("ground", ground, size)
     specks = rng.random((size + 8, size + 8))
@@ -267,14 +267,14 @@ def _ground(ground: int, size: int) -> np.ndarray:
 
 
 def content(layout: Layout) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """What a caption tells of a layout: its ground, and (name, how many) in the order of NAMES."""
+    """The content that captions describe: the ground, and (name, count) in the order of NAMES."""
     return layout.ground, tuple(sorted(Counter(thing.name for thing in layout.things).items()))
 
 
 def captions(layout: Layout, seed: tuple[int, ...], noise: float) -> tuple[str, ...]:
-    """NUM_CAPTIONS sentences about a layout; each is wrong with probability `noise`, as on the web.
+    """NUM_CAPTIONS sentences about a layout; each is wrong with probability `noise`, as captions on the web are.
 
-    A wrong one leaves an object or the ground out, or has another name for one, or has nothing to do with the image.
+    A wrong caption omits an object or the ground, or names another object, or is unrelated to the image.
     """
     rng = stream("object captions", *seed)
     ground, shown = content(layout)
@@ -303,7 +303,7 @@ def listed(said: Sequence[tuple[int, int]]) -> str:
 
 
 class ObjectPairs(Pairs):
-    """Training images by number, the same image each epoch."""
+    """Training images by number, with captions; each epoch has the same images."""
 
     def __init__(self, config: ObjectsConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -323,11 +323,11 @@ class ObjectPairs(Pairs):
         return Pair(f"objects-{index:08d}", draw(layout, turn, self.config).pixels, said)
 
     def where(self, index: int) -> str:
-        """Its number."""
+        """The image's number, for messages."""
         return f"image {index} of generated objects"
 
     def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions; no image is drawn for them."""
+        """At most `limit` captions; it draws no image."""
         turns = ((self.seed, TRAINING, index) for index in range(len(self)))
         found = (one for turn in turns for one in captions(lay_out(turn, self.config), turn, self.config.caption_noise))
         yield from islice(found, limit)

@@ -1,4 +1,4 @@
-"""Files that are read by offset and stay open: a bounded number of descriptors."""
+"""Keep a limited number of files open, to read them by offset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class OpenFiles:
-    """Descriptors of open files, the oldest closed beyond `limit`. Forked workers may share them; a pickle has none."""
+    """At most `limit` open files; the oldest is closed first. Forked workers may share them; a pickle has none."""
 
     def __init__(self, limit: int = 256) -> None:
         self.limit = limit
@@ -18,7 +18,7 @@ class OpenFiles:
         return os.pread(self.descriptor(path, flags), size, offset)
 
     def descriptor(self, path: Path, flags: int) -> int:
-        """Of a file, opened with `flags` if it is not open yet."""
+        """The descriptor of a file, which is opened with `flags` if it is not open yet."""
         if path not in self._descriptors:
             if len(self._descriptors) >= self.limit:
                 self.close(next(iter(self._descriptors)))
@@ -28,7 +28,7 @@ class OpenFiles:
         return self._descriptors[path]
 
     def close(self, path: Path) -> None:
-        """Let go of a file."""
+        """Close a file."""
         os.close(self._descriptors.pop(path))
 
     def __reduce__(self) -> tuple[type, tuple[int]]:

@@ -1,7 +1,7 @@
 """The order of samples: a pure function of (seed, epoch, position).
 
-Shards are permuted, taken in groups of `shuffle_shards`, and the samples of a group are permuted among each other:
-close to a full shuffle, while reading stays within a few files. Workers and ranks do not enter.
+The shards are permuted and split into groups of `shuffle_shards`; the samples of each group are then permuted. This is
+close to a full shuffle, but reads from only a few files at a time. It does not depend on workers or ranks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from silc.data.streams import stream
 
 
 class Order:
-    """Every epoch visits every sample once. Holds one group's permutation at a time."""
+    """The order of samples: each epoch visits every sample once. Only one group's permutation is in memory."""
 
     def __init__(self, blocks: np.ndarray, seed: int, shuffle_shards: int) -> None:
         self.blocks = np.asarray(blocks, dtype=np.int64)  # [S] samples per shard
@@ -26,7 +26,7 @@ class Order:
         return int(self.blocks.sum())
 
     def indices(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """Samples at positions [start, stop) of an epoch, int64 [stop - start]."""
+        """Numbers of the samples at positions [start, stop) of an epoch, int64 [stop - start]."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"positions {start} to {stop} of an epoch of {len(self)}")
         self._enter_epoch(epoch)

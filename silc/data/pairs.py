@@ -1,7 +1,7 @@
-"""What a source of data is: numbered samples, here pairs of an image and its captions.
+"""The interface of data sources: numbered samples, in particular pairs of an image and its captions.
 
-Tar shards are in `shards`, a folder with a table of captions in `folder`, generated scenes in `scenes`; `sources` opens
-the one that a run is configured for.
+`shards` implements it for tar shards, `folder` for a folder with a table of captions, `scenes` for generated scenes;
+`sources` opens the one that the configuration names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from silc.images import Suffices
 
 FAULTS = ("broken_shard", "cut_shard", "ignored_member")
-"""What can be wrong when a source is opened: a shard left out, one used up to a cut, a member that is no plain file."""
+"""Problems found when a source is opened: an unusable shard, a truncated shard, a member that is no plain file."""
 READ_AHEAD = 256
-"""Captions that are fetched at a time."""
+"""Number of captions that are fetched together."""
 
 
 class BadSample(Exception):
-    """One pair that cannot be used; the loader counts it by cause (`check.MEANINGS`) and takes another."""
+    """A sample cannot be used. The loader counts it by cause (`check.MEANINGS`) and takes another."""
 
     def __init__(self, broken: Broken) -> None:
         super().__init__(broken)
@@ -38,7 +38,7 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and the captions it has, of which each visit takes one."""
+    """An image and its captions; each visit uses one of them."""
 
     key: str
     pixels: np.ndarray  # uint8 [H, W, 3], RGB
@@ -46,7 +46,7 @@ class Pair:
 
 
 class Keyed(Protocol):
-    """A sample of any kind: it has a name."""
+    """A sample of any kind, with a name."""
 
     @property
     def key(self) -> str: ...
@@ -56,39 +56,40 @@ Sample = TypeVar("Sample", bound=Keyed, covariant=True)
 
 
 class Source(Protocol[Sample]):
-    """Numbered samples in blocks that lie together on disk. A source derives from it and writes what has no body."""
+    """Numbered samples, in blocks that are contiguous on disk. A source derives from it and implements the methods
+    that have no body here."""
 
     blocks: np.ndarray
-    """Int64 [S], samples per shard; a shard's samples have consecutive numbers."""
+    """Int64 [S], number of samples per shard; a shard's samples have consecutive numbers."""
     fingerprint: str
-    """Hex digest that changes when a number would mean another sample. Identity of the list, not of the content."""
+    """Hex digest of the list of samples: it changes if any number means another sample, not if contents change."""
     faults: Sequence[Broken] = ()
-    """What was wrong when the source was opened, by the causes of `FAULTS`."""
+    """Problems found when the source was opened; their causes are those of `FAULTS`."""
     contents: Mapping[str, int] = MappingProxyType({})
-    """All that was found when it was opened, by what became of it: members of shards (see `ShardIndex.contents`),
+    """Counts of all that was found when the source was opened: members of shards by use (see `ShardIndex.contents`), or
     `rows` of a table."""
 
     @property
     def former_fingerprint(self) -> str:
-        """What earlier versions wrote as the fingerprint of these samples; runs that they began go on by it."""
+        """The fingerprint that earlier versions wrote for these samples; it lets their runs resume."""
         return self.fingerprint
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises BadSample when the sample cannot be used."""
+        """Read a sample; raises BadSample if it cannot be used."""
         ...
 
     def where(self, index: int) -> str:
-        """What a sample is called and where it lies, for messages; reads nothing."""
+        """A sample's name and location, for messages. Must not read the sample."""
         ...
 
     def reduced(self, suffices: Suffices) -> Self:
-        """The same samples, their images smaller where that is cheaper and `suffices` calls it enough."""
+        """The same samples, with smaller images where that is cheaper to decode and `suffices` accepts the size."""
         return self
 
     def read_ahead(self, indices: Sequence[int]) -> None:
-        """Told what will be asked for next, each once; where reading takes long it begins now, for all of them."""
+        """Announce the samples that will be read next, each once. A slow source starts to fetch all of them now."""
         return
 
 
@@ -106,7 +107,7 @@ def spread_captions(
     captions_of: Callable[[int], Sequence[str]],
     read_ahead: Callable[[Sequence[int]], None] = lambda _: None,
 ) -> Iterator[str]:
-    """At most `limit` captions, the same number from pairs at equal distances; pairs that have none are passed over."""
+    """At most `limit` captions, from pairs at equal distances, equally many per pair. Broken pairs are skipped."""
     num_visits = min(limit, num_pairs)
     for visit in range(num_visits):
         if visit % READ_AHEAD == 0:

@@ -1,7 +1,7 @@
-"""Colour jitter, grey, blur and solarisation of views, as DINO draws and does them (arXiv 2104.14294,
+"""Colour jitter, grey, blur and solarisation of views, as in DINO (arXiv 2104.14294,
 `main_dino.py:DataAugmentationDINO`): torchvision's functions on Pillow images, and Pillow's blur.
 
-It loads torchvision: import it only where colours are changed.
+This module imports torchvision, which takes seconds: import it only if colours are changed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ JITTERS = (
     torchvision.adjust_hue,
 )
 SOLARISE_FROM = 128
-"""Values from here on are inverted."""
+"""Values of this and more are inverted."""
 DRAWS = 13
-"""Numbers drawn for a view: whether each of the four changes is made, four amounts, their order, the blur's radius."""
+"""Random numbers per view: 4 choices (jitter, grey, blur, solarise), 4 jitter amounts, 4 for the order, 1 radius."""
 
 
 def recolour(config: PhotometricConfig, name: str, visit: Sequence[int], views: Tensor) -> None:
-    """Change the colours of an image's views uint8 [V, 3, r, r] in place; a view's depend on `visit` and its number.
+    """Change the colours of an image's views uint8 [V, 3, r, r] in place; draws depend on `visit` and the view's index.
 
     Args:
-        name: "global" or "local"; globals of even and odd number differ in blur and solarisation.
+        name: "global" or "local"; global views of even and odd number differ in blur and solarisation.
         visit: (seed, epoch, index).
     """
     draws = stream(f"photometric-{name}", *visit).random((len(views), DRAWS))
@@ -52,11 +52,11 @@ def recolour(config: PhotometricConfig, name: str, visit: Sequence[int], views: 
 
 
 def changes(config: PhotometricConfig, kind: int, draws: np.ndarray) -> list[Change]:
-    """What is done to a view, and how much of it, in its order.
+    """The changes of one view, in order: (function, amount).
 
     Args:
-        kind: 0 and 1 for global views of even and odd number, 2 for local ones.
-        draws: DRAWS numbers, uniform in [0, 1). All are drawn, wanted or not: no probability changes another's draw.
+        kind: 0 for global views of even number, 1 for those of odd number, 2 for local views.
+        draws: DRAWS numbers, uniform in [0, 1). All are always drawn, so no probability changes another draw.
     """
     jitter, grey, blur, solarise = draws[:4]
     amounts = (2 * draws[4:8] - 1) * config.jitter
@@ -75,7 +75,7 @@ def changes(config: PhotometricConfig, kind: int, draws: np.ndarray) -> list[Cha
 
 
 def blurred(image: Image.Image, radius: float) -> Image.Image:
-    """As DINO blurs. torchvision's takes a kernel's size as well, no radius of 0, and no image smaller than half the
-    kernel.
+    """Gaussian blur with Pillow, as in DINO. torchvision's blur also needs a kernel size, and accepts neither a radius
+    of 0 nor an image smaller than half the kernel.
     """
     return image.filter(ImageFilter.GaussianBlur(radius))

@@ -1,8 +1,8 @@
-"""What could not be used: judged over all ranks, and written down once.
+"""The list of broken samples, counted over all ranks; each one is written once.
 
-Each rank meets the broken samples of its own slices. What they met is put together after steps 1, 2, 4, ... 64 and
-every 64 steps from then on, and at every checkpoint: what is counted, written and decided is then the same for every
-number of ranks and workers, and the steps between pay nothing.
+Each rank sees the broken samples of its own slices. The ranks exchange them after steps 1, 2, 4, ... 64, then every 64
+steps, and at every checkpoint. So the counts, the file and the decision to stop are the same for every number of ranks
+and workers, and the other steps cost nothing.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Watched = TypeVar("Watched", bound=AnyBatch)
 
 QUARANTINE = "quarantine.jsonl"
 MIN_READS = 200
-"""Samples read before their share of broken ones is judged (one epoch, where that is less)."""
+"""Samples that must be read before the fraction of broken ones can stop the run (or one epoch, if smaller)."""
 EVERY = 64
-"""Steps between two looks at what all ranks met."""
+"""Steps between two exchanges of broken samples."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples behind a run's batches, as far as broken ones are counted."""
+    """The facts about a run's samples that `Quarantine` needs."""
 
     num: int
     faults: Sequence[Broken] = ()
-    """What was wrong with the source, before the first batch."""
+    """Problems found when the source was opened."""
     max_bad_rate: float = 1.0
-    """Share of broken samples at which the run stops."""
+    """The run stops above this fraction of broken samples."""
 
 
 class Quarantine:
     """The broken samples of one run.
 
-    The file has a line of shard, key, cause and detail for each broken sample, in the order they were first met: a
-    list of what to mend, so a sample stands there once, however many epochs, or runs of the same directory, meet it.
+    The file has one line (shard, key, cause, detail) for each broken sample, in the order of first occurrence. Each
+    sample is listed once, even if several epochs, or several runs of the same directory, read it.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Quarantine:
         met: Mapping[str, int],
         world: World,
     ) -> None:
-        """`met` is what was met before this process, over all ranks, by cause."""
+        """`met` is the number of broken samples by cause, over all ranks, before this process started."""
         self.file, self.samples, self.batch_size, self.world = file, samples, batch_size, world
         self.met = Counter({cause: count for cause, count in met.items() if cause not in FAULTS})
-        """Broken samples met by all ranks, by cause, as of the last look."""
+        """Number of broken samples by cause, over all ranks, at the last exchange."""
         self._fresh: list[tuple[int, Broken]] = []
-        # Hashes, for a run over a billion pairs may meet millions.
+        # Hashes save memory: a run over a billion pairs may have millions of broken samples.
         self._written = {hash(entry[:3]) for entry in _entries(file)} if world.is_main else set()
         if world.is_main:
             self._write(faults := samples.faults)
@@ -75,10 +75,10 @@ class Quarantine:
                 log.warning("%s: %s: %s%s", shard, cause, detail, f" (and {count - 1} more)" if count > 1 else "")
 
     def watch(self, batches: Iterator[Watched], start: int) -> Iterator[Watched]:
-        """The same batches, from step `start` on; every rank takes one a step.
+        """Yield the same batches, from step `start` on, and record their broken samples. Every rank takes one per step.
 
         Raises:
-            BadInput: over `max_bad_rate` of the samples read are broken; on every rank at the same step.
+            BadInput: more than `max_bad_rate` of the samples read are broken; on every rank at the same step.
         """
         for step, batch in enumerate(batches, start=start):
             self._fresh += [(step, broken) for broken in batch.broken]
@@ -89,7 +89,7 @@ class Quarantine:
             yield batch
 
     def sync(self) -> None:
-        """Put together what all ranks met since the last time, and write it down; every rank calls it."""
+        """Collect the broken samples of all ranks since the last call and write them. Every rank must call it."""
         everyone = [entry for share in self.world.collect(self._fresh) for entry in share]
         # A rank's slice of a batch is contiguous, so a stable sort by step gives the order of the global batches.
         broken = [entry for _, entry in sorted(everyone, key=lambda entry: entry[0])]
@@ -119,7 +119,7 @@ class Quarantine:
 
 
 def _entries(file: Path) -> list[Broken]:
-    """What an earlier process wrote down; a last line that a crash cut is taken away."""
+    """The entries that an earlier process wrote. An incomplete last line, left by a crash, is removed."""
     if not file.is_file():
         return []
     text = file.read_text(encoding="utf-8", errors="replace")

@@ -1,12 +1,12 @@
 """Files at http://, https:// and s3:// addresses, read by range requests over fsspec's sessions.
 
-A server may be slow, cut a connection or say 503: a read is tried again until it succeeds or `patience` seconds are
-over, so a fault moves no sample to another place. What another try cannot mend (404, 403, no range requests, a file
-that is not the one it was) ends the run at once. Neither is ever a broken sample.
+A server may be slow, close a connection or answer 503. A read is repeated until it succeeds or `patience` seconds have
+passed, so such a fault does not change the order of samples. Permanent errors (404, 403, no range requests, a file that
+has changed) end the run at once. Remote errors never count as broken samples.
 
-Sessions belong to a process: a forked worker opens its own. The size and the ETag come with the first bytes, for an
-address may be signed for GET alone; every later answer is compared with them. No query or password of an address is
-ever part of a message or a name.
+Each process has its own sessions; a forked worker opens new ones. The size and the ETag are taken from the first
+answer to a GET, because a signed address may allow only GET; every later answer is compared with them. Messages and
+names never contain the query or password of an address.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ log = logging.getLogger(__name__)
 
 SCHEMES = ("http", "https", "s3")
 CONCURRENT = 16
-"""Requests of one process at a time."""
+"""Maximum number of simultaneous requests per process."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
-"""Seconds between two tries, doubled from one to the other; half as long or half as long again by chance."""
+"""First and longest pause between two tries, in seconds. The pause doubles each time, times a random 0.5 to 1.5."""
 CONNECT, SILENCE, ATTEMPT = 10.0, 30.0, 60.0
-"""Seconds after which a try is given up: without connection, without a byte, in all (or `patience`, if longer)."""
+"""Timeouts of one try, in seconds: to connect, without a byte, and in total (or `patience`, if longer)."""
 QUIET = 5.0
-"""Seconds of trying after which it is said aloud."""
+"""Seconds of retries before a warning is logged."""
 ALIKE = 10.0
-"""After one read times out for good, reads that fail within so many seconds give up at once: it is the same outage."""
+"""After a read has failed for good, other reads that fail within this many seconds give up at once: same outage."""
 WALK_BLOCK = 1 << 22
-"""Bytes asked for at a time when a file is gone through from its start."""
+"""Bytes per request when a whole file is read in order."""
 WALK_AHEAD = 2
 
 Result = TypeVar("Result")
@@ -61,13 +61,13 @@ class RemoteFault(BadInput):
 
 
 class Unreachable(RemoteFault):
-    """It could not be read for as long as was waited, and may be there later."""
+    """A remote file could not be read within `patience` seconds; it may be available later."""
 
     exit_code = 75  # EX_TEMPFAIL: try again
 
 
 class _Again(Exception):
-    """Why a try failed that another one may mend; `after` is how many seconds the server asks to wait."""
+    """A try failed, but another may succeed. `why` is the cause; `after` the seconds that the server asks to wait."""
 
     def __init__(self, why: str, after: float = 0.0) -> None:
         super().__init__(why)
@@ -75,17 +75,17 @@ class _Again(Exception):
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address and not a path."""
+    """True if a name is an address (scheme://...), false if it is a path."""
     return re.match(r"[a-zA-Z][\w+.-]*://", name) is not None
 
 
 def without_secrets(address: str) -> str:
-    """An address, or several joined by '::', without user, password, query and fragment. Paths stay as they are."""
+    """An address, or several joined by '::', without user, password, query and fragment. Paths are unchanged."""
     return "::".join(_shown(part) if is_address(part) else part for part in split_joined(address))
 
 
 def split_joined(pattern: str) -> list[str]:
-    """The parts of a pattern that '::' joins; the '::' of an IPv6 host joins nothing."""
+    """Split a pattern at '::', except within an IPv6 host."""
     return [part.strip() for part in re.split(r"::(?![\da-fA-F:.%]*\])", pattern)]
 
 
@@ -96,29 +96,30 @@ def _shown(address: str) -> str:
 
 
 class _Answer(NamedTuple):
-    """Some bytes, and what the server says of the file they are of."""
+    """Bytes of a file, with the file's size and tag from the server."""
 
     data: bytes
     total: int
-    """Bytes of the whole file."""
+    """Size of the whole file in bytes."""
     tag: str
-    """ETag, or else the time of change; empty if the server says neither."""
+    """ETag, or the time of the last change; empty if the server sends neither."""
 
 
 class Remote:
-    """How addresses are read."""
+    """Settings and state to read remote files."""
 
     def __init__(self, *, patience: float = 300.0, cache: SpanCache | None = None) -> None:
-        """`patience` in seconds; `cache` keeps what was read."""
+        """`patience` is the time for retries in seconds; `cache` stores the bytes that were read."""
         self.patience = patience
         self.cache = cache
         self._gave_up = -ALIKE
 
     def files(self, address: str) -> list[RemoteFile]:
-        """The file at an address, or those that an s3 glob matches.
+        """The file at an address, or the files that an s3 glob matches.
 
         Raises:
-            RemoteFault: the address is of no kind that is read, its library is missing, or it cannot be listed.
+            RemoteFault: the scheme is not supported, its library is missing, or the glob cannot be listed or matches
+                no file.
         """
         scheme, _, rest = address.partition("://")
         if scheme not in SCHEMES:
@@ -136,7 +137,7 @@ class Remote:
         return [RemoteFile(name, self) for name in found]
 
     def start(self, shown: str, attempt: Callable[[], Awaitable[Result]]) -> Future[Result]:
-        """Begin something, with as many tries as it takes; the future raises RemoteFault."""
+        """Start a request and repeat it as needed. The future raises RemoteFault if it fails for good."""
         return _session().run(self._patiently(shown, attempt))
 
     async def _patiently(self, shown: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -162,21 +163,21 @@ class Remote:
                         "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
                     )
                 if waited > QUIET and session.speaks:
-                    session.speaks = False  # till something succeeds
+                    session.speaks = False  # one warning until a request succeeds
                     log.warning("%s: %s; trying again, for %.0f s in all", shown, why, self.patience)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tries - 1, 20)) * session.jitter.uniform(0.5, 1.5)
                 await asyncio.sleep(min(max(pause, after), self.patience - waited))
-        raise AssertionError  # the loop has no end of its own
+        raise AssertionError  # the loop never ends without return or raise
 
 
 class RemoteFile:
-    """A file at an address; where bytes are concerned it has the manners of a Path."""
+    """A file at an address. It has the parts of Path's interface that reading needs (`name`, `open`)."""
 
     def __init__(self, address: str, remote: Remote) -> None:
         self.address = address
         self.remote = remote
         self.name = _shown(address).rpartition("/")[2]
-        self._version: tuple[int, str] | None = None  # size and tag, from the first answer on
+        self._version: tuple[int, str] | None = None  # size and tag of the first answer
         self._asked: dict[tuple[int, int, int], bytes | Future[_Answer]] = {}  # by process, start and size
 
     def __str__(self) -> str:
@@ -186,14 +187,14 @@ class RemoteFile:
         return self.__dict__ | {"_asked": {}}
 
     def version(self) -> tuple[int, str]:
-        """Size in bytes, and what changes when the content does (empty if the server does not say)."""
+        """Size in bytes, and a tag that changes with the content (empty if the server sends none)."""
         if self._version is None:
             self._take(self._start(0, 1))
         assert self._version is not None
         return self._version
 
     def ask(self, start: int, size: int) -> None:
-        """Begin to fetch what will be read next, once."""
+        """Start to fetch `size` bytes from `start` on; one later `read` of the same bytes takes them."""
         if not size:
             return
         kept = self.remote.cache.get(self._key(), start, size) if self.remote.cache else None
@@ -203,7 +204,7 @@ class RemoteFile:
         """`size` bytes from `start` on.
 
         Raises:
-            RemoteFault: they cannot be had, or the file is not the one it was.
+            RemoteFault: the bytes cannot be read, or the file has changed since the first read.
         """
         if not size:
             return b""
@@ -218,7 +219,7 @@ class RemoteFile:
         return data
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """To go through it from its start."""
+        """Open the file to read it from its start."""
         assert mode == "rb"
         return io.BufferedReader(_Walk(self), WALK_BLOCK)
 
@@ -244,7 +245,7 @@ class RemoteFile:
 
 
 class _Walk(io.RawIOBase):
-    """A remote file in blocks, the next ones asked for before they are needed while they are read in a row."""
+    """A remote file read in blocks. While blocks are read in order, the next ones are fetched ahead."""
 
     def __init__(self, file: RemoteFile) -> None:
         self.file = file
@@ -289,7 +290,7 @@ class _Walk(io.RawIOBase):
 
 
 async def _http_range(address: str, start: int, stop: int) -> _Answer:
-    """Bytes [start, stop) of a file, fewer at its end."""
+    """Fetch bytes [start, stop) of a file; fewer at its end."""
     files = _session().http_files
     import aiohttp
 
@@ -302,7 +303,7 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
                 _complain(address, response.status, given.get("Retry-After", ""))
             span = given.get("Content-Range", "")
             if response.status == 200 and given.get("Content-Length") == "0":
-                total = 0  # of an empty file there is no range
+                total = 0  # an empty file has no range
             else:
                 total = _total(address, response.status, span, start, given.get("Content-Encoding", ""))
             data = await response.read() if response.status == 206 else b""
@@ -314,13 +315,13 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
         raise RemoteFault(f"{_shown(address)} is no address; check how it is written") from None
     except (aiohttp.ClientError, OSError) as error:
         raise _Again(_in_words(error)) from None
-    # A weak tag says as much as a strong one here: another content has another.
+    # A weak tag is as good as a strong one here: it changes with the content.
     tag = given.get("ETag", "").removeprefix("W/") or given.get("Last-Modified", "")
     return _whole(data, start, stop, total, tag)
 
 
 async def _s3_range(address: str, start: int, stop: int) -> _Answer:
-    """The same from S3, or whatever speaks its language at AWS_ENDPOINT_URL."""
+    """Fetch bytes [start, stop) of a file from S3, or from a compatible server at AWS_ENDPOINT_URL."""
     files = _session().s3_files
     bucket, key, version = files.split_path(address)
     wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{stop - 1}"}
@@ -347,7 +348,7 @@ async def _s3_list(address: str) -> list[str]:
 
 @contextmanager
 def _s3_faults(address: str) -> Iterator[None]:
-    """botocore's many errors, as one of ours."""
+    """Convert botocore's errors to `_Again` or `RemoteFault`."""
     import aiohttp
     from botocore import exceptions as boto
 
@@ -371,7 +372,7 @@ def _s3_faults(address: str) -> Iterator[None]:
 
 
 def _complain(address: str, status: int, after: str) -> NoReturn:
-    """What a status other than success means."""
+    """Raise `_Again` or `RemoteFault` for an HTTP status that is no success."""
     if status in (408, 429) or status >= 500:
         raise _Again(f"HTTP {status}", float(after) if after.isdigit() else 0.0)
     if status == 404:
@@ -385,7 +386,7 @@ def _complain(address: str, status: int, after: str) -> NoReturn:
 
 
 def _total(address: str, status: int, span: str, start: int, encoding: str) -> int:
-    """Size of the whole file by an answer's header; refuses what is no range before it is downloaded."""
+    """Size of the whole file, from the answer's header. An answer that is no range is refused before its download."""
     told = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", span)
     if status == 416 and told:
         return int(told[2])
@@ -404,7 +405,7 @@ def _whole(data: bytes, start: int, stop: int, total: int, tag: str) -> _Answer:
 
 
 def _in_words(error: BaseException) -> str:
-    """An error without its text, which may hold the address."""
+    """Type and system message of an error. Its own text is left out, because it may contain the address."""
     cause = getattr(error, "os_error", error)
     words = getattr(cause, "strerror", None)
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
@@ -419,7 +420,7 @@ class _Session:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.slots = asyncio.Semaphore(CONCURRENT)
-        self.jitter = random.Random()  # its own: no draw of the run's comes from it
+        self.jitter = random.Random()  # separate from the run's random generators
         self.speaks = True
         threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
 
@@ -433,16 +434,16 @@ class _Session:
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-            # Proxies and ~/.netrc count. An address is used as it is written: its signature is over that.
+            # Use proxies and ~/.netrc. Do not re-encode an address: its signature covers the address as written.
             return self._files("http", client_kwargs={"timeout": timeout, "trust_env": True}, encoded=True)
 
     @cached_property
     def s3_files(self) -> Any:
-        """s3fs, with what the environment says of credentials and endpoints."""
+        """s3fs, with credentials and endpoint from the environment."""
         with _library_of("s3"):
             config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
             files = self._files("s3", config_kwargs=config)
-        files.retries = 1  # the patience is ours
+        files.retries = 1  # `Remote` does the retries
         return files
 
     def _files(self, scheme: str, **settings: Any) -> Any:
@@ -451,7 +452,7 @@ class _Session:
         return fsspec.filesystem(scheme, asynchronous=True, loop=self.loop, skip_instance_cache=True, **settings)
 
     async def close(self) -> None:
-        """Give up what is under way, and let go of all connections."""
+        """Cancel running requests and close all connections."""
         under_way = asyncio.all_tasks() - {asyncio.current_task()}
         for task in under_way:
             task.cancel()
@@ -472,7 +473,7 @@ def _library_of(scheme: str) -> Iterator[None]:
 
 
 _sessions: dict[int, _Session] = {}
-"""By process. A forked one keeps its parent's, unused: to let go of them would close the parent's connections."""
+"""By process id. A forked process keeps its parent's session unused: closing it would close the parent's."""
 
 
 _making = threading.Lock()

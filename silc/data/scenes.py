@@ -1,8 +1,8 @@
 """Generated scenes: regions of colour and texture, captions that name them, and the class of every pixel.
 
-A scene is drawn from a seed alone. 8 colours times 4 textures make 32 combinations; 6 of them never occur in
-training, while each of their colours and textures does. Captions never tell places (crops are mirrored) nor
-shapes (not learnt in a demo's budget), and a texture's period is at most 8 pixels, so a patch shows it.
+A scene depends only on its seed. 8 colours times 4 textures give 32 combinations. 6 of them never occur in training,
+but each colour and each texture does. Captions name no positions (crops are mirrored) and no shapes (a demo is too
+short to learn them). A texture's period is at most 8 pixels, so one patch shows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 }
 TEXTURES: tuple[str, ...] = ("plain", "stripes", "dots", "checks")
 GROUND = (32, 32, 36)
-"""What stripes, dots and checks lie on."""
+"""Background colour of stripes, dots and checks."""
 
 COMBINATIONS: tuple[str, ...] = tuple(
     f"plain {colour}" if texture == "plain" else f"{colour} {texture}" for colour in COLOURS for texture in TEXTURES
@@ -50,7 +50,7 @@ SEEN: tuple[int, ...] = tuple(i for i, name in enumerate(COMBINATIONS) if name n
 
 NUM_CAPTIONS = 4
 MIN_SHARE = 0.1
-"""Least share of the frame that a region covers."""
+"""Minimum fraction of the image that a region covers."""
 SENTENCES: tuple[tuple[str, str], ...] = (
     ("{}", " and "),
     ("{}", " with "),
@@ -61,15 +61,15 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("{} in one picture", " and "),
     ("a pattern of {}", " plus "),
 )
-"""A frame for the list of regions, and what stands before its last item."""
+"""(sentence frame for the list of regions, joint before the last region)."""
 
-# Evaluation scenes are drawn from other seeds than training scenes: the second number of the seed says which set.
+# Evaluation scenes have other seeds than training scenes: the second number of the seed is the set.
 TRAINING, RETRIEVAL, SEGMENTATION, CLASSIFICATION = range(4)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture that knows what it shows."""
+    """An image with its pixel labels and captions."""
 
     pixels: np.ndarray  # uint8 [H, W, 3], RGB
     labels: np.ndarray  # uint8 [H, W] index into COMBINATIONS
@@ -82,10 +82,10 @@ def render(
     """Draw one square scene.
 
     Args:
-        seed: any numbers; seeds of one use have one length.
+        seed: any numbers; all seeds of one use must have the same length.
         size: side in pixels.
         combinations: indices into COMBINATIONS to choose from, without repetition.
-        num_regions: least and greatest number of regions.
+        num_regions: minimum and maximum number of regions.
     """
     chosen, captions = describe(seed, combinations=combinations, num_regions=num_regions)
     rng = stream("scene pixels", *seed)
@@ -108,7 +108,7 @@ def render(
 def describe(
     seed: tuple[int, ...], *, combinations: Sequence[int], num_regions: tuple[int, int] = (2, 4)
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What the scene of a seed shows, undrawn: its combinations, int64 [num regions], and its captions."""
+    """Content of the scene with this seed, without drawing it: combinations, int64 [num regions], and captions."""
     rng = stream("scene", *seed)
     count = int(rng.integers(num_regions[0], num_regions[1] + 1))
     chosen = rng.permutation(np.asarray(combinations, dtype=np.int64))[:count]
@@ -131,7 +131,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cells(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """Voronoi cells of random points, int64 [size, size], each at least MIN_SHARE of the frame."""
+    """Voronoi cells of random points, int64 [size, size]; each covers at least MIN_SHARE of the image."""
     y, x = _grid(size)
     while True:
         points = rng.uniform(0, size, (count, 2)).astype(np.float32)
@@ -143,7 +143,7 @@ def _cells(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, texture: str, size: int) -> np.ndarray:
-    """Where a texture has ink, bool [size, size]; one period is 6 to 8 pixels."""
+    """Mask of a texture's ink, bool [size, size]; the period is 6 to 8 pixels."""
     y, x = _grid(size)
     period, shift_y, shift_x = rng.uniform((6, 0, 0), (8, 8, 8)).tolist()
     if texture == "stripes":
@@ -159,7 +159,7 @@ def _texture(rng: np.random.Generator, texture: str, size: int) -> np.ndarray:
 
 
 class ScenePairs(Pairs):
-    """Training scenes by number: the seen combinations only, the same scene each epoch."""
+    """Training scenes by number, with the seen combinations only; each epoch has the same scenes."""
 
     def __init__(self, num: int, size: int, seed: int) -> None:
         self.num, self.size, self.seed = num, size, seed
@@ -179,7 +179,7 @@ class ScenePairs(Pairs):
         return f"scene {index}"
 
     def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions; no scene is drawn for them."""
+        """At most `limit` captions; it draws no scene."""
         scenes = (describe((self.seed, TRAINING, index), combinations=SEEN) for index in range(self.num))
         yield from islice((caption for _, captions in scenes for caption in captions), limit)
 
@@ -193,12 +193,12 @@ def write_sets(
     num_segmentation: int = 200,
     per_class: int = 20,
 ) -> None:
-    """Write evaluation scenes in the folder layout of real evaluation sets, under an empty or new `root`.
+    """Write evaluation scenes under an empty or new `root`, in the folder layout of real evaluation sets.
 
     * retrieval/scenes: no two images show the same set of combinations, so each caption has one right answer;
     * segmentation/scenes: the 26 seen combinations as classes, no background;
-    * classification/scenes_seen: one region an image, the 26 seen combinations;
-    * classification/scenes_heldout: images of the 6 held-out combinations among all 32 names.
+    * classification/scenes_seen: one region per image, the 26 seen combinations;
+    * classification/scenes_heldout: images of the 6 held-out combinations, with all 32 names as classes.
     """
     _write_retrieval(root / "retrieval/scenes", size, seed, num_retrieval)
     _write_segmentation(root / "segmentation/scenes", size, seed, num_segmentation)
@@ -243,7 +243,7 @@ def _write_segmentation(folder: Path, size: int, seed: int, num: int) -> None:
 def _write_classification(
     folder: Path, size: int, seed: int, per_class: int, names: Sequence[str], shown: Sequence[str]
 ) -> None:
-    """A folder for each of `names`, in their order; images in those of `shown`, the others stay empty."""
+    """Write one folder for each of `names`, in their order. Only the folders of `shown` have images."""
     for number, name in enumerate(names):
         class_folder = folder / "test" / f"{number:02d}-{name.replace(' ', '-')}"
         class_folder.mkdir(parents=True, exist_ok=True)
@@ -256,10 +256,10 @@ def _write_classification(
 
 
 def write_json(path: Path, content: object) -> None:
-    """JSON that people can read."""
+    """Write indented JSON."""
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """A text, a line each."""
+    """Write a text file, one line per item."""
     path.write_text("\n".join(lines) + "\n")

@@ -1,5 +1,5 @@
-"""Samples of WebDataset or img2dataset tar shards, read by random access: image-caption pairs, and what else a subclass
-of `Shards` makes of their members."""
+"""Samples of WebDataset or img2dataset tar shards, read by random access: image-caption pairs here, other samples in
+other subclasses of `Shards`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 GAP = 1 << 16
-"""Members of a sample with no more bytes than this between them are read at once."""
+"""Two members of a sample are read together if at most this many bytes are between them."""
 
 
 class Shards(Source[Sample]):
-    """Samples of tar shards. A subclass says by `members` what is read, and by `__getitem__` what it makes of that."""
+    """Samples of tar shards. A subclass sets `members` (what to read) and `__getitem__` (how to build a sample)."""
 
     members: Members
 
@@ -51,10 +51,10 @@ class Shards(Source[Sample]):
         index: Callable[[Path | RemoteFile, Members], ShardIndex] = index_shard,
         show: bool = False,
     ) -> None:
-        """`index` finds a shard's samples; `show` shows on a terminal how far that has come.
+        """`index` finds a shard's samples; `show` shows its progress on a terminal.
 
         Raises:
-            BadInput: no shard holds a sample; RemoteFault, if one cannot be had.
+            BadInput: no shard holds a sample; RemoteFault, if a remote shard cannot be read.
         """
         self.shards, self.faults = _index(paths, lambda path: index(path, self.members), show)
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
@@ -68,30 +68,31 @@ class Shards(Source[Sample]):
         return int(self._ends[-1])
 
     def where(self, index: int) -> str:
-        """Key and shard."""
+        """Key and shard of a sample, for messages."""
         shard, row = self._locate(index)
         return f"sample {shard.key(row)!r} of {shard.path}"
 
     def reduced(self, suffices: Suffices) -> Self:
-        """The same samples, JPEGs decoded at a smaller scale that `suffices`."""
+        """The same samples; JPEGs are decoded at the smallest scale that `suffices`."""
         samples = copy.copy(self)
         samples._decode = partial(self._decode, suffices=suffices)
         return samples
 
     def read_ahead(self, indices: Sequence[int]) -> None:
-        """Begin to fetch remote samples."""
+        """Start to fetch these samples if they are remote."""
         self._ask(indices, self.members.fields)
 
     def key(self, index: int) -> str:
-        """Name of a sample."""
+        """The key of a sample."""
         shard, row = self._locate(index)
         return shard.key(row)
 
     def read(self, index: int) -> dict[str, bytes]:
-        """The members of a sample, by what they are to it: `image`, or a suffix.
+        """The bytes of a sample's members, by field: `image`, or a suffix.
 
         Raises:
-            BadSample: an earlier sample has its key, a member is missing or too large, or the file system refused.
+            BadSample: an earlier sample has the same key, a required member is missing, a member is too large, or the
+                file cannot be read.
         """
         shard, row = self._locate(index)
         if refused := self._refused(shard.samples[row]):
@@ -99,10 +100,10 @@ class Shards(Source[Sample]):
         return self._members(index, self.members.fields)
 
     def pixels(self, index: int, members: Mapping[str, bytes]) -> np.ndarray:
-        """The image among the members of a sample, uint8 [H, W, 3].
+        """Decode the image among the members of a sample: uint8 [H, W, 3].
 
         Raises:
-            BadSample: there is none, or it cannot be decoded.
+            BadSample: there is no image, or it cannot be decoded.
         """
         if "image" not in members:
             raise self.bad(index, "no_image", "has no member with an image's suffix (.jpg, .png ...)")
@@ -114,19 +115,19 @@ class Shards(Source[Sample]):
             raise self.bad(index, error.cause, str(error)) from error
 
     def bad(self, index: int, cause: str, detail: str) -> BadSample:
-        """What is raised for a sample that cannot be used; `detail` goes on after "the sample"."""
+        """The error to raise for a broken sample; `detail` continues the sentence "the sample ..."."""
         shard, row = self._locate(index)
         return BadSample(Broken(str(shard.path), shard.key(row), cause, detail))
 
     def _refused(self, sample: np.void) -> tuple[str, str] | None:
-        """Why a sample is not read, cause and detail: what its index tells."""
+        """(cause, detail) if the index shows that a sample cannot be used, else None."""
         if sample["duplicate"]:
             return "duplicate_key", "is the key of an earlier sample of this shard"
         absent = next((name for name in self.members.must if not sample[name]["offset"]), None)
         return ("no_member", f"has no .{absent}") if absent else None
 
     def _members(self, index: int, fields: Sequence[str]) -> dict[str, bytes]:
-        """The members a sample has of these, by one read where they lie together."""
+        """The bytes of those of these members that a sample has; members close together share one read."""
         shard, row = self._locate(index)
         sample, found = shard.samples[row], {}
         if name := _too_large(sample, fields):
@@ -173,29 +174,29 @@ class ShardPairs(Shards[Pair], Pairs):
         return Pair(self.key(index), self.pixels(index, members), captions)
 
     def captions(self, limit: int) -> Iterator[str]:
-        """At most `limit` captions, the same number from samples at equal distances. Deterministic."""
+        """At most `limit` captions of samples at equal distances, equally many per sample. Deterministic."""
         return spread_captions(len(self), limit, self.texts, self.read_texts_ahead)
 
     def read_texts_ahead(self, indices: Sequence[int]) -> None:
-        """Begin to fetch the captions of remote samples."""
+        """Start to fetch the captions of these samples if they are remote."""
         self._ask(indices, self.members.may)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        """The captions of a sample, whose image is not read.
+        """The captions of a sample; its image is not read.
 
         Raises:
-            BadSample: it has none that can be used.
+            BadSample: the sample has no usable caption.
         """
         return self.captions_of(index, self._members(index, self.members.may))
 
     def uids(self, kept: Callable[[ShardIndex, Callable[[], np.ndarray]], np.ndarray], *, show: bool) -> np.ndarray:
-        """The uid of each sample, `uids.UID` [N]: of its JSON, which is read for it, else of shard and key.
+        """The uid of each sample, `uids.UID` [N]: read from its JSON, or else made from shard and key.
 
         Args:
-            kept: takes those of a shard out of a cache, or reads them by the function that it is given.
+            kept: returns the uids of a shard from a cache, or calls the given function to read them.
 
         Raises:
-            BadInput: the file system refused to read one, which would have the name of another sample then.
+            BadInput: a JSON member cannot be read, so its sample would get a wrong uid.
         """
         starts = (self._ends - self.blocks).tolist()
 
@@ -211,7 +212,7 @@ class ShardPairs(Shards[Pair], Pairs):
                 self._ask(range(start + row, start + min(row + READ_AHEAD, len(shard))), ("json",))
             fields: Any = {}
             if (refused := self._refused(shard.samples[row])) and refused[0] == "duplicate_key":
-                found.append(uid_of({}, shard.path.name, f"{shard.key(row)}\0{row}"))  # not that of the first
+                found.append(uid_of({}, shard.path.name, f"{shard.key(row)}\0{row}"))  # not the first's
                 continue
             try:
                 fields = json.loads(self._members(start + row, ("json",)).get("json", b"{}"))
@@ -227,7 +228,7 @@ class ShardPairs(Shards[Pair], Pairs):
         return halves(found)
 
     def captions_of(self, index: int, members: Mapping[str, bytes]) -> tuple[str, ...]:
-        """Captions of the `.json` member where it has some, else the `.txt` member as one caption."""
+        """Captions of the `.json` member if it has some, else the `.txt` member as one caption."""
         fields: Any = {}
         try:
             fields = json.loads(members.get("json", b"{}"))
@@ -244,12 +245,12 @@ class ShardPairs(Shards[Pair], Pairs):
 
 
 def _too_large(sample: np.void, fields: Sequence[str]) -> str:
-    """The first of these members that is too large to be read; empty if none is."""
+    """The first of these members that is too large to read; empty if there is none."""
     return next((name for name in fields if sample[name]["size"] > MAX_MEMBER_BYTES), "")
 
 
 def _spans(sample: np.void, fields: Sequence[str]) -> list[tuple[int, int]]:
-    """[start, stop) of the reads that get these members of a sample: one, where no more than GAP is between them."""
+    """[start, stop) of the reads for these members of a sample; members at most GAP bytes apart share one read."""
     spans: list[tuple[int, int]] = []
     for offset, size in sorted(sample[name].item() for name in fields if sample[name]["offset"]):
         if spans and offset - spans[-1][1] <= GAP:
@@ -260,9 +261,9 @@ def _spans(sample: np.void, fields: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _in_any_order(paths: Sequence[Path | RemoteFile], do: Callable[[int], Found], what: str, show: bool) -> list[Found]:
-    """What is made of each shard, by its place, in the order of the shards.
+    """Results of `do(place)` for all shards, in the order of the shards.
 
-    It is made in another order each time: processes that start together and share a cache so share the work.
+    The calls are made in a random order, so that processes that start together and share a cache share the work.
     """
     order = random.sample(range(len(paths)), len(paths))
     waits = any(isinstance(path, RemoteFile) for path in paths)
@@ -278,16 +279,16 @@ def _in_any_order(paths: Sequence[Path | RemoteFile], do: Callable[[int], Found]
 def _index(
     paths: Sequence[Path | RemoteFile], index: Callable[[Path | RemoteFile], ShardIndex], show: bool
 ) -> tuple[list[ShardIndex], Sequence[Broken]]:
-    """The shards that hold samples, and what is wrong with any.
+    """The shards that hold samples, and the problems of all shards.
 
     Raises:
-        BadInput: no shard is left.
+        BadInput: no shard holds samples.
     """
 
     def attempt(place: int) -> ShardIndex | BadInput:
         try:
             return index(paths[place])
-        except RemoteFault:  # the shard may be whole
+        except RemoteFault:  # not a fault of the shard itself
             raise
         except BadInput as error:
             return error
@@ -311,7 +312,7 @@ def _index(
 
 
 def _fingerprint(shards: Sequence[ShardIndex]) -> str:
-    """Names without folders, so that a data set may move, and the place of every member."""
+    """Hash of the shards' names and of every member's position. Folders are left out, so a data set may be moved."""
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(f"{shard.path.name}\0{len(shard)}\0".encode())

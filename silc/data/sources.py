@@ -1,4 +1,4 @@
-"""Opening the source of pairs that a run is configured for, and the files that a shard pattern names."""
+"""Open the source of pairs that the configuration names, and find the files of a shard pattern."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 10_000
-"""Files of a folder that are looked at to say what it holds."""
+"""Maximum number of files of a folder that are examined for an error message."""
 
 
 def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
-    """The source a run is configured for.
+    """Open the source that the configuration names.
 
     Args:
-        show: show on a terminal how far the opening has come, and say what slows it down.
+        show: show progress on a terminal and warn about causes of slow loading.
 
     Raises:
-        BadInput: no shard is named or matches, or one cannot be used; RemoteFault, if that is for the network.
+        BadInput: no shard is named or matches, or a shard cannot be used; RemoteFault, if the network is the cause.
     """
     if config.generated is not None:
         return as_asked(GENERATED[config.source](config.generated, seed), replace(config, subset=""))
@@ -61,7 +61,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
 
 
 def _table(config: DataConfig, show: bool) -> Pairs | None:
-    """A folder with a table of captions, or such a table."""
+    """Pairs of a folder with a table of captions, or of such a table; None if `data.train` names neither."""
     named = expanded(config.train)
     if not (table := table_of(named)):
         return None
@@ -73,7 +73,7 @@ def _table(config: DataConfig, show: bool) -> Pairs | None:
 
 
 def _shards(config: DataConfig, show: bool) -> Pairs:
-    """Tar shards."""
+    """Pairs of tar shards."""
     if config.image_root:
         raise BadInput(
             f"data.image_root {config.image_root} is for a table of captions, and data.train names none; shards hold "
@@ -94,19 +94,19 @@ GENERATED: Mapping[str, Callable[[Any, int], Pairs]] = {
     "scenes": lambda section, seed: ScenePairs(section.num, section.size, seed),
     "objects": ObjectPairs,
 }
-"""What `data.source` may name besides `shards`: pairs made of the section of that name and the seed."""
+"""Generated sources by their name in `data.source`: functions of (config section of that name, seed)."""
 KINDS: Sequence[Callable[[DataConfig, bool], Pairs | None]] = (_table, _shards)
-"""What `data.train` may name: the first that knows it opens it, and the last takes whatever is left."""
+"""Functions that open `data.train`, tried in order. All but the last return None for a path of another kind."""
 
 
 def expand(pattern: str, remote: Remote | None = None) -> list[Path | RemoteFile]:
     """Files of a shard pattern: '{00000..00331}' and '{a,b}' braces, globs, several patterns joined by '::'.
 
     Args:
-        remote: how addresses are read.
+        remote: settings to read remote addresses.
 
     Raises:
-        BadInput: a named file does not exist or a glob matches nothing. That an address has no file shows when it is
+        BadInput: a named file does not exist or a glob matches nothing. A missing remote file raises only when it is
             first read.
     """
     remote = remote or Remote()
@@ -155,7 +155,7 @@ def _expand_glob(name: str, pattern: str) -> list[Path]:
 
 
 def _inside(folder: Path) -> str:
-    """What to do with a folder that has no table."""
+    """Advice, for an error message, about a folder that has no table."""
     files = sorted(file for file in islice(folder.glob("**/*"), LOOKED_AT) if file.is_file())
     if any(file.suffix.lower() == ".tar" for file in files):
         return f"name the tar files in it, for example '{folder}/*.tar'"

@@ -1,9 +1,9 @@
-"""What was read of far files, kept on a local disk up to a bound, so that the next epoch does not fetch it again.
+"""Bytes read from remote files, cached on a local disk up to a size limit, so that later epochs need not fetch them.
 
-One sparse file for each far one, each span at its own place in it. Its size and CRC-32 stand in the eight bytes before
-it, which in a tar belong to a header that nobody asks for: one write keeps a span, one read finds it, and a span that
-is torn, damaged or not there is fetched again. Beyond the bound the files used longest ago go. Any number of processes
-may use one folder at a time.
+Each remote file has one sparse local file, with each span at its own offset. A span's size and CRC-32 are stored in the
+eight bytes before it; in a tar, those bytes belong to a header that is never requested. So a span needs one write and
+one read, and a span that is torn, damaged or absent is fetched again. Above the limit, the least recently used files
+are deleted. Several processes may use one folder at the same time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ LOOKS = 256
 
 
 class SpanCache:
-    """Spans of bytes by (which file, start)."""
+    """Cached spans of bytes, found by file key and start offset."""
 
     def __init__(self, folder: Path, max_bytes: int, *, open_files: int = 256) -> None:
-        """`max_bytes` of disk for all files of the folder together."""
+        """`max_bytes` is the limit for all files of the folder together."""
         self.folder = folder
         self.max_bytes = max_bytes
         self._files = OpenFiles(open_files)
-        self._unseen = max_bytes  # written since the last look; the first write looks
+        self._unseen = max_bytes  # bytes written since the last size check; the first write checks
         self._works = True
 
     def get(self, key: str, start: int, size: int) -> bytes | None:
-        """A span that was put there whole, or None."""
+        """The cached span, or None if it is absent or damaged."""
         try:
             descriptor = self._open(key, os.O_RDWR)
             found = os.pread(descriptor, RECORD.size + size, start - RECORD.size)
@@ -47,7 +47,7 @@ class SpanCache:
         return data if found[: RECORD.size] == RECORD.pack(zlib.crc32(data), size) and len(data) == size else None
 
     def put(self, key: str, start: int, data: bytes) -> None:
-        """Keep a span that starts at byte 8 or later. A full disk ends the keeping, and nothing else."""
+        """Store a span that starts at byte 8 or later. On a full disk, caching stops and reading goes on."""
         if not self._works:
             return
         try:
@@ -66,9 +66,9 @@ class SpanCache:
         path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]
         descriptor = self._files.descriptor(path, flags)
         if not os.fstat(descriptor).st_nlink:
-            self._files.close(path)  # another process made room; its space is free once all have closed it
+            self._files.close(path)  # another process deleted it; its space is freed when all have closed it
             descriptor = self._files.descriptor(path, flags)
-        os.utime(descriptor)  # what is only read is in use too
+        os.utime(descriptor)  # a read counts as use too
         return descriptor
 
     def _make_room(self) -> None:
@@ -82,6 +82,6 @@ class SpanCache:
             if surplus <= 0:
                 return
             with suppress(FileNotFoundError):
-                os.truncate(path, 0)  # others may have it open, and would hold its space
+                os.truncate(path, 0)  # free the space even if others have the file open
                 os.unlink(path)
             surplus -= size

@@ -1,4 +1,4 @@
-"""Samples held out of training: a fixed draw, and the source without them."""
+"""Held-out samples: a fixed random choice of them, and the source without them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def draw_held_out(pairs: Source[Any], num: int) -> np.ndarray:
-    """Sorted numbers int64 [num] of the pairs to hold out: evenly at random, the same whatever the run's seed.
+    """Numbers of the pairs to hold out, sorted int64 [num], drawn uniformly; they do not depend on the run's seed.
 
     Raises:
-        BadInput: that leaves nothing to train on.
+        BadInput: no pair would be left to train on.
     """
     if num >= len(pairs):
         raise BadInput(f"train.held_out is {num} of {len(pairs)} pairs; hold out fewer, or 0 for none")
@@ -35,10 +35,10 @@ def _drawn(total: int, num: int) -> np.ndarray:
 
 
 class Subset(Source[Sample]):
-    """What is left of a source when some samples are held out; `Pairs` if they were."""
+    """A source without its held-out samples. A subset of `Pairs` has `captions` too."""
 
     def __init__(self, source: Source[Sample], held_out: np.ndarray) -> None:
-        """`held_out` int64 [n], sorted."""
+        """`held_out` are the numbers of the held-out samples, int64 [n], sorted."""
         self.source = source
         ends = np.cumsum(source.blocks)
         lost = np.bincount(np.searchsorted(ends, held_out, side="right"), minlength=len(ends))
@@ -47,11 +47,11 @@ class Subset(Source[Sample]):
         self.fingerprint = f"{source.fingerprint}-{hashlib.sha256(self._held_out.tobytes()).hexdigest()[:32]}"
         self.faults, self.contents = source.faults, source.contents
         self._before = held_out - np.arange(len(held_out))
-        """How many that are left stand before each that is held out."""
+        """For each held-out sample, the number of remaining samples before it."""
 
     @property
     def former_fingerprint(self) -> str:
-        """Of what `draw_held_out` leaves, and nothing else: only how many are held out."""
+        """The older form, with only the number of held-out samples; used for the choice of `draw_held_out` alone."""
         num = len(self._held_out)
         drawn = np.array_equal(self._held_out, _drawn(len(self.source), num))
         return f"{self.source.fingerprint}-{num}" if drawn else self.fingerprint
@@ -76,9 +76,9 @@ class Subset(Source[Sample]):
         self.source.read_ahead([self._number(index) for index in indices])
 
     def _number(self, index: int) -> int:
-        """Of the sample in the whole source."""
+        """Number of the sample in the whole source."""
         return index + int(np.searchsorted(self._before, index, side="right"))
 
     def captions(self, limit: int) -> Iterator[str]:
-        """Captions to train a tokenizer on; those held out too, as a vocabulary tells nothing of a pair."""
+        """Captions to train a tokenizer on, held-out pairs included: a vocabulary does not reveal a pair."""
         return cast("Pairs", self.source).captions(limit)

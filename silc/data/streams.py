@@ -1,6 +1,6 @@
-"""Every random draw of the data has a name: what it is for, the seed, and which visit of which sample.
+"""Random generators for data, one for each purpose, seed and visit of a sample.
 
-Draws never come from a shared generator, so adding a view, a worker or a rank changes no other draw.
+Draws never share a generator, so an added view, worker or rank changes no other draw.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 
 
 def stream(name: str, *visit: int) -> np.random.Generator:
-    """A fresh random generator for one purpose and visit, for example `stream("caption", seed, epoch, index)`.
+    """A new random generator for one purpose and visit, for example `stream("caption", seed, epoch, index)`.
 
-    All visits of one name must have the same length: numpy pads short seeds with zeros, (1, 2) and (1, 2, 0) are
-    one seed to it.
+    All visits of one name must have the same length: numpy pads short seeds with zeros, so (1, 2) and (1, 2, 0) give
+    the same generator.
     """
     return np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), *visit]))

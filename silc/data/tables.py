@@ -3,9 +3,9 @@
     {"file_name": "images/1.jpg", "captions": ["a dog", "a dog that runs"]}       file_name,caption
     {"file_name": "images/2.jpg", "caption": "a boat"}                            images/1.jpg,a dog
 
-A row of CSV is a line, unless a field that opens with a quote closes in a later one, as RFC 4180 has it. A quote that
-closes nowhere, or only beyond lines that are rows themselves, is a quotation mark (Conceptual Captions' .tsv has no
-other). Nothing of a row is cut off: one that cannot be read as the first line says is a broken sample of its own.
+A row of CSV is one line, unless a quoted field ends in a later line (RFC 4180). A quote that is never closed, or is
+closed only after lines that are rows themselves, is part of the text (all quotes in Conceptual Captions' .tsv are).
+No row is truncated: a row that does not fit the columns of the first line is a broken sample.
 """
 
 from __future__ import annotations
@@ -30,36 +30,37 @@ if TYPE_CHECKING:
 
 IMAGE_FIELDS = ("file_name", "image", "filepath", "filename", "image_path", "path")
 NAMES = (*(f"captions{suffix}" for suffix in TABLES), "metadata.jsonl", "metadata.csv")
-"""Tables that are looked for in a folder, upper or lower case; `metadata` is Hugging Face's."""
+"""Names of tables in a folder, in upper or lower case; `metadata` is Hugging Face's name."""
 DELIMITERS = "\t,;|"
 MAX_FIELD = 1 << 17
-"""Characters of a line, or of a row of several."""
+"""Maximum number of characters of a row, over all its lines."""
 MAX_LINES = 50
-"""Lines of one row; a quote that closes later closes another one."""
+"""Maximum number of lines of one row; a quote that is still open after them is text."""
 SHOWN = 40
-"""Characters of a column's name in a message."""
+"""Maximum number of characters of a column's name in a message."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """The byte order marks of UTF-16."""
 ESCAPED = re.compile("[\udc80-\udcff]")
-"""What Python's `surrogateescape` makes of bytes that are no UTF-8."""
+"""The characters that Python's `surrogateescape` puts for bytes that are not valid UTF-8."""
 
 
 @dataclass
 class Rows:
-    """What a table holds: {image: captions} in the order of first appearance, the captions not looked at yet."""
+    """The rows of a table, grouped by image."""
 
     captions: dict[str, list[Any]] = field(default_factory=dict)
-    """A row without an image goes by its line."""
+    """{image: captions} in the order of first appearance. The captions are not checked yet. A row without an image has
+    the name "line N"."""
     num: int = 0
-    """Rows, those of one image counted each."""
+    """Number of rows; an image may have several."""
     keeps_fields: bool = False
-    """Whether `fields` are kept: training needs none."""
+    """Whether to keep `fields`; training does not need them."""
     fields: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What the first row of an image says beside."""
+    """{image: other columns of its first row}."""
     _names: dict[str, str] = field(default_factory=dict)
 
     def add(self, image: Any, found: list[Any], line: int, fields: Mapping[str, Any] | None = None) -> None:
-        """Take a row in; rows whose paths mean the same are one image's, by the first one's spelling."""
+        """Add a row. Equal paths in different spellings are one image, named by the first spelling."""
         self.num += 1
         name = image.strip() if isinstance(image, str) and image.strip() else f"line {line}"
         plain = "/".join(part for part in name.split("/") if part != ".").replace("//", "/")
@@ -71,8 +72,8 @@ class Rows:
 
 
 def table_of(path: Path) -> Path | None:
-    """The table a path names, itself or in its folder (the first of `NAMES`); None if it names none."""
-    if os.path.isdir(path):  # a pattern may be too long for a name, at which pathlib stumbles
+    """The table at a path: the file itself, or the first of `NAMES` in a folder; None if there is none."""
+    if os.path.isdir(path):  # not pathlib: it raises if a pattern is too long for a file name
         return next(iter(tables_in(path)), None)
     return path if path.suffix.lower() in TABLES and os.path.isfile(path) else None
 
@@ -87,7 +88,7 @@ def read_rows(table: Path, *, keep_fields: bool = False) -> Rows:
     """All rows of a table; with `keep_fields` the other columns too.
 
     Raises:
-        BadInput: it cannot be read, or has no column of images or of captions.
+        BadInput: the table cannot be read, or has no column of images or no column of captions.
     """
     try:
         data = table.read_bytes()
@@ -95,7 +96,7 @@ def read_rows(table: Path, *, keep_fields: bool = False) -> Rows:
         raise BadInput(f"{table} cannot be read: {error.strerror}; check the path and its permissions") from error
     if data.startswith(UTF_16):
         raise BadInput(f'{table} is UTF-16 text, as Excel\'s "Unicode Text" is; save it as UTF-8')
-    # Bytes that are no UTF-8 become lone surrogates, by which they are known later, row by row.
+    # Bytes that are not valid UTF-8 become lone surrogates; later these mark the broken rows.
     text = data.decode("utf-8-sig", errors="surrogateescape")
     rows = Rows(keeps_fields=keep_fields)
     if table.suffix.lower() not in (".json", ".jsonl"):
@@ -107,7 +108,7 @@ def read_rows(table: Path, *, keep_fields: bool = False) -> Rows:
 
 
 def _is_one_value(text: str, table: Path) -> bool:
-    """Whether JSON is one value, as `.json` says and a list shows, and not an object a line."""
+    """True if the text is one JSON value (a list, or a `.json` file), false if it has one object per line."""
     if text.lstrip().startswith("["):
         return True
     lines = (line for line in text.split("\n") if line.strip())
@@ -150,7 +151,7 @@ def _add_object(rows: Rows, fields: Any, number: int, *, has_escapes: bool) -> N
         return
     image = next((fields[name] for name in IMAGE_FIELDS if fields.get(name) is not None), None)
     found = captions_in(fields)
-    # JSON's own escapes give lone surrogates too; those are characters cut in two, not bytes.
+    # JSON's own escapes can give lone surrogates too, as halves of a character; those are no broken bytes.
     rows.add(image, [_checked(each) for each in found] if has_escapes else found, number, fields)
 
 
@@ -163,7 +164,7 @@ def _checked(caption: Any) -> Any:
 
 
 class _Columns(NamedTuple):
-    """What a table's first line says."""
+    """The columns that a table's first line names."""
 
     delimiter: str
     num: int
@@ -174,13 +175,13 @@ class _Columns(NamedTuple):
     """Whether a space follows its delimiters."""
 
     def is_row(self, line: str) -> bool:
-        """Whether a line by itself has the table's columns, with an image's name where images stand."""
+        """True if one line alone is a row: the right number of cells, with an image's name in the image column."""
         cells = line.rstrip("\r\n").split(self.delimiter)
         return len(cells) == self.num and is_image_name(cells[self.image].strip(' "'))
 
 
 def _csv_rows(text: str, table: Path, rows: Rows) -> Rows:
-    lines = list(io.StringIO(text, newline=""))  # ended by \n, \r or \r\n, as the csv module has it
+    lines = list(io.StringIO(text, newline=""))  # lines end with \n, \r or \r\n, as in the csv module
     start = next((number for number, line in enumerate(lines) if line.strip()), 0)
     columns = _columns(lines[start] if lines else "", table)
     for number, cells in _cells(lines, start + 1, columns):
@@ -205,7 +206,7 @@ def _columns(header: str, table: Path) -> _Columns:
         image = next((names.index(name) for name in IMAGE_FIELDS if name in names), None)
         captions = [place for place, name in enumerate(names) if name in FIELDS]
         if image is not None and captions:
-            while not names[-1]:  # a delimiter that ends each line
+            while not names[-1]:  # the line ends with a delimiter
                 names.pop()
             return _Columns(delimiter, len(names), image, captions, names, f"{delimiter} " in header)
     shown = next(csv.reader([header[:400]], delimiter="\t" if "\t" in header else ","), [])[:8]
@@ -216,7 +217,7 @@ def _columns(header: str, table: Path) -> _Columns:
 
 
 def _cells(lines: Sequence[str], start: int, columns: _Columns) -> Iterator[tuple[int, list[str] | Unread]]:
-    """The rows after the first line: (number of their line, cells)."""
+    """The rows after the first line: (number of the row's first line, cells)."""
     place = start
     while place < len(lines):
         line = lines[place].rstrip("\r\n")
@@ -235,7 +236,7 @@ def _cells(lines: Sequence[str], start: int, columns: _Columns) -> Iterator[tupl
 
 
 def _over_lines(lines: Sequence[str], first: int, columns: _Columns) -> tuple[list[str], int]:
-    """A row whose quotes do not close in its own line, and where the next one begins."""
+    """Cells of a row whose quotes are not closed in its first line, and the line where the next row begins."""
     whole, place = lines[first], first + 1
     found = _quoted(whole.rstrip("\r\n"), columns.delimiter)
     while found is not None and place < min(first + MAX_LINES, len(lines)):  # a quote is open
@@ -245,13 +246,13 @@ def _over_lines(lines: Sequence[str], first: int, columns: _Columns) -> tuple[li
         place += 1
         if '"' in lines[place - 1] and (found := _quoted(whole.rstrip("\r\n"), columns.delimiter)):
             return found, place
-    # No quoted field, then: the quotes are part of the text.
+    # There is no quoted field over several lines: the quotes are part of the text.
     cells = lines[first].rstrip("\r\n").split(columns.delimiter)
     return [_unquoted(cell) for cell in cells], first + 1
 
 
 def _quoted(row: str, delimiter: str) -> list[str] | None:
-    """The cells of a row whose quotes are RFC 4180's; none at all while one is open, None if they are not."""
+    """The cells of a row quoted by RFC 4180; [] while a quote is still open, None if the quoting is not valid."""
     try:
         return next(csv.reader(io.StringIO(row, newline=""), delimiter=delimiter, strict=True), [])
     except csv.Error as error:
@@ -259,13 +260,13 @@ def _quoted(row: str, delimiter: str) -> list[str] | None:
 
 
 def _unquoted(cell: str) -> str:
-    """A cell without quotes around it, where it has nothing but quotes around it."""
+    """A cell without its outer quotes, if these are its only quotes."""
     inside = cell[1:-1]
     return inside if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside else cell
 
 
 def _rejoined(cells: Sequence[str], columns: _Columns) -> str | Unread:
-    """The caption of a row with too many cells: a comma of prose is followed by a space, one between columns is not."""
+    """The caption of a row with too many cells, joined again if its commas are prose (followed by a space)."""
     last = columns.num - 1
     prose = columns.delimiter == "," and all(cell.startswith(" ") for cell in cells[columns.num :])
     if prose and not columns.spaced and list(columns.captions) == [last]:

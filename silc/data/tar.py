@@ -1,14 +1,14 @@
-"""Tar shards read in place: an index of the members' offsets, then bytes by offset. Nothing is ever extracted.
+"""Read tar shards in place: first an index of the members' offsets, then bytes by offset. No file is ever extracted.
 
-A sample is the members of one key, wherever they stand in the shard. A member's key is its path without the last
-suffix, so that `img.v2.jpg` and `img.v2.txt` are the sample `img.v2`. What is then no pair of image and caption, but
-begins as another sample's key does, belongs to that one by WebDataset's rule, whose keys end at the first dot:
-`img.seg.png` beside `img.jpg` and `img.txt` is a member of `img` that is not read.
+A sample consists of the members with one key, anywhere in the shard. The key is the member's path without the last
+suffix: `img.v2.jpg` and `img.v2.txt` are the sample `img.v2`. If a sample lacks an image or a caption, and its
+key starts with another sample's key and a dot, it belongs to that other sample, because WebDataset's keys end at the
+first dot: `img.seg.png` beside `img.jpg` and `img.txt` is a member of `img`, and is not read.
 
-Its image is the first `.jpg`, `.jpeg`, `.png` or `.webp` member, else the first of another format; what else is read,
-`Members` says: captions are in the `.txt` or `.json` one (img2dataset's layout). A member that its sample has already
-begins a duplicate. Only regular files with a relative name without `..` count. Archives that were put together by `cat`
-are read to their end. Every member is in a sample or counted: see `ShardIndex.contents`.
+The image is the first `.jpg`, `.jpeg`, `.png` or `.webp` member, or else the first of another format. `Members` names
+the other members to read; captions are in the `.txt` or `.json` member (img2dataset's layout). A second member of the
+same kind starts a duplicate sample. Only regular files with a relative name without `..` are read. Archives joined by
+`cat` are read to their end. Every member is in a sample or counted: see `ShardIndex.contents`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FIRST_CHOICE = ("jpg", "jpeg", "png", "webp")
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<u4")])
-"""Where a member's bytes are. Offset 0 says that the sample has no such member: a header always comes first."""
+"""Position of a member's bytes. Offset 0 means that the sample has no such member (a tar starts with a header)."""
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
 MAX_MEMBER_BYTES = 1 << 28
 MAX_JSON_LOOKED_AT = 1 << 20
@@ -51,15 +51,15 @@ OTHERS = {
     b"\xfd7zXZ": COMPRESSED.format("xz", "unxz"),
     b"\x04\x22\x4d\x18": COMPRESSED.format("lz4", "lz4 -d"),
 }
-"""How other files begin that stand in a shard's place, and what to do."""
+"""Advice for files that are no tar, by their first bytes."""
 
 
 @dataclass(frozen=True)
 class Members:
-    """What is read of a sample beside its image, by suffix in lower case: `txt`, `json`, `cls`, `seg.png`.
+    """The members of a sample that are read beside its image, by suffix in lower case: `txt`, `json`, `cls`, `seg.png`.
 
-    A sample is an image with all that it must have, and with at least one of what it must or may have. A suffix that is
-    named here is never the image's; of two that fit, the longer one counts.
+    A sample is complete with an image, all members of `must`, and at least one member of `must` or `may`. A suffix
+    named here is never taken as the image; if two suffixes match a name, the longer one counts.
     """
 
     must: tuple[str, ...] = ()
@@ -67,21 +67,21 @@ class Members:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """What a sample consists of: `image`, and its other members by their suffixes."""
+        """Names of a sample's members: `image`, and the suffixes of the others."""
         return ("image", *self.must, *self.may)
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """Of a sample: its members, and whether its shard has an earlier one of the same key."""
+        """Dtype of a sample's row: its members, and whether an earlier sample of the shard has the same key."""
         return np.dtype([*((name, MEMBER) for name in self.fields), ("duplicate", "?")])
 
     def suffix_of(self, name: str) -> str:
-        """The suffix of a file in lower case, empty if it has none."""
+        """The suffix of a file name in lower case; empty if there is none."""
         compound = [suffix for suffix in self.fields[1:] if "." in suffix and name.lower().endswith(f".{suffix}")]
         return max(compound, key=len, default=name.rpartition(".")[2].lower() if "." in name else "")
 
     def field_of(self, suffix: str) -> str:
-        """What a member with this suffix is to its sample; empty for one that is not read."""
+        """The field (of `fields`) for a member with this suffix; empty if the member is not read."""
         if suffix in self.fields[1:]:
             return suffix
         return "image" if suffix in (*READ, *UNREAD) else ""
@@ -91,54 +91,54 @@ class Members:
 
 
 CAPTIONS = Members(may=("txt", "json"))
-"""Of image-caption pairs."""
+"""The members of image-caption pairs."""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the samples of one shard are: of pairs 37 bytes a sample, and its key."""
+    """Positions of the samples of one shard. For pairs: 37 bytes per sample, plus its key."""
 
     path: Path | RemoteFile
     samples: np.ndarray  # `Members.dtype` [N]
-    names: bytes  # the N keys, one after the other
-    name_ends: np.ndarray  # uint32 [N]
+    names: bytes  # the N keys, concatenated
+    name_ends: np.ndarray  # uint32 [N], end of each key in `names`
     ignored: tuple[str, ...]
-    """Names of members that are links, devices or sparse files, or that are absolute or have `..`."""
+    """Names of members that are links, devices or sparse files, or whose path is absolute or contains `..`."""
     damage: str
-    """What is wrong with the file, empty if nothing is; the samples before the damage are there."""
+    """Description of the file's damage; empty if there is none. The samples before the damage are indexed."""
     contents: Mapping[str, int]
-    """All its members by what became of them: in `samples`, `folders`, `ignored`, `lost` (of the sample that a cut went
-    through), or by the suffix of those that are not read (`.cls`)."""
+    """Number of members by use: `samples`, `folders`, `ignored`, `hidden`, `lost` (in a sample that is cut), or the
+    suffix of members that are not read (`.cls`)."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def key(self, row: int) -> str:
-        """Name of a sample, for reports."""
+        """The key of a sample, for reports."""
         start = int(self.name_ends[row - 1]) if row else 0
         return self.names[start : int(self.name_ends[row])].decode(errors="replace")
 
 
 @dataclass(eq=False)
 class Sample:
-    """The members of one key, while a shard is walked."""
+    """The members of one key, while a shard is scanned."""
 
     key: str
     duplicate: bool
     must: tuple[str, ...]
     fields: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(offset, size) by what it is to the sample."""
+    """(offset, size) by field."""
     suffixes: list[str] = field(default_factory=list)
-    """Of all its members, those of further images too."""
+    """Suffixes of all its members, including additional images."""
     image_suffix: str = ""
 
     @property
     def usable(self) -> bool:
-        """Whether it has an image, what it must have, and something that says what it is."""
+        """True if the sample has an image, all required members, and at least one member beside the image."""
         return len(self.fields) > 1 and self.fields.keys() >= {"image", *self.must}
 
     def take(self, field_name: str, suffix: str, where: tuple[int, int]) -> None:
-        """A member more; of several images the first of the usual formats counts, else the first."""
+        """Add a member. Of several images, the first in a usual format is used, or else the first."""
         self.suffixes.append(suffix)
         better = field_name == "image" and suffix in FIRST_CHOICE and self.image_suffix not in FIRST_CHOICE
         if field_name not in self.fields or better:
@@ -148,11 +148,11 @@ class Sample:
 
 @dataclass
 class Walk:
-    """What is in a tar file."""
+    """The contents of a tar file, collected while its headers are read."""
 
     members: Members
     samples: list[Sample] = field(default_factory=list)
-    """In the order in which their first members come."""
+    """Samples in the order of their first members."""
     ignored: list[str] = field(default_factory=list)
     contents: Counter[str] = field(default_factory=Counter)
     damage: str = ""
@@ -161,7 +161,7 @@ class Walk:
     _touched: Sample | None = None
 
     def add(self, name: str, suffix: str, where: tuple[int, int]) -> None:
-        """A member that is read: to the sample of its key that misses it, else to a new one."""
+        """Add a member to the sample of its key that lacks such a member, or to a new sample."""
         path, field_name = name[: -len(suffix) - 1], self.members.field_of(suffix)
         key = path.removeprefix("./")
         sample = next((each for each in self._candidates(key) if self._takes(each, field_name, suffix)), None)
@@ -174,7 +174,7 @@ class Walk:
         self._touched = sample
 
     def _candidates(self, key: str) -> list[Sample]:
-        """Samples of a key: the first while it misses something, else the neighbour, else the latest."""
+        """Samples of a key, best match first: the first if incomplete, then the last one changed, then the latest."""
         if key not in self._first:
             return []
         first, latest = self._first[key], self._latest[key]
@@ -182,12 +182,12 @@ class Walk:
         return [first, *between, latest] if not first.usable else [*between, latest, first]
 
     def _takes(self, sample: Sample, field_name: str, suffix: str) -> bool:
-        """Whether a member belongs to a sample; a whole one takes a further image only of its neighbours."""
+        """True if a sample takes a member. A complete sample takes another image only right after its own members."""
         further = sample.usable and field_name in sample.fields and sample is not self._touched
         return suffix not in sample.suffixes and not further
 
     def finish(self, file: BinaryIO) -> None:
-        """Leave out the sample that a cut went through and members that belong to others; complete `contents`."""
+        """Remove a sample that is cut and samples that belong to others, then complete `contents`."""
         last = self._touched
         if self.damage and last is not None and not last.usable:
             self._leave_out([last], "lost")
@@ -196,7 +196,7 @@ class Walk:
             self.contents["samples"] += len(sample.fields)
             kept = {sample.image_suffix, *(name for name in sample.fields if name != "image")}
             self.contents.update(f".{suffix}" for suffix in sample.suffixes if suffix not in kept)
-        self.contents += Counter(ignored=len(self.ignored))  # nothing, if that is 0
+        self.contents += Counter(ignored=len(self.ignored))  # adds no key if that is 0
 
     def _belongs_to_another(self, sample: Sample, file: BinaryIO) -> bool:
         key = sample.key.removeprefix("./")
@@ -205,7 +205,7 @@ class Walk:
             return False
         if not sample.usable:
             return True
-        if self._first[key] is not self._latest[key]:  # it comes again
+        if self._first[key] is not self._latest[key]:  # a duplicate key
             return False
         captioned = "json" in self.members.may and sample.fields.keys() == {"image", "json"}
         return captioned and _says_nothing(file, sample.fields["json"])
@@ -218,10 +218,10 @@ class Walk:
 
 
 def walk(path: Path | RemoteFile, members: Members = CAPTIONS) -> Walk:
-    """Go through the headers of an uncompressed tar file.
+    """Read the headers of an uncompressed tar file and sort its members into samples.
 
     Raises:
-        RemoteFault: a remote file cannot be had.
+        RemoteFault: a remote file cannot be read.
         BadInput: the file cannot be read.
     """
     found = Walk(members)
@@ -245,7 +245,7 @@ def _sort_in(found: Walk, member: tarfile.TarInfo) -> None:
         found.contents["folders"] += 1
     elif not _is_plain_file(member):
         found.ignored.append(member.name)
-    elif base.startswith("."):  # ._ files of macOS, and others that are hidden
+    elif base.startswith("."):  # hidden files, such as ._ files of macOS
         found.contents["hidden"] += 1
     elif not found.members.field_of(suffix):
         found.contents[f".{suffix}"] += 1
@@ -254,10 +254,10 @@ def _sort_in(found: Walk, member: tarfile.TarInfo) -> None:
 
 
 def index_shard(path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIndex:
-    """Walk a shard of images and what is said of them.
+    """Index the samples of a shard.
 
     Raises:
-        RemoteFault: a remote file cannot be had.
+        RemoteFault: a remote file cannot be read.
         BadInput: the file cannot be read, is no uncompressed tar, or holds no sample.
     """
     found = walk(path, members)
@@ -279,7 +279,7 @@ def index_shard(path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIn
 
 
 def _why_none(path: Path | RemoteFile, found: Walk) -> str:
-    """What is in a file that holds no sample, and what to do about it."""
+    """Text for an error: what a file without samples contains, and what to do about it."""
     needed = f"needed is an uncompressed tar of {{key}}.jpg|jpeg|png|webp with {found.members}"
     if found.damage and not found.contents.total():
         with path.open("rb") as file:
@@ -307,7 +307,7 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
         )
     elif images and (
         behind := [suffix for suffix in members.fields[1:] if found.contents[f".{suffix}"]]
-    ):  # left out: they belong to the images
+    ):  # these members were removed because they belong to the images
         key = images[0].key
         said += (
             f"; the first image's key is {key!r}, and the {wanted}s' keys go on behind a dot, as in "
@@ -321,21 +321,21 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
 
 
 def _whole_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The members whose bytes are all there; raises ReadError where the archive does not end as a tar ends.
+    """Yield the members whose bytes are complete; raise ReadError if the archive does not end with a block of zeros.
 
-    Behind the zeros that end an archive another may follow (`cat a.tar b.tar`; GNU's `--ignore-zeros`).
+    Another archive may follow after these zeros (`cat a.tar b.tar`; GNU's `--ignore-zeros`).
     """
-    length = file.seek(0, os.SEEK_END)  # tarfile seeks to where it reads
+    length = file.seek(0, os.SEEK_END)  # tarfile seeks before it reads
     start: int | None = 0
     while start is not None:
         file.seek(start)
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                # What is no plain file has no bytes of its own here, whatever size it states.
+                # A member that is no plain file has no bytes in the tar, whatever size its header states.
                 if member.isreg() and not member.issparse() and not 0 <= member.size <= length - member.offset_data:
                     raise tarfile.ReadError(f"cut short at byte {length:,}, within {member.name!r}")
                 yield member
-            # tarfile takes a broken header, or none at all, silently for the end; the end is a block of zeros.
+            # tarfile silently takes a broken or missing header for the end; a real end is a block of zeros.
             end = tar.offset
         file.seek(end)
         if file.read(BLOCK) != bytes(BLOCK):
@@ -344,10 +344,10 @@ def _whole_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _next_archive(file: BinaryIO, length: int) -> int | None:
-    """Where the zeros end at which a file stands; None if they are its end.
+    """Skip zeros from the current position. Return the start of the next archive, or None at the end of the file.
 
     Raises:
-        ReadError: what follows them is no archive.
+        ReadError: the bytes after the zeros are no archive.
     """
     while block := file.read(BLOCK):
         if any(block):
@@ -361,13 +361,13 @@ def _next_archive(file: BinaryIO, length: int) -> int | None:
 
 
 def _is_plain_file(member: tarfile.TarInfo) -> bool:
-    # A sparse file's bytes are not stored as they are read.
+    # A sparse file is not stored as plain bytes.
     plain = member.isreg() and not member.issparse() and member.size <= np.iinfo(np.uint32).max
     return plain and not member.name.startswith("/") and ".." not in member.name.split("/")
 
 
 def _says_nothing(file: BinaryIO, where: tuple[int, int]) -> bool:
-    """Whether a JSON member has no captions: what is known of a mask, for one."""
+    """True if a JSON member has no captions, for example the metadata of a mask."""
     if where[1] > MAX_JSON_LOOKED_AT:
         return False
     file.seek(where[0])

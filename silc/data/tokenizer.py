@@ -1,7 +1,7 @@
-"""Text to ids by a tokenizer in Hugging Face's format, so that every library that loads it gives equal ids.
+"""Text to ids with a tokenizer in Hugging Face's format: every library that loads the file gives the same ids.
 
-The canonicaliser (lower case, no punctuation, single spaces: SigLIP's) is part of the file, since libraries that
-canonicalise outside of it differ from one another.
+The canonicaliser (lower case, no punctuation, single spaces: SigLIP's) is stored in the file, because libraries
+differ when each canonicalises in its own code.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ USUAL_PAD = (PAD, "[PAD]", "<|pad|>", "<pad_token>")
 
 
 class BPETokenizer:
-    """The `Tokenizer` of the towers over a `tokenizers.Tokenizer`. Goes to worker processes by fork or pickle."""
+    """The towers' `Tokenizer`, built on a `tokenizers.Tokenizer`. It can be forked or pickled to worker processes."""
 
     def __init__(self, tokenizer: Tokenizer, context_length: int, *, eos: str = EOS, pad: str = PAD) -> None:
         self.tokenizer = tokenizer
@@ -38,14 +38,14 @@ class BPETokenizer:
         assert pad_id is not None
         self.eos_id, self.pad_id = eos_id, pad_id
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
-        # "</s>" typed by a stranger is text, not the end.
+        # "</s>" inside a caption is plain text, not the end token.
         tokenizer.encode_special_tokens = True
-        # The templates put the end token back after the cut.
+        # The post-processor adds the end token after truncation.
         tokenizer.enable_truncation(context_length)
         tokenizer.enable_padding(length=context_length, pad_id=self.pad_id, pad_token=pad)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Int64 ids [N, context_length], cut and padded; a cut text still ends with the end token."""
+        """Int64 ids [N, context_length], truncated and padded. A truncated text still ends with the end token."""
         encoded = self.tokenizer.encode_batch(list(texts))
         return torch.tensor([e.ids for e in encoded], dtype=torch.int64).reshape(len(encoded), self.context_length)
 
@@ -54,7 +54,7 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, context_length: int) -> BPETokenizer:
-        """Learn a byte-level BPE. Small corpora give fewer than `vocab_size` entries; the least is 258.
+        """Train a byte-level BPE. A small corpus gives fewer than `vocab_size` entries, but at least 258.
 
         Raises:
             BadInput: there is no caption to learn from.
@@ -87,10 +87,10 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | Path, context_length: int) -> BPETokenizer:
-        """Load a tokenizer.json, ours or another's, or the directory that holds one.
+        """Load a tokenizer.json, from silc or elsewhere; `path` is the file or its directory.
 
         Raises:
-            BadInput: there is no such file, or its end or padding token cannot be told.
+            BadInput: there is no such file, the file is not valid, or the end or padding token is unknown.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -113,11 +113,11 @@ class BPETokenizer:
         return cls(tokenizer, context_length, eos=eos, pad=pad)
 
     def save(self, directory: str | Path, *, mask: bool = False) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer loads them.
+        """Write tokenizer.json and tokenizer_config.json in the form that AutoTokenizer loads.
 
         Args:
-            mask: whether it is to give the attention mask with the ids; the mask changes SigLIP's text embedding, and
-                the towers were trained without it, but processors of OWL-ViT stop where there is none.
+            mask: if true, the loaded tokenizer returns the attention mask too. The mask changes SigLIP's text
+                embedding, and the towers were trained without a mask. Processors of OWL-ViT fail without one.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -143,27 +143,27 @@ def _restore(serialized: str, context_length: int, eos: str, pad: str) -> BPETok
 
 
 def without(marks: str) -> Any:
-    """A normalizer that takes characters away."""
+    """A normalizer that removes these characters."""
     return normalizers.Replace(Regex("[" + "".join(f"\\{mark}" for mark in marks) + "]"), "")
 
 
 def one_space() -> list[Any]:
-    """Normalizers that leave single spaces between words and none around them."""
+    """Normalizers that reduce white space to single spaces and strip both ends."""
     return [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
 
 
 def spelt_plainly() -> list[Any]:
-    """Normalizers that take "_" for a space and leave no punctuation."""
+    """Normalizers that replace "_" by a space and remove punctuation."""
     return [normalizers.Replace("_", " "), without(string.punctuation.replace("_", ""))]
 
 
 def ends_with(tokenizer: Tokenizer, eos: str) -> Any:
-    """A post-processor that puts the end token behind every text."""
+    """A post-processor that appends the end token to every text."""
     return processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, tokenizer.token_to_id(eos))])
 
 
 def _special(tokenizer: Tokenizer, file: Path, role: str, named: dict[str, Any], usual: Sequence[str]) -> str:
-    """The token that the settings name for a role (a string or {"content": ...}), else the first usual one there is."""
+    """The token that `named` has for a role (a string or {"content": ...}), else the first `usual` one that exists."""
     content = named.get(role)
     if isinstance(content, dict):
         content = content.get("content")

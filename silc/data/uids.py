@@ -1,8 +1,8 @@
-"""Names of samples that hold wherever a sample lies, and files of them: DataComp's subsets.
+"""Uids: names of samples that do not depend on where a sample is stored; and subset files, as DataComp's.
 
-A uid is 32 hexadecimal digits. A subset is a sorted `.npy` of their two halves as unsigned integers, which DataComp's
-`resharder.py` reads too. Samples that were given no uid have one of their shard's name, their key, and where their JSON
-has it, their address: shards and keys of img2dataset have the same names in every data set.
+A uid has 32 hexadecimal digits. A subset is a sorted `.npy` of their two halves as unsigned integers, which DataComp's
+`resharder.py` reads too. If a sample has no uid, one is made from the shard's name, the key, and the url if the JSON
+has one: img2dataset uses the same names of shards and keys in every data set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 
 
 def uid_of(fields: Mapping[str, Any], shard: str, key: str) -> str:
-    """The uid in the JSON of a sample, or the one that shard (a name without folders), key and `url` make."""
+    """The uid in a sample's JSON, or else a hash of the shard (a name without folders), the key and the `url`."""
     given = fields.get("uid")
     if isinstance(given, str) and _HEX.fullmatch(given.lower()):
         return given.lower()
@@ -45,21 +45,21 @@ def halves(uids: Sequence[str]) -> np.ndarray:
 
 
 def is_subset(uids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Which of `uids` [n] are among the sorted `chosen`, bool [n]."""
+    """Whether each of `uids` [n] is in the sorted `chosen`, bool [n]."""
     if not len(chosen):
         return np.zeros(len(uids), dtype=bool)
     return np.asarray(chosen[places_in(chosen, uids).clip(max=len(chosen) - 1)] == uids)
 
 
 def places_in(chosen: np.ndarray, uids: np.ndarray) -> np.ndarray:
-    """Where `uids` [n] stand in the sorted `chosen`, or would stand, int64 [n]: `np.searchsorted`, half by half.
+    """Insertion indices of `uids` [n] in the sorted `chosen`, int64 [n]: `np.searchsorted` by the two halves.
 
-    numpy compares pairs of numbers by a call for each; numbers it compares at once.
+    Searching by halves is faster: numpy makes one call for each comparison of pairs, but none for plain numbers.
     """
     low = np.searchsorted(chosen["f0"], uids["f0"], side="left")
     high = np.searchsorted(chosen["f0"], uids["f0"], side="right")
     last = chosen["f1"]
-    while len(left := np.flatnonzero(low < high)):  # of those with one first half, by the last
+    while len(left := np.flatnonzero(low < high)):  # bisect by the last half where first halves are equal
         middle = (low[left] + high[left]) // 2
         less = last[middle] < uids["f1"][left]
         low[left[less]], high[left[~less]] = middle[less] + 1, middle[~less]
@@ -70,7 +70,7 @@ def read_subset(path: Path) -> np.ndarray:
     """The uids of a subset, `UID` [n], sorted.
 
     Raises:
-        BadInput: it cannot be read, is no array of pairs of 64 bits, is not sorted, or is empty.
+        BadInput: the file cannot be read, is no array of pairs of 64-bit integers, is not sorted, or is empty.
     """
     advice = "needed is what `silc data select` or DataComp's filters write, a sorted .npy of (u8, u8)"
     try:
@@ -99,9 +99,9 @@ def read_subset(path: Path) -> np.ndarray:
 
 
 BEST = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("best", "<u2")])
-"""A uid, and which caption of its sample scored best."""
+"""A uid, and the index of its sample's best-scored caption."""
 
 
 def best_captions(subset: Path) -> Path:
-    """Where it stands which caption of each sample scored best: `BEST` [n] in the order of the subset, once uint16."""
+    """Path of the file with each sample's best caption: `BEST` [n] in the subset's order; older ones uint16."""
     return subset.with_name(f"{subset.stem}.captions.npy")

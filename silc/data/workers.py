@@ -1,11 +1,11 @@
-"""Worker processes: whether they can be had, what each is reading, and what became of one that is gone.
+"""Worker processes: test if they can start, record what each one reads, and explain why one died.
 
-A process may be killed for want of memory, crash in a decoder, find `/dev/shm` full or hang in a read. Who waits for
-one does so through `Watch`, which ends in one line with the likely cause, and hears requests to stop meanwhile.
+A worker may be killed when memory runs out, crash in a decoder, find `/dev/shm` full or hang in a read. `Watch` waits
+for workers. It raises an error of one line with the likely cause, and it notices requests to stop while it waits.
 
-What they make comes through `Prefetcher`, whose thread starts the processes too: torch's own wait can neither be left
-nor bounded, and its handler of SIGCHLD would raise in the middle of a step. A lost worker is met where the next item is
-asked for, between two steps.
+`Prefetcher` delivers the workers' results; its thread also starts them. torch's own wait has no timeout and cannot be
+interrupted, and its SIGCHLD handler would raise in the middle of a step. With `Prefetcher`, a lost worker raises only
+when the next item is requested, between two steps.
 """
 
 from __future__ import annotations
@@ -35,69 +35,69 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 SHARED_MEMORY = Path("/dev/shm")
 START_METHOD = "fork" if sys.platform == "linux" else None
-"""Forked workers share the index instead of each getting a copy."""
+"""Forked workers share the index; other start methods would copy it to each worker."""
 POLL = 0.5
-"""Seconds between two looks at the processes and at requests to stop, while nothing comes."""
+"""Seconds between two checks of the workers and of requests to stop, while no item arrives."""
 PATIENCE = 600.0
-"""Seconds without another sample begun by any worker, after which they are held to hang."""
+"""If no worker begins a sample for this many seconds, the workers count as hanging."""
 ENDING = 10.0
-"""Seconds that workers have to end by themselves, and that what one made may take to come through once it left."""
+"""Seconds that workers have to end, and seconds to wait for the last result of a worker that has ended."""
 SLOT = np.dtype([("reading", "<i8"), ("turns", "<i8"), ("said", "S400")])
 
 
 class LostWorker(BadInput):
-    """A worker process died, hangs or could not hand over what it made. One line with the likely cause."""
+    """A worker process died, hangs or could not send its result. The message is one line with the likely cause."""
 
 
 class StoppedWaiting(Preempted):
-    """Asked to stop while waiting for workers."""
+    """This process was asked to stop while it waited for workers."""
 
 
 class Board:
-    """Memory that a process shares with the workers it forks: what each reads, and its last words. Needs no file."""
+    """Anonymous memory shared with forked workers: the sample each one reads, and its error message if it failed."""
 
     def __init__(self, workers: int) -> None:
         self._slots = np.frombuffer(mmap.mmap(-1, max(1, workers) * SLOT.itemsize), SLOT)
 
     def reading(self, number: int) -> None:
-        """In a worker: it begins this sample."""
+        """In a worker: record that it begins this sample."""
         slot = self._of(multiprocessing.current_process())
         slot["reading"] = number
         slot["turns"] += 1
 
     def leave(self, error: BaseException) -> NoReturn:
-        """In a worker: end it, with the error as its last words."""
+        """In a worker: record the error's message and exit."""
         words = " ".join(str(error).split()) or type(error).__name__
         self._of(multiprocessing.current_process())["said"] = words.encode(errors="replace")[:400]
         os._exit(1)
 
     def turns(self) -> int:
-        """Samples begun so far, by all."""
+        """Number of samples begun so far, over all workers."""
         return int(self._slots["turns"].sum())
 
     def of(self, process: BaseProcess) -> tuple[int | None, str]:
-        """The sample a worker began last, and its last words."""
+        """The sample that a worker began last (None before the first), and its error message (empty if none)."""
         slot = self._of(process)
         return int(slot["reading"]) if slot["turns"] else None, bytes(slot["said"]).decode(errors="replace")
 
     def _of(self, process: BaseProcess) -> Any:
-        # A pool's processes are started one after the other, and multiprocessing numbers them so.
+        # multiprocessing numbers processes in the order of their start, so a pool's numbers are consecutive.
         number = process.name.rpartition("-")[2]
         return self._slots[int(number) % len(self._slots) if number.isdigit() else 0]
 
     def __reduce__(self) -> Any:
-        return Board, (len(self._slots),)  # a process that was not forked has one for itself
+        return Board, (len(self._slots),)  # a process that was not forked gets a board of its own
 
 
 class Watch:
-    """Waits for what a group of worker processes makes.
+    """Waits for the results of a group of worker processes.
 
     Args:
-        board: what the workers write their samples on.
-        named: a sample's name by its number.
-        setting: what sets the number of workers, for messages.
+        board: the memory where the workers record their samples.
+        named: returns a sample's name for its number.
+        setting: name of the setting for the number of workers, for messages.
         patience: see `PATIENCE`.
-        asked: whether this process was asked to stop.
+        asked: returns true if this process was asked to stop.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Watch:
         self.processes: Sequence[BaseProcess] = ()
 
     def until(self, come: Callable[[float], bool]) -> None:
-        """Wait until `come`, which itself waits for the seconds it is given.
+        """Call `come(seconds)` until it returns true; `come` itself waits up to that many seconds.
 
         Raises:
-            LostWorker: a worker died, or none of them has begun another sample for `patience` seconds.
+            LostWorker: a worker died, or no worker has begun a sample for `patience` seconds.
             StoppedWaiting: this process was asked to stop.
         """
         turns, since, done = self.board.turns(), time.monotonic(), None
@@ -125,7 +125,7 @@ class Watch:
             if self.asked():
                 raise StoppedWaiting
             now, moved = time.monotonic(), self.board.turns()
-            # Workers that were told to end leave with code 0, maybe before what they made has come through.
+            # Workers that end normally exit with code 0, possibly before their last result has arrived.
             if any(process.exitcode == 0 for process in self.processes):
                 done = done or now
             if done is None or now - done > ENDING or any(process.exitcode for process in self.processes):
@@ -136,20 +136,21 @@ class Watch:
                 raise LostWorker(self._hanging(now - since))
 
     def check(self) -> None:
-        """
+        """Check that all workers are alive.
+
         Raises:
-            LostWorker: a worker is gone.
+            LostWorker: a worker has ended.
         """
         gone = [process for process in self.processes if not process.is_alive()]
-        if gone:  # a pool ends the others itself, by SIGTERM
+        if gone:  # after one worker dies, a pool ends the others by SIGTERM; report the first
             raise LostWorker(self._became_of(min(gone, key=lambda process: process.exitcode == -signal.SIGTERM)))
 
     def end(self) -> None:
-        """Kill the workers, whatever they are at."""
+        """Kill the workers at once."""
         for process in self.processes:
             process.kill()
         for process in self.processes:
-            process.join(1.0)  # one that is in a dead file system's hands does not go
+            process.join(1.0)  # a worker that waits for a dead file system does not end
 
     def _became_of(self, process: BaseProcess) -> str:
         number, said = self.board.of(process)
@@ -185,7 +186,7 @@ class Watch:
 
 
 class Prefetcher(Generic[Item]):
-    """An iterator over what `start` returns; `start` forks the processes that `watch` is to look at."""
+    """Iterator over the items of `start()`, which runs in a thread; `start` forks the workers that `watch` checks."""
 
     def __init__(self, start: Callable[[], Iterator[Item]], watch: Watch) -> None:
         self._start, self._watch = start, watch
@@ -199,9 +200,10 @@ class Prefetcher(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        """
+        """The next item.
+
         Raises:
-            LostWorker, StoppedWaiting: as `Watch.until` does; or a process could not be started or heard.
+            LostWorker, StoppedWaiting: as `Watch.until`; LostWorker too, if a worker cannot be started or reached.
         """
         self._wanted.release()
         come: list[tuple[str, Item | BaseException | None]] = []
@@ -222,7 +224,7 @@ class Prefetcher(Generic[Item]):
                 assert isinstance(item, BaseException)
                 self._fail(item)
         except BaseException:
-            # The thread sits in torch's wait for some seconds more; nobody needs it, nor the processes.
+            # The thread may stay in torch's wait for some seconds. Neither it nor the workers are needed any more.
             self._watch.end()
             self._open = False
             raise
@@ -230,11 +232,11 @@ class Prefetcher(Generic[Item]):
 
     def _fail(self, item: BaseException) -> NoReturn:
         if isinstance(item, ConnectionError | EOFError | BrokenExecutor):
-            # A worker that is being killed closes its ends first, the sentinel too, and is over a moment later.
+            # A killed worker closes its pipes and its sentinel first and ends a moment later: wait for that.
             ends = {process.sentinel: process for process in self._watch.processes}
             for end in multiprocessing.connection.wait(list(ends), ENDING):
                 ends[end].join(ENDING)  # type: ignore[index]
-        self._watch.check()  # one that is gone is the cause of whatever was raised
+        self._watch.check()  # if a worker has ended, that is the cause of the error
         if isinstance(item, OSError) or "Too many open files" in str(item):
             raise LostWorker(
                 f"worker processes cannot be started or heard: {' '.join(str(item).split())}; lower "
@@ -267,7 +269,7 @@ class Prefetcher(Generic[Item]):
 
 
 def free_shared_memory() -> int:
-    """Bytes of room where processes share memory; 0 where there is no such place."""
+    """Free bytes in `SHARED_MEMORY`; 0 if it does not exist."""
     try:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
@@ -275,9 +277,9 @@ def free_shared_memory() -> int:
 
 
 def lacking(workers: int) -> str:
-    """Why so many worker processes cannot be started here, or nothing."""
+    """Why this number of worker processes cannot be started; empty if they can."""
     try:
-        # About as many as their queues take, each a page of shared memory.
+        # About as many locks as the workers' queues need; each takes one page of shared memory.
         context = multiprocessing.get_context(START_METHOD)
         _ = [context.Lock() for _ in range(3 * workers + 9)]
     except (OSError, ImportError) as error:
@@ -286,7 +288,7 @@ def lacking(workers: int) -> str:
 
 
 def end_with(main: int) -> None:
-    """In a worker: end soon after the process it works for, which may be killed and tell nobody."""
+    """In a worker: exit soon after the main process ends, because that one may be killed without notice."""
 
     def look() -> None:
         while os.getppid() == main:
