@@ -1,1 +1,1 @@
-"""The cleaner subset: score pairs, look at the scores, choose some of them."""
+"""Curate a cleaner subset: score image-caption pairs, inspect the scores, select pairs."""

@@ -1,8 +1,8 @@
-"""MetaCLIP's balancing: no entry of a list keeps more than about so many captions.
+"""MetaCLIP's balancing: each entry of a list keeps about `most` captions or fewer.
 
-Written after "Demystifying CLIP Data" (Xu et al., 2024), section 3: a caption is matched with every entry that is a
-substring of it; an entry with n matches keeps each with probability min(1, t / n); a caption stays if one of its
-entries keeps it, and goes if it has none. Draws are made of the uid, so they do not depend on the order of the rows.
+After "Demystifying CLIP Data" (Xu et al., 2024), section 3: a caption matches every entry that is a substring of it. An
+entry with n matches keeps each with probability min(1, t / n). A caption is kept if at least one of its entries keeps
+it; a caption without entries is dropped. The draws are seeded by the uid, so the order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Matcher:
-    """Which entries stand in a text, as whole words in lower case: paper's spaces around entries and texts."""
+    """Finds the entries in a text, as whole words in lower case (the paper puts spaces around entries and texts)."""
 
     def __init__(self, entries: Iterable[str]) -> None:
         self.entries = sorted({" ".join(_plain(entry)) for entry in entries} - {""})
@@ -29,7 +29,7 @@ class Matcher:
         self._longest = max((entry.count(" ") + 1 for entry in self.entries), default=0)
 
     def __call__(self, text: str) -> list[int]:
-        """Numbers of the entries, each once."""
+        """Sorted numbers of the entries found in a text, each once."""
         words = _plain(text)
         spans = (
             " ".join(words[start : start + length])
@@ -40,7 +40,7 @@ class Matcher:
 
 
 def balanced(scores: Scores, column: str, entries: Sequence[str], most: float, *, seed: int) -> str:
-    """A condition: the caption was drawn by one of its entries."""
+    """SQL condition: at least one entry keeps the caption."""
     matcher = Matcher(entries)
     counts = np.zeros(len(matcher.entries), np.int64)
     for batch in scores.batches([column]):
@@ -52,7 +52,7 @@ def balanced(scores: Scores, column: str, entries: Sequence[str], most: float, *
 
 
 def _drawn(batch: pa.RecordBatch, matcher: Matcher, keep: np.ndarray, seed: int) -> np.ndarray:
-    """Bool [n]: whether one of the entries of a caption drew it."""
+    """Bool [n]: whether at least one entry keeps the caption."""
     kept = []
     for caption, uid in zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True):
         found = matcher(caption or "")

@@ -1,4 +1,4 @@
-"""Centroids of a pool's embeddings: k-means over a sample of them, which is drawn by their uids."""
+"""Centroids of a pool's embeddings: k-means on a random sample, drawn by a hash of the uids."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from silc.curate.scores import BATCH, ROW, Scores
 from silc.errors import BadInput
 
 USUAL, MOST = 256, 100_000
-"""Images a centroid has about where nobody says how many there are to be, and the most there are: DataComp's number."""
+"""Defaults for the number of centroids: one per USUAL images, at most MOST (DataComp's number)."""
 SEEN, SEEN_IN_ALL = 64, 1_000_000
-"""Images that k-means looks at, at most: for each centroid, and in all, as they are in memory: 3 GB at width 768."""
+"""Maximum number of images for k-means: per centroid, and in total. They are held in memory: 3 GB at width 768."""
 ROUNDS = 10
 
 
 def centroids_of(scores: Scores, column: str, num: int, *, seed: int) -> np.ndarray:
-    """Float32 [K, D]; `num` 0 takes one for every `USUAL` images.
+    """Centroids, float32 [K, D]; `num` 0 makes one for every `USUAL` images.
 
     Raises:
-        BadInput: no row has an embedding, or there are fewer than centroids.
+        BadInput: no row has an embedding, or there are fewer images than centroids.
     """
     there = column_is_there(scores, column)
     (total,) = scores.one(f"SELECT count(*) FROM scored WHERE {there}")
@@ -35,9 +35,9 @@ def centroids_of(scores: Scores, column: str, num: int, *, seed: int) -> np.ndar
 
 
 def k_means(embeddings: np.ndarray, num: int, *, seed: int) -> np.ndarray:
-    """Centroids [num, D] of embeddings [n, D] by Lloyd's rounds, of unit length, nearest by product.
+    """Unit-length centroids [num, D] of embeddings [n, D] by Lloyd's algorithm; nearest means the largest dot product.
 
-    A centroid that loses all its images takes the place of the image that is farthest from its own.
+    A centroid without images moves to the image that is farthest from its own centroid.
     """
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     random = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def k_means(embeddings: np.ndarray, num: int, *, seed: int) -> np.ndarray:
 
 
 def _products(unit: np.ndarray, centroids: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Of each image and its centroid, [n]."""
+    """Dot product of each image with its centroid, [n]."""
     starts = range(0, len(unit), BATCH)
     blocks = [(unit[start : start + BATCH], nearest[start : start + BATCH]) for start in starts]
     return np.concatenate([(block * centroids[of]).sum(axis=1) for block, of in blocks])

@@ -1,9 +1,9 @@
-"""Near-duplicates within clusters, written after SemDeDup (Abbas et al., 2023): of images nearest to one centroid whose
-cosine reaches a limit, the first stays.
+"""Removal of near-duplicates within clusters, after SemDeDup (Abbas et al., 2023): if images of one cluster have a
+cosine of at least a limit, only the first is kept.
 
-"First" is the one whose caption scored best, where there are scores, then the order of uids. An image goes if it is too
-near to one that came before and *stays*, so a chain of neighbours loses its links and not its ends, and what is left
-has no near pair within a cluster.
+Images are ordered by the score of their caption (best first, if there are scores), then by uid. An image is removed if
+it is too near to an earlier image that is *kept*. So in a chain of neighbours not all are removed, and no two of the
+kept images of a cluster are near.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 TILE = 2048
-"""Images of a cluster that are compared with the others at a time."""
+"""Number of a cluster's images that are compared with earlier images at a time."""
 BLOCK = 1 << 14
-"""The others with which they are compared at a time."""
+"""Number of earlier images in one such comparison."""
 
 
 def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, order: str) -> str:
-    """A condition: no earlier image of the cluster, by SQL of an order, is as near as this."""
+    """SQL condition: no earlier kept image of the cluster has this `cosine` or more; `order` is SQL."""
     pa = needs("choosing among scores", "pyarrow", "curate")
     there, width, table = column_is_there(scores, column), centroids.shape[1], "clustered"
     scores.con.execute(f"CREATE TABLE {table} ({ROW} BIGINT, cluster INTEGER)")
@@ -45,7 +45,7 @@ def distinct(scores: Scores, column: str, centroids: np.ndarray, cosine: float, 
 
 
 def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
-    """Which of the embeddings [n, D] stay, bool [n]: no one before it that stays has this cosine with it, or more."""
+    """Which of the embeddings [n, D] are kept, bool [n]: those with no earlier kept one at this cosine or more."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.maximum(lengths, 1e-12)
     stays = np.ones(len(unit), bool)
@@ -66,7 +66,7 @@ def first_of_their_kind(embeddings: np.ndarray, cosine: float) -> np.ndarray:
 def _clusters(
     scores: Scores, table: str, column: str, width: int, order: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows [n], embeddings [n, width]) of each cluster, in an order."""
+    """(rows [n], embeddings [n, width]) of each cluster; `order` sorts the rows of a cluster."""
     ordered = (
         f"SELECT {table}.cluster, {ROW}, {scores.column(column)} FROM scored JOIN {table} USING ({ROW}) "
         f"ORDER BY {table}.cluster, {order}"

@@ -1,8 +1,8 @@
-"""Shards dealt out to workers: this process, a pool of processes, or actors of Ray. The work is the same function.
+"""Distribute shards to workers: this process, a pool of processes, or Ray actors. All run the same function.
 
-A shard is what is done at a time. Its file appears by a rename, and a file that is there is done, so that what is
-killed and run again loses no more than the shards under way. Paths go out and counts come back; no pixel passes between
-processes.
+The unit of work is one shard. Its scores are written to a file that appears by a rename, and a shard with a file is
+done: after a kill, a second run repeats only the unfinished shards. Processes exchange only paths and counts, never
+pixels.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 
 def left_to_do(shards: Sequence[Path | RemoteFile], plan: ScorePlan) -> tuple[list[Path | RemoteFile], ScorePlan]:
-    """The shards that have no file of scores yet, and the plan with the checksums of those that scored the others.
+    """The shards without a file of scores, and the plan with the checksums of the models that scored the others.
 
     Raises:
-        BadInput: two shards would share a file; what is there was scored otherwise, is of another shard, or is damaged.
+        BadInput: two shards would share a file; or an existing file was scored with other settings, belongs to another
+            shard, or is damaged.
     """
     by_file: dict[Path, Path | RemoteFile] = {}
     for shard in shards:
@@ -54,10 +55,10 @@ def left_to_do(shards: Sequence[Path | RemoteFile], plan: ScorePlan) -> tuple[li
 
 
 def _checksums(file: Path, shard: Path | RemoteFile, plan: ScorePlan) -> tuple[str, ...]:
-    """Of the models that scored a shard.
+    """Checksums of the models that scored a shard.
 
     Raises:
-        BadInput: it was scored otherwise than now, or the file is of another shard, or damaged.
+        BadInput: the file was scored with other settings, belongs to another shard, or is damaged.
     """
     about = sidecar.about_of(file)
     models, shard_then = about["models"], about["shard"]
@@ -78,12 +79,11 @@ def _checksums(file: Path, shard: Path | RemoteFile, plan: ScorePlan) -> tuple[s
 
 
 def run(shards: Sequence[Path | RemoteFile], plan: ScorePlan, *, workers: int, ray: str = "") -> Iterator[Outcome]:
-    """Score shards; what became of each, as they are done.
+    """Score shards; yield the outcome of each shard when it is done.
 
     Args:
-        workers: processes; with 1 and without Ray this one does it all.
-        ray: address of a Ray cluster, `auto` for the one that is there, `local` for one on this machine alone; empty:
-            without Ray.
+        workers: number of processes; with 1 and without Ray, this process does the work.
+        ray: address of a Ray cluster; `auto`: a running cluster; `local`: a new one on this machine; empty: no Ray.
 
     Raises:
         BadInput: as `Scorer`; LostRank, if a process of the pool was killed.
@@ -120,10 +120,10 @@ def _in_a_pool(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
 
 
 _own: Any = None
-"""A worker's `Scorer`, or why it has none."""
+"""A worker's `Scorer`, or the error that prevented it."""
 _number: int = 0
 _under_way: Any = None
-"""Which shard each worker is at, by the worker's number."""
+"""The shard that each worker is scoring, by the worker's number; shared memory."""
 
 
 def _prepare(plan: ScorePlan, numbers: Any, under_way: Any) -> None:
@@ -134,12 +134,12 @@ def _prepare(plan: ScorePlan, numbers: Any, under_way: Any) -> None:
     _number, _under_way = numbers.get(), under_way
     try:
         _own = Scorer(replace(plan, device=device_of(plan.device, _number)))
-    except Exception as error:  # raised here, it would be a broken pool
+    except Exception as error:  # raising here would break the pool
         _own = error
 
 
 def _end_with_parent() -> None:
-    """A pool's processes outlive a killed parent else, and keep their GPUs (cpython#111873)."""
+    """Exit when the parent ends. Else a pool's processes outlive a killed parent and keep GPUs (cpython#111873)."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
@@ -155,7 +155,7 @@ def _score(place: int, shard: Path | RemoteFile) -> Outcome:
 
 
 def device_of(device: str, number: int) -> str:
-    """The device of a worker: GPUs are dealt out in turn."""
+    """The device of worker `number`: workers take the GPUs in turn."""
     import torch
 
     if device not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -164,7 +164,7 @@ def device_of(device: str, number: int) -> str:
 
 
 def described(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """In lines."""
+    """Summary of the outcomes as text, for a terminal."""
     rows = sum(outcome.rows for outcome in outcomes)
     causes: Counter[str] = Counter()
     for outcome in outcomes:

@@ -1,9 +1,9 @@
-"""Expressions that say what to keep: terms, `and`, `or`, `not` and parentheses.
+"""Parser of the expressions of --keep: terms, `and`, `or`, `not` and parentheses.
 
     clip_score top 30% and image_near targets.npy and (basic or language = de)
 
-`and` binds closer than `or`. A term is the name of a filter with what it is told, or a column and a comparison; what a
-term means is `filters`' business. Names with spaces or parentheses stand in quotes.
+`and` binds more tightly than `or`. A term is a filter with its arguments, or a column with a comparison; `filters`
+gives terms their meaning. Names with spaces or parentheses must be in quotes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _WORDS = ("and", "or", "not")
 
 @dataclass(frozen=True)
 class Term:
-    """A filter and what it is told, or a column and a comparison."""
+    """A filter with its arguments, or a column with a comparison."""
 
     words: tuple[str, ...]
     quoted: frozenset[int] = field(default=frozenset())
-    """The places of the words that stood in quotes."""
+    """Indices of the words that were in quotes."""
 
     def __str__(self) -> str:
         in_quotes = lambda place, word: place in self.quoted or re.search(r"[\s()]", word)  # noqa: E731
@@ -36,7 +36,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Joined:
-    """Several, all of which hold (`and`), or one at least (`or`)."""
+    """Expressions joined by `and` (all must hold) or by `or` (at least one must hold)."""
 
     how: str
     parts: tuple[Expression, ...]
@@ -44,7 +44,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Not:
-    """The opposite."""
+    """The negation of an expression."""
 
     part: Expression
 
@@ -53,9 +53,10 @@ Expression = Term | Joined | Not
 
 
 def parse(text: str) -> Expression:
-    """
+    """Parse an expression.
+
     Raises:
-        BadInput: it cannot be read as an expression; says where.
+        BadInput: the text is not a valid expression; the message names the position.
     """
     tokens = list(_tokens(text))
     if not tokens:
@@ -71,12 +72,12 @@ def parse(text: str) -> Expression:
 
 
 def terms(expression: Expression) -> Iterator[Term]:
-    """Its terms in the order in which they stand, each once."""
+    """The terms of an expression in their order, each once."""
     yield from dict.fromkeys(_terms(expression))
 
 
 def condition(expression: Expression, meaning: Callable[[Term], str]) -> str:
-    """SQL of an expression, made of the SQL of its terms."""
+    """SQL of an expression; `meaning` returns the SQL of a term."""
     match expression:
         case Term():
             return f"coalesce({meaning(expression)}, false)"
@@ -98,7 +99,7 @@ def _terms(expression: Expression) -> Iterator[Term]:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
-    """(word, whether it was in quotes)."""
+    """The words of the text: (word, whether it was in quotes)."""
     place, end = 0, len(text.rstrip())
     while place < end:
         found = _TOKEN.match(text, place)
@@ -155,6 +156,6 @@ class _Reader:
         return True
 
     def stopped(self, needed: str) -> BadInput:
-        """What is said where the text is no expression."""
+        """The error for text that is no valid expression at the current word."""
         at = self.tokens[self.place][0] if self.place < len(self.tokens) else "the end"
         return BadInput(f"cannot read --keep {self.text!r}: at {at!r} needed {needed}")

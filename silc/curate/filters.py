@@ -1,7 +1,7 @@
-"""What may stand in an expression: filters by name, and columns compared. Each becomes a condition in SQL.
+"""The terms of an expression: named filters, and comparisons of columns. Each becomes a condition in SQL.
 
-DataComp's filters are those of its `baselines/apply_filter.py` (mlfoundations/datacomp 4a8df19), row for row. A filter
-that reads columns of the usual names reads others where it is told so: `basic language=language_ft`.
+DataComp's filters keep the same rows as its `baselines/apply_filter.py` (mlfoundations/datacomp 4a8df19). A filter
+reads columns of the usual names; a term can name other columns: `basic language=language_ft`.
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ if TYPE_CHECKING:
 COMPARISONS = ("=", "==", "!=", "<", "<=", ">", ">=")
 NUMBER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(.*\)")
 TEXTS = ("VARCHAR", "JSON")
-"""Types in SQL; a field of JSON is text, and may be a number."""
+"""SQL types of text columns; a JSON field is text, and may hold a number."""
 EXACT = 2**53
-"""Numbers in JSON from here on, ids for example, are compared digit by digit: doubles cannot tell them apart."""
+"""JSON numbers from here on (ids, for example) are compared as text, because doubles cannot distinguish them."""
 LARGE, BROAD = 200, 3.0
-"""DataComp's limits: pixels of the shorter side at least, longer side by shorter at most."""
+"""DataComp's limits: minimum pixels of the shorter side, maximum ratio of longer side to shorter side."""
 LAION = 0.28
-"""LAION-2B's least CLIP score, by ViT-B/32."""
+"""LAION-2B's minimum CLIP score, by ViT-B/32."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a term tells its filter, beside its name."""
+    """The arguments of one filter in an expression."""
 
     scores: Scores
     term: Term
     lookups: Lookups
     given: Sequence[str] = ()
     columns: dict[str, str] = field(default_factory=dict)
-    """Columns that are read in others' places."""
+    """{usual column: column to read instead}."""
 
     def column(self, name: str) -> str:
-        """SQL of a column, or of the one that is to stand in its place."""
+        """SQL of a column, or of the column that the term names instead."""
         return self.scores.column(self.columns.get(name, name))
 
     def takes(self, *what: str, columns: Sequence[str] = ()) -> Sequence[str]:
-        """The words behind the name, one for each of `what`, which says what they are.
+        """The arguments after the filter's name; there must be one for each name in `what`.
 
         Args:
-            columns: those that the filter reads, in whose places others may be named.
+            columns: the columns that the filter reads; the term may replace these.
 
         Raises:
-            BadInput: there are more or fewer, or another column is named.
+            BadInput: there are more or fewer arguments, or the term replaces a column that the filter does not read.
         """
         if unknown := next((name for name in self.columns if name not in columns), None):
             reads = f"it reads {', '.join(columns)}" if columns else "it reads none"
@@ -79,10 +79,10 @@ class Asked:
         return self.given
 
     def number(self, text: str, what: str) -> float:
-        """A number above 0.
+        """The text as a number above 0.
 
         Raises:
-            BadInput: it is none.
+            BadInput: the text is no such number.
         """
         if not re.fullmatch(r"\d*\.?\d+", text) or float(text) <= 0:
             raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed {what}, a number above 0, not {text!r}")
@@ -151,10 +151,10 @@ def _distinct(asked: Asked) -> str:
 
 
 def _best_first(asked: Asked) -> str:
-    """SQL of an order that begins with the best score; empty where nothing scored the captions.
+    """SQL to sort by the caption's score, best first; empty if there are no scores.
 
     Raises:
-        BadInput: several models did, and which of them counts is not said.
+        BadInput: the scores are from several models, and the term does not choose one.
     """
     there = [name for name in asked.scores.columns if name.startswith("clip_score")]
     if "clip_score" not in (*asked.columns, *there):
@@ -181,20 +181,20 @@ FILTERS: dict[str, Callable[[Asked], str]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What a term stands for."""
+    """The meaning of a term."""
 
     sql: str
     value: str = ""
-    """SQL of the number that it compares; empty where it compares none."""
+    """SQL of the number that the term compares; empty if it compares none."""
     limit: float = 0.0
-    """What that is compared with."""
+    """The limit for that number."""
 
 
 def meaning(scores: Scores, term: Term, lookups: Lookups) -> Condition:
-    """The condition that a term stands for.
+    """The condition of a term.
 
     Raises:
-        BadInput: there is no such filter or column (the nearest is named), or it is told something else than it needs.
+        BadInput: there is no such filter or column (the message names the nearest), or its arguments are wrong.
     """
     name, *rest = column_name(term.words[0]), *term.words[1:]
     if name in FILTERS:
@@ -217,7 +217,7 @@ def meaning(scores: Scores, term: Term, lookups: Lookups) -> Condition:
 
 
 def _renamed(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """What a filter is told, and columns in others' places, which are written `ours = theirs`."""
+    """Split the words of a filter into its arguments and its replaced columns (written `ours = theirs`)."""
     given, columns, left = [], dict[str, str](), list(words)
     while left:
         word = left.pop(0)
@@ -230,7 +230,7 @@ def _renamed(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
-    """DataComp's fraction: the threshold is the value number int(n * fraction) from above, and ties pass."""
+    """DataComp's fraction: the threshold is the value at index int(n * fraction) in descending order; ties are kept."""
     if not re.fullmatch(r"\d*\.?\d+%?", share):
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed a share, as in 'top 30%' or 'top 0.3'")
     fraction = float(Fraction(share[:-1]) / 100) if share.endswith("%") else float(share)
@@ -247,10 +247,10 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
 
 
 def _compared(scores: Scores, term: Term, name: str) -> Condition:
-    """A column compared with one word: as numbers, as text, or as what its type is.
+    """The comparison of a column with one word, as numbers, as text, or in the column's own type.
 
     Raises:
-        BadInput: there is more than a word, or it is no number and a number is needed.
+        BadInput: there are several words, or a number is needed and the word is none.
     """
     _, how, word, *more = term.words
     if more:
@@ -266,10 +266,10 @@ def _compared(scores: Scores, term: Term, name: str) -> Condition:
         if number is None:
             raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")
         number = _as_kept(number, type_)
-        whole = "INT" in type_ and re.fullmatch(r"[+-]?\d+", word)  # to the last digit, as of a hash
+        whole = "INT" in type_ and re.fullmatch(r"[+-]?\d+", word)  # exact to the last digit, for hashes
         compared = f"{column} {how} {int(word)}" if whole else f"{number_of(column)} {how} {number_in(number)}"
         return Condition(compared, number_of(column), number)
-    if type_ not in TEXTS:  # a truth value, a date: the data base reads the word
+    if type_ not in TEXTS:  # a boolean or a date: DuckDB converts the word
         return Condition(f"{text}::{type_}")
     if type_ == "JSON" and number is not None and abs(number) < EXACT:
         return Condition(f"{number_of(column)} {how} {number_in(number)}", number_of(column), number)
@@ -285,5 +285,5 @@ def _number(word: str) -> float | None:
 
 
 def _as_kept(number: float, type_: str) -> float:
-    """A number as a column of a type keeps it: 0.7 in 32 bits is less than 0.7 in 64, and numpy compares in 32."""
+    """A number rounded to the column's type: 0.7 in 32 bits is less than 0.7 in 64, and numpy compares in 32 bits."""
     return float(np.float32(number)) if type_ == "FLOAT" else number

@@ -1,4 +1,4 @@
-"""What filters look things up in, given by a person: lists of words, embeddings of targets, centroids."""
+"""Data for filters that the user provides: lists of words, embeddings of targets, centroids."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lookups:
-    """Files that are named by terms and flags, each read once."""
+    """The files that terms and flags name."""
 
     scores: Scores
     given: str = ""
-    """Centroids: a file, how many to make of the scores' own embeddings, or nothing: as many as are usual."""
+    """The centroids: a file, or the number to compute from the scores' embeddings; empty: the default number."""
     seed: int = 0
     embed: Callable[[Path, str], np.ndarray] | None = None
-    """Makes the embeddings [n, D] of a folder's images that a column has."""
+    """Function (folder, column) -> embeddings [n, D] of the folder's images by the model of the column."""
     _centroids: dict[str, np.ndarray] = field(default_factory=dict)
 
     def words(self, name: str) -> list[str]:
-        """The lines of a file, without those that are empty.
+        """The non-empty lines of a file.
 
         Raises:
-            BadInput: there is no such file, or nothing in it.
+            BadInput: there is no such file, or the file is empty.
         """
         path = expanded(name)
         if not path.is_file():
@@ -43,10 +43,10 @@ class Lookups:
         return lines_of(path, "entry")
 
     def targets(self, name: str, column: str) -> np.ndarray:
-        """Embeddings [n, D]: of an array, or of the images in a folder.
+        """Target embeddings [n, D], from an array file or from the images in a folder.
 
         Raises:
-            BadInput: there is neither, or its embeddings have another width than the column's.
+            BadInput: there is no such file or folder, or the embeddings differ in width from the column's.
         """
         path = expanded(name)
         if path.is_dir():
@@ -58,10 +58,10 @@ class Lookups:
         return self._fitting(array_in(path, "target_embeddings"), name, column)
 
     def centroids(self, column: str) -> np.ndarray:
-        """[K, D], of the file that was given, or of the embeddings themselves.
+        """Centroids [K, D], from the given file or computed from the column's embeddings.
 
         Raises:
-            BadInput: the file cannot be read, or has another width than the column.
+            BadInput: the file cannot be read, or its width differs from the column's.
         """
         if column not in self._centroids:
             if self.given and not self.given.isdecimal():
@@ -84,10 +84,10 @@ class Lookups:
 
 
 def array_in(path: Path, name: str) -> np.ndarray:
-    """The array of an .npy, or the one of that name, or the only one, of an .npz.
+    """The array of an .npy file, or of an .npz file: the array called `name`, or its only array.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no such array, or the file cannot be read.
     """
     try:
         found = np.load(path, allow_pickle=False)

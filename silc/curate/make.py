@@ -1,8 +1,8 @@
-"""Shards made of what people have: a table of captions beside its images, images with a text file each, or parquet.
+"""Make shards from a table of captions with images, from images with a text file each, or from parquet.
 
-Images go in as they are. A sample is `KEY.jpg` (or its format's suffix), `KEY.txt` with the first caption, and
-`KEY.json` with uid, caption, captions, file_name, width, height, sha256 and what else its row says: img2dataset's
-layout.
+The images' bytes are copied unchanged. A sample is `KEY.jpg` (or its format's suffix), `KEY.txt` with the first
+caption, and `KEY.json` with uid, caption, captions, file_name, width, height, sha256 and the other columns of its row:
+img2dataset's layout.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 ABOUT = "make.json"
-"""What the shards of a folder were made of, beside them."""
+"""File beside the shards that describes their source."""
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
 class Entries(Protocol):
-    """Numbered entries."""
+    """Numbered images with captions, to be written into shards."""
 
     fingerprint: str
-    """Changes when a number would mean another entry."""
+    """Digest that changes if a number means another entry."""
 
     def __len__(self) -> int: ...
 
     def entry(self, index: int) -> Entry:
-        """Raises BadSample when it cannot be used."""
+        """Read an entry; raises BadSample if it cannot be used."""
         ...
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where shards go: `/data/{00000..}.tar`."""
+    """Paths of the shards to write, from a pattern such as `/data/{00000..}.tar`."""
 
     before: str
     first: str
@@ -67,9 +67,10 @@ class Places:
 
 
 def places_of(given: str) -> Places:
-    """
+    """Parse a pattern for shards.
+
     Raises:
-        BadInput: it is no such pattern.
+        BadInput: the text is no such pattern.
     """
     found = None if "://" in given else re.fullmatch(r"([^{}]*)\{(\d+)\.\.\}([^{}/]*\.tar)", given)
     if found is None:
@@ -81,10 +82,10 @@ def places_of(given: str) -> Places:
 
 
 def open_entries(given: str, image_root: str = "") -> Entries:
-    """What shards are to be made of.
+    """Open the table, folder or parquet file to make shards from.
 
     Raises:
-        BadInput: it is not there, or is none of what is known.
+        BadInput: it does not exist, or is of another kind.
     """
     path = expanded(given)
     root = expanded(image_root) if image_root else None
@@ -101,12 +102,12 @@ def open_entries(given: str, image_root: str = "") -> Entries:
 
 
 def make(entries: Entries, places: Places, num: int, title: str) -> Iterator[tuple[Path, int, list[Broken]]]:
-    """Write shards of `num` entries each; those that are there are done.
+    """Write shards of `num` entries each; skip shards that exist.
 
-    Returns: for each shard its path, how many samples it holds, and what was left out; none of both where it was there.
+    Yields (path, number of samples, broken entries) for each shard; (path, 0, []) if the shard existed.
 
     Raises:
-        BadInput: what is there was made of something else.
+        BadInput: the existing shards were made from another source or with other settings.
     """
     about = {"made_of": entries.fingerprint, "per_shard": num, "names": places[0].name}
     beside = places[0].parent / ABOUT
@@ -128,7 +129,7 @@ def make(entries: Entries, places: Places, num: int, title: str) -> Iterator[tup
         with whole(path) as partial:
             held = _write(partial, path, entries, range(start, min(start + num, len(entries))), title, broken)
         if not held:
-            path.unlink()  # all of it was broken
+            path.unlink()  # all its entries are broken
         yield path, held, broken
 
 
@@ -156,7 +157,7 @@ def _write(partial: Path, path: Path, entries: Entries, indices: range, title: s
                 broken.append(Broken(title, entry.name, error.cause, str(error)))
                 continue
             held += 1
-            key = f"{path.stem.replace('.', '-')}{row:0{digits}d}"  # WebDataset's keys end at a dot
+            key = f"{path.stem.replace('.', '-')}{row:0{digits}d}"  # WebDataset's keys end at the first dot
             _add(tar, f"{key}.{SUFFIXES[format]}", entry.image)
             _add(tar, f"{key}.txt", entry.captions[0].encode())
             _add(tar, f"{key}.json", _about(entry, size, index))
@@ -164,10 +165,10 @@ def _write(partial: Path, path: Path, entries: Entries, indices: range, title: s
 
 
 def _about(entry: Entry, size: tuple[int, int], number: int) -> bytes:
-    """The JSON of a sample: what its row says, and what is known of its image.
+    """The JSON of a sample: the columns of its row, and facts about its image.
 
-    A uid that is none of 32 hexadecimal digits stays as `given_uid`. Without one it is made of image, caption and
-    number, as names are alike in different tables.
+    A given uid that is not 32 hexadecimal digits is kept as `given_uid`. A uid is then made from image, caption and
+    number, because different tables may use the same names.
     """
     digest = hashlib.sha256(entry.image).hexdigest()
     given = dict(entry.fields or {})
@@ -188,7 +189,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def described(made: Sequence[tuple[Path, int, list[Broken]]]) -> str:
-    """In lines."""
+    """Summary of the new shards as text, for a terminal."""
     written = [path for path, held, _ in made if held]
     causes = Counter(one.cause for _, _, broken in made for one in broken)
     lines = [f"{sum(held for _, held, _ in made):,} samples are in {len(written):,} new shards"]
@@ -205,10 +206,10 @@ def described(made: Sequence[tuple[Path, int, list[Broken]]]) -> str:
 
 
 def _beside(folder: Path) -> Rows:
-    """The images below a folder, with the captions in the .txt or .json of their names.
+    """The images below a folder, with the captions from the .txt or .json file of the same name.
 
     Raises:
-        BadInput: there is no image, or none has such a file.
+        BadInput: there is no image, or no image has a caption.
     """
     rows, captioned = Rows(keeps_fields=True), False
     images = [file for file in sorted(folder.rglob("*")) if is_image_name(file.name) and file.is_file()]
@@ -268,7 +269,7 @@ def _of_parquet(path: Path, root: Path | None) -> Entries:
 
 
 def _is_plain(type_: Any) -> bool:
-    """Whether a column's values can stand in JSON."""
+    """True if a column's values can be written as JSON."""
     return (
         str(type_) in ("string", "large_string", "bool")
         or re.fullmatch(r"u?int\d+|float|double", str(type_)) is not None
@@ -276,15 +277,15 @@ def _is_plain(type_: Any) -> bool:
 
 
 class ParquetEntries:
-    """Images whose bytes are in the file: a column of bytes, or of {bytes, path} as Hugging Face's datasets have it."""
+    """Images stored in a parquet file: a column of bytes, or of {bytes, path} as in Hugging Face's datasets."""
 
     def __init__(self, path: Path, image: str, given: Sequence[Mapping[str, Any]]) -> None:
         """
         Args:
-            given: what each row holds beside its image.
+            given: the other columns of each row.
 
         Raises:
-            BadInput: there is no row.
+            BadInput: the file has no rows.
         """
         if not given:
             raise BadInput(f"{path} holds no row; shards are made of rows with an image and a caption")
@@ -296,7 +297,7 @@ class ParquetEntries:
         return len(self.given)
 
     def entry(self, index: int) -> Entry:
-        """The image of a row, whose group of rows is read at once."""
+        """Read an entry. Its whole row group is read and kept for the next call."""
         group = bisect_right(self._ends, index)
         if group != self._group:
             self._rows = self._file.read_row_group(group, columns=[self.image]).column(0).to_pylist()

@@ -1,6 +1,6 @@
-"""Rows of the scores for which something holds that is no SQL: a bit for each row, 125 MB for a billion.
+"""Sets of rows of the scores, for conditions that SQL cannot express: one bit per row, 125 MB for a billion rows.
 
-As a table of rows, SQL would join them to the scores; such joins under `or` and `not` stay in memory.
+A table of rows would need a join with the scores; DuckDB keeps such joins under `or` and `not` in memory.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import numpy as np
 
 
 class Marks:
-    """A set of rows. A row is its file's number, times 2 ** 32, and its number in the file."""
+    """A set of rows. A row's number is (number of its file) * 2 ** 32 + (number of the row in the file)."""
 
     def __init__(self, starts: np.ndarray) -> None:
         """
         Args:
-            starts: int64 [files + 1]: how many rows all files before each have, and all of them.
+            starts: int64 [files + 1]: number of rows before each file, and the total.
         """
         self._starts = starts
         self._bits = np.zeros((int(starts[-1]) + 7) // 8, np.uint8)
 
     def add(self, rows: np.ndarray) -> None:
-        """Rows, int64 [n], from now on in the set."""
+        """Add rows, int64 [n], to the set."""
         places = self._places(rows)
         np.bitwise_or.at(self._bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
 

@@ -1,6 +1,6 @@
-"""DataComp's image-based filter: images that are nearest to a centroid to which some target is nearest too.
+"""DataComp's image-based filter: it keeps images whose nearest centroid is also the nearest centroid of a target.
 
-Embeddings are taken as they are, not normalised, as DataComp does (`baselines/apply_filter.py`).
+Embeddings are not normalised, as in DataComp (`baselines/apply_filter.py`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 AT_ONCE = 1 << 24
-"""Products in memory at a time."""
+"""Number of dot products in memory at a time."""
 
 
 def image_near(scores: Scores, column: str, targets: np.ndarray, centroids: np.ndarray) -> str:
-    """A condition: the image's nearest centroid is that of some target.
+    """SQL condition: the image's nearest centroid is the nearest centroid of at least one target.
 
     Args:
-        column: of the images' embeddings.
+        column: name of the column with the images' embeddings.
         targets, centroids: float [n, D], [K, D].
     """
     wanted = np.unique(nearest_centroid(targets, centroids))
@@ -37,7 +37,7 @@ def image_near(scores: Scores, column: str, targets: np.ndarray, centroids: np.n
 
 
 def column_is_there(scores: Scores, column: str) -> str:
-    """A condition: the row has an embedding.
+    """SQL condition: the row has an embedding.
 
     Raises:
         BadInput: there is no such column.
@@ -46,7 +46,7 @@ def column_is_there(scores: Scores, column: str) -> str:
 
 
 def nearest_centroid(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The number of the centroid [K, D] with the largest product, int64 [n], of embeddings [n, D]."""
+    """Index, int64 [n], of the centroid [K, D] with the largest dot product, for embeddings [n, D]."""
     step, turned = max(1, AT_ONCE // len(centroids)), centroids.T.astype(np.float32)
     parts = [
         np.argmax(embeddings[start : start + step].astype(np.float32) @ turned, axis=1)
@@ -59,7 +59,7 @@ def vectors(column: pa.Array, width: int) -> np.ndarray:
     """A column of lists of `width` numbers as float32 [n, width].
 
     Raises:
-        BadInput: one has more or fewer.
+        BadInput: a list has more or fewer numbers.
     """
     pc = needs("choosing among scores", "pyarrow.compute", "curate")
     lengths = np.asarray(pc.list_value_length(column))

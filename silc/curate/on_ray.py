@@ -1,7 +1,7 @@
-"""Shards dealt out to a fixed number of Ray actors: on one machine, or on a cluster whose nodes have silc installed.
+"""Distribute shards to a fixed number of Ray actors, on one machine or on a cluster whose nodes have silc installed.
 
-Ray Core alone: paths are small, and Ray Data's blocks, autoscaling and row checkpoints would only be in the way. An
-actor that is lost is started again, and its shard with it, a few times.
+It uses only Ray Core: the messages are small paths, so Ray Data's blocks, autoscaling and row checkpoints do not help.
+A lost actor is restarted and its shard is repeated, a few times.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from silc.data.remote import RemoteFile
 
 OBJECT_STORE = 100 << 20
-"""Bytes of shared memory for Ray on this machine: only paths and counts go through it."""
+"""Bytes of shared memory for Ray on this machine; it holds only paths and counts."""
 
 AHEAD = 1
-"""Shards that an actor is handed beside the one under way."""
+"""Number of shards queued at an actor beside the current one."""
 
 TRIES = 3
-"""How often a shard is given to an actor that does not live to say what became of it."""
+"""Maximum number of tries for a shard whose actor is lost before it answers."""
 
 
 class Actor:
-    """A worker: it has the models, and a GPU where the cluster has some."""
+    """A worker with the models, and with a GPU if the cluster has GPUs."""
 
     def __init__(self, plan: ScorePlan) -> None:
         from silc.curate.scorer import Scorer
@@ -39,11 +39,11 @@ class Actor:
         self._scorer: Scorer | BadInput
         try:
             self._scorer = Scorer(plan)
-        except BadInput as error:  # raised here, it would be a lost actor, and started again for ever
+        except BadInput as error:  # if raised here, Ray would restart the actor for ever
             self._scorer = error
 
     def score(self, shard: Path | RemoteFile) -> Outcome | BadInput:
-        """As `Scorer`; what is wrong comes as a value, without Ray's traceback around it."""
+        """Score a shard as `Scorer` does. Return an error: Ray would wrap a raised one in its traceback."""
         if isinstance(self._scorer, BadInput):
             return self._scorer
         try:
@@ -53,21 +53,21 @@ class Actor:
 
 
 def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: int, address: str) -> Iterator[Outcome]:
-    """Score shards, as `engine.run`.
+    """Score shards on Ray; see `engine.run`.
 
     Raises:
-        BadInput: there is no cluster at the address, none can be begun, or it has not the room for so many actors.
+        BadInput: there is no cluster at the address, none can be started, or it has no room for the actors.
     """
     ray = needs("--ray", "ray", "ray")
     here = address == "local"
     settings: dict[str, Any] = {"num_cpus": workers, "object_store_memory": OBJECT_STORE} if here else {}
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False, include_dashboard=False, **settings)
-    except Exception as error:  # Ray raises that itself, where its processes are slow to start
+    except Exception as error:  # Ray raises plain Exception if its processes start too slowly
         advice = "run it again when the machine is less busy" if here else "`ray start --head` makes one"
         raise BadInput(f"--ray {address}: {' '.join(str(error).split())[:200]}; {advice}") from error
     try:
-        # A cluster may be at other work as well; one that was begun here is free.
+        # An existing cluster may run other work; a cluster that was started here is free.
         there = ray.cluster_resources()
         share = share_of_gpu(there if here else ray.available_resources(), there, workers, plan.device)
         yield from _dealt_out(ray, shards, _maker(ray, share, plan), min(workers, len(shards)))
@@ -76,10 +76,10 @@ def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
 
 
 def share_of_gpu(free: Mapping[str, float], there: Mapping[str, float], workers: int, device: str) -> float:
-    """What an actor asks for: a GPU, or where fewer are free than there are actors, as large a part as all can have.
+    """GPUs per actor: 1, or an equal part of a GPU if there are more actors than free GPUs; 0 without GPUs.
 
     Raises:
-        BadInput: the cluster has not the cores for so many actors, or all of its GPUs are taken.
+        BadInput: the cluster has too few free cores for the actors, or all its GPUs are taken.
     """
     if (cores := int(free.get("CPU", 0))) < workers:
         raise BadInput(
@@ -93,7 +93,7 @@ def share_of_gpu(free: Mapping[str, float], there: Mapping[str, float], workers:
 
 
 def _maker(ray: Any, share: float, plan: ScorePlan) -> Callable[[], Any]:
-    """What makes an actor."""
+    """A function that creates an actor."""
     remote = ray.remote(num_cpus=1, num_gpus=share, max_restarts=-1, max_task_retries=TRIES - 1)(Actor)
     return lambda: remote.remote(plan)
 
@@ -101,7 +101,7 @@ def _maker(ray: Any, share: float, plan: ScorePlan) -> Callable[[], Any]:
 def _dealt_out(
     ray: Any, shards: Sequence[Path | RemoteFile], make: Callable[[], Any], workers: int
 ) -> Iterator[Outcome]:
-    """Each actor has a shard under way and others ahead, so that it does not wait for this process in between."""
+    """Yield the outcomes. Each actor has a current shard and AHEAD queued ones, so it never waits for this process."""
     from silc.curate.scorer import Outcome
 
     waiting, suspects = deque(shards), []
@@ -121,8 +121,8 @@ def _dealt_out(
             yield outcome
         else:
             suspects.append(shard)
-    del actor, actors  # which frees their cores and GPUs
-    for shard in suspects:  # an actor that is lost takes those with it that it had ahead: each is alone now
+    del actor, actors  # frees their cores and GPUs
+    for shard in suspects:  # a lost actor also loses its queued shards: now run each shard on an actor of its own
         actor = make()
         yield _outcome(ray, actor.score.remote(shard)) or Outcome(
             shard.name, fault=f"{shard}: {TRIES} actors were lost at it, when memory ran out, say; run it again"
@@ -130,7 +130,7 @@ def _dealt_out(
 
 
 def _outcome(ray: Any, done: Any) -> Outcome | None:
-    """What an actor says, None if it does not live to say it; what it raised is raised as it was there."""
+    """The actor's outcome, or None if the actor was lost; an exception in the actor is raised here unchanged."""
     try:
         found: Outcome | BadInput = ray.get(done)
     except ray.exceptions.RayTaskError as error:

@@ -1,4 +1,4 @@
-"""What a shard is known by, so that its scores are not taken for another shard's of the same name."""
+"""The identity of a shard, so that its scores are not confused with those of another shard of the same name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def origin_of(shard: Path | RemoteFile) -> dict[str, Any]:
-    """What is written into the file of a shard's scores: of a local one its content, of a remote one its version.
+    """The identity that a file of scores records: the content hash of a local shard, the version of a remote one.
 
     Raises:
-        OSError: it cannot be read; RemoteFault, if it is remote.
+        OSError: a local shard cannot be read; RemoteFault, if a remote one cannot.
     """
     if not isinstance(shard, Path):
         size, tag = shard.version()
@@ -26,10 +26,10 @@ def origin_of(shard: Path | RemoteFile) -> dict[str, Any]:
 
 
 def is_origin(shard: Path | RemoteFile, said: Mapping[str, Any]) -> bool:
-    """Whether a shard is the one of which a file says this.
+    """True if a shard is the one whose identity `said` was recorded.
 
-    A local one is read only where its time is another: it may have been copied. Tar files have few sizes, multiples of
-    10,240 bytes, so that equal ones say nothing; of files that were written before the rest was, they are all there is.
+    A local shard is hashed only if its time of change differs, because it may be a copy. Equal sizes prove little: tar
+    sizes are multiples of 10,240 bytes. Older files of scores record only the size.
     """
     if not isinstance(shard, Path):
         there: bool = said["path"] == str(shard)

@@ -1,4 +1,4 @@
-"""Samples shown on pages: their pictures are read from the shards, where those can still be reached."""
+"""Samples for HTML pages; their images are read from the shards if these can still be read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 THUMBNAIL = 160
-"""Longer side of a picture, in pixels."""
+"""Longer side of a thumbnail, in pixels."""
 PATIENCE = 10.0
-"""Seconds that are waited for a server: a page does without its pictures."""
+"""Seconds of retries for a remote shard; after that, the page is made without its images."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shown:
     """A sample on a page."""
 
     picture: str
-    """A data URI; empty where the shard is gone."""
+    """A data URI; empty if the shard cannot be read."""
     caption: str
     note: str
 
@@ -45,7 +45,7 @@ class Album:
     _shards: dict[int, Any] = field(default_factory=dict)
 
     def find(self, where: str, order: str, num: int, note: str = "''") -> list[Shown]:
-        """Samples for which SQL holds, in the order of SQL; `note` is SQL of what stands below the caption."""
+        """At most `num` samples; `where`, `order` and `note` (the text below the caption) are SQL."""
         caption, key = (name if name in self.scores.columns else "NULL" for name in ("caption", "key"))
         found = self.scores.con.execute(
             f"SELECT {ROW}, {key}, {caption}, CAST({note} AS VARCHAR) FROM scored WHERE {where} "
@@ -54,7 +54,7 @@ class Album:
         return [Shown(self._picture(row, key), text or "", said or "") for row, key, text, said in found]
 
     def _picture(self, row: int, key: str | None) -> str:
-        """A data URI; empty where the shard is gone, or holds another sample at that place by now."""
+        """A data URI; empty if the shard cannot be read or now holds another sample at that position."""
         number, place = row >> 32, row & 0xFFFFFFFF
         if number not in self._shards:
             self._shards[number] = _open(self.scores.files, number)

@@ -1,4 +1,4 @@
-"""What scores a shard, models and all, loaded once in each process: a shard's path in, its file of scores out."""
+"""Score a shard: read its samples, run the models, write one file of scores. Each process loads the models once."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """How shards are scored; goes to other processes."""
+    """Settings of the scoring; sent to worker processes."""
 
     out: Path
     models: tuple[tuple[str, str], ...] = ()
-    """(name of its columns, source) each; the name may be empty."""
+    """(name, source) of each model; the name is a suffix of its columns and may be empty."""
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = 64
     threads: int = 1
-    """That read and decode ahead; models on a CPU compute with one."""
+    """Number of threads that read and decode ahead. Models on a CPU compute with one thread."""
     max_pixels: int = MAX_PIXELS
     checksums: tuple[str, ...] = ()
-    """Of the models that scored what is there already; empty if nothing is."""
+    """Checksums of the models that made the existing files of scores; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a shard."""
+    """Result of scoring one shard."""
 
     shard: str
     rows: int = 0
     causes: tuple[tuple[str, int], ...] = ()
-    """Broken samples by cause."""
+    """(cause, number of broken samples)."""
     cut_texts: int = 0
-    """Captions of which some model saw the first tokens only."""
+    """Number of captions that at least one model truncated."""
     fault: str = ""
-    """Why nothing could be read; no file is written then."""
+    """Why the shard could not be read; then no file is written."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class _Named:
 
 @dataclass
 class _Seen:
-    """A sample that is not broken, ready for the models."""
+    """A good sample, preprocessed for the models."""
 
     row: Row
     captions: Sequence[str]
@@ -89,23 +89,23 @@ class _Seen:
 
 @dataclass
 class _View:
-    """What a model says of n samples."""
+    """Results of one model for n samples."""
 
     scores: Sequence[np.ndarray]
-    """Of each sample's captions."""
+    """Scores of the captions of each sample."""
     cut: Sequence[bool]
-    """Of all captions, one after another."""
+    """Whether a caption was truncated; for all captions of all samples, concatenated."""
     images: np.ndarray
-    """Embeddings, float16 [n, D]."""
+    """Image embeddings, float16 [n, D]."""
 
 
 class Scorer:
-    """What one process holds."""
+    """The loaded models of one process; call it with a shard to score the shard."""
 
     def __init__(self, plan: ScorePlan) -> None:
         """
         Raises:
-            BadInput: a model cannot be loaded, or is not the one that scored what is there.
+            BadInput: a model cannot be loaded, or its weights differ from those that made the existing files.
         """
         self.plan = plan
         where = place(plan.device)
@@ -124,7 +124,7 @@ class Scorer:
         try:
             origin = origin_of(path)
             pairs = ShardPairs([path], max_pixels=self.plan.max_pixels, turned=True)
-        except Unreachable:  # the server is gone, for the other shards too
+        except Unreachable:  # the server is down, for the other shards too
             raise
         except BadInput as error:
             return Outcome(path.name, fault=str(error))
@@ -142,7 +142,7 @@ class Scorer:
             raise
         except RemoteFault as error:
             return Outcome(path.name, fault=str(error))
-        except BadSample as error:  # the file system refused, and may not the next time
+        except BadSample as error:  # a read error, which may be temporary
             return Outcome(path.name, fault=f"{path} cannot be read ({error.broken.detail}); run it again")
         causes = Counter(row.cause for row in rows if row.cause) + Counter(fault.cause for fault in pairs.faults)
         told = tuple(sorted((str(cause), count) for cause, count in causes.items()))
@@ -152,17 +152,17 @@ class Scorer:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the files say of how they were made, whichever shard they are of."""
+        """The metadata that all files of scores share: version, models and dtype."""
         models = [
             {"name": one.name, "source": one.source, "checksum": one.checksum, "dim": one.dim} for one in self.models
         ]
         return {"version": sidecar.VERSION, "models": models, "dtype": self.plan.dtype}
 
     def _samples(self, pairs: ShardPairs) -> Iterator[_Seen | Row]:
-        """The samples in order, read and decoded ahead by threads; rows of those that are broken.
+        """The samples in order, read and decoded ahead by threads. A broken sample gives its `Row`.
 
         Raises:
-            BadSample: the file system refused to read one, which says nothing of the sample.
+            BadSample: the file system could not read a sample, so it is unknown whether the sample is broken.
         """
         with ThreadPoolExecutor(self.plan.threads) as threads:
             numbers = iter(range(len(pairs)))
@@ -191,7 +191,7 @@ class Scorer:
                 raise
             return Row(uid_of(fields, shard, key), key, cause=broken.cause, detail=broken.detail)
         width, height = _size_before(fields) or (pixels.shape[1], pixels.shape[0])
-        before_txt = FIELDS[:2] if "txt" in members else FIELDS  # as `captions_of` looks
+        before_txt = FIELDS[:2] if "txt" in members else FIELDS  # the same order as in `captions_of`
         taken = next((name for name in before_txt if captions_in(fields, (name,))), None)
         row = Row(
             uid_of(fields, shard, key),
@@ -212,9 +212,9 @@ class Scorer:
         return _Seen(row, captions, [one.model.preprocess(image) for one in self.models])
 
     def _score(self, seen: Sequence[_Seen], by_model: Sequence[ByModel]) -> None:
-        """Let the models see samples; the first one chooses the caption that the row tells of.
+        """Run the models on samples; the first model chooses each row's caption.
 
-        A sample of which one has no finite score, as weights in half precision may have, becomes a broken one.
+        A sample with a score that is not finite (possible with weights in half precision) becomes a broken sample.
         """
         if not seen or not self.models:
             return
@@ -234,7 +234,7 @@ class Scorer:
                 found.embeddings.append(view.images[place_ : place_ + 1])
 
     def _view(self, number: int, seen: Sequence[_Seen], texts: Sequence[str], places: Sequence[slice]) -> _View:
-        """What a model says of samples, whose captions are at `places` of `texts`."""
+        """Results of one model for samples whose captions are at `places` of `texts`."""
         model = self.models[number].model
         pixels = torch.stack([each.pixels[number] for each in seen]).to(model.device)
         images = model.encode_image(model.preprocess.normalize(pixels)).float().cpu().numpy()
@@ -256,13 +256,13 @@ def _encoded(model: Model, texts: Sequence[str], size: int) -> Iterator[torch.Te
 
 
 def _are_cut(model: Model, texts: Sequence[str]) -> list[bool]:
-    """Which texts have more tokens than the model reads."""
+    """Whether each text has more tokens than the model reads."""
     tokenizer: Any = model.tokenizer
     return [bool(encoding.overflowing) for encoding in tokenizer.tokenizer.encode_batch(list(texts))]
 
 
 def _of_caption(row: Row, captions: Sequence[str], best: int) -> None:
-    """Tell of the caption that scored best."""
+    """Fill the row's fields about the best caption."""
     row.best_caption, row.caption = best, captions[best]
     row.chars = len(row.caption)
     row.words, row.fasttext_tokens = words_of(row.caption)
@@ -270,7 +270,7 @@ def _of_caption(row: Row, captions: Sequence[str], best: int) -> None:
 
 
 def _fields(data: bytes) -> dict[str, Any]:
-    """The object in a sample's JSON; nothing, where there is none that can be read."""
+    """The object in a sample's JSON; empty if the JSON is absent or not valid."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -279,7 +279,7 @@ def _fields(data: bytes) -> dict[str, Any]:
 
 
 def _size_before(fields: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height before img2dataset made the image smaller, where its JSON has both."""
+    """Width and height before img2dataset resized the image, if its JSON has both; else None."""
     width, height = fields.get("original_width"), fields.get("original_height")
     return (width, height) if _is_size(width) and _is_size(height) else None
 

@@ -1,6 +1,6 @@
-"""The scores of all shards as one table, by DuckDB: a parquet a shard, never all of them in memory.
+"""The scores of all shards as one DuckDB table over parquet files, one per shard. They are never all in memory.
 
-`silc data score` writes these files. Others will do that have a column `uid`, DataComp's metadata for one.
+`silc data score` writes these files. Other files with a column `uid` work too, for example DataComp's metadata.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA = b"silc"
-"""Key of a file's metadata under which stands what scored it (JSON)."""
+"""Key in a file's metadata for the description of its scoring (JSON)."""
 ASKED = "asked-"
-"""How the names of files begin that list which files of scores there are to be."""
+"""Prefix of the files that list the files of scores to expect."""
 ALIASES = {
     "caption": ("text",),
     "width": ("original_width",),
     "height": ("original_height",),
 }
-"""Names that other people's tables have for our columns."""
+"""Other names of our columns, in tables from elsewhere."""
 ADVICE = "check the columns that --keep compares, or give more --memory"
-"""What to do where the data base refuses."""
+"""Advice in messages about errors of DuckDB."""
 ROW = "silc_row"
-"""The column that numbers the rows: the file's number, and the row's in it. It is not among `Scores.columns`."""
+"""The column with a row's number (see `Marks`). `Scores.columns` does not list it."""
 BATCH = 1 << 14
-"""Rows of a file in memory at a time."""
+"""Number of rows in memory at a time."""
 
 
 @dataclass
 class Scores:
-    """The rows of all files. SQL knows them as `everything`, those that are no broken samples as `sound`, and what is
-    chosen among as `scored`."""
+    """The rows of all files. In SQL, `everything` is all rows, `sound` the rows that are not broken, and `scored` the
+    rows to select from."""
 
     con: Any
     files: Sequence[Path]
     columns: Mapping[str, str]
-    """Of the files, and those that are made of them: name and type in SQL."""
+    """{name: SQL type} of the files' columns and of the columns derived from them."""
     about: dict[str, Any]
-    """What scored them: shared by all; empty for files that `silc data score` did not write."""
+    """Description of the scoring, common to all files; empty for files that `silc data score` did not write."""
     missing: str = ""
-    """What is not scored of the shards that were asked for, in a line; empty if nothing is missing."""
+    """One line about requested shards that have no scores; empty if none is missing."""
     _starts: np.ndarray | None = None
     _num_marked: int = 0
 
     def one(self, sql: str) -> Any:
-        """The one row of a query; None, if there is none."""
+        """The first row of a query's result; None if it has no rows."""
         return next(iter(self.con.execute(sql).fetchall()), None)
 
     def column(self, name: str) -> str:
-        """SQL of a column; `json.NAME` is a field of the samples' own JSON, as text, and `json.A.B` one within another.
+        """SQL of a column. `json.NAME` is a field of the samples' own JSON, as text; `json.A.B` is a nested field.
 
         Raises:
-            BadInput: there is none.
+            BadInput: there is no such column or field.
         """
         if name in self.columns:
             return quoted(name)
@@ -83,7 +83,7 @@ class Scores:
         """SQL of a field of the samples' JSON.
 
         Raises:
-            BadInput: no sample has it; a field that no one has would be taken for one that is missing in each.
+            BadInput: no sample has this field, so the name is probably wrong.
         """
         pointers = dict.fromkeys((_escaped(name), "/".join(map(_escaped, name.split(".")))))
         found = [f"json_extract_string(json, {text_of('/' + pointer)})" for pointer in pointers]
@@ -97,12 +97,12 @@ class Scores:
         return sql
 
     def marks(self, names: Sequence[str], passes: Callable[[pa.RecordBatch], Any], where: str = "true") -> str:
-        """A condition that holds for the rows for which `passes` says so, which sees them a batch at a time.
+        """SQL condition that is true for the rows that the Python function `passes` accepts.
 
         Args:
-            names: the columns that it sees.
-            passes: record batch of n rows to bool [n].
-            where: SQL of the rows that it sees; it holds for no other.
+            names: the columns that `passes` gets, after ROW.
+            passes: function from a record batch of n rows to bool [n].
+            where: SQL condition for the rows to test; for all other rows the result is false.
         """
         marks = self.no_marks()
         for batch in self.batches([ROW, *names], where):
@@ -110,14 +110,14 @@ class Scores:
         return self.marked(marks)
 
     def no_marks(self) -> Marks:
-        """A set of rows that is empty yet."""
+        """An empty set of rows."""
         if self._starts is None:
             pq = needs("choosing among scores", "pyarrow.parquet", "curate")
             self._starts = np.cumsum([0, *(pq.read_metadata(file).num_rows for file in self.files)])
         return Marks(self._starts)
 
     def marked(self, marks: Marks) -> str:
-        """A condition that holds for the rows in a set."""
+        """SQL condition that is true for the rows in a set."""
         pa = needs("choosing among scores", "pyarrow", "curate")
         name, self._num_marked = f"marked_{self._num_marked}", self._num_marked + 1
         holds = lambda rows: pa.array(marks.holds(rows.to_numpy()))  # noqa: E731
@@ -125,10 +125,10 @@ class Scores:
         return f"{name}({ROW})"
 
     def within(self, subset: np.ndarray) -> None:
-        """Let `scored` be the rows alone whose uids are in a subset (`uids.UID` [n], sorted).
+        """Restrict `scored` to the rows whose uids are in a subset (`uids.UID` [n], sorted).
 
         Raises:
-            BadInput: there is none.
+            BadInput: there is no such row.
         """
         inside = self.marks(["uid"], lambda batch: is_subset(halves(batch.column(1).to_pylist()), subset))
         self.con.execute(f"CREATE OR REPLACE VIEW scored AS SELECT * FROM sound WHERE {inside}")
@@ -136,19 +136,19 @@ class Scores:
             raise BadInput(f"none of the {len(subset):,} samples of --within is among these scores")
 
     def batches(self, names: Sequence[str], where: str = "true") -> Iterator[pa.RecordBatch]:
-        """Columns of all rows, some thousand rows at a time, in the files' order."""
+        """Columns of the rows of `scored` that satisfy `where`, BATCH rows at a time, in the order of the files."""
         listed = ", ".join(name if name == ROW else f"{self.column(name)} AS {quoted(name)}" for name in names)
         yield from self.stream(f"SELECT {listed} FROM scored WHERE {where}")
 
     def stream(self, sql: str, rows: int = BATCH) -> Iterator[pa.RecordBatch]:
-        """The rows of a query, so many at a time, on a connection of their own: between two others may be written."""
+        """The rows of a query, `rows` at a time, on a separate cursor, so that other queries may run in between."""
         pa = needs("choosing among scores", "pyarrow", "curate")
         with self.con.cursor() as cursor:
             reader = iter(cursor.sql(sql).to_arrow_reader(rows))
             while True:
                 try:
                     batch = next(reader, None)
-                except (pa.ArrowException, OSError) as error:  # what DuckDB meets in the middle comes by pyarrow
+                except (pa.ArrowException, OSError) as error:  # pyarrow raises DuckDB's errors during reading
                     raise BadInput(f"{self.files[0].parent}: {_said(error)}; {ADVICE}") from error
                 if batch is None:
                     return
@@ -157,13 +157,13 @@ class Scores:
 
 @contextmanager
 def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
-    """All parquet files of a folder.
+    """Open all parquet files of a folder.
 
     Args:
-        memory: what DuckDB may take; what needs more goes to files in $TMPDIR.
+        memory: DuckDB's memory limit; beyond this, DuckDB uses files in $TMPDIR.
 
     Raises:
-        BadInput: there is none, one is damaged, was not scored as the others were, or has no uid.
+        BadInput: there is no file, or a file is damaged, was scored differently from the others, or has no uid.
     """
     duckdb = needs("choosing among scores", "duckdb", "curate")
     files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else []
@@ -188,41 +188,41 @@ def open_scores(folder: Path, *, memory: str = "2GB") -> Iterator[Scores]:
 
 
 def column_name(name: str) -> str:
-    """A column as `Scores.columns` has it; fields of JSON stay as they are written."""
+    """A column's name as in `Scores.columns` (lower case); names of JSON fields are unchanged."""
     return name if name.startswith("json.") else name.lower()
 
 
 def quoted(name: str) -> str:
-    """A name in SQL."""
+    """A name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text_of(text: str) -> str:
-    """A text in SQL."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def number_of(column: str) -> str:
-    """SQL of a column's number; NULL where it is none, NaN included, which SQL takes for the greatest of all.
+    """SQL of a column's value as a number; NULL if it is no number or NaN (SQL treats NaN as the greatest number).
 
-    `nullif(..., 'nan')` would not do: NaN is in no file's statistics, by which DuckDB drops the comparison.
+    `nullif(..., 'nan')` does not work: the files' statistics omit NaN, so DuckDB removes the comparison.
     """
     number = f"try_cast({column} AS DOUBLE)"
     return f"CASE WHEN NOT isnan({number}) THEN {number} END"
 
 
 def number_in(number: float) -> str:
-    """A number in SQL, to the bit: without quotes it would be a decimal first."""
+    """A number as an exact SQL literal; without the quotes, SQL would read it as a decimal."""
     return f"'{number!r}'::DOUBLE"
 
 
 def _escaped(field: str) -> str:
-    """A name within a JSON pointer (RFC 6901)."""
+    """A name escaped for a JSON pointer (RFC 6901)."""
     return field.replace("~", "~0").replace("/", "~1")
 
 
 def shard_of(file: Path) -> str:
-    """Where the shard lay whose scores a file holds; the file's own name, where it does not say."""
+    """Path of the shard whose scores are in a file; the file's own path if the shard is not recorded."""
     pq = needs("reading scores", "pyarrow.parquet", "curate")
     about = json.loads((pq.read_schema(file).metadata or {}).get(METADATA, b"{}"))
     return str(about.get("shard", {}).get("path", file))
@@ -238,10 +238,10 @@ def _threads() -> int:
 
 
 def _agreed(files: Sequence[Path]) -> dict[str, Any]:
-    """What all files say of how they were scored.
+    """The description of the scoring, which must be the same in all files.
 
     Raises:
-        BadInput: one is no parquet, or is cut; two were scored differently, or are of one shard.
+        BadInput: a file is no parquet or is cut; two files were scored differently, or belong to the same shard.
     """
     pa, pq = (needs("reading scores", module, "curate") for module in ("pyarrow", "pyarrow.parquet"))
     first: tuple[Path, dict[str, Any]] | None = None
@@ -274,7 +274,7 @@ def _missing(folder: Path) -> str:
 
 
 def _models(about: dict[str, Any]) -> dict[str, Any]:
-    """What scored a file, whatever path the models had: their checksums tell."""
+    """The description without the models' paths: models are compared by checksum."""
     models = [{name: value for name, value in one.items() if name != "source"} for one in about.get("models", ())]
     return about | {"models": models}
 
@@ -285,11 +285,11 @@ def _by(about: dict[str, Any]) -> str:
 
 
 def _view(con: Any, files: Sequence[Path]) -> dict[str, str]:
-    """Make `scored`, and say what columns it has, of which types."""
-    # Each name is a pattern to DuckDB, whose `[*]` is an asterisk.
+    """Create the views `everything`, `sound` and `scored`. Return {column: type}."""
+    # DuckDB reads each name as a glob pattern, where `[*]` means a plain asterisk.
     listed = ", ".join(text_of(re.sub(r"[\[*?]", r"[\g<0>]", str(file))) for file in files)
     source = f"read_parquet([{listed}])"
-    # Names are alike to SQL whatever their case; ours are in small letters.
+    # SQL ignores the case of names; ours are in lower case.
     there = [name.lower() for name, *_ in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
     if "uid" not in there:
         raise BadInput(f"{files[0].parent} has tables without a column uid; their columns are: {', '.join(there)}")

@@ -1,4 +1,4 @@
-"""Choosing: an expression over scores becomes a subset, and a few lines that say what each of its terms did."""
+"""Select a subset by an expression over the scores, and report the effect of each term."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ if TYPE_CHECKING:
     from silc.curate.scores import Scores
 
 WRITTEN = 1 << 16
-"""Uids that are written at a time."""
+"""Number of uids that are written at a time."""
 SHOWN = 8
-"""Samples of a term on the page."""
+"""Number of samples per term in each list of the page."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a term does on its own."""
+    """The effect of one term."""
 
     term: str
     kept: int
-    """Samples for which it holds."""
+    """Number of samples for which the term is true."""
     alone: int
-    """Samples that it decides about: they stay or go by it, whatever the other terms say."""
+    """Number of samples that this term decides: with the other terms as they are, they are kept or dropped by it."""
     decides: str
-    """SQL of these."""
+    """SQL condition for these samples."""
     value: str = ""
-    """SQL of the number that it compares, and with what."""
+    """SQL of the number that the term compares with `limit`; empty if none."""
     limit: float = 0.0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A subset."""
+    """A selected subset: counts, and the effect of each term."""
 
     num: int
     total: int
-    """Samples that were chosen among: no broken ones."""
+    """Number of samples to select from, without broken ones."""
     broken: int
     repeated: int
-    """Rows whose uid an earlier row has."""
+    """Number of kept rows minus the number of their distinct uids."""
     condition: str
-    """SQL of those that are kept."""
+    """SQL condition for the kept samples."""
     effects: Sequence[Effect]
 
 
 def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
-    """Write the uids of the samples for which `keep` holds: sorted, each as often as it is there, as DataComp does.
+    """Write the uids of the samples for which `keep` is true: sorted, repeated uids included, as DataComp does.
 
-    Where samples have several captions, which of them scored best is written beside it (`best_captions`).
+    If samples have several captions, the index of the best one is written to a file beside it (`best_captions`).
 
     Raises:
-        BadInput: the expression cannot be read, or nothing is left; nothing is written.
+        BadInput: the expression is not valid, or no sample is left; then nothing is written.
     """
     expression = parse(keep)
     found = {term: meaning(scores, term, lookups) for term in terms(expression)}
@@ -89,7 +89,7 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
 def _effect(
     scores: Scores, expression: Expression, term: Term, meanings: Mapping[Term, str], found: Condition
 ) -> Effect:
-    """What becomes of the samples if the term held for all of them, and if it held for none."""
+    """The effect of a term: compare the result if the term is true for all samples with the result if for none."""
     held, not_held = (
         condition(expression, lambda each, held=held: held if each == term else meanings[each])  # type: ignore[misc]
         for held in ("true", "false")
@@ -102,7 +102,7 @@ def _effect(
 
 
 def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
-    """The subset, in blocks: a billion uids are 16 GB."""
+    """Write the subset in blocks, because a billion uids take 16 GB."""
     places = best_captions(out)
     with ExitStack() as files:
         uids = _array(files.enter_context(whole(out)), UID, num)
@@ -119,7 +119,7 @@ def _write(scores: Scores, out: Path, num: int, *, with_best: bool) -> None:
             if written is not None:
                 written.flush()
     if not with_best:
-        places.unlink(missing_ok=True)  # of an earlier subset of this name
+        places.unlink(missing_ok=True)  # left by an earlier subset of this name
 
 
 def _array(path: Path, dtype: np.dtype[np.void], num: int) -> np.memmap[Any, Any]:
@@ -127,7 +127,7 @@ def _array(path: Path, dtype: np.dtype[np.void], num: int) -> np.memmap[Any, Any
 
 
 def page_of(scores: Scores, keep: str, choice: Choice) -> str:
-    """An HTML page of what each term removed, samples nearest to its limit first."""
+    """HTML page with the samples that each term decides; those nearest to its limit come first."""
     album, shown = Album(scores), []
     for effect in choice.effects:
         order = f"abs({effect.value} - {number_in(effect.limit)})" if effect.value else "hash(uid)"
@@ -138,7 +138,7 @@ def page_of(scores: Scores, keep: str, choice: Choice) -> str:
 
 
 def described(choice: Choice) -> str:
-    """In lines."""
+    """Summary of the choice as text, for a terminal."""
     lines = [f"{choice.num:,} of {choice.total:,} samples are kept ({choice.num / choice.total:.1%})"]
     lines += [
         f"    {effect.term}: keeps {effect.kept:,}; {effect.alone:,} are decided by it alone"

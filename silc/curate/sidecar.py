@@ -1,18 +1,18 @@
-"""The file of scores of one shard: a row a sample, broken ones too, and in its metadata what scored it.
+"""The file of scores of one shard: one row per sample, broken ones too; its metadata describes the scoring.
 
-| column | what |
+| column | content |
 | --- | --- |
 | uid, key | the sample's name in any table, and in its shard |
-| caption, num_captions, best_caption | the one that the first model scores best; how many there are; which it is |
-| chars, words, fasttext_tokens | of that caption (`captions.words_of`) |
-| language, language_prob, english | of that caption (`traits.Language`) |
-| width, height | as they were before img2dataset made them smaller, where its JSON says both, else as they are |
-| sha256, phash | of the image's bytes; of how it looks |
+| caption, num_captions, best_caption | the caption with the first model's best score; number of captions; its index |
+| chars, words, fasttext_tokens | lengths of that caption (`captions.words_of`) |
+| language, language_prob, english | language of that caption (`traits.Language`) |
+| width, height | size before img2dataset resized the image, if its JSON has both; else the size now |
+| sha256, phash | hash of the image's bytes; perceptual hash of its pixels |
 | json | the sample's own JSON, without the field of its captions |
-| cause, detail | why the sample is broken; all but names is then missing |
+| cause, detail | why the sample is broken; then all columns but the names are empty |
 | clip_score[_NAME] | cosine of image and caption |
 | embedding[_NAME] | the image's unit embedding in half precision |
-| cut[_NAME] | whether the model saw the first tokens of the caption only |
+| cut[_NAME] | whether the model truncated the caption |
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1
-"""Counted up when a column means something else than before."""
+"""Increase this when a column changes its meaning."""
 
 
 @dataclass
 class Row:
-    """What is said of one sample."""
+    """The columns of one sample that do not depend on a model."""
 
     uid: str
     key: str
@@ -63,15 +63,15 @@ class Row:
 
 @dataclass
 class ByModel:
-    """What a model says of the samples of a shard that are not broken."""
+    """Results of one model for the good samples of a shard."""
 
     name: str
-    """Of its columns: `clip_score_NAME`; empty for plain ones."""
+    """Suffix of its columns (`clip_score_NAME`); empty for plain names."""
     dim: int
     scores: list[float] = field(default_factory=list)
     cut: list[bool] = field(default_factory=list)
     embeddings: list[np.ndarray] = field(default_factory=list)
-    """float16 [n, D] each."""
+    """Arrays float16 [n, D], to be concatenated."""
 
 
 def file_of(out: Path, shard: str) -> Path:
@@ -80,9 +80,9 @@ def file_of(out: Path, shard: str) -> Path:
 
 
 def write_asked(out: Path, shards: Sequence[str]) -> None:
-    """Note which shards there are to be scores of, so that `open_scores` can tell that some are missing.
+    """Record which shards are to be scored, so that `open_scores` can report missing ones.
 
-    Each list has a file of its own: several commands may score into one folder at a time.
+    Each list has its own file, because several commands may write into one folder at the same time.
     """
     text = json.dumps(sorted(file_of(out, shard).name for shard in shards), indent=0)
     file = out / f"{ASKED}{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -91,7 +91,7 @@ def write_asked(out: Path, shards: Sequence[str]) -> None:
 
 
 def write(path: Path, rows: Sequence[Row], models: Sequence[ByModel], about: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all. The same content gives the same bytes."""
+    """Write the file atomically. The same content gives the same bytes."""
     import numpy as np
 
     pa, pq = (needs("writing scores", module, "curate") for module in ("pyarrow", "pyarrow.parquet"))
@@ -116,10 +116,10 @@ def write(path: Path, rows: Sequence[Row], models: Sequence[ByModel], about: Map
 
 
 def about_of(path: Path) -> dict[str, Any]:
-    """What a file says of how it was made.
+    """The description of the scoring in a file's metadata.
 
     Raises:
-        BadInput: it is no such file, or half of one.
+        BadInput: the file is no file of scores, or is incomplete.
     """
     parquet = needs("reading scores", "pyarrow.parquet", "curate")
     try:

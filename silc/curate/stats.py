@@ -1,4 +1,4 @@
-"""A page of scores, to look at before choosing: distributions, samples at each decile, languages, words, copies."""
+"""HTML page about the scores, to read before a selection: distributions, deciles, languages, words, copies."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ PAGE, NUMBERS = "stats.html", "stats.json"
 SIDE, ASPECT = "least(width, height)", "greatest(width, height)::DOUBLE / nullif(least(width, height), 0)"
 DECILES = [tenth / 10 for tenth in range(11)]
 EACH, BINS, WORDS, COPIES = 4, 40, 40, 6
-"""Samples at a decile, bars of a histogram, words that are listed, groups of copies that are shown."""
+"""Numbers of samples per decile, bars of a histogram, words in the list, and groups of copies."""
 READ = 1_000_000
-"""Captions, evenly drawn, whose words are counted."""
+"""Number of randomly drawn captions whose words are counted."""
 BAR = "#3b82f6"
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of one number of all samples."""
+    """The distribution of one number over all samples."""
 
     name: str
     sql: str
     num: int
     cuts: Sequence[float]
-    """Least, tenths (about: a sketch is made of all samples) and greatest."""
+    """Minimum, deciles (approximate, from a sketch) and maximum."""
     drawing: Markup
 
 
 def write_stats(scores: Scores, out: Path) -> dict[str, Any]:
-    """Write the page and its numbers into a folder; the numbers."""
+    """Write the page and its numbers into a folder. Return the numbers."""
     found = [distribution for name, sql in _numbers(scores) if (distribution := _distribution(scores, name, sql))]
     numbers = {
         "samples": scores.one("SELECT count(*) FROM scored")[0],
@@ -70,7 +70,7 @@ def write_stats(scores: Scores, out: Path) -> dict[str, Any]:
 
 
 def _numbers(scores: Scores) -> list[tuple[str, str]]:
-    """Numbers that are worth a histogram, and their SQL; NULL where one is not finite."""
+    """(name, SQL) of the numbers to show as histograms; the SQL gives NULL for values that are not finite."""
     named = [name for name in scores.columns if name.startswith("clip_score") or name in ("english", "words", "chars")]
     found = [(name, quoted(name)) for name in named]
     if {"width", "height"} <= set(scores.columns):
@@ -104,7 +104,7 @@ def _distribution(scores: Scores, name: str, sql: str) -> Distribution | None:
 
 
 def _at_deciles(album: Album, one: Distribution) -> list[tuple[str, list[Shown]]]:
-    """Samples from each tenth on, upwards; at the end the highest."""
+    """For each decile, the samples just above it; for the last one, the samples with the highest values."""
     shown = []
     for tenth, cut in zip(DECILES, one.cuts, strict=True):
         last = tenth == 1.0
@@ -133,13 +133,13 @@ def _words(scores: Scores) -> dict[str, int]:
 
 
 def _surplus(scores: Scores, column: str) -> int:
-    """Samples beyond the first of their kind."""
+    """Number of duplicates: samples minus distinct values."""
     (surplus,) = scores.one(f"SELECT count({column}) - count(DISTINCT {column}) FROM scored")
     return int(surplus)
 
 
 def _copies(scores: Scores, album: Album) -> list[tuple[int, list[Shown]]]:
-    """Groups of samples that look alike, the largest first."""
+    """Groups of samples with the same perceptual hash, the largest first."""
     if "phash" not in scores.columns:
         return []
     groups = scores.con.execute(
@@ -151,7 +151,7 @@ def _copies(scores: Scores, album: Album) -> list[tuple[int, list[Shown]]]:
 
 
 def described(numbers: dict[str, Any]) -> str:
-    """In lines."""
+    """Summary of the numbers as text, for a terminal."""
     lines = [f"{numbers['samples']:,} samples"]
     lines += [
         f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in numbers[name].items())

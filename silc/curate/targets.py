@@ -1,4 +1,4 @@
-"""Embeddings of a folder's images by the model that scored the pool: targets of `image_near`."""
+"""Target embeddings for `image_near`: a folder's images, embedded by the model that scored the pool."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ BATCH = 64
 
 
 def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: str, beside: Path) -> np.ndarray:
-    """Float32 [n, D] of all images below a folder, those that cannot be read passed over and counted.
+    """Embeddings, float32 [n, D], of all images below a folder. Unreadable images are skipped and counted.
 
     Args:
-        about: what scored the pool, as its files have it.
-        column: of the embeddings they are to be compared with.
-        beside: folder that keeps them for the next choice, by the model's weights and the files' names and times.
+        about: description of the scoring, from the files of scores.
+        column: the column of embeddings to compare with.
+        beside: cache folder for the result; its key is the model's weights and the files' names, sizes and times.
 
     Raises:
-        BadInput: no model made the column, the one of its name has other weights by now, or there is no image.
+        BadInput: no model made the column, the model's weights have changed, or there is no readable image.
     """
     models = {f"embedding_{one['name']}" if one["name"] else "embedding": one for one in about.get("models", ())}
     if column not in models:
@@ -64,7 +64,7 @@ def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: s
 
 
 def _readable(files: Sequence[Path], broken: list[str]) -> Iterator[Image.Image]:
-    """The images in files; why others have none goes to `broken`."""
+    """The images in the readable files; the errors of the others are appended to `broken`."""
     for file in files:
         try:
             image = open_image(file)

@@ -1,8 +1,8 @@
-"""What is told of a caption and of an image without a model of both: language, hashes.
+"""The language of a caption and the perceptual hash of an image, computed without an image-text model.
 
-The language is py3langid's (BSD-3-Clause; its model of 139 languages is in the package). It is made for sentences: of
-short captions (names of dishes, say) it takes some for another language, which is why the probability of English is
-kept beside its first guess.
+The language is from py3langid (BSD-3-Clause; its model of 139 languages is in the package). It is made for sentences
+and gives a wrong language for some short captions (names of dishes, for example). Therefore the probability of English
+is stored too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 HASHED, KEPT = 32, 8
-"""Side of the image that is hashed, and of the frequencies that are kept."""
+"""Side of the resized image to hash, and side of the block of frequencies that is kept."""
 ROUNDING = 1e-9
-"""Frequencies below this share of the greatest are none."""
+"""Frequencies below this fraction of the largest are set to 0."""
 
 
 class Language(NamedTuple):
-    """The likeliest language of a text (ISO 639 code) and its probability, and that of English."""
+    """The most probable language of a text (ISO 639 code), its probability, and the probability of English."""
 
     code: str
     probability: float
@@ -33,7 +33,8 @@ class Language(NamedTuple):
 
 
 def language_of(text: str) -> Language:
-    """
+    """Detect the language of a text.
+
     Raises:
         BadInput: py3langid is not installed.
     """
@@ -49,8 +50,8 @@ def _identifier() -> Any:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """64 bits that images which look alike share, or nearly so: the signs of the lowest frequencies about their median
-    (pHash; the bits of the library imagehash's `phash`, the first the highest).
+    """A 64-bit hash that is equal or similar for images that look alike: the signs of the lowest frequencies relative
+    to their median (pHash; the bits of imagehash's `phash`, the first bit is the highest).
 
     Args:
         pixels: uint8 [H, W, 3].
@@ -58,7 +59,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     grey = Image.fromarray(pixels).convert("L").resize((HASHED, HASHED), Image.Resampling.LANCZOS)
     waves = _cosines()
     low = waves @ np.asarray(grey, np.float64) @ waves.T
-    low[abs(low) < ROUNDING * abs(low).max()] = 0  # what rounding leaves of one colour, another on each processor
+    low[abs(low) < ROUNDING * abs(low).max()] = 0  # for images of one colour, rounding errors differ by CPU
     bits = (low > np.median(low)).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

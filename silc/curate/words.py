@@ -1,8 +1,8 @@
-"""Captions that have a word of a list: DataComp's text-based filter.
+"""DataComp's text-based filter: it keeps English captions that contain a word of a list.
 
-DataComp looks up each word, as it stands between white space, in WordNet and asks whether the first synset is among
-those of ImageNet-21k's entities; the list holds the words for which it is (docs/guides/curation.md makes one). The
-filter asks for English besides.
+DataComp splits a caption at white space, looks up each word in WordNet, and tests if its first synset is among those of
+ImageNet-21k's entities. The list holds the words that pass this test (docs/guides/curation.md makes one). The filter
+also requires English.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def text_based(scores: Scores, column: str, words: Collection[str]) -> str:
-    """A condition: one of the caption's words is among these, letter for letter."""
+    """SQL condition: at least one of the caption's words is in `words`, letter for letter."""
     listed = frozenset(words)
 
     def passes(batch: pa.RecordBatch) -> np.ndarray:
