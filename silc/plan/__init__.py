@@ -1,1 +1,1 @@
-"""What a run will cost, before it is started: parameters, FLOPs, memory, bytes, hours, money."""
+"""Compute the cost of a run before it starts: parameters, FLOPs, memory, bytes sent, hours, money."""

@@ -1,8 +1,8 @@
-"""torch's fake tensors, with a quicker memory of what operators give.
+"""torch's fake tensors, with a faster cache of the operators' outputs.
 
-A step is ten thousand operators, of which some hundred are new; the others came before with tensors of the same shapes.
-`FakeTensorMode` remembers them as well, but takes half a millisecond to find one. Here it is a tenth of that, as there
-is one device, shapes are numbers, and what is not plain is left to torch each time. What comes out is the same.
+A step calls ten thousand operators, but only some hundred different ones; the others repeat earlier calls with the same
+shapes. `FakeTensorMode` has a cache too, but one look-up takes half a millisecond. This cache takes a tenth of that,
+because there is one device, shapes are numbers, and torch computes all other cases anew. The results are the same.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 CPU = torch.device("cpu")
 GIVEN = (Tensor, nn.Parameter)
-"""What comes from outside; on the meta device it holds no data either."""
+"""Types of tensors that are made outside; they are cached only if they are on the meta device (without data)."""
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 Again = Callable[["Fakes", Any], Any]
-"""Makes what an operator gives, of its arguments."""
+"""Function (mode, arguments) -> the operator's output, made without calling torch's dispatch."""
 
 
 class Fakes(FakeTensorMode):
-    """Every tensor made inside holds no data and says that it is on the CPU."""
+    """Mode in which all new tensors hold no data; their device is reported as the CPU."""
 
     known: ClassVar[dict[Hashable, Again | None]] = {}
-    """By operator and arguments, for every step of a plan; None where torch has to be asked each time."""
+    """The cache by operator and arguments, shared by all steps of a plan; None: the output cannot be cached."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
@@ -49,7 +49,7 @@ class Fakes(FakeTensorMode):
 
 
 def _key(func: Any, args: Any, kwargs: Any) -> Hashable | None:
-    """What decides on the outputs of an operator; None where that is more than shapes and numbers."""
+    """Cache key of a call: all that determines its output; None if that is more than shapes and plain values."""
     if func.namespace not in ("aten", "fsdp"):
         return None
     key: list[Any] = [func]
@@ -58,7 +58,7 @@ def _key(func: Any, args: Any, kwargs: Any) -> Hashable | None:
 
 
 def _add(key: list[Any], values: Any) -> bool:
-    """Add what matters of each value; False at the first of which that is not known."""
+    """Append the relevant properties of each value to the key; return False at the first value of an unknown kind."""
     for value in values:
         kind = type(value)
         if kind is FakeTensor and value.constant is None:
@@ -77,7 +77,7 @@ def _add(key: list[Any], values: Any) -> bool:
 
 
 def _again(func: Any, args: Any, out: Any) -> Again | None:
-    """How to make `out` anew of arguments alike; None where it cannot be."""
+    """A function that makes the same output from similar arguments; None if that is not possible."""
     if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
         return _nothing if out is None else _first if args and out is args[0] else None
     if type(out) is FakeTensor:
@@ -89,7 +89,7 @@ def _again(func: Any, args: Any, out: Any) -> Again | None:
 
 
 def _one(args: Any, out: FakeTensor) -> Again | None:
-    """The same of one tensor: a view of an argument's memory, or memory of its own; a schema does not always tell."""
+    """The same for one tensor: a view of an argument's memory, or new memory (a schema does not always tell which)."""
     if out.constant is not None or out.fake_device != CPU:
         return None
     dtype, shape, stride, offset = out.dtype, out.shape, out.stride(), out.storage_offset()
@@ -111,9 +111,9 @@ def _one(args: Any, out: FakeTensor) -> Again | None:
 
 
 def _first(fakes: Fakes, args: Any) -> Any:
-    """Of what works in place."""
+    """The output of an in-place operator: its first argument."""
     return args[0]
 
 
 def _nothing(fakes: Fakes, args: Any) -> None:
-    """Of what fills its arguments."""
+    """The output of an operator that only writes into its arguments: None."""

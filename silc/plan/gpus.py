@@ -1,4 +1,4 @@
-"""Cards by name: what their vendor says of them.
+"""GPUs by name, with the vendors' figures.
 
 | name      | figures from                                                                                     |
 | --------- | ------------------------------------------------------------------------------------------------ |
@@ -9,7 +9,7 @@
 | l40s      | NVIDIA L40S datasheet (362 without sparsity; PCIe 4.0 x16, 64 GB/s both ways together)            |
 | rtx4090   | NVIDIA Ada architecture whitepaper, appendix (bf16 with float32 sums, without sparsity)            |
 
-No network comes with the last two: 100 Gb/s a node is our assumption, to be replaced by yours.
+The last two have no standard network: 100 Gb/s per node is our assumption; replace it with your own figure.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from silc.settings import one_of
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card, and what joins it to others."""
+    """One GPU (card), and its connections to others."""
 
     name: str
     memory: float
-    """Gigabytes (10^9), as marketed. Cards show a little more; CUDA, NCCL and gaps between tensors take that."""
+    """Gigabytes (10^9), as marketed. A card has a little more, which CUDA, NCCL and gaps between tensors use up."""
     tflops: float
-    """Peak of dense bf16 matrix products summed in float32."""
+    """Peak TFLOPS of dense bf16 matrix products, accumulated in float32."""
     link: float
-    """GB/s a card sends to the others of its node (one direction)."""
+    """GB/s from one card to the others of its node (one direction)."""
     network: float
-    """GB/s a node sends to the others, all adapters together (one direction)."""
+    """GB/s from one node to the others, over all adapters together (one direction)."""
     per_node: int = 8
-    """Cards in a node."""
+    """Cards per node."""
 
     def joined(self, network: float | None, per_node: int | None) -> Gpu:
-        """The same card in other nodes; None leaves what is usual."""
+        """The same card with another network (GB/s) or other nodes (cards per node); None keeps the default."""
         return replace(self, network=network or self.network, per_node=per_node or self.per_node)
 
 
@@ -58,6 +58,6 @@ def get(name: str) -> Gpu:
     """The card called `name`.
 
     Raises:
-        BadInput: it is not in the table; names the nearest.
+        BadInput: the name is not in the table; the message names the nearest.
     """
     return one_of(GPUS, name, "GPU")

@@ -1,4 +1,4 @@
-"""Sees every operator of a step: adds up FLOPs, follows memory from birth to death, reads what ranks exchange."""
+"""Measure a step at every operator: count FLOPs, track allocated memory, record the collectives' payloads."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ OWNERS = {
     "teacher.": "teacher",
     "patch_teacher.": "teacher",
 }
-"""Whose a parameter or a module is, by the beginning of its name in the objective."""
+"""Owner of a parameter or module, by the prefix of its name in the objective."""
 
 
 class Meter(TorchDispatchMode):
-    """Adds up, by phase of the step, FLOPs, bytes alive and payloads of collectives.
+    """Counts FLOPs, allocated bytes and payloads of collectives, by phase of the step.
 
-    Works on real tensors as on fake ones; what a kernel uses inside is not seen. `at_peak` says what was alive when the
-    most was.
+    It works on real and on fake tensors. Memory used inside a kernel is not counted. `at_peak` holds the bytes by name
+    at the moment of the peak.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = LOSSES
         self.flops: Counter[str] = Counter()
-        self.payloads: Counter[tuple[str, str]] = Counter()  # of (kind, phase)
+        self.payloads: Counter[tuple[str, str]] = Counter()  # bytes by (kind, phase)
         self.alive: Counter[str] = Counter()
         self.at_peak: Counter[str] = Counter()
         self.total = self.peak = 0
-        self.names: dict[int, str] = {}  # of every storage alive
+        self.names: dict[int, str] = {}  # of every storage that exists
         self.sizes: dict[int, int] = {}
 
     @classmethod
@@ -59,13 +59,13 @@ class Meter(TorchDispatchMode):
         return False  # nothing here is compiled, and hiding each operator from the compiler costs more than the rest
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is DEVICE:  # asked more often than all else
+        if func is DEVICE:  # the most frequent call
             return args[0].device
         out = func(*args, **(kwargs or {}))
         if (formula := _formula(func)) is not None:
             self.flops[self.now] += formula(*args, **(kwargs or {}), out_val=out)
         if func.namespace == "c10d" and _kind(func) != "recv":  # the same bytes as the neighbour's send
-            # Of what goes in and what comes out, the larger is the whole.
+            # The payload is the larger one of input and output.
             self.payloads[_kind(func), self.now] += max(sum(map(_bytes, _tensors(arg))) for arg in args)
         casts = func is torch.ops.aten._to_copy.default and self.names.get(_key(args[0])) in (WEIGHTS, GATHERED)
         for tensor in _tensors(out):
@@ -73,7 +73,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def keep(self, tensor: Tensor, name: str) -> None:
-        """Count the tensor's memory under this name from now to its end, unless it is counted already."""
+        """Count the tensor's memory under this name until it is freed, unless it is counted already."""
         storage, key = _local(tensor).untyped_storage(), _key(tensor)
         if key not in self.names:
             self.names[key], self.sizes[key] = name, 0
@@ -101,7 +101,7 @@ class Meter(TorchDispatchMode):
 
     @contextmanager
     def following_resizes(self) -> Iterator[None]:
-        """Inside, memory that sharding lets go by making it empty, which is no operator, is seen to go and to come."""
+        """Inside, count `UntypedStorage.resize_` too: sharding frees and allocates memory by it, not by operators."""
         resize = torch.UntypedStorage.resize_
 
         def seen(storage: Any, size: int) -> Any:
@@ -118,16 +118,16 @@ class Meter(TorchDispatchMode):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens inside belongs to this phase."""
+        """Count all operators inside in this phase."""
         before, self.now = self.now, name
         yield
         self.now = before
 
     @contextmanager
     def phases_of(self, objective: SilcObjective) -> Iterator[None]:
-        """Inside, what its modules do belongs to their phases, what it does between them to the views or the losses.
+        """Inside, count the objective's modules in their own phases, and its other operators as views or losses.
 
-        The image tower's passes are told apart by the side of their views.
+        The image tower has one phase for each side length of the views.
         """
         outer: list[str] = []
         side = 0
@@ -154,7 +154,8 @@ class Meter(TorchDispatchMode):
         handles = []
         for name, module in objective.named_modules():
             if owner(f"{name}."):
-                # Sharding gathers in a hook of its own: what it sends is the phase's, and only then is there a weight.
+                # Sharding gathers weights in its own hook, which must run between these two: the phase must be set
+                # before it, and the gathered weights exist only after it.
                 handles.append(module.register_forward_pre_hook(entering(name), prepend=True))
                 handles.append(module.register_forward_pre_hook(gathered))
                 handles.append(module.register_forward_hook(leave))
@@ -192,13 +193,13 @@ class Meter(TorchDispatchMode):
 
 
 def owner(name: str) -> str:
-    """Whose a parameter or module is, by its name in the objective; '' for the objective itself."""
+    """Owner of a parameter or module by its name in the objective; '' for the objective itself."""
     return next((owner for prefix, owner in OWNERS.items() if name.startswith(prefix)), "")
 
 
 @cache
 def _formula(func: Any) -> Any:
-    """torch's formula for the FLOPs of an operator; of one that works in place, that of its plain form."""
+    """torch's FLOP formula of an operator; an in-place operator has the formula of its plain form."""
     packet = func.overloadpacket
     return flop_registry.get(packet) or flop_registry.get(
         getattr(torch.ops.aten, packet.__name__.removesuffix("_"), None)
@@ -206,7 +207,7 @@ def _formula(func: Any) -> Any:
 
 
 def _kind(func: Any) -> str:
-    """`c10d.allreduce_` -> `all-reduce`."""
+    """Kind of a collective: `c10d.allreduce_` -> `all-reduce`."""
     name = func.overloadpacket.__name__.strip("_").removesuffix("_base")
     known = {"allreduce": "all-reduce", "allgather": "all-gather", "reduce_scatter": "reduce-scatter"}
     return str(known.get(name, name))
@@ -223,7 +224,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's share of a sharded tensor, any other as it is."""
+    """This rank's shard of a sharded tensor; any other tensor unchanged."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 

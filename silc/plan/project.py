@@ -1,13 +1,13 @@
-"""From one measured step to a run: memory and traffic under an engine, time, hours, money, and more nodes.
+"""Project one measured step to a run: memory and traffic with an engine, time, hours, money, and more nodes.
 
-Two engines: `none`, every rank holds everything (DistributedDataParallel); `full`, every rank holds its share and
-gathers a block at a time (FSDP2's fully_shard).
+There are two engines. `none`: every rank holds all weights (DistributedDataParallel). `full`: every rank holds a shard
+and gathers one block at a time (FSDP2's fully_shard).
 
-Time is computed, not measured: FLOPs over a share of the peak, bytes over a bandwidth. A ring carries them: of S bytes
-each of n ranks sends (n-1)/n S to gather or scatter them and twice that to sum them, and as a ring passes from node to
-node once, a node's network carries what one rank sends. A step lies between two bounds: everything is sent while
-something is computed (the longer of both), or nothing is (their sum). Not in it: reading data, stragglers, latency,
-other traffic.
+Time is computed, not measured: FLOPs / (peak * MFU), and bytes / bandwidth. Collectives are rings: for S bytes, each of
+n ranks sends (n-1)/n S in an all-gather or reduce-scatter, and twice that in an all-reduce. A ring crosses from node to
+node once, so a node's network carries the bytes of one rank. A step's time has two bounds: full overlap of computing
+and sending (the longer of both), or no overlap (their sum). Not included: reading data, stragglers, latency, other
+traffic.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 Sharding = Literal["none", "full"]
 MFU = 0.4
-"""Share of the peak: 559 pairs/s of a CLIP g/14 on 8 A100-80 are 39 % (NVIDIA's NeMo, "CLIP: performance"). Take less
-for small towers and fast cards: the same model on 8 H100 reached 21 %, open_clip's B/16 on A100-40 13 %."""
+"""Model FLOPs utilisation, the fraction of the peak: 559 pairs/s of a CLIP g/14 on 8 A100-80 are 39 % (NVIDIA's NeMo,
+"CLIP: performance"). Use less for small towers and fast cards: the same model on 8 H100 reached 21 %, open_clip's B/16
+on A100-40 13 %."""
 EXAMPLES = {"5 B examples (the paper's ablations)": 5e9, "20 B examples (the paper's runs)": 20e9}
 NODES = (1, 16, 64)
 LOOKED = 4
@@ -46,54 +47,54 @@ BUCKETS, OPTIMIZER = "DDP's buckets", "AdamW's moments"
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds of a step."""
+    """Seconds of computing and of sending in a step."""
 
     compute: float
     send: float
 
     @property
     def overlapped(self) -> float:
-        """All is sent while something is computed."""
+        """Seconds of a step if computing and sending overlap fully."""
         return max(self.compute, self.send)
 
     @property
     def in_turn(self) -> float:
-        """Nothing is sent while something is computed."""
+        """Seconds of a step if computing and sending do not overlap."""
         return self.compute + self.send
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One recipe on some cards."""
+    """The plan of one recipe on some cards."""
 
     recipe: str
     gpu: Gpu
     mfu: float
     price: float | None
-    """Of a card and hour, in any currency."""
+    """Price per card and hour, in any currency."""
     examples: float | None
-    """How long the run is; None where that is told in epochs of nobody knows how many pairs: no data is looked at."""
+    """Length of the run in examples; None if it is in epochs and the number of pairs is unknown (no data is read)."""
     recorded: float
-    """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted at a batch of one pair."""
+    """FLOPs per example, forward and backward, as runs record them (`train_flops`): counted with a batch of one."""
     step: Step
     sharded: Step
-    """The same, sharded; of one card the same once more."""
+    """The same step with sharding; equal to `step` on one card."""
     others: tuple[Step, Step]
-    """The same with other batches, not sharded. What grows with the global batch lies on a line through two; memory,
-    where every image meets every text, on a parabola through three."""
+    """The same step with two other batches, not sharded. FLOPs and payloads grow linearly with the global batch (two
+    points); memory grows quadratically, because every image is compared with every text (three points)."""
 
     @property
     def engines(self) -> tuple[Sharding, ...]:
-        """Those that differ: one card has nothing to share."""
+        """The engines to compare; only `none` on one card, where sharding changes nothing."""
         return ("none", "full") if self.step.ranks > 1 else ("none",)
 
     @property
     def capacity(self) -> float:
-        """Bytes a card holds."""
+        """Memory of a card in bytes."""
         return self.gpu.memory * 1e9
 
     def memory(self, sharding: Sharding) -> dict[str, float]:
-        """Bytes on each card at the peak of a step, by what they are."""
+        """Bytes on each card at the peak of a step, by kind."""
         step = self.step if sharding == "none" else self.sharded
         kept: dict[str, float] = {**step.memory, OPTIMIZER: MOMENTS * step.trained}
         if sharding == "full":
@@ -103,10 +104,10 @@ class Plan:
         return kept
 
     def fitting(self, sharding: Sharding) -> int:
-        """The largest number of pairs a card holds: 0 where not even one fits, at most `LOOKED` times this plan's."""
+        """The largest number of pairs that fits on a card: 0 if none fits, at most `LOOKED` times this plan's batch."""
         steps = (self.step, *self.others)
         batches = [step.batch for step in steps]
-        apart = sum(self.memory(sharding).values()) - sum(self.step.memory.values())  # whatever the batch
+        apart = sum(self.memory(sharding).values()) - sum(self.step.memory.values())  # does not depend on the batch
         held = [sum(step.memory.values()) + apart for step in steps]
 
         def at(batch: int) -> float:
@@ -118,7 +119,7 @@ class Plan:
         return bisect.bisect_right(range(1, LOOKED * self.step.batch + 1), self.capacity, key=at)
 
     def traffic(self, sharding: Sharding, ranks: int) -> list[Collective]:
-        """What `ranks` ranks do together in a step, each with the batch of this plan."""
+        """The collectives of a step with `ranks` ranks, each with this plan's batch per card."""
         whole, shares, others = (_payloads(step) for step in (self.step, self.sharded, self.others[0]))
         pairs = self.step.batch * ranks
         done = [
@@ -134,40 +135,40 @@ class Plan:
         return [*(Collective(kind, what, payload) for (kind, what), payload in weights.items()), *done]
 
     def flops(self, ranks: int) -> float:
-        """FLOPs per example among `ranks` ranks, with the products of all pairs, which form their gradients at once."""
+        """FLOPs per example with `ranks` ranks, including the image-text loss on all pairs, forward and gradient."""
         here, there = (step.forward[CONTRASTIVE] for step in (self.step, self.others[0]))
         return self.recorded + self._at(self.step.batch * ranks, here, there)
 
     def time(self, sharding: Sharding, ranks: int) -> Bounds:
-        """Seconds of a step among `ranks` ranks."""
+        """Seconds of a step with `ranks` ranks."""
         compute = self.step.batch * self.flops(ranks) / (self.gpu.tflops * 1e12 * self.mfu)
         within = ranks <= self.gpu.per_node
         bandwidth = self.gpu.link if within else min(self.gpu.link, self.gpu.network)
         return Bounds(compute, sum(sent(c, ranks) for c in self.traffic(sharding, ranks)) / (bandwidth * 1e9))
 
     def hours(self, sharding: Sharding, examples: float) -> tuple[float, float]:
-        """Of the whole run, with and without overlap."""
+        """Hours of a run of `examples` examples, with and without overlap."""
         ranks = self.step.ranks
         steps, time = examples / (self.step.batch * ranks), self.time(sharding, ranks)
         return steps * time.overlapped / 3600, steps * time.in_turn / 3600
 
     def cost(self, hours: float) -> float | None:
-        """Of so many hours on all cards."""
+        """Cost of `hours` hours on all cards; None without a price."""
         return None if self.price is None else hours * self.step.ranks * self.price
 
     def efficiency(self, sharding: Sharding, nodes: int) -> tuple[float, float]:
-        """Examples per second and card on `nodes` full nodes over those on one, with and without overlap."""
+        """Examples per second and card on `nodes` full nodes, divided by that on one node; with and without overlap."""
         one, many = (self.time(sharding, count * self.gpu.per_node) for count in (1, nodes))
         return one.overlapped / many.overlapped, one.in_turn / many.in_turn
 
     def _at(self, pairs: int, ours: float, others: float) -> float:
-        """A quantity at another global batch, on the line through the two measured ones."""
+        """A quantity at a global batch of `pairs`, on the line through the two measured values."""
         here, there = (step.batch * step.ranks for step in (self.step, self.others[0]))
         return ours + (pairs - here) * (ours - others) / (here - there)
 
 
 NAMES = {CONTRASTIVE: "features", LOSSES: "centres and statistics"}
-"""What the objective's collectives carry, by the phase of the step they are in."""
+"""Contents of the objective's collectives, by phase of the step."""
 
 
 def _payloads(step: Step) -> Counter[tuple[str, str]]:
@@ -175,7 +176,7 @@ def _payloads(step: Step) -> Counter[tuple[str, str]]:
 
 
 def _carried(kind: str, where: str) -> str:
-    """What sharding's collectives carry."""
+    """Contents of a collective that sharding adds."""
     if kind == "reduce-scatter":
         return GRADIENTS
     return TEACHER_WEIGHTS if where == "teacher" else f"weights, {'backward' if where == BACKWARD else 'forward'}"
@@ -185,8 +186,8 @@ SHARES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
 
 
 def sent(collective: Collective, ranks: int) -> float:
-    """Bytes a rank sends in a ring: (n-1)/n of the payload to gather or scatter it, twice that to sum it; all of what
-    it hands to the next one."""
+    """Bytes that a rank sends in a ring: (n-1)/n of the payload for all-gather or reduce-scatter, twice that for
+    all-reduce, the whole payload for a send."""
     if collective.kind == "send":
         return collective.payload
     return collective.payload * SHARES.get(collective.kind, 1) * (ranks - 1) / ranks
@@ -195,10 +196,10 @@ def sent(collective: Collective, ranks: int) -> float:
 def plan(
     config: Config, *, gpu: Gpu, gpus: int, mfu: float = MFU, price: float | None = None, pairs: int | None = None
 ) -> Plan:
-    """What a recipe takes on `gpus` cards; `pairs` is the number of pairs, for durations in epochs.
+    """Plan a recipe on `gpus` cards; `pairs` is the size of the data set, for durations in epochs.
 
     Raises:
-        BadInput: its batch does not divide among them, or a number makes no sense.
+        BadInput: the batch size is no multiple of `gpus`, or `gpus` or `mfu` is out of range.
     """
     size = config.train.batch_size
     if gpus < 1 or not 0 < mfu <= 1:
@@ -226,14 +227,15 @@ def plan(
 
 
 BATCHES = 64, 512
-"""Measured. Between and around them memory lies on a line: SILC S/16 holds 0.8 % less at 128 pairs, as much at 700."""
+"""Batches to measure. Memory is taken as linear in the batch: SILC S/16 really needs 0.8 % less at 128 pairs, and the
+same at 700."""
 
 
 def sizes(given: str) -> list[float]:
-    """Gigabytes of cards, from '8,24,80'.
+    """Parse a list of gigabytes, such as '8,24,80'.
 
     Raises:
-        BadInput: it is no such list.
+        BadInput: the text is no such list.
     """
     try:
         found = [float(word) for word in given.split(",")]
@@ -245,7 +247,7 @@ def sizes(given: str) -> list[float]:
 
 
 def largest_batches(configs: Sequence[Config], gigabytes: Sequence[float]) -> dict[str, dict[float, int]]:
-    """The largest batch of each recipe on one card of so many gigabytes (10^9); 0 where not even one pair fits."""
+    """The largest batch of each recipe on one card, for each size in gigabytes (10^9); 0 if not even one pair fits."""
     found = {}
     for config in configs:
         say(f"plan: {config.recipe}: steps of {BATCHES[0]} and {BATCHES[1]} pairs, on tensors without data", error=True)
@@ -259,8 +261,9 @@ def largest_batches(configs: Sequence[Config], gigabytes: Sequence[float]) -> di
 
 
 def micro_batch(largest: int) -> int:
-    """A `train.micro_batch` where so many pairs fit at once: a power of two, at most half of them.
+    """A `train.micro_batch` for a card that fits `largest` pairs: a power of two, at most half of `largest`.
 
-    The other half is for what a larger batch keeps whole: views and embeddings, and a tenth more for parts.
+    The other half is for data of the whole batch (views and embeddings), and for the extra tenth that micro-batches
+    need.
     """
     return 1 << (largest // 2).bit_length() - 1 if largest > 1 else largest

@@ -1,9 +1,9 @@
-"""Loops of the losses whose rounds are alike: a few rounds are measured, and the others are counted like them.
+"""Faster measuring of the losses' loops: run a few iterations, and count the other, equal iterations from them.
 
-At 65,536 prototypes, or among 64 ranks, the losses' loops are most of a step's operators, and their rounds differ in
-nothing that a meter sees. What a round computes and sends depends on its shape. Memory depends also on what the rounds
-before left behind in variables, so every three shapes in a row are measured once. Nothing is rounded: the figures are
-those of all rounds.
+With 65,536 prototypes, or 64 ranks, the losses' loops are most of a step's operators, and many iterations are equal for
+the meter. The FLOPs and payloads of an iteration depend only on its shape. Its memory also depends on variables from
+the iterations before, so every sequence of three shapes is measured once. The result is exact: it equals the figures of
+all iterations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def counted(meter: Meter) -> Iterator[None]:
-    """Inside, the losses go through a few rounds of their loops, and the meter counts all of them."""
+    """Inside, the losses run only a few iterations of their loops, and the meter counts all of them."""
     loops: tuple[tuple[Any, str, Callable[[Any], Hashable]], ...] = (
         (distill, "in_blocks", _length),
         (contrastive, "in_blocks", lambda block: (_length(block[1]), _length(block[2]))),
@@ -44,7 +44,7 @@ def _few(
 
 
 class _Rounds:
-    """Rounds of a loop, of which an iteration yields those that are measured."""
+    """The iterations (rounds) of a loop. Iterating yields only the rounds to measure, and counts the others."""
 
     def __init__(self, rounds: list[Any], shape: Callable[[Any], Hashable], meter: Meter) -> None:
         self.rounds, self.meter = rounds, meter
@@ -65,7 +65,7 @@ class _Rounds:
 
 
 def needed_rounds(shapes: list[Hashable]) -> set[int]:
-    """Rounds in which every three shapes in a row come once, and which end with the last two.
+    """Numbers of the rounds to run: they contain every sequence of three shapes once, and end with the last two rounds.
 
     >>> sorted(needed_rounds(["full"] * 256 + ["rest"]))
     [0, 1, 2, 254, 255, 256]

@@ -1,10 +1,10 @@
-"""One training step of one rank, run on tensors that hold no data: what it computes, keeps and sends.
+"""Measure one training step of one rank on tensors without data: FLOPs, memory and collectives.
 
-There is no formula for a layer here. The step is the run's own code, on torch's fake tensors, as rank 0 of torch's fake
-process group, under a `Meter`. What the code becomes, the plan becomes.
+There are no formulas for layers. A `Meter` measures the run's own code on torch's fake tensors, as rank 0 of torch's
+fake process group. So the plan follows every change of the code.
 
-Fake tensors are of the CPU. Its attention keeps for the backward pass what CUDA's flash attention keeps (q, k, v, the
-output and a logsumexp per row), and its autocast casts the same products.
+The fake tensors are CPU tensors. The CPU's attention saves the same tensors for the backward pass as CUDA's flash
+attention (q, k, v, the output and a logsumexp per row), and its autocast casts the same products.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ HYPER = Hyper(lr=0.0, momentum=1.0, temperature=1.0)
 
 @dataclass(frozen=True)
 class Collective:
-    """What ranks do together at one place of a step."""
+    """The communication of one kind in one phase of a step."""
 
     kind: str
     """all-reduce, all-gather, reduce-scatter, broadcast, ..."""
     where: str
     """The phase of the step."""
     payload: int
-    """Bytes of the whole: what is summed, or what all have together afterwards."""
+    """Size in bytes of the whole data: the tensor that is summed, or the gathered result."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of one rank takes."""
+    """Measurements of one step of one rank."""
 
     ranks: int
     batch: int
     """Pairs on this rank."""
     parameters: dict[str, int]
-    """By owner."""
+    """Number of parameters by owner."""
     trained: int
-    """Parameters with a gradient."""
+    """Number of parameters with a gradient."""
     buffers: int
-    """Bytes of the state that is no parameter: the centres."""
+    """Bytes of the buffers (the centres)."""
     forward: dict[str, float]
-    """FLOPs per example by phase; those of the image-text loss grow with the global batch."""
+    """FLOPs per example by phase, without the backward pass. The image-text loss's grow with the global batch."""
     memory: dict[str, int]
-    """Bytes at the moment of the peak, by what they are, without the optimizer and DDP's buckets."""
+    """Bytes at the peak, by kind, without the optimizer and DDP's buckets."""
     collectives: tuple[Collective, ...]
-    """Of the objective, and of sharding; DDP's sum of the gradients is not in it."""
+    """Collectives of the objective and of sharding; DDP's all-reduce of the gradients is not included."""
 
 
 def measure(config: Config, *, batch: int, ranks: int, vocab_size: int, sharded: bool = False) -> Step:
-    """The step of one of `ranks` ranks with `batch` pairs each, which hold the model whole or in shares.
+    """Measure the step of one of `ranks` ranks with `batch` pairs each; `sharded` splits the model over the ranks.
 
     Raises:
-        BadInput: this process is itself one of several.
+        BadInput: this process is itself a rank of a process group.
     """
     meter, objective = Meter(), untrained(config, vocab_size, eos_id=0, world=World(size=ranks))
     with ExitStack() as fakes:
@@ -124,7 +124,7 @@ def _by_owner(sizes: dict[str, int]) -> dict[str, int]:
 
 @contextmanager
 def _fake_group(ranks: int) -> Iterator[None]:
-    """A process group whose collectives go nowhere, with this process as rank 0."""
+    """Set up a fake process group that sends nothing, with this process as rank 0."""
     if dist.is_initialized():
         raise BadInput("silc plan runs in one process; start it without torchrun")
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)

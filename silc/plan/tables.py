@@ -1,4 +1,4 @@
-"""A plan as tables for people and as a dictionary for programs."""
+"""Show a plan as tables, or write its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADINGS = {"none": "DDP", "full": "FSDP2"}
 
 
 def text(renderable: Any) -> str:
-    """What a table looks like, in plain characters, 100 wide."""
+    """A table as plain text, 100 characters wide."""
     paper = console(width=100, no_color=True, legacy_windows=False)
     with paper.capture() as capture:
         paper.print(renderable)
@@ -30,7 +30,7 @@ def text(renderable: Any) -> str:
 
 
 def tables(plan: Plan) -> Group:
-    """Everything about one plan: how long it takes and whether it fits, then why."""
+    """All tables of one plan: first its hours and whether it fits, then the details."""
     taken = (_title(plan), _length(plan), _fit(plan), _parameters(plan), _flops(plan), _memory(plan))
     if plan.step.ranks == 1:
         return _titled(*taken, _time(plan))
@@ -38,7 +38,7 @@ def tables(plan: Plan) -> Group:
 
 
 def side_by_side(plans: Sequence[Plan]) -> Group:
-    """Several recipes on the same cards, a column each: memory and bytes sent without sharding, and the time."""
+    """Compare recipes on the same cards, one column each: memory and bytes sent without sharding, and the time."""
     memory = _table("GiB per card at the peak, DDP", *(plan.recipe for plan in plans))
     _rows(memory, [{name: size / GIB for name, size in plan.memory("none").items()} for plan in plans], "total", 2)
     memory.add_row("pairs that fit", *(_fitting(plan, "none") for plan in plans))
@@ -58,7 +58,7 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
 
 
 def cards(held: Mapping[str, Mapping[float, int]]) -> Group:
-    """The largest batch of each recipe on one card of each size, and micro-batches for larger ones."""
+    """Table of the largest batch of each recipe on one card of each size, and of micro-batches for larger batches."""
     memory = list(next(iter(held.values())))
     table = _table("largest train.batch_size on one card", *(f"{size:g} GB" for size in memory))
     for recipe, largest in held.items():
@@ -71,7 +71,7 @@ def cards(held: Mapping[str, Mapping[float, int]]) -> Group:
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """Every number of the tables, in bytes, FLOPs, seconds and hours."""
+    """All numbers of the tables as a dictionary, in bytes, FLOPs, seconds and hours."""
     ranks = plan.step.ranks
     engines = {
         engine: {
@@ -92,7 +92,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def write(plans: Sequence[Plan], file: Path) -> None:
-    """Write the numbers of one plan, or a list of several."""
+    """Write the numbers of one plan, or of several plans as a list, as JSON."""
     numbers = [as_dict(plan) for plan in plans]
     write_whole(file, json.dumps(numbers[0] if len(numbers) == 1 else numbers, indent=1))
 
@@ -118,7 +118,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _titled(*shown: str | Table) -> Group:
-    """Titles on lines of their own: a table breaks its own at its width."""
+    """Put the titles of tables on separate lines, because a table wraps its title at its own width."""
     lines: list[str | Table] = []
     for one in shown:
         if isinstance(one, Table):
@@ -129,7 +129,7 @@ def _titled(*shown: str | Table) -> Group:
 
 
 def _rows(table: Table, columns: Sequence[dict[str, float]], total: str, digits: int) -> None:
-    """A row for each name in any of the columns, and their sums."""
+    """Add one row for each name that any column has, and a row with the columns' sums."""
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(f"{column[name]:,.{digits}f}" if name in column else "" for column in columns))
     table.add_row(total, *(f"{sum(column.values()):,.{digits}f}" for column in columns), style="bold")
@@ -140,7 +140,7 @@ def _headings(plan: Plan) -> list[str]:
 
 
 def _length(plan: Plan) -> str:
-    """Hours and cost of the run that was asked for."""
+    """Text with hours and cost of the configured run."""
     if plan.examples is None:
         return "train.duration is in epochs: give --pairs N, the pairs there are, for the hours."
     fast, slow = plan.hours("none", plan.examples)
@@ -187,7 +187,7 @@ def _fitting(plan: Plan, engine: Sharding) -> str:
 
 
 def _fit(plan: Plan) -> str:
-    """Whether it fits, and what would."""
+    """Text that says whether the plan fits, and what would fit if not."""
     step, size = plan.step, plan.step.batch * plan.step.ranks
     held, room = sum(plan.memory("none").values()), plan.fitting("none")
     if held <= plan.capacity:
@@ -247,7 +247,7 @@ def _time(plan: Plan) -> Table:
 
 
 def _lengths(plan: Plan) -> dict[str, float]:
-    """Runs whose hours are told, in examples: the usual ones, and this recipe's own where that is another."""
+    """Lengths of runs in examples: the usual ones, and this recipe's own if it is different."""
     if plan.examples is None or plan.examples in EXAMPLES.values():
         return EXAMPLES
     return EXAMPLES | {f"{plan.examples:,.0f} examples (train.duration)": plan.examples}
