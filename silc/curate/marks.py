@@ -25,7 +25,7 @@ class Marks:
         np.bitwise_or.at(self._bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
 
     def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Which rows, int64 [n], are in the set, bool [n]."""
+        """Whether each of the rows, int64 [n], is in the set, bool [n]."""
         places = self._places(rows)
         return np.asarray((self._bits[places >> 3] >> (places & 7).astype(np.uint8)) & 1, bool)
 

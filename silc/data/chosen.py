@@ -161,8 +161,8 @@ def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: b
 def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file: Path) -> None:
     """
     Raises:
-        BadInput: two shards have the same name, and the subset has samples without a uid from both: their made uids
-            contain the name of the shard.
+        BadInput: two shards have the same name, and the subset has samples without a uid from both: uids that are
+            made for samples depend on the shard's name.
     """
     names = [shard.path.name for shard in pairs.shards]
     if len(set(names)) == len(names):

@@ -263,7 +263,7 @@ def _prepare_worker(board: Board, worker: int) -> None:
 
 
 def _end_when_told() -> None:
-    """Exit at a SIGTERM from the main process, sent when it ends. Ignore others: they are sent to the whole group."""
+    """Exit at a SIGTERM from the main process, sent at its end. Ignore others: the whole group gets those."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

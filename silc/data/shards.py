@@ -212,7 +212,8 @@ class ShardPairs(Shards[Pair], Pairs):
                 self._ask(range(start + row, start + min(row + READ_AHEAD, len(shard))), ("json",))
             fields: Any = {}
             if (refused := self._refused(shard.samples[row])) and refused[0] == "duplicate_key":
-                found.append(uid_of({}, shard.path.name, f"{shard.key(row)}\0{row}"))  # not the first's
+                # A duplicate must not get the uid of the first sample with its key.
+                found.append(uid_of({}, shard.path.name, f"{shard.key(row)}\0{row}"))
                 continue
             try:
                 fields = json.loads(self._members(start + row, ("json",)).get("json", b"{}"))

@@ -62,7 +62,7 @@ class Step:
     buffers: int
     """Bytes of the buffers (the centres)."""
     forward: dict[str, float]
-    """FLOPs per example by phase, without the backward pass. The image-text loss's grow with the global batch."""
+    """FLOPs per example by phase, no backward pass; those of the image-text loss grow with the global batch."""
     memory: dict[str, int]
     """Bytes at the peak, by kind, without the optimizer and DDP's buckets."""
     collectives: tuple[Collective, ...]
