@@ -1,8 +1,8 @@
 """MetaCLIP's balancing: each entry of a list keeps about `most` captions or fewer.
 
 After "Demystifying CLIP Data" (Xu et al., 2024), section 3: a caption matches every entry that is a substring of it. An
-entry with n matches keeps each with probability min(1, t / n). A caption is kept if at least one of its entries keeps
-it; a caption without entries is dropped. The draws are seeded by the uid, so the order of the rows does not matter.
+entry with n matches keeps each with probability min(1, `most` / n). A caption is kept if at least one of its entries
+keeps it; a caption without entries is dropped. The uid seeds the draws, so the order of the rows does not matter.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def origin_of(shard: Path | RemoteFile) -> dict[str, Any]:
 
 
 def is_origin(shard: Path | RemoteFile, said: Mapping[str, Any]) -> bool:
-    """True if a shard is the one whose identity `said` was recorded.
+    """True if `said`, an identity that was recorded earlier, is the identity of this shard.
 
     A local shard is hashed only if its time of change differs, because it may be a copy. Equal sizes prove little: tar
     sizes are multiples of 10,240 bytes. Older files of scores record only the size.

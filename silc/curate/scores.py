@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 METADATA = b"silc"
 """Key in a file's metadata for the description of its scoring (JSON)."""
 ASKED = "asked-"
-"""Prefix of the files that list the files of scores to expect."""
+"""Prefix of the files that name the expected files of scores, so that missing ones are noticed."""
 ALIASES = {
     "caption": ("text",),
     "width": ("original_width",),

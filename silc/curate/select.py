@@ -38,7 +38,7 @@ class Effect:
     kept: int
     """Number of samples for which the term is true."""
     alone: int
-    """Number of samples that this term decides: with the other terms as they are, they are kept or dropped by it."""
+    """Number of samples that this term decides: if its value alone were reversed, so would be their result."""
     decides: str
     """SQL condition for these samples."""
     value: str = ""
@@ -89,7 +89,7 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
 def _effect(
     scores: Scores, expression: Expression, term: Term, meanings: Mapping[Term, str], found: Condition
 ) -> Effect:
-    """The effect of a term: compare the result if the term is true for all samples with the result if for none."""
+    """The effect of a term. It decides a sample if the sample's result depends on whether the term is true."""
     held, not_held = (
         condition(expression, lambda each, held=held: held if each == term else meanings[each])  # type: ignore[misc]
         for held in ("true", "false")

@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 REPORT, SUMMARY = "report.html", "check.json"
 SHOWN = 100
-"""Most broken samples that the page lists; quarantine.jsonl lists all of them."""
+"""Maximum number of broken samples on the page; quarantine.jsonl lists all of them."""
 EXAMPLES = 8
-"""Most duplicated items of each kind, and most names per item, in the report."""
+"""Maximum number of repeated items of each kind in the report, and of names for each item."""
 CHUNK = 16
 """Samples per task of a worker."""
 THUMBNAIL = 220
@@ -123,7 +123,7 @@ class Check:
     faults: Sequence[Broken]
     """Problems of whole shards."""
     contents: Mapping[str, int] = field(default_factory=dict)
-    """Number of shard members by use (see `ShardIndex.contents`), or number of `rows` of a table."""
+    """Number of shard members of each kind (the kinds of `ShardIndex.contents`), or number of `rows` of a table."""
     broken: list[Broken] = field(default_factory=list)
     """Broken samples."""
     num_checked: int = 0
@@ -301,7 +301,7 @@ def _chunks(pairs: Pairs, indices: Iterable[int], workers: int, board: Board) ->
 
 
 _own: tuple[Pairs, Board] | None = None
-"""The pairs and the board of this worker process."""
+"""In a worker process: the pairs to inspect, and the board on which it records the sample that it reads."""
 
 
 def _prepare_worker(pairs: Pairs, board: Board, main: int) -> None:

@@ -60,7 +60,7 @@ class Chosen(Pairs):
         return self.source.where(self._number(index))
 
     def reduced(self, suffices: Suffices) -> Self:
-        """The same pairs; JPEGs are decoded at the smallest scale that `suffices`."""
+        """The same pairs; JPEGs are decoded at the smallest scale that `suffices` accepts."""
         chosen = copy.copy(self)
         chosen.source = self.source.reduced(suffices)
         return chosen

@@ -157,9 +157,9 @@ class DataConfig(Settings):
     """Maximum size of that folder in GB; the least recently used shards are deleted first. The cache helps later
     epochs if all shards fit."""
     accept_changed_shards: bool = False
-    """Resume although the shards differ from those of the checkpoint. The position in samples is kept: after n samples,
-    the run continues at position n of the new list, in the epoch of that position. So some samples may be read twice
-    and others later. Durations in epochs then count epochs of the new list."""
+    """Resume although the shards differ from those of the checkpoint. A run that has read n samples goes on
+    as if they were the first n of the new list, counted over its epochs. So some samples may be read twice and others
+    later. Durations in epochs then count epochs of the new list."""
     max_pixels: Annotated[int, Range(least=1, most=10_000_000_000)] = 64_000_000
     """Images with more pixels are rejected by their header, before decoding."""
     exif_orientation: Literal["ignore", "apply"] = "ignore"

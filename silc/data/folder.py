@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from silc.images import Suffices
 
 BLOCK = 1000
-"""Number of images that form one block, as a shard does."""
+"""Images per block. A folder has no shards, so each block is used as a shard would be."""
 
 
 class Entry(NamedTuple):
@@ -107,7 +107,7 @@ class FolderPairs(Pairs):
         return f"{self._row(index)[0]!r} of {self.table}"
 
     def reduced(self, suffices: Suffices) -> FolderPairs:
-        """The same pairs; JPEGs are decoded at the smallest scale that `suffices`."""
+        """The same pairs; JPEGs are decoded at the smallest scale that `suffices` accepts."""
         pairs = copy.copy(self)
         pairs._decode = partial(self._decode, suffices=suffices)
         return pairs
@@ -153,7 +153,7 @@ class FolderPairs(Pairs):
 
 
 UNREAD = "cannot be read:"
-"""The only field of the JSON object that stands for an `Unread` in the stored rows."""
+"""In the stored rows, an `Unread` is the JSON object {UNREAD: its reason}."""
 
 
 def _unread(value: Unread) -> dict[str, str]:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_BAD = 100
-"""Limit of the search for a replacement: this many samples of the same shard, then one each of as many shards."""
+"""Limit of the search for a replacement: this many samples of its shard, then one in each of as many other shards."""
 PREFETCH = 2
 """Batches that torch's DataLoader prefetches per worker."""
 
@@ -263,7 +263,7 @@ def _prepare_worker(board: Board, worker: int) -> None:
 
 
 def _end_when_told() -> None:
-    """Exit at a SIGTERM from the main process, sent at its end. Ignore others: the whole group gets those."""
+    """Exit when the main process sends SIGTERM, as it does when it ends. Ignore others: they go to the whole group."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -42,7 +42,7 @@ IGNORED = 255
 CLASSES = (*NAMES, *GROUNDS)
 QUESTIONS_AN_IMAGE = 4
 MOST_OF_CONTENTS = 2 / 3
-"""Maximum fraction of all contents in a retrieval set; the other contents are so rare that they hardly occur."""
+"""A retrieval set shows at most this fraction of all possible contents (`content`); the others hardly ever occur."""
 
 
 class Shown(NamedTuple):

@@ -120,7 +120,7 @@ def lay_out(seed: tuple[int, ...], config: ObjectsConfig, *, unseen: bool = Fals
     """The random layout of an image, determined by the seed.
 
     Args:
-        seed: any numbers; all seeds of one use must have the same length.
+        seed: any numbers, but equally many for all images of one set (see `stream`).
         unseen: use only the pairs (name, ground) that training never shows; otherwise only the other pairs.
         most: maximum number of objects; by default the configuration's.
     """
@@ -216,7 +216,7 @@ def draw(layout: Layout, seed: tuple[int, ...], config: ObjectsConfig) -> Drawin
 _CODES = np.arange(2 + 4 * 3)
 _THING = np.where(_CODES < 2, -1, (_CODES - 2) // 4).astype(np.int8)
 _PART = np.where(_CODES < 2, -1, np.maximum((_CODES - 2) % 4 - 1, BODY)).astype(np.int8)
-"""Object and part of each code."""
+"""For each index of the colours in `draw`: the object (_THING) and its part (_PART); -1 for the ground."""
 
 
 def _span(centre: float, radius: float, size: int) -> slice:

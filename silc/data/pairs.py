@@ -66,8 +66,8 @@ class Source(Protocol[Sample]):
     faults: Sequence[Broken] = ()
     """Problems found when the source was opened; their causes are those of `FAULTS`."""
     contents: Mapping[str, int] = MappingProxyType({})
-    """Counts of all that was found when the source was opened: members of shards by use (see `ShardIndex.contents`), or
-    `rows` of a table."""
+    """Counts of all that was found when the source was opened: shard members of each kind (the kinds of
+    `ShardIndex.contents`), or `rows` of a table."""
 
     @property
     def former_fingerprint(self) -> str:

@@ -29,7 +29,7 @@ Watched = TypeVar("Watched", bound=AnyBatch)
 
 QUARANTINE = "quarantine.jsonl"
 MIN_READS = 200
-"""Samples that must be read before the fraction of broken ones can stop the run (or one epoch, if smaller)."""
+"""Too many broken samples stop the run only after this many reads, or after one epoch if that is less."""
 EVERY = 64
 """Steps between two exchanges of broken samples."""
 

@@ -48,7 +48,7 @@ CONNECT, SILENCE, ATTEMPT = 10.0, 30.0, 60.0
 QUIET = 5.0
 """Seconds of retries before a warning is logged."""
 ALIKE = 10.0
-"""After one read times out for good, reads that fail within this many seconds give up at once: same outage."""
+"""After a read has given up, others that fail within this many seconds give up at once: it is the same outage."""
 WALK_BLOCK = 1 << 22
 """Bytes per request when a whole file is read in order."""
 WALK_AHEAD = 2

@@ -61,7 +61,7 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("{} in one picture", " and "),
     ("a pattern of {}", " plus "),
 )
-"""(sentence frame for the list of regions, joint before the last region)."""
+"""(sentence with {} for the list of regions, words that join the last region to the others)."""
 
 # Evaluation scenes have other seeds than training scenes: the second number of the seed is the set.
 TRAINING, RETRIEVAL, SEGMENTATION, CLASSIFICATION = range(4)
@@ -82,7 +82,7 @@ def render(
     """Draw one square scene.
 
     Args:
-        seed: any numbers; all seeds of one use must have the same length.
+        seed: any numbers, but equally many for all scenes of one set (see `stream`).
         size: side in pixels.
         combinations: indices into COMBINATIONS to choose from, without repetition.
         num_regions: minimum and maximum number of regions.

@@ -73,7 +73,7 @@ class Shards(Source[Sample]):
         return f"sample {shard.key(row)!r} of {shard.path}"
 
     def reduced(self, suffices: Suffices) -> Self:
-        """The same samples; JPEGs are decoded at the smallest scale that `suffices`."""
+        """The same samples; JPEGs are decoded at the smallest scale that `suffices` accepts."""
         samples = copy.copy(self)
         samples._decode = partial(self._decode, suffices=suffices)
         return samples

@@ -51,7 +51,7 @@ class Subset(Source[Sample]):
 
     @property
     def former_fingerprint(self) -> str:
-        """The older form, with only the number of held-out samples; used for the choice of `draw_held_out` alone."""
+        """The older form, with only the number of held-out samples if `draw_held_out` drew them, else `fingerprint`."""
         num = len(self._held_out)
         drawn = np.array_equal(self._held_out, _drawn(len(self.source), num))
         return f"{self.source.fingerprint}-{num}" if drawn else self.fingerprint

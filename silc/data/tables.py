@@ -1,4 +1,4 @@
-"""Tables of images and captions: `.jsonl`, `.json` (a list), `.csv`, `.tsv` and `.txt` (both with a line of names).
+"""Tables of images and captions: `.jsonl`, `.json` (a list), or `.csv`, `.tsv`, `.txt` (first line: column names).
 
     {"file_name": "images/1.jpg", "captions": ["a dog", "a dog that runs"]}       file_name,caption
     {"file_name": "images/2.jpg", "caption": "a boat"}                            images/1.jpg,a dog
@@ -108,7 +108,7 @@ def read_rows(table: Path, *, keep_fields: bool = False) -> Rows:
 
 
 def _is_one_value(text: str, table: Path) -> bool:
-    """True if the text is one JSON value (a list, or a `.json` file), false if it has one object per line."""
+    """True if the whole text is one JSON value, for example a list; false if it has one object per line."""
     if text.lstrip().startswith("["):
         return True
     lines = (line for line in text.split("\n") if line.strip())

@@ -174,7 +174,7 @@ class Walk:
         self._touched = sample
 
     def _candidates(self, key: str) -> list[Sample]:
-        """Samples of a key, best match first: the first if incomplete, then the last one changed, then the latest."""
+        """Samples of a key, best match first: the oldest if incomplete, then the one changed last, then the newest."""
         if key not in self._first:
             return []
         first, latest = self._first[key], self._latest[key]

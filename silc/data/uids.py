@@ -103,5 +103,5 @@ BEST = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("best", "<u2")])
 
 
 def best_captions(subset: Path) -> Path:
-    """Path of the file with each sample's best caption: `BEST` [n] in the subset's order; older ones uint16."""
+    """Path of the file with each sample's best caption: `BEST` [n] in the subset's order (older files: uint16 [n])."""
     return subset.with_name(f"{subset.stem}.captions.npy")

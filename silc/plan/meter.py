@@ -33,7 +33,7 @@ OWNERS = {
     "teacher.": "teacher",
     "patch_teacher.": "teacher",
 }
-"""Owner of a parameter or module, by the prefix of its name in the objective."""
+"""The part of the model that owns a parameter or module, by the prefix of its name in the objective."""
 
 
 class Meter(TorchDispatchMode):

@@ -56,7 +56,7 @@ class Step:
     batch: int
     """Pairs on this rank."""
     parameters: dict[str, int]
-    """Number of parameters by owner."""
+    """Number of parameters of each part of the model (see `meter.OWNERS`)."""
     trained: int
     """Number of parameters with a gradient."""
     buffers: int

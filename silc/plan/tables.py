@@ -58,7 +58,7 @@ def side_by_side(plans: Sequence[Plan]) -> Group:
 
 
 def cards(held: Mapping[str, Mapping[float, int]]) -> Group:
-    """Table of the largest batch of each recipe on one card of each size, and of micro-batches for larger batches."""
+    """Table of each recipe's largest batch on one card of each size, and of `train.micro_batch` for larger batches."""
     memory = list(next(iter(held.values())))
     table = _table("largest train.batch_size on one card", *(f"{size:g} GB" for size in memory))
     for recipe, largest in held.items():
