@@ -1,5 +1,5 @@
-"""Heads that are trained on a model there is; each is a package here and a row of `silc/kinds.py`.
+"""Heads trained on top of an existing model. Each head is a package here and a row of `silc/kinds.py`.
 
-What several heads need stands beside them: `run` (what a head's run is composed of), `tuning` (what the towers learn),
-`label_maps` (images with label maps, in batches), `augment` (what is drawn for an image and its map).
+Several heads share these modules: `run` (the parts of a head's run), `tuning` (which weights of the towers are
+trained), `label_maps` (batches of images with label maps), `augment` (random changes of an image and its label map).
 """

@@ -1,10 +1,10 @@
-"""What training draws for an image and its label map: MaskFormer's and CAT-Seg's mapper (detectron2).
+"""Random augmentation of an image and its label map, as in the mapper of MaskFormer and CAT-Seg (detectron2).
 
-The shorter side is scaled to the crop, a crop is cut out at random, its colours are changed as SSD changes them, and it
-is flipped. Where the crop is larger than the image, grey and ignored pixels fill it.
+The shorter side is scaled to the crop size, a random crop is cut out, its colours are changed as in SSD, and half of
+the crops are flipped. If the crop is larger than the image, grey pixels with the ignore label fill it.
 
-Where detectron2 differs: it scales a label map by torch's `nearest`, whose centres lie half a pixel beside those of the
-scaled image; here both have the same. OpenCV's hues are of 180 parts, Pillow's of 256.
+Differences from detectron2: it scales a label map with torch's `nearest`, whose pixel centres are half a pixel away
+from those of the scaled image; here both have the same centres. Hue has 180 values in OpenCV and 256 in Pillow.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PADDING = 128
 """Value of the pixels around an image that is smaller than the crop."""
 LONGEST = 20 / 3
-"""Most of the longer side, in crops: detectron2's 2560 pixels at 384."""
+"""Longest allowed longer side, in crop sizes: detectron2 has 2560 pixels for a crop of 384."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32, (0.5, 1.5), (0.5, 1.5), 0.1
-"""SSD's: added; multiplied; multiplied; shares of the circle to either side."""
+"""SSD's ranges: brightness is added, contrast and saturation are factors, hue is a part of the circle, + or -."""
 
 
 class Example(NamedTuple):
@@ -40,11 +40,11 @@ class Example(NamedTuple):
 def augmented(
     image: Image.Image, truth: NDArray[np.int64], side: int, ignore: int, draws: np.random.Generator, *, colours: bool
 ) -> Example:
-    """A crop of `side` pixels of an RGB image and its truth [H, W].
+    """Return a random crop of `side` pixels of an RGB image and its label map [H, W].
 
     Args:
-        ignore: the label of what lies outside the image.
-        colours: whether colours are changed; draws are the same either way.
+        ignore: the label of pixels outside the image.
+        colours: whether colours are changed; the same random numbers are drawn either way.
     """
     width, height = rescale_size(*image.size, side, int(side * LONGEST))
     top, left = (int(draws.integers(0, max(0, length - side) + 1)) for length in (height, width))
@@ -59,7 +59,7 @@ def augmented(
     if colours:
         pixels = recoloured(pixels, draws)
     else:
-        draws.random(NUM_DRAWS)  # the flip is the same with and without
+        draws.random(NUM_DRAWS)  # so the flip is the same with and without colours
     if draws.random() < 0.5:
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     below, beside = side - pixels.shape[0], side - pixels.shape[1]
@@ -69,13 +69,13 @@ def augmented(
 
 
 NUM_DRAWS = 9
-"""Numbers that a change of colours draws."""
+"""How many random numbers `recoloured` draws."""
 
 
 def recoloured(pixels: NDArray[np.uint8], draws: np.random.Generator) -> NDArray[np.uint8]:
-    """Pixels uint8 [H, W, 3] with SSD's changes of brightness, contrast, saturation and hue, each made half the time.
+    """Change brightness, contrast, saturation and hue of pixels uint8 [H, W, 3] as SSD does, each with probability 1/2.
 
-    Contrast comes before saturation and hue, or behind them.
+    Contrast is changed before saturation and hue, or after them.
     """
     made, amounts, contrast_last = draws.random(4) < 0.5, draws.random(4), draws.random() < 0.5
     if made[0]:
@@ -87,7 +87,7 @@ def recoloured(pixels: NDArray[np.uint8], draws: np.random.Generator) -> NDArray
         if made[2]:
             hsv[..., 1] = _scaled(hsv[..., 1], _between(SATURATION, amounts[2]))
         if made[3]:
-            hsv[..., 0] += np.uint8(round((2 * amounts[3] - 1) * HUE * 256) % 256)  # round the circle, as bytes do
+            hsv[..., 0] += np.uint8(round((2 * amounts[3] - 1) * HUE * 256) % 256)  # uint8 wraps around, as hue does
         pixels = np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
     if made[1] and contrast_last:
         pixels = _scaled(pixels, _between(CONTRAST, amounts[1]))
@@ -103,5 +103,5 @@ def _between(bounds: tuple[float, float], share: float) -> float:
 
 
 def _nearest(length: int, scaled: int) -> NDArray[np.int64]:
-    """The place on an axis under the centre of each of `scaled` places."""
+    """Index [scaled] of the pixel, of `length`, under the centre of each pixel of the scaled axis."""
     return np.minimum(((np.arange(scaled) + 0.5) * length / scaled).astype(np.int64), length - 1)

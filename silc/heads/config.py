@@ -1,4 +1,4 @@
-"""What the settings of several heads leave unread. Imports no torch."""
+"""Settings that several heads do not use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TOWERS_STAY = (
     *TRAINING,
     ALONG,
 )
-"""Of a head on frozen towers."""
+"""Settings that a head on frozen towers does not use."""
 ON_PAIRS = (
     *PAIRS,
     Idle("data.crops.num_* data.crops.local_*", lambda _: True, "the head sees one global view of an image"),
     Idle("data.tokenizer data.vocab_size", lambda _: True, "the model below has a tokenizer"),
 )
-"""Of a head that learns from image-text pairs."""
+"""Settings that a head on image-text pairs does not use."""

@@ -1,4 +1,4 @@
-"""What the exports of all heads have: the head as a run without its optimizer, and the model below inside."""
+"""The part that all heads' exports share: the head as a run without its optimizer, with the model below inside."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ENCODER = "encoder"
 def copied(
     run: Path, out: Path, config: C, license: str, datasets: Sequence[str], kept: Sequence[str] = ()
 ) -> Pretrained:
-    """Write a head into a directory that `silc.load` opens, with the model below in `encoder/`; that model.
+    """Write a head into a directory that `silc.load` opens, with the model below in `encoder/`; return that model.
 
-    The configuration in it names no place.
+    The configuration in the directory contains no paths of this machine.
 
     Args:
-        kept: what else the head reads of its loader's state.
+        kept: more entries of the loader's state that the head reads.
     """
     newest = newest_checkpoint(run)
     below, _ = model_and_facts(config.init, config.weights, None, license, datasets)

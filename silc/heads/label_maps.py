@@ -1,4 +1,4 @@
-"""Images with label maps as training takes them: opened by a folder's layout, read by workers, cropped into batches."""
+"""Images with label maps for training: opened by a folder's layout, read by workers, cropped into batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from silc.eval.datasets import SegmentationSet
 
 BLOCK = 1000
-"""Images that are mixed and read as one shard is."""
+"""Images in a block, which is shuffled and read like a shard."""
 CLASSES, SPLIT = "classes.txt", "train"
 
 
@@ -45,8 +45,8 @@ class Labelled:
 class LabelledImages(Source[Labelled]):
     """The images of a segmentation set.
 
-    An image that cannot be decoded is replaced by another. A label map that does not go with its image or the class
-    list is no accident of one file: it ends the run in one line.
+    An image that cannot be decoded is replaced by another. A label map that does not fit its image or the class list
+    is an error of the whole set: it ends the run with a message of one line.
     """
 
     def __init__(self, data: SegmentationSet) -> None:
@@ -60,7 +60,8 @@ class LabelledImages(Source[Labelled]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Labelled:
-        """
+        """Read an image with its label map.
+
         Raises:
             BadSample: the image cannot be decoded.
             BadInput: see `SegmentationSet.example`.
@@ -75,7 +76,7 @@ class LabelledImages(Source[Labelled]):
         return Labelled(key, image, truth)
 
     def where(self, index: int) -> str:
-        """Its name in the set."""
+        """Name of an image in the set."""
         return f"{self.data.name}/{self.data.ids[index]}"
 
 
@@ -126,26 +127,26 @@ class Crops:
         return LabelledBatch(pixels, truth, samples.keys, samples.broken)
 
     def num_bytes(self, num: int) -> int:
-        """Three bytes of colour and four of truth a pixel."""
+        """Bytes of `num` samples: per pixel, three for colour and four for the label."""
         return num * 7 * self.side**2
 
 
 class Training(NamedTuple):
-    """A set to learn from."""
+    """A training set."""
 
     data: SegmentationSet
     beside: SegmentationSet | None
-    """Its own test part, where there is one."""
+    """The set's own test part, if there is one."""
 
 
 def opened(place: str, split: str = SPLIT) -> Training:
-    """The set in a folder: one as its authors laid it out, or classes.txt with images/ and labels/.
+    """Open the set in a folder: one in its authors' layout, or classes.txt with images/ and labels/.
 
-    A folder of one's own has its training images in the folder of that split. One that has no splits at all is learnt
-    from whole, where `split` is "train".
+    Your own folder has its training images in the subfolder of that split. If it has no splits at all, the whole
+    folder is used for training when `split` is "train".
 
     Raises:
-        BadInput: the folder is not there, of neither form, or has no such split.
+        BadInput: the folder is missing, has neither layout, or has no such split.
     """
     path = Path(place)
     if not path.is_dir():
@@ -170,7 +171,7 @@ def opened(place: str, split: str = SPLIT) -> Training:
 
 
 def _own(path: Path, split: str) -> Training:
-    """A folder of one's own."""
+    """Open a user's own folder."""
     read, splits = label_maps.read_segmentation, sorted(one.parent.name for one in path.glob("*/images"))
     if (path / split / "images").is_dir():
         return Training(read(path, split), read(path) if (path / "images").is_dir() else None)
@@ -183,10 +184,10 @@ def _own(path: Path, split: str) -> Training:
 def training_images(
     place: str, split: str, orientation: Literal["ignore", "apply"], scored: Sequence[SegmentationSet] = ()
 ) -> SegmentationSet:
-    """The training images of a folder; none of them is in its own test part, or in a set that is scored.
+    """Open the training images of a folder; none of them may be in its test part, or in a set that is scored.
 
     Raises:
-        BadInput: the folder is none of such images, lacks one, or shares one.
+        BadInput: the folder has no such images, one is missing, or one is also scored.
     """
     found = opened(place, split)
     train: SegmentationSet = suite.held(found.data, orientation)
@@ -195,12 +196,12 @@ def training_images(
 
 
 def refuse_shared_images(train: SegmentationSet, others: Sequence[SegmentationSet]) -> None:
-    """Complain of an image that is trained on and scored on.
+    """Refuse an image that is used both for training and for scores.
 
-    Two are the same if they are one file, or have the same bytes.
+    Two images are the same if they are one file, or have the same bytes.
 
     Raises:
-        BadInput: there is one.
+        BadInput: there is such an image.
     """
     sizes: dict[int, list[Path]] = {}
     for file in _images_of(train):
@@ -223,5 +224,5 @@ def refuse_shared_images(train: SegmentationSet, others: Sequence[SegmentationSe
 
 
 def _images_of(data: SegmentationSet) -> list[Path]:
-    """The image files of a set: `files` has each with its label behind it."""
+    """The image files of a set; in `files` each image is followed by its label map."""
     return list(data.files[::2])

@@ -1,6 +1,6 @@
-"""Heads that learn from image-text pairs on towers that stay as they are: data, learner and run, but for what differs.
+"""The shared part of heads that learn from image-text pairs on frozen towers: data, learner and run.
 
-An image gives one cropped view, its text is read by the model's own tokenizer and tower.
+An image gives one cropped view. Its text is read by the model's own tokenizer and text tower.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Objective(nn.Module):
     """A head, and its losses."""
 
     head: Any
-    """What learns, and is saved."""
+    """The module that is trained and saved."""
     world: World
 
 
 @dataclass
 class PairsLearner(Learner):
-    """The `Learner` of a head on a model that stays as it is; a subclass has the gradients."""
+    """The `Learner` of a head on a frozen model; a subclass computes the gradients."""
 
     objective: Objective
     model: Model
@@ -82,47 +82,48 @@ class PairsLearner(Learner):
     def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised pixels [B, 3, H, W] and unit-length text features [B, D]."""
         assert batch.views.globals is not None
-        # No gradient goes there, so some texts at a time: a tower's activations would be more than all features.
+        # The tower needs no gradient, so it takes some texts at a time: its activations are larger than all features.
         texts = torch.cat([self.model.encode_text(some) for some in batch.text.split(TEXTS_AT_ONCE)])
         return self.model.preprocess.normalize(batch.views.globals[0]), texts
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The head's."""
+        """The state dict of the head."""
         return {"model": self.module.head.state_dict()}
 
     def load(self, saved: Checkpoint) -> None:
-        """
+        """Load a checkpoint into the head.
+
         Raises:
-            BadInput: it is of another architecture.
+            BadInput: the checkpoint is of another architecture.
         """
         saved.load_into(self.module.head, "model")
 
 
 @dataclass(frozen=True)
 class PairsHead:
-    """What differs from head to head."""
+    """The parts that differ from head to head."""
 
     settings: type[Any]
     """The dataclass of its configuration: a `DownstreamConfig` with `data`, a `DataConfig`."""
     objective: Callable[[Model, Any, World], Objective]
     learner: Callable[[Objective, Model], PairsLearner]
     model: Callable[..., Model]
-    """The class of a model with a head, as evaluators and users take it: a `Model` with one more field, `head`."""
+    """The class of a model with a head, for evaluation and users: a `Model` with one more field, `head`."""
     schedule: Callable[[LearningRate, Any, int], LearningRate] = lambda rate, *_: rate
-    """Adds to the learning rate what else a step is told, by configuration and steps of an epoch."""
+    """Extends the learning rate with other values for a step, given the configuration and the steps of an epoch."""
     check: Callable[[Any], None] = lambda _: None
-    """Refuses a configuration that no run can begin with."""
+    """Raises an error for a configuration that no run can begin with."""
 
     def with_head(self, model: Model, learnt: Any) -> Model:
-        """The model below and a head."""
+        """Combine the model below with a head."""
         return self.model(**vars(model) | {"weights": self.settings.kind, "dtype": torch.float32}, head=learnt)
 
     def train(self, config: Any) -> Path:
-        """Train a head to its end and give the run's directory.
+        """Train a head to the end and return the run's directory.
 
         Raises:
             BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
-            Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+            Preempted: this rank or another was asked to stop; the progress is saved.
         """
         out, goes_on = checks.training(config)
         if not goes_on:
@@ -130,7 +131,7 @@ class PairsHead:
         return fit(config.train, (out, goes_on), partial(compose, self, config))
 
     def load(self, run: Path, *, device: torch.device | str, name: str) -> Loaded:
-        """The model of a finished run: the one below, by the name it has in config.yaml, and the head.
+        """Load the model of a finished run: the model below that config.yaml names, and the head.
 
         Raises:
             BadInput: a damaged checkpoint; the model below is not there, or is another one.
@@ -144,7 +145,7 @@ class PairsHead:
 
 
 def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
-    """All that the engine needs; every rank calls it.
+    """Build all that the engine needs; every rank calls this.
 
     Raises:
         BadInput: the model or the data cannot be used; the training is shorter than a step.
@@ -179,10 +180,10 @@ def compose(head: PairsHead, config: Any, context: RunContext) -> Run:
 
 
 def opened(data: DataConfig, seed: int, world: World) -> Pairs:
-    """The pairs that a head learns from; the main rank says how many.
+    """Open the pairs that a head learns from; the main rank says how many there are.
 
     Raises:
-        BadInput: none are named, two sources are, or they cannot be read.
+        BadInput: no source is named, two are, or the pairs cannot be read.
     """
     if data.generated and data.train:
         raise BadInput(f"data.train and data.source {data.source} are two sources of pairs; leave one out")
@@ -194,7 +195,7 @@ def opened(data: DataConfig, seed: int, world: World) -> Pairs:
 
 
 def batches_of(data: DataConfig, train: TrainConfig, pairs: Pairs, model: Model, world: World) -> Loader[Batch]:
-    """Batches of pairs as a model reads them."""
+    """Batches of pairs, preprocessed for a model."""
     crops = replace(data.crops, num_global=1, num_local=0)
     views = MultiCrop(crops, size=model.preprocess.size, original=False, preprocess=model.preprocess)
     plan = LoaderPlan(
@@ -210,7 +211,7 @@ def batches_of(data: DataConfig, train: TrainConfig, pairs: Pairs, model: Model,
 
 
 def flops_per_pair(learner: PairsLearner, hyper: Any) -> float:
-    """Training FLOPs of a pair, without what it is compared with other pairs."""
+    """Training FLOPs of one pair, without its comparison with other pairs."""
     model = learner.model
     pixels = torch.zeros(1, 1, 3, model.preprocess.size, model.preprocess.size, dtype=torch.uint8)
     blank = Batch(Views(None, pixels, None), model.tokenizer([""]), [""]).to(model.device)

@@ -1,4 +1,4 @@
-"""What the runs of all heads are composed of: the model below, precision, length, and scores along training."""
+"""Parts that the runs of all heads share: the model below, precision, length, and scores during training."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ C = TypeVar("C", bound=DownstreamConfig)
 
 
 class Learnt(NamedTuple):
-    """What a head's module makes of a batch: an `Output`."""
+    """The output of a head's module for a batch: an `Output`."""
 
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]
 
 
 def settled(config: C, context: RunContext) -> C:
-    """The configuration that a run has: in the precision that it began in, or that is fast on its device."""
+    """The configuration with a fixed precision: the one the run began with, or the fast one on its device."""
     written = configs.load(context.out / CONFIG, type(config)).train.precision if context.resuming else None
     precision = choose(config.train.precision, context.world, written)
     if precision.said and context.world.is_main:
@@ -57,7 +57,7 @@ def settled(config: C, context: RunContext) -> C:
 
 
 def model_below(config: DownstreamConfig, device: torch.device | str) -> Loaded:
-    """The model that a head is trained on.
+    """Load the model that a head is trained on.
 
     Raises:
         BadInput: there is none, none is named, or what is named is a head itself.
@@ -69,12 +69,12 @@ def model_below(config: DownstreamConfig, device: torch.device | str) -> Loaded:
 
 
 def evaluation_world(context: RunContext) -> Interruptible:
-    """The ranks, as evaluations take them: they heed requests to stop between batches."""
+    """The ranks, for evaluations: between batches they check for requests to stop."""
     return Interruptible(**vars(context.world), asked=context.preemption.asked)
 
 
 def along(config: DownstreamConfig, world: Interruptible) -> list[Evaluator]:
-    """What a run is scored on while it trains.
+    """The tasks that a run is scored on during training.
 
     Raises:
         BadInput: a task or a data set that is not there.
@@ -96,14 +96,14 @@ def rates(train: TrainConfig, steps_per_epoch: int, unit: str = "images") -> Lea
 
 
 def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int, *more: Any) -> Learnt:
-    """Gradients of a batch, some rows at a time, for a loss that is a mean over rows; gives what the last pass gave,
-    its loss and metrics those of the whole batch.
+    """Compute gradients of a batch, some rows at a time, for a loss that is a mean over rows. Returns the output of the
+    last pass, with the loss and metrics of the whole batch.
 
     Args:
-        passes: of a module that takes `inputs`, then the share of the batch that they are, which its loss is
-            multiplied by, then `more`, and gives a `Learnt`.
+        passes: passes of a module, which takes `inputs`, the fraction of the batch in them, and `more`. The module
+            multiplies its loss by the fraction, and returns a `Learnt`.
         inputs: tensors [B, ...].
-        micro_batch: rows at a time, which divides B; 0: all at once.
+        micro_batch: rows at a time, a divisor of B; 0: all at once.
     """
     rows = micro_batch or len(inputs[0])
     starts = range(0, len(inputs[0]), rows)
@@ -117,10 +117,10 @@ def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int,
 
 @dataclass(frozen=True)
 class OnModel(Batches):
-    """The batches of a run that is trained on a model it does not save: it goes on with that model alone.
+    """The batches of a run on a model that the run does not save. The run can resume only with that model.
 
     Args:
-        source: the model's checksum, as `model`, and what else the run does not go on without, in JSON's types.
+        source: the model's checksum, as `model`, and other values that must not change on resuming, in JSON's types.
     """
 
     below: Batches
@@ -131,17 +131,18 @@ class OnModel(Batches):
         return self.below.steps_per_epoch
 
     def batches(self, start: int, stop: int, asked: Callable[[], bool] = bool) -> Generator[Any, None, None]:
-        """As they are."""
+        """The batches of `below`, unchanged."""
         return self.below.batches(start, stop, asked)
 
     def state(self, step: int) -> dict[str, Any]:
-        """With the source."""
+        """The state of `below`, with `source`."""
         return {**self.below.state(step), **self.source}
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """
+        """Check that a run can resume from a checkpoint's state.
+
         Raises:
-            BadInput: the checkpoint is of other data, or on another model.
+            BadInput: the checkpoint has other data, or another model below.
         """
         check_below(state, self.source["model"])
         for name, now in self.source.items():
@@ -161,7 +162,7 @@ def check_below(loader: Mapping[str, Any], checksum: str) -> None:
 
 
 def inside(run: Path, config: C) -> C:
-    """The configuration of a run, or of an export, which has the model below inside."""
+    """The configuration of a run or an export; in an export `init` becomes the path of the model below inside it."""
     return replace(config, init=str(run / config.init)) if (run / config.init).exists() else config
 
 
@@ -173,10 +174,10 @@ class Finished(Generic[C]):
     saved: Checkpoint
     below: Loaded
     checksum: str
-    """Of the model below and of the run."""
+    """Checksum of the model below and of the run."""
 
     def loaded(self, model: Model) -> Loaded:
-        """What `silc.load` makes its model of, where `model` has the head."""
+        """The `Loaded` that `silc.load` needs; `model` has the head."""
         cost = self.saved.state["cost"]
         models = {self.config.kind: model}
         return Loaded(models, cost["examples_seen"], cost["train_flops"], self.checksum, self.below.contrastive)
@@ -195,7 +196,7 @@ def finished(run: Path, settings: type[C], device: torch.device | str) -> Finish
 
 
 def with_towers(model: Model, visual: ImageTower, text: TextTower) -> dict[str, Any]:
-    """The fields of a model that has these towers in its own ones' place."""
+    """The fields of a model, with its towers replaced by these."""
     towers = copy.copy(model.model)
     towers._modules = model.model._modules | {"visual": visual, "text": text}
     return vars(model) | {"model": towers, "visual": visual}
@@ -203,17 +204,17 @@ def with_towers(model: Model, visual: ImageTower, text: TextTower) -> dict[str, 
 
 @dataclass
 class HeadScores(Scores):
-    """Scores of a model with its head, before training, along it and after, where they are asked for.
+    """Scores of a model with its head before, during and after training, if they are asked for.
 
-    A task that cannot be scored is told and costs its scores alone.
+    A task that cannot be scored is reported; only its own scores are missing.
 
     Args:
-        kind: the head's, by which the scores are called.
-        module: what is trained; it is in use, not in training, while it is scored.
-        whole: gives the module with all its tensors, as `unsharded` does; every rank calls it.
-        in_use: makes the model that has it, weights and texts anew.
+        kind: kind of the head; the scores have its name.
+        module: the module that is trained; it is in eval mode while it is scored.
+        whole: returns the module with all its tensors, as `unsharded` does; every rank calls it.
+        in_use: makes a new model, with weights and texts, from the whole module.
         tasks: as `along` gives them.
-        tell: tells a line.
+        tell: prints a line.
     """
 
     kind: str
@@ -225,7 +226,7 @@ class HeadScores(Scores):
     tell: Callable[[str], None]
     unscored: Unscored = field(init=False)
     along: bool = field(default=False, init=False)
-    """Whether scores were made along training; the last of these are of the weights at the end."""
+    """Whether scores were computed during training; the last of them are those of the final weights."""
 
     def __post_init__(self) -> None:
         self.unscored = Unscored(self.tell)
@@ -236,11 +237,11 @@ class HeadScores(Scores):
         return self._scored()
 
     def before_and_after(self) -> Mapping[str, float]:
-        """The same, where the weights there are were not scored along training (its last step is)."""
+        """Every score, or nothing if training computes scores, because its last step is then scored already."""
         return {} if self.along else self._scored()
 
     def summary(self, out: Path) -> list[str]:
-        """What could not be scored, and where the run is."""
+        """Lines that say what could not be scored, and where the run is."""
         return [*self.unscored.summary(out), f"done: {out}"]
 
     def _scored(self) -> Mapping[str, float]:
@@ -248,11 +249,11 @@ class HeadScores(Scores):
             return {}
         self.module.eval()
         try:
-            with torch.random.fork_rng(devices=[]):  # what a whole copy begins with is no draw of the training's
+            with torch.random.fork_rng(devices=[]):  # a new copy takes no random numbers from the training
                 whole = self.whole()
             models = {self.kind: self.in_use(whole.eval())}
             scored = suite.run(models, self.tasks, world=self.world, failed=self.unscored)
         finally:
             self.module.train()
-        self.world.collect(None)  # a rank that was asked to stop in its last batch owes the others one
+        self.world.collect(None)  # one more collect, for a rank that was asked to stop in its last batch
         return suite.scalars(scored)

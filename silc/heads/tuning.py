@@ -1,8 +1,8 @@
-"""What a pretrained tower learns while a head is trained on it: nothing, the queries and values of its attention, or
+"""Weights of a pretrained tower that are trained with a head: none, the queries and values of its attention, or
 low-rank changes (`models/lora.py`).
 
-Queries and values are rows of one matrix here, so they are learnt in its place, as a parametrization: whoever reads the
-matrix gets what was learnt and the keys as they were, and neither weight decay nor clipping meets the keys.
+Queries, keys and values are rows of one matrix here, so queries and values are learnt as a parametrization of it. Code
+that reads the matrix gets the learnt rows and the unchanged keys; weight decay and clipping do not touch the keys.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from silc.training.config import OptimConfig
 
 ATTENTION = {"qkv": "weight", "attn": "in_proj_weight"}
-"""Where a block's attention has the rows of queries, keys and values: module and matrix, in image and text towers."""
+"""Module and matrix with a block's rows of queries, keys and values, in image and text towers."""
 
 
 class QueriesAndValues(nn.Module):
-    """The rows of queries and values of a matrix [3 W, W], which learn; those of the keys stay as they are."""
+    """A matrix [3 W, W] whose rows of queries and values learn; the rows of the keys are frozen."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
@@ -36,15 +36,15 @@ class QueriesAndValues(nn.Module):
         self.q, self.v = nn.Parameter(q.contiguous()), nn.Parameter(v.contiguous())
 
     def forward(self, matrix: Tensor) -> Tensor:
-        """The matrix, with what was learnt."""
+        """The matrix with the learnt rows."""
         return torch.cat([self.q, matrix.chunk(3)[1], self.v])
 
 
 def tune(towers: Mapping[str, nn.Module], config: OptimConfig) -> str:
-    """Let towers, by their names in `train.optim.freeze`, learn what a configuration says; says how much that is.
+    """Choose what towers learn, by their names in `train.optim.freeze`; return a message that says how much it is.
 
-    The towers of `train.optim.freeze` stay as they are; the others learn the queries and values of each block, or, with
-    `train.optim.lora`, low-rank changes.
+    Towers in `train.optim.freeze` are frozen. The others learn the queries and values of each block, or low-rank
+    changes with `train.optim.lora`.
     """
     for name, tower in towers.items():
         if name in config.freeze:
@@ -61,7 +61,7 @@ def tune(towers: Mapping[str, nn.Module], config: OptimConfig) -> str:
 
 
 def learn_queries_and_values(tower: nn.Module) -> None:
-    """Let a tower learn these rows in each of its blocks and nothing else."""
+    """Let a tower learn the queries and values of each block and nothing else."""
     tower.requires_grad_(False)
     for path, module in list(tower.named_modules()):
         matrix = ATTENTION.get(path.rpartition(".")[2], "")
@@ -70,7 +70,7 @@ def learn_queries_and_values(tower: nn.Module) -> None:
 
 
 def see_at(visual: ImageTower, size: int) -> None:
-    """Let an image tower learn at another size: its positions become those that it resamples for such images."""
+    """Let an image tower learn at another size: replace its positions by those that it resamples for this size."""
     trunk, new = visual.trunk, (size // visual.patch, size // visual.patch)
     old = trunk.patch_embed.grid_size
     if new == old:
@@ -84,7 +84,7 @@ def see_at(visual: ImageTower, size: int) -> None:
 
 
 def leave_unread(module: nn.Module, names: Iterable[str]) -> None:
-    """Take parameters that no loss of a run reads out of what is learnt, by their names in the module."""
+    """Freeze parameters that no loss of a run uses, by their names in the module."""
     known = dict(module.named_parameters())
     for name in names:
         if name in known:
@@ -98,10 +98,10 @@ def learnt(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take_over(module: nn.Module, saved: Checkpoint) -> None:
-    """Load what `learnt` gave; all else of the module stays as it is.
+    """Load the tensors that `learnt` gave; the rest of the module does not change.
 
     Raises:
-        BadInput: it is of another architecture.
+        BadInput: the checkpoint is of another architecture.
     """
     there, known = saved.state_dicts["model"], learnt(module)
     odd = sorted(there.keys() ^ known.keys()) or [name for name in known if known[name].shape != there[name].shape]
@@ -111,7 +111,7 @@ def take_over(module: nn.Module, saved: Checkpoint) -> None:
 
 
 def settle(module: nn.Module) -> None:
-    """Put what was learnt into the towers' own matrices: the module is then plain, and computes the same."""
+    """Write the learnt rows into the towers' own matrices: the module then is plain and computes the same."""
     for part in module.modules():
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):  # type: ignore[arg-type]

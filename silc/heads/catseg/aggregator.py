@@ -1,14 +1,14 @@
-"""CAT-Seg's network: costs between patches and classes become logits of each class.
+"""CAT-Seg's network: from costs between patches and classes to logits of each class.
 
-Names of parameters are the authors' (cvlab-kaist/CAT-Seg, MIT), so their weights load without a table. Numbers are
-theirs too, by fewer operations: what many classes share is computed once an image, not once a class.
+Parameter names are the authors' (cvlab-kaist/CAT-Seg, MIT), so their weights load without a table. The results are
+theirs too, with fewer operations: a term that all classes share is computed once per image, not once per class.
 
-* A projection or convolution of [costs, guidance] is the sum of two, and that of the guidance is the same for all
+* A projection or convolution of [costs, guidance] is the sum of two. The one of the guidance is the same for all
   classes (or places).
-* The transformer over classes fills up with one learnt token, so all that fill it are alike: linear attention adds the
-  key and value of one, as often as there are such.
+* The transformer over classes pads with one learnt token, so all padding tokens are equal: linear attention adds the
+  key and value of one of them, times their number.
 
-B images, T classes, P prompts, D joint width, h x w patches, C channels of a cost, G of the guidance.
+B images, T classes, P prompts, D joint width, h x w patches, C channels of a cost, G channels of the guidance.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from silc.heads.catseg.config import AggregatorConfig
 
 LEFT_OUT = -100.0
-"""Logit of a class that is not among those looked at."""
+"""Logit of a class that is not among the classes kept for an image."""
 APART = -100.0
-"""What is added to the scores of patches in one window that do not lie together in the image."""
+"""Added to the attention score of two patches of one shifted window that come from different sides of the map."""
 AT_ONCE = 2**24
-"""Numbers of the decoder's widest map that are made at a time where no gradient is kept."""
+"""Maximum elements of the decoder's largest map that are computed at a time when no gradient is kept."""
 
 
 class GuidedLinear(nn.Linear):
-    """A linear layer of [x, guidance], the guidance broadcast over x."""
+    """A linear layer on the concatenation [x, guidance]; the guidance is broadcast over x."""
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:  # type: ignore[override]
-        """[..., out] of x [..., C] and guidance [..., G], 1 where it is the same for all."""
+        """Output [..., out] for x [..., C] and guidance [..., G]; a guidance dimension of 1 is shared by all of x."""
         own, theirs = self.weight.split([x.shape[-1], guidance.shape[-1]], dim=1)
         return F.linear(x, own, self.bias) + F.linear(guidance, theirs)
 
@@ -49,7 +49,7 @@ class WindowAttention(nn.Module):
     """Attention among the patches of a window; queries and keys see the guidance too."""
 
     fused_attn = True
-    """Whether torch's fused kernel is taken (`processor.choose_attention`)."""
+    """Whether torch's fused kernel is used (`processor.choose_attention`)."""
 
     def __init__(self, width: int, guidance: int, heads: int) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class WindowAttention(nn.Module):
         self.v, self.proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, guidance: Tensor, window: int, shift: int) -> Tensor:
-        """[B, T, h, w, C] of x and guidance [B, 1, h, w, G]."""
+        """Output [B, T, h, w, C] for x [B, T, h, w, C] and guidance [B, 1, h, w, G]."""
         num, _, high, wide, _ = x.shape
         q, k, v = (
             self._by_head(cut(one.roll((-shift, -shift), (2, 3)) if shift else one, window))
             for one in (self.q(x, guidance), self.k(x, guidance), self.v(x))
         )
-        # Windows and heads are one dimension, which the mask has, and classes another, over which it is broadcast.
+        # Windows and heads share one dimension, which the mask has too; the mask is broadcast over images and classes.
         mask = apart(high, wide, window, shift, q).repeat_interleave(self.heads, dim=0)[None] if shift else None
         if self.fused_attn:
             found = F.scaled_dot_product_attention(q, k, v, mask)
@@ -76,7 +76,7 @@ class WindowAttention(nn.Module):
         return self.proj(out.roll((shift, shift), (2, 3)) if shift else out)  # type: ignore[no-any-return]
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """[B T, windows heads, L, c] of [B, T, windows, L, C]."""
+        """Reshape [B, T, windows, L, C] to [B T, windows heads, L, c]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2).flatten(2, 3).flatten(0, 1)  # type: ignore[no-any-return]
 
 
@@ -93,7 +93,7 @@ def joined(x: Tensor, height: int, width: int, window: int) -> Tensor:
 
 
 def apart(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """[windows, L, L]: APART where two patches of a shifted window are of different sides of the map."""
+    """Attention mask [windows, L, L]: APART where patches of a shifted window come from different sides of the map."""
     sides = [
         torch.cat([torch.full((n,), i) for i, n in enumerate((length - window, window - shift, shift))])
         for length in (height, width)
@@ -105,7 +105,7 @@ def apart(height: int, width: int, window: int, shift: int, like: Tensor) -> Ten
 
 
 def window_of(height: int, width: int, most: int) -> int:
-    """Side of the windows of a grid: the largest that divides it and is at most `most`.
+    """Side of the windows of a grid: the largest number up to `most` that divides height and width.
 
     >>> window_of(24, 24, 12), window_of(28, 28, 12), window_of(8, 12, 12)
     (12, 7, 4)
@@ -124,7 +124,7 @@ class SwinBlock(nn.Module):
         self.attn, self.mlp = WindowAttention(width, guidance, heads), MLP(width, 4 * width, "gelu")
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """[B, T, h, w, C]; a window as large as the map's shorter side is not shifted."""
+        """Output [B, T, h, w, C]; windows as large as the map's shorter side are not shifted."""
         high, wide = x.shape[2:4]
         window = window_of(high, wide, self.window)
         shift = window // 2 if self.shifted and window < min(high, wide) else 0
@@ -133,7 +133,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinPair(nn.Module):
-    """Two blocks over places, the second shifted."""
+    """Two blocks of attention over places; the second has shifted windows."""
 
     def __init__(self, config: AggregatorConfig) -> None:
         super().__init__()
@@ -142,13 +142,13 @@ class SwinPair(nn.Module):
         self.guidance_norm = nn.LayerNorm(config.guidance)
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """[B, T, h, w, C] of x and guidance [B, 1, h, w, G]."""
+        """Output [B, T, h, w, C] for x [B, T, h, w, C] and guidance [B, 1, h, w, G]."""
         guidance = self.guidance_norm(guidance)
         return self.block_2(self.block_1(x, guidance), guidance)  # type: ignore[no-any-return]
 
 
 class LinearAttention(nn.Module):
-    """Attention over classes with elu + 1 in the softmax's place; queries and keys see the texts' guidance too."""
+    """Linear attention over classes, with elu + 1 instead of softmax; queries and keys also see the texts' guidance."""
 
     def __init__(self, config: AggregatorConfig) -> None:
         super().__init__()
@@ -157,17 +157,17 @@ class LinearAttention(nn.Module):
         self.q, self.k, self.v = GuidedLinear(both, width), GuidedLinear(both, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, guidance: Tensor, filler: tuple[Tensor, Tensor], fillers: int) -> Tensor:
-        """[..., T, C] of x and guidance [..., T, G].
+        """Output [..., T, C] for x [..., T, C] and guidance [..., T, G].
 
         Args:
-            filler: the learnt stand-in [C] for a missing class and its guidance [G]: attended to, not returned.
-            fillers: how many of these there are.
+            filler: the learnt padding token [C] and its guidance [G]; it is attended to, but not returned.
+            fillers: number of padding tokens.
         """
         q, (keys, values) = self._by_head(self.q(x, guidance), positive=True), self._keys_and_values(x, guidance)
         key, value = self._keys_and_values(filler[0][None], filler[1][None])
-        with nullcontext() if torch.compiler.is_exporting() else no_autocast(x):  # which casts down again
+        with nullcontext() if torch.compiler.is_exporting() else no_autocast(x):  # autocast would cast down again
             both, total = keys.transpose(-2, -1) @ values, keys.sum(dim=-2)  # [..., heads, c, c], [..., heads, c]
-            if torch.compiler.is_exporting() or fillers:  # a graph's number of classes is a symbol
+            if torch.compiler.is_exporting() or fillers:  # in an exported graph the number of classes is a symbol
                 both, total = both + fillers * (key.transpose(-2, -1) @ value), total + fillers * key[..., 0, :]
             found = (q @ both) / ((q @ total[..., None]) + 1e-6)
         return found.transpose(-3, -2).flatten(-2).to(x.dtype)
@@ -176,7 +176,7 @@ class LinearAttention(nn.Module):
         return self._by_head(self.k(x, guidance), positive=True), self._by_head(self.v(x))
 
     def _by_head(self, x: Tensor, *, positive: bool = False) -> Tensor:
-        """[..., heads, T, c] of [..., T, C], at least in float32: sums over classes are long."""
+        """Reshape [..., T, C] to [..., heads, T, c], at least in float32, because sums over classes are long."""
         x = x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
         x = x if x.dtype == torch.float64 else x.float()
         return F.elu(x) + 1 if positive else x
@@ -196,13 +196,13 @@ class ClassTransformer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """[B, T, h, w, C] of x and the guidance [B, T, G] of the texts."""
+        """Output [B, T, h, w, C] for x [B, T, h, w, C] and the texts' guidance [B, T, G]."""
         (num, _, high, wide, _), own = x.shape, x.flatten(0, 1).permute(0, 3, 1, 2)  # [B T, C, h, w]
         pool = min(self.pool, high, wide) if self.training else 1
         pooled = F.avg_pool2d(own, pool) if pool > 1 else own
         seen = pooled.unflatten(0, (num, -1)).permute(0, 3, 4, 1, 2)  # [B, h', w', T, C]
         filler = self.norm1(self.padding_tokens[0, 0]), self.padding_guidance[0, 0]
-        fillers = self.num_classes - x.shape[1]  # never below 0: more classes are not looked at together
+        fillers = self.num_classes - x.shape[1]  # never below 0: an image keeps at most num_classes
         seen = seen + self.attention(self.norm1(seen), guidance[:, None, None], filler, fillers)
         seen = seen + self.MLP(self.norm2(seen))
         if pool == 1:
@@ -213,19 +213,19 @@ class ClassTransformer(nn.Module):
 
 
 class AggregatorLayer(nn.Module):
-    """Over places, then over classes."""
+    """One layer: attention over places, then over classes."""
 
     def __init__(self, config: AggregatorConfig) -> None:
         super().__init__()
         self.swin_block, self.attention = SwinPair(config), ClassTransformer(config)
 
     def forward(self, x: Tensor, appearance: Tensor, texts: Tensor) -> Tensor:
-        """[B, T, h, w, C]."""
+        """Output [B, T, h, w, C]."""
         return self.attention(self.swin_block(x, appearance), texts)  # type: ignore[no-any-return]
 
 
 class DoubleConv(nn.Module):
-    """Twice a convolution, a norm and ReLU; the first sees the guidance too."""
+    """Twice a convolution, a norm and ReLU; the first convolution also sees the guidance."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class DoubleConv(nn.Module):
         )
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """[B T, out, h, w] of x [B T, C, h, w] and guidance [B, G, h, w]."""
+        """Output [B T, out, h, w] for x [B T, C, h, w] and guidance [B, G, h, w]."""
         first: Any
         first, *rest = self.double_conv
         own, theirs = first.weight.split([x.shape[1], guidance.shape[1]], dim=1)
@@ -251,7 +251,7 @@ class DoubleConv(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice as many pixels a side, then two convolutions."""
+    """Upsampling by 2, then two convolutions."""
 
     def __init__(self, channels: int, out: int, guidance: int) -> None:
         super().__init__()
@@ -259,12 +259,12 @@ class Up(nn.Module):
         self.conv = DoubleConv(channels, out)
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """[B T, out, 2 h, 2 w] of x [B T, C, h, w] and guidance [B, G, 2 h, 2 w]."""
+        """Output [B T, out, 2 h, 2 w] for x [B T, C, h, w] and guidance [B, G, 2 h, 2 w]."""
         return self.conv(self.up(x), guidance)  # type: ignore[no-any-return]
 
 
 class Aggregator(nn.Module):
-    """Costs to logits.
+    """The whole network, from costs to logits.
 
     Args:
         embed_dim: D.
@@ -291,7 +291,7 @@ class Aggregator(nn.Module):
         """Logits [B, T, 4 h, 4 w].
 
         Args:
-            patches: [B, D, h, w], in the space of the texts. They are guidance too: their gradient has two paths.
+            patches: [B, D, h, w], in the space of the texts. They are also guidance, so their gradient has two paths.
             texts: [B, T, P, D].
             layers: intermediate layers of the image tower [B, ., 2 h, 2 w] and [B, ., 4 h, 4 w].
         """
@@ -314,7 +314,7 @@ class Aggregator(nn.Module):
         return every.scatter(1, kept[..., None, None].expand_as(logits), logits)
 
     def _decoded(self, x: Tensor, guidance: Sequence[Tensor]) -> Tensor:
-        """Logits [B, T, 4 h, 4 w] of costs [B, T, C, h, w]; classes do not meet here."""
+        """Logits [B, T, 4 h, 4 w] of costs [B, T, C, h, w]. Classes are independent here, so they can be split."""
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self._up(x, guidance)
         num, _, _, high, wide = x.shape

@@ -1,4 +1,4 @@
-"""What a CAT-Seg head is, what it is trained on, and how. Imports no torch.
+"""Settings of a CAT-Seg head: its shape, its data and its training. Imports no torch.
 
 Defaults are those of the authors' B/16 configuration (`configs/vitb_384.yaml`). Their L/14 sees 336 pixels (size 336).
 """
@@ -33,16 +33,16 @@ class CatSegDataConfig(Settings):
 
     section: ClassVar[str] = "data"
     train: str = ""
-    """A folder: a set as its authors laid it out (COCO-Stuff's images/ and annotations/), or classes.txt with
+    """A folder: a dataset in its authors' layout (COCO-Stuff's images/ and annotations/), or classes.txt with
     train/images and train/labels."""
     split: str = "train"
-    """The folder of one's own set in which images and labels are; a set without splits is learnt from whole."""
+    """For your own dataset: the subfolder with its images and labels. A dataset without splits is used whole."""
     colours: bool = True
     """Change brightness, contrast, saturation and hue at random, as SSD does."""
     workers: Annotated[int, Range(least=0, most=1024)] = 4
     """Processes that read images; 0 reads in the main one."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
-    """Whether a photograph is turned as EXIF says that the camera was held."""
+    """Whether a photograph is rotated according to its EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,24 @@ class AggregatorConfig(Settings):
     width: Annotated[int, CHANNELS] = 128
     """Channels of an embedded cost."""
     layers: Annotated[int, Range(least=1, most=1000)] = 2
-    """Pairs of a Swin pair over places and a transformer over classes."""
+    """Number of layers. Each has two Swin blocks over places and a transformer over classes."""
     heads: Annotated[int, CHANNELS] = 4
-    """Of both attentions."""
+    """Heads of the attention over places, and of that over classes."""
     window: Annotated[int, COUNT] = 12
-    """Most patches along a side of Swin's windows; those that are taken divide the grid."""
+    """Largest side of Swin's windows, in patches; the side that is used divides the grid."""
     pool: Annotated[int, Range(least=1, most=1024)] = 2
-    """Patches along a side that are pooled before the transformer over classes, in training; never in use."""
+    """Side, in patches, of the average pooling before the transformer over classes; only in training."""
     guidance: Annotated[int, CHANNELS] = 128
-    """Channels that appearance and text are projected to, beside the costs."""
+    """Channels that appearance and text are projected to; they guide the costs."""
     decoder: Annotated[tuple[int, int], CHANNELS] = (64, 32)
     """Channels of the two upsampling stages; multiples of 16."""
     decoder_guidance: Annotated[tuple[int, int], CHANNELS] = (256, 128)
-    """Channels of intermediate layers as they are upsampled for the decoder."""
+    """Channels of the two intermediate layers after upsampling for the decoder."""
     decoder_projected: Annotated[tuple[int, int], CHANNELS] = (32, 16)
-    """Channels of these as the decoder takes them."""
+    """Channels of these two layers after projection, as the decoder uses them."""
     classes: Annotated[int, Range(least=1, most=1_000_000)] = 256
-    """Classes that are looked at together: fewer are filled up with a learnt token; of more, each image keeps those of
-    the highest cosines, and the others score -100."""
+    """Classes that are processed together. Fewer classes are padded with a learnt token. Of more classes, each image
+    keeps those with the highest cosines; the others get the logit -100."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,22 +93,22 @@ class CatSegConfig(DownstreamConfig):
     data: CatSegDataConfig = field(default_factory=CatSegDataConfig)
     """Images with label maps."""
     crop: Annotated[int, SIDE] = 384
-    """Pixels of a training crop, and of a window in use; the canvas that windows slide over is 5/3 of that."""
+    """Side in pixels of a training crop, and of a window in inference; windows slide over a canvas of 5/3 of that."""
     size: Annotated[int, Range(least=0, most=8192, advice="0: the crop's")] = 0
-    """Pixels that the towers see a crop or window at; 0: as it is."""
+    """Side in pixels to which a crop or window is resized for the towers; 0: it is not resized."""
     layers: tuple[int, ...] = ()
-    """Two blocks of the image tower, from 0, whose tokens guide the decoder. Empty: those at a third and two thirds,
-    3 and 7 of B's, 7 and 15 of L's."""
+    """Two blocks of the image tower, counted from 0, whose tokens guide the decoder. Empty: the blocks at one third and
+    two thirds of the depth: 3 and 7 for B, 7 and 15 for L."""
     readout: str = ""
-    """Patch features that costs are made of. Empty: CAT-Seg's own where there is a class token, else the first of the
-    pooling's dense readouts."""
+    """Dense readout that the costs are computed from. Empty: CAT-Seg's own if the tower has a class token, else the
+    first dense readout for the tower's pooling."""
     templates: str = "catseg"
-    """Prompts around the names of classes: each is a channel of the costs. `catseg` is one, a photo in the scene."""
+    """Prompt set for class names; each prompt is a channel of the costs. `catseg` has one: a photo in the scene."""
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     """The network."""
     tower_lr: Annotated[float, Range(least=0, most=1)] = 0.01
-    """Share of the learning rate for what the towers learn: queries and values, or with train.optim.lora low-rank
-    changes. Towers of train.optim.freeze stay as they are."""
+    """Fraction of the learning rate for the trained weights of the towers: queries and values, or low-rank changes with
+    train.optim.lora. Towers in train.optim.freeze are frozen."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation."""
 

@@ -1,4 +1,4 @@
-"""CAT-Seg for others: a directory with the encoder inside, and a graph that needs no silc.
+"""Export of a CAT-Seg head: a directory with the encoder inside, and ONNX graphs that need no silc.
 
     config.yaml, checkpoints/      the head, as a run without its optimizer: `silc.load` opens the directory
     encoder/                       the model below, as `silc import` writes it
@@ -6,8 +6,8 @@
     onnx/text.onnx                 input_ids [batch, T] -> text_embeds [batch, D], of the tuned text tower
     README.md                      model card
 
-Both text features are of unit length. S is the head's own size; C is from 2 to `aggregator.classes`, beyond which each
-image keeps the classes of its highest cosines: a choice for whoever calls the graph.
+The text features of both graphs have unit length. S is the head's own size. C is from 2 to `aggregator.classes`. For
+more classes, silc keeps for each image those with the highest cosines; a caller of the graph has to do this itself.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from silc.heads.catseg.model import CatSeg
 
 NAMES = ("a cat", "the sky", "grass", "a wooden table")
-"""What exports are compared on."""
+"""Class names for which an export is compared with the model."""
 
 
 def export(source: str, out: str, formats: Sequence[str], *, license: str, datasets: Sequence[str]) -> list[Check]:
-    """Write a trained head with its encoder, and ONNX where it is asked for, all or nothing.
+    """Write a trained head with its encoder, and ONNX if `formats` has it: everything, or nothing on an error.
 
     Raises:
-        BadInput: a format that a head has not, a library that is not installed, or what was read back differs. Nothing
-            is left behind.
+        BadInput: an unknown format, a library that is not installed, or other results when the files are read back.
+            Nothing is left behind.
     """
     if odd := sorted(set(formats) - {ONNX}):
         raise BadInput(f"a CAT-Seg head is exported as silc's own files and as onnx, not as {odd[0]}; --formats onnx")
@@ -81,7 +81,7 @@ class _Graph(nn.Module):
         self.catseg = catseg
 
     def forward(self, pixel_values: Tensor, text_embeds: Tensor) -> tuple[Tensor]:
-        """[1, C, 4 h, 4 w] of [1, 3, S, S] and [C, P, D]."""
+        """Logits [1, C, 4 h, 4 w] of pixels [1, 3, S, S] and texts [C, P, D]."""
         return (self.catseg.logits(pixel_values, text_embeds),)
 
 
@@ -106,7 +106,7 @@ def _write_graphs(out: Path, model: CatSegModel, texts: Tensor) -> None:
 
 
 def _compared(out: Path, model: CatSegModel, pixels: Tensor, texts: Tensor) -> list[Check]:
-    """The graphs against the model, for several numbers of classes."""
+    """Compare the graphs with the model, for several numbers of classes."""
     runtime = needs(ONNX, "onnxruntime", "export")
     session = runtime.InferenceSession(str(out / ONNX / "catseg.onnx"), providers=["CPUExecutionProvider"])
     side, found = model.catseg.size, []

@@ -1,8 +1,8 @@
-"""CAT-Seg as training sees it: two towers and the head, from pixels and label maps to a loss.
+"""CAT-Seg in training: two towers and the head, from pixels and label maps to a loss.
 
-The head's weights are the aggregator's and those that bring two intermediate layers to the decoder's sizes. Towers and
-their readout are any that there are; with a class token, patches are read out as CAT-Seg reads them: the last block
-gives each token its own value and the class token's residual.
+The head has the weights of the aggregator and of two layers that upsample intermediate tokens for the decoder. Towers
+and readout can be any that silc has. With a class token the default readout is CAT-Seg's: in the last block each token
+gets its own value plus the class token's residual.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from silc.training.protocols import Passes
 
 OWN_READOUT = "class_residual"
-"""CAT-Seg's, for towers with a class token."""
+"""CAT-Seg's own readout, for towers with a class token."""
 
 
 def class_residual(block: Block, x: Tensor) -> Tensor:
-    """The last block as CAT-Seg runs it on tokens [B, T, C]: v + MLP(v), v = each one's value + the class token."""
+    """Run the last block as CAT-Seg does, on tokens [B, T, C]: v + MLP(v), v = a token's value + the class token."""
     _, _, values = block.attn.split(block.norm1(x))
     x = block.attn.merge(values) + x[:, :1]
     return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
@@ -49,16 +49,16 @@ LastBlock = Callable[["Block", Tensor], Tensor]
 
 
 def readouts(pool: str) -> dict[str, LastBlock | None]:
-    """What runs in the last block's place for each dense readout that costs can be made of, the default first."""
+    """For each dense readout that costs can be computed from, what replaces the last block; the default is first."""
     own: dict[str, LastBlock | None] = {OWN_READOUT: class_residual} if pool == "cls" else {}
     return own | READOUTS[pool]
 
 
 class Head(nn.Module):
-    """What is trained beside the towers.
+    """The weights that are trained besides the towers.
 
     Args:
-        width: of the image tower.
+        width: width of the image tower.
         embed_dim: D.
         prompts: P, per class.
     """
@@ -84,7 +84,7 @@ class CatSeg(nn.Module):
 
     Args:
         visual, text: the towers.
-        preprocess: of the model below: mean and deviation of its pixels.
+        preprocess: preprocessing of the model below; has mean and deviation of the pixels.
         embed_dim: D.
         prompts: P, per class.
 
@@ -121,12 +121,12 @@ class CatSeg(nn.Module):
         return tower.in_joint_space(tower.without_prefix(tokens.final), grid), layers
 
     def embedded(self, ids: Tensor) -> Tensor:
-        """Unit-length texts [T, P, D] of ids int64 [T, P, L]."""
+        """Unit-length text features [T, P, D] of ids int64 [T, P, L]."""
         texts: Tensor = F.normalize(self.text(ids.flatten(0, 1)), dim=-1).unflatten(0, ids.shape[:2])
         return texts
 
     def unread(self, num_classes: int) -> list[str]:
-        """Names of parameters that learning so many classes would read no gradient from."""
+        """Names of parameters that get no gradient when `num_classes` classes are learnt."""
         last = f"visual.trunk.blocks.{len(self.visual.trunk.blocks) - 1}.attn.qkv.parametrizations.weight.0.q"
         filled = num_classes < self.head.transformer.num_classes
         fillers = [name for name, _ in self.named_parameters() if ".padding_" in name]
@@ -142,7 +142,7 @@ class CatSeg(nn.Module):
 
         Args:
             pixels: uint8 [B, 3, S, S].
-            truth: int [B, S, S]; what is no class in [0, T) is a pixel of none: all its targets are 0.
+            truth: int [B, S, S]; a pixel whose value is not in [0, T) has no class: all its targets are 0.
             share: the loss is multiplied by this.
             ids: int64 [T, P, L], the prompts of the classes.
         """
@@ -154,7 +154,8 @@ class CatSeg(nn.Module):
 def bce(logits: Tensor, truth: Tensor) -> Tensor:
     """Mean binary cross-entropy [] of logits [B, T, h, w], upsampled, with one-hot truth int [B, H, W].
 
-    sum over classes of softplus(logit) - logit x target: the targets are never made, and a pixel's own logit is picked.
+    For a pixel, this is the sum over classes of softplus(logit) - logit x target. No one-hot tensor is needed: the
+    second term is the logit of the pixel's own class.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
@@ -171,7 +172,7 @@ def layers_of(asked: Sequence[int], depth: int) -> tuple[int, ...]:
     ((3, 7), (7, 15), (3, 7))
 
     Raises:
-        BadInput: one that there is not.
+        BadInput: the tower has no such block.
     """
     layers = tuple(asked) or (max(0, depth // 3 - 1), max(0, 2 * depth // 3 - 1))
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
@@ -184,9 +185,9 @@ class CatSegLearner(Learner):
     """The `Learner` of CAT-Seg.
 
     Args:
-        model: towers and head; its towers were tuned (`tuning.tune`).
+        model: towers and head, after `tuning.tune`.
         ids: int64 [T, P, L], the prompts of the training classes.
-        tower_lr: share of the learning rate for the towers.
+        tower_lr: fraction of the learning rate for the towers.
         micro_batch: images at a time; 0: all.
     """
 
@@ -200,12 +201,12 @@ class CatSegLearner(Learner):
         return self.model
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Those of the towers, but for one whose parts a readout calls by themselves."""
+        """Blocks of the towers, without the image tower's last block if a readout calls its parts directly."""
         image = list(self.model.visual.trunk.blocks)
         return [*(image[:-1] if self.model.last_block else image), *self.model.text.transformer.resblocks]
 
     def groups(self) -> Mapping[str, ParamGroup]:
-        """Towers at their share of the rate; weights and biases of norms do not decay."""
+        """Rate factor and decay of each parameter: `tower_lr` for towers; parameters of norms do not decay."""
         norms = {
             f"{path}.{name}"
             for path, part in self.model.named_modules()
@@ -219,14 +220,14 @@ class CatSegLearner(Learner):
         }
 
     def gradients(self, passes: Passes, batch: LabelledBatch, hyper: object) -> Learnt:
-        """In one pass, or in several with the gradient of the whole batch."""
+        """Compute the gradient of the whole batch, in one pass or in several."""
         ids = self.ids.to(batch.pixels.device)
         return in_micro_batches(passes, (batch.pixels, batch.truth), self.micro_batch, ids)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """What training changes; the rest is the model below, by its name."""
+        """The tensors that training changes; the others come from the model below, which config.yaml names."""
         return {"model": learnt(self.model)}
 
     def load(self, saved: Checkpoint) -> None:
-        """Raises BadInput when it is of another architecture."""
+        """Load a checkpoint; raises BadInput if it is of another architecture."""
         take_over(self.model, saved)

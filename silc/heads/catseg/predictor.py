@@ -1,8 +1,8 @@
-"""CAT-Seg in use: class names in, class maps out, by its own protocol.
+"""Inference with CAT-Seg: from class names to class maps, by its own protocol.
 
-An image is scaled to a square canvas of 5/3 of the crop, seen in overlapping windows of the crop's size and once as a
-whole, scaled to that size. Probabilities of windows are averaged where they overlap, then with those of the whole view.
-No map of all classes at the canvas's size is made: memory holds each view's own logits and a tile of pixels.
+An image is scaled to a square canvas of 5/3 of the crop. The model sees overlapping windows of the crop's size, and the
+whole image scaled to that size. Probabilities of overlapping windows are averaged, then averaged with the whole view.
+No map of all classes at the canvas's size is stored: memory holds each view's own logits and a tile of pixels.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from silc.heads.catseg.model import CatSeg
 
 LONGEST = 4
-"""Most of the longer side before an image is squashed, in canvases: detectron2's 2560 pixels at 640."""
+"""Longest allowed longer side before an image is squashed, in canvas sizes: detectron2 has 2560 pixels for 640."""
 TEXTS_AT_ONCE = 256
 CLASSES_AT_ONCE = 256
-"""Images times classes that go through the head together: a few views where classes are few."""
+"""Images times classes in one pass of the head: several views at a time if there are few classes."""
 
 
 def canvas_of(crop: int) -> int:
-    """Side of the canvas: 640 of 384."""
+    """Side of the canvas in pixels: 640 for a crop of 384."""
     return 5 * crop // 3
 
 
 def stride_of(crop: int) -> int:
-    """From one window to the next: int(384 (1 - 0.333)) = 256."""
+    """Stride of the windows in pixels: int(384 (1 - 0.333)) = 256 for a crop of 384."""
     return int(crop * (1 - 0.333))
 
 
 class Probabilities(Window):
-    """A window whose logits become probabilities once they are upsampled."""
+    """A window whose logits become probabilities after upsampling."""
 
     def at(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Probabilities [C, R, W] at some rows and columns."""
@@ -55,7 +55,7 @@ class Probabilities(Window):
 
 @dataclass(frozen=True)
 class TwoScales(ScoreMap):
-    """The mean of what windows say, and what a view of the whole image says."""
+    """Mean of the windows' probabilities and of those of a view of the whole image."""
 
     whole_view: Window = field(kw_only=True)
 
@@ -74,14 +74,14 @@ class CatSegModel(Model):
     catseg: CatSeg = field(kw_only=True)
     crop: int = field(kw_only=True)
     templates: str = field(kw_only=True)
-    """Name of its prompts."""
+    """Name of the prompt set."""
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """Its own windows and prompts."""
+        """Rules of its protocol: its own windows and prompts."""
         return {
             "templates": self.templates,
-            "ensemble": "mean, normalize",  # which `classes` does not take: `record` says what it does
+            "ensemble": "mean, normalize",  # not used by `classes`; see `record`
             "shorter": canvas_of(self.crop),
             "longer": None,
             "rounding": "squash",
@@ -94,24 +94,24 @@ class CatSegModel(Model):
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say."""
+        """Facts about the model for the records of its scores."""
         named = {"decoder": "catseg", "protocol": "catseg", "readout": self.catseg.readout}
         return named | {"whole_view": True, "ensemble": "each prompt is a channel"}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:
-        """Unit-length texts [C, P, D] of the first of each name's synonyms, made anew at every call."""
+        """Unit-length text features [C, P, D] of each name's first synonym, computed again at every call."""
         return self.embedded(prompt_ids(self, names, self.templates).to(self.device))
 
     @torch.no_grad()
     def embedded(self, ids: Tensor) -> Tensor:
-        """Unit-length texts [C, P, D] of ids int64 [C, P, L]."""
+        """Unit-length text features [C, P, D] of ids int64 [C, P, L]."""
         with self._computing():
             parts = ids.split(max(1, TEXTS_AT_ONCE // ids.shape[1]))
             return torch.cat([self.catseg.embedded(some).float() for some in parts])
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Logits [B, C, h, w] of normalised square pixels [B, 3, S, S]; of many classes image by image, for memory."""
+        """Logits [B, C, h, w] of normalised square pixels [B, 3, S, S]; image by image if there are many classes."""
         with self._computing():
             parts = images.split(max(1, CLASSES_AT_ONCE // len(classes)))
             return torch.cat([self.catseg.logits(some, classes).float() for some in parts])
@@ -127,7 +127,7 @@ class CatSegModel(Model):
         return self.scores(scaled(image, size, "bilinear", name)[None].float(), classes)
 
     def scores(self, pixels: Tensor, classes: Tensor) -> TwoScales:
-        """As `score_map`, of float pixels 0 to 255 [1, 3, H, W]."""
+        """Like `score_map`, for float pixels [1, 3, H, W] from 0 to 255."""
         crop, canvas = self.crop, canvas_of(self.crop)
         views, boxes = views_of(pixels, crop)
         seen = self.maps(self.preprocess.normalize(torch.stack(views).to(self.device)), classes)
@@ -139,7 +139,7 @@ class CatSegModel(Model):
 
 
 def views_of(pixels: Tensor, crop: int) -> tuple[list[Tensor], list[Box]]:
-    """Windows [3, crop, crop] of the canvas and, last, the whole image, of pixels [1, 3, H, W]; the windows' places."""
+    """Windows [3, crop, crop] of pixels [1, 3, H, W] on the canvas, the whole image last; and the windows' boxes."""
     canvas = canvas_of(crop)
     square = F.interpolate(pixels, (canvas, canvas), mode="bilinear", align_corners=False)[0]
     boxes = windows(canvas, canvas, crop, stride_of(crop))
@@ -148,7 +148,7 @@ def views_of(pixels: Tensor, crop: int) -> tuple[list[Tensor], list[Box]]:
 
 
 def prompt_ids(model: DualEncoder, names: Sequence[str], prompt_set: str) -> Tensor:
-    """Ids int64 [C, P, L] of a set's prompts around the first of each name's synonyms."""
+    """Token ids int64 [C, P, L] of each name's first synonym in all prompts of a set."""
     around = templates(prompt_set)
     texts = [text for name in names for text in prompts(name.split(", ")[0], around)]
     return model.tokenizer(texts).view(len(names), len(around), -1)

@@ -1,4 +1,4 @@
-"""A run of CAT-Seg: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+"""A run of CAT-Seg: builds data, learner, schedule and scores from the configuration; the engine does the rest."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from silc.predict import Model
 
 SHUFFLED = 16
-"""Blocks of images that are mixed."""
+"""Blocks of images that are shuffled together."""
 
 
 def train(config: CatSegConfig) -> Path:
-    """Train CAT-Seg to its end and give the run's directory.
+    """Train CAT-Seg to the end and return the run's directory.
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this rank or another was asked to stop; the progress is saved.
     """
     if not config.data.train or not config.init:
         raise BadInput("catseg needs a model and images with label maps: --init MODEL --data.train FOLDER")
@@ -63,7 +63,7 @@ def train(config: CatSegConfig) -> Path:
 
 
 def compose(config: CatSegConfig, context: RunContext) -> Run:
-    """All that the engine needs; every rank calls it.
+    """Build all that the engine needs; every rank calls this.
 
     Raises:
         BadInput: the model or the data cannot be used; the training is shorter than a step.
@@ -103,7 +103,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
 
 
 def network(config: CatSegConfig, model: Model) -> CatSeg:
-    """Towers of a model and a new head.
+    """Combine the towers of a model with a new head.
 
     Raises:
         BadInput: the tower has no such layers or readout, or cannot see images of that size.
@@ -120,7 +120,7 @@ def network(config: CatSegConfig, model: Model) -> CatSeg:
 
 
 def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg, str]:
-    """The network as it learns from so many classes, and in words what its towers learn and how far places see.
+    """Build the network for training on `num_classes` classes; also say what its towers learn and the windows' size.
 
     Raises:
         BadInput: see `network`.
@@ -130,18 +130,18 @@ def tuned(config: CatSegConfig, model: Model, num_classes: int) -> tuple[CatSeg,
     module.head.requires_grad_(True)
     tuning.leave_unread(module, module.unread(num_classes))
     side = module.size // model.patch_size
-    window = window_of(side, side, config.aggregator.window)  # 1 of a prime side: places see little of each other
+    window = window_of(side, side, config.aggregator.window)  # 1 if side is prime: then places hardly see others
     return module, f"{said}; windows are {window} x {window} of {side} x {side} patches"
 
 
 def in_use(config: CatSegConfig, model: Model, module: CatSeg) -> CatSegModel:
-    """A model that has a trained network's towers, and its class maps."""
+    """Make the model for inference, with the towers and class maps of a trained network."""
     known = with_towers(model, module.visual, module.text) | {"weights": config.kind}
     return CatSegModel(**known, catseg=module, crop=config.crop, templates=config.templates)
 
 
 def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
-    """The model of a finished run: the one below it by its name in config.yaml, as it was tuned, and the head.
+    """Load the model of a finished run: the model below that config.yaml names, with its tuned weights, and the head.
 
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
@@ -155,8 +155,8 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
 
 
 def flops_per_image(module: CatSeg, config: CatSegConfig, ids: Tensor, ranks: int = 1) -> float:
-    """Training FLOPs of a step by image: forward and backward of one, and its share of the texts', which every rank
-    embeds all of, in each of its micro-batches anew."""
+    """Training FLOPs of a step per image: its forward and backward pass, and its share of those of the texts. Every
+    rank embeds all texts, again in each micro-batch."""
     counted, side, totals = copy.deepcopy(module).to("meta"), config.crop, []
     with torch.device("meta"):
         images = torch.empty(1, 3, side, side, dtype=torch.uint8), torch.empty(1, side, side, dtype=torch.int32)

@@ -1,7 +1,8 @@
-"""What a text decoder is, what it is trained on, and how. Imports no torch.
+"""Settings of a text decoder: its shape, its data and its training. Imports no torch.
 
-LiT-decoder's own constants are in no public text. Shape and optimiser are near those of big_vision's CapPa decoder
-(`configs/proj/cappa/pretrain.py`), whose width and depth are a larger model's: every row of scores is our protocol.
+LiT-decoder's constants are not published. Shape and optimiser are near those of big_vision's CapPa decoder
+(`configs/proj/cappa/pretrain.py`), but its width and depth are those of a larger model. So all scores are by our own
+protocol.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ class TextDataConfig(Settings):
 
     section: ClassVar[str] = "data"
     train: str = ""
-    """What is learnt, as PREFIX:PLACE, several joined by commas: 'caption:DATA/coco,vqa:DATA/vqav2'. The prefix
-    `caption` reads captions, any other one questions; it stands before what is written, and tells tasks apart."""
+    """Training tasks as PREFIX:PLACE, joined by commas: 'caption:DATA/coco,vqa:DATA/vqav2'. The prefix `caption` reads
+    captions; any other prefix reads questions. Every prompt begins with its prefix, which tells the tasks apart."""
     cache: str = ""
-    """Folder that keeps the tokens of a frozen image tower, by checksums of weights and pixels. Empty: none."""
+    """Folder that caches the tokens of a frozen image tower, by checksums of weights and pixels. Empty: no cache."""
     vocab_size: Annotated[int, Range(least=259, most=1_000_000)] = 8192
-    """Entries of the tokenizer at most, which is learnt from the texts."""
+    """Maximum entries of the tokenizer, which is trained on the texts."""
     workers: Annotated[int, Range(least=0, most=1024)] = 4
     """Processes that read images; 0 reads in the main one."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
-    """Whether a photograph is turned as EXIF says that the camera was held."""
+    """Whether a photograph is rotated according to its EXIF orientation."""
 
 
 @dataclass(frozen=True)
 class DecoderConfig(DownstreamConfig):
-    """LiT-decoder's manner: captions and answers by a text decoder on a frozen image tower."""
+    """Captions and answers by a text decoder on a frozen image tower, in the manner of LiT-decoder."""
 
     kind: ClassVar[str] = "decoder"
     data: TextDataConfig = field(default_factory=TextDataConfig)
@@ -49,19 +50,19 @@ class DecoderConfig(DownstreamConfig):
     size: Annotated[int, Range(least=0, most=8192, advice="0: the model's own")] = 0
     """Side in pixels of the square that images are squashed to, a multiple of the patch."""
     depth: Annotated[int, Range(least=1, most=64)] = 4
-    """Blocks: causal self-attention, cross-attention to the tokens of the image, MLP."""
+    """Number of blocks; each has causal self-attention, cross-attention to the image's tokens, and an MLP."""
     width: Annotated[int, Range(least=8, most=16_384)] = 512
-    """Of the decoder's tokens."""
+    """Width of the decoder's tokens."""
     heads: Annotated[int, Range(least=1, most=1024)] = 8
-    """Of its attention; they divide the width."""
+    """Attention heads; the width must be a multiple of this."""
     mlp: Annotated[int, Range(least=0, most=65_536, advice="0: four times the width")] = 0
-    """Width of its MLPs; 0: four times its own."""
+    """Width of the MLPs; 0: four times the decoder's width."""
     length: Annotated[int, Range(least=8, most=4096)] = 64
-    """Tokens of prefix, question and answer together; a text that is longer is cut, its question first."""
+    """Maximum tokens of prefix, question and answer together. Prompt and answer are each cut to half of this."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
-    """Share of what each part of a block adds that is left out at random in training."""
+    """Dropout rate, in training, on what each part of a block adds."""
     image_lr: Annotated[float, SHARE] = 0.1
-    """Share of the learning rate for the image tower, where train.optim.freeze does not name it."""
+    """Fraction of the learning rate for the image tower, if train.optim.freeze does not name it."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation."""
 

@@ -1,4 +1,4 @@
-"""Images with texts as training takes them: which there are, which answer a visit takes, and how they are batched."""
+"""Images with texts for training: reading the tasks, choosing an answer at each visit, and making batches."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from silc.preprocess import Preprocess
 
 BLOCK = 1000
-"""Questions that are mixed and read as one shard is."""
+"""Questions in a block, which is shuffled and read like a shard."""
 TEXTS_FOR_TOKENIZER = 500_000
 
 
 @dataclass(frozen=True)
 class Told:
-    """An image, what is asked of it, and what may be written."""
+    """A sample: an image, the question about it, and the possible answers."""
 
     key: str
     image: Image.Image
     prefix: str
     question: str
     answers: Sequence[str]
-    """Of which each visit takes one."""
+    """Possible answers; each visit takes one of them."""
 
 
 class Tellings(Source[Told]):
@@ -58,7 +58,7 @@ class Tellings(Source[Told]):
     prefix: str
 
     def some(self, limit: int) -> Iterator[tuple[str, Sequence[str]]]:
-        """Questions of at most `limit` samples, and what may be written."""
+        """Questions and possible answers of at most `limit` samples."""
         raise NotImplementedError
 
 
@@ -87,7 +87,7 @@ class Captioned(Tellings):
 
 
 class Answered(Tellings):
-    """Questions of a set, or captions of one in its authors' layout; an image that cannot be read is replaced."""
+    """Questions of a dataset, or captions of one in its authors' layout; an image that cannot be read is replaced."""
 
     def __init__(self, prefix: str, data: QuestionSet) -> None:
         self.prefix, self.data = prefix, data
@@ -102,7 +102,8 @@ class Answered(Tellings):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Told:
-        """
+        """Read a sample.
+
         Raises:
             BadSample: the image cannot be decoded.
         """
@@ -112,7 +113,7 @@ class Answered(Tellings):
             if isinstance(error.__cause__, BadImage):
                 raise BadSample(Broken(self.data.name, str(index), error.__cause__.cause, str(error))) from error
             raise
-        answers = [text for text in self.data.answers[index] if text.strip()]  # nobody learns to say nothing
+        answers = [text for text in self.data.answers[index] if text.strip()]  # empty answers are never learnt
         return Told(self.where(index), image, self.prefix, self.data.questions[index], answers)
 
     def where(self, index: int) -> str:
@@ -125,7 +126,7 @@ class Answered(Tellings):
 
 
 class Joined(Source[Told]):
-    """Several tasks, one after the other, mixed by the loader as shards are."""
+    """Several tasks, one after the other; the loader shuffles their blocks like shards."""
 
     def __init__(self, parts: Sequence[Tellings]) -> None:
         self.parts = parts
@@ -156,11 +157,11 @@ class Joined(Source[Told]):
 
     @property
     def prefixes(self) -> list[str]:
-        """Of the tasks, each once."""
+        """Prefixes of the tasks, each once."""
         return list(dict.fromkeys(part.prefix for part in self.parts))
 
     def texts(self) -> Iterator[str]:
-        """What a tokenizer is learnt from."""
+        """Texts that a tokenizer is trained on."""
         yield from self.prefixes
         for part in self.parts:
             for question, answers in part.some(TEXTS_FOR_TOKENIZER // len(self.parts)):
@@ -174,7 +175,7 @@ class Joined(Source[Told]):
 
 
 def opened(config: TextDataConfig) -> Joined:
-    """What a run learns from.
+    """Open the training data of a run.
 
     Raises:
         BadInput: a part of data.train is no PREFIX:PLACE, or what it names cannot be used.
@@ -183,7 +184,7 @@ def opened(config: TextDataConfig) -> Joined:
 
 
 def named(train: str) -> list[tuple[str, str]]:
-    """The tasks of data.train: a prefix and a place each. Commas within a place are its own.
+    """Split data.train into its tasks, each a prefix and a place. A place may contain commas.
 
     Raises:
         BadInput: a part is no PREFIX:PLACE.
@@ -198,7 +199,7 @@ def named(train: str) -> list[tuple[str, str]]:
 
 
 def shown(train: str) -> str:
-    """data.train as it is written down: no signature or password of an address."""
+    """data.train for logs and files: without the signatures and passwords of addresses."""
     return ",".join(f"{prefix}:{without_secrets(place)}" for prefix, place in named(train))
 
 
@@ -211,7 +212,7 @@ def _task(prefix: str, place: str, config: TextDataConfig) -> Tellings:
 
 
 def as_questions(data: RetrievalSet) -> QuestionSet:
-    """Captions as answers to nothing that is asked."""
+    """Turn captions into answers to empty questions."""
     every = range(len(data.images))
     return QuestionSet(data.name, data.images, every, [""] * len(every), data.captions, {}, files=data.files)
 
@@ -221,8 +222,8 @@ class TextBatch:
     """One rank's share of a batch."""
 
     pixels: Tensor  # uint8 [B, 3, S, S]
-    ids: Tensor  # int64 [B, L], filled up at the right
-    answers: Tensor  # bool [B, L]: what is learnt
+    ids: Tensor  # int64 [B, L], padded at the right
+    answers: Tensor  # bool [B, L]: tokens that are learnt
     keys: Sequence[str]
     broken: Sequence[Broken] = ()
 
@@ -241,7 +242,7 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class ToldTexts:
-    """A `Collate`: images squashed to the square, prompts, and one of the answers that each may have."""
+    """A `Collate`: images squashed to the square, their prompts, and one answer drawn for each image."""
 
     preprocess: Preprocess
     text: Texts
@@ -259,12 +260,12 @@ class ToldTexts:
         return TextBatch(pixels, ids, answers, samples.keys, samples.broken)
 
     def num_bytes(self, num: int) -> int:
-        """Three bytes a pixel, and the ids."""
+        """Bytes of `num` samples: three per pixel, and the ids."""
         return num * (3 * self.preprocess.size**2 + 9 * self.text.length)
 
 
 def filled(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids int64 [B, L] of prompts and answers, and bool [B, L] where an answer stands."""
+    """Padded ids int64 [B, L] of prompts and answers, and a mask bool [B, L] of the answers' tokens."""
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), longest), pad)
     answers = torch.zeros(len(rows), longest, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A decoder for others: a directory with the encoder inside, and two graphs that need no silc.
+"""Export of a decoder: a directory with the encoder inside, and two ONNX graphs that need no silc.
 
     config.yaml, checkpoints/, tokenizer/   the decoder, as a run without its optimizer: `silc.load` opens the directory
     encoder/                                the model below, as `silc import` writes it
@@ -7,7 +7,7 @@
                        -> logits [B, n, V], keys, values with the new tokens
     README.md                                model card
 
-A text begins with keys and values of zeros. Its prompt is read at once, each next token by itself at the next place.
+Begin a text with keys and values of zeros. Give the whole prompt in one step, then each next token at the next place.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from silc.heads.decoder.predictor import TextModel
 
 MOST = 8
-"""Tokens that are written to compare by."""
+"""Tokens that are generated to compare the graphs with the model."""
 IMAGE_OUTPUTS, STEP_OUTPUTS = ("image_keys", "image_values"), ("logits", "new_keys", "new_values")
 
 
 def export(source: str, out: str, formats: Sequence[str], *, license: str, datasets: Sequence[str]) -> list[Check]:
-    """Write a decoder with its encoder, and the graphs where they are asked for, all or nothing.
+    """Write a decoder with its encoder, and the graphs if `formats` has onnx: everything, or nothing on an error.
 
     Raises:
-        BadInput: a format that it has not, a library that is not installed, or what was read back differs. Nothing is
-            left behind.
+        BadInput: an unknown format, a library that is not installed, or other results when the files are read back.
+            Nothing is left behind.
     """
     if odd := sorted(set(formats) - {ONNX}):
         raise BadInput(f"a decoder is exported as silc's own files and {ONNX}, not as {odd[0]}")
@@ -88,7 +88,7 @@ def _logits(model: TextModel, pixels: Tensor, prompts: Sequence[Sequence[int]]) 
 
 
 class _Image(nn.Module):
-    """What all blocks look at of images."""
+    """Keys and values of images for the cross-attention of all blocks."""
 
     def __init__(self, teller: Teller) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _Image(nn.Module):
 
 
 class _Step(nn.Module):
-    """The next tokens of texts."""
+    """One decoding step: reads the next tokens of texts."""
 
     def __init__(self, decoder: TextDecoder) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Step(nn.Module):
     def forward(
         self, input_ids: Tensor, places: Tensor, keys: Tensor, values: Tensor, image_keys: Tensor, image_values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [B, n, V], and keys and values with these tokens."""
+        """Logits [B, n, V], and the keys and values updated with these tokens."""
         cache = Cache(_apart(keys, values), _apart(image_keys, image_values))
         logits, after = self.decoder.read(input_ids, places, cache)
         return logits, *_stacked(after.read)
@@ -150,7 +150,7 @@ def _write_graphs(out: Path, teller: Teller, pixels: Tensor) -> None:
 
 
 def _compared(out: Path, model: TextModel, pixels: Tensor, prompts: Sequence[Sequence[int]]) -> list[Check]:
-    """The graphs against the model: numbers, and what they write greedily, one text at a time."""
+    """Compare the graphs with the model: outputs, and texts from greedy decoding, one text at a time."""
     image, step = load_onnx(str(out / ONNX / "image.onnx")), load_onnx(str(out / ONNX / "step.onnx"))
     found = []
     for what, theirs, ours in zip(IMAGE_OUTPUTS, image(pixels), _Image(model.teller)(pixels), strict=True):
@@ -180,7 +180,7 @@ def _written(
     end: int,
     most: int,
 ) -> list[int]:
-    """What the graphs write greedily of one image, at most so many tokens."""
+    """Tokens that the graphs generate greedily for one image, at most `most`."""
     seen, keys = image(pixels), _nothing_read(decoder, 1)
     values, ids, places, found = keys, torch.tensor([list(prompt)]), torch.arange(len(prompt))[None], list[int]()
     while True:

@@ -1,6 +1,7 @@
-"""What a decoder writes: greedily, by beams, or drawn. Many texts at a time, each token read once (a cache).
+"""Text generation: greedy, by beam search, or by sampling. Many texts at a time; with a cache, each token is read once.
 
-Beams are those of transformers' `generate`: sums of log-probabilities over length to a power, the end counted.
+Beam search is that of transformers' `generate`: a score is the sum of log-probabilities divided by a power of the
+length. The length counts the end token.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from silc.heads.decoder.model import Cache, TextDecoder
 
 @dataclass(frozen=True)
 class Writing:
-    """How it is written: greedily, with several beams, or, with a temperature, drawn.
+    """How to generate: greedily, by beam search with several beams, or by sampling with a temperature.
 
     Raises:
-        BadInput: values that mean nothing, or beams with a temperature.
+        BadInput: invalid values, or beams together with a temperature.
     """
 
     most: int | None = None
-    """Tokens at most; None: as many as there is room for."""
+    """Maximum tokens; None: as many as there is room for."""
     beams: int = 1
     length_power: float = 1.0
-    """Of beams: the power of the length that sums of log-probabilities are divided by."""
+    """For beam search: sums of log-probabilities are divided by the length to this power."""
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 takes the likeliest token."""
     top_p: float = 1.0
-    """Tokens are drawn from the likeliest that make up this share."""
+    """Sample only from the likeliest tokens that together reach this probability."""
     seed: int = 0
     first: int = 0
-    """Number of the first text: each is drawn by seed and number, whatever stands beside it."""
+    """Number of the first text. How a text is sampled depends on seed and number, not on the other texts of a batch."""
 
     def __post_init__(self) -> None:
         whole = (self.most is None or self.most >= 1) and self.beams >= 1 and self.seed >= 0 and self.first >= 0
@@ -56,11 +57,11 @@ class Writing:
 def write(
     decoder: TextDecoder, memory: Tensor, prompts: Sequence[Sequence[int]], end: int, how: Writing
 ) -> list[list[int]]:
-    """The ids that follow each prompt, without the end.
+    """Generate the ids that follow each prompt, without the end token.
 
     Args:
         memory: images' tokens [B, T, C].
-        prompts: B lists of ids, begun; with what follows they fit the decoder's length.
+        prompts: B lists of ids that start with the begin token; prompt and new tokens fit the decoder's length.
     """
     room = decoder.shape.length - max(map(len, prompts))
     if room < 1:
@@ -74,7 +75,7 @@ def write(
 
 @dataclass
 class Reading:
-    """B texts that are being written: where each stands, and what may follow."""
+    """State of B texts during generation: the next place of each, and the scores of its next token."""
 
     decoder: TextDecoder
     cache: Cache
@@ -83,7 +84,7 @@ class Reading:
 
     @classmethod
     def of(cls, decoder: TextDecoder, memory: Tensor, prompts: Sequence[Sequence[int]]) -> Reading:
-        """After the prompts."""
+        """The state after the prompts are read."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=memory.device)
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64, device=memory.device)
         for row, prompt in enumerate(prompts):
@@ -94,19 +95,19 @@ class Reading:
         return cls(decoder, cache, lengths, F.log_softmax(last.float(), dim=-1))
 
     def take(self, tokens: Tensor) -> None:
-        """Go on with a token each, int64 [B]."""
+        """Append one token to each text, int64 [B]."""
         logits, self.cache = self.decoder.read(tokens[:, None], self.places[:, None], self.cache)
         self.places = self.places + 1
         self.scores = F.log_softmax(logits[:, 0].float(), dim=-1)
 
     def side_by_side(self, times: int) -> None:
-        """Go on with each text so many times, one behind the other."""
+        """Repeat each text `times` times; its copies are next to each other."""
         rows = torch.arange(len(self.places), device=self.places.device).repeat_interleave(times)
         self.cache, self.places, self.scores = self.cache.of_rows(rows), self.places[rows], self.scores[rows]
 
 
 def _one_by_one(reading: Reading, end: int, most: int, how: Writing) -> list[list[int]]:
-    """The likeliest token, or a drawn one, until all have ended."""
+    """Append the likeliest token, or a sampled one, until all texts have ended."""
     draws = [stream("write", how.seed, how.first + row) for row in range(len(reading.places))]
     tokens = torch.empty(len(reading.places), 0, dtype=torch.int64)
     ended = torch.zeros(len(reading.places), dtype=torch.bool)
@@ -123,10 +124,10 @@ def _one_by_one(reading: Reading, end: int, most: int, how: Writing) -> list[lis
 
 
 def drawn(scores: Tensor, how: Writing, draws: Tensor) -> Tensor:
-    """Tokens int64 [B] by their log-probabilities [B, V], likeliest first, where draws [B] from 0 to 1 fall."""
+    """Sample tokens int64 [B]: draws [B] from 0 to 1 index the cumulative probabilities of scores [B, V], sorted."""
     ranked, places = (scores.double() / how.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     reached = ranked.cumsum(dim=-1)
-    kept = (reached - ranked < how.top_p).sum(dim=-1, keepdim=True)  # the one that reaches the share is in
+    kept = (reached - ranked < how.top_p).sum(dim=-1, keepdim=True)  # the token that reaches top_p is kept
     at = torch.searchsorted(reached, draws.double()[:, None] * reached.gather(1, kept - 1), right=True)
     return places.gather(1, at.minimum(kept - 1))[:, 0]
 
@@ -137,22 +138,22 @@ def _until(tokens: list[int], end: int) -> list[int]:
 
 @dataclass
 class Ended:
-    """The best texts of an image that have ended, as (score, tokens)."""
+    """The best finished texts of an image, as (score, tokens)."""
 
     most: int
     found: list[tuple[float, list[int]]] = field(default_factory=list)
 
     def add(self, score: float, tokens: list[int]) -> None:
-        """Keep it if it is among the best; of equals the earlier ones stay."""
+        """Keep a text if it is among the best; of texts with equal scores the earlier ones stay."""
         self.found = sorted([*self.found, (score, tokens)], key=lambda one: -one[0])[: self.most]
 
     def closed(self, reachable: float) -> bool:
-        """Whether nothing that is at most so good gets in any more."""
+        """Whether the list is full and a score of at most `reachable` cannot enter it."""
         return len(self.found) == self.most and self.found[-1][0] >= reachable
 
 
 def _by_beams(reading: Reading, end: int, most: int, how: Writing) -> list[list[int]]:
-    """For each image the best of its ended beams, or of those that ran out of room."""
+    """Beam search: for each image the best of its finished beams, or of those that reached the maximum length."""
     images, beams, vocabulary = len(reading.places), how.beams, reading.scores.shape[1]
     device = reading.places.device
     reading.side_by_side(beams)

@@ -1,7 +1,7 @@
-"""Tokens of a frozen tower, kept on disk: an image is seen once, however many questions and epochs there are.
+"""Disk cache for the tokens of a frozen tower: an image goes through the tower once, for all questions and epochs.
 
-Each image has a file of its own, named by a checksum of its pixels as they enter and of what the tower is. Another
-tower, size or way to cut images gives other names, so that nothing old is ever taken for new.
+Each image has its own file, named by a checksum of its input pixels and of the tower. Another tower, image size or
+crop gives other names, so old tokens are never used for new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class KeptTokens:
     """A folder of tokens.
 
     Args:
-        tower: what decides the tokens besides the pixels: checksum and name of the weights, normalisation, precision.
+        tower: what the tokens depend on besides the pixels: checksum and name of the weights, normalisation, precision.
     """
 
     folder: Path
@@ -52,9 +52,9 @@ class KeptTokens:
         return self.folder / digest[:2] / f"{digest[2:]}.npy"
 
     def _keep(self, file: Path, tokens: np.ndarray) -> None:
-        """Write a file under another name first: a rank beside this one may read it at any time.
+        """Write a file under another name first, because another rank may read it at any time.
 
-        It is not flushed: a file that a power cut broke is made again.
+        The file is not flushed to disk: if a power cut damages it, the tokens are computed again.
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.{np.random.default_rng().integers(2**63)}.npy")
@@ -63,7 +63,7 @@ class KeptTokens:
 
 
 def _whole(file: Path) -> np.ndarray | None:
-    """The tokens in a file; None where there is none, or a part of one."""
+    """The tokens in a file; None if the file is missing or incomplete."""
     try:
         tokens: np.ndarray = np.load(file)
     except (FileNotFoundError, EOFError, ValueError):

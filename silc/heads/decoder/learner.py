@@ -1,4 +1,4 @@
-"""The decoder and the image tower as training sees them: from pixels and texts to a loss."""
+"""The decoder and the image tower in training: from pixels and texts to a loss."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Teller(nn.Module):
     """An image tower, frozen or not, and the decoder that looks at its tokens.
 
     Args:
-        preprocess: of the image tower.
-        kept: tokens on disk, of a tower that is frozen.
+        preprocess: preprocessing of the image tower.
+        kept: disk cache of the tokens, for a frozen tower.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Teller(nn.Module):
         return tokens
 
     def see(self, pixels: Tensor) -> Tensor:
-        """The same of pixels uint8 [B, 3, S, S], as they are kept where they are."""
+        """Like `look`, for pixels uint8 [B, 3, S, S]; uses the cache if there is one."""
 
         def look(some: Tensor) -> Tensor:
             return self.look(self.preprocess.normalize(some))
@@ -51,7 +51,7 @@ class Teller(nn.Module):
         return look(pixels) if self.kept is None else self.kept.of(pixels, look)
 
     def forward(self, pixels: Tensor, ids: Tensor, answers: Tensor, share: float) -> Learnt:
-        """The loss, times a share, of a batch (`TextBatch`) or some rows of one."""
+        """Loss, multiplied by `share`, of a batch (`TextBatch`) or of some of its rows."""
         logits = self.decoder(ids, self.see(pixels))
         loss = answer_loss(logits, ids, answers)
         with torch.no_grad():
@@ -65,7 +65,7 @@ class TextLearner(Learner):
     """The `Learner` of a decoder.
 
     Args:
-        image_lr: share of the learning rate for the image tower, where it learns.
+        image_lr: fraction of the learning rate for the image tower, if it is trained.
         micro_batch: images at a time; 0: all.
     """
 
@@ -78,14 +78,15 @@ class TextLearner(Learner):
         return self.teller
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Those of the tower; the decoder's have other ways in than `forward`, which sharding does not know.
+        """Blocks of the tower. The decoder's are left out: sharding does not know their entry points besides `forward`.
 
-        None where tokens are kept: ranks find different ones, and would not put a block together equally often.
+        Empty if tokens are cached: ranks find different tokens in the cache, so they would not gather a block
+        equally often.
         """
         return [] if self.teller.kept else list(self.teller.visual.trunk.blocks)
 
     def groups(self) -> Mapping[str, ParamGroup]:
-        """The image tower at its share of the rate; vectors and positions do not decay."""
+        """Rate factor and decay of each parameter: `image_lr` for the tower; vectors and positions do not decay."""
         return {
             name: ParamGroup(
                 self.image_lr if name.startswith("visual.") else 1.0, p.ndim > 1 and not name.endswith("positions")
@@ -95,13 +96,13 @@ class TextLearner(Learner):
         }
 
     def gradients(self, passes: Passes, batch: TextBatch, hyper: object) -> Learnt:
-        """In one pass, or in several with the gradient of the whole batch."""
+        """Compute the gradient of the whole batch, in one pass or in several."""
         return in_micro_batches(passes, (batch.pixels, batch.ids, batch.answers), self.micro_batch)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """What training changes; a tower at rest is the model below, by its name."""
+        """The tensors that training changes; a frozen tower comes from the model below, which config.yaml names."""
         return {"model": learnt(self.teller)}
 
     def load(self, saved: Checkpoint) -> None:
-        """Raises BadInput when it is of another architecture."""
+        """Load a checkpoint; raises BadInput if it is of another architecture."""
         take_over(self.teller, saved)

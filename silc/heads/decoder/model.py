@@ -1,6 +1,6 @@
 """The text decoder: pre-norm blocks of causal self-attention, cross-attention to an image's tokens, and an MLP.
 
-As big_vision's CapPa decoder: attention without bias, learnt positions, an output layer of its own that begins at zero.
+As in big_vision's CapPa decoder: attention without bias, learnt positions, and a separate output layer, zero at first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Shape(NamedTuple):
-    """Of a decoder."""
+    """Shape of a decoder."""
 
     depth: int
     width: int
@@ -34,17 +34,17 @@ class Seen(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What a decoder has read of B texts and images: for each block, by position, and of the image's tokens."""
+    """Keys and values of B texts and images, for each block: of the text by position, and of the image's tokens."""
 
     read: list[Seen]  # N is the decoder's length
     image: list[Seen]  # N is the number of the image's tokens
 
     def of_rows(self, rows: Tensor) -> Cache:
-        """That of some rows int64 [R], in their order."""
+        """The cache of some rows int64 [R], in this order."""
         return Cache(*([Seen(k[rows], v[rows]) for k, v in part] for part in self))
 
     def moved(self, rows: Tensor) -> Cache:
-        """That of some rows int64 [B], where each takes the place of a row of the same image."""
+        """The cache of some rows int64 [B]; each row replaces a row of the same image."""
         return Cache([Seen(k[rows], v[rows]) for k, v in self.read], self.image)
 
 
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         return Seen(self._split(self.k(x)), self._split(self.v(x)))
 
     def forward(self, x: Tensor, seen: Seen, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """[B, L, W] of tokens [B, L, W]; `mask` bool [B, 1, L, N] says what each may look at."""
+        """Output [B, L, W] for tokens [B, L, W]; `mask` bool [B, 1, L, N] is True where a token may attend."""
         found = F.scaled_dot_product_attention(
             self._split(self.q(x)), seen.keys, seen.values, attn_mask=mask, is_causal=causal
         )
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One block; what each of its three parts adds is dropped at random in training."""
+    """One block; in training there is dropout on what each of its three parts adds."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -88,13 +88,13 @@ class Block(nn.Module):
         self.drop = nn.Dropout(shape.dropout)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """[B, L, W] of all tokens [B, L, W] of a text, each of which sees those before it, and an image [B, T, C]."""
+        """Output [B, L, W] for all tokens [B, L, W] of a text (causal attention) and an image's tokens [B, T, C]."""
         h = self.norm1(x)
         x = x + self.drop(self.attn(h, self.attn.seen(h), causal=True))
         return self._looked(x, self.cross.seen(memory))
 
     def read(self, x: Tensor, places: Tensor, before: Seen, image: Seen) -> tuple[Tensor, Seen]:
-        """The same of some tokens [B, n, W] at their places int64 [B, n], and what the next ones then look at."""
+        """Like `forward`, for tokens [B, n, W] at places int64 [B, n]; also gives the next tokens' keys and values."""
         h = self.norm1(x)
         new = self.attn.seen(h)
         at = places[:, None, :, None].expand_as(new.keys)
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """Logits of the next token, from the tokens so far and an image's."""
+    """Gives logits of the next token, from the tokens so far and the tokens of an image."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class TextDecoder(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, ids: Tensor, memory: Tensor) -> Tensor:
-        """Logits [B, L, V] of what follows each of the ids int64 [B, L], for images' tokens [B, T, C]."""
+        """Logits [B, L, V] of the token after each of the ids int64 [B, L], for images' tokens [B, T, C]."""
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, memory)
@@ -137,7 +137,7 @@ class TextDecoder(nn.Module):
         return logits
 
     def begin(self, memory: Tensor) -> Cache:
-        """The cache before the first token, of images' tokens [B, T, C]."""
+        """The cache before the first token, for images' tokens [B, T, C]."""
         shape = self.shape
         empty = memory.new_zeros(len(memory), shape.heads, shape.length, shape.width // shape.heads)
         image = [block.cross.seen(memory) for block in self.blocks]
@@ -145,10 +145,10 @@ class TextDecoder(nn.Module):
         return Cache([Seen(empty.to(one.keys.dtype), empty.to(one.keys.dtype)) for one in image], image)
 
     def read(self, ids: Tensor, places: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Logits [B, n, V] of what follows ids int64 [B, n] at their places int64 [B, n], and the cache with them.
+        """Logits [B, n, V] of the token after each of the ids int64 [B, n] at places int64 [B, n], and the new cache.
 
-        What stands in the cache behind a token is not looked at: texts of different lengths, filled up at the right,
-        are read together, and the next token of each takes the place of its filling.
+        A token does not attend to later places of the cache. So texts of different lengths, padded at the right, are
+        read together, and the next token of each text overwrites its padding.
         """
         x, read = self.tokens(ids) + self.positions[places], []
         for block, before, image in zip(self.blocks, cache.read, cache.image, strict=True):
@@ -158,12 +158,12 @@ class TextDecoder(nn.Module):
 
 
 def answer_loss(logits: Tensor, ids: Tensor, answers: Tensor) -> Tensor:
-    """Cross-entropy of the answers' tokens, a mean over each text's and then over texts.
+    """Cross-entropy of the answers' tokens: the mean over the tokens of each text, then over texts.
 
     Args:
-        logits: [B, L, V] of what follows each token.
+        logits: [B, L, V] of the token after each token.
         ids: int64 [B, L].
-        answers: bool [B, L]: tokens that are learnt, of each text at least one and never the first.
+        answers: bool [B, L]: tokens that are learnt; at least one in each text, never the first.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")

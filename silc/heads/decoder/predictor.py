@@ -1,4 +1,4 @@
-"""A trained decoder in a user's hands: captions and answers.
+"""Inference with a trained decoder: captions and answers.
 
 model = silc.load("out/decoder")
 model.caption("street.jpg")
@@ -30,10 +30,10 @@ GREEDY = Writing()
 
 
 def writing_model(model: Model) -> TextModel:
-    """The model itself.
+    """Return the model itself, if it writes text.
 
     Raises:
-        BadInput: it writes no text.
+        BadInput: it does not.
     """
     if not isinstance(model, TextModel):
         raise BadInput(writes_nothing(model.name))
@@ -50,7 +50,7 @@ class TextModel(Model):
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it."""
+        """Facts about the model for the records of its scores."""
         shape = self.teller.decoder.shape
         return {
             "head": f"decoder of {shape.depth} blocks, width {shape.width}",
@@ -62,12 +62,12 @@ class TextModel(Model):
     def write(
         self, images: Sequence[Image.Image], prefix: str, questions: Sequence[str] = (), how: Writing = GREEDY
     ) -> list[str]:
-        """As any `Writer`."""
+        """Write a text for each image; see `Writer`."""
         if prefix not in self.prefixes:
             raise BadInput(not_learnt(self.name, self.prefixes, prefix))
         if questions and len(questions) != len(images):
             raise BadInput(f"{len(images)} images and {len(questions)} questions; give one question an image")
-        room = self.text.half  # whatever length the prompts beside it have
+        room = self.text.half  # the lengths of other prompts do not matter
         how = replace(how, most=min(how.most or room, room))
         asked = [self.text.prompt(prefix, question) for question in questions or [""] * len(images)]
         with torch.no_grad(), self._computing():
@@ -79,7 +79,7 @@ class TextModel(Model):
         """A caption of each image.
 
         Raises:
-            BadInput: it has not learnt captions; what is no image (`silc.inputs`).
+            BadInput: the model has not learnt captions; an input is no image (`silc.inputs`).
         """
         told = list[str]()
         for some in in_batches(images, batch_size):
@@ -91,10 +91,10 @@ class TextModel(Model):
         """The answer to a question about an image.
 
         Args:
-            prefix: of the task; the first that has questions, unless given.
+            prefix: prefix of the task; default: the first task with questions.
 
         Raises:
-            BadInput: it has learnt no questions, or none is asked; what is no image (`silc.inputs`).
+            BadInput: the model has learnt no questions; the question is empty; the input is no image (`silc.inputs`).
         """
         (asked,) = text_list(question)
         if not asked.strip():
@@ -105,7 +105,7 @@ class TextModel(Model):
         """The prefix of a task with questions.
 
         Raises:
-            BadInput: it has learnt none, or not this one.
+            BadInput: the model has learnt no such task, or not this one.
         """
         known = [one for one in self.prefixes if one != CAPTION]
         if not known:

@@ -1,4 +1,4 @@
-"""A run of a text decoder: of a configuration data, learner, schedule and scores; the engine does the rest."""
+"""A run of a decoder: builds data, learner, schedule and scores from the configuration; the engine does the rest."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ if TYPE_CHECKING:
     from silc.predict import Model
 
 SHUFFLED = 16
-"""Blocks of samples that are mixed."""
+"""Blocks of samples that are shuffled together."""
 LOOKED_AT = 1000
-"""Samples of a task whose texts are measured."""
+"""Samples of each task whose texts are checked for length."""
 MAX_BAD_RATE = 0.1
 """Share of samples that may be broken."""
 
 
 def train(config: DecoderConfig) -> Path:
-    """Train a decoder to its end and give the run's directory.
+    """Train a decoder to the end and return the run's directory.
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this rank or another was asked to stop; the progress is saved.
     """
     if not config.data.train or not config.init:
         raise BadInput(
@@ -71,7 +71,7 @@ def train(config: DecoderConfig) -> Path:
 
 
 def compose(config: DecoderConfig, context: RunContext) -> Run:
-    """All that the engine needs; every rank calls it.
+    """Build all that the engine needs; every rank calls this.
 
     Raises:
         BadInput: the model or the data cannot be used; the training is shorter than a step.
@@ -82,7 +82,7 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
     if world.is_main:
         counts = ", ".join(f"{len(part):,} of {part.prefix}" for part in source.parts)
         say(f"reading {len(source):,} texts: {counts}")
-    # From here on it is only written down: no signature or password of an address goes into files.
+    # From here on data.train is only written to files, which must not contain signatures or passwords of addresses.
     config = replace(config, data=replace(config.data, train=shown(config.data.train)))
     below = model_below(config, world.device)
     model = below.best()
@@ -117,7 +117,7 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
 
 
 def too_long(source: Joined, text: Texts) -> str:
-    """What is told of texts that a decoder has no room for; nothing where it has."""
+    """A message about texts that are too long for the decoder; empty if there are none."""
     looked = [
         text.is_cut(part.prefix, question, answer)
         for part in source.parts
@@ -129,7 +129,7 @@ def too_long(source: Joined, text: Texts) -> str:
 
 
 def _tokenizer(config: DecoderConfig, source: Joined, context: RunContext) -> TextTokenizer:
-    """The run's tokenizer; the main rank of a new run makes it."""
+    """The run's tokenizer; the main rank of a new run trains it."""
     if context.world.is_main and context.checkpoint is None:
         TextTokenizer.train(source.texts(), config.data.vocab_size).save(context.out / TOKENIZER)
     context.world.barrier()
@@ -137,7 +137,7 @@ def _tokenizer(config: DecoderConfig, source: Joined, context: RunContext) -> Te
 
 
 def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
-    """The image tower of a model, which sees images of the run's size, and a new decoder.
+    """Combine the image tower of a model, set to the run's image size, with a new decoder.
 
     Raises:
         BadInput: the size is no multiple of the patch.
@@ -148,7 +148,7 @@ def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
     visual = model.visual
     tuning.see_at(visual, size)
     learns = "image" not in config.train.optim.freeze
-    visual.requires_grad_(learns)  # a teacher's is at rest
+    visual.requires_grad_(learns)  # a teacher's tower comes frozen
     if learns and config.train.optim.lora:
         lora.adapt(visual, config.train.optim.lora)
     for unread in (visual.head, visual.trunk.attn_pool):  # the decoder sees tokens before they are pooled
@@ -169,7 +169,7 @@ def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
 
 
 def kept_tokens(config: DecoderConfig, below: Loaded, model: Model, module: Teller) -> KeptTokens | None:
-    """Where the tokens of a frozen tower are kept, if they are."""
+    """The cache for the tokens of a frozen tower; None if there is none."""
     if not config.data.cache or "image" not in config.train.optim.freeze:
         return None
     seen = module.preprocess
@@ -178,14 +178,14 @@ def kept_tokens(config: DecoderConfig, below: Loaded, model: Model, module: Tell
 
 
 def in_use(model: Model, module: Teller, text: Texts, prefixes: list[str]) -> TextModel:
-    """A model that has a trained decoder and the image tower that it looks through."""
+    """Make the model for inference, with a trained decoder and its image tower."""
     known = with_towers(model, module.visual, model.model.text)
     known |= {"weights": DecoderConfig.kind, "preprocess": module.preprocess}
     return TextModel(**known, teller=module, text=text, prefixes=prefixes)
 
 
 def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
-    """The model of a finished run: the one below it by its name in config.yaml, what it learnt, and the decoder.
+    """Load the model of a finished run: the model below that config.yaml names, what it learnt, and the decoder.
 
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
@@ -201,7 +201,7 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
 
 
 def flops_per_text(module: Teller) -> float:
-    """Training FLOPs of a text of the decoder's whole length, and its image."""
+    """Training FLOPs of one text of the decoder's full length and its image."""
     counted, size, shape = copy.deepcopy(module).to("meta"), module.preprocess.size, module.decoder.shape
     with torch.device("meta"), FlopCounter() as counter:
         ids = torch.zeros(1, shape.length, dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""What a decoder reads and writes, as ids: the task's prefix, the question, and what is to follow.
+"""Texts of a decoder as token ids: the task's prefix, the question, and the answer.
 
     <s> prefix question \\n answer </s>
 
-Both halves are cut to half of the decoder's length, so that no text depends on what stands beside it in a batch.
+Prompt and answer are each cut to half of the decoder's length, so that a text does not depend on others in its batch.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 from silc.heads.decoder.tokenizer import TextTokenizer
 
 BREAK = "\n"
-"""Between what is asked and what is written."""
+"""Separates the prompt from the answer."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts of a decoder of some length as ids, and back."""
+    """Turns texts into ids, for a decoder of some length, and back."""
 
     tokenizer: TextTokenizer
     length: int
 
     @property
     def half(self) -> int:
-        """Tokens that a prompt, and what follows, have at most."""
+        """Maximum tokens of a prompt, and of an answer."""
         return self.length // 2
 
     def prompt(self, prefix: str, question: str = "") -> list[int]:
-        """Begin, prefix, question and break; a question that is too long loses its end."""
+        """Ids of begin, prefix, question and break; the end of a question that is too long is cut off."""
         begin, *asked, stop = self._asked(prefix, question)
         return [begin, *asked[: self.half - 2], stop]
 
     def answer(self, text: str) -> list[int]:
-        """What is written, and the end; a text that is too long loses its end, not the sign of it."""
+        """Ids of an answer and the end token; an answer that is too long is cut, but keeps the end token."""
         *written, end = self._written(text)
         return [*written[: self.half - 1], end]
 
     def is_cut(self, prefix: str, question: str, text: str) -> bool:
-        """Whether what is asked or what is written is too long."""
+        """Whether the prompt or the answer is too long."""
         return max(len(self._asked(prefix, question)), len(self._written(text))) > self.half
 
     def _asked(self, prefix: str, question: str) -> list[int]:
@@ -51,10 +51,10 @@ class Texts:
         return [*self.tokenizer.encode(one_line(text)), self.tokenizer.end]
 
     def read(self, ids: Sequence[int]) -> str:
-        """The text of what was written."""
+        """The text of generated ids."""
         return self.tokenizer.decode(ids).strip()
 
 
 def one_line(text: str) -> str:
-    """A text with single blanks."""
+    """The text with each run of white space as one space."""
     return " ".join(text.split())

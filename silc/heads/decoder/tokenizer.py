@@ -1,6 +1,6 @@
 """The decoder's own tokenizer: byte-level BPE that keeps case and punctuation, with begin, end, and a way back to text.
 
-An image tower's tokenizer strips both, and cannot decode.
+The tokenizer of the model below removes both, and cannot decode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILE = "tokenizer.json"
 
 
 class TextTokenizer:
-    """Text to ids and back; what is special in a stranger's text is text."""
+    """Text to ids and back. Special tokens that a given text contains are read as plain text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -26,15 +26,15 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Entries."""
+        """Number of entries."""
         return int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, neither begun nor ended."""
+        """The ids of a text, without begin and end tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids up to the first end."""
+        """The text of ids up to the first end token."""
         listed = list(ids)
         kept = listed[: listed.index(self.end)] if self.end in listed else listed
         return str(self.tokenizer.decode([one for one in kept if one not in (self.pad, self.begin)]))
@@ -59,9 +59,10 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
-        """
+        """Read tokenizer.json.
+
         Raises:
-            BadInput: there is none, or it is another one.
+            BadInput: the file is missing, or is not such a tokenizer.
         """
         file = folder / FILE
         try:

@@ -1,1 +1,1 @@
-"""Open-vocabulary detection as OWL-ViT does it: each patch names a box, and what is in it by a text's features."""
+"""Open-vocabulary detection as OWL-ViT does it: each patch predicts a box, and its class by text features."""

@@ -1,7 +1,7 @@
-"""What training draws for a picture: how many images it shows, what is cut out of each, and which way they face.
+"""Random training pictures: the number of images in one (mosaics), the crop of each image, and its flip.
 
-An image is scaled until its longer side fills its part of the square, at the upper left; grey fills the rest, as it
-does in use. A crop cuts no object below half of its area: either so much of it is seen, or nothing.
+An image is scaled until its longer side fills its part of the square. It lies at the upper left; grey fills the rest,
+as in inference. A crop shows at least half of an object's area, or nothing of it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 PADDING = 128
 TRIES = 10
-"""Crops that are drawn before an image stays whole."""
+"""Crops that are tried before the whole image is taken."""
 HALF = 0.5
 ASPECT = 4 / 3
-"""Most that a crop's aspect differs from its image's, as a factor."""
+"""Largest factor between the aspect ratios of a crop and of its image."""
 SAME = 0.9
-"""IoU from which two boxes are one object with two names (OWL-ViT)."""
+"""Above this IoU two boxes are one object with two names (OWL-ViT)."""
 
 
 class Sample(Protocol):
@@ -46,28 +46,28 @@ class Sample(Protocol):
 
 
 class Part(NamedTuple):
-    """What one of the n x n places of a picture shows."""
+    """What one of the n x n cells of a picture shows."""
 
     image: int | None
-    """Which image of the set; None: nothing but grey."""
+    """Index of the image in its dataset; None: only grey."""
     crowds: frozenset[int]
-    """Classes of crowds that are seen there: neither there nor absent."""
+    """Classes of crowds in this cell; they count neither as present nor as absent."""
 
 
 class Picture(NamedTuple):
-    """What a batch takes."""
+    """A training picture, as a batch needs it."""
 
     pixels: Tensor  # uint8 [3, S, S]
     boxes: Sequence[tuple[float, float, float, float]]
-    """M objects: centre and size, in shares of the square."""
+    """Centre and size of M objects, as fractions of the square's side."""
     labels: Sequence[Sequence[int]]
     """Classes of each object."""
     parts: Sequence[Part]
-    """Its n x n places, row by row."""
+    """The n x n cells, row by row."""
 
 
 class Window(NamedTuple):
-    """What is cut out of an image, in its pixels."""
+    """A crop of an image, in the image's pixels."""
 
     left: int
     top: int
@@ -83,11 +83,11 @@ def compose(
     size: int,
     interpolation: Interpolation,
 ) -> Picture:
-    """A picture of n x n images: the one given, in a place of its own, and others.
+    """Make a picture of n x n images: the given one, in a random cell, and others.
 
     Args:
         another: draws an image of the set.
-        size: pixels of a side.
+        size: side of the picture in pixels.
     """
     n = 1 + int(draws.choice(len(config.mosaics), p=config.mosaics))
     place, tile = int(draws.integers(n * n)), size // n
@@ -118,10 +118,10 @@ def compose(
 
 
 def paste(place: Tensor, image: Image.Image, window: Window, flipped: bool, interpolation: Interpolation) -> float:
-    """Put what a window shows at the upper left of a place uint8 [3, S, S], its longer side filling it.
+    """Paste a window of an image at the upper left of a cell uint8 [3, S, S]; its longer side fills the cell.
 
     Returns:
-        What lengths in the image are multiplied by.
+        The factor by which lengths in the image were scaled.
     """
     size = place.shape[-1]
     cut = image if window == (0, 0, *image.size) else image.crop(window)
@@ -133,7 +133,7 @@ def paste(place: Tensor, image: Image.Image, window: Window, flipped: bool, inte
 
 
 def drawn_window(size: tuple[int, int], objects: Sequence[Box], draws: np.random.Generator, least: float) -> Window:
-    """A crop of at least a share of an image's area that cuts no object below half; the whole where none is found."""
+    """Draw a crop of at least `least` of an image's area that `keeps` all objects; the whole image if none is found."""
     width, height = size
     whole = Window(0, 0, width, height)
     if least >= 1:
@@ -150,7 +150,7 @@ def drawn_window(size: tuple[int, int], objects: Sequence[Box], draws: np.random
 
 
 def keeps(window: Window, box: Box) -> bool:
-    """Whether a window shows nothing of a box, or at least half; of crowds any part is as good."""
+    """Whether a window shows nothing of a box, or at least half of it; always True for crowds."""
     cut = inside(box, window)
     if cut is None or box.crowd:
         return True
@@ -158,7 +158,7 @@ def keeps(window: Window, box: Box) -> bool:
 
 
 def inside(box: Box, window: Window) -> Corners | None:
-    """Corners of what a window shows of a box, from the window's upper left; None where it shows nothing."""
+    """Corners of a box's visible part, from the window's upper left; None if nothing is visible."""
     left, top = max(box.x, window.left) - window.left, max(box.y, window.top) - window.top
     right = min(box.x + box.width, window.right) - window.left
     bottom = min(box.y + box.height, window.bottom) - window.top
@@ -168,7 +168,7 @@ def inside(box: Box, window: Window) -> Corners | None:
 def merged(
     corners: Sequence[Corners], labels: Sequence[int], size: int
 ) -> tuple[list[tuple[float, float, float, float]], list[list[int]]]:
-    """Objects, boxes that lie on one another as one with several names: centres and sizes in shares, and classes."""
+    """Merge equal boxes into one object with several names. Gives centres and sizes, as fractions, and classes."""
     kept, names = list[Corners](), list[list[int]]()
     for own, label in zip(corners, labels, strict=True):
         same = next((i for i, other in enumerate(kept) if label not in names[i] and iou(own, other) > SAME), None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Kept from zero: an area that is divided by (scenic's)."""
+"""Added to an area before a division by it, as in scenic."""
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area [...] of corners [..., 4]; a box turned inside out has none."""
+    """Area [...] of corners [..., 4]; an inverted box has area 0."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
@@ -29,7 +29,7 @@ def overlaps(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def generalized_iou(one: Tensor, other: Tensor) -> Tensor:
-    """IoU less the share of the smallest box around both that neither covers, -1 to 1 [...] (Rezatofighi 2019)."""
+    """IoU minus the uncovered fraction of the smallest box around both: [...], from -1 to 1 (Rezatofighi 2019)."""
     iou, union = overlaps(one, other)
     low, high = torch.minimum(one[..., :2], other[..., :2]), torch.maximum(one[..., 2:], other[..., 2:])
     around = (high - low).clamp(min=0).prod(dim=-1)

@@ -38,7 +38,7 @@ def card(
     """The text of README.md.
 
     Args:
-        told: what other libraries' layouts do not carry.
+        told: notes on what the layouts of other libraries cannot store.
     """
     front = {
         "library_name": "silc",
@@ -72,7 +72,7 @@ def card(
 
 
 def pixels_of(model: DetectModel) -> str:
-    """How an image becomes what the graphs take."""
+    """How to turn an image into the input of the graphs."""
     pixels = model.preprocess
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
     return (

@@ -1,8 +1,8 @@
-"""What a detection head is, what it is trained on, and how. Imports no torch.
+"""Settings of a detection head: its shape, its data and its training. Imports no torch.
 
-Defaults are those of OWL-ViT's CLIP B/16 (scenic's `configs/clip_b16.py`), but for image size and text length, which
-are a model's own. Other than there, logits begin at the probability 0.01, crops keep half of each object, no block is
-dropped at random, and gradients are clipped over the batch, not each image's.
+Defaults are those of OWL-ViT's CLIP B/16 (scenic's `configs/clip_b16.py`), except image size and text length, which are
+the model's own. Unlike there, logits begin at the probability 0.01, crops keep half of each object, there is no
+stochastic depth, and gradients are clipped for the whole batch, not for each image.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class BoxDataConfig(Settings):
 
     section: ClassVar[str] = "data"
     train: str = ""
-    """A file in COCO's or LVIS's form, a folder with annotations/instances_train.json, or one of YOLO's or VOC's."""
+    """A file in COCO's or LVIS's format, a folder with annotations/instances_train.json, or a YOLO or VOC folder."""
     images: str = ""
-    """Folder of the images that such a file names; empty: where COCO's archives have it, beside the annotations."""
+    """Folder of the images that such a file names. Empty: beside the annotations, as in COCO's archives."""
     mosaics: tuple[float, ...] = (0.4, 0.3, 0.3)
-    """How often one image fills a picture, 2 x 2 do, 3 x 3 do, and so on: shares of the pictures."""
+    """Fractions of the pictures that show one image, 2 x 2 images, 3 x 3 images, and so on."""
     crops: Annotated[float, Range(above=0, most=1, advice="1: whole images")] = 0.33
-    """Least share of an image's area that is cut out at random; no object is cut below half. 1: images stay whole."""
+    """Smallest part of an image's area in a random crop; objects are cut by half at most, or left out. 1: no crops."""
     flip: bool = True
-    """Turn half of the images left to right."""
+    """Flip half of the images left to right."""
     negatives: Annotated[int, NATURAL] = 50
-    """How many names that are surely not in a picture, or in a part of a mosaic, it is asked, at most. Of LVIS's sets
-    these are names that its images list."""
+    """Maximum number of negative names for a picture: names certainly absent from it, or from a part of a mosaic. In
+    LVIS these are names that its images list."""
     templates: str = "clip80+1"
-    """Prompts, of which one is drawn for each name and image."""
+    """Prompt set; one prompt is drawn for each name and image."""
     forbidden: str = ""
-    """Names that training never meets: a file with one a line, or `rare`, those that LVIS calls rare. Empty: none."""
+    """Names left out of training: a file with one name per line, or `rare` for LVIS's rare ones. Empty: none."""
     workers: Annotated[int, Range(least=0, most=1024)] = 4
     """Processes that read images; 0 reads in the main one."""
     exif_orientation: Literal["ignore", "apply"] = "apply"
-    """Whether a photograph is turned as EXIF says that the camera was held."""
+    """Whether a photograph is rotated according to its EXIF orientation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,19 +58,19 @@ class BoxDataConfig(Settings):
 
 @dataclass(frozen=True)
 class LossConfig(Settings):
-    """Weights of cost and loss."""
+    """Weights of the matching cost and of the loss."""
 
     section: ClassVar[str] = "loss"
     classes: Annotated[float, WEIGHT] = 1.0
-    """Of the focal loss of the names."""
+    """Weight of the focal loss of the names."""
     l1: Annotated[float, WEIGHT] = 1.0
-    """Of the distance of boxes."""
+    """Weight of the L1 distance of boxes."""
     giou: Annotated[float, WEIGHT] = 1.0
-    """Of their generalised IoU."""
+    """Weight of the generalised IoU of boxes."""
     alpha: Annotated[float, SHARE] = 0.3
-    """Focal loss: share of what is there."""
+    """Focal loss: weight of positives; negatives have 1 - alpha."""
     gamma: Annotated[float, Range(least=0, most=10)] = 2.0
-    """Focal loss: power by which what is easy counts less."""
+    """Focal loss: exponent that lowers the weight of easy examples."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class DetectConfig(DownstreamConfig):
     size: Annotated[int, Range(least=0, most=8192, advice="0: the model's own")] = 0
     """Side in pixels of the square that images are put into, a multiple of the patch (OWL-ViT: 768, OWLv2: 960)."""
     objectness: bool = False
-    """OWLv2's head beside the others: whether a patch names anything at all. It does not teach the tower."""
+    """Add OWLv2's objectness head: whether a patch shows any object. It sends no gradient into the tower."""
     text_lr: Annotated[float, SHARE] = 0.04
-    """Share of the learning rate for the text tower (OWL-ViT: 2e-6 of 5e-5). Towers of train.optim.freeze stay as they
-    are; with both frozen the heads alone learn."""
+    """Fraction of the learning rate for the text tower (OWL-ViT: 2e-6 of 5e-5). Towers in train.optim.freeze are
+    frozen; with both frozen only the heads learn."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of cost and loss."""
+    """Weights of the matching cost and of the loss."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation."""
 

@@ -1,4 +1,4 @@
-"""Images with boxes as training takes them: which there are, which names each is asked, and how both become a batch."""
+"""Images with boxes for training: reading the set, choosing the names to look for in each image, and making batches."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from silc.preprocess import Interpolation
 
 BLOCK = 1000
-"""Images that are mixed and read as one shard is."""
+"""Images in a block, which is shuffled and read like a shard."""
 RARE = "rare"
 
 
 @dataclass(frozen=True)
 class Boxed:
-    """An image and what is in it."""
+    """An image and the objects in it."""
 
     key: str
     index: int
@@ -51,7 +51,7 @@ class Boxed:
 
 
 class BoxedImages(Source[Boxed]):
-    """The images of a detection set; one that cannot be decoded, or is of another size, is replaced by another."""
+    """The images of a detection set. An image that cannot be decoded, or has the wrong size, is replaced by another."""
 
     def __init__(self, data: DetectionSet) -> None:
         self.data = data
@@ -68,16 +68,17 @@ class BoxedImages(Source[Boxed]):
 
     @property
     def former_fingerprint(self) -> str:
-        """Of the boxes alone."""
+        """The fingerprint of the boxes alone."""
         return self._of_boxes
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Boxed:
-        """
+        """Read an image with its boxes.
+
         Raises:
-            BadSample: the image cannot be decoded, or has another size than its boxes were drawn on.
+            BadSample: the image cannot be decoded, or its size is not the one its boxes were drawn for.
         """
         key = str(self.data.ids[index])
         try:
@@ -91,15 +92,15 @@ class BoxedImages(Source[Boxed]):
         return Boxed(key, index, image, self.data.objects[index])
 
     def where(self, index: int) -> str:
-        """Its name in the set."""
+        """Name of an image in the set."""
         return f"{self.data.name}/{self.data.ids[index]}"
 
 
 def training_set(config: BoxDataConfig) -> tuple[DetectionSet, str]:
-    """What a run learns from, without forbidden names and broken boxes, and what is to be told of these.
+    """The training set of a run, without forbidden names and broken boxes, and a message about what was left out.
 
     Raises:
-        BadInput: it cannot be read; more of its boxes are broken than are not; nothing is left.
+        BadInput: the set cannot be read; more boxes are broken than good; nothing is left.
     """
     data, broken = read_training(Path(config.train), Path(config.images) if config.images else None)
     num = sum(map(len, data.objects))
@@ -118,10 +119,10 @@ def training_set(config: BoxDataConfig) -> tuple[DetectionSet, str]:
 
 
 def forbidden_names(given: str, data: DetectionSet) -> frozenset[int]:
-    """Classes of a set that training is not to meet.
+    """Classes of a set that are left out of training.
 
     Raises:
-        BadInput: `rare` of a set that calls none so; a file that is not there, or names nothing in the set.
+        BadInput: `rare` for a set without rare classes; a file that is missing, or names nothing in the set.
     """
     if not given:
         return frozenset()
@@ -141,7 +142,7 @@ def forbidden_names(given: str, data: DetectionSet) -> frozenset[int]:
 
 
 def without(data: DetectionSet, classes: frozenset[int]) -> DetectionSet:
-    """A set of which nothing is known of some classes: their boxes are gone, and they are no negatives."""
+    """The set without some classes: their boxes are removed, and they are never negatives."""
     if not classes:
         return data
     labelled = (frozenset(range(len(data.classes))) if data.labelled is None else data.labelled) - classes
@@ -150,10 +151,10 @@ def without(data: DetectionSet, classes: frozenset[int]) -> DetectionSet:
 
 
 def known_of(data: DetectionSet, part: Part) -> frozenset[int]:
-    """Classes of which every object that a part of a picture shows has a box: what has none is none of them.
+    """Classes that are fully labelled in a part of a picture: each object of them has a box, so the rest shows none.
 
-    Of LVIS's sets those that its image lists as absent, and those of its boxes that are not labelled in part; else
-    every class that is labelled. Classes of crowds and of broken boxes are none of them.
+    In LVIS: classes that the image lists as absent, and classes of its boxes except those labelled only in part. In
+    other sets: every labelled class. Classes of crowds and of broken boxes are left out.
     """
     everything = frozenset(range(len(data.classes)))
     if part.image is None:
@@ -168,7 +169,7 @@ def known_of(data: DetectionSet, part: Part) -> frozenset[int]:
 
 
 def negatives_of(data: DetectionSet, picture: Picture) -> list[int]:
-    """Classes, in order, that have no box in a picture and surely are not in one of its parts."""
+    """Sorted classes that have no box in a picture and are certainly absent from at least one of its parts."""
     there = {label for labels in picture.labels for label in labels}
     images = [part for part in picture.parts if part.image is not None]
     return sorted(frozenset().union(*(known_of(data, part) for part in images)) - there)
@@ -176,14 +177,14 @@ def negatives_of(data: DetectionSet, picture: Picture) -> list[int]:
 
 @dataclass(frozen=True)
 class BoxBatch:
-    """One rank's share of a batch of pictures. M and Q are the most objects and names of one of them."""
+    """One rank's share of a batch of pictures. M and Q are the largest numbers of objects and names in one."""
 
     pixels: Tensor  # uint8 [B, 3, S, S]
-    boxes: Tensor  # float32 [B, M, 4], centres and sizes in shares of the square
+    boxes: Tensor  # float32 [B, M, 4], centres and sizes as fractions of the square's side
     labels: Tensor  # bool [B, M, Q]: which names an object has; a row without any is padding
     queries: Tensor  # int64 [B, Q]: rows of the texts; -1 where an image has fewer names
-    known: Tensor  # bool [B, P, Q]: which names are surely absent in a part of a picture, where they have no box
-    sides: Tensor  # int64 [B]: n of a picture of n x n parts, of which P has room for the most
+    known: Tensor  # bool [B, P, Q]: names fully labelled in a part of a picture, so absent where they have no box
+    sides: Tensor  # int64 [B]: n of a picture of n x n parts; P is the largest number of parts
     texts: Tensor  # int64 [U, T] ids
     keys: Sequence[str]
     broken: Sequence[Broken] = ()
@@ -206,7 +207,7 @@ class BoxBatch:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A `Collate`: a picture for each image, of one or several, and the names that it is asked."""
+    """A `Collate`: for each sample a picture of one or several images, and the names to look for in it."""
 
     source: BoxedImages
     config: BoxDataConfig
@@ -235,7 +236,7 @@ class Pictures:
         return BoxBatch(pixels, boxes, labels, queries, known, sides, ids, samples.keys, samples.broken)
 
     def names_of(self, picture: Picture, visit: Visit) -> dict[int, str]:
-        """Names that a picture is asked, each in a prompt: those of its objects, then some that are absent from it or
+        """Names to look for in a picture, each in a prompt: those of its objects, then some that are absent from it or
         from a part of it."""
         draws, data = stream("names", *visit), self.source.data
         present = sorted({label for labels in picture.labels for label in labels})
@@ -250,7 +251,7 @@ class Pictures:
         }
 
     def _known(self, pictures: Sequence[Picture], asked: Sequence[dict[int, str]], width: int) -> tuple[Tensor, Tensor]:
-        """What is known of the names [B, P, Q] of each picture's parts, and how many are on its side [B]."""
+        """Names that are fully labelled in each part of the pictures, bool [B, P, Q]; and parts per side [B]."""
         most = max(len(picture.parts) for picture in pictures)
         known = torch.zeros(len(pictures), most, width, dtype=torch.bool)
         for place, (picture, own) in enumerate(zip(pictures, asked, strict=True)):
@@ -260,21 +261,21 @@ class Pictures:
         return known, torch.tensor([math.isqrt(len(picture.parts)) for picture in pictures])
 
     def num_bytes(self, num: int) -> int:
-        """Three bytes a pixel, and ids of the names."""
+        """Bytes of `num` samples: three per pixel, and the ids of the names."""
         return num * (3 * self.size**2 + 8 * self.config.negatives * self.tokenizer.context_length)
 
     def _another(self, draws: np.random.Generator) -> Boxed | None:
-        """Any image of the set, or none where those that are drawn cannot be decoded."""
+        """A random image of the set; None if three drawn images cannot be decoded."""
         for index in draws.integers(len(self.source), size=3).tolist():
             try:
                 return self.source[index]
             except BadSample:
-                continue  # it is told where its own turn comes
+                continue  # reported when it is read as a sample
         return None
 
 
 def _padded(pictures: Sequence[Picture], asked: Sequence[dict[int, str]], width: int) -> tuple[Tensor, Tensor]:
-    """Boxes [B, M, 4] and labels [B, M, Q] of pictures with different numbers of objects."""
+    """Boxes [B, M, 4] and labels [B, M, Q], padded, of pictures with different numbers of objects."""
     most = max(len(picture.boxes) for picture in pictures)
     boxes, labels = torch.zeros(len(pictures), most, 4), torch.zeros(len(pictures), most, width, dtype=torch.bool)
     for place, (picture, own) in enumerate(zip(pictures, asked, strict=True)):

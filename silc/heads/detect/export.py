@@ -1,15 +1,15 @@
-"""A detector for others: a directory with the encoder inside, and what needs no silc.
+"""Export of a detector: a directory with the encoder inside, and formats that need no silc.
 
     config.yaml, checkpoints/      the head, as a run without its optimizer: `silc.load` opens the directory
     encoder/                       the model below, as `silc import` writes it
     onnx/detect.onnx               pixel_values [1, 3, S, S], text_embeds [Q, D] -> logits [1, N, Q], boxes [1, N, 4],
-                                   and objectness [1, N] where it was learnt
+                                   and objectness [1, N] if it was learnt
     onnx/text.onnx                 input_ids [batch, T] -> text_embeds [batch, D] of unit length
-    transformers/                  OwlViTForObjectDetection, or Owlv2ForObjectDetection, where the towers are CLIP's
+    transformers/                  OwlViTForObjectDetection, or Owlv2ForObjectDetection, if the towers are CLIP's
     README.md                      model card
 
-Several prompts of a name are the mean of their text_embeds. Boxes are (centre x, centre y, width, height) in shares of
-the square into which an image is put: its longer side S pixels, at the upper left, grey around it.
+For several prompts of a name, take the mean of their text_embeds. Boxes are (centre x, centre y, width, height) as
+fractions of the square. An image is put at its upper left, with the longer side S pixels; the rest is grey.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from silc.heads.detect.model import Detector
 
 NAMES = ("a cat", "a traffic light", "grass", "a wooden table")
-"""What exports are compared on."""
+"""Names for which an export is compared with the model."""
 OUTPUTS = ("logits", "boxes", "objectness")
 
 
 def export(source: str, out: str, formats: Sequence[str], *, license: str, datasets: Sequence[str]) -> list[Check]:
-    """Write a detector with its encoder, and the formats that are asked for, all or nothing.
+    """Write a detector with its encoder, and the formats that are asked for: everything, or nothing on an error.
 
     Raises:
-        BadInput: a format that it has not, a library that is not installed, towers that a class of transformers never
-            has, or what was read back differs. Nothing is left behind.
+        BadInput: an unknown format, a library that is not installed, towers that no class of transformers can hold, or
+            results that differ when the files are read back. Nothing is left behind.
     """
     if odd := sorted(set(formats) - {ONNX, TRANSFORMERS}):
         raise BadInput(f"a detector is exported as silc's own files, {ONNX} and {TRANSFORMERS}, not as {odd[0]}")
@@ -83,14 +83,14 @@ def _loaded(run: Path) -> DetectModel:
 
 
 class _Graph(nn.Module):
-    """What is found in pixels by texts."""
+    """Detections in pixels, for texts."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, pixel_values: Tensor, text_embeds: Tensor) -> tuple[Tensor, ...]:
-        """[1, N, Q], [1, N, 4] and, where it was learnt, [1, N] of [1, 3, S, S] and [Q, D]."""
+        """Logits [1, N, Q], boxes [1, N, 4] and, if learnt, objectness [1, N] for pixels [1, 3, S, S], texts [Q, D]."""
         found = self.detector.look(pixel_values, text_embeds)
         return tuple(x for x in (found.logits, found.boxes, found.objectness) if x is not None)
 
@@ -110,7 +110,7 @@ def _write_graphs(out: Path, model: DetectModel, pixels: Tensor, queries: Tensor
 
 
 def _compared(out: Path, detector: Detector, pixels: Tensor, queries: Tensor, ids: Tensor) -> list[Check]:
-    """The graphs against the model, for several numbers of names."""
+    """Compare the graphs with the model, for several numbers of names."""
     run, found = load_onnx(str(out / ONNX / "detect.onnx")), []
     for some in (queries, queries[:1]):
         wanted = _Graph(detector)(pixels, some)

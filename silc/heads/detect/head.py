@@ -1,6 +1,6 @@
 """The heads of OWL-ViT and OWLv2: from patch tokens to classes, boxes and objectness.
 
-Equal to transformers' OwlViT and Owlv2 heads, whose parameter names these have, in output and gradient.
+Outputs, gradients and parameter names are equal to those of transformers' OwlViT and Owlv2 heads.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 NORM_EPSILON = 1e-6
 LOGIT_EPSILON = 1e-4
 SCALE, SHIFT = 10.0, -0.46
-"""Scale and shift where training begins: a cosine of 0 has the probability 0.01 (RetinaNet's prior). OWL-ViT's begin
-at 1 and 0, from which a hundred times more steps are needed."""
+"""Initial scale and shift: a cosine of 0 has the probability 0.01 (RetinaNet's prior). OWL-ViT begins at 1 and 0, and
+then needs a hundred times more steps."""
 
 
 def unit(features: Tensor) -> Tensor:
-    """Features [..., D] of unit length, as OWL-ViT makes them: a tiny one stays shorter."""
+    """Scale features [..., D] to unit length as OWL-ViT does; a very small vector stays shorter."""
     length: Tensor = torch.linalg.norm(features, dim=-1, keepdim=True)
     return features / (length + NORM_EPSILON)
 
 
 class MLP(nn.Module):
-    """Three linear layers with GELU between them; the last begins at zero."""
+    """Three linear layers with GELU between them; the last is initialised to zero."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.dense2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., out] of x [..., width]."""
+        """Output [..., out] for x [..., width]."""
         out: Tensor = self.dense2(F.gelu(self.dense1(F.gelu(self.dense0(x)))))
         return out
 
@@ -53,32 +53,32 @@ class ClassHead(nn.Module):
             nn.init.constant_(layer.bias, bias)
 
     def embed(self, x: Tensor) -> Tensor:
-        """What a patch holds, in the space of the texts: features [B, N, D], of any length, of tokens [B, N, C]."""
+        """Features [B, N, D] of the patches in the space of the texts, not normalised, from tokens [B, N, C]."""
         embeddings: Tensor = self.dense0(x)
         return embeddings
 
     def forward(self, x: Tensor, queries: Tensor) -> Tensor:
-        """Logits [B, N, Q] of tokens [B, N, C] for queries [Q, D] or [B, Q, D], of unit length or means of such."""
+        """Logits [B, N, Q] of tokens [B, N, C] for queries [Q, D] or [B, Q, D]: unit vectors or means of them."""
         return self.of(self.embed(x), x, queries)
 
     def of(self, embeddings: Tensor, x: Tensor, queries: Tensor) -> Tensor:
-        """The same by what `embed` gave of the tokens."""
+        """Like `forward`, with the features that `embed` gave for the tokens."""
         cosines = unit(embeddings) @ queries.to(x.dtype).transpose(-1, -2)
         logits: Tensor = (cosines + self.logit_shift(x)) * (F.elu(self.logit_scale(x)) + 1)
         return logits
 
 
 class Found(NamedTuple):
-    """What the heads make of N = h w patches of each image."""
+    """Outputs of the heads for the N = h w patches of each image."""
 
     logits: Tensor  # [B, N, Q]
-    boxes: Tensor  # [B, N, 4]: centre and size as shares of the square image
-    embeddings: Tensor  # [B, N, D] of any length
-    objectness: Tensor | None  # [B, N] logits: whether a patch names anything at all
+    boxes: Tensor  # [B, N, 4]: centre and size as fractions of the square image's side
+    embeddings: Tensor  # [B, N, D], not normalised
+    objectness: Tensor | None  # [B, N] logits: whether a patch shows any object
 
 
 class DetectionHead(nn.Module):
-    """Heads on merged tokens; `objectness` adds OWLv2's, which sends no gradient into the tower."""
+    """Heads on merged tokens; `objectness` adds OWLv2's head, which sends no gradient into the tower."""
 
     def __init__(self, width: int, embed_dim: int, *, objectness: bool = False) -> None:
         super().__init__()
@@ -88,17 +88,17 @@ class DetectionHead(nn.Module):
         self.objectness_head = MLP(width, 1) if objectness else None
 
     def merge(self, patches: Tensor, pooled: Tensor) -> Tensor:
-        """Tokens [B, N, C]: norm of patches [B, h, w, C] times what the tower pools of them [B, C]."""
+        """Tokens [B, N, C]: layer norm of patches [B, h, w, C] times the tower's pooled token [B, C]."""
         merged: Tensor = self.layer_norm((patches * pooled[:, None, None]).flatten(1, 2))
         return merged
 
     def boxes(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Boxes [B, N, 4] of tokens [B, N, C] of a grid (h, w); with weights at zero each is its own patch."""
+        """Boxes [B, N, 4] of tokens [B, N, C] of a grid (h, w); with zero weights they are those of `box_bias`."""
         raw: Tensor = self.box_head(x)
         return (raw + box_bias(*grid, device=x.device)).sigmoid()
 
     def forward(self, patches: Tensor, pooled: Tensor, queries: Tensor) -> Found:
-        """Of patches [B, h, w, C], what the tower pools of them [B, C], and queries [Q, D] or [B, Q, D]."""
+        """Outputs for patches [B, h, w, C], the tower's pooled token [B, C], and queries [Q, D] or [B, Q, D]."""
         x = self.merge(patches, pooled)
         objectness = None if self.objectness_head is None else self.objectness_head(x.detach()).squeeze(-1)
         boxes = self.boxes(x, (patches.shape[1], patches.shape[2]))
@@ -107,7 +107,7 @@ class DetectionHead(nn.Module):
 
 
 def box_bias(height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Where boxes begin, as logits [height * width, 4]: a patch's size, around its lower right corner."""
+    """Initial boxes as logits [height * width, 4]: of a patch's size, centred on its lower right corner."""
     y = torch.arange(1, height + 1, device=device, dtype=torch.float32) / height
     x = torch.arange(1, width + 1, device=device, dtype=torch.float32) / width
     centre = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)

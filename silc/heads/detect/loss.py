@@ -1,8 +1,8 @@
 """The loss of OWL-ViT on matched predictions: focal loss of the queries, L1 and gIoU of the boxes.
 
-Each image's sum is divided by the number of its objects, that of the classes by the number of their names, and the
-images' mean is taken (scenic's `per_example`). The cost takes L1 of centres and sizes, the loss L1 of corners, as
-scenic's do.
+The sums of an image are divided by the number of its objects; the sum of the classes by the number of the objects'
+names. Then the mean over images is taken (scenic's `per_example`). As in scenic, the matching cost uses L1 of centres
+and sizes, and the loss uses L1 of corners.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Objects(NamedTuple):
     """The truth of one image: M objects."""
 
     labels: Tensor  # [M, Q], 1 where a query names the object
-    boxes: Tensor  # [M, 4], centres and sizes as shares of the square image
+    boxes: Tensor  # [M, 4], centres and sizes as fractions of the square image's side
 
 
 class Loss(NamedTuple):
@@ -35,7 +35,7 @@ class Loss(NamedTuple):
 
     total: Tensor  # [] with gradient
     parts: Mapping[str, Tensor]
-    """Detached and weighted: class, l1, giou, and objectness where it is learnt."""
+    """Its terms, detached and weighted: class, l1, giou, and objectness if it is learnt."""
 
 
 def focal(logits: Tensor, targets: Tensor, weights: LossConfig) -> Tensor:
@@ -49,13 +49,13 @@ def focal(logits: Tensor, targets: Tensor, weights: LossConfig) -> Tensor:
 def detection_loss(
     found: Found, truth: Sequence[Objects], asked: Tensor | None = None, weights: LossConfig | None = None
 ) -> Loss:
-    """Of B images.
+    """The loss of B images.
 
     Args:
-        found: what the heads make of them; computed with in float32.
-        truth: of each image.
+        found: outputs of the heads; the loss is computed in float32.
+        truth: the objects of each image.
         asked: bool [B, Q] or [B, N, Q], queries that count for an image or a patch; None: all. A query that names the
-            object of a patch counts there.
+            matched object of a patch always counts there.
     """
     weights = weights or LossConfig()
     sums: dict[str, list[Tensor]] = {"class": [], "l1": [], "giou": [], "objectness": []}

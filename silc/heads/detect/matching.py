@@ -1,4 +1,4 @@
-"""Which patch answers for which object: the assignment of least cost, image by image (DETR, OWL-ViT)."""
+"""Matching of patches to objects: the assignment with the least cost, for each image (DETR, OWL-ViT)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EPSILON = 1e-8
 
 
 def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: LossConfig) -> Tensor:
-    """What it costs that a prediction answers for an object, [N, M].
+    """Cost [N, M] of matching each prediction with each object.
 
     Args:
         logits: [N, Q] of one image.
@@ -32,9 +32,9 @@ def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: 
 
 @torch.no_grad()
 def match(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: LossConfig) -> tuple[Tensor, Tensor]:
-    """Predictions and the objects they answer for, int64 [K] each, K = min(N, M), by the least cost over all.
+    """Matched predictions and objects, int64 [K] each, K = min(N, M), with the least total cost.
 
-    Arguments are those of `cost`. An image with more objects than patches leaves some without.
+    Arguments are those of `cost`. If an image has more objects than patches, some objects stay unmatched.
 
     Raises:
         BadInput: scipy is not installed.

@@ -1,4 +1,4 @@
-"""OWL-ViT as training sees it: two towers and the heads, from pixels, names and boxes to a loss."""
+"""OWL-ViT in training: two towers and the heads, from pixels, names and boxes to a loss."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Detector(nn.Module):
 
     Args:
         visual, text: the towers; the image tower's projection is not used.
-        head: on top of its patches.
-        preprocess: of the image tower.
-        weights: of the loss.
+        head: the detection heads on its patches.
+        preprocess: preprocessing of the image tower.
+        weights: weights of the loss.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Detector(nn.Module):
         self.preprocess, self.weights = preprocess, weights
 
     def look(self, images: Tensor, queries: Tensor) -> Found:
-        """What is found in normalised images [B, 3, S, S] by queries [Q, D] or [B, Q, D]."""
+        """Detections in normalised images [B, 3, S, S] for queries [Q, D] or [B, Q, D]."""
         trunk = self.visual.trunk
         tokens = trunk.tokens(images).final
         patches = self.visual.without_prefix(tokens).unflatten(1, self.visual.grid(images))
@@ -61,8 +61,8 @@ class Detector(nn.Module):
         share: float,
         texts: Tensor,
     ) -> Learnt:
-        """The loss, times a share, of a batch (`BoxBatch`) or some rows of one."""
-        rows, place = queries.clamp(min=0).unique(return_inverse=True)  # of the whole batch's texts
+        """Loss, multiplied by `share`, of a batch (`BoxBatch`) or of some of its rows."""
+        rows, place = queries.clamp(min=0).unique(return_inverse=True)  # rows of the batch's texts
         images = self.preprocess.normalize(pixels)
         found = self.look(images, unit(self.text(texts[rows]))[place])
         asked = known_of_patches(known, sides, self.visual.grid(images))
@@ -76,11 +76,11 @@ class Detector(nn.Module):
 
 
 def known_of_patches(known: Tensor, sides: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which names count for each patch, bool [B, N, Q]: those that are known of the part in which its middle lies.
+    """Names that count for each patch, bool [B, N, Q]: those fully labelled in the part where its centre lies.
 
     Args:
-        known: bool [B, P, Q], of parts.
-        sides: int64 [B], n of a picture of n x n parts.
+        known: bool [B, P, Q], names that are fully labelled in each part.
+        sides: int64 [B], n for a picture of n x n parts.
         grid: (h, w), N patches.
     """
     rows, columns = (
@@ -96,7 +96,7 @@ class DetectLearner(Learner):
 
     Args:
         detector: towers and heads.
-        text_lr: share of the learning rate for the text tower.
+        text_lr: fraction of the learning rate for the text tower.
         micro_batch: images at a time; 0: all.
     """
 
@@ -109,11 +109,11 @@ class DetectLearner(Learner):
         return self.detector
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Those of the towers."""
+        """Blocks of the towers."""
         return [*self.detector.visual.trunk.blocks, *self.detector.text.transformer.resblocks]
 
     def groups(self) -> Mapping[str, ParamGroup]:
-        """The text tower at its share of the rate; vectors do not decay."""
+        """Rate factor and decay of each parameter: `text_lr` for the text tower; vectors do not decay."""
         return {
             name: ParamGroup(self.text_lr if name.startswith("text.") else 1.0, p.ndim > 1)
             for name, p in self.detector.named_parameters()
@@ -121,14 +121,14 @@ class DetectLearner(Learner):
         }
 
     def gradients(self, passes: Passes, batch: BoxBatch, hyper: object) -> Learnt:
-        """In one pass, or in several with the gradient of the whole batch."""
+        """Compute the gradient of the whole batch, in one pass or in several."""
         rows = (batch.pixels, batch.boxes, batch.labels, batch.queries, batch.known, batch.sides)
         return in_micro_batches(passes, rows, self.micro_batch, batch.texts)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """What training changes; a tower at rest is the model below, by its name."""
+        """The tensors that training changes; a frozen tower comes from the model below, which config.yaml names."""
         return {"model": learnt(self.detector)}
 
     def load(self, saved: Checkpoint) -> None:
-        """Raises BadInput when it is of another architecture."""
+        """Load a checkpoint; raises BadInput if it is of another architecture."""
         take_over(self.detector, saved)

@@ -1,4 +1,4 @@
-"""A trained detector in a user's hands: names or an example in, boxes out.
+"""Inference with a trained detector: from names or an example to boxes.
 
 model = silc.load("out/detect")
 model.detect("street.jpg", ["cat", "traffic light"]).overlay().save("found.png")
@@ -31,37 +31,37 @@ if TYPE_CHECKING:
     from silc.inputs import Picture
 
 SCORE = 0.1
-"""Boxes of a lower score are not shown (transformers')."""
+"""Boxes with a lower score are not shown (transformers' default)."""
 MOST = 100
-"""Boxes that are shown of an image, at most."""
+"""Maximum number of boxes shown for an image."""
 EXAMPLE = "like the example"
 NEAR = 0.8
-"""An example is stood for by a patch whose IoU with it is at least this share of the best IoU (OWL-ViT)."""
+"""A patch can represent an example if its IoU with it is at least this fraction of the best IoU (OWL-ViT)."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """What is found in an image, the surest first."""
+    """The objects found in an image, those with the highest scores first."""
 
     image: Image.Image
     classes: Sequence[str]
-    """What was asked for."""
+    """The names that were asked for."""
     found: Sequence[Detection]
 
     @property
     def boxes(self) -> Tensor:
-        """[n, 4]: left, top, right, bottom, in pixels of the turned image."""
+        """Boxes [n, 4]: left, top, right, bottom, in pixels of the image after its EXIF rotation."""
         rows = [(one.x, one.y, one.x + one.width, one.y + one.height) for one in self.found]
         return torch.tensor(rows).reshape(-1, 4)
 
     @property
     def scores(self) -> Tensor:
-        """[n], 0 to 1; each name stands for itself."""
+        """Scores [n], from 0 to 1; each name is scored independently."""
         return torch.tensor([one.score for one in self.found])
 
     @property
     def names(self) -> list[str]:
-        """[n]"""
+        """Names [n]."""
         return [self.classes[one.label] for one in self.found]
 
     def __len__(self) -> int:
@@ -80,10 +80,10 @@ class Settled(NamedTuple):
 
 
 def detector_of(model: Model) -> DetectModel:
-    """The model itself.
+    """Return the model itself, if it finds boxes.
 
     Raises:
-        BadInput: it finds no boxes.
+        BadInput: it does not.
     """
     if not isinstance(model, DetectModel):
         raise BadInput(no_boxes(model.name))
@@ -98,7 +98,7 @@ class DetectModel(Model):
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it."""
+        """Facts about the model for the records of its scores."""
         head = self.detector.head
         return {
             "head": "OWL-ViT" if head.objectness_head is None else "OWLv2",
@@ -107,7 +107,7 @@ class DetectModel(Model):
         }
 
     def entering(self, image: Image.Image) -> Tensor:
-        """As any `Detector`."""
+        """The input of the model for an image; see `Detector` of `encoder.py`."""
         size = self.preprocess.size
         square = torch.full((3, size, size), PADDING, dtype=torch.uint8)
         paste(square, image, Window(0, 0, *image.size), False, self.preprocess.interpolation)
@@ -115,7 +115,7 @@ class DetectModel(Model):
 
     @torch.no_grad()
     def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """As any `Detector`."""
+        """Logits and boxes of images; see `Detector` of `encoder.py`."""
         with self._computing():
             found = self.detector.look(images, queries)
         return found.logits.float(), found.boxes.float()
@@ -129,30 +129,30 @@ class DetectModel(Model):
         score: float = SCORE,
         most: int = MOST,
     ) -> Detections:
-        """Boxes of what is named.
+        """Find boxes of the named objects.
 
         Args:
             templates: prompts around the names, whose logits are averaged: a set by name, or texts with {}.
-            score: what is found with less is left out, 0 to 1.
-            most: boxes at most.
+            score: minimum score, from 0 to 1.
+            most: maximum number of boxes.
 
         Raises:
-            BadInput: no names, one twice, no such prompts, what is no image (`silc.inputs`), or a score outside 0..1.
+            BadInput: no names, a repeated name, unknown prompts, no image (`silc.inputs`), or a score outside 0..1.
         """
         return self.detect_by(image, self.named(names, templates), score=score, most=most)
 
     def named(
         self, names: Sequence[str], templates: str | Sequence[str] = TEMPLATES, *, batch_size: int = 64
     ) -> Settled:
-        """Names for `detect_by`, embedded once for many images, so many texts at a time."""
+        """Embed names once for `detect_by` on many images; `batch_size` texts at a time."""
         listed = class_list(names)
         return Settled(listed, queries_of(self, listed, prompts_of(templates), batch_size))
 
     def detect_by(self, image: Picture, asked: Settled, *, score: float = SCORE, most: int = MOST) -> Detections:
-        """As `detect`, by features there are.
+        """Like `detect`, with names that are already embedded.
 
         Raises:
-            BadInput: what is no image (`silc.inputs`), or a score outside 0..1.
+            BadInput: no image (`silc.inputs`), or a score outside 0..1.
         """
         if not 0 <= score <= 1:
             raise BadInput(f"score is the least that is shown, from 0 to 1; got {score}")
@@ -170,25 +170,25 @@ class DetectModel(Model):
         score: float = SCORE,
         most: int = MOST,
     ) -> Detections:
-        """Boxes of what looks like an object of another picture.
+        """Find boxes of objects that look like an object in another picture.
 
         Args:
-            box: of the object in the example: left, top, right, bottom, in pixels.
+            box: box of the object in the example: left, top, right, bottom, in pixels.
 
         Raises:
-            BadInput: as `detect`; a box that is none, or outside the example.
+            BadInput: as for `detect`; a box that is invalid, or outside the example.
         """
         query = self.example(example, box)
         return self.detect_by(image, Settled([EXAMPLE], query[None]), score=score, most=most)
 
     @torch.no_grad()
     def example(self, image: Picture, box: Sequence[float]) -> Tensor:
-        """The query [D] of an object in an image: of the patches whose boxes fit it, the one least like the rest.
+        """The query [D] of an object in an image: of the patches whose boxes fit it, the one least similar to the mean.
 
-        Where no box overlaps it, the nearest one's, by generalised IoU. Patches of the padding are left out.
+        If no box overlaps the object, the nearest box by generalised IoU is used. Patches of the padding are left out.
 
         Raises:
-            BadInput: a box that is none, or outside the image; what is no image.
+            BadInput: a box that is invalid, or outside the image; no image.
         """
         opened = open_image(image)
         left, top, right, bottom = (float(x) for x in box) if len(box) == 4 else (0.0,) * 4
@@ -214,11 +214,11 @@ class DetectModel(Model):
 
 
 def standing_for(asked: Tensor, boxes: Tensor, embeddings: Tensor) -> Tensor:
-    """Of embeddings [N, D] of an image's boxes, corners [N, 4], the one that stands for a box [4].
+    """Choose the embedding that represents a box [4], from embeddings [N, D] of an image's boxes, corners [N, 4].
 
-    OWL-ViT's choice (scenic's `embed_image_query`), which compares embeddings before they are of unit length. Where no
-    box overlaps it compares generalised IoUs with 0.8 of the best one, which none reaches if that is below 0; here the
-    nearest box is taken.
+    The choice is OWL-ViT's (scenic's `embed_image_query`), which compares embeddings before normalisation. If no box
+    overlaps, scenic compares generalised IoUs with 0.8 of the best one; no box reaches this if the best is below 0.
+    Here the nearest box is taken instead.
     """
     fit, _ = overlaps(boxes, asked)
     if fit.any():

@@ -1,4 +1,4 @@
-"""A run of detection: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+"""A run of detection: builds data, learner, schedule and scores from the configuration; the engine does the rest."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from silc.predict import Model
 
 SHUFFLED = 16
-"""Blocks of images that are mixed."""
+"""Blocks of images that are shuffled together."""
 
 
 def train(config: DetectConfig) -> Path:
-    """Train a detection head to its end and give the run's directory.
+    """Train a detection head to the end and return the run's directory.
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this rank or another was asked to stop; the progress is saved.
     """
     if not config.data.train or not config.init:
         raise BadInput("detect needs a model and images with boxes: --init MODEL --data.train FILE.json")
@@ -65,7 +65,7 @@ def train(config: DetectConfig) -> Path:
 
 
 def compose(config: DetectConfig, context: RunContext) -> Run:
-    """All that the engine needs; every rank calls it.
+    """Build all that the engine needs; every rank calls this.
 
     Raises:
         BadInput: the model or the data cannot be used; the training is shorter than a step.
@@ -102,7 +102,7 @@ def compose(config: DetectConfig, context: RunContext) -> Run:
 
 
 def network(config: DetectConfig, model: Model) -> Detector:
-    """Towers of a model, which see images of the run's size, and new heads; what is not to learn stands still.
+    """Combine the towers of a model, set to the run's image size, with new heads; freeze what is not trained.
 
     Raises:
         BadInput: the size is no multiple of the patch.
@@ -117,7 +117,7 @@ def network(config: DetectConfig, model: Model) -> Detector:
     head = DetectionHead(width, embed_dim, objectness=config.objectness)
     built = Detector(visual, text, head, replace(model.preprocess, size=size), config.loss).to(model.device)
     for name, tower in (("image", visual), ("text", text)):
-        tower.requires_grad_(name not in config.train.optim.freeze)  # a teacher's is at rest
+        tower.requires_grad_(name not in config.train.optim.freeze)  # a teacher's tower comes frozen
         if config.train.optim.lora and name not in config.train.optim.freeze:
             lora.adapt(tower, config.train.optim.lora)
     visual.head.requires_grad_(False)  # no loss reads the projection
@@ -125,14 +125,14 @@ def network(config: DetectConfig, model: Model) -> Detector:
 
 
 def in_use(model: Model, module: Detector) -> DetectModel:
-    """A model that has a trained detector's towers and heads."""
+    """Make the model for inference, with the towers and heads of a trained detector."""
     known = with_towers(model, module.visual, module.text)
     known |= {"weights": DetectConfig.kind, "preprocess": module.preprocess}
     return DetectModel(**known, detector=module)
 
 
 def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
-    """The model of a finished run: the one below it by its name in config.yaml, what it learnt, and the heads.
+    """Load the model of a finished run: the model below that config.yaml names, what it learnt, and the heads.
 
     Raises:
         BadInput: a damaged checkpoint; the model below is not there, or is another one.
@@ -146,7 +146,7 @@ def load(run: Path, *, device: torch.device | str, name: str) -> Loaded:
 
 
 def flops_per_image(module: Detector, context_length: int, num_names: int) -> float:
-    """Training FLOPs of a step by image, each with as many names as negatives are drawn."""
+    """Training FLOPs of a step per image, each with `num_names` names."""
     counted, size, names = copy.deepcopy(module).to("meta"), module.preprocess.size, max(1, num_names)
     with torch.device("meta"), FlopCounter() as counter:
         features = counted.text(torch.zeros(names, context_length, dtype=torch.int64))

@@ -1,7 +1,7 @@
 """A detector as transformers' OwlViTForObjectDetection, or Owlv2ForObjectDetection where it has an objectness head.
 
-Both are CLIP's towers under other names, and this package's heads under the same. What else a tower may have they never
-have: attention pooling (SigLIP, SILC), no class token, a text tower that sees all tokens.
+Both classes have CLIP's towers under other names, and this package's heads under the same names. They cannot hold
+other towers: with attention pooling (SigLIP, SILC), without a class token, or with a text tower that sees all tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CLASSES = {"owlvit": "OwlViT", "owlv2": "Owlv2"}
 TOLERANCE = 1e-4
-"""Logits are cosines times ten or more."""
+"""For the comparisons; logits are cosines times ten or more."""
 
 
 def kind_for(detector: Detector) -> str:
@@ -54,7 +54,7 @@ def tensors_of(detector: Detector, below: Pretrained) -> dict[str, Tensor]:
 
 
 def _their(name: str) -> str:
-    """A CLIPModel's name of a tensor as these classes have it: without its slip of the pen."""
+    """The name in these classes of a tensor of CLIPModel: without CLIPModel's spelling mistake."""
     return name.replace("pre_layrnorm", "pre_layernorm")
 
 
@@ -63,10 +63,10 @@ def _at_size(detector: Detector, below: Pretrained) -> ModelConfig:
 
 
 def write(directory: Path, detector: Detector, below: Pretrained) -> list[str]:
-    """Add configuration, preprocessing and weights to a directory; what they do not carry.
+    """Write configuration, preprocessing and weights into a directory; return notes on what they cannot store.
 
     Raises:
-        BadInput: neither class is such a model; says what is in the way.
+        BadInput: neither class can hold the model; the message says why.
     """
     kind = kind_for(detector)
     refuse_other_towers(below, kind)
@@ -82,9 +82,10 @@ def write(directory: Path, detector: Detector, below: Pretrained) -> list[str]:
 
 
 def refuse_other_towers(below: Pretrained, kind: str) -> None:
-    """
+    """Check that the towers are CLIP's.
+
     Raises:
-        BadInput: the towers are not CLIP's.
+        BadInput: they are not.
     """
     called = f"{CLASSES[kind]}ForObjectDetection"
     if below.model.image.pool == "map":
@@ -104,7 +105,7 @@ def refuse_other_towers(below: Pretrained, kind: str) -> None:
 
 
 def notes(kind: str, below: Pretrained, interpolation: str) -> list[str]:
-    """What the layout does not carry."""
+    """Notes on what the layout cannot store."""
     found = ["a text whose first token has the id 0 counts as padding there"]
     if kind == "owlvit":
         found.append(
@@ -142,16 +143,16 @@ def _pixels(detector: Detector, kind: str) -> dict[str, Any]:
 def verify(
     directory: Path, detector: Detector, pixels: Tensor, names: Sequence[str], ids: Tensor, queries: Tensor
 ) -> list[Check]:
-    """Open the directory by transformers alone and compare what its processor gives, logits and boxes.
+    """Load the directory with transformers alone, and compare its processor's output, logits and boxes with ours.
 
     Args:
         pixels: normalised images [1, 3, S, S].
         names: Q texts.
-        ids: of the names [Q, T].
+        ids: ids of the names [Q, T].
         queries: their features [Q, D].
 
     Raises:
-        BadInput: it does not compute what the model does.
+        BadInput: its results differ from the model's.
     """
     package = needs(TRANSFORMERS, "transformers", "interop")
     theirs = getattr(package, f"{CLASSES[kind_for(detector)]}ForObjectDetection").from_pretrained(directory).eval()
@@ -174,6 +175,6 @@ def verify(
 
 
 def _square(size: int) -> Image.Image:
-    """A picture that a processor has nothing to resize or to pad of."""
+    """A picture that a processor neither resizes nor pads."""
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(noise)

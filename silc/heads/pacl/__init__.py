@@ -1,4 +1,4 @@
-"""PACL (Mukhoti et al., CVPR 2023): patches of a frozen model are embedded anew, and weighed by what a text says.
+"""PACL (Mukhoti et al., CVPR 2023): a new embedding of a frozen model's patches, weighted by each text.
 
-There is no official code. What the paper's text does not say, or was not to be read, is a setting marked "our choice".
+There is no official code. What the paper does not say, or we could not read, is a setting marked "our choice".
 """

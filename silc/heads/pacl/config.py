@@ -1,4 +1,4 @@
-"""What PACL is trained on, and how. Imports no torch."""
+"""Settings of PACL: its data and its training. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ DATA = DataConfig(crops=CropConfig(num_global=1, num_local=0), exif_orientation=
 
 @dataclass(frozen=True)
 class PaclConfig(DownstreamConfig):
-    """PACL: an embedding of patches on frozen towers, whose patches are weighed by each text."""
+    """PACL: an embedding of patches on frozen towers; each text weights the patches of an image."""
 
     kind: ClassVar[str] = "pacl"
     data: DataConfig = field(default=DATA)
-    """Pairs, of which an image gives one cropped view (which crop is our choice)."""
+    """Image-text pairs; an image gives one cropped view (which crop is our choice)."""
     hidden: Annotated[int, Range(least=0, most=65_536)] = 0
     """Width of the hidden layer; 0: the width of the texts' features. Our choice."""
     activation: Literal["relu", "gelu"] = "relu"
-    """Between its two layers. Our choice."""
+    """Activation between the two layers. Our choice."""
     similarity: Literal["cosine", "dot"] = "cosine"
-    """Of a patch and a text: whether both are brought to unit length first. Our choice."""
+    """Similarity of a patch and a text: whether both are scaled to unit length first. Our choice."""
     unit_pooled: bool = False
-    """Bring what is pooled for a text to unit length, too. Our choice."""
+    """Also scale the feature pooled for a text to unit length. Our choice."""
     text_layer: bool = False
-    """A linear layer on the text's features. The paper leaves the text as it is."""
+    """Add a linear layer on the text features. The paper has none."""
     temperature: Annotated[float, Range(least=0.001, most=100)] = 0.07
-    """Of the image-text loss; it stays. Our choice."""
+    """Temperature of the image-text loss, fixed. Our choice."""
     train: TrainConfig = field(default=TRAIN)
-    """Optimisation: AdamW at 5e-4, cosine, decay 0.2, 10 epochs in batches of 4,096, as a reproduction has it."""
+    """Optimisation: AdamW at 5e-4, cosine, decay 0.2, 10 epochs in batches of 4,096, as in a reproduction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

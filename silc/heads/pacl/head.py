@@ -1,4 +1,4 @@
-"""PACL's embedding of patches, and how well an image, weighed by a text, matches it."""
+"""PACL's embedding of patches, and how well an image, weighted by a text, matches that text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from silc.heads.pacl.config import PaclConfig
 
 AT_ONCE = 2**22
-"""Numbers of a block of similarities [images, patches, texts]: 16 MB in float32, of which a few are alive. With
-`unit_pooled` there is a block [images, texts, D] besides, D / patches as large."""
+"""Elements of a block of similarities [images, patches, texts]: 16 MB in float32; a few blocks exist at a time.
+`unit_pooled` adds a block [images, texts, D], which is D / patches as large."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class PaclHead(nn.Module):
-    """Patches and texts into one space: e_v(x) = fc2(act(fc1 x)) + skip x, and e_t(y) = y, or a linear layer of it.
+    """Embeds patches and texts in one space: e_v(x) = fc2(act(fc1 x)) + skip x; e_t(y) = y, or a linear layer on y.
 
     Args:
         width: C of the tower's patches.
@@ -38,11 +38,11 @@ class PaclHead(nn.Module):
         self.act, self.unit = ACTIVATIONS[config.activation], config.similarity == "cosine"
 
     def patches(self, x: Tensor) -> Tensor:
-        """[..., D] of the tower's patches [..., C]; of unit length where similarities are cosines."""
+        """Embed the tower's patches [..., C]: [..., D], of unit length if similarities are cosines."""
         return self._scaled(self.fc2(self.act(self.fc1(x))) + self.skip(x))
 
     def texts(self, y: Tensor) -> Tensor:
-        """[N, D] of the texts' features [N, D]; as `patches`."""
+        """Embed text features [N, D]: [N, D], of unit length if similarities are cosines."""
         return self._scaled(self.text(y))
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -51,16 +51,16 @@ class PaclHead(nn.Module):
 
 
 def compatibility(patches: Tensor, texts: Tensor, *, unit_pooled: bool = False, at_once: int = AT_ONCE) -> Tensor:
-    """How well each image matches each text [B, N], of embedded patches [B, P, D] and texts [N, D].
+    """How well each image matches each text, [B, N], from embedded patches [B, P, D] and texts [N, D].
 
         s_p = x_p.y      a = softmax over p of s_p      <sum_p a_p x_p, y>
 
-    Block by block: similarities of a few images with a few texts are in memory at a time, and are made again in the
-    backward pass.
+    It works in blocks: memory holds the similarities of a few images with a few texts at a time. The backward pass
+    computes them again.
 
     Args:
-        unit_pooled: bring sum_p a_p x_p to unit length first.
-        at_once: numbers of a block.
+        unit_pooled: scale sum_p a_p x_p to unit length first.
+        at_once: elements of a block.
     """
     num_patches, num_texts = patches.shape[1], len(texts)
     columns = max(1, min(num_texts, at_once // num_patches))
@@ -80,7 +80,7 @@ def _block(patches: Tensor, texts: Tensor, unit_pooled: bool) -> Tensor:
     with no_autocast(patches):
         similar = patches @ texts.T  # [b, P, n]
         weights = similar.softmax(dim=1)
-        if not unit_pooled:  # <sum_p a_p x_p, y> is sum_p a_p s_p: nothing is pooled
+        if not unit_pooled:  # <sum_p a_p x_p, y> is sum_p a_p s_p, so no pooling
             return (weights * similar).sum(dim=1)
         pooled = F.normalize(torch.einsum("bpn,bpd->bnd", weights, patches), dim=-1)
         return torch.einsum("bnd,nd->bn", pooled, texts)

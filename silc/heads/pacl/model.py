@@ -1,4 +1,4 @@
-"""PACL as the engine sees it, and in the form in which evaluators and users meet it."""
+"""PACL for the training engine, and as a model for evaluation and users."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class PaclLearner(PairsLearner):
     """The `Learner` of PACL's head."""
 
     def gradients(self, passes: Passes, batch: Batch, hyper: Any) -> Learnt:
-        """Of one pass."""
+        """Compute the gradients of one pass."""
         pixels, texts = self.seen(batch)
-        # No gradient goes there, so some at a time: a tower's activations would be more than all patches.
+        # The tower needs no gradient, so it takes some images at a time: its activations are larger than all patches.
         patches = torch.cat([self.model.encode_dense(some, TOWER) for some in pixels.split(IMAGES_AT_ONCE)])
         out: Learnt = passes(patches.flatten(1, 2), texts)
         return out
@@ -66,7 +66,7 @@ class PaclModel(Model):
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it."""
+        """Facts about the model for the records of its scores."""
         return {"decoder": "PACL", "readout": f"embedded patches, {'cosine' if self.head.unit else 'dot product'}"}
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:

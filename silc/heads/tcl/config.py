@@ -1,7 +1,7 @@
-"""What TCL is trained on, and how. Imports no torch.
+"""Settings of TCL: its data and its training. Imports no torch.
 
-Numbers are those of kakaobrain/tcl `configs/tcl.yml`: 50,000 steps of 1,024 pairs, in 30,000 of which the decoder
-learns alone; its learning rate of 3e-4 is of 4,096 pairs.
+Numbers are those of kakaobrain/tcl `configs/tcl.yml`: 50,000 steps of 1,024 pairs; in 30,000 of them only the decoder
+learns. Its learning rate of 3e-4 is for 4,096 pairs.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class TclConfig(DownstreamConfig):
 
     kind: ClassVar[str] = "tcl"
     data: DataConfig = field(default=DATA)
-    """Pairs, of which an image gives one cropped view."""
+    """Image-text pairs; an image gives one cropped view."""
     alone: Annotated[str, Duration(zero=True)] = "60%"
-    """How long decoder, projection and mask learn alone; after it the copy of the last block learns too."""
+    """First part of training: only decoder, projection and mask learn. Then the copy of the last block learns too."""
     contrast: Annotated[float, WEIGHT] = 0.1
     """Weight of each image-text loss: of masked images, and of features pooled within the masks of every text."""
     area: Annotated[float, WEIGHT] = 0.4
-    """Weight of the masks' distance from the share they are to cover."""
+    """Weight of the area loss: how far the masks are from the fraction of the image that they should cover."""
     smooth: Annotated[float, WEIGHT] = 1.0
     """Weight of the roughness of features and masks."""
     prior: Annotated[float, SHARE] = 0.4
-    """Share of an image that its own text's mask is to cover; that of another's covers nothing."""
+    """Fraction of an image that the mask of its own text should cover; masks of other texts should cover nothing."""
     temperature: Annotated[float, TEMPERATURE] = 0.07
-    """Where that of the image-text losses begins."""
+    """Initial temperature of the image-text losses."""
     gumbel_temperature: Annotated[float, TEMPERATURE] = 1.0
-    """Of the noisy masks that hide a part of the image."""
+    """Temperature of the noisy masks that hide a part of the image."""
     mask_scale: Annotated[float, Range(above=0, most=1000)] = 10.0
-    """Where the scale of the masks sigmoid(scale cos + bias) begins."""
+    """Initial scale of the masks sigmoid(scale cos + bias)."""
     mask_bias: Annotated[float, Range(least=-1000, most=1000)] = -2.5
-    """Where their bias begins."""
+    """Initial bias of these masks."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation."""
 

@@ -1,7 +1,7 @@
-"""TCL's head: a copy of the tower's last block and projection, and between them a decoder to a grid four times as fine.
+"""TCL's head: a copy of the tower's last block and projection; between them a decoder makes the grid four times finer.
 
-Names and numbers are those of kakaobrain/tcl `models/tcl` (MIT). Published for a tower with a class token; one with MAP
-or mean pooling goes on from the decoder as the model's dense readout does, which is our composition.
+Names and numbers are those of kakaobrain/tcl `models/tcl` (MIT). TCL is published for a tower with a class token. With
+MAP or mean pooling, the steps after the decoder are those of the model's dense readout; this combination is ours.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class GatedConv(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))  # sharding refuses parameters without a dimension
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] of [B, C, h, w]."""
+        """Output [B, C, h, w] for x [B, C, h, w]."""
         normed = self.norm(x.movedim(1, -1)).movedim(-1, 1)
         out: Tensor = x + torch.tanh(self.gate) * self.conv(F.gelu(normed))
         return out
 
 
 class Doubling(nn.Module):
-    """The nearest patch at twice the resolution, and what two gated convolutions add to it."""
+    """Nearest-neighbour upsampling by 2, then two gated convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = GatedConv(width), GatedConv(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, 2h, 2w] of [B, C, h, w]."""
+        """Output [B, C, 2h, 2w] for x [B, C, h, w]."""
         out: Tensor = self.second(self.first(F.interpolate(x, scale_factor=2, mode="nearest")))
         return out
 
@@ -55,9 +55,9 @@ class TclHead(nn.Module):
     """Text-aligned features and masks at four times the resolution of the tower's patches.
 
     Args:
-        tower: whose last block, norm, pooling and projection it begins as a copy of.
-        mask_scale, mask_bias: where the masks sigmoid(scale cos + bias) begin.
-        temperature: where that of the two image-text losses begins.
+        tower: the head begins with copies of its last block, norm, pooling and projection.
+        mask_scale, mask_bias: initial values for the masks sigmoid(scale cos + bias).
+        temperature: initial temperature of the two image-text losses.
     """
 
     def __init__(self, tower: ImageTower, *, mask_scale: float, mask_bias: float, temperature: float) -> None:
@@ -71,15 +71,15 @@ class TclHead(nn.Module):
         self.mask_bias = nn.Parameter(torch.full((1,), mask_bias))
         self.image_scale, self.feature_scale = (nn.Parameter(torch.tensor([-math.log(temperature)])) for _ in "12")
         self.requires_grad_(True)
-        if self.attn_pool is not None:  # attention over one patch is its value, whatever it asks for
+        if self.attn_pool is not None:  # attention over one patch gives its value, whatever the query
             self.attn_pool.latent.requires_grad_(False)
             self.attn_pool.q.requires_grad_(False)
 
     def features(self, tower: ImageTower, images: Tensor) -> Tensor:
-        """Features [B, D, 4h, 4w], of any length, of normalised images [B, 3, H, W].
+        """Features [B, D, 4h, 4w], not of unit length, of normalised images [B, 3, H, W].
 
         Args:
-            tower: the one that the head is on; what it computes has no gradient.
+            tower: the tower below the head; it gets no gradient.
         """
         with torch.no_grad():
             (entering,) = tower.trunk.tokens(images, layers=[-1], last_block=lambda _, x: x).layers
@@ -90,7 +90,7 @@ class TclHead(nn.Module):
         return aligned.float().movedim(-1, 1)  # type: ignore[no-any-return]
 
     def mask_logits(self, features: Tensor, texts: Tensor) -> Tensor:
-        """Logits [B, N, 4h, 4w] of the masks of texts [N, D], of unit length, in images of these features."""
+        """Logits [B, N, 4h, 4w] of the masks of unit-length texts [N, D] in images with these features."""
         with no_autocast(features):
             cosines = torch.einsum("bdhw,nd->bnhw", F.normalize(features, dim=1, eps=1e-6), texts)
             return cosines * self.mask_scale + self.mask_bias

@@ -1,4 +1,4 @@
-"""TCL as the engine sees it, and in the form in which evaluators and users meet it."""
+"""TCL for the training engine, and as a model for evaluation and users."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class TclRate(NamedTuple):
-    """What the schedule says for one step."""
+    """Values of the schedule for one step."""
 
     lr: float
     alone: bool
-    """Whether the copy of the last block stays as it is."""
+    """Whether the copy of the last block is frozen."""
 
     def logged(self) -> dict[str, float]:
-        """What stands in metrics.jsonl."""
+        """Values for metrics.jsonl."""
         return {"lr": self.lr, "alone": float(self.alone)}
 
 
@@ -41,7 +41,7 @@ class TclSchedule(LearningRate):
     """Steps of the first phase."""
 
     def at(self, step: int) -> TclRate:
-        """Of one step, 0 <= step < total."""
+        """Values for one step, 0 <= step < total."""
         return TclRate(self.lr(step), step < self.alone)
 
 
@@ -50,7 +50,7 @@ class TclLearner(PairsLearner):
     """The `Learner` of TCL's head."""
 
     def gradients(self, passes: Passes, batch: Batch, hyper: TclRate) -> Learnt:
-        """Of one pass; those of the last block's copy are dropped while the rest learns alone."""
+        """Compute the gradients of one pass; drop those of the last block's copy while the rest learns alone."""
         pixels, texts = self.seen(batch)
         num, (height, width), world = len(pixels), self.model.visual.grid(pixels), self.module.world
         # Drawn for the global batch on every rank, so that an image's noise does not depend on the ranks.

@@ -1,4 +1,4 @@
-"""TCL's losses of a batch: what a text's mask leaves of an image is to match the text, and no more than is needed."""
+"""TCL's losses of a batch: the masked image should match its text, and the mask should cover no more than is needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Tcl(Objective):
         Args:
             images: normalised pixels [B, 3, H, W] of this rank.
             texts: unit-length features [B, D].
-            uniform: numbers in [0, 1), [B, 4h, 4w], of which the masks' noise is made.
+            uniform: numbers in [0, 1), [B, 4h, 4w], from which the masks' noise is made.
         """
         config, world, tower = self.config, self.world, self.model.visual
         features, all_texts = self.head.features(tower, images), world.gather(texts)
@@ -67,5 +67,5 @@ class Tcl(Objective):
 
 
 def scale_of(logarithm: Tensor) -> Tensor:
-    """The scale of an image-text loss, of its logarithm."""
+    """The scale of an image-text loss, from its logarithm."""
     return logarithm.exp().clamp(max=SCALE_MAX)

@@ -1,5 +1,5 @@
-"""What TCL's loss is made of, beside the two image-text losses: masks that are hard and have a gradient, pooling
-within them, and what keeps them small and smooth."""
+"""Parts of TCL's loss besides the two image-text losses: hard masks with a gradient, pooling within masks, and terms
+that keep masks small and smooth."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EPS = 1e-6
 
 
 def hard_mask(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Zeros and ones of logits, drawn with logistic noise; the gradient is the soft mask's (straight through).
+    """Masks of zeros and ones from logits with logistic noise; the gradient is the soft mask's (straight through).
 
     Args:
         logits: [...].
-        uniform: numbers in [0, 1) of the same shape, of which the noise is made.
-        temperature: of the sigmoid.
+        uniform: numbers in [0, 1) of the same shape, from which the noise is made.
+        temperature: temperature of the sigmoid.
     """
     soft = torch.sigmoid((logits + torch.logit(uniform, eps=torch.finfo(uniform.dtype).tiny)) / temperature)
     return (soft > 0.5).to(soft.dtype) - soft.detach() + soft
@@ -36,7 +36,7 @@ def pooled_within(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def area_loss(masks: Tensor, prior: float, world: World) -> Tensor:
-    """How far the mean of all masks of the global batch is from the share that they are to cover, []."""
+    """Distance [] between the mean of all masks of the global batch and `prior`, the fraction they should cover."""
     own = masks.mean()
     return (own - own.detach() + world.mean(own) - prior).abs()
 
@@ -48,5 +48,5 @@ def roughness(x: Tensor) -> Tensor:
 
 
 def enlarged(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks [B, C, height, width] of masks [B, C, h, w], each pixel the nearest one's."""
+    """Masks [B, C, height, width] from masks [B, C, h, w], by nearest neighbour."""
     return F.interpolate(masks, (height, width), mode="nearest")
