@@ -1,1 +1,1 @@
-"""Other people's weights in: each source becomes our towers, tokenizer and preprocessing, exactly or not at all."""
+"""Import of other people's weights: a source becomes our towers, tokenizer and preprocessing, exactly or not at all."""

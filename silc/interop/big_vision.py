@@ -3,9 +3,9 @@
     params/img/...   image tower         params/txt/...   text tower
     params/t         log of the scale    params/b         bias, with the sigmoid loss
 
-Also under opt/params/, as a training checkpoint has them; its other entries are the optimizer's and are left aside.
-Sizes, pooling and projections are told from the tree. What no tree can tell is given: how text is pooled when not by
-attention (SigLIP: the last token), the pixels (SigLIP: -1 to 1, squashed), and the tokenizer.
+In a training checkpoint these are under opt/params/; its other entries belong to the optimizer and are ignored. Sizes,
+pooling and projections are found from the tree. The user gives what the tree does not tell: the pooling of text if it
+is not attention (SigLIP: the last token), and the tokenizer. Pixels are those of SigLIP: -1 to 1, squashed.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ HEADS_BIAS = Op(lambda x: x.flatten())
 FROM_HEADS = Op(lambda x: x.flatten(0, 1).T)
 """The attention's output, [heads, C/heads, C] -> [C, C]."""
 WITH_CLASS = Op(lambda x: torch.cat([torch.zeros_like(x[:, :1]), x], dim=1))
-"""Positions are added before the class token is put in front, so its own is zero."""
+"""big_vision adds positions before it prepends the class token, so the class token's position is zero."""
 ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 def read(file: Path, tokenizer: Path, *, text_pool: TextPool = "last") -> Pretrained:
-    """A model from a .npz file.
+    """Read a model from a .npz file.
 
     Args:
-        tokenizer: a tokenizer.json, a spiece.model, or a directory with one. Texts are put in lower case first.
-        text_pool: which position is the text's embedding, where the text tower has no attention pooling.
+        tokenizer: a tokenizer.json, a spiece.model, or a directory with one. Texts are lowercased first.
+        text_pool: pooling of the text embedding, if the text tower has no attention pooling.
 
     Raises:
-        BadInput: no such file, pickled objects, no two-tower tree, or what silc's towers do not have.
+        BadInput: no such file, pickled objects, no two-tower tree, or parts that silc's towers do not have.
     """
     source = str(file)
     tree = _unstacked(_parameters(file))
@@ -73,7 +73,7 @@ def read(file: Path, tokenizer: Path, *, text_pool: TextPool = "last") -> Pretra
 
 
 def model_config(tree: Mapping[str, Tensor], text_pool: TextPool, source: str) -> ModelConfig:
-    """The towers whose parameters these are.
+    """The settings of the towers that have these parameters.
 
     Raises:
         BadInput: one of the towers is missing.
@@ -126,7 +126,7 @@ def model_config(tree: Mapping[str, Tensor], text_pool: TextPool, source: str) -
 
 
 def rules(model: ModelConfig, tree: Mapping[str, Tensor]) -> list[Rule]:
-    """The table of names for a tree of unstacked blocks."""
+    """The table of names, for a tree with unstacked blocks."""
     trunk = "visual.trunk."
     found = [
         rule(f"{trunk}patch_embed.proj.weight", "img/embedding/kernel", CONVOLUTION),
@@ -171,7 +171,7 @@ def _block(ours: str, names: BlockNames, theirs: str) -> list[Rule]:
 
 
 def _map(ours: str, theirs: str) -> list[Rule]:
-    """Attention pooling."""
+    """Rules for attention pooling."""
     attention = f"{theirs}{ATTENTION}/"
     return [
         rule(f"{ours}latent", f"{theirs}probe"),
@@ -204,7 +204,7 @@ def _pooled(tree: Mapping[str, Tensor], tower: str) -> bool:
 
 
 def _parameters(file: Path) -> dict[str, Tensor]:
-    """Arrays below params/ by the rest of their name, float32.
+    """Arrays under params/, float32, with names without this prefix.
 
     Raises:
         BadInput: no such file, not an archive of arrays, or one with objects in it.
@@ -221,7 +221,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): _tensor(archive[name], f"{file}: {name}") for name in names}
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise BadInput(f"cannot read {file}: {error}") from error
-    except ValueError as error:  # numpy's word for objects, which only a pickle can hold
+    except ValueError as error:  # numpy's error for objects, which only a pickle can hold
         raise BadInput(
             f"{file} holds pickled objects, which can run code when they are read; save it as plain arrays with "
             f"numpy.savez ({error})"
@@ -229,7 +229,7 @@ def _parameters(file: Path) -> dict[str, Tensor]:
 
 
 def _tensor(array: Any, name: str) -> Tensor:
-    if array.dtype == np.dtype("V2"):  # numpy does not know bfloat16, and names it by its size
+    if array.dtype == np.dtype("V2"):  # numpy has no bfloat16, and calls it by its size
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).float()
     if array.dtype.kind != "f":
         raise BadInput(f"{name} is of type {array.dtype}, not a floating point number")
@@ -237,7 +237,7 @@ def _tensor(array: Any, name: str) -> Tensor:
 
 
 def _unstacked(tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Blocks that were scanned over are stacked on the first axis; make them single ones."""
+    """Split blocks that a scan stacked on the first axis into single blocks."""
     single: dict[str, Tensor] = {}
     for name, tensor in tree.items():
         if "/encoderblock/" in name:

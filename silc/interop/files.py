@@ -1,4 +1,4 @@
-"""A stranger's files, JSON and safetensors, here or on the hub, or one line that says why not. No code is run."""
+"""Read untrusted JSON and safetensors files, local or on the hub. Errors are one line each; no code in them is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from silc.errors import BadInput
 from silc.regular import regular
 
 SAVED, OPEN_CLIP, HUGGING_FACE = "silc.json", "open_clip_config.json", "config.json"
-"""The file that tells whose a directory of a model is: silc's own (an import or export), open_clip's, the hub's."""
+"""The file that shows the format of a model's directory: silc's (an import or export), open_clip's, the hub's."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file.
+    """Read an object from a JSON file.
 
     Raises:
-        BadInput: there is none.
+        BadInput: the file cannot be read, or holds no object.
     """
     try:
         value = json.loads(regular(file).read_text(encoding="utf-8-sig"))
@@ -36,7 +36,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file. Pickles are refused: reading one runs whatever its author wrote.
+    """Read the tensors of a .safetensors file. Pickles are refused: reading one runs code that its author wrote.
 
     Raises:
         BadInput: no such file, a pickle, or a damaged file.
@@ -48,7 +48,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; where you "
             "trust it, convert it once: `python -m silc.interop.unpickle FILE OUT.safetensors`"
         )
-    from safetensors.torch import load_file  # with torch, which those who only ask what is there do without
+    from safetensors.torch import load_file  # loads torch, which is not needed only to look for models
 
     try:
         return load_file(file)
@@ -57,7 +57,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def three(values: Any, where: str | Path) -> tuple[float, float, float]:
-    """A number for each of red, green and blue.
+    """Three numbers, for red, green and blue.
 
     Raises:
         BadInput: they are not three numbers.
@@ -70,25 +70,25 @@ def three(values: Any, where: str | Path) -> tuple[float, float, float]:
 
 
 def download(repo: str, patterns: Sequence[str], *, spec: str) -> Path:
-    """The directory of a repository's files that match `patterns`, from the cache where they are there already.
+    """Download the files of a repository that match `patterns`, or take them from the cache; return their directory.
 
     Args:
         repo: ORG/NAME.
-        spec: how such a source is asked for, for the message.
+        spec: prefix that the user writes for such a source, for the message.
 
     Raises:
-        BadInput: there is no such repository, or no way to it.
+        BadInput: there is no such repository, or it cannot be reached.
     """
-    from huggingface_hub import snapshot_download  # those who only ask what is there do without
+    from huggingface_hub import snapshot_download  # not needed only to look for models
 
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
-    except Exception as error:  # httpx, huggingface_hub and the file system each have their own
+    except Exception as error:  # httpx, huggingface_hub and the file system raise different types
         instead = f"bring its directory here (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
         raise no_network(repo, error, instead) from error
 
 
 def no_network(what: str, error: BaseException, instead: str) -> BadInput:
-    """The line for something that could not be fetched."""
+    """The error for something that could not be fetched."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return BadInput(f"cannot fetch {what} ({reason}); without a network {instead}")

@@ -1,7 +1,7 @@
-"""GroupViT (Xu et al., CVPR 2022) by transformers, for evaluation: a model whose class maps are groups of patches.
+"""GroupViT (Xu et al., CVPR 2022) from transformers, for evaluation: its class maps are made of groups of patches.
 
-It is the one model that is wrapped and not read into our towers, which have no groups. Its authors' weights are under
-NVIDIA's licence, for research alone; records say so of any, as silc does not know whose weights a directory holds.
+It is the only model that is wrapped instead of read into our towers, because these have no groups. The authors' weights
+are under NVIDIA's licence, for research only. Records say so for all weights, because silc cannot tell whose they are.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder, Tokenizer
 
 TOP = 5
-"""Classes of an image, by its pooled embedding, among which its groups are told apart."""
+"""Groups of an image are classified among this many classes: those that fit its pooled embedding best."""
 SCALE_MAX = 100.0
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Groups(NamedTuple):
-    """What GroupViT sees in B images: G groups."""
+    """Output of GroupViT for B images: G groups."""
 
-    assigned: Tensor  # [B, G, H, W]: share of each pixel
+    assigned: Tensor  # [B, G, H, W]: share of each pixel in a group
     embedded: Tensor  # [B, G, D] of unit length
     image: Tensor  # [B, D] of unit length
 
 
 @dataclass
 class GroupViT:
-    """A `DensePredictor` whose maps are the authors', and a `DualEncoder` without patches in the space of the texts."""
+    """A `DensePredictor` with the authors' maps, and a `DualEncoder` without patches in the space of the texts."""
 
     model: Any
     """transformers' GroupViTModel."""
@@ -51,11 +51,11 @@ class GroupViT:
     preprocess: Preprocess
     name: str
     second: Any = None
-    """Read by no decoder of this model."""
+    """Not used by any decoder of this model."""
     readouts: ClassVar[tuple[str, ...]] = ()
     makes_masks: ClassVar[bool] = False
     most_windows: ClassVar[int] = 4
-    """Windows of a forward pass: their maps are as large as their pixels."""
+    """Maximum windows in a forward pass; it is small because maps are as large as the pixels."""
     rules: ClassVar[Mapping[str, Any]] = {
         **{"shorter": 448, "longer": 2048, "window": 448, "stride": 224},
         **{"interpolation": "cv2_bilinear", "templates": "photo", "ensemble": "mean, normalize"},
@@ -80,7 +80,7 @@ class GroupViT:
 
     @property
     def scale(self) -> Tensor:
-        """By which cosines are multiplied, []."""
+        """Factor [] of the cosines."""
         scale: Tensor = self.model.logit_scale.exp().clamp(max=SCALE_MAX)
         return scale
 
@@ -98,7 +98,8 @@ class GroupViT:
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
-        """
+        """Not available for GroupViT.
+
         Raises:
             BadInput: always.
         """
@@ -110,10 +111,10 @@ class GroupViT:
 
     @torch.no_grad()
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Class maps [B, C, H, W] as the authors make them (GroupViT `segmentation/evaluation/group_vit_seg.py`).
+        """Class maps [B, C, H, W] as the authors compute them (GroupViT `segmentation/evaluation/group_vit_seg.py`).
 
-        Each pixel belongs to one group; a group's score of a class is its probability among all classes times that
-        among the five that fit the whole image best, and 0 for the others.
+        Each pixel belongs to one group. For the five classes that fit the whole image best, a group's score is the
+        class's probability among all classes times its probability among these five. Other classes score 0.
         """
         seen = self.groups(images)
         of_groups = seen.embedded @ classes.T * self.scale  # [B, G, C]
@@ -133,7 +134,7 @@ class GroupViT:
         return Groups(share, F.normalize(embedded, dim=-1), F.normalize(pooled, dim=-1))
 
     def _groups_of(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Tokens [B, G, C] of the last groups, and what each stage assigns [B, groups, those before]."""
+        """Tokens [B, G, C] of the last groups, and the assignments of each stage [B, groups, groups before]."""
         tower = self.model.vision_model
         entering = tower.embeddings(images, interpolate_pos_encoding=True)
         out = tower.encoder(hidden_states=entering, output_attentions=True, return_dict=True)
@@ -154,7 +155,7 @@ def is_one(source: str) -> bool:
     """Whether a directory, or ORG/NAME on the hub, holds a GroupViT.
 
     Raises:
-        BadInput: nothing there, or no network.
+        BadInput: there is nothing, or no network.
     """
     return read_json(located(source) / "config.json").get("model_type") == "groupvit"
 
@@ -162,7 +163,7 @@ def is_one(source: str) -> bool:
 def read(
     source: str, tokenizer: Path | None = None, *, name: str = "", device: torch.device | str = "cpu"
 ) -> tuple[GroupViT, str]:
-    """The model of a directory, or of ORG/NAME on the hub, and the checksum of all that makes its numbers.
+    """Read the model of a directory, or of ORG/NAME on the hub; also the checksum of all that its results depend on.
 
     Raises:
         BadInput: transformers is not installed; pickles; a configuration or weights that make no GroupViT; a tokenizer
@@ -180,7 +181,7 @@ def read(
     try:
         model = library.GroupViTModel(library.GroupViTConfig(**config))
         model.load_state_dict(tensors)
-    except Exception as error:  # torch, transformers and huggingface_hub each have their own
+    except Exception as error:  # torch, transformers and huggingface_hub raise different types
         told = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise BadInput(f"{directory} holds no GroupViT that transformers can build: {' '.join(told[:2])}") from error
     length = int(model.config.text_config.max_position_embeddings)
@@ -201,10 +202,11 @@ def _checksum(config: Any, preprocess: Preprocess, tokenizer: BPETokenizer, tens
 
 
 def _check_words(directory: Path, words: BPETokenizer, text: Any) -> None:
-    """Hold a tokenizer against the text tower: it pools the end token, and has a row for each.
+    """Check that a tokenizer fits the text tower, which pools the end token and has a row for each entry.
 
     Raises:
-        BadInput: another end or more entries; every text would be pooled at its first token, or fail.
+        BadInput: the tokenizer has another end token (every text would be pooled at its first token), or more entries
+            (texts would fail).
     """
     if words.vocab_size > text.vocab_size:
         raise BadInput(f"{directory}: the tokenizer has {words.vocab_size} entries, the text tower {text.vocab_size}")
@@ -214,7 +216,7 @@ def _check_words(directory: Path, words: BPETokenizer, text: Any) -> None:
 
 
 def _preprocess(directory: Path, size: int) -> Preprocess:
-    """The pixels that the directory asks for; where it does not say, the authors', who normalise as for ImageNet.
+    """The preprocessing that the directory asks for; by default the authors', with ImageNet's normalisation.
 
     Raises:
         BadInput: see `transformers.preprocess`.

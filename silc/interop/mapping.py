@@ -1,8 +1,8 @@
-"""Names and layouts of one library's tensors as rows of a table that reads both ways.
+"""Tables that map names and layouts of another library's tensors to ours, and back.
 
-A rule says that some of our tensors, put together along the first axis, are some of theirs, each laid out anew and put
-together: `attn.qkv.weight` is `q_proj`, `k_proj` and `v_proj`. Nothing is skipped: a tensor that no rule takes, one
-that is missing, one of another shape and one that is not finite are each refused by name.
+A rule says that some of our tensors, concatenated along the first axis, equal some of theirs, each converted to our
+layout and concatenated: `attn.qkv.weight` is `q_proj`, `k_proj` and `v_proj`. Nothing is skipped: a tensor is refused
+by name if no rule takes it, if it is missing, if it has another shape, or if it is not finite.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ BATCHED = Op(lambda x: x[None], lambda x: x[0])
 TOKEN = Op(lambda x: x[None, None], lambda x: x[0, 0])
 """[C] <-> [1, 1, C]."""
 SCALAR = Op(lambda x: x.reshape(1), lambda x: x.reshape(()))
-"""A number <-> [1]; sharding refuses parameters without a dimension."""
+"""[] <-> [1]; sharding refuses parameters without a dimension."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """cat(ours) = cat(op.bring(theirs)), along the first axis. Without any of theirs, ours is zero."""
+    """cat(ours) = cat(op.bring(theirs)), along the first axis. If `theirs` is empty, ours is zero."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -56,19 +56,19 @@ class Rule:
 
 
 def rule(ours: str | tuple[str, ...], theirs: str | tuple[str, ...], op: Op = SAME) -> Rule:
-    """A rule of one or more names on each side."""
+    """Make a rule from one or more names on each side."""
     as_names = lambda names: (names,) if isinstance(names, str) else names  # noqa: E731
     return Rule(as_names(ours), as_names(theirs), op)
 
 
 def both(ours: str, theirs: str) -> list[Rule]:
-    """Weight and bias of a layer that is alike on both sides."""
+    """Rules for weight and bias of a layer with the same layout on both sides."""
     return [rule(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias")]
 
 
 @dataclass(frozen=True)
 class BlockNames:
-    """What a library calls the layers of a transformer block; `qkv` are tensors, the others layers."""
+    """A library's names for the layers of a transformer block; the `qkv` names are of tensors, the others of layers."""
 
     norm1: str
     qkv_weight: tuple[str, ...]
@@ -86,7 +86,7 @@ TEXT_BLOCK = BlockNames(
 
 
 def block(ours: str, our_names: BlockNames, theirs: str, their_names: BlockNames) -> list[Rule]:
-    """One transformer block with torch's layouts on both sides; `ours` and `theirs` are prefixes."""
+    """Rules for one transformer block with torch's layouts on both sides; `ours` and `theirs` are prefixes."""
     rules = [
         rule(
             tuple(f"{ours}{name}" for name in getattr(our_names, part)),
@@ -102,11 +102,11 @@ def block(ours: str, our_names: BlockNames, theirs: str, their_names: BlockNames
 def bring(
     rules: Iterable[Rule], theirs: Mapping[str, Tensor], model: ModelConfig, source: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Their tensors as the state dict of a `TwoTower`, float32, and a line for each rule that says what became what.
+    """Convert their tensors to the state dict of a `TwoTower`, float32; also a line for each rule, with its names.
 
     Args:
-        model: the towers; `text.vocab_size` must be told.
-        source: where they are from, for messages.
+        model: the towers; `text.vocab_size` must be set.
+        source: the tensors' source, for messages.
 
     Raises:
         BadInput: a tensor is missing, left over, of another shape, or not finite; names the first.
@@ -142,7 +142,7 @@ def bring(
 
 
 def give(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under their names: `bring` backwards. Where a rule has several of theirs, they are equal shares."""
+    """Convert our tensors to theirs: the inverse of `bring`. If a rule has several of theirs, these are equal parts."""
     theirs = {}
     for one in rules:
         if not one.theirs:
@@ -154,7 +154,7 @@ def give(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _split(tensors: Sequence[Tensor], one: Rule, shapes: Mapping[str, torch.Size], source: str) -> Iterator[Tensor]:
-    """The tensors put together and cut to our tensors' lengths."""
+    """Concatenate the tensors, and split the result into our tensors' lengths."""
     if len(tensors) == len(one.ours) == 1:
         yield tensors[0]
         return
@@ -168,7 +168,7 @@ def _split(tensors: Sequence[Tensor], one: Rule, shapes: Mapping[str, torch.Size
 
 
 def shapes_of(model: ModelConfig) -> dict[str, torch.Size]:
-    """Names and shapes of the towers' state dict, which takes no memory."""
+    """Names and shapes of the towers' state dict, without memory for the weights."""
     assert model.text.vocab_size, "an imported tower knows its vocabulary"
     with torch.device("meta"):
         towers = TwoTower(model, vocab_size=model.text.vocab_size, eos_id=0)

@@ -4,8 +4,8 @@
     open_clip:ViT-B-16/WEIGHTS.safetensors      a file of that architecture
     open_clip:DIR                               open_clip_config.json, open_clip_model.safetensors, a tokenizer
 
-An architecture's name is looked up in the installed open_clip; a directory needs none. A timm tower is known by its
-name in timm, whose own definition is read for what a name stands for: activation, epsilon, pooling.
+An architecture's name is looked up in the installed open_clip; a directory needs none. A timm tower is given by its
+name in timm; timm's definition for this name gives its activation, epsilon and pooling.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CLIP_PIXELS = {
     "resize_mode": "shortest",
 }
 RESIZE: dict[str, Resize] = {"shortest": "crop", "squash": "squash"}
-# Settings of open_clip's towers that silc's have no counterpart for, with the value that leaves them out.
+# Settings of open_clip's towers that silc's towers do not have, with the value that turns each one off.
 VISION_PLAIN = {"ls_init_value": None, "attentional_pool": False, "pos_embed_type": "learnable", "pool_type": "tok"}
 VISION_PLAIN |= {"final_ln_after_pool": False, "no_ln_pre": False, "qk_norm": False, "scaled_cosine_attn": False}
 VISION_PLAIN |= {"scale_heads": False, "scale_attn_inner": False, "scale_attn": False, "scale_fc": False}
@@ -64,10 +64,10 @@ TEXT_PLAIN |= {"scale_attn": False, "scale_fc": False}
 
 
 def read(source: str, tokenizer: Path | None = None) -> Pretrained:
-    """A model from NAME/PRETRAINED or a directory (see above).
+    """Read a model from NAME/PRETRAINED or a directory (see above).
 
     Args:
-        tokenizer: file or directory, instead of the one that belongs to the model; texts are cleaned as for that one.
+        tokenizer: file or directory, instead of the model's own tokenizer; texts are cleaned as for the model's own.
 
     Raises:
         BadInput: no such name, tag or file, no network, pickles, another architecture, or weights that do not fit.
@@ -85,7 +85,7 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
         config = _architecture(name)
         pixels, directory = _pixels(name, given), None
         weights = Path(given) if given.endswith((".safetensors", ".bin", ".pt", ".pth")) else _fetched(name, given)
-    # Older releases kept the causal mask among the weights.
+    # Older releases stored the causal mask with the weights.
     tensors = {key: x for key, x in read_safetensors(weights).items() if key not in ("attn_mask", "text.attn_mask")}
     model = model_config(config)
     ours, mapped = bring(rules(model, tensors), tensors, model, source)
@@ -104,7 +104,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """The towers that a `model_cfg` describes.
 
     Raises:
-        BadInput: something that silc's towers do not have.
+        BadInput: it has something that silc's towers do not have.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
     quick = bool(config.get("quick_gelu", False))
@@ -131,7 +131,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def rules(model: ModelConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
-    """The table of names for a state dict, whose text tower may have names of its own and its image tower timm's."""
+    """The table of names for a state dict. The text tower's may have a prefix; the image tower's may be timm's."""
     prefix = "text." if any(key.startswith("text.") for key in tensors) else ""
     found = [rule(f"text.{name}", f"{prefix}{name}") for name in ("token_embedding.weight", "positional_embedding")]
     found += both("text.ln_final", f"{prefix}ln_final")
@@ -145,17 +145,17 @@ def rules(model: ModelConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
     native = "visual.conv1.weight" in tensors
     found += _native_rules(model) if native else _timm_rules(model, tensors)
     for name in ("logit_scale", "logit_bias"):
-        # Numbers are kept with a dimension by some models, without by others; CLIP's loss has no bias.
+        # Some models store these numbers with a dimension, others without; CLIP's loss has no bias.
         there = () if name == "logit_bias" and name not in tensors else (name,)
         found.append(rule(name, there, SAME if there and tensors[name].ndim else SCALAR))
     return found
 
 
 def preprocess(size: int, pixels: Mapping[str, Any]) -> Preprocess:
-    """The pixels of a `preprocess_cfg`, over CLIP's.
+    """The preprocessing of a `preprocess_cfg`; CLIP's where it says nothing.
 
     Raises:
-        BadInput: a rule that silc does not have.
+        BadInput: silc does not have such preprocessing.
     """
     asked = {**CLIP_PIXELS, **{key: value for key, value in pixels.items() if key in CLIP_PIXELS and value}}
     mode, interpolation = asked["resize_mode"], asked["interpolation"]
@@ -189,7 +189,7 @@ def _native_rules(model: ModelConfig) -> list[Rule]:
 
 
 def _timm_rules(model: ModelConfig, tensors: Mapping[str, Tensor]) -> list[Rule]:
-    """timm's names are ours; but a projection may be timm's own classifier."""
+    """Rules for a timm tower. timm's names are ours, but the projection may be timm's own classifier."""
     found = [rule(name, name) for name in shapes_of(model) if name.startswith("visual.trunk.")]
     if model.image.projects:
         head = "visual.head.proj" if "visual.head.proj.weight" in tensors else "visual.trunk.head"
@@ -219,7 +219,7 @@ def _native_tower(vision: Mapping[str, Any], quick: bool) -> ImageTowerConfig:
 
 
 def timm_tower(vision: Mapping[str, Any]) -> ImageTowerConfig:
-    """What timm's own definition of a ViT by that name says."""
+    """The settings of an image tower, from timm's own definition of a ViT by its name."""
     name = vision["timm_model_name"]
     pool = {"map": "map", "token": "cls"}.get(vision.get("timm_pool", "avg"))
     try:
@@ -235,7 +235,7 @@ def timm_tower(vision: Mapping[str, Any]) -> ImageTowerConfig:
             "attention pooling or a class token"
         )
     proj = vision.get("timm_proj", "linear")
-    bias = vision.get("timm_proj_bias", False) or not proj  # without a word timm's classifier projects, with a bias
+    bias = vision.get("timm_proj_bias", False) or not proj  # an empty name: timm's classifier projects, with a bias
     first = trunk.blocks[0]
     return ImageTowerConfig(
         size=_side(vision.get("image_size", 224)),
@@ -253,7 +253,7 @@ def timm_tower(vision: Mapping[str, Any]) -> ImageTowerConfig:
 
 
 def _oddities(trunk: Any, vision: Mapping[str, Any]) -> str:
-    """What a timm model has that ours has not, or nothing."""
+    """What a timm model has that our tower does not have; empty if nothing."""
     if type(trunk) is not timm.models.vision_transformer.VisionTransformer:
         return f"the class {type(trunk).__name__}"
     if type(trunk.blocks[0]) is not timm.models.vision_transformer.Block:
@@ -276,7 +276,7 @@ def _activation(tower: Mapping[str, Any], quick: bool) -> Activation:
 
 
 def _activation_of(layer: nn.Module, name: str) -> Activation:
-    """Told by what it computes; its class has had several names."""
+    """Find an activation by its values, because its class has had several names."""
     x = torch.linspace(-3, 3, 7)
     known: dict[Activation, Tensor] = {
         "gelu": nn.functional.gelu(x),
@@ -315,7 +315,7 @@ def _side(size: Any) -> int:
 
 
 def _tokenizer(text: Mapping[str, Any], directory: Path | None, *, given: bool) -> BPETokenizer:
-    """The one a `text_cfg` asks for, from the model's directory or (`given`) from another place."""
+    """The tokenizer that a `text_cfg` asks for, from the model's directory or (`given`) from another place."""
     length, settings = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
     repo = text.get("hf_tokenizer_name") or ""
     clean = settings.pop("clean", "whitespace" if repo else "lower")
@@ -346,7 +346,7 @@ def _architecture(name: str) -> dict[str, Any]:
 
 
 def _pixels(name: str, given: str) -> dict[str, Any]:
-    """Preprocessing of a published tag; for a file, what all tags of the architecture agree on."""
+    """Preprocessing of a published tag; for a file, the preprocessing that all tags of the architecture share."""
     open_clip = _package()
     tags = open_clip.list_pretrained_tags_by_model(name)
     asked = [given] if given in tags else tags
@@ -360,7 +360,7 @@ def _pixels(name: str, given: str) -> dict[str, Any]:
 
 
 def _fetched(name: str, tag: str) -> Path:
-    """The weights of a published tag."""
+    """Download the weights of a published tag; return the file."""
     open_clip = _package()
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
@@ -373,7 +373,7 @@ def _fetched(name: str, tag: str) -> Path:
     if bool(published.get("quick_gelu")) != bool(config.get("quick_gelu")):
         other = name.removesuffix("-quickgelu") if config.get("quick_gelu") else f"{name}-quickgelu"
         raise BadInput(f"{tag} was trained with another activation than {name} has; use open_clip:{other}/{tag}")
-    # ORG/NAME/FILE, and without a file the usual one; of pickles, the safetensors that lie beside most of them.
+    # ORG/NAME/FILE; without a file the usual one; instead of a pickle, the safetensors file that most have beside it.
     repo, _, file = published.get("hf_hub", "").rpartition("/")
     file = file if file.endswith(".safetensors") else WEIGHTS
     found = download(repo, (file,), spec="open_clip:") / file if repo else Path(published.get("url", ""))

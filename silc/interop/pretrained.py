@@ -1,7 +1,7 @@
-"""A model as it came in: towers' shapes, weights under our names, tokenizer and preprocessing. One value for every
-source, and the directory it is saved in:
+"""An imported model: towers' shapes, weights under our names, tokenizer and preprocessing. It is the same type for
+every source. It is saved in a directory:
 
-    silc.json           towers, preprocessing, loss, where it is from
+    silc.json           towers, preprocessing, loss, source
     silc.safetensors    weights under our names
     tokenizer/          tokenizer.json and its settings
 """
@@ -36,30 +36,30 @@ SETTINGS, WEIGHTS, TOKENIZER = SAVED, "silc.safetensors", "tokenizer"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Everything that makes a two-tower model, whoever trained it."""
+    """All parts of a two-tower model, from any source."""
 
     model: ModelConfig
-    """Towers; `text.vocab_size` is told. Head and teacher are what a run that goes on from here would make anew."""
+    """Towers; `text.vocab_size` is set. Head and teacher are settings for a run that starts from this model."""
     weights: Mapping[str, Tensor]
     """State dict of a `TwoTower`, float32."""
     tokenizer: BPETokenizer
     preprocess: Preprocess
     contrastive: Literal["softmax", "sigmoid"]
-    """The loss it was trained with: how similarities become probabilities."""
+    """The loss it was trained with; it decides how similarities become probabilities."""
     source: str
-    """Where it is from, as it was asked for."""
+    """The source, as the user named it."""
     mapped: Sequence[str] = ()
-    """A line for each tensor: what became what."""
+    """A line for each rule of the import: the source's tensors and ours."""
 
     def build(self) -> TwoTower:
-        """The towers with these weights, strictly loaded."""
+        """Build the towers with these weights; names and shapes must fit exactly."""
         towers = TwoTower(self.model, vocab_size=self.tokenizer.vocab_size, eos_id=self.tokenizer.eos_id)
         checkpoint.load_into(towers, self.weights, Path(self.source))
         return towers.eval()
 
     @property
     def checksum(self) -> str:
-        """Of all that makes its numbers: weights, settings and tokenizer."""
+        """Checksum of all that its results depend on: weights, settings and tokenizer."""
         digest = hashlib.sha256(repr((self.model, self.preprocess)).encode())
         digest.update(self.tokenizer.tokenizer.to_str().encode())
         for name in sorted(self.weights):
@@ -68,10 +68,10 @@ class Pretrained:
         return digest.hexdigest()
 
     def at(self, size: int) -> Pretrained:
-        """The same model made for images of another size: its position embedding is resampled by its source's rule.
+        """The same model for images of another size; its position embedding is resampled by its source's rule.
 
         Raises:
-            BadInput: no size its patches divide.
+            BadInput: the size is no multiple of the patch size.
         """
         if size == self.model.image.size:
             return self
@@ -87,7 +87,7 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class _Settings:
-    """silc.json, in which the fields of `preprocess` stand beside the others."""
+    """Content of silc.json, where the fields of `preprocess` are at the top level."""
 
     model: ModelConfig
     preprocess: Preprocess
@@ -102,7 +102,7 @@ def save(pretrained: Pretrained, out: Path) -> None:
     """Write the directory that `read` opens.
 
     Raises:
-        BadInput: it cannot be written, or holds something already.
+        BadInput: the directory cannot be written, or is not empty.
     """
     out = places.empty_folder(out)
     known = pretrained
@@ -114,14 +114,14 @@ def save(pretrained: Pretrained, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         pretrained.tokenizer.save(out / TOKENIZER)
         save_file({name: tensor.contiguous() for name, tensor in pretrained.weights.items()}, out / WEIGHTS)
-        # Last, so that a directory with settings is whole.
+        # Last, so that a directory with settings is complete.
         (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise BadInput(f"cannot write {out}: {error}") from error
 
 
 def read(directory: Path, tokenizer: Path | None = None) -> Pretrained:
-    """Open a directory that `save` wrote; `tokenizer` is a file or directory instead of its own.
+    """Open a directory that `save` wrote; `tokenizer` is a file or directory that replaces its own tokenizer.
 
     Raises:
         BadInput: a file is missing, damaged or of another format, or a weight is not finite.

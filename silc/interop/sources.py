@@ -1,9 +1,9 @@
-"""Which source a name means.
+"""Readers for sources of models, by the name of a source.
 
 open_clip:NAME/PRETRAINED   a tag of open_clip's list, or a .safetensors file
 open_clip:DIR, local-dir:DIR
 hf:ORG/NAME, hf:DIR         SiglipModel, Siglip2Model, CLIPModel
-FILE.npz                    big_vision's two towers; the tokenizer is given apart
+FILE.npz                    big_vision's two towers; the tokenizer is given separately
 DIR                         what `silc import` wrote, or one of the above by the files in it
 """
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 def read(
     source: str | Path, *, tokenizer: Path | None = None, size: int | None = None, text_pool: TextPool | None = None
 ) -> Pretrained:
-    """A model from any of the above.
+    """Read a model from any of the above.
 
     Args:
         tokenizer: a tokenizer.json, a spiece.model or a directory with one, instead of the model's own.
-        size: side of the images it is to be made for; its position embedding is resampled by its source's rule.
-        text_pool: where a big_vision text tower takes its embedding, which its file does not tell; None is "last".
+        size: side in pixels of the images the model is for; its position embedding is resampled by its source's rule.
+        text_pool: pooling of a big_vision text tower, which its file does not tell; None is "last".
 
     Raises:
-        BadInput: nothing there, nothing known, what the reader of that source refuses, or a `text_pool` for another.
+        BadInput: no model there, an unknown format, an error of the reader, or a `text_pool` for another source.
     """
     if text_pool is not None and kind_of(source) != "npz":
         raise BadInput(f"text_pool {text_pool!r} is for big_vision's .npz files; {source} tells its own, leave it out")
@@ -40,10 +40,10 @@ def read(
 
 
 def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
-    """Whose reader a source is for; nothing is read, and nothing fetched.
+    """The reader that a source needs; nothing is read or downloaded.
 
     Raises:
-        BadInput: it is nobody's.
+        BadInput: no reader knows such a source.
     """
     prefix, path = str(source).partition(":")[0], Path(source)
     if prefix in ("open_clip", "local-dir"):
@@ -52,7 +52,7 @@ def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
         return "hf"
     if path.suffix == ".npz":
         return "npz"
-    if (path / SAVED).is_file():  # an export holds the other formats too
+    if (path / SAVED).is_file():  # first, because an export also holds the other formats
         return "saved"
     if (path / OPEN_CLIP).is_file():
         return "open_clip"
@@ -65,7 +65,7 @@ def kind_of(source: str | Path) -> Literal["open_clip", "hf", "npz", "saved"]:
 
 
 def _read(source: str, tokenizer: Path | None, text_pool: TextPool | None) -> Pretrained:
-    # Each reader is loaded when it is needed: whose a source is can be asked without torch, and timm is open_clip's.
+    # Each reader is imported only when needed: `kind_of` works without torch, and only open_clip's reader needs timm.
     match kind_of(source):
         case "saved":
             from silc.interop import pretrained

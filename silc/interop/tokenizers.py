@@ -1,4 +1,4 @@
-"""Other people's tokenizers as tokenizer.json files, so that the cleaning their libraries do in Python travels along.
+"""Other people's tokenizers as tokenizer.json files, which include the cleaning that their libraries do in Python.
 
 | source                        | model               | cleaning, inside the file                                      |
 | ----------------------------- | ------------------- | -------------------------------------------------------------- |
@@ -9,8 +9,8 @@
 | transformers' others          | tokenizer.json      | what is in the file                                            |
 | big_vision                    | spiece.model, given | lower case                                                     |
 
-Equal ids but for texts that hold what ftfy repairs beyond quotes and ligatures, HTML entities beyond the common ones,
-and special tokens written out: "</s>" typed by a stranger is text here, not the end.
+Ids are equal to the libraries', except for texts with characters that ftfy repairs (other than quotes and ligatures),
+with rare HTML entities, or with typed special tokens. A typed "</s>" is text here, not the end.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 CLIP_MERGES = 49_152 - 256 - 2
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
-"""Kinds of sentencepiece's pieces."""
+"""Types of sentencepiece's pieces."""
 
 
 def _repaired() -> list[Any]:
-    """What open_clip does first: ftfy's straight quotes and whole letters, then HTML entities, twice."""
+    """The first steps of open_clip: ftfy's straight quotes and ligatures as letters, then HTML entities, twice."""
     swaps = {"[\u2018-\u201b\u02bc]": "'", "[\u201c-\u201f]": '"'}
     swaps |= {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
     entities = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": " "}
@@ -59,14 +59,14 @@ CLEANING: dict[str, Callable[[], list[Any]]] = {
 
 
 def load_tokenizer(path: Path, length: int, clean: str = "as it is") -> BPETokenizer:
-    """A tokenizer from a tokenizer.json, a spiece.model, or a directory that holds one.
+    """Read a tokenizer from a tokenizer.json, a spiece.model, or a directory that holds one.
 
     Args:
         length: tokens per text.
-        clean: what is done to a text first, before what the file itself does.
+        clean: cleaning of a text before the steps in the file itself.
 
     Raises:
-        BadInput: there is none, or it pads on the left.
+        BadInput: there is no tokenizer, or it pads on the left.
     """
     if path.is_dir():
         files = [path / name for name in ("tokenizer.json", "spiece.model")]
@@ -82,10 +82,10 @@ def load_tokenizer(path: Path, length: int, clean: str = "as it is") -> BPEToken
 
 
 def find_tokenizer(directory: Path, length: int) -> BPETokenizer:
-    """The tokenizer that transformers' AutoTokenizer would make of a model's directory.
+    """The tokenizer that transformers' AutoTokenizer would read from a model's directory.
 
     Raises:
-        BadInput: there is none that silc reads.
+        BadInput: there is no tokenizer that silc can read.
     """
     kind = _settings(directory).get("tokenizer_class", "")
     if kind == "SiglipTokenizer" and (directory / "spiece.model").is_file():
@@ -94,10 +94,10 @@ def find_tokenizer(directory: Path, length: int) -> BPETokenizer:
 
 
 def clip_bpe(length: int = 77, clean: str = "lower") -> BPETokenizer:
-    """CLIP's byte-pair encoding, from the merges that open_clip brings along.
+    """CLIP's byte-pair encoding, from the merges in the open_clip package.
 
-    Padded with the end token, as transformers does: open_clip's zeros come after the end, where a causal tower does
-    not look.
+    It pads with the end token, as transformers does. open_clip pads with zeros; a causal tower ignores both, because
+    they come after the end.
 
     Raises:
         BadInput: open_clip is not installed.
@@ -127,7 +127,7 @@ def clip_bpe(length: int = 77, clean: str = "lower") -> BPETokenizer:
 
 
 def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
-    """A sentencepiece unigram model as a tokenizer.json, which needs no sentencepiece to be used again.
+    """Convert a sentencepiece unigram model to a tokenizer.json, which works without sentencepiece.
 
     Raises:
         BadInput: no such file, not a unigram model, or the libraries that read it are not installed.
@@ -137,7 +137,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
         proto.ParseFromString(file.read_bytes())
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error}") from error
-    except Exception as error:  # protobuf's own, which moves between releases
+    except Exception as error:  # protobuf's own, whose place differs between releases
         raise BadInput(f"{file} is no sentencepiece model: {error}") from error
     trained, pieces = proto.trainer_spec, proto.pieces
     if trained.model_type != trained.UNIGRAM:
@@ -157,7 +157,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
     if tokenizer.token_to_id(eos) is None:
         raise BadInput(f"{file} has no end token {eos}")
     tokenizer.post_processor = ends_with(tokenizer, eos)
-    # Padded with the end token, as SigLIP was trained; big_vision calls it sticky.
+    # Padded with the end token, as in SigLIP's training; big_vision calls this "sticky".
     return BPETokenizer(tokenizer, length, eos=eos, pad=eos)
 
 
@@ -168,7 +168,7 @@ def _prepend(tokenizer: Tokenizer, steps: Sequence[Any]) -> None:
 
 
 def _byte_letters() -> list[str]:
-    """The 256 characters that stand for bytes, in CLIP's order: printable bytes as themselves, then the others."""
+    """The 256 characters that represent bytes, in CLIP's order: printable bytes as themselves, then the others."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [*map(chr, printable), *(chr(256 + n) for n in range(256 - len(printable)))]
 

@@ -1,10 +1,10 @@
 """Hugging Face transformers: SiglipModel, Siglip2Model and CLIPModel, from a directory or the hub.
 
-Only config.json, safetensors and tokenizer files are read, by us: transformers itself is not needed, and code that a
-checkpoint brings along is never run. Its defaults, which its files leave out, are written down here.
+silc itself reads config.json, safetensors and tokenizer files, and nothing else: transformers is not needed, and code
+in a checkpoint is never run. transformers' files leave out default values; these defaults are written here.
 
 Siglip2Model takes patches instead of images (NaFlex). It is read for one image size: the square whose patches fill its
-position embedding, its patch projection laid out as the convolution that it is.
+position embedding. Its patch projection becomes the equivalent convolution.
 """
 
 from __future__ import annotations
@@ -72,19 +72,19 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 PIXELS = ("preprocessor_config.json", "processor_config.json")
-"""Files that say what pixels a model wants; the first that is there counts."""
+"""Files with the preprocessing of a model; the first one that exists is used."""
 LEGACY_EOS = 2
-"""The end token old CLIP configurations name; their models pool the highest id instead."""
+"""The end token in old CLIP configurations; their models pool the highest id instead."""
 
 
 def read(source: str, tokenizer: Path | None = None) -> Pretrained:
-    """A model from a directory, or ORG/NAME on the hub.
+    """Read a model from a directory, or ORG/NAME on the hub.
 
     Args:
         tokenizer: file or directory, instead of the one in the directory.
 
     Raises:
-        BadInput: nothing there, no network, remote code, pickles, another architecture, or weights that do not fit.
+        BadInput: no model there, no network, remote code, pickles, another architecture, or weights that do not fit.
     """
     directory = located(source)
     config = read_json(directory / "config.json")
@@ -115,10 +115,10 @@ def read(source: str, tokenizer: Path | None = None) -> Pretrained:
 
 
 def located(source: str) -> Path:
-    """The folder of a directory, or of what is fetched as ORG/NAME from the hub.
+    """The directory `source`, or the directory of the files downloaded for ORG/NAME from the hub.
 
     Raises:
-        BadInput: there is none, or no network.
+        BadInput: there is no such model, or no network.
     """
     return Path(source) if Path(source).is_dir() else download(source, FILES, spec="hf:")
 
@@ -127,7 +127,7 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """The towers that a config.json describes.
 
     Raises:
-        BadInput: something that silc's towers do not have.
+        BadInput: it has something that silc's towers do not have.
     """
     kind = config["model_type"]
     vision, text = _part(config, "vision_config"), _part(config, "text_config")
@@ -207,10 +207,10 @@ def rules(kind: str, model: ModelConfig) -> list[Rule]:
 
 
 def preprocess(directory: Path, tower: int) -> Preprocess:
-    """The pixels that preprocessor_config.json (or processor_config.json) asks for, for an image tower of that size.
+    """The preprocessing in preprocessor_config.json (or processor_config.json), for an image tower of size `tower`.
 
     Raises:
-        BadInput: neither is there, or it asks for what silc does not do.
+        BadInput: both files are missing, or the file asks for something that silc does not do.
     """
     files = [directory / name for name in PIXELS]
     file = next((file for file in files if file.is_file()), None)
@@ -221,7 +221,7 @@ def preprocess(directory: Path, tower: int) -> Preprocess:
     if not all(settings.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize")):
         raise BadInput(f"{file}: do_resize, do_rescale and do_normalize must be on")
     size = settings.get("size", tower)
-    if isinstance(size, int) and settings.get("do_center_crop"):  # as older files of CLIP have it
+    if isinstance(size, int) and settings.get("do_center_crop"):  # as in older files of CLIP
         size = {"shortest_edge": size}
     crop = isinstance(size, dict) and "shortest_edge" in size
     sides = {"height": size, "width": size} if isinstance(size, int) else size
@@ -246,7 +246,7 @@ def preprocess(directory: Path, tower: int) -> Preprocess:
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A tower's settings over transformers' defaults."""
+    """A tower's settings; transformers' defaults for those that are missing."""
     return {**DEFAULTS[config["model_type"]][name], **(config.get(name) or {})}
 
 
@@ -265,7 +265,7 @@ def _shape(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _patches(patch: int) -> Op:
-    """A linear layer over a patch's values (rows, columns, channels) <-> the convolution that computes the same."""
+    """Linear layer over a patch's values (rows, columns, channels) <-> the convolution that computes the same."""
     return Op(
         lambda x: x.unflatten(1, (patch, patch, 3)).permute(0, 3, 1, 2),
         lambda x: x.permute(0, 2, 3, 1).flatten(1),
@@ -282,7 +282,7 @@ def _refuse_code(config: Mapping[str, Any], directory: Path) -> None:
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of model.safetensors, or of the shards its index names."""
+    """All tensors of model.safetensors, or of the shards that its index names."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(read_json(index)["weight_map"].values()))
@@ -291,5 +291,5 @@ def tensors_of(directory: Path) -> dict[str, Tensor]:
     file = directory / "model.safetensors"
     pickles = sorted(directory.glob("*.bin"))
     if not file.is_file() and pickles:
-        return read_safetensors(pickles[0])  # refuses, and says what to do
+        return read_safetensors(pickles[0])  # raises BadInput, which says what to do
     return read_safetensors(file)

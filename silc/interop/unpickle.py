@@ -1,7 +1,7 @@
-"""Weights out of a pickle, once, by whoever trusts it: `python -m silc.interop.unpickle FILE OUT.safetensors`.
+"""Convert a pickle that you trust to safetensors, once: `python -m silc.interop.unpickle FILE OUT.safetensors`.
 
-torch's restricted unpickler reads it, which makes tensors and plain values only. What others' training scripts put
-around the weights (open_clip's `state_dict` beside epoch and optimizer, DDP's `module.`) is taken off.
+torch's restricted unpickler reads it and makes only tensors and plain values. Wrappers that training scripts add
+around the weights (open_clip's `state_dict` beside epoch and optimizer, DDP's `module.`) are removed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 def unpickle(file: Path, out: Path) -> int:
-    """Write the tensors of a pickled state dict, alone or in a training checkpoint, as safetensors; their number.
+    """Write the tensors of a pickled state dict, alone or in a training checkpoint, as safetensors; return how many.
 
     Raises:
-        BadInput: it cannot be read without running code, or holds no state dict.
+        BadInput: the file cannot be read without running code, or holds no state dict.
     """
     if out.suffix != ".safetensors":
         raise BadInput(f"{out} is where weights go; give a name that ends in .safetensors")
@@ -39,7 +39,7 @@ def unpickle(file: Path, out: Path) -> int:
     tensors = {_bare(name): value for name, value in _innermost(found).items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise BadInput(f"{file} holds no state dict: no tensor by name is in it")
-    # Copies, for safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)
     return len(tensors)
 
@@ -60,7 +60,7 @@ def _bare(name: str) -> str:
 
 
 def main(args: Sequence[str]) -> int:
-    """`FILE OUT.safetensors`."""
+    """Convert a file; `args` are FILE and OUT.safetensors. Returns the exit code."""
     try:
         if len(args) != 2:
             raise BadInput("needed: python -m silc.interop.unpickle FILE OUT.safetensors")
