@@ -1,1 +1,1 @@
-"""Features in, a number out: pure functions, no state."""
+"""Losses: pure functions from features to a number, without state."""

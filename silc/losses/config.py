@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""Settings of the objective."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class ObjectiveConfig(Settings):
     teacher: bool = True
     """Keep an EMA teacher. Without self-distillation it is only evaluated (ablation row '+ EMA')."""
     head_only_ema: bool = False
-    """The teacher's tower is the student's own, without gradient; only its heads are averaged (TIPSv2)."""
+    """The teacher uses the student's tower, without gradient; only its heads are averaged (TIPSv2)."""
     distill: bool = True
     """Local-to-global self-distillation; needs the teacher."""
     weight: Annotated[float, WEIGHT] = 1.0
-    """w. The paper's plain sum; small data may want less (MaskCLIP: 0.05)."""
+    """w. 1 is the paper's plain sum; small data may need less (MaskCLIP: 0.05)."""
     student_temperature: Annotated[float, TEMPERATURE] = 0.1
-    """tau_s."""
+    """tau_s, the student's temperature."""
     patches: Literal["off", "masked", "all"] = "off"
-    """Masked-patch prediction on the global views: of the masked patches (iBOT), or of all (iBOT++, TIPSv2)."""
+    """Masked-patch prediction on the global views: predict the masked patches (iBOT), or all (iBOT++, TIPSv2)."""
     patch_weight: Annotated[float, WEIGHT] = 0.0625
-    """Its weight: SigLIP 2's at B, a quarter of its 0.25 for self-distillation."""
+    """Weight of masked-patch prediction: SigLIP 2's for size B, a quarter of its 0.25 for self-distillation."""
     patch_share: Annotated[float, Range(above=0, below=1)] = 0.5
-    """Mask ratio: share of the patches that is masked for the student (SigLIP 2)."""
+    """Mask ratio: fraction of the patches that is masked for the student (SigLIP 2)."""
     student_globals: bool = False
-    """DINO's pairs: the student also sees the global views, never against the same view (18 pairs instead of 16)."""
+    """DINO's pairs: the student also sees the global views, but no pair has the same view twice (18 pairs, not 16)."""
     scale_init: Annotated[float | None, SCALE] = None
     """Initial exp(scale); None is 1/0.07 for softmax and 10 for sigmoid."""
     bias_init: Annotated[float, Range(least=-1000, most=1000)] = -10.0
     """Initial bias of the sigmoid loss."""
     scale_max: Annotated[float | None, Range(least=0.001, most=1e6, advice="None: no clamp")] = 100.0
-    """exp(scale) is clamped here (CLIP); None: nowhere (SigLIP, whose trained scales stand near 117)."""
+    """Upper limit of exp(scale) (CLIP); None: no limit (SigLIP, whose trained scales are near 117)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

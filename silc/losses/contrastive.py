@@ -1,12 +1,12 @@
-"""Image-text losses: softmax (CLIP, InfoNCE) and sigmoid (SigLIP), of any global batch in the memory of a few blocks.
+"""Image-text losses: softmax (CLIP, InfoNCE) and sigmoid (SigLIP). Memory holds a few blocks, for any global batch.
 
-Each is a mean over this rank's rows against the columns of all ranks; averaged over the ranks, as DDP does, value and
-gradient are those of one process that holds the global batch.
+Each loss is a mean over this rank's rows against the columns of all ranks. Averaged over the ranks, as DDP does, value
+and gradient are those of one process that holds the global batch.
 
-The ranks stand in a ring. Each text block circles it with its gradient accumulator and returns with every rank's
-contribution, so a rank holds one visitor at a time however many ranks there are. Logits are made block by block and
-never kept: the gradient is formed in the forward pass, where everything it needs is at hand, and what stays for the
-backward pass is as large as the features.
+The ranks form a ring. Each text block circles the ring with its gradient accumulator and returns with every rank's
+contribution, so a rank holds one visiting block at a time, for any number of ranks. Logits are computed block by block
+and not stored: the gradient is formed in the forward pass. The tensors saved for the backward pass are as large as the
+features.
 
 Legend: V image views, B rows on this rank, N = B * ranks, D joint width. Everything is computed in float32.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
 
 SIDE = 1024
-"""Rows and columns of a block of logits: 4 MB in float32, of which at most three are alive."""
+"""Rows and columns of a block of logits: 4 MB in float32; at most three blocks exist at a time."""
 
 
 def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, world: World) -> Tensor:
@@ -37,10 +37,10 @@ def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, world: World) -> Te
         1/2 [ -1/B sum_i log softmax_j(s x_i.y_j)_i   -1/B sum_i log softmax_j(s y_i.x_j)_i ]
 
     Args:
-        image: x, unit length [..., B, D]; views stand in front.
+        image: x, unit length [..., B, D]; views come first.
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
-        world: the ranks, of which each passes on to the next.
+        world: the ranks; each sends to the next.
 
     Returns:
         The loss [], differentiable once.
@@ -55,11 +55,11 @@ def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, world
         -1/B sum_i sum_j log sigmoid(z_ij (s x_i.y_j + b)),   z_ij = +1 on own pairs, -1 elsewhere
 
     Args:
-        image: x, unit length [..., B, D]; views stand in front.
+        image: x, unit length [..., B, D]; views come first.
         text: y, unit length [B, D].
         scale: s = exp(logit_scale), [1].
         bias: b, [1].
-        world: the ranks, of which each passes on to the next.
+        world: the ranks; each sends to the next.
 
     Returns:
         The loss [], differentiable once.
@@ -69,12 +69,12 @@ def sigmoid_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, world
 
 
 class _FormedForward(torch.autograd.Function):
-    """A loss whose forward pass forms the gradients of its inputs, all but the last of which are tensors."""
+    """A loss whose forward pass forms the gradients of its inputs. All inputs but the last are tensors."""
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # In place, for they are as large as the features; autograd refuses a second pass over what was changed.
+        # In place, because they are as large as the features; autograd refuses a second backward pass.
         return *(formed.mul_(gradient) for formed in ctx.saved_tensors), None
 
 
@@ -111,7 +111,7 @@ def _pairwise(logits: Tensor, *, own: bool) -> tuple[Tensor, Tensor]:
 class _Softmax(_FormedForward):
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, world: World) -> Tensor:
-        over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with its texts
+        over_texts, over_images = _Denominator.of(image), _Denominator.of(image)  # the second travels with the texts
         own_logits, visitor = image.new_empty(image.shape[:2]), text
         for hop in hops(world):
             for view, rows, columns in in_blocks(image):
@@ -143,12 +143,12 @@ class _Softmax(_FormedForward):
         return (over_texts.surplus(own_logits) + over_images.surplus(own_logits)).sum() / num
 
 
-# A compiler would unroll the blocks, and cannot follow what is sent between ranks.
+# A compiler would unroll the blocks, and cannot trace what is sent between ranks.
 _sigmoid, _softmax = eager(_Sigmoid.apply), eager(_Softmax.apply)
 
 
 class _Denominator(NamedTuple):
-    """Sums of exp(logit), kept as exp(top) * total: none overflows, and the largest summand loses no digit."""
+    """Sums of exp(logit), stored as exp(top) * total: no sum overflows, and the largest term loses no digit."""
 
     top: Tensor  # [V, B] the largest logit so far
     total: Tensor  # [V, B]
@@ -159,7 +159,7 @@ class _Denominator(NamedTuple):
         return cls(image.new_full(image.shape[:2], -torch.inf), image.new_zeros(image.shape[:2]))
 
     def at(self, view: int, items: slice) -> _Denominator:
-        """The part of these items; what is added to it is added to the whole."""
+        """A view of the sums of these items; adding to it changes the whole."""
         return _Denominator(self.top[view, items], self.total[view, items])
 
     def add(self, logits: Tensor, dim: int) -> None:
@@ -169,7 +169,7 @@ class _Denominator(NamedTuple):
         self.top.copy_(top)
 
     def share_(self, logits: Tensor, dim: int) -> Tensor:
-        """Softmax of a block over one of its axes, in place, once the sums are those of all blocks."""
+        """Softmax of a block over one of its axes, in place; the sums must already cover all blocks."""
         return logits.sub_(self.top.unsqueeze(dim)).exp_().div_(self.total.unsqueeze(dim))
 
     def surplus(self, logits: Tensor) -> Tensor:
@@ -178,19 +178,19 @@ class _Denominator(NamedTuple):
 
 
 def _views(image: Tensor) -> Tensor:
-    """Float32 [V, B, D] of [..., B, D]."""
+    """Reshape [..., B, D] to float32 [V, B, D]."""
     return image.float().reshape(-1, *image.shape[-2:])
 
 
 def in_blocks(image: Tensor) -> Iterable[tuple[int, slice, slice]]:
-    """View, rows and columns of every block of the logits [V, B, B] of one visitor."""
+    """View, rows and columns of every block of the logits [V, B, B] with one visiting text block."""
     num_views, num, _ = image.shape
     parts = [slice(start, min(start + SIDE, num)) for start in range(0, num, SIDE)]
     return ((view, rows, columns) for view in range(num_views) for rows in parts for columns in parts)
 
 
 def hops(world: World) -> Iterable[int]:
-    """One for each rank whose texts visit this one, in the first its own; `plan/repeats.py` goes through a few."""
+    """One hop for each rank whose texts visit this rank; the first is its own. `plan/repeats.py` takes only a few."""
     return range(world.size)
 
 

@@ -3,11 +3,11 @@
 Legend: V views of the student, G of the teacher, B images, M predicted patches of each, K prototypes, C width of the
 bottleneck.
 
-Logits [V, B, K] are never made as a whole. At K = 65,536 they are what fills the memory, and they are cheap to make: a
-bottleneck times the prototypes. So the loss takes these two and goes over the prototypes in blocks, twice: once for
-the normalisers, once for probabilities, loss and gradients. The length of the prototypes is taken off in passing: a
-normalised copy and its gradient would cost more memory, and in small batches more time, than the loss itself.
-Everything is computed in float32; on a GPU under autocast the products take bfloat16 and sum in float32.
+Logits [V, B, K] are never stored as a whole. At K = 65,536 they would fill the memory, and they are cheap to compute:
+the bottleneck times the prototypes. So the loss takes these two and goes over the prototypes in blocks, twice: once for
+the normalisers, once for probabilities, loss and gradients. Each block of prototypes is normalised inside this loop: a
+normalised copy of all and its gradient would cost more memory, and in small batches more time, than the loss itself.
+Everything is computed in float32. On a GPU under autocast, products take bfloat16 inputs and sum in float32.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 Product = Callable[["Tensor", "Tensor"], "Tensor"]
 BLOCKS = {"cpu": (256, 1024, 2**19), "cuda": (256, 2**16, 2**23)}
-"""Of a block: least and most prototypes, and logits. Below the first, products are slow; beyond the others a CPU's
-cache holds it no longer; a GPU has to have enough to do to outweigh the launch of its kernels."""
+"""For a block: minimum and maximum prototypes, and maximum logits. With fewer prototypes products are slow. Larger
+blocks do not fit into a CPU's cache. A GPU needs large blocks, or launching kernels takes most of the time."""
 
 
 def distill_loss(
     student: FactoredLogits, targets: Targets, temperature: float, pairs: Tensor | None = None
 ) -> TermOutput:
-    """Mean cross-entropy over the G x V pairs of views (SILC paper, L_self_dist), and what its targets look like.
+    """Mean cross-entropy over the G x V pairs of views (SILC paper, L_self_dist), and statistics of its targets.
 
         for g in globals: for v in views:                        # 2 x 8 = 16 pairs
             loss += -mean_b sum_k q[g, b, k] log softmax(s[v, b] / tau_s)[k]
         loss /= G * V
 
-    With s = x.w the term of q is linear in x, so the targets never meet the student's logits:
+    With s = x.w the term of q is linear in x, so targets and student's logits are never needed together:
 
         sum_k q_k log softmax(x.w / tau_s)_k = x.m / tau_s - logsumexp(x.w / tau_s),   m = sum_k q_k w_k
 
@@ -52,7 +52,7 @@ def distill_loss(
         student: x [V, B, C] and the student's prototypes w [K, C].
         targets: the teacher's; no gradient flows into them.
         temperature: tau_s.
-        pairs: share of each pair [V, G] in the loss, summing to 1; None is 1 / (V G) for all.
+        pairs: weight of each pair [V, G] in the loss, with sum 1; None is 1 / (V G) for all.
     """
     x, y = student.bottleneck, targets.projection.bottleneck
     if pairs is None:
@@ -69,12 +69,12 @@ def patch_loss(student: FactoredLogits, targets: Targets, temperature: float) ->
             loss += -sum_k q[v, b, m, k] log softmax(s[v, b, m] / tau_s)[k]
         loss /= V * B * M
 
-    Patches are to each other what images are in self-distillation, with one view of each. iBOT weighs each image by one
-    over the number of its masked patches; here it is the same number for all.
+    Patches take the place of images in self-distillation, with one view of each. iBOT weights each image by one over
+    the number of its masked patches; here this number is the same for all images.
 
     Args:
-        student: of the patches of the masked view [V, B, M, C].
-        targets: of the same patches of the whole view [V, B, M, C]; no gradient flows into them.
+        student: bottleneck [V, B, M, C] of the patches of the masked view, and the prototypes.
+        targets: the teacher's, for the same patches of the whole view [V, B, M, C]; no gradient flows into them.
         temperature: tau_s.
     """
     x, y = student.bottleneck.flatten(0, 2)[None], targets.projection.bottleneck.flatten(0, 2)[None]
@@ -83,20 +83,20 @@ def patch_loss(student: FactoredLogits, targets: Targets, temperature: float) ->
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    """What products take: float32, and under a GPU's autocast what that casts to."""
+    """Type of the products' inputs: float32, or the autocast type on a GPU under autocast."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if kind == "cuda" and torch.is_autocast_enabled(kind) else torch.float32
 
 
 def _product_in(precision: torch.dtype, a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of float32 and in float32, summed in it."""
+    """a @ b of float32 tensors, with inputs in `precision`; sums and result are float32."""
     if precision is torch.float32:
         return a @ b
     return torch.mm(a.to(precision), b.to(precision), out_dtype=torch.float32)
 
 
 def other_views(num_local: int, num_global: int, device: torch.device) -> Tensor:
-    """Shares [L + G, G] of DINO's pairs: local and the student's own global views, none against the same view.
+    """Weights [L + G, G] of DINO's pairs: the student's local and global views; 0 for a view with itself.
 
     >>> other_views(1, 2, torch.device("cpu")) * 4
     tensor([[1., 1.],
@@ -109,7 +109,7 @@ def other_views(num_local: int, num_global: int, device: torch.device) -> Tensor
 
 
 class _Teacher:
-    """A teacher's targets, for blocks of the prototypes."""
+    """A teacher's targets, computed for blocks of the prototypes."""
 
     def __init__(self, targets: Targets, blocks: Iterable[slice], product: Product) -> None:
         self.bottleneck, self.prototypes = (values.float() for values in targets.projection)
@@ -169,7 +169,7 @@ class _Distill(torch.autograd.Function):
                 p = logits(w).sub_(log_z).exp_()  # [V B, k]
                 pushed += product(p, w)
                 by_w = product(p.T, weighted).sub_(product(q.T, towards))
-                along = torch.linalg.vecdot(by_w, w)[:, None]  # lengthening a prototype changes nothing
+                along = torch.linalg.vecdot(by_w, w)[:, None]  # no gradient along w: a prototype's length has no effect
                 torch.div(by_w.addcmul_(along, w, value=-1), length, out=by_prototypes[block])
         loss = (share * log_z).sum() - (towards * m).sum()
         pulled = torch.einsum("vg,gbc->vbc", pairs / num, m.unflatten(0, (-1, num))).flatten(0, 1)
@@ -181,25 +181,25 @@ class _Distill(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # Scaled in place: at K = 65,536 another copy would be most of the memory this takes.
+        # Scaled in place: at K = 65,536 a copy would need more memory than all the rest here.
         by_student, by_prototypes = ctx.by_student.mul_(gradients[0]), ctx.by_prototypes.mul_(gradients[0])
         ctx.by_student = ctx.by_prototypes = None
         return by_student, by_prototypes, None, None, None, None
 
 
-# A compiler would unroll the loops over blocks into one graph; its towers are what there is to gain from it.
+# A compiler would unroll the loops over blocks into one graph; compiling helps only the towers.
 _apply = eager(_Distill.apply)
 
 
 def in_blocks(num_prototypes: int, num_rows: int, device: str) -> Iterable[slice]:
-    """Prototypes in blocks whose logits are few enough at a time."""
+    """Slices of the prototypes; their size limits the number of logits in a block."""
     least, most, logits = BLOCKS.get(device, BLOCKS["cuda"])
     width = min(most, max(least, logits // max(1, num_rows)))
     return [slice(start, min(start + width, num_prototypes)) for start in range(0, num_prototypes, width)]
 
 
 def _log_normaliser(blocks: Iterator[Tensor]) -> Tensor:
-    """logsumexp [N, 1] over the columns of logits that come in blocks [N, k], which are overwritten."""
+    """logsumexp [N, 1] over the columns of logits given in blocks [N, k]; the blocks are overwritten."""
     highest = total = None
     for z in blocks:
         top = z.amax(dim=1, keepdim=True)
@@ -215,6 +215,6 @@ def _log_normaliser(blocks: Iterator[Tensor]) -> Tensor:
 
 
 def perplexity(distribution: Tensor) -> Tensor:
-    """exp(entropy) of a distribution [K]: 1 when one prototype takes all, K when all are used alike."""
+    """exp(entropy) of a distribution [K]: 1 if one prototype takes all, K if all are used equally."""
     exponential: Tensor = torch.special.entr(distribution).sum().exp()
     return exponential

@@ -1,4 +1,4 @@
-"""What losses are kept from, whoever calls them: being cast down, and being compiled."""
+"""Guards for losses: no autocast to a lower precision, and no compilation, whoever calls them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def no_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def eager(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function`, which a compiler leaves alone.
+    """Return `function` so that a compiler skips it.
 
-    torch.compiler.disable alone would load the compiler, as long as loading torch takes, where nothing is compiled.
+    torch.compiler.disable alone loads the compiler even if nothing is compiled; that takes as long as loading torch.
     """
 
     def call(*args: object) -> Tensor:
-        # A compiler that follows this call takes the second way, and stops there.
+        # A compiler that traces this call takes the first branch, and stops there.
         return torch.compiler.disable(function)(*args) if torch.compiler.is_compiling() else function(*args)
 
     return call

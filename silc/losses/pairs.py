@@ -1,7 +1,7 @@
-"""The image-text loss of a matrix of scores, where a pair's score is more than the product of two features.
+"""The image-text loss for a matrix of scores, where a pair's score is not simply the product of two features.
 
-TCL pools an image anew for each text, PACL weighs its patches by each text: `contrastive.py`, which makes its logits
-block by block of features, does not know such pairs.
+TCL pools an image again for each text, and PACL weights its patches by each text. `contrastive.py` cannot compute such
+scores, because it computes logits from features, block by block.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 def matching_loss(scores: Tensor, world: World) -> Tensor:
-    """Symmetric InfoNCE [] of scores [B, N]: this rank's B images with the texts of all ranks, its own ones where its
-    images stand among all.
+    """Symmetric InfoNCE [] of scores [B, N]: this rank's B images with the N texts of all ranks, in rank order.
 
     Averaged over the ranks, as DDP does, value and gradient are those of one process that holds the global batch.
     """
@@ -29,7 +28,7 @@ def matching_loss(scores: Tensor, world: World) -> Tensor:
         num, first = len(scores), world.rank * len(scores)
         own = torch.arange(first, first + num, device=scores.device)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        # [N, N] on each rank, of which B columns are read: 64 MB at 4,096 pairs, little beside what made the scores.
+        # Each rank gathers [N, N] and reads B columns: 64 MB at 4,096 pairs, little compared with computing the scores.
         of_texts = gathered(scores, world)[:, first : first + num].T
         return (F.cross_entropy(scores, own) + F.cross_entropy(of_texts, own)) / 2
 
