@@ -1,4 +1,4 @@
-"""The shapes of the towers, the distillation head and the teacher."""
+"""Settings of the towers, the distillation head and the teacher."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def multiples_near(number: int, of: int) -> str:
 
 @dataclass(frozen=True)
 class ImageTowerConfig(Settings):
-    """A ViT (timm) that takes any image size its patch size divides."""
+    """A ViT (timm) for any image size that is a multiple of its patch size."""
 
     section: ClassVar[str] = "model.image"
     size: Annotated[int, Range(least=1, most=8192)] = 256
-    """Side of the images it is made for: global views, evaluation windows, position embedding grid."""
+    """Side in pixels of the images it is made for: global views, evaluation windows, grid of the position embedding."""
     patch: Annotated[int, Range(least=1, most=1024)] = 16
     """Side of a patch in pixels."""
     width: Width = 768
@@ -48,9 +48,9 @@ class ImageTowerConfig(Settings):
     pool: Literal["map", "cls", "mean"] = "map"
     """How tokens become one embedding: attention pooling (SigLIP), class token (CLIP), mean of the patches."""
     projection: Literal["auto", "none", "linear", "linear+bias"] = "auto"
-    """Into the joint space, after pooling; `auto` is none after attention pooling, linear after the others."""
+    """Projection into the joint space, after pooling; `auto` is none after attention pooling, else linear."""
     activation: Activation = "gelu"
-    """Of the MLPs."""
+    """Activation of the MLPs."""
     pre_norm: bool = False
     """A norm before the first block and no bias in the patch embedding (CLIP)."""
     norm_eps: Epsilon = 1e-6
@@ -58,8 +58,8 @@ class ImageTowerConfig(Settings):
     position_resample: Literal["bicubic_antialias", "bicubic", "bilinear_antialias", "bilinear_corners"] = (
         "bicubic_antialias"
     )
-    """Position embedding at other sizes, as its source does it: timm and open_clip, transformers' SigLIP and CLIP,
-    transformers' SigLIP 2, big_vision."""
+    """How the position embedding is resampled for other sizes. In this order, the values are the rules of timm and
+    open_clip, transformers' SigLIP and CLIP, transformers' SigLIP 2, big_vision."""
 
     @property
     def projects(self) -> bool:
@@ -93,22 +93,22 @@ class TextTowerConfig(Settings):
     mlp: Hidden = 3072
     """Hidden width of the MLPs."""
     causal: bool = False
-    """Whether a token sees only those before it (CLIP), or all of them, padding included (SigLIP)."""
+    """True: a token sees only the tokens before it (CLIP). False: it sees all tokens, padding included (SigLIP)."""
     pool: Literal["auto", "last", "first", "eos", "argmax", "mean", "max", "map"] = "auto"
     """Position or average that becomes the embedding; `eos` is the first end token, `argmax` the highest id (CLIP's
-    way to find it), `map` attention pooling. `auto` is `eos` where the tower is causal, else `last`."""
+    way to find the end), `map` attention pooling. `auto` is `eos` if the tower is causal, else `last`."""
     projection: Literal["none", "linear", "linear+bias"] = "linear+bias"
-    """Into the joint space, after pooling."""
+    """Projection into the joint space, after pooling."""
     activation: Activation = "gelu"
-    """Of the MLPs."""
+    """Activation of the MLPs."""
     norm_eps: Epsilon = 1e-5
     """Epsilon of the norms."""
     vocab_size: Annotated[int, Range(least=0, most=10_000_000)] = 0
-    """Rows of the token embedding; 0: as many as the tokenizer has entries, an imported tower may have more."""
+    """Rows of the token embedding; 0: as many as the tokenizer has entries. An imported tower may have more."""
 
     @property
     def pooling(self) -> str:
-        """What `pool` means here."""
+        """`pool`, with `auto` resolved."""
         return self.pool if self.pool != "auto" else "eos" if self.causal else "last"
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class TeacherConfig(Settings):
 
     section: ClassVar[str] = "model.teacher"
     half_life: Annotated[str, Duration(words=("auto",))] = "auto"
-    """Examples that renew half of the average, e.g. '330k examples'; `auto` is min(330k, 5 % of the run)."""
+    """Half-life of the average, e.g. '330k examples'; `auto` is min(330k, 5 % of the run)."""
     temperature: Annotated[float, Range(least=0.001, most=100)] = 0.04
     """tau_t, sharpens the targets."""
     centre_momentum: Annotated[float, Range(least=0, most=1)] = 0.9
@@ -147,7 +147,7 @@ class TeacherConfig(Settings):
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    """Two towers into one joint space; a head and a teacher where the objective asks for them."""
+    """Two towers into one joint space; also a head and a teacher if the objective needs them."""
 
     section: ClassVar[str] = "model"
     image: ImageTowerConfig = field(default_factory=ImageTowerConfig)
@@ -155,7 +155,7 @@ class ModelConfig(Settings):
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
     """Text tower G."""
     embed_dim: Width = 768
-    """D, width of the joint space; where no projection follows (MAP pooling) it is the tower's width."""
+    """D, width of the joint space; without a projection (MAP pooling) it is the tower's width."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Distillation head on top of the joint image embedding."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)

@@ -1,8 +1,8 @@
-"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes); and the one of patches,
-for masked-patch prediction (iBOT): the student sees a view with patches masked and predicts the teacher's patches.
+"""The distillation head: joint image embedding -> prototype logits (DINO's head, SILC's sizes); and the patch head for
+masked-patch prediction (iBOT): the student sees a view with masked patches and predicts the teacher's patches.
 
-The last product is left to the loss, which needs no logits as a whole. The mask token lives in its head and not in the
-tower, so that a tower trained with it is a tower like any other.
+The loss computes the last product, because it never needs all logits at once. The mask token belongs to the patch head
+and not to the tower, so a tower trained with it is like any other tower.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ class DistillHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
-        # Only the direction of a prototype counts; a normal draw is uniform over directions.
+        # Only the direction of a prototype counts; the normal distribution is uniform over directions.
         nn.init.normal_(self.prototypes, std=self.prototypes.shape[1] ** -0.5)
 
     def forward(self, x: Tensor) -> FactoredLogits:
-        """Bottleneck [..., C], of unit length, of joint image embeddings [..., D], and the prototypes [K, C]."""
+        """Unit-length bottleneck [..., C] of joint image embeddings [..., D], and the prototypes [K, C]."""
         return FactoredLogits(F.normalize(self.mlp(x).float(), dim=-1), self.prototypes)
 
 
 class PatchHead(nn.Module):
-    """The mask token and a head of its own on the image tower's final-norm tokens (before the pooling).
+    """The mask token, and a separate head on the image tower's tokens after the final norm (before the pooling).
 
     Args:
         config: hidden width, bottleneck, K; those of the distillation head.
-        width: C, of the image tower.
+        width: C, width of the image tower.
     """
 
     def __init__(self, config: HeadConfig, width: int) -> None:
@@ -73,7 +73,7 @@ class PatchHead(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def masked_tokens(self, tower: ImageTower, images: Tensor, masked: Tensor) -> Tensor:
-        """Patch tokens [N, T, C] of images [N, 3, H, W] whose patches `masked` (int64 [N, M]) are the mask token."""
+        """Patch tokens [N, T, C] of images [N, 3, H, W]; the mask token replaces patches `masked` (int64 [N, M])."""
 
         def mask(patches: Tensor) -> Tensor:
             n, h, w, _ = patches.shape
@@ -90,7 +90,7 @@ def embedding_and_patches(tower: ImageTower, images: Tensor) -> tuple[Tensor, Te
 
 
 def draw_masks(shape: tuple[int, ...], num_patches: int, mask_ratio: float, device: torch.device) -> Tensor:
-    """Patches to mask: int64 [*shape, M] places out of `num_patches`, M the same for every image, at least 1."""
+    """Random patches to mask: int64 [*shape, M] places out of `num_patches`. M is equal for all images, at least 1."""
     num_masked = max(1, round(mask_ratio * num_patches))
     return torch.rand(*shape, num_patches, device=device).argsort(dim=-1)[..., :num_masked]
 

@@ -1,6 +1,6 @@
-"""The image tower: a ViT whose patches can be read out in the text's space.
+"""The image tower: a ViT whose patch features can be read out in the joint space with the text.
 
-Module names are open_clip's (`trunk.*`, `head.proj.*`), so weights travel without a table.
+Module names are open_clip's (`trunk.*`, `head.proj.*`), so weights load without a table of names.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ POSITIONS = "visual.trunk.pos_embed"
 
 
 def positions_at(positions: Tensor, image: ImageTowerConfig, size: int) -> Tensor:
-    """A position embedding [1, prefix + T, C] for images of another size, by the tower's own rule for such images.
+    """Resample a position embedding [1, prefix + T, C] for images of another size, by the tower's own rule.
 
-    The tower then computes at that size what it computed there before, and its embedding can learn at that size.
+    The tower's results at that size do not change, and the embedding can be trained at that size.
     """
     old, new = image.size // image.patch, size // image.patch
     prefix = int(image.pool == "cls")
@@ -49,7 +49,7 @@ class ImageTower(nn.Module):
         self.pool = config.pool
         self.patch = config.patch
         self.trunk = Trunk(config)
-        self.head = nn.Sequential()  # SigLIP's MAP gives the joint embedding itself
+        self.head = nn.Sequential()  # SigLIP's MAP directly gives the joint embedding
         if config.projects:
             proj = nn.Linear(config.width, embed_dim, bias=config.projection == "linear+bias")
             nn.init.normal_(proj.weight, std=config.width**-0.5)
@@ -78,17 +78,17 @@ class ImageTower(nn.Module):
         return self.aligned(images, known[chosen(readout, known, f"{self.pool} pooling")])
 
     def aligned(self, images: Tensor, last_block: Callable[[Block, Tensor], Tensor] | None = None) -> Tensor:
-        """As `dense`, with any function in the last block's place."""
+        """Like `dense`, with any function instead of the last block."""
         tokens = self.trunk.tokens(images, last_block=last_block).final
         return self.in_joint_space(self.without_prefix(tokens), self.grid(images))
 
     def in_joint_space(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch features [B, h, w, D] of tokens [B, h w, C] after the final norm: a MAP head's value, projection."""
+        """Patch features [B, h, w, D] of normed tokens [B, h w, C]: `map_value` for MAP pooling, then projection."""
         features: Tensor = self.head(map_value(self.trunk, patches) if self.pool == "map" else patches)
         return features.unflatten(1, grid)  # type: ignore[no-any-return]
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches that images [B, 3, H, W] have."""
+        """Numbers of patch rows and columns of images [B, 3, H, W]."""
         return images.shape[-2] // self.patch, images.shape[-1] // self.patch
 
     def without_prefix(self, tokens: Tensor) -> Tensor:

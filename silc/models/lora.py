@@ -1,10 +1,10 @@
-"""Low-rank adaptation (LoRA, Hu et al. 2021): towers learn a thin product beside each matrix of their blocks.
+"""Low-rank adaptation (LoRA, Hu et al. 2021): towers learn a low-rank product added to each matrix of their blocks.
 
-    W -> W + B A      W [out, in] stands still, A [r, in] is drawn, B [out, r] starts at 0
+    W -> W + B A      W [out, in] is frozen, A [r, in] is random at first, B [out, r] starts at 0
 
-A parametrization, so that whoever reads a weight gets the sum: the towers' own code, the average of the teacher, an
-evaluator. Everything else of an adapted tower stands still. What is saved as the model is merged and has the towers'
-plain names; what it takes to go on is kept beside it.
+It is a parametrization, so all code that reads a weight gets the sum: the towers, the EMA teacher, an evaluator.
+Everything else of an adapted tower is frozen. The saved model is merged and has the towers' plain names; the tensors
+that are needed to resume are saved beside it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 ADDED = "parametrizations."
-"""In the name of every tensor that a plain tower does not have."""
+"""Part of the name of every tensor that a plain tower does not have."""
 
 
 class LowRank(nn.Module):
-    """A change of rank r to a matrix. Drawn as peft draws it; its `alpha` is r here, a factor of 1."""
+    """A change of rank r to a matrix. Initialised as in peft, with `alpha` = r, which is a factor of 1."""
 
     def __init__(self, matrix: Tensor, rank: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class LowRank(nn.Module):
 
 
 def adapt(tower: nn.Module, rank: int) -> None:
-    """Let a tower learn low-rank changes of its blocks' matrices and nothing else; a frozen one stays frozen."""
+    """Let a tower learn low-rank changes of its blocks' matrices and nothing else; frozen matrices stay frozen."""
     learning = [
         (module, name)
         for path, module in tower.named_modules()
@@ -55,7 +55,7 @@ def merged(module: nn.Module) -> dict[str, Tensor]:
 
 
 def added(module: nn.Module) -> dict[str, Tensor]:
-    """What `merged` does not tell: matrices as they were, A and B. Empty where nothing is adapted."""
+    """The tensors that are not in `merged`: the original matrices, A and B. Empty if nothing is adapted."""
     return {name: tensor for name, tensor in module.state_dict().items() if ADDED in name}
 
 
@@ -66,7 +66,7 @@ def unmerged(module: nn.Module, model: Mapping[str, Tensor], beside: Mapping[str
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name, as in the plain module, and sum of each adapted matrix."""
+    """Name in the plain module, and sum W + B A, of each adapted matrix."""
     for path, part in module.named_modules():
         if parametrize.is_parametrized(part):
             for name in part.parametrizations:

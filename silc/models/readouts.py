@@ -1,4 +1,4 @@
-"""Dense readouts: how patch tokens come into the joint space (B images, T tokens, C width).
+"""Dense readouts: how patch tokens are mapped into the joint space (B images, T tokens, C width).
 
 | readout                  | pools     | what it computes per patch                                                   |
 | ------------------------ | --------- | ---------------------------------------------------------------------------- |
@@ -7,7 +7,7 @@
 | `value_block`            | cls, mean | last block reduced to its value path, final norm, projection                 |
 | `tokens`                 | cls, mean | final-norm token, projection (for `mean` the pooled embedding is their mean) |
 
-Anything else is refused: MAP tokens are not in the joint space before the attention pool.
+Other combinations are refused: MAP tokens are not in the joint space before the attention pool.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def value_path(block: Block, x: Tensor) -> Tensor:
-    """A block whose tokens [B, T, C] attend to themselves alone (MaskCLIP, residual and MLP kept)."""
+    """Run a block in which each of the tokens [B, T, C] attends only to itself (MaskCLIP, with residual and MLP)."""
     _, _, values = block.attn.split(block.norm1(x))
     x = x + block.attn.merge(values)
     return x + block.mlp(block.norm2(x))  # type: ignore[no-any-return]
 
 
 def map_value(trunk: nn.Module, tokens: Tensor) -> Tensor:
-    """The MAP head `attn_pool` of each token [..., C] alone: attention over one token is its value."""
+    """Run the MAP head `attn_pool` on each token [..., C] alone: attention over one token gives its value."""
     pool: Any = trunk.attn_pool
     out = pool.proj(pool.kv(tokens).chunk(2, dim=-1)[1])
     return out + pool.mlp(pool.norm(out))  # type: ignore[no-any-return]
@@ -42,14 +42,14 @@ READOUTS: dict[str, dict[str, Callable[[Block, Tensor], Tensor] | None]] = {
     "cls": {"value_block": value_path, "tokens": None},
     "mean": {"tokens": None, "value_block": value_path},
 }
-"""What runs in the last block's place, by pooling and name, each pooling's default first."""
+"""What replaces the last block, by pooling and name; None: the block itself runs. Each pooling's default is first."""
 
 
 def chosen(asked: str, there: Collection[str], name: str = "") -> str:
-    """A readout of those there are, the first where none is asked for; `name` is the model's.
+    """The readout `asked` if it is among `there`, or the first if none is asked for; `name` is for messages.
 
     Raises:
-        BadInput: there is no such one, or none at all.
+        BadInput: there is no such readout, or none at all.
     """
     if asked in there or (there and not asked):
         return asked or next(iter(there))

@@ -1,4 +1,4 @@
-"""The two-tower model, and the form in which evaluators and users meet it."""
+"""The two-tower model, and its form for evaluation and users."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class TwoTower(nn.Module):
 class Encoder:
     """A `DualEncoder`: towers with the tokenizer and preprocessing they were trained with.
 
-    `visual` is given apart from `model` because the teacher is an average of the image tower alone; the text
-    tower is always the student's.
+    `visual` is given separately from `model` because the teacher averages only the image tower; the text tower is
+    always the student's.
     """
 
     model: TwoTower
@@ -52,7 +52,7 @@ class Encoder:
     preprocess: Preprocess
     name: str = ""
     second: Encoder | None = None
-    """Another encoder, whose patches tell a decoder what is alike (ProxyCLIP, LPOSS)."""
+    """Another encoder, whose patches give a decoder its similarities between patches (ProxyCLIP, LPOSS)."""
 
     @property
     def patch_size(self) -> int:

@@ -3,7 +3,7 @@
     F_T <- lambda F_T + (1 - lambda) F_S          every step, lambda fixed
     c   <- m c + (1 - m) mean over the batch of p_t
 
-A schedule that takes lambda to 1 would make the teacher stop learning from the text (paper), hence none.
+There is no schedule: with lambda going to 1, the teacher would stop learning from the text (paper).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class AveragedHead(nn.Module):
-    """An average of a student's head, and the centre of its logits: what turns features into targets.
+    """The average of a student's head, and the centre of its logits; together they turn features into targets.
 
     Args:
-        head: the student's; copied, never aliased. None for a teacher that is only evaluated.
+        head: the student's head; copied, never shared. None for a teacher that is only evaluated.
     """
 
     centre: Tensor
@@ -42,7 +42,7 @@ class AveragedHead(nn.Module):
 
     @torch.no_grad()
     def targets(self, features: Tensor, temperature: float) -> Targets:
-        """softmax((p_t - c) / tau_t) of features [..., D]; mutates nothing."""
+        """softmax((p_t - c) / tau_t) of features [..., D]; changes no state."""
         assert self.head is not None
         return Targets(self.head(features), self.centre, temperature)
 
@@ -59,10 +59,10 @@ class AveragedHead(nn.Module):
 
 
 class Teacher(AveragedHead):
-    """An average of a student's image tower and (when it distils) head.
+    """The average of a student's image tower and, with self-distillation, of its head.
 
     Args:
-        visual: the student's image tower; copied, never aliased. None for head-only EMA (TIPSv2): the teacher's tower
+        visual: the student's image tower; copied, never shared. None for head-only EMA (TIPSv2): the teacher's tower
             is the student's own.
         head: the student's head, or None when the teacher is only evaluated.
     """
@@ -81,21 +81,21 @@ class Teacher(AveragedHead):
 
 
 def _average(average: nn.Module, student: nn.Module, momentum: float) -> None:
-    """average <- momentum average + (1 - momentum) student; at momentum 0 the student's bits."""
-    # By name, not by list: where the student's matrix is a sum (`models/lora.py`), the sum is averaged.
+    """average <- momentum average + (1 - momentum) student; at momentum 0 an exact copy of the student."""
+    # By name, not by list: if the student's matrix is a sum (`models/lora.py`), the sum is averaged.
     names, averages = zip(*average.named_parameters(), strict=True)
     students: list[Tensor] = [attrgetter(name)(student) for name in names]
     torch._foreach_lerp_(list(averages), students, 1 - momentum)
 
 
 def half_life_of(num_examples: float) -> float:
-    """Examples that renew half of the average in a run of `num_examples`: 330k, or 5 % of a shorter run.
+    """Half-life of the average, in examples, for a run of `num_examples`: 330k, or 5 % of the run if that is less.
 
-    330k is the paper's momentum at its batch; in a short run it would leave the teacher at its initialisation.
+    330k is the paper's momentum at its batch size. In a short run it would leave the teacher near its initialisation.
     """
     return min(330_000.0, 0.05 * num_examples)
 
 
 def momentum_of(half_life: float, batch_size: int) -> float:
-    """lambda = 2^(-batch/h): the average forgets half of itself in h examples, whatever the batch size."""
+    """lambda = 2^(-batch/h): half of the average is renewed in h examples, for any batch size."""
     return float(2.0 ** (-batch_size / half_life))

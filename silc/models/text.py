@@ -28,7 +28,7 @@ class Attention(nn.Module):
     """Multi-head self-attention [B, T, C] -> [B, T, C]."""
 
     fused_attn = True
-    """Whether torch's fused kernel is taken (attention.py)."""
+    """Whether torch's fused kernel is used (attention.py)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and a residual."""
+    """Attention and MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, config: TextTowerConfig) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class Transformer(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Text ids into the joint space.
+    """Maps text ids into the joint space.
 
     Args:
         config: sizes and form.
         embed_dim: D, width of the joint space.
         vocab_size: entries of the tokenizer.
-        eos_id: id of the end token, for the tower that pools it.
+        eos_id: id of the end token, for a tower that pools this token.
 
     Raises:
         BadInput: the tokenizer has more entries than an imported token embedding has rows.
@@ -110,7 +110,7 @@ class TextTower(nn.Module):
         self.init_weights(config)
 
     def init_weights(self, config: TextTowerConfig) -> None:
-        """CLIP's initialisation: residual branches scaled down by depth."""
+        """CLIP's initialisation: layers that end a residual branch are scaled down by depth."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         into_residual = config.width**-0.5 * (2 * config.depth) ** -0.5
@@ -134,7 +134,7 @@ class TextTower(nn.Module):
         return self.text_projection(self._pool(x, ids))  # type: ignore[no-any-return]
 
     def _pool(self, x: Tensor, ids: Tensor) -> Tensor:
-        """One vector [B, C] of the tokens [B, T, C]."""
+        """Pool the tokens [B, T, C] to one vector each, [B, C]."""
         match self.pooling:
             case "last":
                 return x[:, -1]

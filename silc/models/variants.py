@@ -1,4 +1,4 @@
-"""Tower sizes by name. Image and text towers are alike, as in SigLIP.
+"""Tower sizes by name. Image and text towers have the same size, as in SigLIP.
 
 Sizes of So400m/14 follow its shape-optimised checkpoint (224 px; 98 is the local size its patch divides).
 """

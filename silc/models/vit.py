@@ -1,7 +1,7 @@
-"""The parts of a ViT, and the ViT, with timm's names, numbers and initial values.
+"""The parts of a ViT, and the ViT, with timm's names, results and initial values.
 
-Written out because importing timm takes longer than importing torch (all its models, torchvision and torch's compiler
-come along); `tests/models/test_vit.py` holds outputs, gradients and initial values against timm's own, to the bit.
+It is written here because importing timm takes longer than importing torch (it imports all its models, torchvision and
+torch's compiler). `tests/models/test_vit.py` checks that outputs, gradients and initial values are timm's, bit by bit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESAMPLE: dict[str, dict[str, Any]] = {
     "bicubic_antialias": {"mode": "bicubic", "antialias": True},
     "bicubic": {"mode": "bicubic", "antialias": False},
     "bilinear_antialias": {"mode": "bilinear", "antialias": True},
-    # scipy.ndimage.zoom of order 1, big_vision's way, puts the corners on the corners.
+    # As in big_vision: scipy.ndimage.zoom of order 1 aligns the corners.
     "bilinear_corners": {"mode": "bilinear", "antialias": False, "align_corners": True},
 }
 
@@ -36,8 +36,8 @@ RESAMPLE: dict[str, dict[str, Any]] = {
 def resample_positions(
     positions: Tensor, old: tuple[int, int], new: tuple[int, int], *, prefix: int, rule: str
 ) -> Tensor:
-    """A position embedding [1, prefix + h w, C] of a grid `old` = (h, w) on another grid, by a rule of `RESAMPLE`."""
-    # While a graph is exported the grid is a symbol, and may not be asked whether it is the old one.
+    """Resample a position embedding [1, prefix + h w, C] from grid `old` = (h, w) to `new`, by a rule of `RESAMPLE`."""
+    # In a graph that is exported the grid is a symbol, which cannot be compared with the old one.
     if not torch.compiler.is_exporting() and old == new:
         return positions
     kept, grid = positions[:, :prefix], positions[:, prefix:]
@@ -90,7 +90,7 @@ class Attention(nn.Module):
     """Multi-head self-attention [B, T, C] -> [B, T, C]."""
 
     fused_attn = True
-    """Whether torch's fused kernel is taken (attention.py)."""
+    """Whether torch's fused kernel is used (attention.py)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # type: ignore[no-any-return]
 
     def merge(self, x: Tensor) -> Tensor:
-        """The output [B, T, C] of what the heads found, [B, heads, T, C / heads]."""
+        """The output [B, T, C] from the results of the heads, [B, heads, T, C / heads]."""
         return self.proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and a residual."""
+    """Attention and MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, width: int, heads: int, hidden: int, activation: Activation, norm_eps: float) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class AttentionPool(nn.Module):
     """Attention pooling with one latent query (MAP, SigLIP): [B, T, C] -> [B, C]."""
 
     fused_attn = True
-    """Whether torch's fused kernel is taken (attention.py)."""
+    """Whether torch's fused kernel is used (attention.py)."""
 
     def __init__(self, width: int, heads: int, hidden: int, activation: Activation, norm_eps: float) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class AttentionPool(nn.Module):
         self.init_latent()
 
     def init_latent(self) -> None:
-        """Draw the latent."""
+        """Draw initial values of the latent."""
         with torch.no_grad():
             draw_truncated_(self.latent, std=1.0).mul_(self.latent.shape[-1] ** -0.5)
 
@@ -157,7 +157,7 @@ class AttentionPool(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Images [B, 3, H, W] to patches [B, h, w, C]; a side must be a multiple of the patch's."""
+    """Images [B, 3, H, W] to patches [B, h, w, C]; H and W must be multiples of the patch size."""
 
     def __init__(self, config: ImageTowerConfig) -> None:
         super().__init__()
@@ -173,14 +173,14 @@ class PatchEmbed(nn.Module):
 
 
 class Tokens(NamedTuple):
-    """What a pass through a ViT gives: the class token, where there is one, then the patches row by row."""
+    """Output tokens of a ViT: the class token, if there is one, then the patches row by row."""
 
     final: Tensor  # [B, prefix + T, C] after the final norm
-    layers: list[Tensor]  # [B, prefix + T, C] each, as the blocks that were asked for leave them, without a norm
+    layers: list[Tensor]  # [B, prefix + T, C] each: outputs of the blocks asked for, without a norm
 
 
 class Trunk(nn.Module):
-    """A ViT for images of any size, its position embedding resampled as the weights' source does it."""
+    """A ViT for images of any size; its position embedding is resampled as in the source of the weights."""
 
     def __init__(self, config: ImageTowerConfig) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Trunk(nn.Module):
         parts = (width, config.heads, config.mlp, config.activation, config.norm_eps)
         self.resample, self.pool = config.position_resample, config.pool
         self.num_prefix_tokens = int(config.pool == "cls")
-        # Drawn in timm's order, so that a seed means the same weights.
+        # In timm's order, so that a seed gives the same weights.
         patch_embed = PatchEmbed(config)
         tokens = self.num_prefix_tokens + patch_embed.grid_size[0] * patch_embed.grid_size[1]
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.pool == "cls" else None
@@ -205,7 +205,7 @@ class Trunk(nn.Module):
         self.apply(_draw)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Tokens [B, prefix + T, C], positions added, of patches [B, h, w, C]."""
+        """Tokens [B, prefix + T, C] with positions added, from patches [B, h, w, C]."""
         positions = resample_positions(
             self.pos_embed,
             self.patch_embed.grid_size,
@@ -226,15 +226,15 @@ class Trunk(nn.Module):
         mask: Callable[[Tensor], Tensor] | None = None,
         last_block: Callable[[Block, Tensor], Tensor] | None = None,
     ) -> Tokens:
-        """Tokens of images [B, 3, H, W]: the one walk through the blocks.
+        """Tokens of images [B, 3, H, W]. All passes through the blocks go this way.
 
         Args:
-            layers: blocks whose tokens are kept too, counted from 0, or from -1 backwards.
+            layers: blocks whose tokens are also returned, counted from 0, or backwards from -1.
             mask: replaces some of the patches [B, h, w, C], before their positions are added.
-            last_block: computes tokens [B, prefix + T, C] in the last block's place, given that block and its input.
+            last_block: replaces the last block: computes tokens [B, prefix + T, C] from that block and its input.
 
         Raises:
-            BadInput: a layer that there is not.
+            BadInput: there is no such layer.
         """
         num = len(self.blocks)
         if wrong := [layer for layer in layers if not -num <= layer < num]:
@@ -260,13 +260,13 @@ class Trunk(nn.Module):
 
 @torch.no_grad()
 def draw_truncated_(x: Tensor, *, std: float) -> Tensor:
-    """Fill with a normal distribution between -2 and 2 (not 2 std), as timm draws it: one uniform number each.
+    """Fill with a normal distribution cut off at -2 and 2 (not 2 std), as in timm: one uniform number per value.
 
-    torch's own draws again what falls outside, so the same seed means other weights.
+    torch's own function draws values outside the limits again, so the same seed gives other weights.
     """
-    if x.is_meta:  # nothing to fill, and torch would work out in Python what it looks like
+    if x.is_meta:  # nothing to fill, and torch is slow in Python here
         return x
-    share = math.erf(2 / std / math.sqrt(2))  # of the distribution that lies within
+    share = math.erf(2 / std / math.sqrt(2))  # fraction of the distribution within the limits
     return x.uniform_(-share, share).erfinv_().mul_(std * math.sqrt(2)).clamp_(-2, 2)
 
 
