@@ -103,5 +103,5 @@ def _between(bounds: tuple[float, float], share: float) -> float:
 
 
 def _nearest(length: int, scaled: int) -> NDArray[np.int64]:
-    """Index [scaled] of the pixel, of `length`, under the centre of each pixel of the scaled axis."""
+    """For each pixel of an axis scaled from `length` to `scaled`, the index of the original pixel under its centre."""
     return np.minimum(((np.arange(scaled) + 0.5) * length / scaled).astype(np.int64), length - 1)

@@ -1,4 +1,4 @@
-"""Settings that several heads do not use. Imports no torch."""
+"""Lists of settings that a head ignores, each for several heads. Imports no torch."""
 
 from __future__ import annotations
 

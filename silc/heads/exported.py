@@ -31,7 +31,7 @@ def copied(
     The configuration in the directory contains no paths of this machine.
 
     Args:
-        kept: more entries of the loader's state that the head reads.
+        kept: names of further entries of the loader's state to copy, because the head reads them.
     """
     newest = newest_checkpoint(run)
     below, _ = model_and_facts(config.init, config.weights, None, license, datasets)

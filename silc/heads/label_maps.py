@@ -103,7 +103,7 @@ class LabelledBatch:
 
 @dataclass(frozen=True)
 class Crops:
-    """A `Collate`: a crop of each image, drawn for its visit.
+    """A `Collate`: a random crop of each image, by random numbers that follow from its `Visit`.
 
     Args:
         side: pixels of a crop.
@@ -224,5 +224,5 @@ def refuse_shared_images(train: SegmentationSet, others: Sequence[SegmentationSe
 
 
 def _images_of(data: SegmentationSet) -> list[Path]:
-    """The image files of a set; in `files` each image is followed by its label map."""
+    """The image files of a set: every second one of `data.files`, where each image is followed by its label map."""
     return list(data.files[::2])

@@ -110,7 +110,7 @@ class PairsHead:
     model: Callable[..., Model]
     """The class of a model with a head, for evaluation and users: a `Model` with one more field, `head`."""
     schedule: Callable[[LearningRate, Any, int], LearningRate] = lambda rate, *_: rate
-    """Extends the learning rate with other values for a step, given the configuration and the steps of an epoch."""
+    """Makes the schedule from learning rate, configuration and steps per epoch; by default the learning rate alone."""
     check: Callable[[Any], None] = lambda _: None
     """Raises an error for a configuration that no run can begin with."""
 

@@ -100,8 +100,8 @@ def in_micro_batches(passes: Passes, inputs: Sequence[Tensor], micro_batch: int,
     last pass, with the loss and metrics of the whole batch.
 
     Args:
-        passes: passes of a module, which takes `inputs`, the fraction of the batch in them, and `more`. The module
-            multiplies its loss by the fraction, and returns a `Learnt`.
+        passes: runs a module forward and backward. The module takes some rows of `inputs`, their fraction of the batch,
+            and `more`. It multiplies its loss by the fraction, and returns a `Learnt`.
         inputs: tensors [B, ...].
         micro_batch: rows at a time, a divisor of B; 0: all at once.
     """
@@ -120,7 +120,7 @@ class OnModel(Batches):
     """The batches of a run on a model that the run does not save. The run can resume only with that model.
 
     Args:
-        source: the model's checksum, as `model`, and other values that must not change on resuming, in JSON's types.
+        source: the model's checksum, under `model`, and other values (JSON types) that must not change on resuming.
     """
 
     below: Batches
@@ -212,7 +212,7 @@ class HeadScores(Scores):
         kind: kind of the head; the scores have its name.
         module: the module that is trained; it is in eval mode while it is scored.
         whole: returns the module with all its tensors, as `unsharded` does; every rank calls it.
-        in_use: makes a new model, with weights and texts, from the whole module.
+        in_use: makes a new model from the whole module, so that weights and text features are the current ones.
         tasks: as `along` gives them.
         tell: prints a line.
     """
@@ -237,7 +237,7 @@ class HeadScores(Scores):
         return self._scored()
 
     def before_and_after(self) -> Mapping[str, float]:
-        """Every score, or nothing if training computes scores, because its last step is then scored already."""
+        """Every score; nothing if scores were computed during training, because its last step is already scored."""
         return {} if self.along else self._scored()
 
     def summary(self, out: Path) -> list[str]:

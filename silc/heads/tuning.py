@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from silc.training.config import OptimConfig
 
 ATTENTION = {"qkv": "weight", "attn": "in_proj_weight"}
-"""Module and matrix with a block's rows of queries, keys and values, in image and text towers."""
+"""Names of the module and its matrix that hold a block's queries, keys and values; image towers first, then text."""
 
 
 class QueriesAndValues(nn.Module):

@@ -43,7 +43,7 @@ class Groups(NamedTuple):
 
 @dataclass
 class GroupViT:
-    """A `DensePredictor` with the authors' maps, and a `DualEncoder` without patches in the space of the texts."""
+    """A `DensePredictor` with the authors' maps; a `DualEncoder` whose patches are not in the space of the texts."""
 
     model: Any
     """transformers' GroupViTModel."""
@@ -51,7 +51,7 @@ class GroupViT:
     preprocess: Preprocess
     name: str
     second: Any = None
-    """Not used by any decoder of this model."""
+    """A second encoder, as `Encoder` may have; no decoder for this model uses it."""
     readouts: ClassVar[tuple[str, ...]] = ()
     makes_masks: ClassVar[bool] = False
     most_windows: ClassVar[int] = 4

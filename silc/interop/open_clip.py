@@ -4,8 +4,8 @@
     open_clip:ViT-B-16/WEIGHTS.safetensors      a file of that architecture
     open_clip:DIR                               open_clip_config.json, open_clip_model.safetensors, a tokenizer
 
-An architecture's name is looked up in the installed open_clip; a directory needs none. A timm tower is given by its
-name in timm; timm's definition for this name gives its activation, epsilon and pooling.
+An architecture's name is looked up in the installed open_clip; a directory has its configuration inside. A timm tower
+is given by its name in timm; timm's definition for this name gives its activation, epsilon and pooling.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 | ----------------------------- | ------------------- | -------------------------------------------------------------- |
 | open_clip's SimpleTokenizer   | its bundled BPE     | `lower`                                                        |
 | open_clip's HFTokenizer       | tokenizer.json      | `whitespace`, `lower` or `canonicalize`, as its settings say   |
-| transformers' SiglipTokenizer | spiece.model        | `siglip`: lower case, no punctuation, "_" gone without a space |
+| transformers' SiglipTokenizer | spiece.model        | `siglip`: lower case; punctuation deleted, "_" too             |
 | transformers' Siglip2         | tokenizer.json      | lower case                                                     |
 | transformers' others          | tokenizer.json      | what is in the file                                            |
 | big_vision                    | spiece.model, given | lower case                                                     |
@@ -39,7 +39,7 @@ NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 
 def _repaired() -> list[Any]:
-    """The first steps of open_clip: ftfy's straight quotes and ligatures as letters, then HTML entities, twice."""
+    """The first steps of open_clip: straight quotes and no ligatures (as by ftfy), then HTML entities decoded twice."""
     swaps = {"[\u2018-\u201b\u02bc]": "'", "[\u201c-\u201f]": '"'}
     swaps |= {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
     entities = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": " "}

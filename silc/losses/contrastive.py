@@ -163,7 +163,7 @@ class _Denominator(NamedTuple):
         return _Denominator(self.top[view, items], self.total[view, items])
 
     def add(self, logits: Tensor, dim: int) -> None:
-        """Sum a block over one of its axes."""
+        """Add exp(logit) of a block, summed over one of its axes, to the sums."""
         top = torch.maximum(self.top, logits.amax(dim))
         self.total.mul_((self.top - top).exp_()).add_((logits - top.unsqueeze(dim)).exp_().sum(dim))
         self.top.copy_(top)
@@ -173,7 +173,7 @@ class _Denominator(NamedTuple):
         return logits.sub_(self.top.unsqueeze(dim)).exp_().div_(self.total.unsqueeze(dim))
 
     def surplus(self, logits: Tensor) -> Tensor:
-        """-log softmax of one logit [V, B] of each sum."""
+        """-log softmax of one logit for each sum, [V, B]: log of the sum minus the logit."""
         return self.top - logits + self.total.log()
 
 
@@ -190,7 +190,7 @@ def in_blocks(image: Tensor) -> Iterable[tuple[int, slice, slice]]:
 
 
 def hops(world: World) -> Iterable[int]:
-    """One hop for each rank whose texts visit this rank; the first is its own. `plan/repeats.py` takes only a few."""
+    """One hop for each rank whose texts visit this rank, its own first. `plan/repeats.py` replaces it to run fewer."""
     return range(world.size)
 
 

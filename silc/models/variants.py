@@ -1,6 +1,6 @@
 """Tower sizes by name. Image and text towers have the same size, as in SigLIP.
 
-Sizes of So400m/14 follow its shape-optimised checkpoint (224 px; 98 is the local size its patch divides).
+So400m/14 has the sizes of its shape-optimised checkpoint (224 px); local views have 98 px, a multiple of its patch.
 """
 
 from __future__ import annotations

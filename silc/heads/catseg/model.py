@@ -49,7 +49,7 @@ LastBlock = Callable[["Block", Tensor], Tensor]
 
 
 def readouts(pool: str) -> dict[str, LastBlock | None]:
-    """For each dense readout that costs can be computed from, what replaces the last block; the default is first."""
+    """Dense readouts for the costs, default first, each with what replaces the last block; None: the block itself."""
     own: dict[str, LastBlock | None] = {OWN_READOUT: class_residual} if pool == "cls" else {}
     return own | READOUTS[pool]
 

@@ -32,7 +32,7 @@ LONGEST = 4
 """Longest allowed longer side before an image is squashed, in canvas sizes: detectron2 has 2560 pixels for 640."""
 TEXTS_AT_ONCE = 256
 CLASSES_AT_ONCE = 256
-"""Images times classes in one pass of the head: several views at a time if there are few classes."""
+"""Maximum of views times classes in one pass of the head, which takes several views if there are few classes."""
 
 
 def canvas_of(crop: int) -> int:

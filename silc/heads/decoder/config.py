@@ -1,8 +1,8 @@
 """Settings of a text decoder: its shape, its data and its training. Imports no torch.
 
 LiT-decoder's constants are not published. Shape and optimiser are near those of big_vision's CapPa decoder
-(`configs/proj/cappa/pretrain.py`), but its width and depth are those of a larger model. So all scores are by our own
-protocol.
+(`configs/proj/cappa/pretrain.py`), except for width and depth: CapPa's are those of a larger model. So all scores are
+by our own protocol.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Captioned(Tellings):
 
 
 class Answered(Tellings):
-    """Questions of a dataset, or captions of one in its authors' layout; an image that cannot be read is replaced."""
+    """Questions of a dataset, or captions of a dataset in its authors' layout; an unreadable image is replaced."""
 
     def __init__(self, prefix: str, data: QuestionSet) -> None:
         self.prefix, self.data = prefix, data

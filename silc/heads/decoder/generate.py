@@ -124,7 +124,7 @@ def _one_by_one(reading: Reading, end: int, most: int, how: Writing) -> list[lis
 
 
 def drawn(scores: Tensor, how: Writing, draws: Tensor) -> Tensor:
-    """Sample tokens int64 [B]: draws [B] from 0 to 1 index the cumulative probabilities of scores [B, V], sorted."""
+    """Sample tokens int64 [B] from scores [B, V]: each draw [B], 0 to 1, is a place in summed probabilities."""
     ranked, places = (scores.double() / how.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     reached = ranked.cumsum(dim=-1)
     kept = (reached - ranked < how.top_p).sum(dim=-1, keepdim=True)  # the token that reaches top_p is kept
@@ -148,7 +148,7 @@ class Ended:
         self.found = sorted([*self.found, (score, tokens)], key=lambda one: -one[0])[: self.most]
 
     def closed(self, reachable: float) -> bool:
-        """Whether the list is full and a score of at most `reachable` cannot enter it."""
+        """Whether the list is full, and no text with a score of at most `reachable` can enter it."""
         return len(self.found) == self.most and self.found[-1][0] >= reachable
 
 

@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of B texts and images, for each block: of the text by position, and of the image's tokens."""
+    """Keys and values of B texts and their images, one `Seen` for each block of the decoder."""
 
     read: list[Seen]  # N is the decoder's length
     image: list[Seen]  # N is the number of the image's tokens
@@ -44,7 +44,7 @@ class Cache(NamedTuple):
         return Cache(*([Seen(k[rows], v[rows]) for k, v in part] for part in self))
 
     def moved(self, rows: Tensor) -> Cache:
-        """The cache of some rows int64 [B]; each row replaces a row of the same image."""
+        """The cache with texts from rows int64 [B]; each row must have the same image as the row it replaces."""
         return Cache([Seen(k[rows], v[rows]) for k, v in self.read], self.image)
 
 
@@ -94,7 +94,10 @@ class Block(nn.Module):
         return self._looked(x, self.cross.seen(memory))
 
     def read(self, x: Tensor, places: Tensor, before: Seen, image: Seen) -> tuple[Tensor, Seen]:
-        """Like `forward`, for tokens [B, n, W] at places int64 [B, n]; also gives the next tokens' keys and values."""
+        """Like `forward`, for tokens [B, n, W] at places int64 [B, n].
+
+        Also returns `before` with the keys and values of these tokens.
+        """
         h = self.norm1(x)
         new = self.attn.seen(h)
         at = places[:, None, :, None].expand_as(new.keys)

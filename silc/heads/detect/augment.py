@@ -168,7 +168,7 @@ def inside(box: Box, window: Window) -> Corners | None:
 def merged(
     corners: Sequence[Corners], labels: Sequence[int], size: int
 ) -> tuple[list[tuple[float, float, float, float]], list[list[int]]]:
-    """Merge equal boxes into one object with several names. Gives centres and sizes, as fractions, and classes."""
+    """Merge boxes of IoU above `SAME` into objects with several names: centres and sizes as fractions, and classes."""
     kept, names = list[Corners](), list[list[int]]()
     for own, label in zip(corners, labels, strict=True):
         same = next((i for i, other in enumerate(kept) if label not in names[i] and iou(own, other) > SAME), None)

@@ -40,7 +40,7 @@ class BoxDataConfig(Settings):
     """Flip half of the images left to right."""
     negatives: Annotated[int, NATURAL] = 50
     """Maximum number of negative names for a picture: names certainly absent from it, or from a part of a mosaic. In
-    LVIS these are names that its images list."""
+    LVIS each image has its own list of such names."""
     templates: str = "clip80+1"
     """Prompt set; one prompt is drawn for each name and image."""
     forbidden: str = ""

@@ -68,7 +68,7 @@ class BoxedImages(Source[Boxed]):
 
     @property
     def former_fingerprint(self) -> str:
-        """The fingerprint of the boxes alone."""
+        """What earlier versions wrote as the fingerprint: that of the boxes alone."""
         return self._of_boxes
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ def without(data: DetectionSet, classes: frozenset[int]) -> DetectionSet:
 
 
 def known_of(data: DetectionSet, part: Part) -> frozenset[int]:
-    """Classes that are fully labelled in a part of a picture: each object of them has a box, so the rest shows none.
+    """Classes that are fully labelled in a part of a picture: every object of such a class in this part has a box.
 
     In LVIS: classes that the image lists as absent, and classes of its boxes except those labelled only in part. In
     other sets: every labelled class. Classes of crowds and of broken boxes are left out.

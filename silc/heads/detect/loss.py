@@ -1,8 +1,8 @@
 """The loss of OWL-ViT on matched predictions: focal loss of the queries, L1 and gIoU of the boxes.
 
-The sums of an image are divided by the number of its objects; the sum of the classes by the number of the objects'
-names. Then the mean over images is taken (scenic's `per_example`). As in scenic, the matching cost uses L1 of centres
-and sizes, and the loss uses L1 of corners.
+For each image, the term of the classes is divided by the number of its objects' names, the other terms by the number
+of its objects. Then the mean over images is taken (scenic's `per_example`). As in scenic, the matching cost uses L1 of
+centres and sizes, and the loss uses L1 of corners.
 """
 
 from __future__ import annotations

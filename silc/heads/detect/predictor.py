@@ -36,7 +36,7 @@ MOST = 100
 """Maximum number of boxes shown for an image."""
 EXAMPLE = "like the example"
 NEAR = 0.8
-"""A patch can represent an example if its IoU with it is at least this fraction of the best IoU (OWL-ViT)."""
+"""A patch can represent an example if the IoU of their boxes is at least this fraction of the best IoU (OWL-ViT)."""
 
 
 @dataclass(frozen=True)

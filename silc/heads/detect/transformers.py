@@ -54,7 +54,7 @@ def tensors_of(detector: Detector, below: Pretrained) -> dict[str, Tensor]:
 
 
 def _their(name: str) -> str:
-    """The name in these classes of a tensor of CLIPModel: without CLIPModel's spelling mistake."""
+    """Turn the name of a tensor in CLIPModel into its name in these classes, which spell `layernorm` correctly."""
     return name.replace("pre_layrnorm", "pre_layernorm")
 
 
