@@ -1,7 +1,7 @@
-"""Every data set there is under a root: where its authors' archive unpacks to, or a folder of one's own.
+"""Find the data sets under a root: where their authors' archives unpack to, or in a user's own folder.
 
-`silc eval --list` shows each place, `own_sets.txt` what one's own folders look like. A data set is added by an entry in
-`official` of its kind's file; a kind of data by a file here and a row in `KINDS`.
+`silc eval --list` shows each place, `own_sets.txt` the layout of own folders. To add a data set, add an entry in
+`official` of its kind's file. To add a kind of data, add a file here and a row in `KINDS`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ KINDS = {
     "detection": boxes,
     "vqa": questions,
 }
-"""Kinds of data sets, and the file of each: `official(root)` gives the sources in their authors' layouts, found or not,
-`folder(path)` that of a folder of one's own, <root>/<kind>/<set>."""
+"""Kinds of data sets, and the module of each: `official(root)` gives the sources in their authors' layouts, found or
+not; `folder(path)` gives the source of a user's own folder, <root>/<kind>/<set>."""
 
 
 def discover(root: str | Path) -> list[Source[Any]]:

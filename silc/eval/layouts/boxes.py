@@ -1,9 +1,9 @@
 """Images with boxes: COCO's and LVIS's archives, and folders with COCO JSON or in YOLO's or VOC's layout.
 
 A file in COCO's form has lists `images` (id, file_name, width, height), `annotations` (image_id, category_id, bbox
-[x, y, width, height], and area and iscrowd where they are known) and `categories` (id, name). LVIS's form adds what is
-known to be absent (`neg_category_ids` of images), what is labelled in part, and a frequency of each category.
-`info.voc_labelled_category_ids` names the only categories that are labelled.
+[x, y, width, height], and area and iscrowd where they are known) and `categories` (id, name). LVIS's form adds
+categories that an image is known not to have (`neg_category_ids`), categories that are labelled only in part in an
+image, and a frequency of each category. `info.voc_labelled_category_ids` names the only categories that are labelled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from silc.eval.files import distinct, read_image, text_of
 from silc.eval.layouts.yolo_voc import is_voc, is_yolo, voc, yolo
 
 SLACK = 1.0
-"""Pixels that a box may reach beyond its image: annotators' files are rounded."""
+"""Pixels that a box may reach beyond its image, because annotation files have rounded numbers."""
 CAUSES = {
     "no_box": "bbox is not four finite numbers",
     "empty": "no width or height",
@@ -37,14 +37,14 @@ CAUSES = {
 
 
 def official(root: Path) -> list[Source[DetectionSet]]:
-    """COCO 2017 and LVIS v1."""
+    """The sources of COCO 2017 and LVIS v1."""
     coco, lvis = root / "coco", root / "lvis" / "lvis_v1_val.json"
     annotations = coco / "annotations" / "instances_val2017.json"
     return [_source("coco", annotations, coco / "val2017"), _source("lvis", lvis, coco / "val2017")]
 
 
 def folder(path: Path) -> Source[DetectionSet]:
-    """A folder of one's own: in COCO's form, or YOLO's or VOC's."""
+    """The source of a user's own folder, in COCO's form or YOLO's or VOC's layout."""
     file = path / "annotations" / "instances_val.json"
     if file.is_file() or not (is_yolo(path) or is_voc(path)):
         return Source("detection", path.name, [file], partial(read_scored, path.name, file))
@@ -57,13 +57,13 @@ def _source(name: str, file: Path, images: Path) -> Source[DetectionSet]:
 
 @dataclass
 class Broken:
-    """Boxes that cannot be used, by cause, and where the first of each is."""
+    """Numbers of unusable boxes by cause, and where the first box with each cause is."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, cause: str, where: str) -> None:
-        """One more."""
+        """Count one more broken box."""
         self.counts[cause] += 1
         self.first.setdefault(cause, where)
 
@@ -73,7 +73,7 @@ class Broken:
 
 
 def read_scored(name: str, file: Path, images: Path | None = None) -> DetectionSet:
-    """A set to score on: one with a broken box is refused.
+    """Read a set to score on; a set with a broken box is refused.
 
     Raises:
         BadInput: as `read_coco`, and a box that is broken.
@@ -82,10 +82,10 @@ def read_scored(name: str, file: Path, images: Path | None = None) -> DetectionS
 
 
 def unbroken(data: DetectionSet, broken: Broken, place: Path) -> DetectionSet:
-    """A set of which no box is broken.
+    """The data set, unchanged, if no box is broken.
 
     Raises:
-        BadInput: one is.
+        BadInput: a box is broken.
     """
     if broken.counts:
         raise BadInput(
@@ -96,7 +96,7 @@ def unbroken(data: DetectionSet, broken: Broken, place: Path) -> DetectionSet:
 
 
 def read_coco(name: str, file: Path, images: Path | None = None) -> tuple[DetectionSet, Broken]:
-    """A set in COCO's or LVIS's form without its broken boxes, and those.
+    """Read a set in COCO's or LVIS's form: the set without its broken boxes, and the broken boxes.
 
     Args:
         images: folder of the images; None: where COCO's archives have it, beside the annotations.
@@ -115,8 +115,8 @@ def read_coco(name: str, file: Path, images: Path | None = None) -> tuple[Detect
 
 
 def folders_of(file: Path) -> list[Path]:
-    """Where the images of an annotation file may lie: a folder called as the end of its name, beside or above it or,
-    as LVIS's are COCO's, in coco/; or one that its names of images begin with."""
+    """Folders where the images of an annotation file may lie. First those that are called like the end of the file's
+    name: beside the file, above it, or in coco/, as LVIS has COCO's images. Then the file's folder and its parent."""
     parts, root = file.stem.split("_"), file.parent.parent
     ends = ["_".join(parts[start:]) for start in range(1, len(parts))]
     places = [place / end for place in (root, file.parent, root / "coco") for end in (*ends, "images")]
@@ -127,7 +127,7 @@ def _located(entries: Sequence[Mapping[str, Any]], folders: Sequence[Path], file
     """The file of each image, by `file_name`, or by LVIS's `coco_url`, whose last folder is the split.
 
     Raises:
-        BadInput: one is missing.
+        BadInput: an image is missing.
     """
     paths: list[Path] = []
     for entry in entries:
@@ -146,7 +146,7 @@ def _located(entries: Sequence[Mapping[str, Any]], folders: Sequence[Path], file
 
 
 def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
-    """A set in COCO's or LVIS's form, its images not yet found.
+    """Parse a set in COCO's or LVIS's form, without finding its images: the set, and the broken boxes.
 
     Raises:
         BadInput: as `read_coco`.
@@ -191,9 +191,10 @@ def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
 
 
 def _lists(values: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """
+    """The lists of images, annotations and categories.
+
     Raises:
-        BadInput: a list is missing or empty, or its entries lack what they must have.
+        BadInput: a list is missing or empty, or its entries lack fields that they must have.
     """
     form = "images (id, width, height), annotations (image_id, category_id, bbox) and categories (id, name)"
     found = []
@@ -210,9 +211,10 @@ def _lists(values: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[str
 
 
 def _complete(entries: Sequence[Mapping[str, Any]], key: str, must: set[str], where: str) -> None:
-    """
+    """Check that the entries of a list are complete.
+
     Raises:
-        BadInput: an entry lacks what it must have, or its id is none or another's.
+        BadInput: an entry lacks a field of `must`, or its id is no id or is used twice.
     """
     if lacking := next((one for one in entries if not must <= one.keys() or not one.get("name", "x")), None):
         gone = sorted(must - lacking.keys()) or ["name"]
@@ -241,7 +243,7 @@ def _size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number that a float holds."""
+    """Whether a value of JSON is a finite number that fits a float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number of hundreds of digits
@@ -249,7 +251,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _place(places: Mapping[Any, int], number: Any) -> int | None:
-    """The place of what has an id; none where nothing has it, or where it is no id."""
+    """The place of the entry with an id; None if no entry has it, or if it is no id."""
     return places.get(number) if isinstance(number, int | float | str) else None
 
 
@@ -276,10 +278,10 @@ def _called(one: Mapping[str, Any], number: int) -> str:
 
 
 def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int], where: str) -> list[frozenset[int]]:
-    """The classes that each image lists under a key; ids that no category has are of none.
+    """The classes that each image lists under a key; ids of no category are left out.
 
     Raises:
-        BadInput: one has no list there.
+        BadInput: an image has no list there.
     """
     given = [(image["id"], image.get(key, [])) for image in images]
     if odd := next((f"{key} of image {number}" for number, own in given if not isinstance(own, list)), None):
@@ -289,10 +291,10 @@ def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int
 
 
 def _labelled(values: Mapping[str, Any], index: Mapping[int, int], where: str) -> frozenset[int] | None:
-    """The only classes that are labelled; none where all are.
+    """The only classes that are labelled; None if all are.
 
     Raises:
-        BadInput: what the file says is no list of its categories.
+        BadInput: the file's entry is no list of its categories.
     """
     info = values.get("info")
     only = info.get("voc_labelled_category_ids") if isinstance(info, dict) else None
@@ -308,7 +310,7 @@ def _labelled(values: Mapping[str, Any], index: Mapping[int, int], where: str) -
 
 
 def read_training(place: Path, images: Path | None = None) -> tuple[DetectionSet, Broken]:
-    """The set that a run learns from, without its broken boxes, and those.
+    """Read the set that a run learns from: the set without its broken boxes, and the broken boxes.
 
     Args:
         place: a file in COCO's or LVIS's form, or a folder: its training part.
@@ -321,10 +323,10 @@ def read_training(place: Path, images: Path | None = None) -> tuple[DetectionSet
 
 
 def read_folder(place: Path, split: str) -> tuple[DetectionSet, Broken]:
-    """A part of a folder in COCO's, YOLO's or VOC's layout, without its broken boxes, and those.
+    """Read a part of a folder in COCO's, YOLO's or VOC's layout: the set without broken boxes, and the broken boxes.
 
     Raises:
-        BadInput: it is in none of them; see `read_coco`.
+        BadInput: the folder has none of these layouts; see `read_coco`.
     """
     file = place / "annotations" / f"instances_{split}.json"
     if file.is_file():

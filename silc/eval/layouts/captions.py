@@ -16,7 +16,7 @@ from silc.eval.layouts.webdataset import is_sharded, read_wds_retrieval
 
 
 def official(root: Path) -> list[Source[RetrievalSet]]:
-    """COCO and Flickr30k."""
+    """The sources of COCO and Flickr30k."""
     coco, flickr = root / "coco", root / "flickr30k"
     return [
         _karpathy("coco", coco, [coco / "val2014"], coco),
@@ -25,7 +25,7 @@ def official(root: Path) -> list[Source[RetrievalSet]]:
 
 
 def folder(path: Path) -> Source[RetrievalSet]:
-    """A folder of one's own."""
+    """The source of a user's own folder."""
     read = read_wds_retrieval if is_sharded(path) else read_retrieval
     return Source("retrieval", path.name, [path], partial(read, path))
 
@@ -36,7 +36,7 @@ def _karpathy(name: str, place: Path, needs: Sequence[Path], images: Path) -> So
 
 
 TEST, TRAIN = ("test",), ("train", "restval")
-"""Karpathy's splits that are scored on, and those that captioning learns from."""
+"""Karpathy's split for scores, and his splits for training a captioner."""
 
 
 def read_training(place: Path) -> RetrievalSet | None:
@@ -53,7 +53,7 @@ def read_training(place: Path) -> RetrievalSet | None:
 
 
 def read_karpathy(name: str, file: Path, images: Path, splits: Sequence[str] = TEST) -> RetrievalSet:
-    """Some splits of Karpathy's `dataset_*.json`, the test split unless others are named, all captions as written.
+    """Read splits of Karpathy's `dataset_*.json`, by default the test split, with all captions as written.
 
     Raises:
         BadInput: the file is no such list, or names an image that is not there.
@@ -72,7 +72,7 @@ def read_karpathy(name: str, file: Path, images: Path, splits: Sequence[str] = T
 
 
 def read_retrieval(folder: Path) -> RetrievalSet:
-    """Read `captions.json`, or another table of captions (`silc.data.tables`); rows of one image are put together.
+    """Read `captions.json`, or another table of captions (`silc.data.tables`); rows of one image are joined.
 
     Raises:
         BadInput: the file, an image or its captions are missing.
@@ -96,7 +96,7 @@ def captioned(name: str, pairs: Sequence[tuple[Path, Sequence[str]]], listed: Pa
     """A retrieval set of image files and their captions, as a file lists them.
 
     Raises:
-        BadInput: there are none, or one is missing.
+        BadInput: there are no images, or one is missing.
     """
     files = [path for path, _ in pairs]
     if not files:

@@ -1,7 +1,7 @@
-"""CIFAR's Python batches, read without running them.
+"""Read CIFAR's Python batches without running code in them.
 
-They are pickles, and a pickle may ask for any function to be called. This reader makes nothing but Python's plain
-values and arrays of bytes; whatever else a file asks for, it is refused.
+The batches are pickles, and a pickle may call any function. This reader makes only plain Python values and arrays of
+bytes; a file that asks for anything else is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def read_cifar(name: str, split: str, files: Sequence[Path], meta: Path, label: str) -> ClassificationSet:
-    """CIFAR's Python batches; `label` is the prefix of their keys, `fine_label` in CIFAR-100.
+    """Read CIFAR's Python batches; `label` is the prefix of their keys, `fine_label` in CIFAR-100.
 
     Raises:
         BadInput: a file is missing or is no such batch.
@@ -46,11 +46,11 @@ def read_batch(file: Path) -> dict[str, Any]:
     """The dictionary in one of CIFAR's pickles; arrays come as `Pixels`.
 
     Raises:
-        BadInput: it is missing, or asks for anything but plain values and arrays of bytes.
+        BadInput: the file is missing, or asks for more than plain values and arrays of bytes.
     """
     try:
         with regular(file).open("rb") as handle:
-            # Written by Python 2: its strings, bytes of pixels among them, are read as latin-1.
+            # Written by Python 2: its strings, also those with the bytes of pixels, are read as latin-1.
             found = _PlainUnpickler(handle, encoding="latin1").load()
     except FileNotFoundError:
         raise BadInput(f"{file} is missing") from None
@@ -86,7 +86,7 @@ class _Kind:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds nothing but Python's plain values and the two stand-ins above, so a pickle cannot run anything."""
+    """Builds only plain Python values and the two stand-ins above, so a pickle cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {"_reconstruct": Pixels, "ndarray": Pixels, "dtype": _Kind}

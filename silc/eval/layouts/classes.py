@@ -1,4 +1,4 @@
-"""Images with one class each: ImageNet, CIFAR, and a folder a class."""
+"""Images with one class each: ImageNet, CIFAR, and own sets with one folder per class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from silc.images import READ, is_image_name
 
 
 def official(root: Path) -> list[Source[ClassificationSet]]:
-    """ImageNet and CIFAR."""
+    """The sources of ImageNet and CIFAR."""
     imagenet, cifar10, cifar100 = root / "imagenet", root / "cifar-10-batches-py", root / "cifar-100-python"
     read = partial(read_imagenet, imagenet)
     splits = partial(read, "val"), partial(read, "train")
@@ -31,7 +31,7 @@ def official(root: Path) -> list[Source[ClassificationSet]]:
 
 
 def folder(path: Path) -> Source[ClassificationSet]:
-    """A folder of one's own."""
+    """The source of a user's own folder."""
     sharded = is_sharded(path)
     read = partial(read_wds_classification if sharded else read_classification, path)
     train = path / "train/nshards.txt" if sharded else path / "train"
@@ -39,7 +39,7 @@ def folder(path: Path) -> Source[ClassificationSet]:
 
 
 def read_imagenet(folder: Path, split: str) -> ClassificationSet:
-    """ImageNet's 1000 folders, whose sorted order is that of CLIP's curated names.
+    """Read ImageNet's 1000 folders, whose sorted order is that of CLIP's curated names.
 
     Raises:
         BadInput: there are not 1000 folders, or no images.
@@ -82,7 +82,7 @@ def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -
             f"{folder} has {len(inside)} class folders for {len(classes)} class names; needed is one folder per name"
         )
     places = order_of([path.name for path in inside], classes, folder)
-    # A folder may be empty: a name that is only there to be confused with.
+    # A folder may be empty: its class serves only as a wrong answer.
     own = dict(zip(places, inside, strict=True))
     found = [(path, label) for label in range(len(classes)) for path in _images_of_class(own[label])]
     if not found:
@@ -94,12 +94,12 @@ def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -
 def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) -> list[int]:
     """The class of each class folder, a permutation of the C classes.
 
-    By name where folders are called as the classes are (capitals, `_` and `-` aside), or by one of the names that a
-    class has between commas; by number where all folders are numbers (from 0 or 1 on); else in the order of the sorted
-    folders, as wnids are.
+    By name if the folders have the classes' names (ignoring capitals, `_` and `-`), or one of the names between commas
+    in a class. By number if all folders are numbers (from 0 or 1 on). Otherwise in the sorted order of the folders, as
+    for wnids.
 
     Raises:
-        BadInput: some names are equal and others not, numbers are missing, or it is a matter of taste how to sort.
+        BadInput: only some names match, numbers are missing, or usual ways to sort give different orders.
     """
     for spelt in (_exactly, _plainly, _in_part):
         found = _meetings(folders, classes, spelt)
@@ -133,7 +133,7 @@ def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) 
 
 
 def _meetings(folders: Sequence[str], classes: Sequence[str], spelt: Callable[[str], set[str]]) -> list[int]:
-    """The class that each folder is called as, -1 where it is none or several."""
+    """The class that each folder's name means; -1 if it means none or several."""
     meant: dict[str, set[int]] = {}
     for place, name in enumerate(classes):
         for spelling in spelt(name):
@@ -147,7 +147,7 @@ def _exactly(name: str) -> set[str]:
 
 
 def _plainly(name: str) -> set[str]:
-    """Without capitals, `_`, `-`, and macOS's way to take letters and their accents apart."""
+    """The name without capitals, `_` and `-`, and with accents joined to their letters, which macOS separates."""
     return {" ".join(re.sub("[_-]", " ", unicodedata.normalize("NFC", name).casefold()).split())}
 
 

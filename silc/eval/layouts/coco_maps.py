@@ -1,7 +1,7 @@
 """COCO's maps of things and stuff: the 171 classes of COCO-Stuff, and the 80 things of COCO-Object with a background.
 
-A stuffthingmap has COCO's 182 ids less one, and 255 where nothing is labelled. Conversions that others made of it
-(`*_labelTrainIds.png` of mmsegmentation, `*_instanceTrainIds.png` of GroupViT) lie beside it under names of their own.
+A stuffthingmap has COCO's 182 ids minus one, and 255 where nothing is labelled. Maps that others convert from it
+(`*_labelTrainIds.png` of mmsegmentation, `*_instanceTrainIds.png` of GroupViT) lie beside it under these names.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Of COCO's 182 ids from 0: those that no image has, so that 171 classes remain."""
+"""Those of COCO's 182 ids, counted from 0, that no image has; 171 classes remain."""
 NUM_THINGS = 80
-"""The first of these classes."""
+"""Number of things, which are the first of the 171 classes."""
 STUFF, THINGS = "_labelTrainIds", "_instanceTrainIds"
 """How the names of converted maps end."""
 
 
 def stuff_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Images and stuffthingmaps, or mmsegmentation's conversion where that is."""
+    """Pairs of an image and its stuffthingmap, or mmsegmentation's converted map if it exists."""
     return _pairs(images, labels, STUFF, "")
 
 
 def object_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Images and GroupViT's conversion, or what it is made of."""
+    """Pairs of an image and GroupViT's converted map or, if there is none, a map from which it can be made."""
     return _pairs(images, labels, THINGS, "", STUFF)
 
 
 def read_stuff(path: Path) -> NDArray[Any]:
-    """Classes of 171 [H, W], of a stuffthingmap's 182 ids or of converted ones."""
+    """Labels [H, W] of the 171 classes, from a stuffthingmap's 182 ids or from a converted map."""
     label = read_label(path)
     return label if path.stem.endswith(STUFF) else np.asarray(_STUFF_OF[_ids(label, path)])
 
 
 def read_objects(path: Path) -> NDArray[Any]:
-    """The background, 0, and things, 1 to 80 [H, W], of a stuffthingmap or of a converted one.
+    """Labels [H, W] of the background, 0, and things, 1 to 80, from a stuffthingmap or a converted map.
 
-    Stuff is background, and so is what nobody labelled (255): GroupViT's script counts every id above 90 so, and
-    nothing of COCO-Object is ignored.
+    Stuff is background, and so are unlabelled pixels (255): GroupViT's script makes every id above 90 background, and
+    COCO-Object ignores no pixel.
     """
     label = read_label(path)
     if path.stem.endswith(THINGS):
@@ -55,7 +55,7 @@ def read_objects(path: Path) -> NDArray[Any]:
 
 
 def _pairs(images: Path, labels: Path, *endings: str) -> list[tuple[Path, Path]]:
-    """Each image and its label map, under the first of the endings that the first image has; else the plain name."""
+    """Each image and its label map. The ending of maps is the first one that exists for the first image, else none."""
     found = images_in(images)
     there = (end for end in endings if found and (labels / f"{found[0].stem}{end}.png").is_file())
     ending = next(there, "")

@@ -1,8 +1,8 @@
 """Images with a class per pixel: the sets of zero-shot segmentation, and folders of images and label maps.
 
-Class lists are mmsegmentation's, which are TCL's; those of A-847, PC-459 and VOC-20b are CAT-Seg's, and so are their
-trees, which `silc data prepare` makes of the releases. Training images for probes lie beside, as the archives have
-them: ADE20K's `training/`, VOC's `train.txt`, Cityscapes' `train/`, COCO-Stuff's `train2017/`.
+Class lists are mmsegmentation's, which TCL uses too. A-847, PC-459 and VOC-20b have CAT-Seg's class lists and folders;
+`silc data prepare` makes such folders from the releases. Training images for probes are where the archives have them:
+ADE20K's `training/`, VOC's `train.txt`, Cityscapes' `train/`, COCO-Stuff's `train2017/`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 Pairs = list[tuple[Path, Path]]
 """Image files and their label files."""
 ADE_FULL, CONTEXT, VOC = "ADE20K_2021_17_01", "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
-"""What the releases unpack to."""
+"""Folders to which the releases unpack."""
 PREPARED = {"ade847": "ade847", "pc459": "pc459", "pc59": "pc59", "pc60": "pc59"}
-"""Sets whose labels are decoded first, and the name of `silc data prepare`."""
+"""Sets whose labels must be decoded first, and the NAME of each for `silc data prepare`."""
 
 
 def official(root: Path) -> list[Source[SegmentationSet]]:
-    """ADE20K in 150 and 847 classes, Pascal Context and VOC with and without background, Cityscapes, COCO."""
+    """Sources: ADE20K in 150 and 847 classes, Pascal Context and VOC with and without background, Cityscapes, COCO."""
     ade, context, voc = root / "ADEChallengeData2016", root / CONTEXT, root / VOC
     city, stuff, full = root / "cityscapes", root / "coco_stuff164k", root / ADE_FULL
 
@@ -82,14 +82,14 @@ def coco_stuff(place: Path) -> Source[SegmentationSet]:
 
 
 def _rest_of_context() -> list[str]:
-    """Pascal Context's names, words apart, of what is background in its 60 classes."""
+    """Names, with separate words, of the Pascal Context classes that are background in its 60 classes."""
     kept = class_names("pascal_context_59")
     both = zip(class_names("pascal_context_459"), class_names("pascal_context_459_maskclip"), strict=True)
     return [spelled for name, spelled in both if name not in kept]
 
 
 def _voc20b(places: Sequence[Path]) -> Source[SegmentationSet]:
-    """VOC-21 as CAT-Seg defines it: 59 names, of which the 39 that are none of VOC's 20 stand for the background."""
+    """VOC-21 as CAT-Seg defines it: 59 names; the 39 that are not among VOC's 20 stand for the background."""
     names = class_names("voc_20b_59_catseg")
     classes, words = [*names[:20], "background"], [*([name] for name in names[:20]), names[20:]]
 
@@ -100,7 +100,7 @@ def _voc20b(places: Sequence[Path]) -> Source[SegmentationSet]:
 
 
 def folder(path: Path) -> Source[SegmentationSet]:
-    """A folder of one's own."""
+    """The source of a user's own folder."""
     read = partial(read_segmentation, path)
     return Source("segmentation", path.name, [path], read, partial(read, "train"), [path / "train"])
 
@@ -111,9 +111,9 @@ class Classes(NamedTuple):
     published: str
     most: int | None = None
     background: Sequence[str] = ()
-    """Names of what is there, where the background is a class of its own, the first one."""
+    """If the background is a class, the first one: names of what is there."""
     words: Sequence[Sequence[str]] = ()
-    """What stands for each class, if not its name."""
+    """Words for each class, if these are not just its name."""
 
 
 def _source(
@@ -126,7 +126,7 @@ def _source(
     zero: bool = False,
     read: Callable[[Path], NDArray[Any]] = read_label,
 ) -> Source[SegmentationSet]:
-    """A set of published classes. Where `zero`, label 0 is the background or everything else, and is not scored."""
+    """The source of a set of published classes. If `zero`, label 0 (background or everything else) is not scored."""
     published, most, background, words = classes
     names = [*(["background"] if background else []), *class_names(published)[:most]]
     spelled = {"words": words, "published": published, "background_words": background}
@@ -144,7 +144,7 @@ def _by_stem(images: Path, labels: Path) -> Pairs:
 
 
 def _by_label(images: Path, labels: Path) -> Pairs:
-    """The images that have a label map, as detectron2 pairs them; the labels are PNG, or TIFF as its scripts write."""
+    """The images that have a label map, paired as in detectron2; maps are PNG or, from its scripts, TIFF."""
     found = sorted(path for path in listing(labels) if path.suffix.lower() in (".png", ".tif"))
     for one, other in pairwise(found):
         if one.stem == other.stem:
@@ -170,7 +170,7 @@ def read_voc20b(path: Path) -> NDArray[Any]:
 
 
 def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
-    """Read `classes.txt` and match the file names of images and labels, which are in the folder or in that of a split.
+    """Read `classes.txt` and match the file names of images and labels, which are in the folder or in a split's folder.
 
     A first class called "background" is ignored, as in VOC-20.
 
@@ -206,10 +206,10 @@ def labelled(
 ) -> SegmentationSet:
     """A segmentation set of image files and their label files.
 
-    `spelled` are fields of the set that say how its classes are named.
+    `spelled` are fields of the set about the names of its classes.
 
     Raises:
-        BadInput: there are none, a file is missing, or two images have one label.
+        BadInput: there are no images, a file is missing, or two images have one label.
     """
     if not pairs:
         raise BadInput(f"{name}: no images; needed are files ending in {', '.join(READ)}")

@@ -1,4 +1,4 @@
-"""Questions about images: VQA v2, GQA and TextVQA as their archives unpack, easy-VQA's folders, and one's own.
+"""Questions about images: VQA v2, GQA and TextVQA as their archives unpack, easy-VQA's folders, and own folders.
 
 vqa/shelves/test/questions.json      a list of {"image": file, "question": text, "answer": text} or, with several
                                      annotators, "answers": [text, ...]; "question_type", "answer_type" are optional
@@ -27,7 +27,7 @@ NEEDED = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, as a file has it."""
+    """A question as it stands in a file."""
 
     image: Path
     question: str
@@ -37,19 +37,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a set in its authors' layout: what must be there, and how its questions are read."""
+    """A part of a set in some layout: the files it needs, and the function that reads its questions."""
 
     needs: Sequence[Path]
     read: Callable[[], Iterable[Asked]]
 
 
 def official(root: Path) -> list[Source[QuestionSet]]:
-    """VQA v2, GQA and TextVQA."""
+    """The sources of VQA v2, GQA and TextVQA."""
     return [_source(name, layout(root / name, False)) for name, layout in LAYOUTS.items()]
 
 
 def folder(path: Path) -> Source[QuestionSet]:
-    """A folder of one's own."""
+    """The source of a user's own folder."""
     return _source(path.name, own(path, False))
 
 
@@ -57,7 +57,7 @@ def read_training(place: Path) -> QuestionSet:
     """The training part of a folder in any of the layouts.
 
     Raises:
-        BadInput: it holds none, or something in it is missing or broken.
+        BadInput: the folder holds no training part, or a file in it is missing or broken.
     """
     for layout in (own, *LAYOUTS.values()):
         part = layout(place, True)
@@ -107,12 +107,12 @@ def read(name: str, part: Part) -> QuestionSet:
 
 
 def is_answered(answers: Any) -> bool:
-    """Whether these are texts, one of them not blank."""
+    """Whether the answers are a list of texts with at least one that is not blank."""
     return isinstance(answers, list) and all(isinstance(text, str) for text in answers) and any(map(str.strip, answers))
 
 
 def vqav2(place: Path, train: bool) -> Part:
-    """VQA v2: questions and annotations apart, COCO's photographs here or in coco/ beside."""
+    """VQA v2: questions and annotations in two files, COCO's photographs in this folder or in coco/ beside it."""
     split = "train2014" if train else "val2014"
     questions = place / f"v2_OpenEnded_mscoco_{split}_questions.json"
     annotations = place / f"v2_mscoco_{split}_annotations.json"
@@ -144,7 +144,7 @@ def gqa(place: Path, train: bool) -> Part:
 
 
 def textvqa(place: Path, train: bool) -> Part:
-    """TextVQA 0.5.1: ten answers a question; those of val are about photographs of train_images/ too."""
+    """TextVQA 0.5.1: ten answers per question; the photographs of val are in train_images/ too."""
     file = place / f"TextVQA_0.5.1_{'train' if train else 'val'}.json"
 
     def asked() -> Iterable[Asked]:
@@ -155,7 +155,7 @@ def textvqa(place: Path, train: bool) -> Part:
 
 
 LAYOUTS: Mapping[str, Callable[[Path, bool], Part]] = {"vqav2": vqav2, "gqa": gqa, "textvqa": textvqa}
-"""Sets by the folder that they are unpacked to."""
+"""The sets' layouts, by the folder that they are unpacked to."""
 
 
 def own(place: Path, train: bool) -> Part:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Member(NamedTuple):
-    """Where a tar file's member is."""
+    """The place of a member in a tar file."""
 
     shard: Path
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """Its bytes."""
+        """The member's bytes."""
         with regular(self.shard).open("rb") as handle:
             handle.seek(self.offset)
             return handle.read(self.size)
@@ -79,10 +79,10 @@ def read_wds_retrieval(folder: Path) -> RetrievalSet:
 
 
 def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
-    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order, `image` for any image's.
+    """{key: {extension: member}} of the shards 0.tar, 1.tar, ... in order; any image has the extension `image`.
 
     Raises:
-        BadInput: a shard is missing, damaged, or holds what would be left out: scores are of all or of none.
+        BadInput: a shard is missing, damaged, or has a member that cannot be used: a set is scored whole or not at all.
     """
     count = lines_of(folder / "nshards.txt")[0]
     if not (count.isdecimal() and len(count) < 10):

@@ -1,11 +1,12 @@
-"""Boxes in a file an image: YOLO's lines of text and Pascal VOC's XML, read into COCO's form.
+"""Boxes with one file per image: YOLO's lines of text and Pascal VOC's XML, read into COCO's form.
 
 YOLO: `data.yaml` (names, and where train and val are: folders, or files that list images) or `classes.txt`;
-images/SPLIT/1.jpg has labels/SPLIT/1.txt, a line an object: class, centre x, centre y, width, height, in shares of the
-image as viewers turn it; or class and the corners of a polygon, whose bounding box is taken. No file: no object.
+images/SPLIT/1.jpg has labels/SPLIT/1.txt, one line per object: class, centre x, centre y, width, height, as fractions
+of the image after its EXIF rotation; or class and the corners of a polygon, whose bounding box is taken. An image
+without a label file has no object.
 
-VOC: Annotations/1.xml and JPEGImages/1.jpg; ImageSets/Main/SPLIT.txt names those of a split. Without any list all are
-for training. Corners count from 1. Objects marked difficult are scored neither way, as crowds are.
+VOC: Annotations/1.xml and JPEGImages/1.jpg; ImageSets/Main/SPLIT.txt names the images of a split. Without any
+list all are for training. Corners count from 1. Objects marked difficult count as crowds: neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def voc(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _voc_stems(folder: Path, split: str) -> list[str]:
-    """Names of a split's images. A folder without lists is one part, for training: a score would be of the same."""
+    """Names of a split's images. A folder without lists is only for training: a score would be on the same images."""
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
     if listed.is_file():
         return lines_of(listed, "image's name")
@@ -99,10 +100,10 @@ def _voc_stems(folder: Path, split: str) -> list[str]:
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """(width, height) of an image as viewers turn it; no pixel is decoded.
+    """(width, height) of an image after its EXIF rotation; no pixel is decoded.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the file is no image.
     """
     try:
         with Image.open(regular(file), formats=FORMATS) as image:
@@ -134,10 +135,10 @@ def _yolo_names(folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _yolo_images(folder: Path, values: Mapping[str, Any], split: str) -> list[Path]:
-    """The images of a split: those that `data.yaml` names, or where it names none those in images/SPLIT.
+    """The images of a split: those that `data.yaml` names or, if it names none, those in images/SPLIT.
 
     Raises:
-        BadInput: what is named is not there, or is neither text nor a list of texts.
+        BadInput: a named place does not exist, or the entry is neither text nor a list of texts.
     """
     said = values.get(split)
     if said is None:
@@ -156,7 +157,7 @@ def _yolo_images(folder: Path, values: Mapping[str, Any], split: str) -> list[Pa
 
 
 def _images_of(folder: Path, base: str, named: str, split: str) -> list[Path]:
-    """The images of a folder, or of a file with one a line, that `data.yaml` names."""
+    """The images of a place that `data.yaml` names: a folder, or a file with one image per line."""
     starts = [folder / base, folder, folder.parent / base]
     # Roboflow writes ../valid/images for the folder beside the file; Ultralytics reads it so.
     ways = [named, named.removeprefix("../")]
@@ -167,7 +168,7 @@ def _images_of(folder: Path, base: str, named: str, split: str) -> list[Path]:
 
 
 def _listed(file: Path, folder: Path) -> list[Path]:
-    """The images that a file names, from where it lies or from the set's folder."""
+    """The images that a file names, relative to the file or to the set's folder."""
     found = []
     for line in lines_of(file, "image"):
         path = next((path for path in (file.parent / line, folder / line) if path.is_file()), None)
@@ -178,7 +179,10 @@ def _listed(file: Path, folder: Path) -> list[Path]:
 
 
 def _label_of(image: Path, folder: Path) -> Path:
-    """labels/train/1.txt of images/train/1.jpg: the last folder that is called images, in the set if the image is."""
+    """The label file of an image: labels/train/1.txt for images/train/1.jpg.
+
+    The last folder called images is replaced; if the image is in the set's folder, only folders below it count.
+    """
     root, below = (folder, image.relative_to(folder)) if image.is_relative_to(folder) else (Path(), image)
     parts = list(below.parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
@@ -188,7 +192,7 @@ def _label_of(image: Path, folder: Path) -> Path:
 
 
 def _yolo_box(words: Sequence[str], width: int, height: int) -> dict[str, Any]:
-    """Category and box of a line, or none where it is no such line: a score after a box is a guess, not the truth."""
+    """Category and box of a line. The box is None for other lines: a score after a box marks a prediction."""
     try:
         label, numbers = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
