@@ -1,7 +1,7 @@
-"""Releases whose label maps must be decoded before they can be scored, and how that is done: `silc data prepare`.
+"""Releases whose label maps must be decoded before they can be scored; `silc data prepare` does this.
 
-A release is read where it was unpacked, and what is made lies where its authors' or evaluators' scripts put it, so that
-`silc eval` and their own code find it. Nothing that is there is written over.
+A release is read where it was unpacked. New files lie where its authors' or evaluators' scripts put them, so that
+`silc eval` and those scripts find them. No existing file is overwritten.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class Release(NamedTuple):
-    """A set that is prepared."""
+    """A data set that `silc data prepare` makes from a release."""
 
     what: str
     plan: Callable[[Path, Path, Sequence[str]], list[Made]]
-    """The files to make: of the folder the release was unpacked in, the folder for data, and the parts asked for."""
+    """Function (folder of the unpacked release, folder for data, parts) that lists the files to make."""
     images: int
-    """Of the part that is scored, as published."""
+    """Published number of images in the part that is scored."""
     parts: Sequence[str] = ("val",)
-    """What can be prepared: the part that is scored, then that which probes learn from."""
+    """Parts that can be prepared: the part that is scored, then the part that probes learn from."""
 
 
 RELEASES: Mapping[str, Release] = {
@@ -55,15 +55,15 @@ RELEASES: Mapping[str, Release] = {
 
 
 class Prepared(NamedTuple):
-    """What became of a release."""
+    """Numbers of files after a release was prepared."""
 
     made: int
     kept: int
-    """Files that were there, and are as they were."""
+    """Files that existed before and are unchanged."""
 
 
 def prepare(files: Sequence[Made], show: bool = False) -> Prepared:
-    """Make files; those that are there are kept. A folder that is not there yet appears when it is complete.
+    """Make the missing files; existing files are kept. A new folder appears only when it is complete.
 
     Raises:
         BadInput: a file of the release cannot be read; nothing incomplete is left.

@@ -1,8 +1,8 @@
 """A-847: the classes of the full ADE20K that are in training and validation, as MaskFormer's script decodes them.
 
 A map `ADE_val_*_seg.png` has the number of an object in two colours: red // 10 * 256 + green. `ade_847_ids.txt` has
-those of the 847 classes, in their order; what is none of them becomes 65535. Photographs with a shorter side above 512
-are made smaller, labels by the nearest pixel, and all are written as JPEG anew: so the published scores were taken.
+the numbers of the 847 classes, in order; other numbers become 65535. Photographs with a shorter side above 512 are
+shrunk, label maps by the nearest pixel, and all photographs are saved as JPEG again, as for the published scores.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def plan(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
 
 
 def read_map(colours: Path) -> NDArray[np.uint16]:
-    """Classes of 847, or 65535 [H, W], of a map of colours, at the size of its photograph.
+    """Labels [H, W] of the 847 classes, or 65535, from a map of colours, at the size of the saved photograph.
 
     Raises:
-        BadInput: it cannot be read, or has no colours.
+        BadInput: the map cannot be read, or has no colours.
     """
     try:
         with Image.open(regular(colours), formats=["PNG"]) as image:
@@ -69,7 +69,7 @@ def read_map(colours: Path) -> NDArray[np.uint16]:
     height, width = objects.shape
     new = smaller(width, height)
     if new != (width, height):
-        # cv2's nearest pixel: the floor of the place, not its middle.
+        # cv2's nearest pixel: the position is rounded down, not taken at the pixel's centre.
         columns, rows = (np.arange(to) * of // to for to, of in zip(new, (width, height), strict=True))
         objects = objects[rows[:, None], columns]
     return np.asarray(_classes()[objects])

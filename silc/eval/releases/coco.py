@@ -1,6 +1,6 @@
 """COCO's stuffthingmaps in the conversions that others read: mmsegmentation's 171 classes, GroupViT's 80 things.
 
-`silc eval` reads stuffthingmaps as they are; these are for programs that do not, and read by it alike.
+`silc eval` reads stuffthingmaps directly, and converted maps too. The conversions are for programs that need them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLDER = "coco_stuff164k"
 
 
 class Conversion(NamedTuple):
-    """How converted maps are called, and made."""
+    """The ending of converted maps' names, and the function that makes a map."""
 
     ending: str
     read: Callable[[Path], NDArray[Any]]

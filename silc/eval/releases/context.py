@@ -1,8 +1,9 @@
-"""Pascal Context, the photographs of VOC2010: 459 classes, and the 59 that are scored mostly, with what is around them.
+"""Pascal Context, on the photographs of VOC2010: 459 classes, and the 59 that are mostly scored, with a background.
 
-`trainval/*.mat` of its authors has a label map of 459 classes each. `trainval_merged.json` has masks of the 59 with
-their numbers among the 459, painted over each other in the file's order, as the `detail` API and CAT-Seg do; it is read
-whole, which takes some gigabytes of memory. A class keeps its name in both lists, so the numbers follow from the names.
+Each of its authors' `trainval/*.mat` has a label map of 459 classes. `trainval_merged.json` has masks of the 59 with
+their numbers among the 459. Masks are painted over each other in the file's order, as the `detail` API and CAT-Seg do.
+The file is read whole, which takes some gigabytes of memory. A class has the same name in both lists, so the numbers
+follow from the names.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 NONE = 65_535
 LISTS = ("ImageSets/SegmentationContext/{}.txt", "pascalcontext_{}.txt", "ImageSets/Main/{}.txt")
-"""Where the names of a part's photographs may be; the last is VOC's own list of its training and validation parts."""
+"""Files that may list a part's photographs; the last is VOC's own list of its training and validation parts."""
 
 
 def plan_459(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
-    """Label maps of 459 classes, 65535 where there is none, and the photographs.
+    """The files to make: label maps of 459 classes, 65535 for none, and the photographs.
 
     Raises:
         BadInput: no list of names, or something that it names is missing.
@@ -48,10 +49,10 @@ def plan_459(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
 
 
 def plan_59(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
-    """Label maps of mmsegmentation, 0 for what is none of the 59 classes, their lists, and the photographs.
+    """The files to make: mmsegmentation's label maps, 0 for none of the 59 classes, their lists, and the photographs.
 
     Raises:
-        BadInput: neither file of masks nor maps, or something that a list names is missing.
+        BadInput: there is neither a file of masks nor maps, or something that a list names is missing.
     """
     place, to = root / CONTEXT, out / CONTEXT
     file = place / "trainval_merged.json"
@@ -76,13 +77,13 @@ def plan_59(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
 
 
 def read_459(mat: Path) -> NDArray[np.uint16]:
-    """Classes of 459, or 65535 [H, W]."""
+    """Labels [H, W] of the 459 classes, or 65535 for none."""
     numbers = _of_mat(mat)
     return np.where(numbers == 0, NONE, numbers - 1).astype(np.uint16)
 
 
 def read_59(read: Any) -> NDArray[np.uint8]:
-    """1 to 59, or 0 [H, W], of numbers of the 459 classes."""
+    """Labels [H, W], 1 to 59 or 0 for none; `read` gives numbers of the 459 classes."""
     return np.asarray(_fifty_nine()[read()])
 
 
@@ -121,7 +122,7 @@ def _of_mat(mat: Path) -> NDArray[np.int64]:
 
 
 def _merged(file: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Sequence[Any]]]:
-    """The photographs, and the masks of each by its number."""
+    """The photographs, and the masks of each photograph by its id."""
     try:
         found = json.loads(text_of(file))
         images, masks = found["images"], found["annos_segmentation"]
@@ -140,7 +141,7 @@ def _merged(file: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Seque
 
 
 def _is_photograph(entry: Any) -> bool:
-    """Whether an entry says all that a photograph's does."""
+    """Whether an entry has all that the entry of a photograph needs."""
     if not isinstance(entry, dict):
         return False
     sides = entry.get("height"), entry.get("width")
@@ -149,7 +150,7 @@ def _is_photograph(entry: Any) -> bool:
 
 
 def _painted(image: Mapping[str, Any], masks: Sequence[Any], file: Path) -> NDArray[np.int64]:
-    """Numbers of the 459 classes [H, W]; what is painted later is above.
+    """Numbers of the 459 classes [H, W]; later masks cover earlier ones.
 
     Raises:
         BadInput: a mask of the file is damaged.

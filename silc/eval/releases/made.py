@@ -1,4 +1,4 @@
-"""Files that are made of a release, and the ways to write one."""
+"""Files that are made from a release, and functions that write them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class Made(NamedTuple):
-    """A file to make, and what writes it: into a path that may have another name."""
+    """A file to make, and the function that writes it to a path, which may have another name."""
 
     path: Path
     write: Callable[[Path], None]
     labels: str = ""
-    """Of a label map, the part that its photograph is of."""
+    """For a label map: the part of its photograph."""
 
 
 def label_map(path: Path, read: Callable[[], NDArray[Any]], part: str) -> Made:
-    """A PNG of 8 or 16 bits of what `read` gives [H, W], of a photograph of a part."""
+    """A PNG of 8 or 16 bits with the label map [H, W] from `read`, for a photograph of a part."""
     return Made(path, lambda to: Image.fromarray(read()).save(to, "PNG"), part)
 
 
 def copies(images: Iterable[Path], folder: Path) -> list[Made]:
-    """Images as they are, in another folder; none where they are in it.
+    """Copies of images in another folder, except of those that are already in it.
 
     Raises:
-        BadInput: one is missing.
+        BadInput: an image is missing.
     """
     found = []
     for image in images:

@@ -1,8 +1,8 @@
-"""Matrices of numbers in MATLAB's files of version 5, in which Pascal Context is released; nothing else is read.
+"""Read matrices of numbers in MATLAB's files of version 5, the form of Pascal Context's release; nothing else is read.
 
-A file is a header of 128 bytes and elements: a type, a number of bytes, and these, to a multiple of 8; up to 4 bytes
-stand in the tag itself. A compressed element holds another one; a matrix holds flags, sizes, a name and its numbers by
-columns, in the narrowest type that they fit (MathWorks, "MAT-File Format", version 5).
+A file is a header of 128 bytes and elements. An element is a type, a number of bytes, and these bytes, padded to a
+multiple of 8; up to 4 bytes stand in the tag itself. A compressed element holds another element. A matrix holds flags,
+sizes, a name and its numbers by columns, in the narrowest type that fits (MathWorks, "MAT-File Format", version 5).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8",
 
 
 def read_matrix(path: Path, name: str) -> NDArray[Any]:
-    """The matrix of a name.
+    """The matrix with a name in a file.
 
     Raises:
-        BadInput: it cannot be read, or is not there.
+        BadInput: the file cannot be read, or has no such matrix.
     """
     try:
         content = regular(path).read_bytes()

@@ -1,8 +1,8 @@
-"""COCO's run lengths: a mask column by column, runs of 0 and 1 in turn, as numbers or packed into text.
+"""COCO's run lengths: a mask column by column, as alternating runs of 0 and 1, given as numbers or packed into text.
 
-In text a number is written in digits of five bits, the lowest first, plus 48; the sixth bit says that another digit
-follows, the fifth of the last one that the number is negative. From the fourth on, a number is the difference to the
-one two before it (pycocotools, common/maskApi.c).
+In text, a number is a series of digits of five bits, the lowest first, each plus 48. The sixth bit of a digit says that
+another digit follows. The fifth bit of the last digit says that the number is negative. From the fourth number on, the
+text holds the difference to the number two before it (pycocotools, common/maskApi.c).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def mask_of(packed: Mapping[str, Any], shape: tuple[int, int]) -> NDArray[np.boo
     """The mask [H, W] of {"size": [H, W], "counts": text or numbers}.
 
     Raises:
-        BadInput: it is of another size, or its runs do not fill it.
+        BadInput: the mask has another size, or its runs do not fill it.
     """
     counts = packed["counts"]
     runs = runs_of(counts) if isinstance(counts, str) else list(counts)
