@@ -1,5 +1,5 @@
-"""Linear layers as the engine sees them (training/protocols.py): P heads side by side, one for each weight of the
-penalty. They share no parameter, so one training gives what each would have become alone.
+"""Linear layers as a `Learner` of the engine (training/protocols.py): P heads side by side, one for each weight of the
+penalty. The heads share no parameter, so training them together gives the same heads as training each alone.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from silc.training.schedules import Rate
 
 EPSILON, MOMENTUM, INITIAL = 1e-5, 0.1, 0.01
-"""torch's batch norm; deviation of the initial weights (mmsegmentation's): at 0, batch norm's zero mean would leave
-classes that a batch lacks to rounding alone."""
+"""Numbers of torch's batch norm; standard deviation of the initial weights (mmsegmentation's). With initial weights of
+0, rounding alone would decide about classes that a batch lacks, because batch norm gives zero means."""
 
 
 class Learnt(NamedTuple):
-    """What the heads make of a batch."""
+    """Output of the heads for a batch."""
 
     loss: Tensor  # [] with gradient, summed over the heads
     metrics: Mapping[str, Tensor]
@@ -36,14 +36,14 @@ class Learnt(NamedTuple):
 
 
 class Heads(nn.Module, Learner):
-    """P linear classifiers of normalised patches, one for each penalty l2 / 2 |W|^2; they begin alike, biases are free.
+    """P linear classifiers of normalised patches, one for each penalty l2 / 2 |W|^2 (not on biases); all begin equal.
 
-    Pooled features are images of one patch. Batch norm has no gain and no shift: the layers behind it have both.
+    Pooled features are images of one patch. Batch norm has no gain and no shift, because the layers after it have both.
 
     Args:
-        running: mean and variance [2, D]: of the features, or where batch norm's running ones begin.
-        batch_norm: ranks whose batches' statistics normalise while training (as SyncBatchNorm); None: `running` does.
-        ignore: the label of pixels that are in no loss.
+        running: mean and variance [2, D] of the features, or the first running statistics of batch norm.
+        batch_norm: ranks over which training computes batch statistics (as SyncBatchNorm); None: it uses `running`.
+        ignore: the label of pixels that add nothing to the loss.
     """
 
     running: Tensor
@@ -59,13 +59,13 @@ class Heads(nn.Module, Learner):
         self.register_buffer("running", running)
 
     def forward(self, features: Tensor, labels: Tensor, shares: Tensor) -> Learnt:
-        """Of features [B, h, w, D] with label maps int64 [B, H, W], to which logits are upsampled; changes nothing.
+        """Loss for features [B, h, w, D] and labels int64 [B, H, W], to which logits are upsampled; changes no state.
 
         Args:
-            shares: [P, B], what an image's loss, the mean over its pixels, adds to the loss of a head.
+            shares: [P, B], weight of an image's loss (the mean over its pixels) in the loss of a head.
         """
         statistics, unbiased = self._statistics(features)
-        losses = [  # pixels take the memory, so each head's are made again on the way back
+        losses = [  # logits of pixels take the memory: the backward pass computes them again
             checkpoint(pixel_loss, logits, labels, self.ignore, use_reentrant=False)
             for logits in (self._logits(head, features, statistics) for head in range(len(self.l2)))
         ]
@@ -76,22 +76,22 @@ class Heads(nn.Module, Learner):
 
     @torch.no_grad()
     def logits(self, head: int, features: Tensor) -> Tensor:
-        """[B, C, h, w] of one head, by the running statistics."""
+        """Logits [B, C, h, w] of one head, with the running statistics."""
         return self._logits(head, features.to(self.running.device), self.running)
 
     @property
     def module(self) -> nn.Module:
-        """Itself."""
+        """The heads themselves."""
         return self
 
     def gradients(self, passes: Passes, batch: TensorBatch, hyper: Rate) -> Learnt:
-        """In one pass."""
+        """Loss and gradients of the whole batch in one pass."""
         out: Learnt = passes(*batch.inputs)
         return out
 
     @torch.no_grad()
     def after_step(self, out: Learnt, hyper: Rate) -> None:
-        """Batch norm's running statistics, as torch moves them."""
+        """Update batch norm's running statistics as torch does."""
         self.running.lerp_(out.statistics, MOMENTUM)
 
     def _logits(self, head: int, features: Tensor, statistics: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Heads(nn.Module, Learner):
 
     @torch.no_grad()
     def _statistics(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [2, D] to normalise by, biased and unbiased; frozen features take no gradient from them."""
+        """Mean and variance [2, D], with biased and with unbiased variance; no gradient, as features are frozen."""
         if self.batch_norm is None:
             return self.running, self.running
         x, world = features.flatten(0, 2), self.batch_norm

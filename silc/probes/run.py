@@ -1,4 +1,4 @@
-"""Probes of a model: k nearest neighbours at once, linear layers by the engine, a run for each task."""
+"""Probes of a model: k nearest neighbours, scored at once, and linear layers, trained by the engine, a run per task."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ LEARNT_BY = (
     *("weights", "l2", "held_back", "exif_orientation"),
     *("train.duration", "train.precision", "train.optim.", "train.seed"),
 )
-"""Settings, or how their names begin, that stay as they are when a run goes on."""
+"""Settings, or beginnings of their names, that must be the same when a run continues."""
 
 
 def probe(config: ProbeConfig) -> list[Evaluation]:
-    """Probe a model; the evaluations, on the main rank.
+    """Probe a model and return the evaluations; on other ranks than the main one the list is empty.
 
     Raises:
         BadInput: no such task, model or data set; a place that cannot be written, or that holds another probe.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: the process, or that of another rank, was asked to stop; its state is saved.
     """
     out, todo = places.folder(config.out), list[Callable[[World], Any]]()
-    for task in probes_asked_for(config.root, config.tasks):  # all are looked at before the first is begun
+    for task in probes_asked_for(config.root, config.tasks):  # check all before the first begins
         own = replace(config, tasks=task.name, out=str(out / task.name))
         todo.append(_Run(own, task).train if task.kind in LINEAR else partial(_voted, own, task))
     with join(config.train.device) as world:
@@ -71,18 +71,19 @@ class _Run(Scores):
     probed: Classification | Segmentation
     heads: Heads
     shares: Tensor
-    """[2, N]: what an image adds to the loss of a head to be chosen by, or scored, so that an epoch's sum is a mean."""
+    """[2, N]: weight of each image in the loss of the heads that choose the penalty (row 0), and of the heads that are
+    scored (row 1). The weights are such that an epoch's sum is a mean."""
     found: Evaluation
     along = False
-    """Whether heads were scored along training; the last time it was at its end."""
+    """Whether heads were scored during training; then the last score is from its end."""
 
     def __init__(self, config: ProbeConfig, task: Task) -> None:
         self.claimed = claim(config.out, config.resume)
         self.config, self.task = replace(config, resume="never"), task
-        self.l2 = sorted(config.l2, reverse=True)  # of those that score alike the strongest is taken
+        self.l2 = sorted(config.l2, reverse=True)  # of equal scores the strongest penalty is taken
 
     def train(self, world: World) -> Evaluation:
-        """To the end."""
+        """Train to the end, and return the evaluation."""
         fit(self.config.train, self.claimed, self.compose)
         return self.found
 
@@ -118,21 +119,21 @@ class _Run(Scores):
         )
 
     def _heads(self) -> Heads:
-        """Each penalty twice: without the images held back, to be chosen by, and with them, to be scored."""
+        """Two heads per penalty: without the held-back images, to choose the penalty; and with them, to be scored."""
         torch.manual_seed(self.config.train.seed)
         return self.probed.heads(2 * self.l2)
 
     def _read(self, rows: Sequence[int]) -> Sequence[Tensor]:
-        """What the heads learn of training images: features, labels, and shares in the loss [P, B]."""
+        """Features and labels of training images, and the images' weights in the loss [P, B]."""
         return *self.probed.batch(rows), self.shares[:, rows].repeat_interleave(len(self.l2), dim=0)
 
     def during_training(self) -> Mapping[str, float]:
-        """On the test images, by the head of the penalty that is best on the images held back."""
+        """Scores on the test images, by the head with the penalty that is best on the held-back images."""
         self.along = True
         return self._scored()
 
     def before_and_after(self) -> Mapping[str, float]:
-        """The same, where the heads there are were not scored along training."""
+        """The same scores, if heads were not scored during training."""
         return {} if self.along else self._scored()
 
     def _scored(self) -> Mapping[str, float]:

@@ -1,5 +1,5 @@
-"""What is probed: images by their pooled features (k nearest neighbours, logistic regression), and pixels by patch
-features (batch norm and a linear layer, as DINOv2's linear segmentation).
+"""The probes: of images, on pooled features (k nearest neighbours, logistic regression), and of pixels, on patch
+features (batch norm and a linear layer, as in DINOv2's linear segmentation).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class Frozen:
-    """A model that stays as it is, and the images of a task.
+    """A frozen model, and the images of a task.
 
     Raises:
-        BadInput: one of them cannot be used.
+        BadInput: the model or an image set cannot be used.
     """
 
     train: Any  # a ClassificationSet or SegmentationSet, as `test`
@@ -60,7 +60,7 @@ class Frozen:
         self.checksums = {"model": loaded.checksum, **self.listed()}
 
     def listed(self) -> dict[str, str]:
-        """A checksum of which images are learnt from, by its name in checkpoints; label maps are among the files."""
+        """Checksum of the list of training files, label maps too, by the checksum's name in checkpoints."""
         return {"files": _checksum(self.train.files)}
 
     def pooled(self, data: ClassificationSet) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Frozen:
         return image_features(self.model, data.images, *at, pooled=True, world=self.world), torch.tensor(data.labels)
 
     def protocol(self, **settings: Any) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         preprocess = self.preprocess
         counts = {"num_images": len(self.test.images), "num_classes": len(self.test.classes)}
         pixels = {"image_size": preprocess.size, "resize": f"{preprocess.resize}, {preprocess.interpolation}"}
@@ -85,7 +85,7 @@ class Neighbours(Frozen):
     """DINO's k-NN."""
 
     def evaluation(self) -> Evaluation:
-        """The test images, each given the class for which its nearest training images vote."""
+        """Evaluation on the test images: each gets the class for which its nearest training images vote."""
         (train, labels), (queries, _) = self.pooled(self.train), self.pooled(self.test)
         train, labels, queries = (x.to(self.model.device) for x in (train, labels, queries))
         settings: dict[str, Any] = {"k": self.config.k, "temperature": self.config.temperature}
@@ -96,7 +96,7 @@ class Neighbours(Frozen):
 
 
 class Classification(Frozen):
-    """Logistic regression: what is learnt from, the heads, and how one of them is scored."""
+    """Logistic regression: its training data, its heads, and the scores of a head."""
 
     data, batched_by = "classification", "train.batch_size"
     method = "logistic regression on pooled features, standardised"
@@ -113,7 +113,7 @@ class Classification(Frozen):
         return {"images": _checksum([*self.train.files, *self.train.labels])}
 
     def heads(self, l2: Sequence[float]) -> Heads:
-        """One for each penalty."""
+        """One head for each penalty."""
         statistics = torch.stack([self.features.mean(dim=0), self.features.var(dim=0, correction=0)])
         return Heads(l2, len(self.test.classes), statistics)
 
@@ -127,13 +127,13 @@ class Classification(Frozen):
         return (logits.argmax(dim=1) == self.labels[self.held_back]).double().mean().item()
 
     def evaluation(self, heads: Heads, head: int, protocol: Mapping[str, Any]) -> Evaluation:
-        """A head on the test images."""
+        """Evaluation of a head on the test images."""
         logits = heads.logits(head, self.unseen[:, None, None]).flatten(1).cpu()
         return classified(self.task, self.test, logits, protocol, self.model.name)
 
 
 class Segmentation(Frozen):
-    """The same of a linear layer on patches; images are squashed to the model's size."""
+    """Linear layer on patches, with the parts of `Classification`; images are squashed to the model's size."""
 
     data, batched_by = "segmentation", "segmentation_batch"
     method = "batch norm and a linear layer on patch features"
@@ -147,13 +147,13 @@ class Segmentation(Frozen):
         self.threads = ThreadPoolExecutor(8)
 
     def heads(self, l2: Sequence[float]) -> Heads:
-        """One for each penalty."""
+        """One head for each penalty."""
         width = self.examples(self.train, [0])[0].shape[-1]
         begin = torch.stack([torch.zeros(width), torch.ones(width)])
         return Heads(l2, len(self.train.classes), begin, self.world, self.train.ignore)
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features of training images, and labels int64 [B, S, S] of the pixels under the centres of the model's."""
+        """Features of training images, and labels int64 [B, S, S] at the centres of the model's input pixels."""
         features, truths = self.examples(self.train, rows)
         size = (self.preprocess.size, self.preprocess.size)
         return features, torch.cat(
@@ -166,7 +166,7 @@ class Segmentation(Frozen):
         return metrics.segmentation_scores(counts)["miou"]
 
     def evaluation(self, heads: Heads, head: int, protocol: Mapping[str, Any]) -> Evaluation:
-        """A head on the test images."""
+        """Evaluation of a head on the test images."""
         counts, by_image = self._counts(heads, head, self.test, range(len(self.test)))
         return segmented(self.task, self.test, counts, by_image, protocol, self.model.name)
 
@@ -186,7 +186,7 @@ class Segmentation(Frozen):
         return torch.stack(list(map(self._features, keys, pixels))), truths
 
     def _features(self, key: tuple[bool, int], pixels: Tensor) -> Tensor:
-        """Of each image alone: in a batch they would differ in the last bits by its other images."""
+        """Features of one image, computed alone: in a batch, their last bits would depend on the other images."""
         if key in self.kept:
             return self.kept[key]
         normalised = self.preprocess.normalize(pixels[None]).to(self.model.device)
@@ -220,11 +220,11 @@ def _checksum(listed: Sequence[object]) -> str:
 
 
 def held_back(labels: Sequence[int], names: Sequence[str], config: ProbeConfig) -> Tensor:
-    """Which images, bool [N], the penalty is chosen on: a share of each class, at least one and never all.
+    """Which images are held back to choose the penalty, bool [N]: a share of each class, at least one and never all.
 
     Args:
         labels: the class of each; all 0 where images have no class.
-        names: of the classes, as a complaint is to call them.
+        names: names of the classes for error messages.
 
     Raises:
         BadInput: a class with one image.
