@@ -1,1 +1,1 @@
-"""Weights in, scores out: evaluators, metrics, report."""
+"""Evaluation of models: evaluators, metrics and reports."""

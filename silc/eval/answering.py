@@ -1,4 +1,4 @@
-"""Answers by a `Writer` to questions about images: VQA accuracy, exact match, and both by type of question.
+"""Visual question answering by a `Writer`: VQA accuracy, exact match, and accuracy by type of question.
 
 The protocol is our own: greedy decoding, the whole image squashed to the model's square.
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder, Writer
 
 QUESTIONS = "vqa"
-"""Prefix of the task, where the decoder has not learnt the set under a prefix of the set's own name."""
+"""Prefix of the task, if the decoder has learnt no prefix with the data set's own name."""
 SHOWN = 50
-"""Answers in the record, beside the truth."""
+"""Number of answers that the record lists beside the truth."""
 
 
 class QuestionAnswering(OnSet[QuestionSet]):
-    """Answers to the questions of one data set."""
+    """Scores of a model's answers to the questions of one data set."""
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -40,11 +40,11 @@ class QuestionAnswering(OnSet[QuestionSet]):
 
     @property
     def annotated(self) -> bool:
-        """Whether so many people answered each question that VQA accuracy may reach 1."""
+        """Whether every question has more than `ANNOTATORS` answers, so that VQA accuracy can reach 1."""
         return min(map(len, self.data.answers)) > ANNOTATORS
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "protocol": "silc",
             "num_images": len(self.data.images),
@@ -64,7 +64,7 @@ class QuestionAnswering(OnSet[QuestionSet]):
         """Score a model.
 
         Raises:
-            BadInput: it writes nothing, or has learnt no questions.
+            BadInput: the model is no `Writer`, or has not learnt to answer questions.
         """
         prefix = self._prefix(model)
         writer = writer_of(model, prefix)
@@ -89,11 +89,11 @@ class QuestionAnswering(OnSet[QuestionSet]):
         return Evaluation(record, self._pictures(answers), resampled(ratios))
 
     def _prefix(self, model: DualEncoder) -> str:
-        """The task's name as the decoder has learnt it: the set's own where there is such a prefix."""
+        """The decoder's prefix for the task: the data set's name if the decoder has learnt it, else `QUESTIONS`."""
         return self.data.name if self.data.name in getattr(model, "prefixes", ()) else QUESTIONS
 
     def _share(self, writer: Writer, prefix: str) -> dict[int, str]:
-        """Answers to this rank's questions, by their place."""
+        """Answers to this rank's questions, by question index."""
         mine: dict[int, str] = {}
         for batch in dealt(len(self.data), self.config.batch_size, self.world):
             images = [self.data.images[self.data.about[index]] for index in batch]
@@ -111,13 +111,13 @@ class QuestionAnswering(OnSet[QuestionSet]):
         return {"accuracy": [vqa_accuracy(answer, truth) for answer, truth in pairs], "exact_match": exact}
 
     def _by_image(self, scores: torch.Tensor) -> Ratios:
-        """As sums over each image's questions, which the bootstrap draws together."""
+        """The scores summed per image, because the bootstrap draws all questions of an image together."""
         about, images = torch.tensor(list(self.data.about)), len(self.data.images)
         sums = torch.zeros(images, dtype=torch.float64).index_add(0, about, scores.double())
         return Ratios.of_images(sums, torch.bincount(about, minlength=images).double())
 
     def _by_type(self, scores: torch.Tensor) -> dict[str, list[dict[str, Any]]]:
-        """Accuracy and number of the questions of each type, by kind of type; the lowest first."""
+        """A table for each kind of type: accuracy and number of questions of each type, lowest accuracy first."""
         tables = dict[str, list[dict[str, Any]]]()
         for kind, names in self.data.types.items():
             rows = []
@@ -128,7 +128,7 @@ class QuestionAnswering(OnSet[QuestionSet]):
         return tables
 
     def _beside(self, answers: Sequence[str]) -> list[dict[str, str]]:
-        """Some answers beside question and truth."""
+        """At most `SHOWN` answers, each with its question and the truth."""
         return [
             {
                 "question": self.data.questions[index],
@@ -139,7 +139,7 @@ class QuestionAnswering(OnSet[QuestionSet]):
         ]
 
     def _pictures(self, answers: Sequence[str]) -> list[Picture]:
-        """Evenly spaced questions; not chosen by success."""
+        """Pictures of evenly spaced questions; success does not decide which are shown."""
         drawn = []
         for index in evenly_spaced(len(answers), self.drawn[0]):
             said = f"“{self.data.questions[index]}” {answers[index]}; truth: {commonest(self.data.answers[index])}"

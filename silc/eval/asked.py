@@ -1,4 +1,4 @@
-"""Which tasks there are under a root, and which are asked for. Imports no torch."""
+"""Find the tasks under a root folder, and choose those that the user asks for. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Task:
 
     @property
     def name(self) -> str:
-        """How it is asked for."""
+        """Name by which a user asks for the task."""
         return task_name(self.kind, self.source.name)
 
     @property
     def needs(self) -> list[Path]:
-        """Files and folders that must be there."""
+        """Files and folders that the task needs."""
         return [*self.source.needs, *(self.source.train_needs if TASKS[self.kind].trains else ())]
 
     @property
     def found(self) -> bool:
-        """Whether they are."""
+        """Whether all files and folders that the task needs exist."""
         return all(path.exists() for path in self.needs)
 
 
 def asked_for(config: EvalConfig) -> list[Task]:
-    """The tasks that `config.tasks` names, of the data sets under `config.root`; no list of theirs is read.
+    """The tasks that `config.tasks` names, on the data sets under `config.root`; reads no file lists of the sets.
 
     Raises:
-        BadInput: nothing under the root, a task or prompt set that is not there, or a set with something missing.
+        BadInput: no data set under the root, an unknown task or prompt set, or a data set that lacks files.
     """
     if config.templates:
         templates(config.templates)
@@ -59,7 +59,7 @@ def asked_for(config: EvalConfig) -> list[Task]:
 
 
 def spelt_out(asked: str, known: Sequence[Task]) -> str:
-    """A list of tasks in which a data set that is for one task alone may stand for it: vqav2 for vqav2-vqa."""
+    """The list with full task names: a data set with only one task may be given by its name, vqav2 for vqav2-vqa."""
     sets: dict[str, list[str]] = {}
     for task in known:
         sets.setdefault(task.source.name, []).append(task.name)
@@ -68,7 +68,7 @@ def spelt_out(asked: str, known: Sequence[Task]) -> str:
 
 
 def _refuse_missing(config: EvalConfig, there: Sequence[str]) -> None:
-    """A task that is known, asked for by its name, and whose data is not there: what is missing."""
+    """Raise `BadInput` if a known task is asked for by name and its data is missing; say what is missing."""
     asked = {name.strip() for name in config.tasks.split(",")} - {*there}
     known = (task for source in everything(Path(config.root)) for task in tasks_on(source) if asked)
     for task in (task for task in known if task.name in asked):
@@ -81,10 +81,10 @@ def _refuse_missing(config: EvalConfig, there: Sequence[str]) -> None:
 
 
 def probes_asked_for(root: str, asked: str) -> list[Task]:
-    """The probes that a comma-separated list of names and globs chooses, of the data sets under a root.
+    """The probes that a comma-separated list of names and globs chooses, on the data sets under a root.
 
     Raises:
-        BadInput: nothing under the root, a task that is not there, or no training images for it.
+        BadInput: no data set under the root, an unknown task, or a task without training images.
     """
     probes = [task for source in discover(root) for task in tasks_on(source, probes=True)]
     found = [task for task in probes if task.found]
@@ -106,7 +106,7 @@ def _chosen(asked: str, found: Sequence[Task]) -> list[Task]:
 
 
 def tasks_on(source: Source[Any], *, probes: bool = False) -> list[Task]:
-    """The tasks, or the probes, that a data set is for; those that train where it has training images."""
+    """The tasks, or the probes, that fit a data set; tasks that train only if the set has training images."""
     return [
         Task(name, source)
         for name, kind in TASKS.items()
@@ -115,7 +115,7 @@ def tasks_on(source: Source[Any], *, probes: bool = False) -> list[Task]:
 
 
 def listing(root: str) -> list[Task]:
-    """Every task there could be under a root, found or not."""
+    """Every known task and probe under a root, whether its data is found or not."""
     return [task for one in everything(Path(root)) for task in (*tasks_on(one), *tasks_on(one, probes=True))]
 
 
@@ -123,10 +123,10 @@ def select(asked: str, there: Sequence[str], by_name: Mapping[str, str] = Mappin
     """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
 
     Args:
-        by_name: names that only what ends in their suffix chooses, and those suffixes.
+        by_name: task name -> suffix, for tasks that only a pattern that ends in the suffix chooses.
 
     Raises:
-        BadInput: a name or glob that matches nothing, with the nearest name.
+        BadInput: a name or glob that matches nothing; the message gives the nearest name.
 
     >>> select("*-zs, a-retrieval", ["a-zs", "b-zs", "a-retrieval", "b-retrieval"])
     ['a-zs', 'b-zs', 'a-retrieval']

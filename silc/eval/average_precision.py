@@ -1,6 +1,7 @@
-"""Average precision of boxes, as pycocotools and lvis-api count it, by faster-coco-eval.
+"""Average precision of boxes by faster-coco-eval, counted as pycocotools and lvis-api do.
 
-LVIS keeps the best 300 of an image over all classes *before* it matches; faster-coco-eval does not, so it is done here.
+LVIS keeps the best 300 boxes of an image over all classes *before* matching. faster-coco-eval does not do this, so this
+module does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from silc.eval.datasets import DetectionSet
 
 MOST = 300
-"""Boxes of an image that LVIS looks at, over all classes."""
+"""Number of boxes per image that LVIS scores, over all classes."""
 AREAS = {"small": 1, "medium": 2, "large": 3}
 IOU50, IOU75 = 0, 5
 FREQUENCIES = ("r", "c", "f")
@@ -36,19 +37,19 @@ class Detection(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """What boxes are worth."""
+    """Average precision of the boxes on a data set."""
 
     metrics: Mapping[str, float]
-    """COCO's twelve, or LVIS's thirteen; a metric without any object is left out."""
+    """COCO's twelve metrics, or LVIS's thirteen; a metric without any object is left out."""
     by_class: Mapping[str, float]
     """AP of each class that is in the truth."""
 
 
 def average_precision(data: DetectionSet, found: Sequence[Sequence[Detection]], most: int = MOST) -> Precision:
-    """Of the detections of each of N images.
+    """Average precision of the detections in N images.
 
     Args:
-        most: of LVIS's sets: boxes of an image that are looked at.
+        most: number of boxes per image that are scored, for LVIS's sets only.
 
     Raises:
         BadInput: faster-coco-eval is not installed.
@@ -70,7 +71,7 @@ def average_precision(data: DetectionSet, found: Sequence[Sequence[Detection]], 
 
 
 def _truth(data: DetectionSet) -> dict[str, Any]:
-    """A set in COCO's form, images numbered from 0 and classes from 1."""
+    """The data set in COCO's form, with images numbered from 0 and classes from 1."""
     numbered = [(image, one) for image, own in enumerate(data.objects) for one in own]
     lists = {"neg_category_ids": data.absent, "not_exhaustive_category_ids": data.partial}
     return {
@@ -104,7 +105,7 @@ def _best(found: Sequence[Detection], most: int) -> list[Detection]:
 def _summary(
     data: DetectionSet, precision: NDArray[np.float64], recall: NDArray[np.float64], max_dets: Sequence[int]
 ) -> Precision:
-    """Means over what there is, of precision [T, R, K, A, M] and recall [T, K, A, M]; -1 stands for nothing."""
+    """The metrics from precision [T, R, K, A, M] and recall [T, K, A, M]: means without -1, the value for no object."""
     metrics = {
         "ap": _mean(precision[:, :, :, 0, -1]),
         "ap50": _mean(precision[IOU50, :, :, 0, -1]),

@@ -1,8 +1,8 @@
-"""How sure a score is: 95 % intervals by the bootstrap over images, and paired differences between models.
+"""Confidence of scores: 95 % intervals by the bootstrap over images, and paired differences between models.
 
-N images are drawn N times with replacement and scored, `RESAMPLES` times over (Efron's percentile bootstrap). The draws
-follow from N alone: two models are scored on the same draws, so the difference of their scores is paired. In retrieval
-the images and texts that are searched stay the whole set; the images that ask, or whose texts ask, are drawn.
+A draw takes N of the N images with replacement and scores them; there are `RESAMPLES` draws (Efron's percentile
+bootstrap). The draws depend only on N: two models are scored on the same draws, so the difference of their scores is
+paired. In retrieval the query images (or the images of the query texts) are drawn; the searched set stays whole.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 LEVEL = 0.95
 DRAWN = 2**22
-"""Images drawn at a time."""
+"""Number of images drawn at a time."""
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """A metric as a mean over groups of sum(above) / sum(below), both summed over images.
+    """A metric of the form: mean over groups of sum(above) / sum(below), where both sums are over images.
 
-    An accuracy has one group, mIoU a group a class with intersections above and unions below. E entries say what an
-    image adds to a group.
+    An accuracy has one group. mIoU has one group per class, with intersections above and unions below. Each of the E
+    entries is what one image adds to one group.
     """
 
     image: Tensor  # int64 [E]
@@ -38,17 +38,17 @@ class Ratios:
     below: Tensor  # float64 [E]
     num_images: int
     counted: Tensor | None = None
-    """Float64 [E]: a group enters the mean where the sum of these is above 0; of `below`, unless given."""
+    """Float64 [E]: a group enters the mean if its sum of these is above 0. None: if its sum of `below` is above 0."""
 
     @classmethod
     def of_images(cls, above: Tensor, below: Tensor | None = None) -> Ratios:
-        """One group, an entry an image: numbers [N] over numbers [N], or over one each."""
+        """Ratios with one group and one entry per image: `above` [N] over `below` [N] (None: over ones)."""
         every = torch.arange(len(above))
         below = torch.ones(len(above)) if below is None else below
         return cls(every, torch.zeros_like(every), above.double(), below.double(), len(above))
 
     def score(self) -> float:
-        """The metric of all images."""
+        """The metric over all images."""
         return self._mean(torch.ones(self.num_images, 1, dtype=torch.float64)).item()
 
     def resampled(self) -> Tensor:
@@ -65,7 +65,7 @@ class Ratios:
         return torch.cat(scores)
 
     def _mean(self, times: Tensor) -> Tensor:
-        """Means over the groups [R], where image i counts times[i, r]."""
+        """The metric [R] of R draws, where draw r has image i times[i, r] times."""
         above, below = self._sums(self.above, times), self._sums(self.below, times)  # [G, R]
         counted = below if self.counted is None else self._sums(self.counted, times)
         return torch.where(counted > 0, above / below, torch.nan).nanmean(dim=0)
@@ -79,7 +79,7 @@ class Ratios:
 
 
 def resampled(metrics: Mapping[str, Ratios]) -> dict[str, list[float]]:
-    """Each metric's scores on the draws."""
+    """Each metric's scores on the bootstrap's draws."""
     return {name: ratios.resampled().tolist() for name, ratios in metrics.items()}
 
 
@@ -91,7 +91,7 @@ def interval(scores: Sequence[float] | Tensor) -> Interval:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Interval | None:
-    """The interval of a - b, draw by draw; None where one was not resampled."""
+    """The 95 % interval of a - b over the same draws; None if one of them was not resampled."""
     if not a or len(a) != len(b):
         return None
     return interval(torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64))

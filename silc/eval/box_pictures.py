@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from silc.eval.datasets import Box
 
 LETTERS = 40
-"""Of the picture's shorter side a line of letters has one part in so many, within these pixels."""
+"""The height of letters is the picture's shorter side divided by LETTERS, but SMALLEST to LARGEST pixels."""
 SMALLEST, LARGEST = 10, 28
 
 
 def with_boxes(image: Image.Image, boxes: Sequence[Detection | Box], names: Sequence[str]) -> Image.Image:
-    """The image with a frame around each box, and its name, and how sure it is where that is known."""
+    """The image with a frame around each box, its class name and, if it has one, its score."""
     picture = image.copy()
     pen = ImageDraw.Draw(picture)
     size = min(LARGEST, max(SMALLEST, min(image.size) // LETTERS))
     font = ImageFont.load_default(size=size)
-    for box in reversed(boxes):  # the first, which are the surest, lie on top
+    for box in reversed(boxes):  # the first boxes have the highest scores and are drawn on top
         ink = colour(box.label)
         left, top = box.x, box.y
         right, bottom = max(left, left + box.width - 1), max(top, top + box.height - 1)

@@ -1,7 +1,7 @@
-"""Results kept by what they depend on: weights, data and protocol, and the code that scores.
+"""Cache of results, keyed by all that they depend on: weights, data, protocol and the code that scores.
 
-A key is a checksum over all of these; nothing is ever looked up by name. Files count by path, size and time of change,
-since reading every pixel would cost as much as scoring it. Data that is not in files is not cached.
+A key is a checksum over all of these; no result is looked up by name. A file enters by path, size and time of change,
+because reading every pixel would cost as much as scoring it. Data that is not in files is not cached.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Cache:
 
     folder: Path
     checksum: str
-    """Of the checkpoint; empty for weights that have none: of these nothing is kept."""
+    """Checksum of the checkpoint; empty for weights without one, whose results are not cached."""
 
     def key(self, weights: str, task: Evaluator, model: DualEncoder) -> str:
-        """What the evaluation of a checkpoint's student or teacher depends on; empty if it cannot be told."""
+        """Checksum of all that an evaluation of student or teacher depends on; empty if it cannot be computed."""
         described = [_described(data) for data in task.sets]
         if not self.checksum or None in described:
             return ""
@@ -61,7 +61,7 @@ class Cache:
         return Evaluation(Record(**found["record"]), pictures, found["resampled"])
 
     def put(self, key: str, evaluation: Evaluation) -> None:
-        """Keep an evaluation."""
+        """Store an evaluation under a key; an empty key stores nothing."""
         if not key:
             return
         pictures = []
@@ -93,7 +93,7 @@ def _described(data: Any) -> list[Any] | None:
 
 @cache
 def _code() -> str:
-    """A checksum of everything between weights and scores, so that an old result never answers for new code."""
+    """A checksum of the code between weights and scores, so that new code never gets an old result."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for file in sorted(file for pattern in CODE for file in root.glob(pattern)):

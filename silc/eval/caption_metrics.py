@@ -10,32 +10,32 @@ from dataclasses import dataclass
 from silc.eval.caption_tokens import words
 
 ORDERS = 4
-"""n-grams of 1 to so many words count."""
+"""n-grams of 1 to this many words are counted."""
 SIGMA = 6.0
-"""CIDEr-D: how far a caption's length may be from its reference's."""
+"""CIDEr-D: width of the Gaussian that lowers the score if a caption's length differs from its reference's."""
 BETA = 1.2
 """ROUGE-L: how much more recall counts than precision."""
 TINY, SMALL = 1e-15, 1e-9
-"""BLEU: what counts are smoothed by."""
+"""BLEU: smoothing that is added to numerators (TINY) and to denominators (SMALL)."""
 Words = Sequence[str]
 Grams = Counter[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores of N captions: from 0 to 1, CIDEr from 0 to 10; in percent they are what papers write."""
+    """Scores of N captions, from 0 to 1, CIDEr from 0 to 10. Papers write them times 100."""
 
     metrics: Mapping[str, float]
-    """Of all: `cider`, `bleu_1` to `bleu_4` of the corpus, `rouge_l`."""
+    """Of all captions together: `cider`, `bleu_1` to `bleu_4` of the corpus, `rouge_l`."""
     each: Mapping[str, Sequence[float]]
-    """The same of each caption [N]."""
+    """The same scores for each caption [N]."""
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """Scores of captions, one an image, against the references of each image.
+    """Scores of captions, one per image, against the references of each image.
 
-    CIDEr weighs a word by the images in whose references it is, so values of two sets of images do not compare, and
-    those of a set of one image are 0.
+    CIDEr weights a word by the number of images that have it in their references. So CIDEr values of two sets of images
+    cannot be compared, and CIDEr of a set of one image is 0.
     """
     found = [words(caption) for caption in captions]
     truth = [[words(reference) for reference in own] for own in references]
@@ -48,14 +48,14 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def grams(text: Words) -> list[Grams]:
-    """Counts of the n-grams of a text, by n - 1."""
+    """Counts of the n-grams of a text; entry n - 1 has those of n words."""
     return [Counter(zip(*(text[start:] for start in range(n)), strict=False)) for n in range(1, ORDERS + 1)]
 
 
 def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """CIDEr-D of each caption, times 10 as the reference code has it; in percent it is what papers write.
+    """CIDEr-D of each caption, times 10 as in the reference code. Papers write this value times 100.
 
-    The length that it compares counts pairs of words, as the reference code does.
+    The compared lengths are numbers of word pairs, as in the reference code.
     """
     counted = [[grams(text) for text in own] for own in references]
     within = Counter(gram for own in counted for gram in {gram for text in own for n in text for gram in n})
@@ -70,7 +70,7 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
 
 @dataclass(frozen=True)
 class _Weighed:
-    """n-grams of a text by tf-idf."""
+    """The n-grams of a text with their tf-idf weights."""
 
     vectors: Sequence[Mapping[tuple[str, ...], float]]
     norms: Sequence[float]
@@ -86,7 +86,7 @@ def _weighed(counts: Sequence[Grams], within: Grams, images: float) -> _Weighed:
 
 
 def _alike(caption: _Weighed, reference: _Weighed) -> float:
-    """Cosine with clipped weights, a mean over n, less where the lengths differ."""
+    """Cosine of clipped tf-idf weights, averaged over n, and lowered if the lengths differ."""
     total = 0.0
     for n in range(ORDERS):
         mine, theirs = caption.vectors[n], reference.vectors[n]
@@ -97,7 +97,7 @@ def _alike(caption: _Weighed, reference: _Weighed) -> float:
 
 
 def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[list[float], list[list[float]]]:
-    """BLEU-1 to 4 of the corpus, and of each caption; the reference of the closest length counts."""
+    """BLEU-1 to BLEU-4 of the corpus and of each caption; the reference length is the one closest to the caption's."""
     right, guessed, length, wanted = [0] * ORDERS, [0] * ORDERS, 0, 0
     each = []
     for caption, own in zip(captions, references, strict=True):

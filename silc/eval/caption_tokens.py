@@ -1,8 +1,8 @@
-"""Words of captions as their metrics count them: the Penn Treebank's, by the rules of Stanford's PTBTokenizer 3.4.1.
+"""Tokenizer of caption metrics: Penn Treebank words, by the rules of Stanford's PTBTokenizer 3.4.1.
 
-pycocoevalcap runs that tokenizer in Java; here its rules for what captions hold are regular expressions, of which the
-longest match wins, the earlier rule where two are as long; a rule's group is its token. Lower case, punctuation left
-out. Imports no torch.
+pycocoevalcap runs that tokenizer in Java. Here its rules that captions need are regular expressions: the longest match
+wins, and the earlier rule if two are equally long. If a rule has a group, the group is the token. Words are in lower
+case, without punctuation. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from functools import cache
 
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-"""What pycocoevalcap leaves out. Its list has brackets in upper case, and words are in lower case: "-lrb-" stays."""
+"""Tokens that pycocoevalcap leaves out. Its list has upper-case brackets but words are lower-case: "-lrb-" stays."""
 NAMED = {
     "(": "-lrb-",
     ")": "-rrb-",
@@ -29,7 +29,7 @@ NAMED = {
     "½": "1/2",
     "¾": "3/4",
 }
-"""What the tokenizer writes for some characters."""
+"""How the tokenizer writes some characters."""
 APOS = "['\u0092\u2019]"
 ANY_APOS = "['\u0091\u0092\u2018\u2019\u201b]"
 LETTER = r"[^\W\d_]"
@@ -42,7 +42,7 @@ ABBREVIATED = (
     "Jr Sr Bros Ed Esq etc al seq Bldg Mr Ms Mrs Drs Dr Prof Gov Sen Rep Reps Lt Brig Gen Col Capt Maj Sgt Cpl Pvt St "
     "Rev Messrs Hon Pres Supt Adm Ave Blvd Rd Mt Ft vs"
 )
-"""Words that keep a full stop."""
+"""Abbreviations that keep their full stop."""
 TWO_WORDS = {
     "cannot": 3,
     "gonna": 3,
@@ -53,7 +53,7 @@ TWO_WORDS = {
     "'tis": 2,
     "'twas": 2,
 }
-"""Words that are two, and where they part."""
+"""Words that are split into two, and the position of the split."""
 RULES = tuple(
     re.compile(rule)
     for rule in (
@@ -100,7 +100,7 @@ QUOTES = frozenset(
 )
 ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'"}
 PLAIN = re.compile(r"[A-Za-z]+(?=\s|$)")
-"""A word alone, for which no other rule has to be tried."""
+"""A plain word before a blank or the end of the text; no other rule needs to be tried for it."""
 
 
 @cache
@@ -127,7 +127,7 @@ def words(caption: str) -> list[str]:
 
 
 def _next(caption: str, place: int) -> str:
-    """The token that begins at a place."""
+    """The token that begins at a position."""
     if plain := PLAIN.match(caption, place):
         return plain.group()
     for start in ("'tis", "'twas"):
@@ -140,7 +140,7 @@ def _next(caption: str, place: int) -> str:
 
 
 def _written(token: str) -> str:
-    """How a token is spelt."""
+    """A token as the tokenizer writes it."""
     if token in QUOTES:
         return "'"
     if token in NAMED or token in ENTITIES:

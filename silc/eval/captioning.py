@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 CAPTION = "caption"
 """Prefix of the task."""
 SHOWN = 50
-"""Captions in the record, beside the truth."""
+"""Number of captions that the record lists beside the truth."""
 
 
 class Captioning(OnSet[RetrievalSet]):
-    """Captions of one data set."""
+    """Scores of a model's captions on one data set."""
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -40,7 +40,7 @@ class Captioning(OnSet[RetrievalSet]):
         return (self.config.num_pictures if self.config.photographs else 0), True
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "protocol": "silc",
             "num_images": len(self.data.images),
@@ -56,7 +56,7 @@ class Captioning(OnSet[RetrievalSet]):
         """Score a model.
 
         Raises:
-            BadInput: it writes no captions; one image alone, for which CIDEr is not defined.
+            BadInput: the model writes no captions; the set has only one image, for which CIDEr is not defined.
         """
         writer = writer_of(model, CAPTION)
         if len(self.data.images) < 2:
@@ -80,7 +80,7 @@ class Captioning(OnSet[RetrievalSet]):
         return Evaluation(record, self._pictures(captions), resampled(each))
 
     def _share(self, writer: Writer) -> dict[int, str]:
-        """Captions of this rank's images, by their place."""
+        """Captions of this rank's images, by image index."""
         mine: dict[int, str] = {}
         for batch in dealt(len(self.data.images), self.config.batch_size, self.world):
             images = [self.data.images[index] for index in batch]
@@ -89,14 +89,14 @@ class Captioning(OnSet[RetrievalSet]):
         return mine
 
     def _beside(self, captions: Sequence[str]) -> list[dict[str, str]]:
-        """Some captions beside the truth."""
+        """At most `SHOWN` captions, each with the truth."""
         return [
             {"image": str(index), "truth": self.data.captions[index][0], "written": captions[index]}
             for index in evenly_spaced(len(captions), min(SHOWN, len(captions)))
         ]
 
     def _pictures(self, captions: Sequence[str]) -> list[Picture]:
-        """Evenly spaced images; not chosen by success."""
+        """Pictures of evenly spaced images; success does not decide which are shown."""
         drawn = []
         for index in evenly_spaced(len(captions), self.drawn[0]):
             said = f"“{captions[index]}”; truth: “{self.data.captions[index][0]}”"
@@ -105,10 +105,10 @@ class Captioning(OnSet[RetrievalSet]):
 
 
 def writer_of(model: DualEncoder, prefix: str) -> Writer:
-    """The model itself.
+    """The model itself, as a `Writer` that has learnt the prefix.
 
     Raises:
-        BadInput: it writes nothing, or has not learnt the task.
+        BadInput: the model is no `Writer`, or has not learnt the task.
     """
     if not isinstance(model, Writer):
         raise BadInput(writes_nothing(model.name))
@@ -118,11 +118,11 @@ def writer_of(model: DualEncoder, prefix: str) -> Writer:
 
 
 def writes_nothing(name: str) -> str:
-    """What is said of a model that is no writer."""
+    """Error message for a model that is no `Writer`."""
     return f"{name or 'this model'} writes no text; train a decoder that does: `silc train decoder --init MODEL`"
 
 
 def not_learnt(name: str, prefixes: Sequence[str], prefix: str) -> str:
-    """What is said of a task that a decoder has not learnt."""
+    """Error message for a task that a decoder has not learnt."""
     known = " and ".join(prefixes)
     return f"{name or 'this decoder'} has learnt {known}, not {prefix}; train it on --data.train '{prefix}:DATA'"

@@ -1,6 +1,6 @@
 """Zero-shot classification: each image is given the class whose text feature is nearest.
 
-By big_vision's protocol (`evaluators/proj/image_text/discriminative_classifier.py`) or CLIP's; see `protocols.py`.
+The protocol is big_vision's (`evaluators/proj/image_text/discriminative_classifier.py`) or CLIP's: see `protocols.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ZeroShotClassification(OnWholeImages[ClassificationSet]):
     """acc1, acc5 and mean_per_class_recall on one data set."""
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "protocol": self.config.classification,
             "split": self.data.split,
@@ -61,7 +61,7 @@ class ZeroShotClassification(OnWholeImages[ClassificationSet]):
         return classified("zeroshot_classification", self.data, scores, self.protocol(model), model.name)
 
     def _templates(self) -> tuple[str, list[str]]:
-        """The prompts and what they are called: asked for, the protocol's, the data set's, CLIP's for it."""
+        """Name and list of the prompts: the user's, or the protocol's, or the data set's, or CLIP's for the set."""
         asked = self.config.templates or self.rules.templates
         if not asked and self.data.templates:
             return f"the data set's {len(self.data.templates)}", list(self.data.templates)
@@ -72,7 +72,10 @@ class ZeroShotClassification(OnWholeImages[ClassificationSet]):
 def classified(
     task: str, data: ClassificationSet, scores: Tensor, protocol: Mapping[str, Any], model: str
 ) -> Evaluation:
-    """acc1, acc5 and mean_per_class_recall of scores [N, C], and what is confused; other arguments as of a record."""
+    """Evaluation from scores [N, C]: acc1, acc5, mean_per_class_recall and the most confused classes.
+
+    The other arguments are those of a `Record`.
+    """
     labels, classes = torch.tensor(data.labels), data.classes
     counts = metrics.confusion(labels, scores.argmax(dim=1), len(classes), ignore=-1)
     ratios = metrics.accuracy_ratios(metrics.class_ranks(scores, labels), labels, len(classes))

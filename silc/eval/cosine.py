@@ -1,4 +1,4 @@
-"""Class maps as cosines of patch features with class names, and what TCL makes of such maps."""
+"""Class maps as cosines of patch features with class names, and TCL's refining and mixing of such maps."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ MIX = 0.3
 
 
 Features = Callable[[DualEncoder, Tensor, str], Tensor]
-"""Patch features [B, h, w, D], of any length, of a model, images and the name of a readout."""
+"""Function of a model, images and the name of a readout that returns patch features [B, h, w, D] of any norm."""
 Refine = Callable[[Tensor, Tensor], Tensor]
-"""Class maps [C, h, w] of class maps [C, h, w] and a normalised image [3, H, W]."""
+"""Function of class maps [C, h, w] and a normalised image [3, H, W] that returns refined class maps [C, h, w]."""
 
 
 def read_out(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
-    """`Features` as the model gives them."""
+    """The model's own patch features."""
     return model.encode_dense(images, readout)
 
 
 class Cosine:
-    """Each patch's cosine with each class, by the features of `eval.readout`; as masks for TCL's mix and threshold.
+    """Decoder by each patch's cosine with each class, on the features of `eval.readout`.
+
+    For TCL's mix and threshold the cosines become masks.
 
     Args:
-        features: what makes the features; a decoder has its own.
-        reads: what records call the readout of a decoder that has one of its own; empty: `eval.readout` is asked for.
-        needs: complains of a model that the decoder cannot have, before it sees an image.
-        record: what records say of it beside the readout.
+        features: function that makes the features; some decoders have their own.
+        reads: name in records of a decoder's own readout; empty: the readout is `eval.readout`.
+        needs: raises `BadInput` for a model that the decoder cannot use, before any image is read.
+        record: further entries of the record, beside the readout.
 
     Raises:
-        BadInput: no such readout, one beside a decoder's own, or what `needs` says.
+        BadInput: no such readout, `eval.readout` for a decoder with its own, or what `needs` raises.
     """
 
     rules: ClassVar[Mapping[str, Any]] = {}
@@ -76,7 +78,7 @@ class Cosine:
         return torch.sigmoid(10 * (cosines - 0.25)) if self.masks else cosines
 
     def cosines(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Cosines [..., C] of features [..., D] of any length."""
+        """Cosines [..., C] of features [..., D] of any norm."""
         return F.normalize(features.float(), dim=-1) @ classes.T
 
 

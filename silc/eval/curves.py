@@ -30,14 +30,14 @@ SECTIONS = {
     "Data and speed": r"samples_per_s|data_wait|bad/.*|skipped",
     "Other": r".*",
 }
-"""Sections of the training curves: a scalar goes to the first whose pattern its whole name matches."""
+"""Sections of the training curves: a scalar goes to the first section whose pattern matches its whole name."""
 POSITIONS = ("step", "epoch", "examples_seen", "train_flops", "time")
-"""Records' keys that say where they are, and are not plotted."""
+"""Keys that say where in training a record was written; they are not plotted."""
 SIZE = (3.4, 2.0)
-"""Of a plot, in inches."""
+"""Width and height of a plot, in inches."""
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#ca8a04", "#ec4899")
 MAX_POINTS = 400
-"""Of a line; of longer ones each stretch shows its least and its greatest value."""
+"""Most points of a line. Longer lines are cut into stretches, each shown by its minimum and its maximum."""
 
 
 class Line(NamedTuple):
@@ -58,7 +58,7 @@ class Panel(NamedTuple):
     level: float | None = None
     """A dotted horizontal line: chance."""
     joined: bool = True
-    """Whether the points of a line are stages of one run."""
+    """Whether the points of a line are stages of one run, and so are connected."""
 
 
 Palette = Mapping[str, str]
@@ -88,7 +88,7 @@ def training_curves(
 def score_curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], evaluations: Sequence[Evaluation], palette: Palette
 ) -> list[Markup]:
-    """SVGs of the headline metrics along training, teacher and student of every run."""
+    """SVGs of the headline metrics during training, with lines for teacher and student of every run."""
     chance = {
         (task_name(e.record.task, e.record.dataset), metric): 100 * value
         for e in evaluations
@@ -105,9 +105,9 @@ def score_curves(
 
 
 def cost_plots(evaluations: Sequence[Evaluation], palette: Palette) -> list[tuple[str, list[Markup]]]:
-    """(cost, SVGs) of the headline metrics of every model against what it cost; empty for models of one cost.
+    """(cost, SVGs) of the headline metrics of every model against its cost; empty if all models cost the same.
 
-    A point a model: no line joins models that are not stages of one run.
+    Each model is a point. No line joins them, because the models are not stages of one run.
     """
     drawn = []
     for cost, (heading, _) in COSTS.items():
@@ -156,7 +156,7 @@ def _line(model: str, weights: str, name: str, history: Sequence[Mapping[str, An
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MAX_POINTS` of the points: of each stretch the least and the greatest value, in their order."""
+    """At most `MAX_POINTS` of the points: the minimum and the maximum of each stretch, in order."""
     if len(points) <= MAX_POINTS:
         return list(points)
     stretches = MAX_POINTS // 2
@@ -168,7 +168,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _drawn(panels: Sequence[Panel], section: str, palette: Palette) -> list[Markup]:
-    """An SVG element a panel."""
+    """One SVG element per panel."""
 
     def drawn(panel: Panel) -> Markup:
         salt = hashlib.sha256(f"{section}/{panel.title}".encode(errors="replace")).hexdigest()
@@ -178,11 +178,11 @@ def _drawn(panels: Sequence[Panel], section: str, palette: Palette) -> list[Mark
 
 
 def _draw(axes: Any, panel: Panel, palette: Palette) -> None:
-    from matplotlib.ticker import EngFormatter  # here, as in page.py
+    from matplotlib.ticker import EngFormatter  # imported here, as in page.py
 
     bare(axes, one_line(panel.title))
     axes.locator_params(axis="x", nbins=5)
-    axes.xaxis.set_major_formatter(EngFormatter())  # 200 G; a factor for all of them would stand below the drawing
+    axes.xaxis.set_major_formatter(EngFormatter())  # 200 G; a common factor of the axis would lie below the drawing
     for line in panel.lines:
         colour, student = palette[line.model], line.weights == "student"
         style = ("--" if student else "-") if panel.joined else "none"

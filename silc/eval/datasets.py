@@ -1,7 +1,7 @@
-"""What evaluators score on: a dataclass for each kind of data set, and where one is under a root.
+"""Data sets for evaluators: a dataclass for each kind of data set, and `Source`, a data set's place under a root.
 
-Only file names and captions are held; pixels are decoded when asked for. The readers are in `layouts/`; data that is
-not in files (generated scenes) is evaluated alike.
+Memory holds only file names and captions; pixels are decoded when they are read. The readers are in `layouts/`. Data
+that is not in files (generated scenes) is evaluated in the same way.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 IGNORED = (255, 65_535, 2**31 - 1)
-"""Labels of pixels that are not scored: the first of these that is no class. So 8-bit maps of up to 255 classes ignore
-255, 16-bit maps of more ignore 65535."""
+"""Label of pixels that are not scored: the first of these values that is no class. So 8-bit maps of up to 255 classes
+ignore 255, and 16-bit maps of more classes ignore 65535."""
 
 TURNED = (
     ". One is turned against the other: a label map is drawn on the photograph as it is stored, or as viewers turn it "
@@ -33,11 +33,11 @@ TURNED = (
 
 @dataclass(frozen=True)
 class DataSet:
-    """What all kinds of data set have beside their N images and the truth of each."""
+    """Base of all kinds of data set: the fields beside the N images and their truth."""
 
     name: str
     files: Sequence[Path] = field(default=(), kw_only=True)
-    """What is read; empty if it is not in files."""
+    """Files that the set is read from; empty if it is not in files."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class QuestionSet(DataSet):
     questions: Sequence[str]  # N
     answers: Sequence[Sequence[str]]  # N lists, none empty: the one answer, or one of each annotator
     types: Mapping[str, Sequence[str]]
-    """Of the questions [N], by what a file calls it: `question_type`, `answer_type`."""
+    """Types of the questions [N], by the field's name in the file: `question_type`, `answer_type`."""
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -86,18 +86,18 @@ class SegmentationSet(DataSet):
     background_ignored: bool = False
     """Whether label 0 is a background that is not scored: 0 becomes `ignore`, the others move down by one (VOC-20)."""
     words: Sequence[Sequence[str]] = ()
-    """C lists: what stands for each class, where it is not its name alone (`eval/names.py`)."""
+    """C lists: the words for each class, if these are not just its name (`eval/names.py`)."""
     published: str = ""
-    """The list in `eval/classes` that the classes are of, beside a background: by it other names for them are found."""
+    """The list in `eval/classes` that holds the classes, without a background. Other names for them are found by it."""
     background_words: Sequence[str] = ()
-    """Of a set whose first class is a background that is scored: names of what is usually there."""
+    """If the first class is a background that is scored: names of what is usually there."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def ignore(self) -> int:
-        """The label that is not scored, stored and in the truth: 255, or 65535 where 255 is a class."""
+        """The label that is not scored, in the stored maps and in the truth: 255, or 65535 if 255 is a class."""
         return next(value for value in IGNORED if value >= len(self.classes) + self.background_ignored)
 
     def example(self, index: int) -> tuple[Image.Image, NDArray[np.int64]]:
@@ -133,13 +133,13 @@ class Box(NamedTuple):
     width: float
     height: float
     area: float
-    """Of the object, in pixels, which COCO takes of its mask: what is small, medium or large."""
+    """Area of the object in pixels (COCO: of its mask). It decides whether the object is small, medium or large."""
     crowd: bool = False
-    """Several objects that are not told apart: what is found there is neither right nor wrong."""
+    """Whether these are several objects in one box: a detection there is neither right nor wrong."""
 
 
 class OtherSize(BadInput):
-    """An image is not of the size that its boxes were drawn on."""
+    """An image does not have the size that its boxes were drawn on."""
 
 
 @dataclass(frozen=True)
@@ -153,28 +153,28 @@ class DetectionSet(DataSet):
     sizes: Sequence[tuple[int, int]]  # N, (width, height) of the images
     objects: Sequence[Sequence[Box]]  # N lists
     frequency: Sequence[str] = ()
-    """Of the classes where they are LVIS's: "r", "c" or "f"; then other classes of an image than these and those of its
-    objects are not scored."""
+    """Frequency of each class in LVIS: "r", "c" or "f"; empty in other sets. With LVIS, an image is scored only for the
+    classes of its objects and those in `absent`."""
     absent: Sequence[frozenset[int]] = ()
-    """Classes that are surely not in each image (LVIS's `neg_category_ids`)."""
+    """For each image, classes that are known not to be in it (LVIS's `neg_category_ids`)."""
     partial: Sequence[frozenset[int]] = ()
-    """Classes of which not every object has a box (LVIS's `not_exhaustive_category_ids`)."""
+    """For each image, classes of which not every object has a box (LVIS's `not_exhaustive_category_ids`)."""
     labelled: frozenset[int] | None = None
-    """Classes whose objects have boxes; None: all. Of others nothing is known."""
+    """Classes whose objects have boxes; None: all classes. Nothing is known about objects of other classes."""
     unsure: Sequence[frozenset[int]] = ()
-    """Classes of each image that a broken box says are there, where it cannot be said."""
+    """For each image, classes with a broken box: an object is there, but its place is not known."""
     file_names: Sequence[str] = ()
-    """Of the images, for people, where ids are numbers; empty: there are none."""
+    """File names of the images, to show to people if the ids are numbers; empty: there are no file names."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def called(self, index: int) -> str:
-        """What people call an image."""
+        """The name of an image that people know: its file name, or else its id."""
         return str((self.file_names or self.ids)[index])
 
     def image(self, index: int) -> Image.Image:
-        """An image, of the size that its boxes were drawn on.
+        """An image, checked to have the size that its boxes were drawn on.
 
         Raises:
             OtherSize: it has another size.
@@ -222,14 +222,14 @@ class Source(Generic[T]):
     """Files and folders that must be there."""
     read: Callable[[], T]
     read_train: Callable[[], T] | None = None
-    """Its labelled training images, for few-shot classification and probes; they need `train_needs`."""
+    """Reads the labelled training images, for few-shot classification and probes; needs the files in `train_needs`."""
     train_needs: Sequence[Path] = ()
     prepared: str = ""
-    """Of a release that must be decoded first: the NAME of `silc data prepare`."""
+    """The NAME for `silc data prepare`, if the release must be decoded first; else empty."""
 
 
 class Lazy(Sequence[T], Generic[K, T]):
-    """What `read` makes of each key, made anew at every access: a list of images that holds file names only."""
+    """A sequence that calls `read` on the key at every access: a list of images that holds only file names."""
 
     def __init__(self, keys: Sequence[K], read: Callable[[K], T]) -> None:
         self.keys, self.read = keys, read

@@ -1,4 +1,4 @@
-"""What makes class maps of a model, and what refines them, by name.
+"""Tables by name: decoders, which make class maps with a model, and refiners, which refine class maps.
 
 A new decoder or refiner is an entry in a table, a row in docs/evaluation.md, and a function in a file of its own.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Refiner(NamedTuple):
-    """What refines class maps, whether in each window or once they are stitched, and what records call it."""
+    """A function that refines class maps, where it works (each window or stitched image), and its name in records."""
 
     refine: Refine
     at: Literal["window", "image"]
@@ -50,7 +50,7 @@ REFINERS = {
 
 
 def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> DensePredictor:
-    """The predictor an evaluation asks for: a decoder on a model, or one that is given; refined and mixed.
+    """The predictor that an evaluation asks for: a decoder on a model or the given one, with refining and mixing.
 
     Raises:
         BadInput: no such decoder, refiner or readout; settings that do not go with the predictor.
@@ -65,7 +65,7 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
         raise BadInput(f"{model.name} makes no masks from 0 to 1, which a threshold is for; eval.background must be 0")
     else:
         predictor = model
-        towers = cast("DualEncoder", model)  # those of a head, whose masks TCL's mix is made for
+        towers = cast("DualEncoder", model)  # a head has towers too; TCL's mix is made for its masks
         other = Cosine(towers, replace(config, readout=config.mix)) if config.mix else None
     if isinstance(predictor, JointPredictor) and (config.mix or config.background or refiner):
         raise BadInput(
@@ -78,7 +78,7 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
 
 
 def refiner_of(config: EvalConfig) -> Refiner | None:
-    """What an evaluation refines class maps with.
+    """The refiner that an evaluation asks for; None if it asks for none.
 
     Raises:
         BadInput: no such refiner, or two.

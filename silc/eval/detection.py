@@ -1,7 +1,8 @@
-"""Open-vocabulary detection: boxes of all names of a set, ranked by their logits, and their average precision.
+"""Open-vocabulary detection: average precision of a model's boxes for all class names of a data set.
 
-OWL-ViT's protocol: seven prompts whose logits are averaged, the best 300 boxes of an image over all names (one patch
-may have several names), and no suppression of what overlaps. COCO's twelve numbers, or LVIS's with APr, APc and APf.
+The protocol is OWL-ViT's: the logits of seven prompts are averaged, the best 300 boxes of an image over all names count
+(one patch may have several names), and overlapping boxes are not suppressed. Metrics are COCO's twelve, or LVIS's with
+APr, APc and APf.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder
 
 TEMPLATES = "clip7"
-"""Prompts that OWL-ViT is scored with."""
+"""The prompts with which OWL-ViT is scored."""
 CENTRE_LIMIT = 1_000_000
-"""Pairs of image and class above which the centre box is not scored: it would take longer than the model."""
+"""Number of pairs of image and class above which the centre box is not scored: it would take longer than the model."""
 CENTRE = "a centre box of the mean size of each class, the most frequent first"
 Found = list[list[Detection]]
 
@@ -46,7 +47,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
         return (2 * (self.config.num_pictures // 2) if self.config.photographs else 0), True
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "protocol": "lvis" if self.data.frequency else "coco",
             "num_images": len(self.data),
@@ -63,7 +64,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
         """Score a model.
 
         Raises:
-            BadInput: it finds no boxes; its features are not finite; an image that has not the size of its boxes.
+            BadInput: the model is no `Detector`; its features are not finite; image and boxes differ in size.
         """
         if not isinstance(model, Detector):
             raise BadInput(no_boxes(model.name))
@@ -86,7 +87,7 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
         return Evaluation(record, self._pictures(found))
 
     def _share(self, model: Detector, queries: Tensor) -> dict[int, list[Detection]]:
-        """What is found in this rank's images, by their place."""
+        """Detections in this rank's images, by image index."""
         mine: dict[int, list[Detection]] = {}
         for group in dealt(len(self.data), self.config.batch_size, self.world):
             pixels = torch.stack([model.entering(self.data.image(index)) for index in group])
@@ -98,13 +99,13 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
         return mine
 
     def _by_class(self, precision: Mapping[str, float]) -> list[dict[str, Any]]:
-        """AP of each class that is there, beside the number of its objects, the lowest first."""
+        """AP and number of objects of each class that is in the truth, lowest AP first."""
         counts = Counter(self.data.classes[box.label] for own in self.data.objects for box in own if not box.crowd)
         rows = [{"class": name, "objects": counts[name], "ap": ap} for name, ap in precision.items()]
         return sorted(rows, key=lambda row: float(row["ap"]))
 
     def _pictures(self, found: Found) -> list[Picture]:
-        """Truth beside what was found, of the images on which most and least is right."""
+        """Truth beside detections, of the images with the largest and the smallest share of objects found."""
         half = self.drawn[0] // 2
         with_truth = [index for index, own in enumerate(self.data.objects) if own]
         ranked = sorted(with_truth, key=lambda index: -share_found(self.data.objects[index], found[index]))
@@ -120,53 +121,53 @@ class OpenVocabularyDetection(OnSet[DetectionSet]):
 
 
 def no_boxes(name: str) -> str:
-    """What is said of a model that is no detector."""
+    """Error message for a model that is no `Detector`."""
     return f"{name or 'this model'} finds no boxes; train a head that does: `silc train detect --init MODEL`"
 
 
 def text_queries(model: DualEncoder, names: Sequence[str], prompt_set: str, batch_size: int = 64) -> Tensor:
-    """Means [Q, D], on the model's device, of the unit-length features of the prompts of each name.
+    """A query per name [Q, D], on the model's device: the mean of the unit-length features of the name's prompts.
 
-    Logits are linear in the cosine, so those of the mean are the mean of the logits.
+    Logits are linear in the cosine, so the logit of the mean feature is the mean of the prompts' logits.
     """
     return queries_of(model, names, templates(prompt_set), batch_size)
 
 
 def queries_of(model: DualEncoder, names: Sequence[str], around: Sequence[str], batch_size: int = 64) -> Tensor:
-    """As `text_queries`, with prompts of one's own."""
+    """Like `text_queries`, with the templates `around` in place of a named prompt set."""
     texts = [text for name in names for text in prompts(name, around)]
     features = text_features(model, texts, batch_size).reshape(len(names), len(around), -1)
     return features.mean(dim=1).to(model.device)
 
 
 def best(logits: Tensor, boxes: Tensor, size: tuple[int, int], most: int = MOST) -> list[Detection]:
-    """The likeliest boxes of an image over all names, in its pixels, the surest first; without those in the padding.
+    """The boxes of an image with the highest scores over all names, in pixels, best first; none in the padding.
 
     Args:
         logits: [N, Q].
-        boxes: [N, 4], (centre x, centre y, width, height) in shares of a square whose side is the image's longer one.
+        boxes: [N, 4], (centre x, centre y, width, height) as fractions of a square with the image's longer side.
         size: (width, height) of the image.
     """
     scaled, limits = boxes.float() * max(size), boxes.new_tensor(size, dtype=torch.float32)
     low = (scaled[:, :2] - scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
     high = (scaled[:, :2] + scaled[:, 2:] / 2).clamp(min=0).minimum(limits)
     seen = (high - low).amin(dim=1) > 0  # patches of the padding have boxes too
-    ranked = logits.float()[seen].flatten()  # not their sigmoids, of which many are 1 where a model is sure
+    ranked = logits.float()[seen].flatten()  # not sigmoids: many of these are exactly 1 if a model is confident
     least = ranked.topk(min(most, len(ranked))).values[-1:]
     places = (ranked >= least).nonzero().flatten()
-    places = places[ranked[places].argsort(descending=True, stable=True)][:most]  # of equal ones the first
+    places = places[ranked[places].argsort(descending=True, stable=True)][:most]  # of equal logits the first
     rows = torch.cat([low, high - low], dim=1)[seen][places // logits.shape[1]].tolist()
     each = zip((places % logits.shape[1]).tolist(), rows, ranked[places].sigmoid().tolist(), strict=True)
     return [Detection(label, x, y, across, down, score) for label, (x, y, across, down), score in each]
 
 
 def has_centre(data: DetectionSet) -> bool:
-    """Whether the centre box of a set is scored."""
+    """Whether the centre-box baseline of a set is scored."""
     return len(data) * len(data.classes) <= CENTRE_LIMIT
 
 
 def centre_boxes(data: DetectionSet) -> Found:
-    """What needs no image: for each class a box in the centre, of its mean size, the class of most images first."""
+    """Baseline without images: for each class a centred box of its mean size, the class in most images first."""
     if not has_centre(data):
         return []
     sides: dict[int, list[tuple[float, float]]] = {}
@@ -190,7 +191,7 @@ def centre_boxes(data: DetectionSet) -> Found:
 
 
 def share_found(truth: Sequence[Box], found: Sequence[Detection]) -> float:
-    """Share of the objects that as many of the surest boxes hit, with the right name and IoU 0.5 or more."""
+    """Share of an image's K objects that its K best boxes hit, with the right name and IoU 0.5 or more."""
     likely, hit = list(found[: len(truth)]), 0
     for box in truth:
         same = (one for one in likely if one.label == box.label)
@@ -202,5 +203,5 @@ def share_found(truth: Sequence[Box], found: Sequence[Detection]) -> float:
 
 
 def corners_of(box: Detection | Box) -> Corners:
-    """Of a box in pixels."""
+    """The corners of a box, in pixels."""
     return box.x, box.y, box.x + box.width, box.y + box.height

@@ -1,7 +1,7 @@
-"""Images, texts and classes to features, batch by batch: memory holds one batch of pixels and the features.
+"""Features of images, texts and classes, batch by batch: memory holds one batch of pixels and all features.
 
-Over several ranks batches are dealt out whole, so that every forward pass is the same as on a single one, and the
-features of all are put together in order on each rank.
+Several ranks share the work by whole batches, so every forward pass is the same as on a single rank. Then every rank
+has the features of all, in order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OnBatch = Callable[[int, int], None]
-"""Called with how many of how many are done."""
+"""Callback (done, total): how many items are done, of how many."""
 ALONE = World()
 
 
@@ -47,7 +47,7 @@ def image_features(
     pooled: bool = False,
     world: World = ALONE,
 ) -> Tensor:
-    """Features float32 [N, D], on the CPU, of N images: of unit length, or `encode_pooled`'s.
+    """Features float32 [N, D], on the CPU, of N images: of unit length, or `encode_pooled`'s if `pooled`.
 
     Raises:
         BadInput: features that are not finite.
@@ -72,7 +72,7 @@ def text_features(
     normalize: bool = True,
     world: World = ALONE,
 ) -> Tensor:
-    """Features float32 [N, D], on the CPU, of N texts: of unit length, or as the tower gives them.
+    """Features float32 [N, D], on the CPU, of N texts: of unit length, or as the tower gives them if not `normalize`.
 
     Raises:
         BadInput: features that are not finite.
@@ -144,10 +144,12 @@ def _gathered(
 
 
 def shared(share: Callable[[], T], world: World) -> list[T]:
-    """Every rank's share, in rank order. What one finds wrong is told by all, as the others wait for its share.
+    """Compute this rank's share, and return every rank's share in rank order.
+
+    A `BadInput` on one rank is raised on all of them, because the others wait for that rank's share.
 
     Raises:
-        BadInput: on every rank, what the first of those that found something says.
+        BadInput: on every rank, with the message of the first rank that failed.
     """
     mine, complaint = None, ""
     try:
@@ -161,10 +163,10 @@ def shared(share: Callable[[], T], world: World) -> list[T]:
 
 
 def finite(features: Tensor, model: PatchModel) -> Tensor:
-    """The features, or class maps, themselves.
+    """The features or class maps, unchanged, if all of them are finite.
 
     Raises:
-        BadInput: they are not finite: each of them would be given the first class, and a score like any other's.
+        BadInput: they are not finite. Each would get the first class, and a score that looks normal.
     """
     if not features.isfinite().all():
         raise BadInput(f"{model.name or 'the model'} gives features that are not finite; its weights cannot be scored")

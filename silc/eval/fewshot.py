@@ -3,8 +3,8 @@
 The algorithm is big_vision's (`evaluators/fewshot_lsr.py`, as in the ViT paper), in float64: whiten with the shots'
 own mean and deviation, append a large constant as bias, regress to -1 and +1 with a fixed l2 of 2^10, take the best
 class. Shots are drawn per class by a seeded permutation, so the one shot is among the five and the five among the
-ten. big_vision's draws follow TFDS's order of images, ours the sorted file names: the same protocol, other draws, so
-what is reported is the mean over three seeds and their standard deviation.
+ten. big_vision draws from TFDS's order of images, we draw from the sorted file names. The protocol is the same but
+the draws differ, so the mean and the standard deviation over three seeds are reported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FewShot(OnWholeImages[ClassificationSet]):
 
     entry = "few-shot"
     train: ClassificationSet = field(kw_only=True)
-    """Where the shots come from."""
+    """The set that the shots are drawn from."""
 
     def __post_init__(self) -> None:
         smallest = min(np.bincount(self.train.labels, minlength=len(self.train.classes)))
@@ -54,11 +54,11 @@ class FewShot(OnWholeImages[ClassificationSet]):
 
     @property
     def sets(self) -> list[ClassificationSet]:
-        """Where shots come from, and what is classified."""
+        """The set that shots are drawn from, and the set that is classified."""
         return [self.train, self.data]
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "method": "big_vision fewshot_lsr",
             "split": f"{self.train.split} -> {self.data.split}",
@@ -86,7 +86,7 @@ class FewShot(OnWholeImages[ClassificationSet]):
         test_features = self.features(model, self.data.images, pooled=True).double()
         truth = torch.tensor(self.data.labels)
         scores: dict[int, list[float]] = {shots: [] for shots in self.shots}
-        right = {shots: torch.zeros(len(truth)) for shots in self.shots}  # by image: of how many draws
+        right = {shots: torch.zeros(len(truth)) for shots in self.shots}  # by image: share of right draws
         for shots in self.shots:
             for draw in draws.values():
                 drawn = np.concatenate([own[:shots] for own in draw])
@@ -118,7 +118,7 @@ def shuffled_by_class(labels: NDArray[np.int64], num_classes: int, seed: int) ->
 
 
 class LinearClassifier(NamedTuple):
-    """Scores of whitened features with a constant appended."""
+    """A linear classifier of whitened features with a constant appended."""
 
     mean: Tensor  # [1, D]
     std: Tensor  # [1, D]
@@ -131,7 +131,7 @@ class LinearClassifier(NamedTuple):
 
 
 def least_squares(features: Tensor, labels: Tensor, num_classes: int, l2: float = L2) -> LinearClassifier:
-    """Fit (X'X + l2)^-1 X'Y, or X'(XX' + l2)^-1 Y where there are fewer rows than columns: the same, and smaller.
+    """Fit (X'X + l2)^-1 X'Y or, with fewer rows than columns, X'(XX' + l2)^-1 Y: equal, with a smaller matrix.
 
     Args:
         features: [N, D].

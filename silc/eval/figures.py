@@ -1,5 +1,7 @@
-"""Segmentations side by side: image, truth, a baseline and others, of images that are chosen or in which these differ
-most, with the pairs of classes that changed. One page a data set, which loads nothing.
+"""Segmentations side by side: image, truth, a baseline and other predictions, with the pairs of classes that changed.
+
+The images are chosen by the user, or those in which the predictions differ most. Each data set has one page, which
+loads no other file.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ if TYPE_CHECKING:
     from silc.eval.sliding import Scorer
 
 PICTURE_BYTES = 1_600_000
-"""All pictures of a page, before base64 makes them a third larger."""
+"""Most bytes of all pictures of a page, before base64 makes them a third larger."""
 LISTED, LISTED_OF_ALL = 5, 20
-"""Most changes named below an image, and of the whole set."""
+"""Most changes listed below an image, and for the whole set."""
 
 
 class Column(NamedTuple):
-    """What segments: a name, the task with its settings, and the scorer of a model."""
+    """One column of predictions: its name, the task with its settings, and the scorer of a model."""
 
     name: str
     task: ZeroShotSegmentation
@@ -43,7 +45,7 @@ class Column(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Scored pixels that the baseline gives one class and another column another."""
+    """Scored pixels that have class `was` in the baseline and class `now` in another column."""
 
     was: int
     now: int
@@ -54,17 +56,17 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """One image."""
+    """The predictions for one image, and how they differ."""
 
     index: int
     labels: Sequence[NDArray[np.int64]]
-    """By column, each [H, W]."""
+    """Predicted labels [H, W] of each column."""
     right: Sequence[float | None]
     """Share of the scored pixels that each column has right."""
     changed: Sequence[float]
-    """Share of the scored pixels in which each column after the first differs from it."""
+    """Share of the scored pixels in which each column after the first differs from the first."""
     changes: Sequence[Sequence[Change]]
-    """Of each column after the first, largest first."""
+    """The changes in each column after the first, largest first."""
 
 
 @dataclass
@@ -75,18 +77,18 @@ class Compared:
     data: SegmentationSet
     columns: Sequence[str]
     chosen: bool
-    """Whether somebody named the images."""
+    """Whether the user named the images."""
     photographs: bool
     images: int = 0
-    """How many were looked at."""
+    """Number of images that were compared."""
     scored: int = 0
-    """Their scored pixels."""
+    """Number of scored pixels in the compared images."""
     totals: list[dict[tuple[int, int], list[int]]] = field(default_factory=list)
-    """Of each column after the first, by (was, now): pixels, of these right before, right now."""
+    """For each column after the first, by (was, now): pixels, pixels right in the baseline, pixels right now."""
     figures: list[Figure] = field(default_factory=list)
 
     def add(self, truth: NDArray[np.int64], figure: Figure, most: int) -> None:
-        """Count an image, and keep it among the `most` in which most has changed; ties keep the first."""
+        """Count an image, and keep it if it is among the `most` images with the largest change; ties keep the first."""
         self.images += 1
         self.scored += int((truth != self.data.ignore).sum())
         for total, own in zip(self.totals, figure.changes, strict=True):
@@ -94,7 +96,7 @@ class Compared:
         self._keep([figure], most)
 
     def join(self, other: Compared, most: int) -> None:
-        """Add what another rank found."""
+        """Add the counts and the images of another rank."""
         self.images, self.scored = self.images + other.images, self.scored + other.scored
         for total, own in zip(self.totals, other.totals, strict=True):
             _add(total, _listed(own))
@@ -108,7 +110,7 @@ class Compared:
             self.figures = heapq.nlargest(most, several, key=lambda one: (max(one.changed), -one.index))
 
     def changes(self, other: int) -> list[Change]:
-        """All changes of a column after the first, by its number among these, largest first."""
+        """All changes in a column, largest first; column 0 is the first one after the baseline."""
         return _listed(self.totals[other])
 
 
@@ -117,8 +119,8 @@ def compared(columns: Sequence[Column], most: int, ids: Sequence[str] = ()) -> C
 
     Args:
         columns: two or more, with the same set; the first is the baseline.
-        most: images that are kept, those in which most scored pixels differ from the baseline's.
-        ids: images that are kept instead, in this order; no other is looked at.
+        most: number of images that are kept: those in which most scored pixels differ from the baseline.
+        ids: images that are kept instead, in this order; no others are compared.
     """
     task = columns[0].task
     data, world, at_once = task.scored_set, task.world, max(1, task.config.batch_size // 2)
@@ -130,7 +132,7 @@ def compared(columns: Sequence[Column], most: int, ids: Sequence[str] = ()) -> C
             group = [looked_at[number] for number in numbers]
             seen = zip(*(column.task.predictions(column.scorer, group) for column in columns), strict=True)
             for index, images in zip(group, seen, strict=True):
-                unscored = np.any([one.scored == data.ignore for one in images], axis=0)  # also where one is not sure
+                unscored = np.any([one.scored == data.ignore for one in images], axis=0)  # also below eval.confidence
                 truth = np.where(unscored, data.ignore, images[0].truth)
                 own.add(truth, _figure(index, truth, [one.labels.numpy() for one in images], data), most)
             task.progress(numbers.stop, len(looked_at))
@@ -145,9 +147,10 @@ def compared(columns: Sequence[Column], most: int, ids: Sequence[str] = ()) -> C
 
 
 def check_ids(ids: Sequence[str], sets: Sequence[SegmentationSet]) -> None:
-    """
+    """Check that each image is in one of the sets.
+
     Raises:
-        BadInput: an image that none of the sets has, with the nearest name.
+        BadInput: an image that none of the sets has; the message gives the nearest name.
     """
     there = [one for data in sets for one in data.ids]
     if unknown := [one for one in ids if one not in there]:
@@ -181,7 +184,7 @@ def _figure(index: int, truth: NDArray[np.int64], labels: Sequence[NDArray[np.in
 def _changes(
     was: NDArray[np.int64], now: NDArray[np.int64], truth: NDArray[np.int64], num_classes: int
 ) -> list[Change]:
-    """Of pixels [N] of an image."""
+    """The changes among pixels [N] of an image, largest first."""
     differ = was != now
     was, now, truth = was[differ], now[differ], truth[differ]
     pairs, place, pixels = np.unique(was * num_classes + now, return_inverse=True, return_counts=True)
@@ -205,7 +208,7 @@ def _sorted(changes: Sequence[Change]) -> list[Change]:
 
 
 def write_page(path: Path, found: Compared) -> None:
-    """Write a self-contained HTML page of 3 MB at most; images that do not fit are left out, and it says how many."""
+    """Write a self-contained HTML page of 3 MB at most; it says how many images did not fit."""
     panels = {one.index: _panels(one, found) for one in found.figures}
     files = webps({index: [picture for _, picture in own] for index, own in panels.items()}, PICTURE_BYTES)
     shown, total = [], 0
@@ -231,7 +234,7 @@ def write_page(path: Path, found: Compared) -> None:
 
 
 def _summary(found: Compared, number: int) -> tuple[float, float | None, float | None, list[Change]]:
-    """Share of the scored pixels that changed, shares of these right before and now, and the largest changes."""
+    """Share of scored pixels that changed, shares of the changed ones right before and now, and the largest changes."""
     changes = found.changes(number)
     pixels, before, now = (sum(one[column] for one in changes) for column in range(2, 5))
     shares = (before / pixels, now / pixels) if pixels else (None, None)
@@ -252,7 +255,7 @@ def _panels(one: Figure, found: Compared) -> list[tuple[str, Image.Image]]:
 
 
 def _entry(one: Figure, found: Compared, pictures: Sequence[tuple[str, str, int]]) -> dict[str, object]:
-    """What the page says of an image."""
+    """The page's entry for an image, as values for its template."""
     data = found.data
     _, truth = data.example(one.index)
     classes = dict.fromkeys(index for own in one.labels for index in present(truth, own.astype(np.int64), data.ignore))

@@ -1,4 +1,4 @@
-"""Files of evaluation sets: pixels, labels and lines, read with one clear line where that cannot be done."""
+"""Read the files of evaluation sets: pixels, labels and lines. An unreadable file gives one clear line of error."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STRETCHED = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies greys of 2 and 4 bits by."""
+"""Factors by which Pillow multiplies grey values of 2 and 4 bits."""
 
 
 def read_image(path: Path) -> Image.Image:
-    """RGB image of a file.
+    """The RGB image in a file.
 
     Raises:
         BadInput: it cannot be read or decoded.
@@ -37,7 +37,7 @@ def read_image(path: Path) -> Image.Image:
 def read_label(path: Path) -> NDArray[Any]:
     """Label array [H, W] of a PNG file; palette indices and greys of 1 to 16 bits are kept as they are.
 
-    A `.tif`, which detectron2's sets of many classes have, is read where it is not compressed.
+    A `.tif`, which detectron2's sets of many classes have, is read if it is not compressed.
 
     Raises:
         BadInput: it cannot be read or decoded.
@@ -57,7 +57,7 @@ def text_of(file: Path) -> str:
     """A UTF-8 file's text, without a byte order mark.
 
     Raises:
-        BadInput: it is missing or unreadable.
+        BadInput: the file is missing or unreadable.
     """
     try:
         return regular(file).read_text(encoding="utf-8-sig")
@@ -70,10 +70,10 @@ def text_of(file: Path) -> str:
 
 
 def lines_of(file: Path, what: str = "class name") -> list[str]:
-    """A file's lines, stripped; empty ones are left out. `what` a line holds is said where there is none.
+    """A file's lines, stripped; empty ones are left out. `what` names the content of a line for the error message.
 
     Raises:
-        BadInput: it is missing or empty.
+        BadInput: the file is missing or empty.
     """
     lines = lines_in(text_of(file))
     if not lines:
@@ -84,17 +84,17 @@ def lines_of(file: Path, what: str = "class name") -> list[str]:
 def lines_in(text: str) -> list[str]:
     """The lines of a text, stripped; empty ones and the byte order marks of files put together by `cat` are left out.
 
-    Lines end at LF, CR or both: `str.splitlines` ends them at form feeds and U+2028 too, which names may hold.
+    Lines end at LF, CR or both. `str.splitlines` would also end them at form feeds and U+2028, which names may hold.
     """
     lines = (line.removeprefix("\ufeff").strip() for line in re.split(r"\r\n?|\n", text))
     return [line for line in lines if line]
 
 
 def distinct(names: Sequence[str], where: str) -> Sequence[str]:
-    """The same names.
+    """The names, unchanged, if no two are equal.
 
     Raises:
-        BadInput: one comes twice.
+        BadInput: a name comes twice.
     """
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -109,7 +109,7 @@ def listing(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted by name; hidden ones are none.
+    """Image files of a folder, sorted by name; hidden files are left out.
 
     Raises:
         BadInput: no such folder, or an image of a format that is not read.

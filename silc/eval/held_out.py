@@ -1,4 +1,4 @@
-"""What a continued run did to its model: retrieval on held-out pairs, before and after, and one line of verdict."""
+"""Effect of continued training on a model: retrieval on held-out pairs before and after, and a verdict in one line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TASK = task_name(RETRIEVAL, NAME)
 
 
 def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
-    """A retrieval set of the pairs with these numbers; what is broken among them is left out.
+    """A retrieval set of the pairs with these numbers; broken pairs are left out.
 
     Raises:
-        BadInput: all are broken.
+        BadInput: all pairs are broken.
     """
     numbers, captions = [], []
     pairs.read_ahead(held_out.tolist())
@@ -45,7 +45,7 @@ def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
 
 
 def before_and_after(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:
-    """By weights (student, teacher): the first and the last metrics among a run's records."""
+    """For student and teacher: the first and the last metrics in a run's records."""
     found = {}
     for weights in ("student", "teacher"):
         prefix = f"eval/{weights}/{TASK}/"
@@ -57,7 +57,7 @@ def before_and_after(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dic
 
 
 def report(records: Sequence[Mapping[str, Any]], num_pairs: int) -> str:
-    """Recall before and after in percent, as lines of text, and the verdict, from a run's records."""
+    """Lines of text from a run's records: recall before and after in percent, and the verdict."""
     measured = before_and_after(records)
     student = measured["student"]
     lines = [f"retrieval among {num_pairs} pairs held out of this run, recall in %"]
@@ -71,10 +71,10 @@ def report(records: Sequence[Mapping[str, Any]], num_pairs: int) -> str:
 
 
 def verdict(measured: Mapping[str, Sequence[Mapping[str, float]]], num_pairs: int) -> str:
-    """One line: better, worse, or no more than so few pairs can tell apart.
+    """One line: better, worse, or a change too small to tell with so few pairs.
 
-    R@1 of the student, both ways averaged. The bound is two standard errors of the difference of two shares of
-    `num_pairs`, as if they were independent; they are of the same pairs, so it is a careful one.
+    It compares the student's R@1, averaged over both directions. The bound is two standard errors of the difference of
+    two shares of `num_pairs`, as if these were independent. They are of the same pairs, so the bound is conservative.
     """
     before, after = (_mean_recall(metrics) for metrics in measured["student"])
     blur = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / num_pairs)

@@ -1,15 +1,16 @@
 """Decoders without training that look at all windows of an image together.
 
-| decoder  | what is done with the windows                                                           | source, licence |
+| decoder  | how the windows are joined                                                              | source, licence |
 | -------- | --------------------------------------------------------------------------------------- | --------------- |
-| `scga`   | features are stitched, and gathered by softmax(10 (cos - mean cos)), negatives out      | RADSeg, MIT     |
+| `scga`   | stitched features are averaged with weights softmax(10 (cos - mean cos)), negatives out | RADSeg, MIT     |
 | `radseg` | the same, on the features of `scra`                                                     | RADSeg, MIT     |
 | `lposs`  | cosines with the classes are propagated over a graph of all patches                     | LPOSS, MIT      |
 
-All are raw. RADSeg's code leaves out classes whose best probability is below 0.5, which is no plain argmax; that is not
-done here, and the mean is each image's own, not a batch's. LPOSS builds its graph from DINO's features, here the second
-encoder's; without one it is made of the tower's own patches, which is our composition. It stops after ten steps of
-conjugate gradients, unconverged, and so does this: the exact solution differs by 1 to 2 %.
+All are raw. RADSeg's code leaves out classes whose best probability is below 0.5, which is no plain argmax; this module
+keeps them, and takes means over one image, not over a batch. LPOSS builds its graph from DINO's features. Here it is
+built from the second encoder's features or, without one, from the tower's own patches, which is our composition. LPOSS
+stops after ten steps of conjugate gradients, before they converge, and so does this module: the exact solution differs
+by 1 to 2 %.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
     from silc.models.image import ImageTower
 
 TEMPERATURE = 100
-"""Of RADSeg's softmax over the classes: it multiplies cosines."""
+"""Factor on the cosines in RADSeg's softmax over the classes."""
 NEIGHBOURS, POWER, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
-"""LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, share that neighbours have."""
+"""LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, weight of the neighbours."""
 STEPS, TOLERANCE = 10, 1e-6
 MOST_PATCHES = 2**15
-"""Of an image whose patches are joined each with each: a matrix of so many has 4.3 GB, and some are there at once."""
+"""Most patches of an image in a matrix of all pairs. With so many the matrix has 4.3 GB, and several exist at once."""
 
 
 @runtime_checkable
 class JointPredictor(DensePredictor, Protocol):
-    """A `DensePredictor` whose windows depend on each other: `maps` gives [B, any, h, w] that `joined` goes on from."""
+    """A `DensePredictor` whose windows depend on each other: `joined` continues from the [B, any, h, w] of `maps`."""
 
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
-        """Class maps of an image, of what `maps` gave of all its windows."""
+        """Class maps of an image, from the outputs of `maps` for all its windows."""
         ...
 
 
@@ -71,13 +72,13 @@ class Scga(Cosine):
 
 
 def aggregated(features: Tensor) -> Tensor:
-    """Features [..., T, D], each the mean of those like it: softmax(10 (cos - mean cos)), negatives out."""
+    """Features [..., T, D], each a mean of similar ones with weights softmax(10 (cos - mean cos)), negatives out."""
     similarity = cosines(features)
     return sharpened(similarity, SHARPNESS, mean_of(similarity)) @ features
 
 
 def stitched(windows: Sequence[Window]) -> Window:
-    """Patches of windows as those of one, means where they overlap; each goes to the nearest place of the grid."""
+    """One window with the patches of all, averaged where they overlap; each patch goes to the nearest grid place."""
     first = windows[0]
     pitch_y, pitch_x = first.height / first.patches.shape[1], first.width / first.patches.shape[2]
     corners = [(round((w.box.y1 - w.top) / pitch_y), round((w.box.x1 - w.left) / pitch_x)) for w in windows]
@@ -97,7 +98,7 @@ class Lposs(Cosine):
     """Label propagation over patches: solves (I - alpha W) x = y for the cosines y of each class.
 
     Raises:
-        BadInput: also an image with fewer patches than `eval.neighbours` asks for.
+        BadInput: as `Cosine`; also an image with fewer patches than `eval.neighbours`.
     """
 
     def __init__(self, model: DualEncoder, config: EvalConfig, **record: Any) -> None:
@@ -107,12 +108,12 @@ class Lposs(Cosine):
             self.record["neighbours"] = self.neighbours
 
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Cosines and, of unit length, the features that the graph is made of [B, C + E, h, w]."""
+        """Cosines, and the graph's features of unit length behind them, [B, C + E, h, w]."""
         cosines = super().maps(images, classes)
         second = getattr(self.model, "second", None)
         graph = second_patches(self.model, images) if second else tower_of(self.model).patches(images).float()
         graph = F.normalize(graph, dim=-1).permute(0, 3, 1, 2)
-        # A pixel of the finer grid has the cosines of the coarser one between its patches, as in LPOSS.
+        # Cosines are interpolated to the grid of the graph's patches, as in LPOSS.
         if graph.shape[-2:] != cosines.shape[-2:]:
             cosines = F.interpolate(cosines, graph.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([cosines, graph], dim=1)
@@ -137,9 +138,10 @@ class Lposs(Cosine):
 
 
 def few_enough(patches: int) -> None:
-    """
+    """Check that an image is small enough to compare all its patches.
+
     Raises:
-        BadInput: an image has more patches than can be joined each with each.
+        BadInput: it has more than `MOST_PATCHES`.
     """
     if patches > MOST_PATCHES:
         raise BadInput(
@@ -149,16 +151,16 @@ def few_enough(patches: int) -> None:
 
 
 def graphed(model: DualEncoder) -> ImageTower:
-    """The tower whose patches LPOSS's graph is made of.
+    """The image tower whose patches form LPOSS's graph.
 
     Raises:
-        BadInput: neither the model nor its second encoder has a ViT of ours.
+        BadInput: the second encoder, or the model if it has none, has no ViT of ours.
     """
     return tower_of(getattr(model, "second", None) or model)
 
 
 def centres(window: Window) -> Tensor:
-    """Pixels (y, x) in the image of the middle of each patch [h w, 2]."""
+    """The centre (y, x) of each patch [h w, 2], in pixels of the image."""
     _, high, wide = window.patches.shape
     y = window.box.y1 - window.top + (torch.arange(high) + 0.5) * window.height / high
     x = window.box.x1 - window.left + (torch.arange(wide) + 0.5) * window.width / wide
@@ -168,8 +170,9 @@ def centres(window: Window) -> Tensor:
 def laplacian(features: Tensor, places: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """I - alpha W [T, T] of unit features [T, E] at pixels [T, 2].
 
-    W has cos^gamma exp(-sigma distance) for the nearest neighbours of each patch (all of them where there are fewer),
-    negative cosines out, plus its transpose, without loops, divided by the roots of both ends' sums.
+    W has cos^gamma exp(-sigma distance) for the nearest neighbours of each patch (all patches if there are fewer), and
+    0 for negative cosines. Its transpose is added, the diagonal is set to 0, and each entry is divided by the square
+    roots of the sums of its row and its column.
     """
     cosines = features @ features.T
     near = cosines.topk(min(neighbours, len(cosines)), dim=1)
@@ -182,7 +185,7 @@ def laplacian(features: Tensor, places: Tensor, neighbours: int = NEIGHBOURS) ->
 
 
 def propagated(system: Tensor, scores: Tensor, steps: int = STEPS) -> Tensor:
-    """x [T, C] of system x = scores, each class by conjugate gradients from 0, until TOLERANCE or for so many steps."""
+    """The x [T, C] of system x = scores, by conjugate gradients per class from 0, until TOLERANCE or for `steps`."""
     x, residual = torch.zeros_like(scores), scores.clone()
     direction, squared = residual.clone(), residual.square().sum(dim=0)
     enough = TOLERANCE * scores.norm(dim=0)

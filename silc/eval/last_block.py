@@ -1,6 +1,6 @@
-"""Decoders without training that change the last block: what its tokens attend to, and what is kept beside.
+"""Training-free decoders that change the last block: what replaces attention, and whether residual and MLP are kept.
 
-| decoder            | in attention's place                                | beside it     | source, licence        |
+| decoder            | in place of attention                               | kept          | source, licence        |
 | ------------------ | --------------------------------------------------- | ------------- | ---------------------- |
 | `maskclip`         | each token's own value                              | residual, MLP | MaskCLIP, Apache-2.0   |
 | `maskclip-reduced` | the same                                            | nothing       | NACLIP's ablation, MIT |
@@ -10,10 +10,10 @@
 | `scra`             | softmax(10 cos(y, y'), negatives out) v             | residual, MLP | RADSeg, MIT            |
 | `proxyclip`        | softmax(3 (cos(e, e') - 1.2 mean), negatives out) v | nothing       | ProxyCLIP, S-Lab 1.0   |
 
-Products of queries and keys are divided by sqrt(c) as in attention; y is the block's own output by head, e a second
-encoder's patches. All were published for towers with a class token; a tower with MAP or mean pooling goes on from the
-changed block as its readout does, which is our composition. All are raw: nothing is tuned on labels. An image never
-depends on its neighbours in a batch, so means are each image's own. Formulas are derived anew; no code is copied.
+Products of queries and keys are divided by sqrt(c) as in attention; y is the block's own output per head, e a second
+encoder's patches. All were published for towers with a class token. In a tower with MAP or mean pooling, the readout
+continues from the changed block, which is our composition. All are raw: nothing is tuned on labels. Means are over one
+image, so an image never depends on others in its batch. Formulas are derived anew; no code is copied.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 LastBlock = Callable[["Block", Tensor], Tensor]
 DEVIATION = 5.0
-"""Of NACLIP's Gaussian, in patches; its peak is 1."""
+"""Standard deviation of NACLIP's Gaussian, in patches; its peak is 1."""
 SHARPNESS = 10.0
-"""By which RADSeg multiplies cosines before a softmax."""
+"""Factor on the cosines in RADSeg's softmax over patches."""
 
 
 def features(model: DualEncoder, images: Tensor, readout: str, *, last_block: LastBlock) -> Tensor:
-    """Patch features [B, h, w, D] of a tower whose last block is another one.
+    """Patch features [B, h, w, D] of an image tower whose last block is replaced by `last_block`.
 
     Raises:
         BadInput: the model has no ViT whose blocks can be changed.
@@ -52,7 +52,7 @@ def features(model: DualEncoder, images: Tensor, readout: str, *, last_block: La
 
 
 def near_features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
-    """NACLIP's; it has to know how far apart patches are.
+    """Patch features with NACLIP's last block, which needs the grid for the distances between patches.
 
     Raises:
         BadInput: as `features`.
@@ -62,7 +62,7 @@ def near_features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
 
 
 def proxy_features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
-    """ProxyCLIP's, on the grid of the second encoder's patches.
+    """Patch features with ProxyCLIP's last block, on the grid of the second encoder's patches.
 
     Raises:
         BadInput: as `features`, or the model has no second encoder.
@@ -78,7 +78,7 @@ def second_patches(model: DualEncoder, images: Tensor) -> Tensor:
     """Patch tokens [B, h, w, E] that the model's second encoder gives for images normalised for the first.
 
     Raises:
-        BadInput: it has none.
+        BadInput: the model has no second encoder.
     """
     second = second_of(model)
     own = second.preprocess.renormalize(images, model.preprocess)
@@ -89,10 +89,10 @@ def second_patches(model: DualEncoder, images: Tensor) -> Tensor:
 
 
 def second_of(model: DualEncoder) -> Any:
-    """The model's second encoder, of another one's patches.
+    """The second encoder that the model carries.
 
     Raises:
-        BadInput: it has none.
+        BadInput: the model has none.
     """
     second = getattr(model, "second", None)
     if second is None:
@@ -106,7 +106,7 @@ def tower_of(model: DualEncoder) -> ImageTower:
     """The model's image tower.
 
     Raises:
-        BadInput: it has none that is a ViT of ours.
+        BadInput: the model has no ViT of ours.
     """
     tower = getattr(model, "visual", None)
     if not isinstance(tower, ImageTower):
@@ -115,7 +115,7 @@ def tower_of(model: DualEncoder) -> ImageTower:
 
 
 def reduced(block: Block, x: Tensor) -> Tensor:
-    """Values alone."""
+    """Each token's own value, without residual and MLP."""
     _, _, v = block.attn.split(block.norm1(x))
     return block.attn.merge(v)
 
@@ -133,7 +133,7 @@ def clearclip(block: Block, x: Tensor) -> Tensor:
 
 
 def naclip(block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Keys attend to keys, those of near patches more; a class token is near to none."""
+    """Keys attend to keys, with more weight on near patches; a class token is near to no patch."""
     _, k, v = block.attn.split(block.norm1(x))
     scores = (k * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     prefix = x.shape[1] - grid[0] * grid[1]
@@ -149,7 +149,7 @@ def nearness(height: int, width: int) -> Tensor:
 
 
 def scra(block: Block, x: Tensor) -> Tensor:
-    """Self-correlating recursive attention: heads of the block's own output correlate, and gather values once more."""
+    """Self-correlating recursive attention: cosines of the block's own output, per head, gather the values again."""
     q, k, v = block.attn.split(block.norm1(x))
     once = block.attn.merge(attend(q, k, v, fused=False))
     heads = once.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
@@ -157,9 +157,9 @@ def scra(block: Block, x: Tensor) -> Tensor:
 
 
 def proxyclip(block: Block, x: Tensor, grid: tuple[int, int], alike: Tensor) -> Tensor:
-    """Values of patches [B, T, C], brought to the grid of other features [B, h, w, E], gathered by what these say.
+    """Values of patches [B, T, C], resized to the grid of `alike` [B, h, w, E] and gathered by its similarities.
 
-    softmax(3 (cos - 1.2 mean cos)), negatives out, the mean being each image's own.
+    The weights are softmax(3 (cos - 1.2 mean cos)), negatives out, with the mean of each image.
     """
     _, _, v = block.attn.split(block.norm1(x))
     size = alike.shape[1:3]
@@ -173,15 +173,15 @@ def proxyclip(block: Block, x: Tensor, grid: tuple[int, int], alike: Tensor) -> 
 
 
 def cosines(x: Tensor) -> Tensor:
-    """[..., T, T] of tokens [..., T, C]."""
+    """Cosines [..., T, T] between tokens [..., T, C]."""
     unit = F.normalize(x, dim=-1)
     return unit @ unit.transpose(-2, -1)
 
 
 def sharpened(similarity: Tensor, sharpness: float, offset: Tensor | float = 0.0) -> Tensor:
-    """Weights [..., T, T], each row a softmax of sharpness (similarity - offset), negatives out."""
+    """Weights [..., T, T], each row a softmax of sharpness (similarity - offset) without negative values."""
     scores = sharpness * (similarity - offset)
-    # Each attends to itself at least, also where all are alike.
+    # A token always attends to itself, so no row is empty, even if all tokens are alike.
     others = ~torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.masked_fill((scores < 0) & others, -torch.inf).softmax(dim=-1)
 
@@ -205,9 +205,9 @@ FEATURES: dict[str, Callable[[DualEncoder, Tensor, str], Tensor]] = {
     "scra": partial(features, last_block=scra),
     "proxyclip": proxy_features,
 }
-"""By the decoder's name."""
+"""Function that makes the patch features, by the decoder's name."""
 
 
 def needs_of(name: str) -> Callable[[DualEncoder], object]:
-    """What complains of a model that a decoder of these cannot have."""
+    """The function that raises `BadInput` for a model that the decoder cannot use."""
     return second_of if name == "proxyclip" else tower_of

@@ -1,7 +1,7 @@
-"""Scores as pure functions, and what chance would score.
+"""Metrics as pure functions, and the scores of chance.
 
 Ties are broken by position: of equal scores the earlier class, image or caption comes first. A collapsed model,
-whose scores are all equal, therefore lands at chance and not at 0 or 1.
+whose scores are all equal, therefore scores as chance does, not 0 or 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RECALL_AT = (1, 5, 10)
 BLOCK = 2**24
-"""Scores ranked at a time."""
+"""Number of scores ranked at a time."""
 Absent = Literal["mmseg", "detectron2"]
 
 
@@ -32,7 +32,7 @@ Absent = Literal["mmseg", "detectron2"]
 
 
 def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """Rank (0 is first) of each image's class int64 [N].
+    """Rank int64 [N] (0 is first) of each image's true class.
 
     Args:
         scores: [N, C], higher is better.
@@ -45,9 +45,9 @@ def class_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str, Ratios]:
-    """acc1, acc5 (from five classes on) and mean_per_class_recall, as CLIP_benchmark names them.
+    """acc1, acc5 (with five classes or more) and mean_per_class_recall, as CLIP_benchmark names them.
 
-    Classes without an example do not enter the mean. Two images of class 0, one of them right, one right of class 1:
+    Classes without an example do not enter the mean. Of two images of class 0 one is right; that of class 1 is right:
 
     >>> ratios = accuracy_ratios(torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), 2)
     >>> {name: ratio.score() for name, ratio in ratios.items()}
@@ -65,7 +65,7 @@ def accuracy_ratios(ranks: Tensor, labels: Tensor, num_classes: int) -> dict[str
 
 
 def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Expectation of these for random scores: k/C; `best_constant_acc1` when always answering one class beats it.
+    """Expected `accuracy_ratios` of random scores: k/C; `best_constant_acc1` if always answering one class scores more.
 
     >>> accuracy_chance(torch.tensor([0, 0, 1]), 2)
     {'acc1': 0.5, 'mean_per_class_recall': 0.5, 'best_constant_acc1': 0.6666666666666666}
@@ -79,7 +79,7 @@ def accuracy_chance(labels: Tensor, num_classes: int) -> dict[str, float]:
 
 
 def most_confused(confusion: Tensor, classes: Sequence[str], count: int = 10) -> list[dict[str, Any]]:
-    """The pairs of a class and what it is taken for with the most mistakes, and their share of the class.
+    """The most frequent mistakes: a class, the class it is taken for, the count, and its share of the true class.
 
     Args:
         confusion: [C, C], rows are the truth.
@@ -106,7 +106,7 @@ def neighbour_votes(
 ) -> Tensor:
     """Scores [M, C]: each of a query's k nearest training images votes for its class with exp(cosine / temperature).
 
-    DINO's k-NN (facebookresearch/dino: eval_knn.py). Which of equally near images is the k-th is not defined.
+    DINO's k-NN (facebookresearch/dino: eval_knn.py). Ties for the k-th image have no defined order.
 
     Args:
         train: features [N, D] of any length; their direction counts.
@@ -149,11 +149,11 @@ def retrieval_ranks(images: Tensor, texts: Tensor, owner: Tensor, *, block: int 
 def recall_ratios(by_text: Tensor, by_image: Tensor, owner: Tensor) -> dict[str, Ratios]:
     """Recall@1, 5 and 10 both ways, by the CLIP convention: a query is a hit if *any* of its partners is in the top k.
 
-    `image_retrieval_recall@k` asks with texts for images, `text_retrieval_recall@k` with images for texts.
+    `image_retrieval_recall@k` searches images with texts, `text_retrieval_recall@k` texts with images.
 
     Args:
         by_text, by_image: as `retrieval_ranks` gives them.
-        owner: as for it.
+        owner: as for `retrieval_ranks`.
     """
     num_images = len(by_image)
     asking = torch.bincount(owner, minlength=num_images)
@@ -164,7 +164,7 @@ def recall_ratios(by_text: Tensor, by_image: Tensor, owner: Tensor) -> dict[str,
 
 
 def retrieval_chance(captions_per_image: Sequence[int]) -> dict[str, float]:
-    """Expectation of these under random order.
+    """Expected `recall_ratios` under random order.
 
     A text finds its one image among N in the top k with k/N. An image with m of the T texts misses when all k come
     from the other T - m: its chance is 1 - C(T-m, k) / C(T, k), averaged over the images.
@@ -185,7 +185,7 @@ def retrieval_chance(captions_per_image: Sequence[int]) -> dict[str, float]:
 
 
 def best_ranks(scores: Tensor, query_owner: Tensor, target_owner: Tensor) -> Tensor:
-    """Rank (0 is first) of the best own target of each query.
+    """Rank [Q] (0 is first) of each query's best own target.
 
     Args:
         scores: [Q, T], higher is better.
@@ -227,7 +227,7 @@ def confusion(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int =
     """
     if 0 <= ignore < num_classes:
         raise BadInput(f"the label {ignore} is one of the {num_classes} classes; ignore one that is none")
-    # What is left out goes into a cell of its own, which takes a fifth of the time of picking out the rest.
+    # Ignored pixels go into a cell of their own: this takes a fifth of the time of selecting the others.
     cells = torch.where(truth == ignore, num_classes**2, truth.long() * num_classes + prediction)
     return torch.bincount(cells.flatten(), minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)
 
@@ -263,14 +263,14 @@ def segmentation_scores(confusion: Tensor, absent: Absent = "mmseg") -> dict[str
 
 
 def pixel_counts(confusion: Tensor, image: int) -> Tensor:
-    """What an image adds to each class in it, int64 [classes, 5]: image, class, right, true and predicted pixels."""
+    """An image's counts for each class in it, int64 [classes, 5]: image, class, right, true and predicted pixels."""
     right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     seen = (true + predicted).nonzero()[:, 0]
     return torch.stack([torch.full_like(seen, image), seen, right[seen], true[seen], predicted[seen]], dim=1)
 
 
 def segmentation_ratios(counts: Tensor, num_images: int, absent: Absent = "mmseg") -> dict[str, Ratios]:
-    """What `segmentation_scores` sums over images, of the rows [E, 5] of `pixel_counts`."""
+    """The metrics of `segmentation_scores` as `Ratios` over images, from the rows [E, 5] of `pixel_counts`."""
     image, group, right, true, predicted = counts[counts[:, 0].argsort(stable=True)].T
     above, true = right.double(), true.double()
     union = true + predicted.double() - above
@@ -285,7 +285,7 @@ def segmentation_chance(pixels: Tensor, absent: Absent = "mmseg") -> dict[str, f
     """Scores of uniformly random labels, and of the best constant answer.
 
     Random labels put n_c / C of class c into every cell of its row, so IoU_c = (n_c/C) / (n_c + N/C - n_c/C): the
-    ratio of expectations, exact as pixels grow many. The best constant answer is the most frequent class.
+    ratio of expectations, which becomes exact with many pixels. The best constant answer is the most frequent class.
 
     Args:
         pixels: [C], pixels of each class in the truth.

@@ -1,7 +1,7 @@
-"""The words that stand for the classes of segmentation: the published names, other lists of them, or a person's own.
+"""The words for the classes of segmentation: the published names, other published lists, or a user's own list.
 
-A class may have several words. Each is scored for itself, and a class has the highest of its words' probabilities, as
-SCLIP, OpenSeg and ODISE merge synonyms; so a pixel's class is the owner of its best word. Imports no torch.
+A class may have several words. Each word is scored separately, and a class has the highest probability of its words, as
+SCLIP, OpenSeg and ODISE merge synonyms. So a pixel's class is the owner of its best word. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LISTS: Mapping[str, Mapping[str, str]] = {
     "mmseg": {},
     "maskclip": {
-        # What MaskCLIP leaves as it is published, and what it names anew.
+        # First the lists that MaskCLIP keeps as published, then those in which it changes names.
         **{name: name for name in ("ade_150", "cityscapes_19")},
         **{
             name: f"{name}_maskclip" for name in ("voc_20", "pascal_context_59", "pascal_context_459", "coco_stuff_171")
@@ -39,7 +39,7 @@ LISTS: Mapping[str, Mapping[str, str]] = {
         **{name: f"{name}_synonyms" for name in ("ade_150", "voc_20", "pascal_context_59", "cityscapes_19")},
     },
 }
-"""By the name of `eval.names`: the files in classes/ that name the classes of published lists anew."""
+"""For each name of `eval.names`: published list -> file in classes/ with other names for the list's classes."""
 
 
 class Wording(NamedTuple):
@@ -47,9 +47,9 @@ class Wording(NamedTuple):
 
     words: Sequence[str]  # W
     owner: Sequence[int]
-    """The class of each label that a score map gives; where a threshold finds the background, its 0 comes first."""
+    """The class of each label in a score map. If a threshold finds the background, the background's 0 comes first."""
     sha256: str
-    """Of all classes' words, a class a line."""
+    """Checksum (16 digits) of the words of all classes, one class per line."""
 
 
 def wording(
@@ -58,12 +58,12 @@ def wording(
     """The words of a set's classes.
 
     Args:
-        names: a name of LISTS; a file with a class a line, its words separated by commas; or a folder with SET.txt.
+        names: a name of LISTS; a file with one class per line, words separated by commas; or a folder with SET.txt.
         background_names: the background is named by what is usually there, not by the word "background".
         threshold: the background is where no class scores high, and has no words.
 
     Raises:
-        BadInput: no such list, none for this set, another number of lines than classes, or a background that is not.
+        BadInput: no such list, none for this set, not one line per class, or `background_names` where there are none.
     """
     lines = _own(data, _file(names, data.name)) if _is_path(names) else _published(data, names)
     if background_names:
@@ -79,7 +79,7 @@ def wording(
 
 
 def _published(data: SegmentationSet, names: str) -> Sequence[Sequence[str]]:
-    """The words of a list of LISTS, a class a line."""
+    """The words of each class by a list of LISTS."""
     found, own = one_of(LISTS, names, "list of names"), data.words or [[name] for name in data.classes]
     if not found:
         return own
@@ -89,12 +89,12 @@ def _published(data: SegmentationSet, names: str) -> Sequence[Sequence[str]]:
             f"{len(data.classes)} classes, a line each, words separated by commas"
         )
     head = own[:1] if data.background_words else []
-    # COCO-Object's classes are the first of COCO-Stuff's.
+    # COCO-Object's classes are the first classes of COCO-Stuff.
     return [*head, *map(_split, class_names(found[data.published])[: len(own) - len(head)])]
 
 
 def _own(data: SegmentationSet, file: Path) -> Sequence[Sequence[str]]:
-    """The words of a person's file, a class a line."""
+    """The words of each class by a user's file."""
     lines = [_split(line) for line in lines_of(file)]
     for number, words in enumerate(lines, 1):
         if not all(words):
@@ -117,7 +117,7 @@ def _is_path(names: str) -> bool:
 
 
 def _file(names: str, dataset: str) -> Path:
-    """The file that is given, or that of a set in a folder."""
+    """The given file or, in a given folder, the file of the data set."""
     path = expanded(names)
     return path / f"{dataset}.txt" if path.is_dir() else path
 

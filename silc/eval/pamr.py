@@ -1,8 +1,8 @@
 """PAMR: class maps refined along an image's edges. No parameters are learnt.
 
-Each round a pixel takes the mean of its neighbours' maps, weighted by how alike their colours are. As TCL runs it
-(kakaobrain/tcl `models/tcl/pamr.py`, from visinf/1-stage-wseg; Araslanov and Roth, CVPR 2020): 10 rounds over the 8
-neighbours at 6 distances. A result made with it is not raw; records call it refined.
+Each round a pixel takes the mean of its neighbours' maps, weighted by the similarity of their colours. The settings
+are TCL's (kakaobrain/tcl `models/tcl/pamr.py`, from visinf/1-stage-wseg; Araslanov and Roth, CVPR 2020): 10 rounds over
+the 8 neighbours at 6 distances. A result made with PAMR is not raw; records call it refined.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def refine(maps: Tensor, image: Tensor, rounds: int = ROUNDS, dilations: tuple[i
 
 
 def refine_at_their_size(maps: Tensor, image: Tensor) -> Tensor:
-    """Refined maps [C, h, w] along the edges of an image [3, H, W] brought to their size, as TCL's `apply_pamr`."""
+    """Refined maps [C, h, w] of maps and an image [3, H, W], which is resized to the maps as in TCL's `apply_pamr`."""
     return refine(maps, F.interpolate(image[None], maps.shape[-2:], mode="bilinear", align_corners=True)[0])
 
 
 def affinity(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
     """Weights [P, H, W] of the P = 8 * len(dilations) neighbours of each pixel, summing to 1.
 
-    softmax over q of the mean over RGB of -|I_p - I_q| / (1e-8 + 0.1 std), the deviation being that of the pixel's
-    3 x 3 neighbourhoods at all dilations together.
+    softmax over q of the mean over RGB of -|I_p - I_q| / (1e-8 + 0.1 std), with std over the pixel's 3 x 3
+    neighbourhoods at all dilations together.
     """
     around = torch.stack(list(_neighbours(image, dilations)))  # [P, 3, H, W]
     centres = image.expand(len(dilations), *image.shape)  # each neighbourhood holds the pixel itself

@@ -1,4 +1,4 @@
-"""Every table of the paper that runs have scores for, with figures, as one page."""
+"""One page with figures and every table of the paper for which runs have scores."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from silc.eval.tables import ModelRow, PaperTable
 
 SHEETS = "segmentations.png"
-"""Beside a run's scores: its segmentations."""
+"""Name of the file with a run's segmentations, beside its scores."""
 WIDEST = 1600
-"""Pixels to which a sheet of segmentations is brought down."""
+"""Width in pixels to which a wider sheet of segmentations is shrunk."""
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Tables by name, and those that no run is in."""
+    """Tables by name, and the names of tables without a run."""
 
     tables: Mapping[str, PaperTable]
     left_out: Sequence[str]
@@ -38,14 +38,14 @@ class Paper:
 
 
 def paper(runs: Sequence[Path]) -> Paper:
-    """Lay runs out in every table of the paper that one of them has a score for, on its sets or on one's own.
+    """Lay runs out in every table of the paper that one of them has a score for, on the paper's sets or on others.
 
-    Runs whose paths differ in the number of a folder seed-N alone share a row: mean and standard deviation.
+    Runs whose paths differ only in the number of a folder seed-N share a row: mean and standard deviation.
 
     Raises:
-        BadInput: a run has no scores, or none of them any of the tables' tasks.
+        BadInput: a run has no scores, or no run was scored on a task of the tables.
     """
-    runs = list({run.absolute(): run for run in runs}.values())  # one that is given twice is no seed
+    runs = list({run.absolute(): run for run in runs}.values())  # a run that is given twice is not two seeds
     names = tables.distinct_names([_seed_apart(tables.folder_of(run))[0] for run in runs])
     found = {name: _alone(name, tables.paper_table(name, runs, names)) for name in tables.NAMES}
     allowed = {
@@ -60,14 +60,14 @@ SEED = re.compile(r"seed-\d+")
 
 
 def _seed_apart(path: Path) -> tuple[Path, int | None]:
-    """A path without the folder of its seed, the last one if there are several, and where in the path that stands."""
+    """A path without its (last) folder seed-N, and that folder's position in the path; None if there is none."""
     parts = path.absolute().parts
     place = next((i for i, part in reversed([*enumerate(parts)]) if SEED.fullmatch(part)), None)
     return (path.absolute(), None) if place is None else (Path(*parts[:place], *parts[place + 1 :]), place)
 
 
 def _alone(name: str, table: PaperTable) -> PaperTable:
-    """A table without columns of tasks that it does not have, and without one's own rows that then have no score."""
+    """A table without the columns of other tasks than the paper's, and without own rows that then have no score."""
     num = tables.num_columns(name)
     tasks = {column.task for column in table.columns[:num]}
     kept = [i for i, column in enumerate(table.columns) if column.task in tasks]
@@ -77,14 +77,14 @@ def _alone(name: str, table: PaperTable) -> PaperTable:
 
 
 def _over_seeds(table: PaperTable) -> PaperTable:
-    """A table in which rows of runs that differ in their seed are one: their means."""
+    """A table with one row of means for all runs that differ only in their seed."""
     together: dict[Any, list[ModelRow]] = {}
     for number, row in enumerate(table.rows):
         path, place = (None, None) if row.run is None else _seed_apart(row.run)
         if place is None:
             together[number] = [row]
             continue
-        name = re.sub(r"seed-\d+/|/seed-\d+(?=,|$)", "", row.name)  # in a file of scores rows have their models' names
+        name = re.sub(r"seed-\d+/|/seed-\d+(?=,|$)", "", row.name)  # rows of a file of scores have the names of models
         together.setdefault((name, place, path), []).append(replace(row, name=name))
     rows = [rows[0] if len(rows) == 1 else _mean(rows) for rows in together.values()]
     notes = [note for rows in together.values() if len(rows) > 1 for note in _fewer(rows, table)]
@@ -92,7 +92,7 @@ def _over_seeds(table: PaperTable) -> PaperTable:
 
 
 def _mean(rows: Sequence[ModelRow]) -> ModelRow:
-    """One row of several seeds'; each column is of those that have it."""
+    """One row for several seeds; each column is over the seeds that have a score in it."""
     columns, costs = (
         [[x for x in values if x is not None] for values in zip(*several, strict=True)]
         for several in ([row.scores for row in rows], [row.costs for row in rows])
@@ -107,7 +107,7 @@ def _mean(rows: Sequence[ModelRow]) -> ModelRow:
 
 
 def _fewer(rows: Sequence[ModelRow], table: PaperTable) -> list[str]:
-    """Which scores not all seeds of a row have."""
+    """Notes on the columns for which only some seeds of a row have a score."""
     counts = [sum(score is not None for score in scores) for scores in zip(*(r.scores for r in rows), strict=True)]
     return [
         f"{rows[0].name}: {column.label} is of {count} of {len(rows)} seeds"
@@ -140,10 +140,10 @@ def _named(runs: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _sheet(run: Path) -> str | None:
-    """A run's segmentations, as the address of a picture.
+    """A run's sheet of segmentations as a data URI; None if there is no such file.
 
     Raises:
-        BadInput: the file of that name is none.
+        BadInput: the file is no picture.
     """
     from PIL import Image
 
@@ -159,7 +159,7 @@ def _sheet(run: Path) -> str | None:
 
 
 def _figure(name: str, table: PaperTable, palette: Mapping[str, str]) -> Markup:
-    """Every score of a table as a point: a line for each column, published ones as rings in the page's colour."""
+    """Plot of a table: each column is a line, each score a point; published scores are rings in the page's colour."""
     columns = [i for i, _ in enumerate(table.columns) if any(row.scores[i] is not None for row in table.rows)]
 
     def draw(figure: Figure) -> None:

@@ -1,4 +1,4 @@
-"""What a score looks like: segmentation overlays, retrieval strips, contact sheets. Pillow only."""
+"""Pictures for reports: segmentation overlays, retrieval strips, contact sheets. Pillow only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 PANEL = 200
 """Pixels of a panel's shorter side; smaller images are enlarged so that their pixels stay visible."""
 LONGEST = 1600
-"""Most pixels of its longer side: a thin image gets a thinner panel."""
+"""Most pixels of a panel's longer side: a thin image gets a thinner panel."""
 TILE = 160
-"""Pixels of both sides of a retrieved image's place."""
+"""Pixels of both sides of the square for a retrieved image."""
 STRIP = 2**18
-"""Pixels that are coloured at a time."""
+"""Number of pixels that are coloured at a time."""
 GAP = 6
 TEXT, LINE = 14, 20
-"""Pixels of letters, and from line to line."""
+"""Height of letters, and distance from line to line, in pixels."""
 ALPHA = 0.7
 """Share of a class's colour in an overlay."""
 EDGE = 400
-"""Pixels of a picture's shorter side for which its edges get one pixel thicker to either side."""
+"""Edges get one pixel thicker on both sides per this many pixels of a picture's shorter side."""
 BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (120, 124, 130)
 RIGHT = (22, 163, 74)
 LEGEND_SHARE = 0.005
-"""Classes that cover less of truth and prediction than this are left out of the legend."""
+"""Classes that cover a smaller share of truth and prediction are left out of the legend."""
 
 
 def segmentation_panel(
@@ -64,7 +64,7 @@ def segmentation_panel(
 def colour_overlay(
     image: Image.Image, labels: NDArray[np.int64], ignore: int | None = None, *, alpha: float = ALPHA
 ) -> Image.Image:
-    """The image, grey, under the colours of its labels [H, W]; those of `ignore` stay grey and light.
+    """The image in grey, with the colours of its labels [H, W] over it; pixels of `ignore` stay light grey.
 
     Args:
         alpha: share of the colours, 0 (the grey image) to 1 (colours alone).
@@ -116,7 +116,7 @@ def colour(index: int) -> tuple[int, int, int]:
 
 
 def palette_image(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
-    """Label values [H, W] as pixels, in the overlay's colours where a palette holds them."""
+    """An image whose pixels are the labels [H, W]; up to 256 classes it has a palette of the overlay's colours."""
     if num_classes > 256:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8))
@@ -125,7 +125,7 @@ def palette_image(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
 
 
 def retrieval_strip(found: Sequence[Image.Image], rank: int, total: int) -> Image.Image:
-    """The images a caption found, best first, the right one framed.
+    """The images that a caption found, best first, with a frame around the right one.
 
     Args:
         rank: place of the right image among all `total`, from 1; it may lie beyond those shown.
@@ -138,7 +138,7 @@ def retrieval_strip(found: Sequence[Image.Image], rank: int, total: int) -> Imag
 
 
 def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
-    """Many pictures on one sheet, row by row, each under its group and caption. At least one picture."""
+    """Many pictures on one sheet, row by row, each under its group and caption. Needs at least one picture."""
     cells = [_captioned(picture) for picture in pictures]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     widths = [max(row[column].width for row in rows if column < len(row)) for column in range(len(rows[0]))]
@@ -165,7 +165,7 @@ def small(image: Image.Image) -> Image.Image:
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """At most `count` indices spread over range(total): examples that nobody chose.
+    """At most `count` indices spread evenly over range(total), for examples without selection.
 
     >>> evenly_spaced(10, 3)
     [0, 3, 6]
@@ -190,7 +190,7 @@ def _under(lines: Sequence[str], image: Image.Image, colour: tuple[int, int, int
 
 
 def _joined(images: Sequence[Image.Image], *, down: bool = False) -> Image.Image:
-    """Images beside each other, or below."""
+    """Images beside each other or, if `down`, below each other."""
     widths, heights = zip(*(image.size for image in images), strict=True)
     gaps = GAP * (len(images) - 1)
     size = (max(widths), sum(heights) + gaps) if down else (sum(widths) + gaps, max(heights))
@@ -202,7 +202,7 @@ def _joined(images: Sequence[Image.Image], *, down: bool = False) -> Image.Image
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    """The image as a panel: larger where it is small, its pixels kept visible, smaller where it is large."""
+    """The image scaled to a panel: a small image is enlarged with visible pixels, a large one is shrunk."""
     factor = min(PANEL / min(image.size), LONGEST / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
@@ -225,7 +225,7 @@ def present(truth: NDArray[np.int64], prediction: NDArray[np.int64], ignore: int
 
 
 def _legend(present: Sequence[int], classes: Sequence[str], width: int, size: int = TEXT) -> Image.Image:
-    """Squares of colour and names, as many a line as the width holds; `size` is that of the letters, in pixels."""
+    """Squares of colour with names, as many per line as the width holds; `size` is the height of letters in pixels."""
     font, line, square, x = _font(size), LINE * size // TEXT, size - 1, 0
     rows: list[list[tuple[int, int]]] = [[]]
     for index in present:

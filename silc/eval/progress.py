@@ -1,4 +1,4 @@
-"""How long an evaluation still takes, for the person who waits."""
+"""Progress of an evaluation on the terminal, and its list of tasks that could not be scored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """Progress of an evaluation: a bar on a terminal, a line a task elsewhere (`suite.OnProgress`)."""
+    """Progress of an evaluation: a bar on a terminal, one line per task elsewhere (`suite.OnProgress`)."""
 
     def __init__(self, bar: Progress, speaks: bool) -> None:
         self.bar, self.speaks = bar, speaks
@@ -34,7 +34,7 @@ class Bar:
 
 
 class Unscored:
-    """Tasks that could not be scored, each told in a line where it happens (`suite.Failed`)."""
+    """The tasks that could not be scored; each is reported in one line when it fails (`suite.Failed`)."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
@@ -42,7 +42,7 @@ class Unscored:
         self.tasks: list[str] = []
 
     def __call__(self, task: str, weights: str, error: BadInput) -> None:
-        """Tell of a task; what is wrong with its data is not told again for other weights."""
+        """Report a failed task; the same error is not reported again for other weights."""
         if (task, str(error)) not in self.told:
             self.told.add((task, str(error)))
             self.tell(one_line(f"{task} is not scored: {error}"))
@@ -50,7 +50,7 @@ class Unscored:
             self.tasks.append(task)
 
     def summary(self, out: Path) -> list[str]:
-        """What is told of them at the end of the run in `out`, if there are any."""
+        """Lines about the failed tasks for the end of the run in `out`; empty if no task failed."""
         if not self.tasks:
             return []
         return [f"not scored all along: {', '.join(self.tasks)}; `silc eval {out}` scores what is mended"]
@@ -58,7 +58,7 @@ class Unscored:
 
 @contextmanager
 def evaluation_bar(speaks: bool) -> Iterator[Bar]:
-    """One that says nothing on ranks that do not speak."""
+    """A progress bar; it is silent on ranks without `speaks`."""
     here = console()
     with progress(here, transient=True, disable=not (speaks and here.is_terminal)) as bar:
         yield Bar(bar, speaks)

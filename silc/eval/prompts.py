@@ -1,7 +1,7 @@
 """Class names to prompts: published names, prompt templates, canonicalisation. Imports no torch.
 
 `templates.json` holds the prompts (`clip7` to `cifar18` are CLIP's, `tcl9` TCL's, `scene5` MaskCLIP's), `classes/`
-the names with their sources. Named sets that are made of others: `clip80+1` is big_vision's, `maskclip85` MaskCLIP's.
+the names with their sources. Two named sets join others: `clip80+1` is big_vision's, `maskclip85` MaskCLIP's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def templates(name: str) -> list[str]:
 
 
 def template_sets() -> list[str]:
-    """The names of the sets."""
+    """The names of all prompt sets."""
     return [*_sets(), *COMPOSED]
 
 
@@ -45,7 +45,7 @@ def _sets() -> dict[str, list[str]]:
 
 
 def class_names(name: str) -> list[str]:
-    """A published list of names, in the order of its labels, to the letter: 'bed ' of ade_150 ends with a blank."""
+    """A published list of names, unchanged, in the order of its labels; 'bed ' of ade_150 ends with a blank."""
     return (HERE / "classes" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 

@@ -1,7 +1,8 @@
-"""The published protocols by name: what is done to images, names and scores. Nothing else moves a number.
+"""The published protocols by name: how they treat images, names and scores. Nothing else affects a score.
 
 The filter that resizes whole images is the model's own (`Preprocess.interpolation`): an imported big_vision model
-brings `tf_bilinear`, what was trained on Pillow's images is scored on them. `eval.interpolation` overrides it.
+brings `tf_bilinear`, and a model trained on images resized by Pillow is scored on such images. `eval.interpolation`
+overrides the filter.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class WholeImageProtocol:
     templates: str
     """A named prompt set; empty: the data set's own."""
     canonicalize: bool
-    """Names and templates in lower case without punctuation, names cut at the first comma."""
+    """Whether names and templates are put in lower case without punctuation, and names are cut at the first comma."""
     resize: Mapping[str, Resize]
-    """How images are made square, by what for."""
+    """How images are made square, by purpose: classify, retrieve, few-shot."""
 
 
 WHOLE_IMAGE = {
@@ -47,21 +48,21 @@ class SlidingWindowProtocol:
     templates: str
     ensemble: Order
     shorter: int
-    """Pixels the shorter side is scaled to."""
+    """Pixels to which the shorter side is scaled."""
     longer: int | None
     """Most pixels of the longer side."""
     rounding: Literal["nearest", "down", "squash", "strides"]
-    """How the other side becomes an integer: mmcv's rule, or torchvision's; or it is the shorter one's (CAT-Seg); or
-    mmcv's, and then both sides go up to whole strides (RADSeg)."""
+    """How the other side becomes an integer. nearest: mmcv's rule. down: torchvision's. squash: it is as long as the
+    shorter side (CAT-Seg). strides: mmcv's rule, then both sides are raised to whole strides (RADSeg)."""
     interpolation: Interpolation
     window: int
     stride: int
     fit: Literal["pad", "resize"]
-    """A window that the patch size does not divide gets zeros around it, or is enlarged (bicubic)."""
+    """If the patch size does not divide a window: pad it with zeros, or resize it to a larger size (bicubic)."""
     softmax: bool
     """Whether each window's cosines go through a softmax over the classes, without temperature, before averaging."""
     on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Fields that the authors have others of on some sets, by the set's name."""
+    """Fields with other values on some data sets, as the authors have them, by the set's name."""
 
 
 SLIDING_WINDOW = {
@@ -83,8 +84,8 @@ SLIDING_WINDOW = {
         softmax=False,
         on={"cityscapes": {"shorter": 560}, "coco-stuff": {"shorter": 448}},
     ),
-    # RADSeg-OVSS/RADSeg configs_mmseg/{mid,high}_res_configs, radseg/radseg.py: _preprocess_image. On a set that is
-    # none of its five, A-150's numbers. Its low resolution is SCLIP's, but Stuff at 336.
+    # RADSeg-OVSS/RADSeg configs_mmseg/{mid,high}_res_configs, radseg/radseg.py: _preprocess_image. Sets that
+    # are none of its five get A-150's numbers. Its low resolution is SCLIP's protocol, but with Stuff at 336.
     "radseg-mid": SlidingWindowProtocol(
         "clip80",
         "normalize, mean, normalize",

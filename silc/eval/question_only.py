@@ -1,7 +1,7 @@
-"""Answers without images: how far a set's questions alone lead. Imports no torch.
+"""Baseline of question answering without images: answers from the questions alone. Imports no torch.
 
-The answer to a question is the commonest one to questions like it about other images. Which questions are alike is
-said in several ways, from coarse to fine; where a question has none like it, the next coarser way answers.
+A question gets the commonest answer to similar questions about other images. There are several definitions of
+similar, from coarse to fine; if a question has no similar one, the next coarser definition is used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from silc.eval.datasets import QuestionSet
 
 FOLDS = 10
-"""Parts of the images; the answers of a part are learnt from the others."""
+"""Number of parts of the images; the answers for a part are learnt from the other parts."""
 FIRST_WORDS = 2
 
 
 def question_only(data: QuestionSet) -> Mapping[str, list[str]]:
-    """An answer to each question [N] by each way of saying which questions are alike.
+    """An answer to each question [N], for each definition of similar questions.
 
-    The ways are: all questions, those of one type (where the set has types of questions; types of answers would tell
-    of the answer), those that begin with the same two words, and those that are the same.
+    Similar are: all questions; those of the same type (if the set has question types; answer types would reveal the
+    answer); those that begin with the same two words; and identical ones.
     """
     asked = [question.lower().split() for question in data.questions]
     ways = {"all": [""] * len(asked)}
@@ -41,7 +41,7 @@ def question_only(data: QuestionSet) -> Mapping[str, list[str]]:
 
 
 def _by_others(alike: Sequence[str], truth: Sequence[str], about: Sequence[int], coarser: Sequence[str]) -> list[str]:
-    """The commonest answer to questions alike about images of other parts; of equals the one that was met first."""
+    """The commonest answer to similar questions about images of other parts; of equally common ones the first seen."""
     counts: dict[str, Counter[str]] = {}
     own: dict[tuple[int, str], Counter[str]] = {}
     for key, answer, image in zip(alike, truth, about, strict=True):

@@ -1,7 +1,7 @@
-"""Scores for people: one self-contained report.html.
+"""The report for people: one self-contained report.html.
 
-The page loads nothing: pictures are data URIs, plots inline SVG, and a few lines of script sort its tables; without
-script it is whole. Every score stands beside its interval and what chance, and the best constant answer, would score.
+The page loads no other file: pictures are data URIs, plots inline SVG, and a few lines of script sort its tables. It is
+complete without script. Beside every score stand its interval and the scores of chance and of the best constant answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""
 PICTURE_BYTES = 1_600_000
-"""All pictures of a page, before base64 makes them a third larger: with plots and tables a page stays below 3 MB."""
+"""Most bytes of a page's pictures; base64 makes them a third larger. With plots and tables a page stays below 3 MB."""
 
 
 def write_report(
@@ -94,7 +94,7 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
 
 
 def _costs(named: Named) -> list[str]:
-    """What the weights cost, one sentence per cost."""
+    """The training cost of the weights, one sentence per cost."""
     same: dict[str, list[str]] = defaultdict(list)
     for name, record in named:
         spent = [(getattr(record, cost), *told) for cost, told in COSTS.items()]
@@ -121,7 +121,7 @@ def _details(named: Named, what: str) -> list[tuple[str, list[tuple[str, Any]]]]
 
 
 def _class_tables(named: Named) -> list[tuple[str, str, list[str], list[tuple[str, float, list[float | None]]]]]:
-    """(task and measure, what is scored, columns, [(class, its share of that, the measure by each column)])."""
+    """(task and measure, counted unit, columns, [(class, its share of the units, its measure in each column)])."""
     tables = []
     for detail, measure, title, part in (
         ("class_iou", "iou", "IoU by class", "pixels"),
@@ -149,7 +149,7 @@ class Figured(NamedTuple):
 
 
 Key = tuple[str, str]
-"""Group and caption: what every model has a picture of."""
+"""Group and caption of a picture; the models' pictures under one key are shown side by side."""
 Gallery = list[tuple[str, list[tuple[str, list[Figured]]]]]
 """[(group, [(caption, the picture of that caption by each model)])]."""
 
@@ -173,7 +173,7 @@ def galleries(evaluations: Sequence[Evaluation]) -> tuple[Gallery, int]:
 
 
 def _fitting(sizes: Mapping[Key, int]) -> set[Key]:
-    """The keys that fit, taken from the groups in turn, so that each group keeps some."""
+    """The keys whose pictures fit the page, taken from the groups in turn, so that each group keeps some."""
     by_group: dict[str, list[Key]] = defaultdict(list)
     for key in sizes:
         by_group[key[0]].append(key)

@@ -1,6 +1,6 @@
-"""Image-text retrieval: all captions of an image count, recall@k both ways (CLIP's and big_vision's protocol).
+"""Image-text retrieval: recall@k in both directions over all captions (CLIP's and big_vision's protocol).
 
-The two differ in the resize rule alone. CLIP cut to five captions: `eval.max_captions`.
+The two protocols differ only in the resize rule. CLIP keeps five captions per image: see `eval.max_captions`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Retrieval(OnWholeImages[RetrievalSet]):
         return (self.config.num_pictures if self.config.photographs else 0), True
 
     def protocol(self, model: DualEncoder) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         return {
             "protocol": self.config.classification,
             "num_images": len(self.data.images),
@@ -70,7 +70,7 @@ class Retrieval(OnWholeImages[RetrievalSet]):
         return [own[: self.config.max_captions or None] for own in self.data.captions]
 
     def _strips(self, images: Tensor, texts: Tensor, owner: Tensor) -> list[Picture]:
-        """The first caption of some evenly spaced images, each with the images it finds; not chosen by success."""
+        """The first caption of some evenly spaced images, each with the images it finds, right or wrong."""
         strips = []
         for right in pictures.evenly_spaced(len(images), self.drawn[0]):
             scores = images @ texts[int((owner == right).nonzero()[0])]  # [N]

@@ -1,18 +1,18 @@
 """SC-CLIP: outlying tokens are replaced, and patches that were alike in the middle of the tower are brought together.
 
-Bai et al., "Self-Calibrated CLIP", arXiv 2411.15869; the code of its authors has no licence, and none of it is here. Of
-a tower with 12 blocks, counted from 1:
+Bai et al., "Self-Calibrated CLIP", arXiv 2411.15869; the authors' code has no licence, and none of it is used here.
+In a tower with 12 blocks, counted from 1:
 
-1. The 5 % of the patches entering the last block with the highest local outlier factor (30 neighbours, squared
-   distances) become the mean of their neighbours in the image that are not among them.
-2. Similarities are cosines of what block 9 leaves, the same patches replaced. Each patch becomes the mean of those with
-   a similarity of 0.4 and more, weighted so.
-3. The last block: half softmax(3 (similarity - mean), negatives out), half softmax(k k' / sqrt(c)), over the values;
-   neither residual nor MLP, but 0.3 of the class token where there is one.
-4. The result is gathered once more, by what block 4 leaves. The same is done with the sum of what blocks 4 to 10 leave
-   in place of the last block's input, and added.
+1. Of the patches entering the last block, the 5 % with the highest local outlier factor (30 neighbours, squared
+   distances) are outliers. Each outlier becomes the mean of its neighbours in the image that are no outliers.
+2. Similarities are cosines of the output of block 9, with the same patches replaced. Each patch becomes the mean of
+   the patches with a similarity of 0.4 or more, weighted by similarity.
+3. The last block gathers the values with weights that are half softmax(3 (similarity - mean), negatives out) and half
+   softmax(k k' / sqrt(c)). It has no residual and no MLP, but adds 0.3 of the class token if there is one.
+4. The result is gathered once more, by similarities of the output of block 4. Steps 3 and 4 are repeated with the sum
+   of the outputs of blocks 4 to 10 in place of the last block's input, and both results are added.
 
-Raw: nothing is tuned on labels. In a tower of another depth the blocks are those at the same share of it, our choice.
+The decoder is raw: nothing is tuned on labels. In a tower of another depth we take blocks at the same relative depth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NEIGHBOURS, OUTLYING = 30, 0.05
 ALIKE, SHARPNESS, OF_CLASS_TOKEN = 0.4, 3, 0.3
 SIMILAR, GATHERED, FIRST, LAST = 9, 4, 4, 10
-"""Blocks of 12, counted from 1: of similarities, of the second gathering, and those that are summed."""
+"""Blocks of 12, counted from 1: for similarities, for the second gathering, and first and last of those summed."""
 
 
 def features(model: DualEncoder, images: Tensor, readout: str) -> Tensor:
@@ -68,7 +68,7 @@ def outliers(x: Tensor) -> Tensor:
     count = min(NEIGHBOURS, len(x) - 1)
     if count < 1:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    distances = torch.cdist(x, x).square().fill_diagonal_(-1)  # so that each is its own nearest
+    distances = torch.cdist(x, x).square().fill_diagonal_(-1)  # so that each token is its own nearest
     near = distances.topk(count + 1, largest=False)
     distance, index = near.values[:, 1:], near.indices[:, 1:]
     reach = torch.maximum(distance, distance[:, -1][index])
@@ -78,7 +78,10 @@ def outliers(x: Tensor) -> Tensor:
 
 
 def replaced(x: Tensor, which: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens [B, T, C] of a grid, some (bool [B, T]) the mean of their 8 neighbours, those not among these."""
+    """Tokens [B, T, C] of a grid, with those in `which`, bool [B, T], replaced.
+
+    A replaced token is the mean of those of its 8 neighbours that are not in `which`.
+    """
     maps, kept = x.transpose(1, 2).unflatten(2, grid), (~which).unflatten(1, grid)[:, None].to(x)
     around = 9 * F.avg_pool2d(maps * kept, 3, stride=1, padding=1)
     number = 9 * F.avg_pool2d(kept, 3, stride=1, padding=1)
@@ -88,13 +91,13 @@ def replaced(x: Tensor, which: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def gathering(similarity: Tensor) -> Tensor:
-    """Weights [B, T, T], rows summing to 1: similarities above ALIKE."""
+    """Weights [B, T, T] with rows that sum to 1: the similarities of at least ALIKE."""
     weights = similarity * (similarity >= ALIKE)
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
 def attended(block: Block, patches: Tensor, prefix: Tensor, similarity: Tensor) -> Tensor:
-    """What the last block makes of patches [B, T, C], with a share of the class token [B, 0 or 1, C]."""
+    """The changed last block's output for patches [B, T, C], plus a share of the class token [B, 0 or 1, C]."""
     _, k, v = block.attn.split(block.norm1(patches))
     alike = sharpened(similarity, SHARPNESS, mean_of(similarity))[:, None]
     keys = ((k * k.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)

@@ -1,8 +1,8 @@
-"""Class scores of an image as its windows have them: made where they are looked at, never all at once.
+"""Class scores of an image, computed from its windows for the pixels that are needed, not for all at once.
 
-A window holds the scores of its patches. Those of a pixel are the patches', upsampled bilinearly, through a softmax
-where the protocol has one, averaged over the windows that the pixel lies in; the labels are those of the highest ones
-at another size. Memory holds the patches and a tile of pixels, however large the image is and however many the classes.
+A window holds the scores of its patches. To score a pixel, patch scores are upsampled bilinearly, put through a softmax
+if the protocol has one, and averaged over the windows that hold the pixel. Labels are the classes with the highest
+score after resizing. Memory holds the patches and a tile of pixels, for any size of image and any number of classes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AT_ONCE = 2**21
-"""Scores of a tile."""
+"""Most scores of a tile."""
 SHARPNESS = 100.0
-"""Of the softmax that says how sure a pixel is: the largest scale that CLIP trains with."""
+"""Scale of the softmax for a pixel's confidence: the largest scale that CLIP trains with."""
 
 
 @runtime_checkable
 class ImagePredictor(DensePredictor, Protocol):
-    """A `DensePredictor` that looks at whole images by views of its own."""
+    """A `DensePredictor` that takes whole images and makes its own views of them."""
 
     def score_map(self, image: Image.Image, classes: Tensor, name: str = "") -> ScoreMap:
-        """Class scores of an image; `name` is for a complaint about it.
+        """Class scores of an image; `name` names the image in error messages.
 
         Raises:
             BadInput: an image too thin to be scaled; scores that are not finite.
@@ -54,14 +54,14 @@ class Window:
     """The scores of one window's patches, and how they lie over its pixels."""
 
     box: Box
-    """Its place in the image."""
+    """The window's place in the image."""
     patches: Tensor  # [C, h, w]
     height: int
     width: int
-    """Pixels that the patches cover."""
+    """Height and width, in pixels, that the patches cover."""
     top: int = 0
     left: int = 0
-    """Where the box begins in them; what is around it is padding."""
+    """Where the box begins in these pixels; the pixels around it are padding."""
 
     def at(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Scores [C, R, W] at some rows int64 [R] and columns int64 [W] of the box."""
@@ -82,11 +82,11 @@ class ScoreMap:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.windows[0].patches)
 
     def whole(self) -> Tensor:
-        """All of it: large where the classes are many."""
+        """The scores of all pixels [C, height, width]: large if there are many classes."""
         return self.at(self._places(self.height), self._places(self.width))
 
     def at(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class ScoreMap:
     def labels(self, height: int, width: int, background: float = 0.0, confidence: float = 0.0) -> Tensor:
         """Best class int64 [height, width], on the CPU, of the scores resized bilinearly.
 
-        With a `background` threshold classes count from 1, and 0 is where none is above it. With `confidence` it is -1
-        where no class has that probability: softmax over the classes of SHARPNESS times the scores.
+        With a `background` threshold classes count from 1, and a pixel without a score above it is 0. With `confidence`
+        a pixel is -1 if no class has that probability: softmax over the classes of SHARPNESS times the scores.
         """
         labels = torch.empty(height, width, dtype=torch.int64)
         for y, x in _tiles(height, width, self.num_classes):
@@ -126,7 +126,7 @@ class ScoreMap:
 
 
 def _tiles(height: int, width: int, num_classes: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of tiles that cover height x width, few enough in each for their scores to be AT_ONCE."""
+    """Rows and columns of tiles that cover height x width, each with at most AT_ONCE scores."""
     columns = min(width, max(1, AT_ONCE // num_classes))
     rows = max(1, AT_ONCE // (num_classes * columns))
     for top in range(0, height, rows):
@@ -135,13 +135,13 @@ def _tiles(height: int, width: int, num_classes: int) -> Iterator[tuple[slice, s
 
 
 def _inside(places: Tensor, start: int, stop: int) -> slice:
-    """Which of the ascending places are in [start, stop)."""
+    """The slice of the ascending places that lie in [start, stop)."""
     bounds = torch.searchsorted(places, places.new_tensor([start, stop]))
     return slice(*bounds.tolist())
 
 
 def looked_at(around: Neighbours) -> tuple[Tensor, Neighbours]:
-    """The places that neighbours are, ascending, and the neighbours as places among these."""
+    """The distinct places of the neighbours, ascending, and the neighbours as indices into these places."""
     places = torch.cat([around.before, around.after]).unique()
     before, after = (torch.searchsorted(places, each) for each in around[:2])
     return places, Neighbours(before, after, around.share)

@@ -1,4 +1,4 @@
-"""Scores side by side: every model in a column, with interval and chance; what is best, and surely so."""
+"""Table of scores: one column per model, with interval and chance; marks a score that is surely the best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MetricRow:
     metric: str
     chance: float | None
     constant: float | None
-    """Best constant answer, where there is one."""
+    """Score of the best constant answer, if there is one."""
     scores: Mapping[str, float]  # by column
     num_images: int | None = None
     intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class MetricRow:
 
     @property
     def best(self) -> set[str]:
-        """The column with the highest score, where its paired difference to every other one lies above 0."""
+        """The column with the highest score, if the intervals of its paired differences to all others lie above 0."""
         first = max(self.scores, key=lambda column: self.scores[column])
         others = self.scores.keys() - {first}
         gaps = [difference(self.resampled.get(first, ()), self.resampled.get(other, ())) for other in others]
@@ -48,7 +48,7 @@ class MetricRow:
 
     @property
     def floor(self) -> float:
-        """The score that takes no skill."""
+        """The score without skill: chance or the best constant answer."""
         return max(self.chance or 0.0, self.constant or 0.0)
 
 
@@ -61,7 +61,7 @@ class ScoreTable:
 
 
 class Paired(NamedTuple):
-    """How far two models lie apart on one metric."""
+    """Difference of two models on one metric, with its interval."""
 
     task: str
     metric: str
@@ -92,7 +92,7 @@ def score_table(evaluations: Sequence[Evaluation]) -> ScoreTable:
 
 
 def _row(task: str, dataset: str, metric: str, evaluations: Mapping[str, Evaluation]) -> MetricRow:
-    """One metric of the models' evaluations on one task, which are given by column."""
+    """The row for one metric of one task, from the models' evaluations by column."""
     first = next(iter(evaluations.values())).record
     records = {column: evaluation.record for column, evaluation in evaluations.items()}
     return MetricRow(
@@ -122,8 +122,8 @@ def paired(table: ScoreTable) -> list[Paired]:
 
 
 def column_names(records: Sequence[Record]) -> list[str]:
-    """A short name per record: its weights, with the model's name in front where there are several models, and how it
-    was segmented behind where there are several ways."""
+    """A short name per record: its weights. The model's name stands in front if there are several models, and the
+    way of segmentation behind if there are several ways."""
     several = len({record.model for record in records}) > 1
     ways = ways_of([record.protocol for record in records])
     return [
@@ -133,8 +133,8 @@ def column_names(records: Sequence[Record]) -> list[str]:
 
 
 def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How each of several protocols segments, as far as they differ: decoder, protocol with the shorter side that
-    images are scaled to and the side of its windows, names."""
+    """How each protocol segments, as far as the protocols differ: decoder; protocol with the shorter side of scaled
+    images and the side of windows; names."""
     decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
     windows = [f"{one.get('protocol')} {_sides(one)} px" if "readout" in one else "" for one in protocols]
     names = [str(one.get("names", "mmseg")) if "readout" in one else "" for one in protocols]
@@ -143,7 +143,7 @@ def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _sides(protocol: Mapping[str, Any]) -> str:
-    """Pixels of the shorter side of images, where the record says it, and of windows: 448/448."""
+    """Pixels of the shorter side of images, if the record says it, and of windows: 448/448."""
     scaled = re.match(r"shorter side (\d+)", str(protocol.get("resize", "")))
     window = str(protocol.get("window"))
     return f"{scaled[1]}/{window}" if scaled else window
@@ -161,11 +161,11 @@ def percent(score: float | None) -> str:
 
 
 WIDEST = 6
-"""Most models that have a column each."""
+"""Most models with a column each in the printed table."""
 
 
 def printed_table(evaluations: Sequence[Evaluation]) -> Table:
-    """The table for a terminal: the best of a row is bold, what is no better than chance or a constant answer dim.
+    """The table for a terminal: the best score of a row is bold; scores no better than chance or a constant are dim.
 
     ± is half the 95 % interval. More than WIDEST models have a row each, of headline metrics alone.
     """

@@ -1,7 +1,7 @@
 """Zero-shot segmentation: each pixel is given the class whose map is highest, and compared with the truth.
 
-Nothing is refined or tuned unless asked for: `eval.refine` refines; `eval.mix` and `eval.background` repeat TCL's use
-of numbers that were tuned on labels. Records say so.
+Nothing is refined or tuned unless asked for: `eval.refine` refines; `eval.mix` and `eval.background` use TCL's method,
+whose numbers were tuned on labels. Records say so.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Predicted(NamedTuple):
     truth: NDArray[np.int64]
     labels: Tensor
     scored: NDArray[np.int64]
-    """The truth where it is scored: everywhere but at pixels that are not sure, where `eval.confidence` asks for it."""
+    """The truth that is scored: pixels below `eval.confidence`, if that is set, have the ignored label."""
 
 
 class Share(NamedTuple):
-    """What a rank's images give."""
+    """The results of one rank's images."""
 
     counts: Tensor  # int64 [C, C] confusion counts
     by_image: Tensor  # int64 [N, 5] rows of `metrics.pixel_counts`
     pictures: Mapping[int, Picture]
-    """By index."""
+    """Pictures for the report, by image index."""
     labelled: int
     """Pixels that have a truth, scored or not."""
 
@@ -67,7 +67,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
     wording: Wording = field(init=False)
 
     def __post_init__(self) -> None:
-        # A name that there is not is told before a model runs.
+        # An unknown name is an error before a model runs.
         one_of(DECODERS, self.config.decoder, "decoder")
         one_of(SLIDING_WINDOW, self.config.segmentation, "protocol")
         refiner_of(self.config)
@@ -78,12 +78,12 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     @property
     def usual_names(self) -> str:
-        """The list of words that a record does not name."""
+        """The default list of words, which a record does not name."""
         return "mmseg"
 
     @property
     def names(self) -> str:
-        """The list of words that is asked for."""
+        """The list of words in use: `eval.names` or the default."""
         return self.config.names or self.usual_names
 
     @property
@@ -93,12 +93,12 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     @property
     def way(self) -> str:
-        """Decoder and protocol, as far as they are not what is done by default."""
+        """Decoder, protocol and list of words, those that are not the default."""
         usual, fields = type(self.config)(), ("decoder", "segmentation", "names")
         return " ".join(value for f in fields if (value := getattr(self.config, f)) != getattr(usual, f))
 
     def protocol(self, model: DualEncoder | DensePredictor) -> dict[str, Any]:
-        """Every choice that moves the number."""
+        """Every setting that affects the score."""
         config, data = self.config, self.scored_set
         predictor, refiner = predictor_of(model, config), refiner_of(config)
         rules = window_rules(predictor, config, data.name)
@@ -129,7 +129,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         return {**said, **predictor.record, **({"refined": refiner.called} if refiner else {})}
 
     def _named(self) -> dict[str, Any]:
-        """What a record says of the words for classes; the names that are published go without saying."""
+        """Entries of the record about the words for classes; the default list is not named."""
         names, (words, owner, checksum) = self.names, self.wording
         return {
             **({} if names == self.usual_names else {"names": names if names in LISTS else Path(names).name}),
@@ -139,7 +139,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         }
 
     def __call__(self, model: DualEncoder | DensePredictor) -> Evaluation:
-        """Score a model, by the decoder of the configuration, or a predictor of one's own.
+        """Score a model by the decoder of the configuration, or score a given predictor.
 
         Raises:
             BadInput: a readout the model does not have; features that are not finite; no labelled pixel; see also
@@ -163,7 +163,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         return replace(scored, pictures=[drawn[index] for index in sorted(drawn)])
 
     def _share(self, data: SegmentationSet, scorer: Scorer) -> Share:
-        """What this rank's images give."""
+        """The results of this rank's images."""
         num_classes = len(data.classes)
         shown = pictures.evenly_spaced(len(data), self.config.num_pictures)
         counts, drawn = torch.zeros(num_classes, num_classes, dtype=torch.int64), dict[int, Picture]()
@@ -185,7 +185,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         return Share(counts, torch.cat(rows), drawn, labelled)
 
     def scorer(self, model: DualEncoder | DensePredictor) -> Scorer:
-        """What gives images their scores, by a model.
+        """The scorer of images with a model.
 
         Raises:
             BadInput: as a call of the evaluator.
@@ -193,7 +193,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         return scorer_of(model, self.wording.words, self.config, self.world, self.data.name)
 
     def predictions(self, scorer: Scorer, indices: Sequence[int]) -> Iterator[Predicted]:
-        """Some images with their truth and what is predicted; all of them are in memory.
+        """Images with truth and prediction, by index; all of these images are in memory at once.
 
         Raises:
             BadInput: see `SegmentationSet.example` and `score_maps`.
@@ -210,7 +210,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     @property
     def scored_set(self) -> SegmentationSet:
-        """The data set, with its background as a class of its own where that is scored."""
+        """The data set; its background is a class if it is scored."""
         if not self.config.background or self.data.background_words:
             return self.data
         if not self.data.background_ignored:
@@ -219,8 +219,8 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
 
 class OpenVocabularySegmentation(ZeroShotSegmentation):
-    """As CAT-Seg's tables have it: detectron2's mean, without classes that are absent from the truth, CAT-Seg's names,
-    and a background that is scored is named by what is usually there.
+    """Segmentation as in CAT-Seg's tables: detectron2's mean, without classes that are absent from the truth; CAT-Seg's
+    names; and a scored background named by what is usually there.
 
     A trained head brings its own windows and prompts (`DensePredictor.rules`); a model without one is scored by the
     decoder and protocol of the configuration, as a baseline.
@@ -236,7 +236,7 @@ class OpenVocabularySegmentation(ZeroShotSegmentation):
 
     @property
     def usual_names(self) -> str:
-        """CAT-Seg's where it has its own: `diningtable` in PC-59."""
+        """CAT-Seg's list for sets in it (it has `diningtable` in PC-59), else `mmseg`."""
         return "catseg" if self.data.published in LISTS["catseg"] else "mmseg"
 
 
@@ -249,7 +249,7 @@ def segmented(
     model: str,
     absent: metrics.Absent = "mmseg",
 ) -> Evaluation:
-    """miou and pixel_acc of confusion counts [C, C] and each image's rows of `metrics.pixel_counts`.
+    """Evaluation with miou and pixel_acc, from confusion counts [C, C] and each image's rows of `metrics.pixel_counts`.
 
     Raises:
         BadInput: no labelled pixel.

@@ -1,8 +1,8 @@
-"""Class scores of whole images: scaled, seen in windows that slide over them, stitched where these overlap.
+"""Class scores of whole images: an image is scaled and cut into sliding windows, whose scores are stitched.
 
 The protocols differ in numbers and in whether each window goes through a softmax; see `protocols.py`. A model trained
-below a protocol's resolution gets windows of its own, everything else in proportion, scaled by its own filter:
-shrinking photographs without antialias would show it what it never saw. `eval.window` sets another.
+below a protocol's resolution gets windows of its training resolution, with all other sizes in proportion. Its images
+are scaled by its own filter, because it never saw photographs shrunk without antialias. `eval.window` sets another.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from silc.eval.cosine import Refine
 
 MAX_SCALED = 2**24
-"""Most pixels of an image as it is scaled: with a shorter side of 448, one that is 83 times as long."""
+"""Most pixels of a scaled image: with a shorter side of 448, the longer side is 83 times as long."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What turns images into class scores."""
+    """All that turns images into class scores."""
 
     predictor: DensePredictor
     classes: Tensor
-    """Features of the class names, as the predictor makes them."""
+    """Features of the class names, made by the predictor."""
     rules: SlidingWindowProtocol
     batch_size: int
     refine: Refine | None = None
-    """Of the stitched maps; what refines each window is the predictor's."""
+    """Refiner of the stitched maps; a refiner of each window belongs to the predictor."""
 
 
 def scorer_of(
@@ -60,12 +60,12 @@ def scorer_of(
     world: World = ALONE,
     dataset: str = "",
 ) -> Scorer:
-    """What gives images their scores for classes of these names, by a model or a predictor of one's own.
+    """The scorer of images for classes with these names, by a model or a given predictor.
 
-    `dataset` is the name of the set that the images are of: protocols have other numbers for some.
+    `dataset` is the name of the images' data set: protocols have other numbers for some sets.
 
     Raises:
-        BadInput: see `predictor_of` and `window_rules`; `eval.confidence` where scores are no cosines.
+        BadInput: see `predictor_of` and `window_rules`; `eval.confidence` if scores are no cosines.
     """
     predictor, refiner = predictor_of(model, config), refiner_of(config)
     rules = window_rules(predictor, config, dataset)
@@ -81,7 +81,7 @@ def scorer_of(
 def no_cosines(
     model: DualEncoder | DensePredictor, predictor: DensePredictor, config: EvalConfig, rules: SlidingWindowProtocol
 ) -> str:
-    """Why the scores of a predictor under some rules are no cosines; empty where they are."""
+    """The reason why a predictor's scores under these rules are no cosines; empty if they are."""
     if isinstance(predictor, JointPredictor):
         return f"decoder {config.decoder} gives none"
     if rules.softmax:
@@ -92,11 +92,12 @@ def no_cosines(
 
 
 def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "") -> SlidingWindowProtocol:
-    """The protocol by name, as it is on a set, with what the configuration overrides, in proportion to the window,
-    or the predictor's own.
+    """The named protocol for a data set, with the configuration's overrides and sizes in proportion to the window.
+
+    A predictor's own rules override these.
 
     Raises:
-        BadInput: what is asked for is the predictor's own to say.
+        BadInput: a setting that the predictor's own rules fix.
     """
     own_rules = predictor.rules
     if "window" in own_rules and config.segmentation != type(config)().segmentation:
@@ -125,9 +126,9 @@ def window_rules(predictor: DensePredictor, config: EvalConfig, dataset: str = "
 
 
 def score_maps(images: Sequence[Image.Image], scorer: Scorer, names: Sequence[str] = ()) -> Iterator[ScoreMap]:
-    """Class scores of each image at the size the protocol scales it to; windows overlap, scores are means.
+    """Class scores of each image at the size the protocol scales it to; scores are means over windows.
 
-    `names` are for a complaint about one of them.
+    `names` name the images in error messages.
 
     Raises:
         BadInput: an image too thin to be scaled; scores that are not finite.
@@ -182,9 +183,9 @@ def score_windows(scorer: Scorer, crops: Sequence[tuple[Box, Tensor]]) -> Iterat
     """Scores of each crop's patches, in order.
 
     Args:
-        crops: places and pixels, uint8 [3, H, W]; neighbours of one size share a forward pass. Sides that the patch
-            size does not divide are padded with zeros after normalisation, centred, and the padding is cut off again
-            (`pad`), or the crop is enlarged to the next multiple (`resize`).
+        crops: places and pixels, uint8 [3, H, W]; consecutive crops of one size share a forward pass. If the patch size
+            does not divide a side, the normalised crop is padded with zeros on both sides and the padding is cut off
+            again (`pad`), or the crop is enlarged to the next multiple (`resize`).
     """
     predictor, pads = scorer.predictor, scorer.rules.fit == "pad"
     for (_, height, width), same in groupby(crops, key=lambda crop: crop[1].shape):
@@ -215,7 +216,7 @@ def rescale_size(
 ) -> tuple[int, int]:
     """(width, height) scaled to fit `shorter` x `longer` with the aspect kept.
 
-    mmcv's rule, or with `rounding="down"` torchvision's; `squash` keeps no aspect:
+    The rule is mmcv's, or with `rounding="down"` torchvision's; `squash` makes a square:
 
     >>> rescale_size(500, 375, 448, 2048), rescale_size(500, 376, 448, rounding="down")
     ((597, 448), (595, 448))
@@ -231,7 +232,7 @@ def rescale_size(
 
 
 def whole_strides(width: int, height: int, stride: int, least: int) -> tuple[int, int]:
-    """Sides that a stride divides, by RADSeg's rule: in proportion until the longer one is, then each upwards.
+    """Sides that a stride divides, by RADSeg's rule: scale both until it divides the longer one, then round each up.
 
     >>> whole_strides(200, 150, 64, 96), whole_strides(768, 576, 224, 336), whole_strides(448, 224, 224, 336)
     ((256, 192), (896, 672), (448, 224))

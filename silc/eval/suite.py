@@ -1,4 +1,4 @@
-"""The evaluators of the tasks asked for, run over models, and their scores on disk."""
+"""Make the evaluators of the chosen tasks, run them on models, and write the scores to disk."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from silc.records import Evaluation, Evaluator, Record
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is going on, and how many of how many are done."""
+"""Callback (what, done, total): what is running, and how many are done, of how many."""
 
 
 Failed = Callable[[str, str, BadInput], None]
-"""Called with a task that cannot be scored, the weights ("" for all) and why, the same on every rank."""
+"""Callback (task, weights, error) for a task that cannot be scored; weights "": all. Same call on every rank."""
 
 
 def refuse(task: str, weights: str, error: BadInput) -> None:
-    """Let one task that cannot be scored end the whole."""
+    """Raise the error: one task that cannot be scored ends the evaluation."""
     raise error
 
 
@@ -44,13 +44,13 @@ def tasks(
 ) -> list[Evaluator]:
     """The evaluators that `config.tasks` names, of the data sets under `config.root`.
 
-    Prompts, file lists and captions of the chosen sets are read here, so what is missing is said before any model runs.
-    `progress` hears of every batch, under the task's name. Over several ranks each takes a share of the batches and
-    all have the result. `failed` hears of a data set with something missing, on any rank, or of a setting that it has
-    not; where it returns, the others are taken, also those of the same set.
+    Prompts, file lists and captions of the chosen sets are read here, so missing data is reported before any model
+    runs. `progress` is called for every batch, with the task's name. Several ranks share the batches, and all get the
+    result. `failed` is called for a data set that lacks something on any rank, or does not allow a setting. If `failed`
+    returns, the other tasks are kept, also those of the same set.
 
     Raises:
-        BadInput: nothing under the root, a task or prompt set that is not there, or what `failed` raises.
+        BadInput: no data set under the root, an unknown task or prompt set, or what `failed` raises.
     """
     read, wrong = dict[tuple[str, int], "Evaluator"](), dict[tuple[str, int], str]()
     for task in asked_for(config):
@@ -67,20 +67,20 @@ def tasks(
     told: dict[tuple[str, int], str] = {}
     for theirs in world.collect(wrong):
         told |= theirs
-    for name, why in dict.fromkeys((name, why) for (name, _), why in told.items()):  # not for each variant anew
+    for name, why in dict.fromkeys((name, why) for (name, _), why in told.items()):  # once, not for each variant
         failed(name, "", BadInput(why))
     return [one for variant, one in read.items() if variant not in told]
 
 
 def variants(config: EvalConfig, kind: str) -> list[EvalConfig]:
-    """The evaluation for each combination of what its settings list for a kind of task."""
+    """A configuration for each combination of the values that settings list for a kind of task."""
     fields = TASKS[kind].varies.split()
     listed = [dict.fromkeys(value.strip() for value in getattr(config, field).split(",")) for field in fields]
     return [replace(config, **dict(zip(fields, values, strict=True))) for values in product(*listed)]
 
 
 def sets_of(task: Task, config: EvalConfig) -> dict[str, Any]:
-    """The lists of a task's `data`, and of what it learns from, `train`, where it does."""
+    """The data sets of a task: `data`, and `train` if the task learns from a set."""
     kind, source = TASKS[task.kind], task.source
     reads = {"data": source.read} | ({"train": source.read_train} if kind.trains and source.read_train else {})
     return {name: held(read(), config.exif_orientation) for name, read in reads.items()}
@@ -89,13 +89,13 @@ def sets_of(task: Task, config: EvalConfig) -> dict[str, Any]:
 def evaluator(
     task: Task, config: EvalConfig, sets: Mapping[str, Any], progress: OnProgress = silent, world: World = ALONE
 ) -> Evaluator:
-    """The evaluator of one task on its `sets_of`."""
+    """The evaluator of one task on the data sets from `sets_of`."""
     more = {name: data for name, data in sets.items() if name != "data"}
     return TASKS[task.kind].load()(task.name, sets["data"], config, partial(progress, task.name), world, **more)
 
 
 def held(data: Any, orientation: Literal["ignore", "apply"]) -> Any:
-    """A data set with its photographs as they are to be held: turned by EXIF's orientation, or as stored."""
+    """A data set with its photographs rotated by their EXIF orientation, or as they are stored."""
     if orientation == "ignore":
         return data
     images = data.images
@@ -117,11 +117,11 @@ def run(
 
     Args:
         models: by their weights: student, teacher, pretrained, or the name of a baseline.
-        progress: hears of every task done.
-        examples_seen, train_flops: what the weights cost; written into every record.
-        cache: where the checkpoint's results are kept and taken from.
+        progress: called for every task.
+        examples_seen, train_flops: training cost of the weights; written into every record.
+        cache: stores the checkpoint's results, which later calls read.
         world: the ranks that evaluate together.
-        failed: hears of a task that cannot be scored; where it returns, the others are.
+        failed: called for a task that cannot be scored; if it returns, the other tasks are scored.
 
     Raises:
         BadInput: what `failed` raises.
@@ -143,7 +143,7 @@ def run(
 
 
 def with_intervals(evaluation: Evaluation, weights: str) -> Evaluation:
-    """An evaluation of these weights, its record with 95 % intervals."""
+    """The evaluation with `weights` and 95 % intervals in its record."""
     intervals = {metric: list(interval(scores)) for metric, scores in evaluation.resampled.items()}
     return replace(evaluation, record=replace(evaluation.record, weights=weights, intervals=intervals))
 
@@ -163,7 +163,7 @@ def _cached(task: Evaluator, model: DualEncoder, weights: str, cache: Cache | No
 
 
 def scalars(evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    """Every score under `eval/<weights>/<task>/<metric>`: how metrics.jsonl keeps scores along training."""
+    """Every score under `eval/<weights>/<task>/<metric>`, the key of scores during training in metrics.jsonl."""
     return {
         f"eval/{record.weights}/{task_name(record.task, record.dataset)}/{metric}": value
         for record in (evaluation.record for evaluation in evaluations)

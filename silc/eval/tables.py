@@ -1,7 +1,7 @@
-"""The paper's tables, runs laid out beside the published rows.
+"""The paper's tables, with rows of runs beside the published rows.
 
-`published.json` holds the numbers with their sources. A run's row comes from its scores.json, so scoring is done
-first, by `silc eval`. What a run was scored on beyond the paper's columns stands to their right.
+`published.json` holds the numbers with their sources. A run's row comes from its scores.json, so `silc eval` must score
+the run first. Scores beyond the paper's columns stand to the right of these.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ class ModelRow:
     name: str
     published: bool
     scores: Sequence[float | None]
-    """In percent, one per column; None where there is none."""
+    """In percent, one per column; None if a score is missing."""
     costs: Sequence[float | None] = (None,) * len(COSTS)
-    """Of training: examples seen and FLOPs."""
+    """Training cost: examples seen and FLOPs."""
     spread: Sequence[float | None] = ()
-    """Of the mean of several seeds: their standard deviations, one per column."""
+    """If the row is a mean over seeds: their standard deviations, one per column."""
     run: Path | None = None
-    """The run, or file of scores, that it is of."""
+    """The run, or the file of scores, that the row is from."""
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper with rows of one's own."""
+    """A table of the paper with added rows of runs."""
 
     title: str
     source: str
     columns: Sequence[Column]
     rows: Sequence[ModelRow]
     notes: Sequence[str]
-    """What keeps a row from being compared."""
+    """Reasons why a row cannot be compared with the published ones."""
 
     @property
     def heads(self) -> list[str]:
-        """Titles of the columns, with those of what a run cost where one of them says it."""
+        """Titles of the columns, and of the cost columns if any row has a cost."""
         costs = [called for called, _ in COSTS.values()] if self._costs else []
         return [*(column.label for column in self.columns), *costs]
 
     def cells(self, row: ModelRow) -> list[str]:
-        """A row's texts, one for each head."""
+        """The texts of a row's cells, one for each title in `heads`."""
         forms = ["{:.1f}"] * len(self.columns) + [form for _, form in COSTS.values()] * self._costs
         values = [*row.scores, *row.costs][: len(forms)]
         written = ["" if value is None else form.format(value) for value, form in zip(values, forms, strict=True)]
@@ -89,9 +89,9 @@ def paper_table(name: str, runs: Sequence[Path], names: Sequence[str] = ()) -> P
 
     Args:
         name: one of `NAMES`.
-        runs: directories with a scores.json, or such files. Where the paper shows the teacher, so does the row of a
-            run that has one.
-        names: what the runs are called; as few parts of their paths as tell them apart if it is empty.
+        runs: directories with a scores.json, or such files. If the paper shows the teacher, the row of a run that has
+            a teacher shows it too.
+        names: names of the runs; empty: the shortest ends of their paths that differ.
 
     Raises:
         BadInput: a run has no scores.
@@ -128,7 +128,7 @@ def folder_of(run: Path) -> Path:
 
 
 def num_columns(name: str) -> int:
-    """How many columns a table of the paper has; others stand to their right."""
+    """Number of columns that a table has in the paper; added columns stand to their right."""
     return len(_published()["tables"][name]["columns"])
 
 
@@ -137,7 +137,7 @@ def _published() -> Any:
 
 
 def distinct_names(runs: Sequence[str | Path]) -> list[str]:
-    """The last parts of each path, as few as tell the runs apart; `open_clip:...` and its like stay whole.
+    """The last parts of each path, as few as make the names differ; names like `open_clip:...` stay whole.
 
     >>> distinct_names([Path("out/clip/seed-0"), Path("out/silc_c/seed-0")]), distinct_names([Path("out/run")])
     (['clip/seed-0', 'silc_c/seed-0'], ['run'])
@@ -167,7 +167,7 @@ def to_markdown(table: PaperTable) -> str:
 
 
 def in_markdown(text: str) -> str:
-    r"""A stranger's words as Markdown that shows them as they are, in a cell of a table too.
+    r"""Any text as Markdown that shows it unchanged, also in a cell of a table.
 
     >>> print(in_markdown("a|b *c*"))
     a\|b \*c\*
@@ -176,7 +176,7 @@ def in_markdown(text: str) -> str:
 
 
 def to_latex(table: PaperTable) -> str:
-    """The same for a paper of one's own, by the package booktabs; published rows are slanted."""
+    """The table in LaTeX for the package booktabs; published rows are slanted."""
     heads = " & ".join(["", *map(in_latex, table.heads)])
     lines = [f"% {one_line(table.title)}, in percent. Slanted rows are published: {one_line(table.source)}."]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}", r"\toprule", rf"{heads} \\", r"\midrule"]
@@ -194,7 +194,7 @@ LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
 def in_latex(text: str) -> str:
-    r"""A stranger's words as LaTeX that shows them as they are.
+    r"""Any text as LaTeX that shows it unchanged.
 
     >>> print(in_latex("a_b & 50%"))
     a\_b \& 50\%
@@ -203,12 +203,12 @@ def in_latex(text: str) -> str:
 
 
 def to_html(table: PaperTable) -> str:
-    """The same as a page that loads nothing."""
+    """The table as an HTML page that loads no other file."""
     return render(Path(__file__).with_name("tables.html.j2"), title=table.title, table=table)
 
 
 def to_json(table: PaperTable) -> str:
-    """The same for programs: rows of scores by column."""
+    """The table as JSON for programs: rows of scores by column."""
     labels = [column.label for column in table.columns]
     rows = [
         {"name": row.name, "published": row.published, "scores": dict(zip(labels, row.scores, strict=True))}
@@ -230,7 +230,7 @@ def write(table: PaperTable, stem: Path) -> list[Path]:
 
 
 def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """(label, records) of each model and kind of weights in a run's scores; the teacher alone where it is shown."""
+    """(label, records) of each model and kind of weights in a run's scores; only the teacher if `shown` names it."""
     file = run if run.suffix == ".json" else run / "scores.json"
     if not file.is_file():
         raise BadInput(f"{run} has no scores yet; first `silc eval {run} --root DATA`")
@@ -242,14 +242,15 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
         label = name if run.suffix != ".json" and len(models) == 1 else model
         for weights in chosen:
             ways = _by_way(by_weights[weights], weights)
-            called = [label] if weights == label else [label, weights]  # a head's folder is often called as it is
+            called = [label] if weights == label else [label, weights]  # a head and its folder often have one name
             rows += [(", ".join(filter(None, (*called, way))), own) for way, own in ways]
     return rows
 
 
 def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """(how it segments, records), where records segment in several ways or by a decoder that is not the usual one or
-    the head that is scored; what does not segment stands in each."""
+    """(way, records) for each way of segmentation; records of other tasks are in each.
+
+    The way is empty if there is only one, unless its decoder is neither the default nor the scored head."""
     protocols = [record["protocol"] for record in records]
     decoders = {one.get("decoder", UNSAID["decoder"]) for one in protocols if "readout" in one}
     unusual = [one for one in decoders if len(decoders) == 1 and one.lower() not in (UNSAID["decoder"], weights)]
@@ -262,7 +263,7 @@ def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[st
 
 
 PARTS = {"model": str, "weights": str, "task": str, "dataset": str, "metrics": dict, "protocol": dict}
-"""What a record has, for a table."""
+"""Parts of a record that a table needs, with their types."""
 
 
 def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -287,7 +288,7 @@ def read_scores(file: Path) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
 
 
 def _wrong_part(record: Any) -> str:
-    """What a record lacks, or has in another form; nothing where it is whole."""
+    """The part that a record lacks or that has another type; empty if the record is complete."""
     own = record if isinstance(record, dict) else {}
     missing = [name for name, kind in PARTS.items() if not isinstance(own.get(name), kind)]
     if missing:
@@ -296,7 +297,7 @@ def _wrong_part(record: Any) -> str:
 
 
 def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Columns for the headline scores that the table has not."""
+    """Columns for the headline scores that the table does not have."""
     there = {(column.task, column.dataset, column.metric) for column in columns}
     found = {
         (record["task"], record["dataset"], metric): None
@@ -311,15 +312,15 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
 
 
 def _unequal(rows: Sequence[ModelRow]) -> list[str]:
-    """How far runs are from equal training FLOPs, against the cheapest; examples alone say little of cost."""
+    """Notes on runs with more training FLOPs than the cheapest; numbers of examples alone say little about cost."""
     known = [(row.costs[1], row) for row in rows if row.costs[1]]
     if not known:
         return []
     least, cheapest = min(known, key=lambda one: one[0])
-    alike: dict[tuple[float, bool], list[str]] = {}  # as rows of one model are, by several decoders
+    alike: dict[tuple[float, bool], list[str]] = {}  # rows of one model by several decoders cost the same
     for flops, row in known:
         names = alike.setdefault((flops, row.costs[0] == cheapest.costs[0]), []) if flops > 1.05 * least else []
-        if row.name not in names:  # as a row of another seed has
+        if row.name not in names:  # rows of several seeds have one name
             names.append(row.name)
     return [
         f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} took {flops / least:.1f} times the training "
@@ -334,20 +335,20 @@ def _scores(records: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> 
 
 
 UNSAID = {"decoder": "cosine"}
-"""What a record of segmentation leaves out, as it goes without saying."""
+"""Defaults that a record of segmentation leaves out."""
 UNCOMPARED = (
-    *("num_images", "num_texts", "num_classes", "split", "shots", "image_size"),  # of the set and of the column
+    *("num_images", "num_texts", "num_classes", "split", "shots", "image_size"),  # properties of the set and the column
     *("names_sha256", "num_words", "background_ignored", "background_names"),  # follow from the names and the set
-    "ensemble",  # of an only prompt
-    *("readout", "exif_orientation"),  # the paper does not say them
+    "ensemble",  # no effect with one prompt
+    *("readout", "exif_orientation"),  # the paper does not give these
 )
-"""What is no difference of protocol where published rows do not have it."""
+"""Entries that are no difference of protocol if published rows do not have them."""
 
 
 def _differences(records: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> list[str]:
-    """What a row's records were scored by that published rows were not, data sets with the same differences together.
+    """How a row's records differ in protocol from published rows; data sets with the same differences share a note.
 
-    The paper names whom it follows, not every number: `published.json` holds these authors' own.
+    The paper names the authors that it follows, not every number. `published.json` holds these authors' numbers.
     """
     alike: dict[str, list[str]] = {}
     for record in records:
@@ -372,14 +373,14 @@ def _differences(records: Sequence[Mapping[str, Any]], published: Mapping[str, A
 
 
 def _said(value: Any) -> str:
-    """A protocol's value as people write it."""
+    """A protocol's value in readable form."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"'{value}'" if isinstance(value, str) and ", " in value else str(value)
 
 
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was done to scores that stand beside no published ones, and is not raw."""
+    """Notes on scores without published ones beside them that are refined or tuned on labels."""
     notes = []
     for dataset, protocol in ((record["dataset"], record["protocol"]) for record in records):
         notes += [f"{dataset} is refined ({protocol['refined']})"] if protocol.get("refined") else []

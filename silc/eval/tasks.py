@@ -1,7 +1,7 @@
-"""The table of tasks: all that names, commands, reports and tables know of one. Imports no torch.
+"""The table of tasks: all that commands, reports and tables know about a task. Imports no torch.
 
-A task is added by a row in `TASKS`, the file of its evaluator and, where it has settings, a torch-free file with their
-dataclass. `<set>-<suffix>` is how people name a task on a data set.
+To add a task, add a row in `TASKS`, a file with its evaluator and, if it has settings, a torch-free file with their
+dataclass. `<set>-<suffix>` is the name of a task on a data set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskKind:
-    """A kind of task. A task is one of these on a data set."""
+    """A kind of task. A task is a kind of task on one data set."""
 
     suffix: str
     title: str
@@ -26,26 +26,26 @@ class TaskKind:
     data: str
     """The kind of data set, a name of `layouts.KINDS`."""
     headlines: Mapping[str, str]
-    """Metrics that are plotted, compared in pairs and laid beside the paper's, and what such a column is called."""
+    """Metrics that are plotted, compared in pairs and put beside the paper's, with their columns' titles."""
     evaluator: str = ""
-    """`module:class`, imported when it is used; empty for what `silc probe` scores."""
+    """`module:class`, imported when it is used; empty for tasks that `silc probe` scores."""
     reads: str = ""
-    """Fields of `EvalConfig` that only this task reads, or few."""
+    """Fields of `EvalConfig` that only this task, or only few tasks, read."""
     varies: str = ""
     """Fields of `EvalConfig` that may list several values, joined by commas; each combination is scored."""
     settings: type[Settings] | None = None
-    """Settings of its own, with `section = "eval.NAME"`: they are `EvalConfig`'s section NAME."""
+    """The task's own settings, with `section = "eval.NAME"`: they become section NAME of `EvalConfig`."""
     trains: bool = False
     """Whether it needs the set's training images."""
     only_tabled: str = ""
     """A headline that is neither plotted nor compared."""
     on_sheet: bool = False
-    """Whether its pictures are on the sheet of segmentations, too."""
+    """Whether its pictures are also on the sheet of segmentations."""
     by_name: bool = False
-    """Whether it is scored only where it is named: `all` leaves it out."""
+    """Whether it is scored only if it is named: `all` leaves it out."""
 
     def load(self) -> Callable[..., Evaluator]:
-        """The evaluator's class: (name, data set, EvalConfig, progress, world), and `train=` where it trains."""
+        """The evaluator's class: (name, data set, EvalConfig, progress, world), and `train=` if it trains."""
         module, _, name = self.evaluator.partition(":")
         found: Callable[..., Evaluator] = getattr(importlib.import_module(module), name)
         return found
@@ -144,7 +144,7 @@ SHORT = {
     "text_retrieval_recall": "I2T R",
     "mean_per_class_recall": "class mean",
 }
-"""Parts of metrics' names, and what they are called where there is little room."""
+"""Short forms for parts of metrics' names, where there is little room."""
 
 
 def task_name(kind: str, dataset: str) -> str:
@@ -157,7 +157,7 @@ def task_name(kind: str, dataset: str) -> str:
 
 
 def brief(metric: str) -> str:
-    """The field's shorthand, which leaves room for the numbers.
+    """A metric's usual short name, which leaves room for the numbers.
 
     >>> brief("image_retrieval_recall@1")
     'T2I R@1'
@@ -168,12 +168,12 @@ def brief(metric: str) -> str:
 
 
 def section_of(settings: type[Settings]) -> str:
-    """The section of `EvalConfig` that a task's own settings are."""
+    """The name of the section of `EvalConfig` that holds a task's own settings."""
     return settings.section.removeprefix("eval.")
 
 
 def readers() -> dict[str, list[str]]:
-    """Settings that not every task reads, fields or globs of them, and the suffixes of the tasks that do."""
+    """Settings (fields or globs of fields) that only some tasks read, with the suffixes of these tasks."""
     found: dict[str, list[str]] = {}
     for kind in TASKS.values():
         own = f" {section_of(kind.settings)}.*" if kind.settings else ""

@@ -1,8 +1,8 @@
 """VQA accuracy with the official normalisation, and exact match. Imports no torch.
 
-The rules are those of the evaluation code of VQA (GT-Vision-Lab) and of big_vision, their oddities included: a mark is
-deleted where it touches a blank, or wherever the text has a comma between digits, and is a blank elsewhere. The
-official code deletes at most 32 full stops, by a mistaken argument; here, as in big_vision, all go.
+The rules are those of the evaluation code of VQA (GT-Vision-Lab) and of big_vision, with their oddities. A mark is
+deleted everywhere if it touches a blank once, or if the text has a comma between digits; otherwise it becomes a blank.
+The official code deletes at most 32 full stops, because of a wrong argument; here, as in big_vision, all are deleted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've were
 when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
 wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-"""Contractions that are found with one apostrophe missing."""
+"""Contractions that are recognised if one apostrophe is missing."""
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word for word in SPELT.split() for place, mark in enumerate(word) if mark == "'"
 } | {"somebody'd": "somebodyd"}
 ANNOTATORS = 3
-"""Of the others, so many must have given an answer for it to count as right."""
+"""Number of the other annotators that must have given an answer for it to count as right."""
 
 
 def without_marks(text: str) -> str:
@@ -46,7 +46,7 @@ def without_marks(text: str) -> str:
 
 @cache
 def normalised(text: str) -> str:
-    """An answer as it is compared: lower case, no marks, no articles, digits for number words, apostrophes put in.
+    """An answer as it is compared: lower case, no marks, no articles, digits for number words, apostrophes restored.
 
     >>> normalised("The two dogs, dont!")
     "2 dogs don't"
@@ -61,9 +61,9 @@ def stripped(text: str) -> str:
 
 
 def vqa_accuracy(answer: str, truth: Sequence[str]) -> float:
-    """Accuracy of an answer, 0 to 1: min(1, matches / 3) among all annotators but one, a mean over who is left out.
+    """Accuracy of an answer, 0 to 1: the mean, over each annotator left out, of min(1, matches among the others / 3).
 
-    Where all annotators agree, nothing is normalised, as in the official code.
+    If all annotators agree, nothing is normalised, as in the official code.
 
     Args:
         truth: the annotators' answers, ten in VQA.
@@ -77,10 +77,10 @@ def vqa_accuracy(answer: str, truth: Sequence[str]) -> float:
 
 
 def exact_match(answer: str, truth: Sequence[str]) -> bool:
-    """Whether an answer is the commonest of the annotators', blanks around it and case aside."""
+    """Whether an answer is the annotators' commonest answer, ignoring case and blanks around it."""
     return stripped(answer).lower() == commonest(truth).lower()
 
 
 def commonest(answers: Sequence[str]) -> str:
-    """The answer that most gave, the earlier of equals."""
+    """The answer that most annotators gave; of equally common ones the first."""
     return Counter(stripped(one) for one in answers).most_common(1)[0][0]

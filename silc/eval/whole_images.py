@@ -1,4 +1,4 @@
-"""What evaluators share: their fields; and those of whole images how an image enters, and how a record says so."""
+"""Base classes of evaluators: their fields and, for whole images, the preprocessing and its entries in a record."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class OnSet(Generic[D]):
 
     @property
     def sets(self) -> list[D]:
-        """The data sets it reads."""
+        """The data sets that the evaluator reads."""
         return [self.data]
 
 
 class OnWholeImages(OnSet[D]):
-    """An `Evaluator` of whole images, but for its protocol and scores."""
+    """Base of an `Evaluator` of whole images; subclasses add the protocol and the scores."""
 
     entry: ClassVar[str] = "classify"
-    """What images are made square for, of `WholeImageProtocol.resize`."""
+    """The purpose for which images are made square: a key of `WholeImageProtocol.resize`."""
 
     @property
     def drawn(self) -> tuple[int, bool]:
@@ -51,16 +51,16 @@ class OnWholeImages(OnSet[D]):
 
     @property
     def rules(self) -> WholeImageProtocol:
-        """The protocol by name."""
+        """The protocol that `eval.classification` names."""
         return WHOLE_IMAGE[self.config.classification]
 
     def preprocess(self, model: DualEncoder) -> Preprocess:
-        """The model's, with the task's geometry and the filter that is asked for."""
+        """The model's preprocessing, with the task's resize rule and the filter of the configuration."""
         interpolation = self.config.interpolation or model.preprocess.interpolation
         return replace(model.preprocess, resize=self.rules.resize[self.entry], interpolation=interpolation)
 
     def entering(self, model: DualEncoder) -> dict[str, Any]:
-        """What a record says of this."""
+        """The record's entries about preprocessing."""
         preprocess = self.preprocess(model)
         return {
             "image_size": preprocess.size,
@@ -69,6 +69,6 @@ class OnWholeImages(OnSet[D]):
         }
 
     def features(self, model: DualEncoder, images: Sequence[Image.Image], *, pooled: bool = False) -> Tensor:
-        """`embed.image_features` of images that enter so."""
+        """`embed.image_features` with this preprocessing."""
         at = self.preprocess(model), self.config.batch_size, self.progress
         return image_features(model, images, *at, pooled=pooled, world=self.world)
