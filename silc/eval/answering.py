@@ -117,7 +117,7 @@ class QuestionAnswering(OnSet[QuestionSet]):
         return Ratios.of_images(sums, torch.bincount(about, minlength=images).double())
 
     def _by_type(self, scores: torch.Tensor) -> dict[str, list[dict[str, Any]]]:
-        """A table for each kind of type: accuracy and number of questions of each type, lowest accuracy first."""
+        """A table for each key of `types`: accuracy and number of questions of each type, lowest accuracy first."""
         tables = dict[str, list[dict[str, Any]]]()
         for kind, names in self.data.types.items():
             rows = []

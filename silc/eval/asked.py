@@ -123,7 +123,7 @@ def select(asked: str, there: Sequence[str], by_name: Mapping[str, str] = Mappin
     """The task names that a comma-separated list of names and globs chooses, in the order of `there`.
 
     Args:
-        by_name: task name -> suffix, for tasks that only a pattern that ends in the suffix chooses.
+        by_name: suffixes of some tasks, by task name; only a pattern that ends in the suffix chooses such a task.
 
     Raises:
         BadInput: a name or glob that matches nothing; the message gives the nearest name.

@@ -105,7 +105,7 @@ def _best(found: Sequence[Detection], most: int) -> list[Detection]:
 def _summary(
     data: DetectionSet, precision: NDArray[np.float64], recall: NDArray[np.float64], max_dets: Sequence[int]
 ) -> Precision:
-    """The metrics from precision [T, R, K, A, M] and recall [T, K, A, M]: means without -1, the value for no object."""
+    """Metrics: means of precision [T, R, K, A, M] and recall [T, K, A, M]; entries of -1 (no object) are left out."""
     metrics = {
         "ap": _mean(precision[:, :, :, 0, -1]),
         "ap50": _mean(precision[IOU50, :, :, 0, -1]),

@@ -38,7 +38,7 @@ class Ratios:
     below: Tensor  # float64 [E]
     num_images: int
     counted: Tensor | None = None
-    """Float64 [E]: a group enters the mean if its sum of these is above 0. None: if its sum of `below` is above 0."""
+    """Float64 [E]: a group enters the mean if its entries here sum to more than 0. None: its entries in `below`."""
 
     @classmethod
     def of_images(cls, above: Tensor, below: Tensor | None = None) -> Ratios:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from silc.eval.datasets import Box
 
 LETTERS = 40
-"""The height of letters is the picture's shorter side divided by LETTERS, but SMALLEST to LARGEST pixels."""
+"""Letters are as high as the picture's shorter side / LETTERS, but at least SMALLEST and at most LARGEST pixels."""
 SMALLEST, LARGEST = 10, 28
 
 

@@ -55,7 +55,7 @@ def grams(text: Words) -> list[Grams]:
 def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
     """CIDEr-D of each caption, times 10 as in the reference code. Papers write this value times 100.
 
-    The compared lengths are numbers of word pairs, as in the reference code.
+    Lengths are counted in word pairs (2-grams), as in the reference code.
     """
     counted = [[grams(text) for text in own] for own in references]
     within = Counter(gram for own in counted for gram in {gram for text in own for n in text for gram in n})

@@ -88,7 +88,7 @@ class SegmentationSet(DataSet):
     words: Sequence[Sequence[str]] = ()
     """C lists: the words for each class, if these are not just its name (`eval/names.py`)."""
     published: str = ""
-    """The list in `eval/classes` that holds the classes, without a background. Other names for them are found by it."""
+    """Name of the list in `eval/classes` with the classes, without a background: the key in `names.LISTS`."""
     background_words: Sequence[str] = ()
     """If the first class is a background that is scored: names of what is usually there."""
 

@@ -50,7 +50,7 @@ REFINERS = {
 
 
 def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> DensePredictor:
-    """The predictor that an evaluation asks for: a decoder on a model or the given one, with refining and mixing.
+    """The predictor that an evaluation asks for: a decoder on a model, or a given predictor; with refining and mixing.
 
     Raises:
         BadInput: no such decoder, refiner or readout; settings that do not go with the predictor.

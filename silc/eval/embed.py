@@ -166,7 +166,7 @@ def finite(features: Tensor, model: PatchModel) -> Tensor:
     """The features or class maps, unchanged, if all of them are finite.
 
     Raises:
-        BadInput: they are not finite. Each would get the first class, and a score that looks normal.
+        BadInput: some are not finite. Images or pixels with these would get the first class, without any sign of it.
     """
     if not features.isfinite().all():
         raise BadInput(f"{model.name or 'the model'} gives features that are not finite; its weights cannot be scored")

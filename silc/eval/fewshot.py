@@ -37,7 +37,7 @@ BIAS = 100.0
 
 @dataclass
 class FewShot(OnWholeImages[ClassificationSet]):
-    """`<k>shot_acc1`, its mean over the seeds, and `<k>shot_std` on one data set."""
+    """Accuracy on one data set: `<k>shot_acc1` is the mean over the seeds, `<k>shot_std` the standard deviation."""
 
     entry = "few-shot"
     train: ClassificationSet = field(kw_only=True)

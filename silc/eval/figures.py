@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from silc.eval.sliding import Scorer
 
 PICTURE_BYTES = 1_600_000
-"""Most bytes of all pictures of a page, before base64 makes them a third larger."""
+"""Limit for the bytes of all pictures of a page, before base64 makes them a third larger."""
 LISTED, LISTED_OF_ALL = 5, 20
-"""Most changes listed below an image, and for the whole set."""
+"""Limits for the number of listed changes: below an image, and for the whole set."""
 
 
 class Column(NamedTuple):
@@ -234,7 +234,7 @@ def write_page(path: Path, found: Compared) -> None:
 
 
 def _summary(found: Compared, number: int) -> tuple[float, float | None, float | None, list[Change]]:
-    """Share of scored pixels that changed, shares of the changed ones right before and now, and the largest changes."""
+    """Share of scored pixels that changed; shares of these that were right before and are right now; top changes."""
     changes = found.changes(number)
     pixels, before, now = (sum(one[column] for one in changes) for column in range(2, 5))
     shares = (before / pixels, now / pixels) if pixels else (None, None)

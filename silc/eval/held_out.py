@@ -74,7 +74,7 @@ def verdict(measured: Mapping[str, Sequence[Mapping[str, float]]], num_pairs: in
     """One line: better, worse, or a change too small to tell with so few pairs.
 
     It compares the student's R@1, averaged over both directions. The bound is two standard errors of the difference of
-    two shares of `num_pairs`, as if these were independent. They are of the same pairs, so the bound is conservative.
+    two shares of `num_pairs`, as if these were independent. Both are over the same pairs, so the bound is conservative.
     """
     before, after = (_mean_recall(metrics) for metrics in measured["student"])
     blur = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / num_pairs)

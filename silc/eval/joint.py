@@ -6,11 +6,11 @@
 | `radseg` | the same, on the features of `scra`                                                     | RADSeg, MIT     |
 | `lposs`  | cosines with the classes are propagated over a graph of all patches                     | LPOSS, MIT      |
 
-All are raw. RADSeg's code leaves out classes whose best probability is below 0.5, which is no plain argmax; this module
-keeps them, and takes means over one image, not over a batch. LPOSS builds its graph from DINO's features. Here it is
-built from the second encoder's features or, without one, from the tower's own patches, which is our composition. LPOSS
-stops after ten steps of conjugate gradients, before they converge, and so does this module: the exact solution differs
-by 1 to 2 %.
+"Negatives out": negative values get no weight. All are raw. RADSeg's code leaves out classes whose best probability is
+below 0.5, which is no plain argmax; this module keeps them, and takes means over one image, not over a batch. LPOSS
+builds its graph from DINO's features. Here it is built from the second encoder's features or, without one, from the
+tower's own patches, which is our composition. LPOSS stops after ten steps of conjugate gradients, before they converge,
+and so does this module: the exact solution differs by 1 to 2 %.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ NEIGHBOURS, POWER, NEARNESS, SPREAD = 400, 3, 0.01, 0.95
 """LPOSS's k, gamma, sigma, alpha: edges of a patch, power of cosines, decay per pixel, weight of the neighbours."""
 STEPS, TOLERANCE = 10, 1e-6
 MOST_PATCHES = 2**15
-"""Most patches of an image in a matrix of all pairs. With so many the matrix has 4.3 GB, and several exist at once."""
+"""Limit for the patches of an image if all pairs are in a matrix: it then has 4.3 GB, and several exist at once."""
 
 
 @runtime_checkable
 class JointPredictor(DensePredictor, Protocol):
-    """A `DensePredictor` whose windows depend on each other: `joined` continues from the [B, any, h, w] of `maps`."""
+    """A `DensePredictor` whose windows depend on each other: `maps` gives [B, any, h, w], `joined` makes class maps."""
 
     def joined(self, windows: Sequence[Window], classes: Tensor) -> list[Window]:
         """Class maps of an image, from the outputs of `maps` for all its windows."""
@@ -108,7 +108,7 @@ class Lposs(Cosine):
             self.record["neighbours"] = self.neighbours
 
     def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Cosines, and the graph's features of unit length behind them, [B, C + E, h, w]."""
+        """[B, C + E, h, w]: the C cosines, then the E channels of the graph's unit-length features."""
         cosines = super().maps(images, classes)
         second = getattr(self.model, "second", None)
         graph = second_patches(self.model, images) if second else tower_of(self.model).patches(images).float()

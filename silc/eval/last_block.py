@@ -11,9 +11,10 @@
 | `proxyclip`        | softmax(3 (cos(e, e') - 1.2 mean), negatives out) v | nothing       | ProxyCLIP, S-Lab 1.0   |
 
 Products of queries and keys are divided by sqrt(c) as in attention; y is the block's own output per head, e a second
-encoder's patches. All were published for towers with a class token. In a tower with MAP or mean pooling, the readout
-continues from the changed block, which is our composition. All are raw: nothing is tuned on labels. Means are over one
-image, so an image never depends on others in its batch. Formulas are derived anew; no code is copied.
+encoder's patches; "negatives out": negative values get no weight. All were published for towers with a class token. In
+a tower with MAP or mean pooling, the readout continues from the changed block, which is our composition. All are raw:
+nothing is tuned on labels. Means are over one image, so an image never depends on others in its batch. Formulas are
+derived anew; no code is copied.
 """
 
 from __future__ import annotations

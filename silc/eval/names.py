@@ -39,7 +39,7 @@ LISTS: Mapping[str, Mapping[str, str]] = {
         **{name: f"{name}_synonyms" for name in ("ade_150", "voc_20", "pascal_context_59", "cityscapes_19")},
     },
 }
-"""For each name of `eval.names`: published list -> file in classes/ with other names for the list's classes."""
+"""For each value of `eval.names`: by published list of classes, the file in classes/ with the names to use."""
 
 
 class Wording(NamedTuple):
@@ -47,7 +47,7 @@ class Wording(NamedTuple):
 
     words: Sequence[str]  # W
     owner: Sequence[int]
-    """The class of each label in a score map. If a threshold finds the background, the background's 0 comes first."""
+    """The class of each label in a score map, where labels are words; with `threshold`, label 0 is the background."""
     sha256: str
     """Checksum (16 digits) of the words of all classes, one class per line."""
 

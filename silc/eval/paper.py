@@ -67,7 +67,7 @@ def _seed_apart(path: Path) -> tuple[Path, int | None]:
 
 
 def _alone(name: str, table: PaperTable) -> PaperTable:
-    """A table without the columns of other tasks than the paper's, and without own rows that then have no score."""
+    """A table without columns of tasks that the paper's table lacks, and without runs' rows that then have no score."""
     num = tables.num_columns(name)
     tasks = {column.task for column in table.columns[:num]}
     kept = [i for i, column in enumerate(table.columns) if column.task in tasks]

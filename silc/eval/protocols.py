@@ -50,7 +50,7 @@ class SlidingWindowProtocol:
     shorter: int
     """Pixels to which the shorter side is scaled."""
     longer: int | None
-    """Most pixels of the longer side."""
+    """Limit for the longer side, in pixels; None: no limit."""
     rounding: Literal["nearest", "down", "squash", "strides"]
     """How the other side becomes an integer. nearest: mmcv's rule. down: torchvision's. squash: it is as long as the
     shorter side (CAT-Seg). strides: mmcv's rule, then both sides are raised to whole strides (RADSeg)."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Named = Sequence[tuple[str, "Record"]]
 """Records, each with the name of its column."""
 PICTURE_BYTES = 1_600_000
-"""Most bytes of a page's pictures; base64 makes them a third larger. With plots and tables a page stays below 3 MB."""
+"""Limit for the bytes of a page's pictures, which base64 makes a third larger: the whole page stays below 3 MB."""
 
 
 def write_report(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AT_ONCE = 2**21
-"""Most scores of a tile."""
+"""Limit for the number of scores in a tile."""
 SHARPNESS = 100.0
 """Scale of the softmax for a pixel's confidence: the largest scale that CLIP trains with."""
 

@@ -133,8 +133,8 @@ def column_names(records: Sequence[Record]) -> list[str]:
 
 
 def ways_of(protocols: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How each protocol segments, as far as the protocols differ: decoder; protocol with the shorter side of scaled
-    images and the side of windows; names."""
+    """How each protocol segments, as far as the protocols differ: its decoder; its name with two sizes in pixels
+    (shorter side of scaled images, side of windows); its list of class names."""
     decoders = [str(one.get("decoder", "cosine")) if "readout" in one else "" for one in protocols]
     windows = [f"{one.get('protocol')} {_sides(one)} px" if "readout" in one else "" for one in protocols]
     names = [str(one.get("names", "mmseg")) if "readout" in one else "" for one in protocols]
@@ -161,7 +161,7 @@ def percent(score: float | None) -> str:
 
 
 WIDEST = 6
-"""Most models with a column each in the printed table."""
+"""Limit for the number of models with a column each in the printed table."""
 
 
 def printed_table(evaluations: Sequence[Evaluation]) -> Table:

@@ -93,7 +93,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
 
     @property
     def way(self) -> str:
-        """Decoder, protocol and list of words, those that are not the default."""
+        """Those of decoder, protocol and list of words that are not the default."""
         usual, fields = type(self.config)(), ("decoder", "segmentation", "names")
         return " ".join(value for f in fields if (value := getattr(self.config, f)) != getattr(usual, f))
 

@@ -2,7 +2,8 @@
 
 The protocols differ in numbers and in whether each window goes through a softmax; see `protocols.py`. A model trained
 below a protocol's resolution gets windows of its training resolution, with all other sizes in proportion. Its images
-are scaled by its own filter, because it never saw photographs shrunk without antialias. `eval.window` sets another.
+are scaled by its own filter, because it never saw photographs shrunk without antialias. `eval.window` sets
+another side of windows.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 Failed = Callable[[str, str, BadInput], None]
-"""Callback (task, weights, error) for a task that cannot be scored; weights "": all. Same call on every rank."""
+"""Callback (task, weights, error) for a task that cannot be scored; weights "": all. Every rank makes the same call."""
 
 
 def refuse(task: str, weights: str, error: BadInput) -> None:

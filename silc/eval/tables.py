@@ -230,7 +230,7 @@ def write(table: PaperTable, stem: Path) -> list[Path]:
 
 
 def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """(label, records) of each model and kind of weights in a run's scores; only the teacher if `shown` names it."""
+    """(label, records) of each model and weights in a run's scores; with `shown` "teacher" only a teacher's, if any."""
     file = run if run.suffix == ".json" else run / "scores.json"
     if not file.is_file():
         raise BadInput(f"{run} has no scores yet; first `silc eval {run} --root DATA`")
@@ -250,7 +250,7 @@ def _scored(run: Path, name: str, *, shown: str) -> list[tuple[str, list[Mapping
 def _by_way(records: Sequence[Mapping[str, Any]], weights: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """(way, records) for each way of segmentation; records of other tasks are in each.
 
-    The way is empty if there is only one, unless its decoder is neither the default nor the scored head."""
+    The way is empty if there is only one, unless its decoder is neither the default nor the head called `weights`."""
     protocols = [record["protocol"] for record in records]
     decoders = {one.get("decoder", UNSAID["decoder"]) for one in protocols if "readout" in one}
     unusual = [one for one in decoders if len(decoders) == 1 and one.lower() not in (UNSAID["decoder"], weights)]
@@ -312,7 +312,7 @@ def _others(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> 
 
 
 def _unequal(rows: Sequence[ModelRow]) -> list[str]:
-    """Notes on runs with more training FLOPs than the cheapest; numbers of examples alone say little about cost."""
+    """Notes on runs with over 5 % more training FLOPs than the cheapest; numbers of examples say little about cost."""
     known = [(row.costs[1], row) for row in rows if row.costs[1]]
     if not known:
         return []
@@ -342,13 +342,13 @@ UNCOMPARED = (
     "ensemble",  # no effect with one prompt
     *("readout", "exif_orientation"),  # the paper does not give these
 )
-"""Entries that are no difference of protocol if published rows do not have them."""
+"""Entries of a record that do not count as a difference of protocol if published rows lack them."""
 
 
 def _differences(records: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> list[str]:
     """How a row's records differ in protocol from published rows; data sets with the same differences share a note.
 
-    The paper names the authors that it follows, not every number. `published.json` holds these authors' numbers.
+    The paper says whose protocol it follows, but not every setting; `published.json` has the settings of these authors.
     """
     alike: dict[str, list[str]] = {}
     for record in records:
@@ -380,7 +380,7 @@ def _said(value: Any) -> str:
 
 
 def _notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Notes on scores without published ones beside them that are refined or tuned on labels."""
+    """Notes on records that are refined or tuned on labels, for scores without published ones to compare with."""
     notes = []
     for dataset, protocol in ((record["dataset"], record["protocol"]) for record in records):
         notes += [f"{dataset} is refined ({protocol['refined']})"] if protocol.get("refined") else []

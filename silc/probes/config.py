@@ -47,6 +47,6 @@ class ProbeConfig(Settings):
     feature_batch: Annotated[int, MANY] = 64
     """Images per forward pass of the frozen model."""
     feature_cache_gb: Annotated[float, Range(least=0, most=1e6)] = 4.0
-    """Most memory for patch features, in GB; features of further images are computed again at each use."""
+    """Limit for the memory of patch features, in GB; features of further images are computed again at each use."""
     train: TrainConfig = field(default=TRAIN)
     """Optimisation of the linear layers."""

@@ -72,10 +72,10 @@ class _Run(Scores):
     heads: Heads
     shares: Tensor
     """[2, N]: weight of each image in the loss of the heads that choose the penalty (row 0), and of the heads that are
-    scored (row 1). The weights are such that an epoch's sum is a mean."""
+    scored (row 1). Over an epoch, the losses of the steps average to the mean over the images of the row."""
     found: Evaluation
     along = False
-    """Whether heads were scored during training; then the last score is from its end."""
+    """Whether heads were scored during training; then the last score is from the end of training."""
 
     def __init__(self, config: ProbeConfig, task: Task) -> None:
         self.claimed = claim(config.out, config.resume)

@@ -60,7 +60,7 @@ class Frozen:
         self.checksums = {"model": loaded.checksum, **self.listed()}
 
     def listed(self) -> dict[str, str]:
-        """Checksum of the list of training files, label maps too, by the checksum's name in checkpoints."""
+        """Checksum of the list of training files (images and label maps), by its name in checkpoints."""
         return {"files": _checksum(self.train.files)}
 
     def pooled(self, data: ClassificationSet) -> tuple[Tensor, Tensor]:

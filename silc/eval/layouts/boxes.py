@@ -115,8 +115,9 @@ def read_coco(name: str, file: Path, images: Path | None = None) -> tuple[Detect
 
 
 def folders_of(file: Path) -> list[Path]:
-    """Folders where the images of an annotation file may lie. First those that are called like the end of the file's
-    name: beside the file, above it, or in coco/, as LVIS has COCO's images. Then the file's folder and its parent."""
+    """Folders where the images of an annotation file may lie. First those named `images` or like the end of the file's
+    name (val2017 of instances_val2017.json): in the parent of the file's folder, in that folder, or in the parent's
+    coco/, as LVIS has COCO's images. Then that folder and its parent themselves."""
     parts, root = file.stem.split("_"), file.parent.parent
     ends = ["_".join(parts[start:]) for start in range(1, len(parts))]
     places = [place / end for place in (root, file.parent, root / "coco") for end in (*ends, "images")]

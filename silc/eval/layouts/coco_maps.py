@@ -55,7 +55,7 @@ def read_objects(path: Path) -> NDArray[Any]:
 
 
 def _pairs(images: Path, labels: Path, *endings: str) -> list[tuple[Path, Path]]:
-    """Each image and its label map. The ending of maps is the first one that exists for the first image, else none."""
+    """Each image and its label map. Maps end with the first of `endings` that a map of the first image has, if any."""
     found = images_in(images)
     there = (end for end in endings if found and (labels / f"{found[0].stem}{end}.png").is_file())
     ending = next(there, "")

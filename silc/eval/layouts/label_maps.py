@@ -106,7 +106,7 @@ def folder(path: Path) -> Source[SegmentationSet]:
 
 
 class Classes(NamedTuple):
-    """The classes of a published list, or the first of them, and how they are named."""
+    """The classes of a published list, or only the first `most` of them, and how they are named."""
 
     published: str
     most: int | None = None

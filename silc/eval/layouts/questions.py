@@ -2,7 +2,7 @@
 
 vqa/shelves/test/questions.json      a list of {"image": file, "question": text, "answer": text} or, with several
                                      annotators, "answers": [text, ...]; "question_type", "answer_type" are optional
-vqa/shelves/test/images/1.jpg        images, by their names from that file's folder
+vqa/shelves/test/images/1.jpg        images; "image" is a path from the folder of questions.json
 vqa/shelves/train/...                the same, for training
 """
 

@@ -192,7 +192,7 @@ def _label_of(image: Path, folder: Path) -> Path:
 
 
 def _yolo_box(words: Sequence[str], width: int, height: int) -> dict[str, Any]:
-    """Category and box of a line. The box is None for other lines: a score after a box marks a prediction."""
+    """Category and box of a line; the box is None if the line is no label. (A box with a score is a prediction.)"""
     try:
         label, numbers = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:

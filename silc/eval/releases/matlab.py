@@ -1,6 +1,6 @@
 """Read matrices of numbers in MATLAB's files of version 5, the form of Pascal Context's release; nothing else is read.
 
-A file is a header of 128 bytes and elements. An element is a type, a number of bytes, and these bytes, padded to a
+A file is a 128-byte header and elements. An element is a tag (type and number of bytes) and these bytes, padded to a
 multiple of 8; up to 4 bytes stand in the tag itself. A compressed element holds another element. A matrix holds flags,
 sizes, a name and its numbers by columns, in the narrowest type that fits (MathWorks, "MAT-File Format", version 5).
 """
