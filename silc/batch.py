@@ -1,4 +1,4 @@
-"""One rank's share of a global batch: views of images, text, and what was broken on the way. Imports no torch.
+"""One rank's share of a global batch: views of images, text, and the broken samples that were met. Imports no torch.
 
 Shape legend, used everywhere: B images of a batch (on one rank), G global views, L local views,
 R global size and r local size in pixels, T text tokens, D joint embedding, K prototypes, h x w patches.
@@ -31,16 +31,16 @@ class Views:
 
 
 class Broken(NamedTuple):
-    """A sample that cannot be used, or what is wrong with a shard; where to find it and why."""
+    """A broken sample, or a fault of a shard: where it is, and the cause."""
 
     shard: str
-    key: str  # empty where it is the shard itself
+    key: str  # empty for a fault of the shard itself
     cause: str  # a short stable word to count by
     detail: str  # the rest, for people
 
 
 class AnyBatch(Protocol):
-    """One rank's share of one global batch, whatever is learnt from it."""
+    """One rank's share of one global batch, for any kind of run."""
 
     @property
     def keys(self) -> Sequence[str]: ...
@@ -56,7 +56,7 @@ class AnyBatch(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """SILC's: views of images, and text."""
+    """SILC's batch: views of images, and text."""
 
     views: Views
     text: Tensor  # int64 [B, T]
@@ -65,7 +65,7 @@ class Batch:
     """Samples met (and replaced) while this batch was made, in the batch's order."""
 
     def micro_batch(self, rows: slice) -> Batch:
-        """Some of its pairs."""
+        """The pairs in `rows`, as a batch."""
         return Batch(self.views.map(lambda v: v[..., rows, :, :, :]), self.text[rows], self.keys[rows])
 
     def to(self, device: torch.device | str) -> Batch:
@@ -73,7 +73,7 @@ class Batch:
         return self._map(lambda x: x.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a copy to a GPU is not waited for."""
+        """Copy the batch to page-locked memory, so that copies to a GPU are asynchronous."""
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Any) -> Batch:

@@ -1,15 +1,15 @@
-"""Checkpoints on disk: write, find, verify, read. Knows no trainer, and nothing in it is a pickle.
+"""Checkpoints on disk: write, find, verify, read. The module knows no trainer, and no file is a pickle.
 
     checkpoints/step-00001200/
         model.safetensors      student towers, scale, bias
-        lora.safetensors       what the model was before low-rank changes, and these  (when it learns such)
+            lora.safetensors       the matrices before LoRA, and LoRA's own  (when the run trains LoRA)
         head.safetensors       student head                       (when the run distils)
         teacher.safetensors    image tower, head, centre          (when the run has a teacher)
         optimizer.safetensors  moments, step counts, by parameter name
         rng.safetensors        generator states, one row per rank
-        state.json             step, loader position and what else its writer put there
+            state.json             step, loader position and whatever else the writer adds
         manifest.json          sha256 and size of every file above; written last
-    checkpoints/latest         a link to the newest; where links cannot be made, a file of its name
+    checkpoints/latest         a link to the newest; where links cannot be made, a file that holds its name
 
 A checkpoint is made under a temporary name, flushed to disk and then renamed, so a directory named `step-*` is whole.
 The manifest lets a reader prove that nothing changed since. Only then `latest` moves, and only then older ones go.
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HEADS = ("head", "teacher", "patch_head", "patch_teacher")
-"""What an objective may have beside its towers (`model`), each in a file of its name."""
+"""Networks that an objective may have beside its towers (`model`). Each is saved in a file of its name."""
 WEIGHTS = ("model", *HEADS)
-"""All that another run goes on from."""
+"""Files that another run can start from."""
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
 
 
@@ -49,7 +49,7 @@ class Checkpoint:
 
     path: Path
     state_dicts: Mapping[str, Mapping[str, Tensor]]
-    """By the name of their file."""
+    """Tensors, by the name of their file."""
     state: Mapping[str, Any]
 
     def load_into(self, module: nn.Module, name: str) -> None:
@@ -70,7 +70,7 @@ def write(
         BadInput: the disk is full or not writable; earlier checkpoints are untouched.
     """
     final, partial = root / f"step-{step:08d}", root / f".partial-step-{step:08d}"
-    from safetensors.torch import save_file  # with torch, which those who only look for checkpoints do without
+    from safetensors.torch import save_file  # imports torch, which is not needed to find checkpoints
 
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +88,8 @@ def write(
         for file in partial.iterdir():
             flush(file)
         flush(partial)
-        # One of the same step is there where a damaged newer one was, or a run was stopped twice at its end. It goes
-        # when the new one stands.
+        # A checkpoint of this step may exist: a newer one was damaged, or the run was stopped twice at its end. It is
+        # deleted after the new one is in place.
         former = _hide(final) if final.exists() else None
         partial.rename(final)
         flush(root)
@@ -115,7 +115,7 @@ def find(root: Path) -> list[Path]:
 
 
 def newest_intact(root: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest checkpoint that is what was written, or None, and what is wrong with each newer one."""
+    """The newest undamaged checkpoint, or None; and the damage of each newer one."""
     damaged = {}
     for path in sorted(root.glob("step-*"), reverse=True):
         try:
@@ -128,14 +128,14 @@ def newest_intact(root: Path) -> tuple[Path | None, dict[Path, str]]:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint to `damaged-*`: kept for whoever looks into it, counted and found no more."""
+    """Rename a damaged checkpoint to `damaged-*`: it is kept for inspection, but no longer found or counted."""
     target = path.with_name(f"damaged-{path.name}")
     shutil.rmtree(target, ignore_errors=True)
     path.rename(target)
 
 
 def _point_latest(root: Path, final: Path) -> None:
-    """Name the newest in one step, so that `latest` always leads to a whole checkpoint."""
+    """Point `latest` at a checkpoint in one atomic step, so that it always leads to a whole one."""
     partial, latest = root / f".partial-{LATEST}", root / LATEST
     try:
         partial.symlink_to(final.name)
@@ -144,21 +144,21 @@ def _point_latest(root: Path, final: Path) -> None:
         flush(partial)
     try:
         partial.replace(latest)
-    except OSError:  # renames over what is there are refused by some, too
+    except OSError:  # some of these also refuse to rename over an existing file
         latest.unlink(missing_ok=True)
         partial.rename(latest)
     flush(root)
 
 
 def _hide(path: Path) -> Path:
-    """Rename a checkpoint that is to be deleted, such that no half of it can be found in between."""
+    """Rename a checkpoint before it is deleted, so that `find` never sees half of it."""
     hidden = path.with_name(f".partial-removed-{path.name}")
     path.rename(hidden)
     return hidden
 
 
 def listed(path: Path) -> list[str]:
-    """Names of the files that a checkpoint's manifest lists, unverified; none where it cannot be read."""
+    """Names of the files that a checkpoint's manifest lists, unverified; empty if the manifest cannot be read."""
     try:
         return list(json.loads((path / MANIFEST).read_text()))
     except (OSError, ValueError):
@@ -166,10 +166,10 @@ def listed(path: Path) -> list[str]:
 
 
 def verify(path: Path) -> list[str]:
-    """Compare every file with the manifest; the names of the files it lists.
+    """Compare every file with the manifest; return the names of the files that it lists.
 
     Raises:
-        BadInput: a file is missing, or is not what was written.
+        BadInput: a file is missing or damaged.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -196,7 +196,7 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
 
     names = [name.removesuffix(".safetensors") for name in verify(path) if name.endswith(".safetensors")]
     tensors = {}
-    # A manifest proves that a file is what somebody wrote, not who that was.
+    # The manifest proves that a file is unchanged, not that silc wrote it.
     try:
         for name in names if only is None else [name for name in names if name in only]:
             file = path / f"{name}.safetensors"

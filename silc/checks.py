@@ -1,6 +1,7 @@
-"""What is refused before the work: no place to write, no data, no such model, no such task. Imports no torch.
+"""Checks before the work starts: the place to write to, data, models, tasks. Imports no torch.
 
-The command line asks before it loads anything, and the work itself asks again, so that Python's callers hear the same.
+The command line calls them before it loads anything. The work calls them again, so that Python callers get the same
+errors.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ SCORES, REPORT, SEGMENTATIONS = "scores.json", "report.html", "segmentations.png
 
 
 def training(config: Trained) -> tuple[Path, bool]:
-    """The directory of a run, and whether it goes on in it.
+    """The directory of a run, and whether the run resumes there.
 
     Raises:
-        BadInput: nothing can be written there, it holds something else, `init` is no model, or there is nothing of
-            what is to be evaluated.
+        BadInput: the directory cannot be written or holds something else, `init` is no model, or data to evaluate on is
+            missing.
     """
     out, goes_on = claim(config.out, config.resume)
     if (out / SAVED).is_file():
@@ -60,10 +61,10 @@ def training(config: Trained) -> tuple[Path, bool]:
 
 
 def origin(config: Trained) -> None:
-    """Look at what a run is to start from.
+    """Check the model that a run is to start from.
 
     Raises:
-        BadInput: it is no model, or none is named and the run goes on from one.
+        BadInput: it is no model, or the run needs one and none is named.
     """
     if config.init:
         check_model(config.init)
@@ -76,7 +77,7 @@ def origin(config: Trained) -> None:
 
 
 def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
-    """The evaluation asked for; without a root it has the one that the first run was configured with.
+    """The checked settings of an evaluation; an empty root is replaced by that of the first run's configuration.
 
     Raises:
         BadInput: no such model or task, or no data; see also `second_encoder`.
@@ -86,7 +87,7 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
     runs = [Path(one) for one in models if is_run(one)]
     if not config.root and runs:
         config = replace(config, root=configs.load_of(runs[0] / CONFIG, those_that("load")).eval.root)
-    if models or config.second:  # one in memory may have a second encoder of its own
+    if models or config.second:  # a model in memory may have its own second encoder
         second_encoder(config.decoder, config.second)
     if config.neighbours and "lposs" not in config.decoder:
         raise BadInput("neighbours are read by decoder lposs; leave out eval.neighbours")
@@ -95,10 +96,10 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
 
 
 def second_encoder(decoder: str, second: str) -> None:
-    """Look at the second encoder that decoders, joined by commas, are to read.
+    """Check the second encoder for decoders, whose names are joined by commas.
 
     Raises:
-        BadInput: none of them reads one, one needs it and it is not given, or it is no model.
+        BadInput: no decoder reads a second encoder, a decoder needs one that is not given, or it is no model.
     """
     names = {name.strip() for name in decoder.split(",")}
     if second and not names.intersection(LOOK_TWICE):
@@ -111,16 +112,16 @@ def second_encoder(decoder: str, second: str) -> None:
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Where an evaluation goes."""
+    """The files that an evaluation writes."""
 
     scores: Sequence[Path]
-    """One for all models, or one for each."""
+    """One file for all models, or one for each."""
     page: Path
     pictures: Path
 
 
 def result_files(models: Sequence[str | Path], given: str | Path | None) -> ResultFiles:
-    """The files of an evaluation, tried: FILE.json with FILE.html beside it, or scores.json with report.html.
+    """The files of an evaluation, checked to be writable: FILE.json and FILE.html, or scores.json and report.html.
 
     Args:
         given: the file of all records; None gives each model its own, scores.json in its directory.

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and what becomes of their errors. A command is imported when called."""
+"""The command line: the table of commands, and how their errors are shown. A command is imported when called."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _run(args: list[str]) -> int:
     except LostRank as error:
         complain(error)
         finish()
-        # At once: taking the interpreter down beside broken connections took seconds, and aborted now and then.
+        # Exit at once: a normal exit with broken connections took seconds, and sometimes aborted.
         os._exit(75)
     except OSError as error:
         if error.filename is None and error.errno not in places.CANNOT_WRITE:

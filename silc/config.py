@@ -1,6 +1,6 @@
-"""The whole run as one value: composed of the packages' dataclasses, strict, to YAML and back.
+"""The configuration of a whole run: built from the packages' dataclasses, with strict types, to YAML and back.
 
-No module takes a `Config` but those to the right of this one, so nothing *can* reach into another package's settings.
+Only modules later in the import order take a `Config`, so no package can read another package's settings.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PixelsConfig(Settings):
-    """How pixels become the towers' input. A model that is gone on from keeps its own."""
+    """How pixels become the towers' input. A run that starts from a model uses that model's settings."""
 
     section: ClassVar[str] = "pixels"
     mean: Annotated[tuple[float, float, float], Range(least=-1000, most=1000)] = (0.5, 0.5, 0.5)
     """Subtracted from red, green and blue in [0, 1]."""
     std: Annotated[tuple[float, float, float], Range(least=1e-4, most=1000)] = (0.5, 0.5, 0.5)
-    """What is left is divided by this."""
+    """The difference is divided by this."""
     resize: Literal["squash", "squash_crop", "crop", "crop_floor"] = "squash"
-    """Whole images: squashed to the square, or the centre cut out (silc/preprocess.py)."""
+    """How a whole image becomes a square: squashed, or its centre cut out (silc/preprocess.py)."""
     interpolation: Literal["bilinear", "bicubic", "tf_bilinear", "cv2_bilinear"] = "bicubic"
     """Filter for whole images."""
 
     def preprocess(self, size: int) -> Preprocess:
-        """What a model with these settings expects of images of `size` pixels a side."""
-        from silc.preprocess import Preprocess  # with torch, which those who only read settings do without
+        """The preprocessing of a model with these settings, for images of `size` pixels a side."""
+        from silc.preprocess import Preprocess  # imports torch, which is not needed to read settings
 
         return Preprocess(size, self.mean, self.std, self.resize, self.interpolation)
 
@@ -61,7 +61,7 @@ InitWeights = Literal["all", "student", "teacher"]
 
 @dataclass(frozen=True)
 class Config:
-    """One pretraining run, whole."""
+    """The configuration of one pretraining run."""
 
     kind: ClassVar[str] = "pretrain"
     recipe: str = ""
@@ -69,13 +69,15 @@ class Config:
     out: str = ""
     """Directory of the run: config, tokenizer, metrics, checkpoints, scores."""
     init: str = ""
-    """A run, or what else `silc.load` takes, whose weights this one starts from (no optimizer state, no position)."""
+    """The model whose weights the run starts from: a run, or what else `silc.load` takes. Optimizer state and position
+    in the data are not used."""
     init_weights: InitWeights = "all"
-    """Of `init`: student, teacher, head and centre; or the towers alone, with teacher := student and a fresh head."""
+    """What is taken from `init`: `all` is student, teacher, head and centre; `student` and `teacher` are the towers
+    alone, with teacher := student and a fresh head."""
     resume: Literal["auto", "never"] = "never"
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
     extend: bool = False
-    """With `resume auto`: the run in `out`, finished or not, goes on to a longer `train.duration` than it had."""
+    """With `resume auto`: continue the run in `out`, finished or not, to a longer `train.duration`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs and views."""
     pixels: PixelsConfig = field(default_factory=PixelsConfig)
@@ -109,7 +111,7 @@ class Config:
 
     @property
     def drawn(self) -> CropConfig:
-        """The crops that are drawn: none of a kind that no loss reads."""
+        """The settings of the crops, with 0 crops of a kind that no loss reads."""
         crops, objective = self.data.crops, self.objective
         return replace(
             crops,
@@ -120,7 +122,8 @@ class Config:
 
 @dataclass(frozen=True)
 class DownstreamConfig(Settings):
-    """One run that trains a head on a model there is; a subclass has the head's own settings, and its `kind`."""
+    """The configuration of a run that trains a head on an existing model. A subclass adds the head's settings and its
+    `kind`."""
 
     kind: ClassVar[str]
     extend: ClassVar[bool] = False
@@ -129,7 +132,7 @@ class DownstreamConfig(Settings):
     init: str = ""
     """The model: a run, or what else `silc.load` takes."""
     weights: Literal["auto", "student", "teacher"] = "auto"
-    """Of a run; `auto` is the teacher where there is one."""
+    """Which weights of a run; `auto` is the teacher where there is one."""
     resume: Literal["auto", "never"] = "never"
     """`auto` goes on from the newest checkpoint in `out`, if there is one."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -139,16 +142,16 @@ class DownstreamConfig(Settings):
 
     @property
     def recipe(self) -> str:
-        """What it is called where a pretraining run has its recipe's name."""
+        """The name that stands in place of a recipe's name: the kind."""
         return self.kind
 
 
 Trained = Config | DownstreamConfig
-"""What `silc train` takes."""
+"""The configurations that `silc train` takes."""
 
 
 class Schema(Protocol):
-    """The configuration of a kind of run: a dataclass, of which every field has a default."""
+    """The configuration of a kind of run: a dataclass whose fields all have defaults."""
 
     kind: ClassVar[str]
     """One of `KINDS`."""
@@ -159,7 +162,7 @@ T = TypeVar("T", bound=Trained)
 
 
 def to_dict(config: Schema) -> dict[str, Any]:
-    """Plain values, in the order of the fields."""
+    """The settings as plain values, in the order of the fields."""
     values: dict[str, Any] = _adapter(type(config)).dump_python(config, mode="json")
     return values
 
@@ -205,13 +208,13 @@ def load(file: Path, schema: Any = Config) -> Any:
     """Read a YAML file.
 
     Raises:
-        BadInput: no such file, no YAML, no run's configuration, or one of another kind; names the file.
+        BadInput: the file does not exist, is not YAML, or is not a configuration of this kind; names the file.
     """
     return load_of(file, [schema.kind])
 
 
 def load_of(file: Path, kinds: Collection[str]) -> Any:
-    """Read the YAML file of a run of one of these kinds, into that kind's dataclass.
+    """Read the YAML file of a run into its kind's dataclass; the kind must be one of `kinds`.
 
     Raises:
         BadInput: as `load`.
@@ -238,14 +241,14 @@ def kind_of(file: Path) -> str:
 
 
 def _kind_and_values(file: Path) -> tuple[str, dict[str, Any]]:
-    """Of a configuration; those written before there were kinds are of pretraining.
+    """Kind and values of a configuration. A file from before there were kinds is of pretraining.
 
     Raises:
         BadInput: no such file, no YAML, or no kind that is known.
     """
     values = _values(file)
     kind = values.pop("kind", Config.kind)
-    if kind not in tuple(KINDS):  # it may be of any type
+    if kind not in tuple(KINDS):  # the value may be of any type
         raise BadInput(f"{file} is of a run of kind {kind!r}, known are {' and '.join(KINDS)}; a later silc wrote it?")
     return kind, values
 
@@ -256,7 +259,7 @@ def _adapter(schema: type) -> TypeAdapter[Any]:
 
 
 def written(file: Path) -> set[str]:
-    """Paths of the settings that a YAML file holds; a run from before a field was made lacks it.
+    """Paths of the settings that a YAML file holds; the file of a run from before a field existed lacks that field.
 
     Raises:
         BadInput: as `load`.
@@ -265,7 +268,7 @@ def written(file: Path) -> set[str]:
 
 
 class _EachOnce(yaml.SafeLoader):
-    """Refuses a name that comes twice: PyYAML takes the last, and all that the first held would be lost in silence."""
+    """Refuses a name that is given twice. PyYAML would take the last one and silently drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines = dict[str, int]()
@@ -293,12 +296,13 @@ def _values(file: Path) -> dict[str, Any]:
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:
-    """A configuration with fields changed by name: a path ("train.optim.lr") or its end where that is enough ("lr").
+    """A configuration with fields changed by name: a path ("train.optim.lr"), or its end if that is unique ("lr").
 
-    Where several paths end so, training's is meant ("batch_size"). `data.train` selects the source that reads it.
+    If several paths have this end, the one in `train` is meant ("batch_size"). `data.train` also selects the source
+    that reads it.
 
     Raises:
-        BadInput: no such field, several that end so, one given twice, a value of the wrong type, or two sources.
+        BadInput: an unknown, ambiguous or repeated field, a value of the wrong type, or two sources of pairs.
     """
     changed, given = to_dict(config), dict[str, str]()
     known = flat(config)
@@ -345,14 +349,14 @@ SYNONYMS = {
     }.items()
     for name in names.split()
 }
-"""What other projects call a setting, and what it is called here: an unknown name leads there."""
+"""Other projects' names for settings, and the settings' paths here. The error for an unknown name suggests the path."""
 
 
 def path_of(name: str, known: Collection[str]) -> str:
-    """The one of the known paths that a name means, by `override`'s rule.
+    """The known path that a name means, by the rule of `override`.
 
     Raises:
-        BadInput: no path ends so, or several do; another project's name for a setting leads to ours.
+        BadInput: no path has this end, or several have; for another project's name the message suggests ours.
     """
     found = [path for path in known if path == name] or [path for path in known if path.endswith(f".{name}")]
     if not found:
@@ -370,10 +374,10 @@ def path_of(name: str, known: Collection[str]) -> str:
 
 
 def with_one_source(config: T, given: Collection[str]) -> T:
-    """The configuration after `given` paths were set: what was named last is read, `data.train` or generated scenes.
+    """The configuration with one source of pairs: of `data.train` and generated scenes, the one that is in `given`.
 
     Raises:
-        BadInput: both were given.
+        BadInput: both are in `given`.
     """
     data = getattr(config, "data", None)
     if not isinstance(data, DataConfig) or data.generated is None or not data.train:
@@ -410,7 +414,7 @@ def fields(value: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 @cache
 def _attribute_docstrings(cls: type) -> dict[str, str]:
-    """The string below each field of a dataclass, inherited ones too, which Python itself throws away."""
+    """The docstring below each field of a dataclass, inherited fields too. Python itself does not keep them."""
     inherited = _attribute_docstrings(cls.__base__) if dataclasses.is_dataclass(cls.__base__) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     return inherited | {

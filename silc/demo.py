@@ -1,7 +1,6 @@
-"""What `make demo` does: train two small models, the same but for self-distillation, and compare them.
+"""`make demo`: train two small models that differ only in self-distillation, and compare them.
 
-Everything is computed from a seed on the spot; the only thing given is the time, and a slow machine takes the shorter
-of two trainings.
+All data is generated from a seed. Only the time is fixed: a slow machine runs the shorter of two trainings.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 ARMS = ("clip_views_ema", "silc_c")
 """The paper's rows without and with self-distillation: the same views, teacher and data, in the same order."""
 LONG, SHORT = "25k examples", "6k examples"
-"""Long enough to show the effect (docs/evidence), or what a slow machine ends in five minutes."""
+"""`LONG` is long enough to show the effect (docs/evidence); a slow machine finishes `SHORT` in five minutes."""
 SECONDS = 180
-"""The longest that the steps of both long trainings may take; the rest of the five minutes is start and evaluation."""
+"""Most seconds for the steps of both long trainings; start and evaluation take the rest of the five minutes."""
 TASKS = "*-zs,*-retrieval,objects-zs-seg,objects_bodies-zs-seg,objects_unseen-zs-seg"
 MARKER = ".silc-demo"
-"""Says that a directory is a demo's, and may be replaced by the next."""
+"""The file that marks a directory as a demo's, which the next demo may replace."""
 SUMMARY = """\
 Two ViTs of width {width} and {depth} blocks, trained from scratch on the same generated pictures in the same order:
 "clip_views_ema" by the image-text loss alone, "silc_c" by that and self-distillation. A picture shows one to three
@@ -51,7 +50,8 @@ def main(out: Path, *, duration: str = "") -> None:
     """Train, evaluate, report into `out`; an earlier demo there is replaced.
 
     Args:
-        duration: how long to train each; by default what the measured rates allow in five minutes, `LONG` or `SHORT`.
+        duration: how long to train each model; by default `LONG` or `SHORT`, as the measured rates allow in five
+            minutes.
     """
     out = places.folder(out)
     _clear(out)
@@ -78,13 +78,13 @@ def main(out: Path, *, duration: str = "") -> None:
 
 
 def arm(name: str, out: Path) -> Config:
-    """One of the two, as in the study `demo` of docs/evidence but for the precision, which is this machine's."""
+    """The configuration of one model, as in the study `demo` of docs/evidence. Only the precision is this machine's."""
     weight = {"objective.weight": 1.0} if name == "silc_c" else {}
     return configs.override(recipes.get(f"{name}-tiny"), {"data.source": "objects", "out": str(out), **weight})
 
 
 def measured_rate(config: Config) -> float:
-    """Pairs per second of a run of four steps, the last two of them; nothing of it is left."""
+    """Pairs per second, measured on the last two steps of a run of four; the run is deleted."""
     trial = replace(config.train, duration="4 steps", log_every="2 steps", save_every="never")
     with contextlib.redirect_stdout(io.StringIO()):
         run.train(replace(config, train=trial))
@@ -94,7 +94,7 @@ def measured_rate(config: Config) -> float:
 
 
 def chosen(rates: list[float], batch_size: int) -> tuple[str, str]:
-    """The long trainings if their steps end in time at these many pairs per second, else the short ones; and why."""
+    """`LONG` if the steps of both trainings end in time at these rates (pairs/s), else `SHORT`; and the reason."""
     seconds = sum(examples_of(LONG, batch_size=batch_size, steps_per_epoch=0) / rate for rate in rates)
     measured = " and ".join(f"{rate:.0f}" for rate in rates)
     why = f"{measured} pairs/s were measured, so {LONG} each take {seconds:.0f} seconds of at most {SECONDS}."

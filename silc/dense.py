@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OUTLIERS = 1.0
-"""Percent of the patches at either end of a component that are drawn as its ends: a few would dull all others."""
+"""Percent of the patches that are clipped at each end of a component; otherwise a few outliers would dull all
+colours."""
 
 
 def scaled_to_patches(width: int, height: int, size: int, patch: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `size`, each to the nearest multiple of the patch, at least one.
+    """(width, height) with the shorter side scaled to `size`; each is a multiple of the patch (the nearest), at least
+    one.
 
     >>> scaled_to_patches(640, 427, 224, 16), scaled_to_patches(100, 300, 32, 16)
     ((336, 224), (32, 96))
@@ -29,8 +31,8 @@ def scaled_to_patches(width: int, height: int, size: int, patch: int) -> tuple[i
 def principal_components(maps: Sequence[Tensor], count: int = 3) -> list[NDArray[np.float64]]:
     """Coordinates [h, w, count] of features [h, w, D] on the first principal components of all maps together.
 
-    Signs are those with which a component's largest weight is positive, so the same features give the same colours.
-    Components that there are not (D < count) are zero.
+    The sign of a component makes its largest weight positive, so the same features give the same colours. Missing
+    components (D < count) are zero.
     """
     patches = np.concatenate([one.reshape(-1, one.shape[-1]).double().numpy() for one in maps])
     mean = patches.mean(axis=0)
@@ -45,7 +47,7 @@ def principal_components(maps: Sequence[Tensor], count: int = 3) -> list[NDArray
 def component_pictures(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
     """Pictures of (width, height) whose red, green and blue are the first three principal components of all maps.
 
-    Each component is stretched over 0..255 by all pictures' patches alike, so colours compare between them.
+    Each component is stretched to 0..255 over the patches of all pictures, so their colours can be compared.
     """
     if not maps:
         return []

@@ -1,6 +1,6 @@
-"""Ranks and what they tell each other. In a single process every collective is the identity.
+"""Ranks, and the collectives between them. In a single process every collective is the identity.
 
-`torchrun` describes the group in the environment; `join()` reads it.
+`torchrun` describes the process group in the environment; `join()` reads it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 PATIENCE = timedelta(minutes=30)
-"""Longest wait at a barrier: the main rank trains the tokenizer and writes checkpoints while the others stand there."""
+"""Longest wait at a barrier: the main rank trains the tokenizer and writes checkpoints while the others wait there."""
 GRACE = 1.0
-"""Seconds that ranks have to say that they are alive, once one of them was given up."""
+"""Seconds that a rank which gives up waits for the others to report that they are alive."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class World:
     size: int = 1
     device: torch.device = CPU
     patient: Any = None
-    """The group that waits at barriers; None is the one that does everything else."""
+    """The process group for barriers; None is the default group."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes files and speaks."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     def shift(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Hand tensors to the next rank of the ring and take the previous one's, of the same shapes; no gradient."""
+        """Send tensors to the next rank of the ring, receive the previous rank's of the same shapes; no gradient."""
         if self.size == 1:
             return tensors
         after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
         taken = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
-        # Between two ranks messages arrive in the order they were sent, so they need no names.
+        # Between two ranks messages arrive in the order they were sent, so they need no tags.
         moves = [dist.P2POp(dist.isend, x.contiguous(), after) for x in tensors]
         moves += [dist.P2POp(dist.irecv, x, before) for x in taken]
         for move in dist.batch_isend_irecv(moves):
@@ -99,12 +99,12 @@ class World:
         return everyone
 
     def barrier(self) -> None:
-        """Wait for every rank, for as long as `PATIENCE`; after what one rank does alone."""
+        """Wait for every rank, at most `PATIENCE`; call it after work that one rank does alone."""
         if self.size > 1:
             dist.barrier(self.patient)
 
     def from_main(self, value: Any) -> Any:
-        """The main rank's value, on every rank; waits for it as long as at a barrier."""
+        """The main rank's value, on every rank; waits as long as a barrier."""
         self.barrier()
         return self.collect(value)[0]
 
@@ -115,11 +115,11 @@ _JOINED: list[World] = []
 
 @contextmanager
 def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]:
-    """The process group `torchrun` started this process in, or a world of one; within another call, that one's world.
+    """Join the process group that `torchrun` describes, or a world of one; a nested call gives the outer call's world.
 
     Args:
         device: `auto` takes this rank's GPU when there is one, else the CPU.
-        timeout: longest wait of a collective for the other ranks, barriers excepted.
+        timeout: longest wait of a collective for the other ranks, except at barriers.
 
     Raises:
         BadInput: a GPU is asked for and there is none.
@@ -159,10 +159,10 @@ def join(device: str = "auto", timeout: timedelta = PATIENCE) -> Iterator[World]
 
 
 def described() -> tuple[int, int]:
-    """Number of ranks and this process's number on its node, as the environment describes them.
+    """Number of ranks and this process's local rank, from the environment.
 
     Raises:
-        BadInput: a part of the description is missing or no number.
+        BadInput: a variable is missing or is not a number.
     """
     numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
     for name in numbers:
@@ -206,13 +206,13 @@ def place(device: str | torch.device = "auto", local_rank: int = 0, ranks: int =
 
 
 def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = PATIENCE) -> str:
-    """A name that the ranks of this start share and no earlier start of the same `torchrun` had.
+    """A name that all ranks of this start share, and that no earlier start of the same `torchrun` used.
 
-    Its store outlives them, and a restarted rank that found the addresses of dead ones in it would wait for those
-    (pytorch/pytorch#135712; seen with torch 2.15). `torchrun` has no such name to give: it counts restarts on each node
-    for itself, and not those after a change of nodes. So every rank calls rank 0 with a word that was never used, and
-    rank 0 answers whatever it finds, calls of the dead too, until every living one has said that it was answered.
-    """
+    The store of `torchrun` outlives a start. A restarted rank that finds addresses of dead ranks there would wait
+    for them (pytorch/pytorch#135712; seen with torch 2.15). `torchrun` offers no such name: it counts restarts on
+    each node separately, and does not count those after a change of nodes. So every rank calls rank 0 with a new
+    random word. Rank 0 answers every call that it finds, also those of dead ranks, until every living rank has
+    confirmed its answer."""
     word = uuid.uuid4().hex
     if rank > 0:
         store.set(f"call/{rank}", word)
@@ -237,16 +237,17 @@ def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = P
 
 
 BROKE_OFF = ("gloo", "pair closure", "by peer", "Broken pipe")
-"""Words of gloo's errors. They have no type of their own, and those that reach DDP's backward pass name no source."""
+"""Words of gloo's errors, which have no type of their own; those that reach DDP's backward pass name no source."""
 
 
 def _broke_off(error: RuntimeError) -> bool:
-    """Whether it comes from a collective."""
+    """Whether an error comes from a collective."""
     return isinstance(error, dist.DistError) or any(words in str(error) for words in BROKE_OFF)
 
 
 def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
-    """Who does not answer. Every rank that is given up by another gives up too, and says so in the store."""
+    """One line that names the silent ranks. Every living rank also gives up, and then writes its number into the
+    store."""
     silent, reached = set(range(size)) - {rank}, Event()
 
     def ask() -> None:
@@ -259,7 +260,7 @@ def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
                     reached.set()
                 time.sleep(0.05)
 
-    # In a thread, for a store beyond a broken link does not answer, and would not say so.
+    # In a thread: a store behind a broken link never answers, and raises no error.
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(GRACE)

@@ -1,4 +1,4 @@
-"""Files and folders that are whole at any time: made beside their place, flushed to disk, then renamed."""
+"""Write files and folders atomically: under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UNKNOWN_TO_IT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
-"""What a file system says of a request that it has no notion of; a failure to write is another."""
+"""Errors of a file system that does not support the request; a failed write has other errors."""
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` for the file or folder that is to stand there, and does so at the end; or nothing is left.
+    """Give a temporary name beside `path`. At the end it is renamed to `path`; after an error it is deleted.
 
-    What a link leads to is written, not the link. Folders above it are made. Processes may write one path at a time.
+    A link is followed, not replaced. Parent folders are made. Several processes may write one path at the same time.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +40,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is whole at any time; what is no plain file (a device, a pipe) is written to.
+    """Write a text file atomically; a device or a pipe is written directly.
 
-    It is UTF-8; lone surrogates (bytes of a name that are no text) become question marks.
+    The encoding is UTF-8; lone surrogates (bytes of a file's name that are not text) become question marks.
     """
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8", errors="replace")
@@ -52,12 +52,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut, as far as the file system knows how."""
+    """Flush a file's bytes, or a directory's entries, to disk, as far as the file system supports it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
         if path.is_dir():
-            return  # some do not open directories
+            return  # some file systems cannot open directories
         raise
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The two-tower model, its tokenizer, and what makes class maps, by protocol. Imports no torch."""
+"""Protocols of the two-tower model, its tokenizer, detectors, writers and dense predictors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Tokenizer(Protocol):
 
 
 class PatchModel(Protocol):
-    """What sees images in patches.
+    """A model that sees images in patches.
 
-    Images come in as `preprocess.normalize` leaves them: float [B, 3, H, W], H and W multiples of `patch_size`.
+    Its images are outputs of `preprocess.normalize`: float [B, 3, H, W], H and W multiples of `patch_size`.
     """
 
     @property
@@ -74,62 +74,64 @@ class DualEncoder(PatchModel, Protocol):
 
 @runtime_checkable
 class Detector(PatchModel, Protocol):
-    """Boxes of what texts name: what detection is scored with. Matching and metrics are the evaluator's."""
+    """A model that finds boxes of what texts name. Matching and metrics of detection are the evaluator's."""
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it."""
+        """Fields that describe it in the records of scores."""
         ...
 
     def entering(self, image: Image.Image) -> Tensor:
-        """An RGB image as it goes in, uint8 [3, S, S]: its longer side S pixels, at the upper left of a square."""
+        """An RGB image as the model's input, uint8 [3, S, S]: its longer side is S pixels, at the upper left of a
+        square."""
         ...
 
     def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 [B, N, Q] and boxes [B, N, 4] of images, for text features [Q, D], means of unit-length ones.
+        """Logits float32 [B, N, Q] and boxes [B, N, 4] of images, for text features [Q, D] (means of unit-length ones).
 
-        Boxes are (centre x, centre y, width, height), in shares of the square's side.
+        Boxes are (centre x, centre y, width, height), as fractions of the square's side.
         """
         ...
 
 
 @runtime_checkable
 class Writer(PatchModel, Protocol):
-    """Texts about images, by a task's prefix and a question: what captions and answers are scored with."""
+    """A model that writes texts about images, given a task's prefix and a question; scored on captions and answers."""
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it."""
+        """Fields that describe it in the records of scores."""
         ...
 
     @property
     def prefixes(self) -> Sequence[str]:
-        """Of the tasks that it has learnt: `caption`, `vqa`."""
+        """Prefixes of the tasks that it has learnt: `caption`, `vqa`."""
         ...
 
     def write(self, images: Sequence[Image.Image], prefix: str, questions: Sequence[str] = ()) -> list[str]:
-        """The text of each RGB image, by its question where the task has questions."""
+        """The text for each RGB image; `questions` has one for each image if the task has questions."""
         ...
 
 
 @runtime_checkable
 class DensePredictor(PatchModel, Protocol):
-    """Class names in, class maps out: a readout's cosines, a decoder, a trained head. What segmentation is scored with.
+    """Class names in, class maps out: a readout's cosines, a decoder, a trained head. Segmentation is scored with it.
 
-    Windows, stitching, labels and metrics are the evaluator's. One whose maps are masks from 0 to 1, and whose class
-    features are the texts' of unit length, may say `makes_masks = True`: TCL's mix goes with it. One whose maps have
-    another scale may say `makes_masks = False`: no threshold of masks goes with it. One with large maps says how many
-    windows it takes at a time, `most_windows`.
+    Windows, stitching, labels and metrics are the evaluator's. Two attributes are optional. `makes_masks = True`: maps
+    are masks from 0 to 1 and class features are the texts' of unit length, so TCL's mix can be used; `makes_masks =
+    False`: maps have another scale, so no threshold of masks can be used. `most_windows` is the number of windows in
+    one call, for large maps.
     """
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What records say of it: `decoder`, if not the cosine; `readout`; `refined`, `tuned_on_labels`, if not raw."""
+        """Fields that describe it in records: `decoder`, if not the cosine; `readout`; `refined`, `tuned_on_labels`, if
+        not raw."""
         ...
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """Fields of `SlidingWindowProtocol` that are its own, not the evaluation's; `record` then has a `protocol`."""
+        """Fields of `SlidingWindowProtocol` that it sets in place of the evaluation; `record` then has a `protocol`."""
         ...
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:

@@ -1,10 +1,10 @@
-"""What ends a command with one line: bad input, a request to stop, a lost rank. Imports no torch."""
+"""Exceptions that end a command with one line: bad input, a request to stop, a lost rank. Imports no torch."""
 
 from __future__ import annotations
 
 
 class BadInput(Exception):
-    """What a person gave cannot be used. One line: what came, what was needed, what to do.
+    """The input cannot be used. The message is one line: what was given, what is needed, what to do.
 
     The command line prints the line alone and exits with `exit_code`.
     """
@@ -24,8 +24,8 @@ class Preempted(Exception):
 
 
 class LostRank(Exception):
-    """Another process of the group died, hangs or was cut off. One line that names it.
+    """Another process of the group died, hangs or was cut off. The message names it in one line.
 
-    Nothing is wrong with what a person gave: the command line prints the line alone and exits with code 75
-    (EX_TEMPFAIL of sysexits.h: try again), upon which `torchrun` starts the group anew.
+    The input is not at fault: the command line prints the line alone and exits with code 75 (EX_TEMPFAIL of sysexits.h:
+        try again). `torchrun` then starts the group again.
     """

@@ -1,4 +1,4 @@
-"""Models that are there, scored: `silc.evaluate`."""
+"""Score existing models: `silc.evaluate`."""
 
 from __future__ import annotations
 
@@ -42,27 +42,30 @@ def evaluate(
     failed: suite.Failed = suite.refuse,
     **fields: Any,
 ) -> list[Evaluation]:
-    """Score one or more models on the tasks asked for: runs (their newest checkpoint, student and/or teacher), imports
-    and other people's checkpoints, named as for `silc.load`, and models in memory, such as `silc.load` gives.
+    """Score one or more models on the tasks asked for.
 
-    Without a root it is the one the first run was configured with. Under torchrun the ranks share the images of every
-    task; the scores are those of a single process.
+    A model is a run (its newest checkpoint, student and/or teacher), an import or another library's checkpoint, named
+    as for `silc.load`, or a model in memory, such as `silc.load` returns.
+
+    An empty root is replaced by that of the first run's configuration. Under torchrun the ranks share the images of
+    every task; the scores are those of a single process.
 
     Args:
         config: tasks and protocol.
         device: where to compute; a model in memory is scored where it is.
-        cache: a folder that keeps results by weights, data and protocol; None computes all anew, and so does a model
-            in memory, whose weights may have changed.
-        tokenizer: for every named model that is no run, instead of its own; big_vision's have none.
-        failed: called with a task that cannot be scored, weights and why; where it returns, the others are scored.
-        fields: of EvalConfig, over those of `config`: root="data", tasks="*-zs", templates="plain".
+        cache: a folder that keeps results by weights, data and protocol; None keeps none. Models in memory are always
+            computed anew, because their weights may have changed.
+        tokenizer: replaces the tokenizer of every named model that is not a run; big_vision's files have none.
+        failed: called with task, weights and error when a task cannot be scored; if it returns, the other tasks are
+            scored.
+        fields: fields of EvalConfig that replace those of `config`: root="data", tasks="*-zs", templates="plain".
 
     Returns:
-        One evaluation per model, weights and task on the main rank, nothing on the others.
+        One evaluation per model, weights and task on the main rank, an empty list on the others.
 
     Raises:
-        BadInput: no such model, task, data, device or field; models in memory that cannot be told apart by their names;
-            a task that cannot be scored, where `failed` is not given.
+        BadInput: no such model, task, data, device or field; models in memory with the same name and weights; a task
+            that cannot be scored, if `failed` is not given.
     """
     values = {f"eval.{name}": str(value) if isinstance(value, Path) else value for name, value in fields.items()}
     config = configs.override(configs.Config(eval=config or EvalConfig()), values).eval
@@ -113,10 +116,10 @@ def figures(
         ids: images to keep instead, by the names of their files without the ending.
 
     Returns:
-        One comparison per set on the main rank, nothing on the others.
+        One comparison per set on the main rank, an empty list on the others.
 
     Raises:
-        BadInput: as `evaluate`; one column alone, or an image that no set has.
+        BadInput: as `evaluate`; there is only one column, or an image is in no set.
     """
     models = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     config = checks.scoring([one for one in models if isinstance(one, str | Path)], config)
@@ -159,7 +162,7 @@ def _together(
 
 
 def _columns(encoders: Mapping[tuple[str, str], Encoder], tasks: Sequence[ZeroShotSegmentation]) -> list[Column]:
-    """Every model in every way, named by what differs."""
+    """A column for each model and each task, named by the parts that differ."""
     parts = [
         ((model, weights, task.config.decoder, task.config.segmentation, Path(task.config.names).name), task, encoder)
         for (model, weights), encoder in encoders.items()
@@ -175,7 +178,7 @@ def _columns(encoders: Mapping[tuple[str, str], Encoder], tasks: Sequence[ZeroSh
 
 
 def _with_precision(evaluation: Evaluation, models: Mapping[str, Encoder]) -> Evaluation:
-    """The record says so where a model computed in another precision than float32."""
+    """Add the precision to the record if the model computed in another one than float32."""
     record = evaluation.record
     model = models[record.weights]
     if not isinstance(model, Model) or model.dtype == torch.float32:
@@ -185,10 +188,10 @@ def _with_precision(evaluation: Evaluation, models: Mapping[str, Encoder]) -> Ev
 
 
 def _readers(models: Sequence[Scored], weights: Weights, tokenizer: Path | None) -> list[Callable[..., Loaded]]:
-    """What gives each model on a `device`.
+    """For each model, a function that loads it onto a `device`.
 
     Raises:
-        BadInput: what is no model; two in memory of one name and the same weights.
+        BadInput: something is not a model; two models in memory have the same name and weights.
     """
     named = [one for one in models if isinstance(one, str | Path)]
     names = dict(zip(named, distinct_names(named), strict=True))

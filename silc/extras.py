@@ -13,8 +13,10 @@ from silc.errors import BadInput
 
 
 def install(extra: str) -> str:
-    """The line that installs an extra of pyproject.toml: no package index has silc, so it is a checkout's extra, or
-    the requirements themselves where silc was installed from a wheel.
+    """The command that installs an extra of pyproject.toml.
+
+    silc is on no package index: in a checkout the command installs the checkout's extra, and after an installation from
+    a wheel the extra's requirements.
 
     >>> install("log")  # in a checkout
     "`pip install -e '.[log]'` in silc's checkout"
@@ -26,13 +28,13 @@ def install(extra: str) -> str:
 
 
 def requirements(extra: str) -> list[str]:
-    """What an extra asks for, as the installed package's metadata has it: `open_clip_torch<5,>=3.3` and so on."""
+    """The requirements of an extra, from the installed package's metadata: `open_clip_torch<5,>=3.3` and so on."""
     marked = (line.partition(";") for line in metadata.requires("silc") or ())
     return [asked.strip() for asked, _, marker in marked if re.search(rf"extra == ['\"]{extra}['\"]", marker)]
 
 
 def needs(what: str, module: str, extra: str) -> Any:
-    """A module of such a library; `what` needs it.
+    """Import and return a module that `what` needs.
 
     Raises:
         BadInput: it is not installed.

@@ -1,7 +1,7 @@
-"""What a person gave: each flag once, and nothing that is not read without a word.
+"""Flags and settings that the user gave: refuse repeated flags, and tell which settings are not read.
 
-A command refuses a flag it would not read. A run's configuration is large and recipes leave parts of it idle, so there
-what was *given* and is not read is said in one line.
+A command refuses a flag that it would not read. A run's configuration is large, and recipes leave parts of it unused:
+there, one line names the settings that were given and are not read.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Idle:
-    """Settings that are not read where `when` holds."""
+    """Settings that are not read if `when` is true."""
 
     paths: str
     """Names or globs, separated by spaces."""
     when: Callable[[Any], bool]
     because: str
-    """May name a setting's value: {0.train.passes}."""
+    """The reason; it may contain a setting's value: {0.train.passes}."""
     but: str = ""
-    """Those that are read all the same."""
+    """Settings that match `paths` and are read all the same."""
 
     def has(self, path: str) -> bool:
-        """Whether it speaks of this setting."""
+        """Whether the rule is about this setting."""
         return path not in self.but.split() and any(fnmatchcase(path, glob) for glob in self.paths.split())
 
 
 def flags(kind: type, args: Sequence[str]) -> dict[str, list[str]]:
-    """The settings of a dataclass that a command line gives, by their paths, and the words they were given.
+    """The settings of a dataclass that a command line gives: each path, and the words of its value.
 
     Raises:
         BadInput: a flag is given twice with different values, or a switch with a value.
@@ -77,12 +77,13 @@ def paths(kind: type) -> list[str]:
 
 
 def switch(path: str) -> str:
-    """The setting that a flag turns off: data.crops.flip for data.crops.no_flip; any other path is itself."""
+    """The setting that a flag turns off: data.crops.flip for data.crops.no_flip; any other path is returned as it
+    is."""
     return re.sub(r"(^|\.)no_(?=[^.]+$)", r"\1", path)
 
 
 def unread(given: Iterable[str], value: Any, rules: Iterable[Idle]) -> dict[str, str]:
-    """Those of the given paths that `value` leaves unread, and why."""
+    """The given paths that are not read in the configuration `value`, each with the reason."""
     given, found = list(given), dict[str, str]()
     for rule in rules:
         spoken_of = [path for path in given if rule.has(path)]
@@ -92,10 +93,10 @@ def unread(given: Iterable[str], value: Any, rules: Iterable[Idle]) -> dict[str,
 
 
 def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> None:
-    """Complain of flags that a command would not read.
+    """Refuse flags that a command would not read.
 
     Raises:
-        BadInput: there are some.
+        BadInput: there is such a flag.
     """
     if found := unread(given, command, rules):
         said = "; ".join(f"--{path.replace('_', '-')}: {why}" for path, why in found.items())
@@ -103,7 +104,7 @@ def refuse_unread(given: Iterable[str], command: Any, rules: Iterable[Idle]) -> 
 
 
 def say_unread(given: Iterable[str], config: Trained) -> None:
-    """Name the given settings that a run's configuration does not read, in one line on stderr of the main rank.
+    """Print the given settings that a run's configuration does not read, in one line on stderr of the main rank.
 
     Args:
         given: their paths, or names as for `config.override`.
@@ -147,7 +148,7 @@ PAIRS: tuple[Idle, ...] = (
         but="data.photometric.on",
     ),
 )
-"""What any run on image-text pairs leaves unread."""
+"""Rules for every run on image-text pairs."""
 TRAINING: tuple[Idle, ...] = (
     Idle(
         "train.optim.timescale train.optim.cooldown",
@@ -160,14 +161,14 @@ TRAINING: tuple[Idle, ...] = (
         "one rank holds everything; start several with torchrun",
     ),
 )
-"""What any training leaves unread."""
+"""Rules for every training."""
 ALONG = Idle(
     "eval.*",
     lambda c: c.train.eval_every == "never",
     "train.eval_every is never",
-    but="eval.root",  # which `silc eval RUN` takes where it is given none
+    but="eval.root",  # `silc eval RUN` uses it if no root is given
 )
-"""What a head that is not scored along its training leaves unread."""
+"""The rule for a head that is not scored during its training."""
 RUN: tuple[Idle, ...] = (
     *PAIRS,
     Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
@@ -202,7 +203,7 @@ RUN: tuple[Idle, ...] = (
         but="eval.root",
     ),
 )
-"""What a run leaves unread."""
+"""Rules for a pretraining run."""
 
 
 def _hints(kind: type, prefix: str = "") -> Iterable[tuple[str, Any]]:

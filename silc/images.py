@@ -1,8 +1,8 @@
-"""A stranger's bytes to RGB, as an image or as its pixels, or a reason why not.
+"""Decode untrusted bytes to an RGB image or its pixels, or say why that is not possible.
 
-The format is taken from an allow-list and the size from the header, so a decompression bomb is refused before
-a single pixel is decoded. All modes become RGB as a viewer shows them (`to_rgb`). What EXIF says of how a camera was
-held changes nothing until `upright`, or `decode_pixels(turned=True)`, turns the picture.
+Only formats of an allow-list are decoded, and the size is read from the header, so a decompression bomb is refused
+before a single pixel is decoded. All modes become RGB as a viewer shows them (`to_rgb`). EXIF's orientation is ignored
+until `upright`, or `decode_pixels(turned=True)`, turns the picture.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ UNREAD = (
     *("tif", "tiff", "avif", "heic", "heif", "jxl", "jp2", "j2k", "jpx", "ppm", "pgm", "pnm", "tga", "psd", "svg"),
     *("ico", "dng", "cr2", "nef", "arw"),
 )
-"""Suffixes of images in other formats: counted and named where images are, instead of passed over."""
+"""Suffixes of images in other formats. Such files are counted and named, not silently skipped."""
 MAX_PIXELS = 64_000_000
 REDUCTIONS = (8, 4, 2)
-"""What libjpeg can divide both sides by, at less than the price of decoding."""
+"""Divisors of both sides with which libjpeg can decode; this takes less time than decoding in full."""
 
 
 # Damaged metadata only makes Pillow warn, and our own pixel limit is the stricter one. Set once, because images are
-# decoded in threads and `warnings.catch_warnings` is not for threads.
+# decoded in threads and `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name is an image's, read or not; hidden files, such as macOS's `._` ones, are none."""
+    """Whether a file's name is an image's, in a format that is read or not; hidden files (macOS's `._` files) are not
+    images."""
     base = name.rpartition("/")[2]
     suffix = base.rpartition(".")[2].lower()
     return not base.startswith(".") and "." in base and (suffix in READ or suffix in UNREAD)
 
 
 class BadImage(Exception):
-    """Bytes that make no image. `cause` is a short stable word to count by, the message says the rest."""
+    """Bytes that cannot be decoded. `cause` is a short stable word for counting, the message has the details."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -68,7 +69,7 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def identify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
-    """Pillow's name of the format, and (width, height), by the header alone.
+    """Pillow's name of the format, and (width, height), from the header alone.
 
     Raises:
         BadImage: cause `no_image` or `too_large`, as `decode_rgb`.
@@ -80,7 +81,8 @@ def identify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[i
 def decode_pixels(
     data: bytes, *, max_pixels: int = MAX_PIXELS, suffices: Suffices | None = None, turned: bool = False
 ) -> np.ndarray:
-    """The pixels of `decode_rgb`, uint8 [H, W, 3], the caller's own to write into; JPEGs take less time.
+    """Decode an image to pixels uint8 [H, W, 3], in memory of the caller's own; JPEGs take less time than in
+    `decode_rgb`.
 
     Args:
         suffices: predicate (width, height): a sound JPEG is decoded at the smallest of 1/8, 1/4, 1/2 scale for which
@@ -88,8 +90,8 @@ def decode_pixels(
         turned: turn the picture as EXIF's orientation says.
 
     Raises:
-        BadImage: as `decode_rgb` does. Pillow alone says what is broken: it reads every header, and what
-            libjpeg-turbo so much as warns of is decoded by it once more.
+        BadImage: as `decode_rgb`. Only Pillow decides what is broken: it reads every header, and decodes again whatever
+            libjpeg-turbo fails at or warns of.
     """
     image = _open(data, max_pixels)
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
@@ -99,7 +101,7 @@ def decode_pixels(
         try:
             return _turned(_decode_jpeg(data, image.size, suffices), how)
         except ValueError:
-            pass  # damaged, or of a kind it does not know
+            pass  # damaged, or of a kind that libjpeg-turbo does not know
     whole = _decoded(image, data)
     return np.array(upright(whole) if turned else whole)
 
@@ -114,24 +116,24 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by its EXIF orientation."""
+"""The operation that turns a picture upright, by its EXIF orientation."""
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 TOLD_BY = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-"""Where Pillow keeps what says so."""
+"""Keys of Pillow's `info` that hold the orientation."""
 
 
 def orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8 as EXIF numbers it; 1, upright, where that is not said or cannot be read."""
+    """EXIF's orientation of the camera, 1 to 8; 1 (upright) if it is missing or cannot be read."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow's readers of damaged EXIF raise anything, and no picture is lost for it
+    except Exception:  # Pillow may raise anything on damaged EXIF, and no picture is to be lost for that
         return 1
     return found if isinstance(found, int) and found in TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF orientation says, which it then says no more; itself where there is none."""
+    """The image turned by its EXIF orientation, without that entry; the same image if it has no orientation."""
     method = TURNS.get(orientation(image))
     if method is None:
         return image
@@ -169,7 +171,7 @@ def _decode_jpeg(data: bytes, size: tuple[int, int], suffices: Suffices | None) 
 
 
 def _reduced(size: tuple[int, int], suffices: Suffices) -> tuple[int, int]:
-    """The least (width, height) that suffices; zeros where the whole has to be decoded."""
+    """The smallest reduced (width, height) that suffices; zeros if the image must be decoded in full."""
     width, height = size
     sizes = ((-(-width // divisor), -(-height // divisor)) for divisor in REDUCTIONS)
     return next((reduced for reduced in sizes if suffices(*reduced)), (0, 0))
@@ -182,7 +184,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too_large", str(error)) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Warning) as error:
-        # The JPEG reader gives up where it stumbles over EXIF, PNG's where notes are long or broken.
+        # Pillow's JPEG reader fails on some EXIF data, its PNG reader on long or broken text chunks.
         if data.startswith((JPEG, PNG)) and len(bare := _without_notes(data)) < len(data):
             with suppress(BadImage):
                 return _open(bare, max_pixels)
@@ -202,11 +204,11 @@ KINDS = (
     (r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--[^>]*-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing"),
     (r"version https://git-lfs", "a pointer of Git LFS; fetch the file itself with `git lfs pull`"),
 )
-"""How other files begin, and what they are."""
+"""First bytes of other files, and what these files are."""
 
 
 def _but(data: bytes) -> str:
-    """What bytes are that are no image, in words; empty if that is not known."""
+    """What the bytes are, in words, if they are no image; empty if that is not known."""
     known = (name for start, name in KINDS if re.match(start.encode(), data[:1000], re.DOTALL))
     return next((f", but {name}" for name in known), "")
 
@@ -214,12 +216,14 @@ def _but(data: bytes) -> str:
 JPEG = b"\xff\xd8"
 PNG = b"\x89PNG\r\n\x1a\n"
 KEPT = (b"tRNS", b"eXIf")
-"""Of PNG's ancillary chunks (their names begin with a small letter) those that change what is seen."""
+"""PNG's ancillary chunks (their names begin with a small letter) that change the visible image."""
 
 
 def _without_notes(data: bytes) -> bytes:
-    """A PNG without its texts, profile and other notes, for whose length or damage Pillow refuses whole files, a JPEG
-    without EXIF and XMP; they hold no pixel. Other bytes as they are."""
+    """A PNG without its texts, profile and other metadata, a JPEG without EXIF and XMP; other bytes as they are.
+
+    Metadata holds no pixel, but Pillow refuses whole files if it is too long or damaged.
+    """
     if data.startswith(JPEG):
         return _without_exif(data)
     if not data.startswith(PNG):
@@ -250,13 +254,13 @@ def _decoded(image: Image.Image, data: bytes) -> Image.Image:
         return to_rgb(image)
     except (OSError, ValueError, SyntaxError, IndexError, EOFError, Image.DecompressionBombError, Warning) as error:
         if isinstance(error, ValueError) and len(bare := _without_notes(data)) < len(data):
-            return _decoded(_open(bare, width * height), bare)  # they may stand behind the pixels, too
+            return _decoded(_open(bare, width * height), bare)  # metadata may also follow the pixels
         raise BadImage("broken_image", f"{width} x {height} image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """First frame as 8-bit RGB, as a viewer shows it: transparency goes onto white, greys of more than 8 bits keep
-    their brightness (see `_grey`). Its `info` has what was said of the orientation."""
+    their brightness (see `_grey`). Its `info` keeps the orientation."""
     if image.mode.startswith("I") or image.mode == "F":
         return _told(_grey(image).convert("RGB"), image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -264,7 +268,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return _told(Image.alpha_composite(white, rgba).convert("RGB"), image)
     image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies, whatever the mode
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies, even in mode RGB
 
 
 def _told(rgb: Image.Image, of: Image.Image) -> Image.Image:
@@ -273,10 +277,10 @@ def _told(rgb: Image.Image, of: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """8-bit grey of 16 and 32 bits and of floats. Where the mode does not tell the range, the largest value does: the
-    range ends at 1 (floats), at 255, at 65,535, or else at that value."""
+    """8-bit grey from 16 and 32 bits and floats. If the mode does not fix the range, the largest value does: the range
+    ends at 1 (floats), at 255, at 65,535, or else at that value."""
     values = np.asarray(image)
-    if values.dtype.itemsize == 2:  # I;16 and its kin: by a table, which takes the least memory
+    if values.dtype.itemsize == 2:  # I;16 and similar modes: by a table, which takes the least memory
         return Image.fromarray((np.arange(65_536) / 257).round().astype(np.uint8)[values])
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     largest = float(values.max(initial=0.0))

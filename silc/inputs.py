@@ -1,4 +1,4 @@
-"""Images as people hold them: a file's name, a Pillow image, an array, a tensor, or several of them; RGB images out."""
+"""Open images given as a file's name, a Pillow image, an array, a tensor, or several of them, as RGB images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Pictures = Picture | Iterable[Picture]
 
 
 def each_of(images: Pictures) -> Iterator[Picture]:
-    """The images of what was given, one after the other; none is opened."""
+    """Iterate over the given images, one or several; none is opened."""
     if isinstance(images, np.ndarray | Tensor):
         yield from images if images.ndim == 4 else [images]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray | Mapping):
         yield from images
     else:
-        yield images  # type: ignore[misc]  # a dictionary and its like are for `open_image` to refuse
+        yield images  # type: ignore[misc]  # `open_image` refuses dictionaries and the like
 
 
 def in_batches(images: Pictures, size: int) -> Iterator[list[Picture]]:
@@ -44,7 +44,7 @@ def in_batches(images: Pictures, size: int) -> Iterator[list[Picture]]:
 
 
 def at_least_one(batch_size: int) -> int:
-    """The size itself.
+    """Return the size.
 
     Raises:
         BadInput: it is below 1.
@@ -55,11 +55,11 @@ def at_least_one(batch_size: int) -> int:
 
 
 def open_image(image: Picture) -> Image.Image:
-    """An RGB image; those of files and of Pillow are turned as EXIF says that the camera was held.
+    """Open an image as RGB; images from files and from Pillow are turned by their EXIF orientation.
 
     Raises:
-        BadInput: no such file, no image in it, an image that is cut or has colours that do not become RGB, an array or
-            tensor of another shape, type or range, or none of these.
+        BadInput: no such file, no image in it, an image that is cut or cannot become RGB, an array or tensor of another
+            shape, type or range, or something else.
     """
     if isinstance(image, str) and "://" in image:
         raise BadInput(f"{image} is an address; download the image first and give its file's name")
@@ -85,7 +85,7 @@ def open_image(image: Picture) -> Image.Image:
 
 
 def _of_array(given: Any, kind: str, shape: str, *, channels: int) -> Image.Image:
-    """An image of pixels, uint8 or, as 0 is black and 1 is white, float."""
+    """An image from pixels: uint8, or float with 0 for black and 1 for white."""
     rule = f"an image is {kind} {shape}, uint8, or float from 0 (black) to 1 (white)"
     if given.ndim != 3 or given.shape[channels] != 3 or 0 in given.shape:
         raise BadInput(f"{rule}; this one is {list(given.shape)}: move the channels or convert it to RGB")
@@ -93,7 +93,7 @@ def _of_array(given: Any, kind: str, shape: str, *, channels: int) -> Image.Imag
         given = given.float()
     pixels = np.moveaxis(np.asarray(given), channels, -1)
     if np.issubdtype(pixels.dtype, np.floating):
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # so is what is not a number refused
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # this refuses NaN, too
             raise BadInput(f"{rule}; this one goes from {pixels.min():.4g} to {pixels.max():.4g}: scale it")
         pixels = (pixels.astype(np.float64) * 255).round().astype(np.uint8)
     if pixels.dtype != np.uint8:

@@ -1,6 +1,6 @@
-"""The table of kinds of run: all that commands know of one. Imports no torch.
+"""The table of kinds of run: all that the commands know about each kind. Imports no torch.
 
-A trained head is added by a row in `KINDS` and a package of its own, in a folder `heads` here.
+To add a trained head, add a row to `KINDS` and a package to the folder `heads` here.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run. What it has is named as `module:name`, imported when it is used, and empty where there is none."""
+    """A kind of run. Its functions are named as `module:name`, imported when used, and empty if there is none."""
 
     settings: str
     """The dataclass of its configuration, in a module that imports no torch: `Config`, or a `DownstreamConfig`."""
     train: str = ""
-    """Trains a configuration to its end and gives the run's directory: what `silc train` calls."""
+    """Trains a configuration to its end and returns the run's directory; called by `silc train`."""
     load: str = ""
-    """Gives a finished run's model, as `Loaded`, for (run, device=, name=): what `silc eval` and `silc.load` take."""
+    """Loads a finished run's model, as `Loaded`, from (run, device=, name=); called by `silc eval` and `silc.load`."""
     idle: str = ""
-    """`Idle` rules: what is told of settings that are given and not read."""
+    """`Idle` rules: which settings are reported as given and not read."""
     command: str = "silc train"
-    """What goes on with such a run."""
+    """The command that resumes such a run."""
     export: str = ""
-    """Writes such a run for others, for (run, out, formats, license=, datasets=): what `silc export` calls."""
+    """Exports such a run, from (run, out, formats, license=, datasets=); called by `silc export`."""
 
     def find(self, what: str) -> Any:
-        """What `settings`, `train`, `load`, `idle` or `export` names; None where there is none."""
+        """Import and return what `settings`, `train`, `load`, `idle` or `export` names; None if it is empty."""
         module, _, name = getattr(self, what).partition(":")
         return getattr(importlib.import_module(module), name) if module else None
 
@@ -73,10 +73,11 @@ KINDS = {
 
 
 def those_that(what: str) -> list[str]:
-    """The kinds that have something, in order: those one can `train`, or `load`."""
+    """The kinds whose field `what` is not empty, in order: those one can `train`, or `load`."""
     return [name for name, kind in KINDS.items() if getattr(kind, what)]
 
 
 def heads() -> dict[str, type]:
-    """The settings of what `silc train NAME` trains on a model there is, by that name; pretraining's are recipes."""
+    """The settings of each head that `silc train NAME` trains on a model, by that name; pretraining has recipes
+    instead."""
     return {name: KINDS[name].find("settings") for name in those_that("train") if name != "pretrain"}

@@ -1,4 +1,4 @@
-"""Models there are, made ready to use: of a run, an import, or somebody else's checkpoint. No trainer here."""
+"""Load existing models: of a run, an import, or another library's checkpoint. Knows no trainer."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ Weights = Literal["student", "teacher", "both"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run has made so far, or a model that came from elsewhere."""
+    """The models that a run has made so far, or a model that came from elsewhere."""
 
     models: Mapping[str, Encoder]
-    """By the name of their weights: `student`, `teacher`; `pretrained` where it was not trained here. Of a head, a
-    `Model` that is one of the protocols of `encoder.py` besides, or has methods of its own."""
+    """Models by the name of their weights: `student`, `teacher`; `pretrained` if silc did not train them. A head is a
+    `Model` that also follows a protocol of `encoder.py`, or has methods of its own."""
     examples_seen: int | None
     train_flops: float | None
     checksum: str
-    """Of all that makes the models: weights, configuration and tokenizer."""
+    """Checksum of all that makes the models: weights, configuration and tokenizer."""
     contrastive: Contrastive
     """The loss they were trained with."""
 
     def best(self, dtype: str | torch.dtype = "float32") -> Model:
-        """The teacher where there is one, ready to use."""
+        """The teacher if there is one, else the first model, ready to use."""
         return self.ready("teacher" if "teacher" in self.models else next(iter(self.models)), dtype)
 
     def ready(self, which: str, dtype: str | torch.dtype = "float32") -> Model:
@@ -75,17 +75,17 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
 ) -> Model:
-    """A model to use.
+    """Load a model to use.
 
     Args:
         source: a run's directory, what `silc import` wrote, `open_clip:NAME/PRETRAINED`, `hf:ORG/NAME`, a directory of
             either library, or big_vision's .npz.
-        weights: of a run; `auto` is the teacher where there is one.
+        weights: which weights of a run; `auto` is the teacher if there is one.
         tokenizer: file or directory, instead of the model's own; needed with a .npz.
-        size: side of the images, in pixels, where it should be another than the model's.
-        text_pool: of a .npz; see `silc.interop.big_vision`; None is "last".
+        size: side of the images in pixels, if it is to differ from the model's.
+        text_pool: pooling of the text tower in a .npz; see `silc.interop.big_vision`; None is "last".
         device: auto, cpu, cuda or cuda:N; `auto` takes the GPU when there is one.
-        dtype: in which it computes, float32 or bfloat16 (`Model.dtype`).
+        dtype: precision in which it computes, float32 or bfloat16 (`Model.dtype`).
 
     Raises:
         BadInput: no such model, one that cannot be read exactly, no such device or precision.
@@ -96,7 +96,7 @@ def load(
         raise BadInput(f"size is {size!r}; needed is the side of the images, a whole number of pixels")
     where, precision = place(device), precision_of(dtype)
     if weights != "auto" and not is_run(source):
-        sources.kind_of(source)  # what is no model at all is told so
+        sources.kind_of(source)  # raises if the source is no model at all
         raise BadInput(f"{source} is no run with a student and a teacher; leave weights={weights!r} out")
     asked: Weights = "both" if weights == "auto" else weights
     path = Path(tokenizer) if tokenizer else None
@@ -114,7 +114,7 @@ def load_any(
     device: torch.device | str = "cpu",
     name: str = "",
 ) -> Loaded:
-    """The models of a run, or the one of another source; `name` is the source's own unless given.
+    """Load the models of a run, or the model of another source; `name` is the source's own unless given.
 
     Raises:
         BadInput: as `load`; a tokenizer is given for a run, which has its own.
@@ -150,15 +150,15 @@ def load_run(
     device: torch.device | str = "cpu",
     name: str = "",
 ) -> Loaded:
-    """The models of a run's newest checkpoint, and what they cost; `name` is the directory's unless given.
+    """Load the models of a run's newest checkpoint, and their cost; `name` is the directory's unless given.
 
     Args:
-        size: side of the images, in pixels, where it should be another than the run's; the tower resamples its position
+        size: side of the images in pixels, if it is to differ from the run's; the tower resamples its position
             embedding by its own rule.
 
     Raises:
-        BadInput: no run there, a damaged checkpoint, a teacher asked of a run that has none, or a size that is no
-            multiple of the patch.
+        BadInput: no run there, a damaged checkpoint, no teacher where one is asked for, or a size that is no multiple
+            of the patch.
     """
     run = Path(run)
     newest = newest_checkpoint(run)
@@ -189,7 +189,7 @@ def load_run(
 
 
 def checksum_of(run: Path, saved: Path) -> str:
-    """Of a run's checkpoint, configuration and tokenizer."""
+    """Checksum of a run's checkpoint, configuration and tokenizer."""
     digest = hashlib.sha256()
     for file in (saved / checkpoint.MANIFEST, run / CONFIG, *sorted((run / TOKENIZER).glob("*"))):
         digest.update(file.read_bytes())
@@ -205,7 +205,7 @@ def encoders(
     name: str = "",
     weights: Weights = "both",
 ) -> dict[str, Encoder]:
-    """Student and/or teacher as `DualEncoder`s; `both` gives what there is.
+    """Student and/or teacher as `DualEncoder`s; `both` gives those that exist.
 
     Raises:
         BadInput: the teacher is asked for and there is none.

@@ -2,10 +2,10 @@
 
     L = L_image_text + w * L_self_dist  (+ w_p * L_patches, successors' masked-patch prediction, off in SILC)
 
-Two calls, so that others can stand between them: `features` runs the towers, `losses` the heads and the losses, of all
-that a `Pass` asks for. Neither changes any state; `after_step` alone writes the teacher, after an update was accepted.
-The image-text loss looks across the batch, all else at one image at a time, so a step can be made of several passes
-(pretraining/gradients.py).
+The work is done in two calls, so that code can be put between them: `features` runs the towers, `losses` the heads and
+the losses, both for what a `Pass` asks for. Neither changes any state; only `after_step` writes the teacher, after an
+update was accepted. The image-text loss compares all pairs of the batch, all other terms look at one image at a time,
+so a step can be made of several passes (pretraining/gradients.py).
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ class TowerOutputs:
 
 
 class Term(NamedTuple):
-    """A term of self-supervision. With a head, what it makes of the student's views is drawn to what its average makes
-    of the teacher's."""
+    """A term of self-supervision. If it has a head, the head's output on student views is trained towards the averaged
+    head's output on teacher views."""
 
     name: str
     """Its loss is logged as `loss/<name>`."""
     weight: float
     loss: Callable[[TowerOutputs, Hyper], TermOutput]
     prefix: str = ""
-    """What is logged of its targets begins so."""
+    """Prefix of the logged names of its targets' statistics."""
     head: DistillHead | None = None
     averaged: AveragedHead | None = None
 
 
 class Networks(NamedTuple):
-    """Student, and what the losses ask for beside it."""
+    """The student, and the head and teacher that the losses need."""
 
     student: TwoTower
     head: DistillHead | None
@@ -82,7 +82,7 @@ class Networks(NamedTuple):
 
 
 def networks(model: ModelConfig, config: ObjectiveConfig, *, vocab_size: int, eos_id: int) -> Networks:
-    """Untrained towers and head, and the teacher at the student."""
+    """Untrained towers and head, and a teacher that equals the student."""
     student = TwoTower(
         model, vocab_size=vocab_size, eos_id=eos_id, scale_init=config.initial_scale, bias_init=config.bias_init
     )
@@ -118,7 +118,7 @@ class SilcObjective(nn.Module):
         self.preprocess, self.world = preprocess, world
         self.student, self.head, self.teacher = networks(model_config, config, vocab_size=vocab_size, eos_id=eos_id)
         if config.contrastive == "softmax":
-            # InfoNCE does not see a bias; a parameter without gradient would only stop DDP.
+            # InfoNCE ignores the bias, and DDP would stop at a parameter without gradient.
             self.student.logit_bias.requires_grad_(False)
         with_patches = config.patches != "off"
         self.patch_head = PatchHead(model_config.head, model_config.image.width) if with_patches else None
@@ -127,7 +127,7 @@ class SilcObjective(nn.Module):
     def forward(self, batch: Batch, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Loss and metrics of this rank's share of a global batch.
 
-        Of a step in several passes: a loss whose gradients add up to the step's. `output` puts together the rest.
+        For a step in several passes: a loss whose gradients add up to the step's; `output` combines the rest.
         """
         return self.losses(self.features(batch, asked), hyper, asked)
 
@@ -162,11 +162,11 @@ class SilcObjective(nn.Module):
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """What it has beside its towers, by the name of its file in a checkpoint."""
+        """The networks beside the student's towers, by the name of their file in a checkpoint."""
         return {name: module for name in HEADS if (module := getattr(self, name)) is not None}
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Blocks of the student's towers, and of the teacher's where it has one of its own."""
+        """Blocks of the student's towers, and of the teacher's tower if it has its own."""
         towers: list[Any] = [self.student.visual]
         if self.teacher is not None and self.teacher.visual is not None:
             towers.append(self.teacher.visual)
@@ -174,7 +174,7 @@ class SilcObjective(nn.Module):
 
     @property
     def terms(self) -> list[Term]:
-        """What is minimised beside the image-text loss."""
+        """The terms that are minimised beside the image-text loss."""
         config, found = self.config, []
         if self.head is not None and self.teacher is not None:
             found.append(Term("distill", config.weight, self._distillation, "teacher", self.head, self.teacher))
@@ -185,11 +185,11 @@ class SilcObjective(nn.Module):
 
     @property
     def separable(self) -> bool:
-        """Whether there are terms, and none has a pass through a tower in common with the image-text loss."""
+        """Whether there are terms, and none of them shares a tower's pass with the image-text loss."""
         return bool(self.terms) and not self.config.student_globals
 
     def _images(self, views: Views) -> tuple[Tensor, Tensor | None]:
-        """Embeddings [V, B, D] of the original and the global views that are given; and the global ones among them."""
+        """Embeddings [V, B, D] of the given original and global views; and those of the global views alone."""
         embeddings, student_globals = [], None
         if views.original is not None:
             embeddings.append(self.student.visual(views.original)[None])
@@ -199,7 +199,7 @@ class SilcObjective(nn.Module):
         return torch.cat(embeddings), student_globals
 
     def _supervised(self, features: TowerOutputs, views: Views, masked: Tensor | None) -> TowerOutputs:
-        """With what self-supervision reads."""
+        """`features` with the outputs that self-supervision reads."""
         student_globals, student_locals, patches = features.globals, None, None
         if self.config.student_globals and student_globals is None:
             student_globals = _per_view(self.student.visual, views.globals)
@@ -219,7 +219,7 @@ class SilcObjective(nn.Module):
     def _teacher_features(self, views: Tensor | None, masked: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The teacher's embeddings [G, B, D], and its patches at the predicted places, of whole global views.
 
-        Called after the student's passes: autocast would hand them the weights that were cast here without gradient.
+        Call it after the student's passes: autocast keeps the weights that are cast here, and these have no gradient.
         """
         if views is None or self.teacher is None or not (self.config.distill or masked is not None):
             return None, None
@@ -228,7 +228,8 @@ class SilcObjective(nn.Module):
         return embedding.unflatten(0, views.shape[:2]), None if masked is None else self._predicted(tokens, masked)
 
     def draw_masks(self, views: Tensor | None) -> Tensor | None:
-        """This rank's share [G, B, M] of what is masked in the global batch: ranks draw alike, and change nothing."""
+        """This rank's share [G, B, M] of the global batch's masks. Ranks draw the same, so their number changes
+        nothing."""
         if self.patch_head is None or views is None:
             return None
         num_views, num, rank = *views.shape[:2], self.world.rank
@@ -237,7 +238,7 @@ class SilcObjective(nn.Module):
         return draw_masks(everyone, num_patches, self.config.patch_share, views.device)[:, rank * num :][:, :num]
 
     def _predicted(self, tokens: Tensor, masked: Tensor) -> Tensor:
-        """The tokens [G, B, M, C] that are predicted of all [G B, T, C]: the masked ones, or every one."""
+        """The predicted tokens [G, B, M, C] among all [G B, T, C]: the masked ones, or every one."""
         predicted: Tensor = tokens if self.config.patches == "all" else gather_tokens(tokens, masked.flatten(0, 1))
         return predicted.unflatten(0, masked.shape[:2])  # type: ignore[no-any-return]
 
@@ -254,7 +255,7 @@ class SilcObjective(nn.Module):
             return StepOutput(self._weighted({}), {}, embeddings=embeddings)
         logged = {"logit_scale": scale[0].detach()}
         if self.config.contrastive == "sigmoid":
-            # Copied: the parameter changes before it is logged, and a sharded one is let go.
+            # Copied: the parameter changes before it is logged, and a sharded parameter is freed.
             logged["logit_bias"] = bias[0].detach().clone()
         if asked.whole:
             return self.output(self.contrastive_loss(embeddings), logged, terms)
@@ -290,11 +291,11 @@ class SilcObjective(nn.Module):
         return patch_loss(self.patch_head.head(features.patches), targets, self.config.student_temperature)
 
     def _weighted(self, terms: Mapping[str, TermOutput]) -> Tensor:
-        none = torch.zeros((), device=self.student.logit_scale.device)  # of a sharded one `new_zeros` would be sharded
+        none = torch.zeros((), device=self.student.logit_scale.device)  # `new_zeros` of a sharded scale is sharded
         return sum((term.weight * terms[term.name].loss for term in self.terms if term.name in terms), start=none)
 
     def output(self, contrastive: Tensor, logged: Mapping[str, Tensor], terms: Mapping[str, TermOutput]) -> StepOutput:
-        """The whole loss, and what is logged of its terms; `logged` is said of scale and bias."""
+        """The total loss, and the metrics of its terms; `logged` holds those of scale and bias."""
         metrics = {"loss/contrastive": contrastive, **logged}
         for term in self.terms:
             loss, entropy, targets, _ = terms[term.name]
@@ -311,7 +312,8 @@ class SilcObjective(nn.Module):
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
-        """EMA of tower and heads, centres, clamp of the scale. Call once per accepted update, on every rank."""
+        """Update the EMA of tower and heads and the centres, clamp the scale. Call once per accepted update, on every
+        rank."""
         if self.config.scale_max is not None:
             self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
         if self.teacher is not None:
@@ -324,7 +326,7 @@ class SilcObjective(nn.Module):
 
 
 def _surrogate(embeddings: Embeddings, cotangent: Embeddings) -> Tensor:
-    """A number whose gradients by the embeddings, scale and bias are those given."""
+    """A scalar whose gradients by embeddings, scale and bias are those of `cotangent`."""
     each = ((gradient.float() * value.float()).sum() for gradient, value in zip(cotangent, embeddings, strict=True))
     return sum(each, start=embeddings.scale.new_zeros(()))
 

@@ -1,4 +1,4 @@
-"""What all HTML pages share: the frame that their templates extend (page.html.j2), and pictures and drawings in it.
+"""Shared parts of all HTML pages: the frame that their templates extend (page.html.j2), pictures and drawings.
 
 A page loads nothing: pictures are data URIs and drawings inline SVG.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 INK = "#0a0b0c"
-"""Stands for the page's own text colour, dark or light."""
+"""Placeholder for the page's own text colour, dark or light."""
 QUALITIES = ((85, 1.0), (70, 1.0), (60, 0.7), (50, 0.5))
 """WebP quality and scale, tried in turn until the pictures fit."""
 
 
 def render(template: Path, *, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
-    """The page that a template makes of values, each escaped; `filters` are functions that it knows by name."""
+    """Render a template with values, each escaped; `filters` are functions that it knows by name."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]), autoescape=True, trim_blocks=True
     )
@@ -38,14 +38,15 @@ def render(template: Path, *, filters: dict[str, Callable[..., Any]] | None = No
 
 
 def webp(image: Image.Image, quality: int) -> bytes:
-    """The file."""
+    """The bytes of an image's WebP file."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
 
 
 def webps(images: Mapping[K, Sequence[Image.Image]], most: int) -> dict[K, list[bytes]]:
-    """Files of all pictures, at the best quality at which they are `most` bytes together, or else at the least."""
+    """WebP files of all pictures, at the best quality at which they are `most` bytes together, or else at the
+    lowest."""
     files: dict[K, list[bytes]] = {}
     for quality, scale in QUALITIES:
         files = {key: [webp(_scaled(image, scale), quality) for image in own] for key, own in images.items()}
@@ -60,19 +61,19 @@ def _scaled(image: Image.Image, scale: float) -> Image.Image:
 
 
 def data_uri(file: bytes) -> str:
-    """A WebP file as the address of a picture."""
+    """A WebP file as a data URI."""
     return f"data:image/webp;base64,{base64.b64encode(file).decode()}"
 
 
 def svg(draw: Callable[[Figure], None], size: tuple[float, float], *, salt: str, layout: Any = None) -> Markup:
-    """What `draw` puts on a figure, as an SVG element in the page's own colours.
+    """An SVG element, in the page's own colours, of what `draw` puts on a figure.
 
     Args:
         size: width and height in inches.
-        salt: ids that a drawing refers to must differ from those of the page's other drawings.
-        layout: matplotlib's.
+        salt: makes the ids in a drawing differ from those of the page's other drawings.
+        layout: matplotlib's `layout` of a figure.
     """
-    # Here, since scores are made without it: it takes long to import, and a borrowed machine may not have it.
+    # Imported here: it takes long, scores are made without it, and a borrowed machine may not have it.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ def svg(draw: Callable[[Figure], None], size: tuple[float, float], *, salt: str,
 
 
 def bare(axes: Any, title: str, *, grid: str = "both") -> None:
-    """Leave of a plot's frame what is read: a title, two sides and a faint grid."""
+    """Reduce a plot's frame to a title, two sides and a faint grid."""
     axes.set_title(title, fontsize=9, loc="left")
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)

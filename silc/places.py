@@ -1,7 +1,7 @@
-"""Places to write to, tried before the work: what cannot be written is told at once, in one line, and nothing is left.
+"""Check before the work that files and folders can be written. A failure is told in one line; nothing is left behind.
 
-Trying is writing: a file without a name is made where the place is to be and goes away again, so what no look at
-permissions tells (a read-only file system, a full disk, a quota) shows as well. Importing this module imports no torch.
+The check writes an unnamed temporary file, because permissions alone do not show a read-only file system, a full disk
+or a quota. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from silc.errors import BadInput
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""What a write says, which names no file: the disk or a quota is full, the place is locked or broken."""
+"""Errors of a write, which name no file: the disk or a quota is full, the place is locked or broken."""
 ENOUGH = 4096
-"""Bytes that must find room."""
+"""Bytes that the check writes."""
 
 
 def file(given: str | Path, *, flag: str = "--out") -> Path:
-    """A file that can be written: not there yet, below folders that can be made, or there and not locked.
+    """The path of a file, checked to be writable: it is there and not locked, or it and its folders can be made.
 
     Args:
         given: a leading `~` is the home folder, as in a shell.
-        flag: where it was given, for the message.
+        flag: the flag that gave it, for the message.
 
     Raises:
         BadInput: it cannot be written; says why.
@@ -43,7 +43,8 @@ def file(given: str | Path, *, flag: str = "--out") -> Path:
 
 
 def beside(path: Path, of: Path, *, flag: str) -> Path:
-    """A file that is written beside another, under a name nobody gave: what is there without the other is not ours.
+    """The path of a file that is written beside another, under a name nobody gave; if it is there alone, it is not
+    ours.
 
     Raises:
         BadInput: it cannot be written, or it would replace somebody's file.
@@ -55,7 +56,7 @@ def beside(path: Path, of: Path, *, flag: str) -> Path:
 
 
 def folder(given: str | Path, *, flag: str = "--out") -> Path:
-    """A folder that files can be written into: there, or below folders that can be made. Arguments as for `file`.
+    """The path of a folder, checked to be writable: it is there, or it can be made. Arguments as for `file`.
 
     Raises:
         BadInput: it cannot be written to; says why.
@@ -71,7 +72,7 @@ def folder(given: str | Path, *, flag: str = "--out") -> Path:
 
 
 def empty_folder(given: str | Path, *, flag: str = "OUT") -> Path:
-    """A folder as of `folder` that holds nothing yet.
+    """As `folder`; the folder must also be empty or new.
 
     Raises:
         BadInput: it cannot be written to, or holds something.
@@ -89,7 +90,7 @@ def complaint(error: OSError) -> str:
 
 
 def _reached(given: str | Path, flag: str) -> Path:
-    """The path meant; every part of it that is there is what it must be, and the rest has names that can be."""
+    """The path that is meant: its existing parts are of the right kind, and its other names are allowed."""
     if not str(given):
         raise BadInput(f"{flag} is empty; name a place to write to")
     if "\0" in str(given):
@@ -111,19 +112,19 @@ def _reached(given: str | Path, flag: str) -> Path:
         if there != path and not there.is_dir():
             raise BadInput(f"{flag} {given}: {there} is a file, and a folder is needed there; give another {flag}")
         for name in path.relative_to(there).parts:
-            (there / name).exists()  # one name at a time: whether it can be one is told even where no folder is yet
+            (there / name).exists()  # one name at a time, so that an impossible name is found even below a new folder
     except OSError as error:
         raise _refused(given, flag, error) from None
     return path
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
+    """The path itself, or the nearest folder above it that exists."""
     return next((part for part in (path, *path.parents) if part.exists()), Path("."))
 
 
 def _try(folder: Path) -> None:
-    """Write something into a folder, or into the nearest above it that is there."""
+    """Write something into a folder, or into the nearest one above it that exists."""
     with tempfile.TemporaryFile(dir=_nearest(folder)) as handle:
         handle.write(bytes(ENOUGH))
 

@@ -1,4 +1,4 @@
-"""What a model does in a user's hands: files, images and words in; features, probabilities, masks and pictures out.
+"""Models for users: files, images and words in; features, probabilities, masks and pictures out.
 
 model = silc.load("open_clip:ViT-B-16-SigLIP-256/webli")
 model.features("street.jpg").aligned                 # [1, h, w, D]: patches in the space of the texts
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 Contrastive = Literal["softmax", "sigmoid"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOWER = "tower"
-"""The image tower's own patch features, beside the readouts into the space of the texts."""
+"""The name of the image tower's own patch features, used like the name of a readout."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a model sees in B images. D is the width of the joint space, C that of the tower."""
+    """Features of B images. D is the width of the joint space, C that of the tower."""
 
     pooled: Tensor  # [B, D] of unit length
     patches: Tensor  # [B, h, w, C] as the tower leaves them
@@ -57,16 +57,16 @@ class Segmentation:
 
     image: Image.Image
     names: Sequence[str]
-    labels: Tensor  # int64 [H, W]: index into names; H and W are the turned image's
+    labels: Tensor  # int64 [H, W]: index into names; H and W are those of `image`
     map: ScoreMap
 
     @property
     def scores(self) -> Tensor:
-        """[C, h, w] cosines (or what the protocol makes of them) at the size that was scored; made when asked for."""
+        """Cosines [C, h, w] (or what the protocol makes of them) at the size that was scored; computed on access."""
         return self.map.whole().cpu()
 
     def overlay(self, *, alpha: float = ALPHA, legend: bool = False, edges: bool = False) -> Image.Image:
-        """The image, grey, under the colours of its classes.
+        """The image in grey, with the colours of its classes over it.
 
         Args:
             alpha: share of the colours, 0 to 1.
@@ -90,9 +90,9 @@ class Model(Encoder):
 
     contrastive: Contrastive = "softmax"
     weights: str = "pretrained"
-    """Which weights of a run it has: student or teacher; `pretrained` where it was not trained here."""
+    """Which weights of a run it has: student or teacher; `pretrained` if silc did not train it."""
     dtype: torch.dtype = torch.float32
-    """In which its towers compute, float32 or bfloat16; the weights stay float32 (autocast), features are float32."""
+    """Precision of its towers, float32 or bfloat16; the weights stay float32 (autocast), features are float32."""
 
     def __repr__(self) -> str:
         count = sum(p.numel() for tower in (self.visual, self.model.text) for p in tower.parameters())
@@ -102,7 +102,7 @@ class Model(Encoder):
         return f"Model({self.name}, {self.weights}: {size} parameters, {images}, {self.contrastive}, {where})"
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Self:
-        """Move the model itself, with its head, to a device, and/or have it compute in another precision; returns it.
+        """Move the model with its head to a device, and/or set the precision that it computes in; returns the model.
 
         Raises:
             BadInput: no such device, or a precision other than float32 and bfloat16.
@@ -120,13 +120,13 @@ class Model(Encoder):
         """Unit-length features [B, D] of images, or of normalised pixels, float [B, 3, H, W].
 
         Raises:
-            BadInput: what is no image (`silc.inputs`).
+            BadInput: something is not an image (`silc.inputs`).
         """
         with self._computing():
             return super().encode_image(images if _normalised(images) else self.pixels(images))
 
     def encode_pooled(self, images: Tensor) -> Tensor:
-        """As of any encoder."""
+        """As `DualEncoder.encode_pooled`."""
         with self._computing():
             return super().encode_pooled(images)
 
@@ -143,7 +143,8 @@ class Model(Encoder):
 
     @torch.no_grad()
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
-        """Patch features [B, h, w, D], not normalised, of normalised pixels; `tower` is the tower's own [B, h, w, C].
+        """Patch features [B, h, w, D], not normalised, of normalised pixels; readout `tower`: the tower's own [B, h, w,
+        C].
 
         Raises:
             BadInput: the model has no such readout.
@@ -157,7 +158,7 @@ class Model(Encoder):
         """Normalised pixels [B, 3, H, W], on the model's device, of images.
 
         Raises:
-            BadInput: what is no image (`silc.inputs`).
+            BadInput: something is not an image (`silc.inputs`).
         """
         batch = [self.preprocess(open_image(image)) for image in each_of(images)]
         if not batch:
@@ -168,7 +169,7 @@ class Model(Encoder):
         """Pooled and dense features of images, by the model's own preprocessing and first dense readout.
 
         Raises:
-            BadInput: what is no image (`silc.inputs`).
+            BadInput: something is not an image (`silc.inputs`).
         """
         pixels = self.pixels(images)
         aligned = F.normalize(self.encode_dense(pixels, self.readouts[0]), dim=-1)
@@ -177,16 +178,18 @@ class Model(Encoder):
     def dense(
         self, images: Pictures, *, size: int | None = None, readout: str = "", batch_size: int = 8
     ) -> list[Tensor]:
-        """Dense features [h, w, D] of each whole image, its aspect kept, on the CPU; h and w are each image's own.
+        """Dense features [h, w, D] of each whole image, its aspect ratio kept, on the CPU; h and w differ between
+        images.
 
         Args:
-            size: pixels of the shorter side; any, rounded to whole patches. None is the model's own.
-            readout: into the space of the texts, of unit length; the model's first by default. `tower` gives the image
-                tower's own features [h, w, C], as it leaves them.
-            batch_size: images in memory; neighbours of one shape share a forward pass.
+            size: pixels of the shorter side, rounded to whole patches. None is the model's own size.
+            readout: a readout's name: its features are of unit length, in the space of the texts; by default the
+                model's first. `tower` gives the image tower's own features [h, w, C], as it leaves them.
+            batch_size: images in memory at a time; consecutive images of one shape share a forward pass.
 
         Raises:
-            BadInput: what is no image, an image too thin, a size below a patch, or no such readout.
+            BadInput: something is not an image, an image is too thin, the size is below a patch, or there is no such
+                readout.
         """
         return [features for _, features in self._dense(images, size, readout, batch_size)]
 
@@ -195,8 +198,8 @@ class Model(Encoder):
     ) -> list[Image.Image]:
         """Pictures, of the images' sizes, whose colours are the first three principal components of `dense` features.
 
-        Components and stretch are those of all the images together, so colours compare between them; arguments and
-        errors are those of `dense`.
+        Components and colour range are computed over all images together, so their colours can be compared. Arguments
+        and errors are those of `dense`.
         """
         found = list(self._dense(images, size, readout, batch_size))
         return component_pictures([features for _, features in found], [seen for seen, _ in found])
@@ -222,14 +225,14 @@ class Model(Encoder):
     def classify(
         self, images: Pictures, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
     ) -> list[dict[str, float]]:
-        """The probability of each name for each image, best first; `probs` says what they sum to.
+        """The probability of each name for each image, best first; see `probs` for what they sum to.
 
         Args:
             templates: prompts around the names: a set (clip80+1, clip80, clip7, cifar18, tcl9, maskclip85, plain), or
                 texts with {} in the name's place.
 
         Raises:
-            BadInput: no names, one twice, no such prompts, or what is no image (`silc.inputs`).
+            BadInput: no names, a name twice, no such prompts, or something that is not an image (`silc.inputs`).
         """
         classifier = self.classifier(names, templates, batch_size=batch_size)
         return [row for some in in_batches(images, batch_size) for row in classifier(some)]
@@ -237,7 +240,8 @@ class Model(Encoder):
     def classifier(
         self, names: Sequence[str], templates: str | Sequence[str] = "clip7", *, batch_size: int = 32
     ) -> Classifier:
-        """`classify` for many images: the names are embedded once. It takes as many as fit a forward pass."""
+        """`classify` for many images: the names are embedded once. Call it with as many images as fit a forward
+        pass."""
         return Classifier(self, class_list(names), prompts_of(templates), at_least_one(batch_size))
 
     def segment(
@@ -252,13 +256,14 @@ class Model(Encoder):
         """The class of each pixel among `names`.
 
         Args:
-            config: sliding windows, TCL's by default, and decoder; with a `background`, that is the first of the names.
-            predictor: what makes the class maps instead of the model's decoder.
-            decoder: by a name of docs/evaluation.md, over that of `config`; those that look at another encoder find it
-                in `model.second`.
+            config: sliding windows (TCL's by default) and decoder; if it has a `background`, that is the first of the
+                names.
+            predictor: makes the class maps in place of the model's decoder.
+            decoder: a name of docs/evaluation.md, in place of the one in `config`; decoders that need another encoder
+                use `model.second`.
 
         Raises:
-            BadInput: no names, one twice, no such decoder, or what is no image (`silc.inputs`).
+            BadInput: no names, a name twice, no such decoder, or something that is not an image (`silc.inputs`).
         """
         config = config or EvalConfig()
         config = replace(config, decoder=decoder) if decoder else config
@@ -271,7 +276,8 @@ class Model(Encoder):
     def probs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Probabilities [B, N] of unit-length image features [B, D] and text features [N, D].
 
-        With the softmax loss (CLIP) a row sums to one; with the sigmoid loss (SigLIP) each pair stands for itself.
+        With the softmax loss (CLIP) a row sums to one; with the sigmoid loss (SigLIP) each pair has its own
+        probability.
         """
         logits = images @ texts.T * self.model.logit_scale.exp() + self.model.logit_bias
         return (logits.sigmoid() if self.contrastive == "sigmoid" else logits.softmax(dim=-1)).detach()
@@ -283,7 +289,7 @@ class Model(Encoder):
 
 
 def _normalised(images: Tensor | Pictures) -> TypeGuard[Tensor]:
-    """Whether these are pixels as `Preprocess.normalize` leaves them, and no image."""
+    """Whether these are normalised pixels (`Preprocess.normalize`) rather than images."""
     return isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
 
 
@@ -339,21 +345,21 @@ def prompts_of(templates: str | Sequence[str]) -> list[str]:
 
 
 class Classifier:
-    """Tells images of the same classes apart; made by `Model.classifier`."""
+    """Classifies images among fixed names; made by `Model.classifier`."""
 
     def __init__(self, model: Model, names: Sequence[str], prompts: Sequence[str], batch_size: int) -> None:
         self.model, self.names = model, names
         self.features = text_classifier(model, names, prompts, batch_size=batch_size).to(model.device)  # [C, D]
 
     def __call__(self, images: Pictures) -> list[dict[str, float]]:
-        """The probability of each name for each image of a forward pass, best first."""
+        """The probability of each name for each image, best first, in one forward pass."""
         probabilities = self.model.probs(self.model.encode_image(images), self.features).cpu()
         ranked = (sorted(zip(self.names, row, strict=True), key=lambda one: -one[1]) for row in probabilities.tolist())
         return [dict(row) for row in ranked]
 
 
 class Segmenter:
-    """Segments images into the same classes, by a model or a predictor of one's own; see `Model.segment`."""
+    """Segments images into fixed classes, by a model or by another predictor; see `Model.segment`."""
 
     def __init__(self, model: Model | DensePredictor, names: Sequence[str], config: EvalConfig | None = None) -> None:
         listed, config = class_list(names), config or EvalConfig()

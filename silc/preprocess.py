@@ -1,5 +1,5 @@
-"""What a model expects of its pixels: size, resize rule, mean and std. One definition for training,
-evaluation and export.
+"""Preprocessing of images for a model: size, resize rule, mean and std. One definition for training, evaluation and
+export.
 
 | resize        | geometry                                              | whose                       |
 | ------------- | ----------------------------------------------------- | --------------------------- |
@@ -15,8 +15,8 @@ evaluation and export.
 | `tf_bilinear`  | tf.image.resize without antialias, then cut to integers: big_vision's `resize`               |
 | `cv2_bilinear` | cv2.INTER_LINEAR, not antialiased either, but rounded (cv2 itself computes in fixed point)   |
 
-No shape of an image decides the memory: where the whole of what it is scaled to would be large, only the region that is
-kept is computed, tile by tile. Its values are those of the whole, but for the rounding of the last of 8 bits.
+Memory does not depend on an image's shape: if the scaled image would be large, only the region that is kept is
+computed, tile by tile. Its values are those of the whole scaled image, except for rounding in the last of 8 bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 REACH = {"bilinear": 1, "bicubic": 2}
 """How far these filters look to either side, in pixels of the coarser grid."""
 AT_ONCE = 2**24
-"""Most pixels that a resize makes at a time, those between its two passes included."""
+"""Most pixels that a resize makes at a time, including those between its two passes."""
 
 
 class Region(NamedTuple):
@@ -61,7 +61,7 @@ def to_uint8(image: Image.Image) -> Tensor:
 def resample(
     image: Image.Image, width: int, height: int, interpolation: Interpolation, region: Region | None = None
 ) -> Tensor:
-    """Pixels uint8 [3, height, width] of an RGB image that is resized, or [3, h, w] of a `region` of it alone."""
+    """Resize an RGB image to pixels uint8 [3, height, width], or make only a `region` of them, [3, h, w]."""
     left, top, right, bottom = region = region or Region(0, 0, width, height)
     between = width if interpolation in FILTERS else image.width
     if max(width * height, between * image.height) <= AT_ONCE:
@@ -74,11 +74,11 @@ def resample(
 
 
 class Neighbours(NamedTuple):
-    """The two places that lie around each of N others on an axis of another length."""
+    """For each of N places on one axis: the two places around it on an axis of another length."""
 
     before: Tensor  # int64 [N]
     after: Tensor  # int64 [N]
-    share: Tensor  # float32 [N], of the one after
+    share: Tensor  # float32 [N], weight of `after`
 
     def moved(self, offset: int) -> Neighbours:
         """The same on an axis that begins `offset` places later."""
@@ -86,7 +86,7 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(length: int, scaled: int, places: Tensor) -> Neighbours:
-    """Where some places int64 [N] of an axis of `scaled` lie on one of `length`, as `F.interpolate` has it."""
+    """Where places int64 [N] of an axis of length `scaled` lie on one of length `length`, as in `F.interpolate`."""
     # Its scale is a float32; product and sum are rounded once (a fused multiply-add).
     scale = float(np.float32(length) / np.float32(scaled))
     where = ((places.double() + 0.5) * scale - 0.5).float().clamp(min=0)
@@ -95,7 +95,7 @@ def neighbours(length: int, scaled: int, places: Tensor) -> Neighbours:
 
 
 def bilinear(x: Tensor, rows: Neighbours, columns: Neighbours) -> Tensor:
-    """Some rows and columns [..., R, C] of what `F.interpolate`, without antialias, makes of the whole [..., H, W]."""
+    """Rows and columns [..., R, C] of x [..., H, W], interpolated as by `F.interpolate` without antialias."""
     first, last = int(rows.before.min()), int(rows.after.max())
     x, rows, share = x[..., first : last + 1, :], rows.moved(first), columns.share
     x = x.index_select(-1, columns.before) * (1 - share) + x.index_select(-1, columns.after) * share
@@ -111,7 +111,7 @@ def _resized(image: Image.Image, width: int, height: int, interpolation: Interpo
 
 
 def _tiles(region: Region, across: float, down: float) -> Iterator[Region]:
-    """A region in tiles; a pixel stands for `across` x `down` of the image's."""
+    """Split a region into tiles; each of its pixels covers `across` x `down` of the image's."""
     columns, rows = region.right - region.left, region.bottom - region.top
     across, down = max(1.0, across), max(1.0, down)
     # A filter looks at most two pixels, of the coarser grid, beyond a tile.
@@ -126,7 +126,7 @@ def _tiles(region: Region, across: float, down: float) -> Iterator[Region]:
 
 
 def _tile(image: Image.Image, width: int, height: int, interpolation: Interpolation, tile: Region) -> Tensor:
-    """A tile of the image scaled to (width, height), made of those pixels that it needs."""
+    """A tile of the image scaled to (width, height), computed only from the pixels that it needs."""
     if interpolation not in FILTERS:
         rows = neighbours(image.height, height, torch.arange(tile.top, tile.bottom))
         columns = neighbours(image.width, width, torch.arange(tile.left, tile.right))
@@ -148,13 +148,13 @@ def _tile(image: Image.Image, width: int, height: int, interpolation: Interpolat
 
 
 def _seen(start: float, stop: float, reach: float, length: int) -> tuple[int, int]:
-    """Whole pixels from start to stop and a reach beyond, of an axis of this length."""
+    """The range of whole pixels from start to stop and `reach` beyond both, within an axis of this length."""
     return max(0, math.floor(start - reach) - 1), min(length, math.ceil(stop + reach) + 1)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Pixels as one model wants them."""
+    """The preprocessing of one model."""
 
     size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -172,7 +172,7 @@ class Preprocess:
         return resample(image, width, height, self.interpolation, region)
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) an image of this size is brought to before the centre is cut out."""
+        """(width, height) to which an image of this size is scaled before the centre is cut out."""
         match self.resize:
             case "squash":
                 return self.size, self.size
@@ -183,7 +183,7 @@ class Preprocess:
                 return self.size * width // shorter, self.size * height // shorter
 
     def renormalize(self, images: Tensor, theirs: Preprocess) -> Tensor:
-        """Float32 images [..., 3, H, W] that another model's `normalize` made, as this one's would have made them."""
+        """Convert float32 images [..., 3, H, W] from another model's normalisation to this one's."""
         mean, std, own_mean, own_std = (
             torch.tensor(one, device=images.device).view(3, 1, 1)
             for one in (theirs.mean, theirs.std, self.mean, self.std)
@@ -194,6 +194,6 @@ class Preprocess:
         """Float32 (x/255 - mean)/std of uint8 pixels [..., 3, H, W], on the tensor's own device."""
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        # Crops come with their channels last. Copied, for what follows is in place.
+        # Crops have their channels last. Copied, because the next operations are in place.
         floats = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return floats.div_(255).sub_(mean).div_(std)

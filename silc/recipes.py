@@ -1,11 +1,11 @@
-"""Named runs: functions that return a Config, each a few lines over another.
+"""Recipes: functions that return a Config, most of them a few changes to another one.
 
     silc_c          SILC with the softmax loss, ViT-B/16, as the paper pre-trains it (SILC-C*)
     silc_c-s16      the same with other towers: tiny ti16 s16 b16 b8 l16 so400m14
     silc_c-5b       a row of the paper's ablation: B/16 after 5 B examples (clip, clip_views, clip_views_ema, silc_c)
     silc_c-tiny     a model for generated scenes and two slow cores (5 minutes)
 
-`silc show NAME` prints every field. `MODES` are the ways `silc finetune` goes on from a model there is.
+`silc show NAME` prints every field. `MODES` are the ways in which `silc finetune` continues an existing model.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def clip() -> Config:
 
 
 def siglip() -> Config:
-    """SigLIP: the sigmoid loss instead."""
+    """SigLIP: CLIP with the sigmoid loss."""
     return sigmoid(clip())
 
 
 def sigmoid(base: Config) -> Config:
-    """SigLIP's loss, whose scale is clamped nowhere."""
+    """`base` with SigLIP's loss; its scale is not clamped."""
     return replace(base, objective=replace(base.objective, contrastive="sigmoid", scale_max=None))
 
 
@@ -54,19 +54,19 @@ def clip_views() -> Config:
 
 
 def clip_views_ema() -> Config:
-    """Ablation row 3: and an EMA teacher, which is what is evaluated."""
+    """Ablation row 3: row 2 with an EMA teacher; the teacher is evaluated."""
     base = clip_views()
     return replace(base, objective=replace(base.objective, teacher=True))
 
 
 def silc_c() -> Config:
-    """Ablation row 4: and self-distillation from local crops. This is SILC-C*."""
+    """Ablation row 4: row 3 with self-distillation from local crops. This is SILC-C*."""
     base = clip_views_ema()
     return replace(base, objective=replace(base.objective, distill=True))
 
 
 def silc_s() -> Config:
-    """SILC-S*: the same with SigLIP's loss."""
+    """SILC-S*: SILC-C* with SigLIP's loss."""
     return sigmoid(silc_c())
 
 
@@ -91,7 +91,7 @@ def silc_s_finetune() -> Config:
 
 
 def contrastive(base: Config) -> Config:
-    """The image-text loss alone, on the whole image: the model's own training, CLIP's or SigLIP's, carried on."""
+    """The image-text loss alone, on the whole image: continues the model's own training, CLIP's or SigLIP's."""
     return replace(
         base,
         init_weights="student",
@@ -100,17 +100,17 @@ def contrastive(base: Config) -> Config:
 
 
 def silc(base: Config) -> Config:
-    """SILC from the first step on: 2 + 8 views, the paper's w = 1; goes on with the head and the teacher there are."""
+    """SILC from the first step on: 2 + 8 views, the paper's w = 1; keeps a head and a teacher that the model has."""
     return replace(
         base, objective=replace(base.objective, contrastive_views="globals", teacher=True, distill=True, weight=1.0)
     )
 
 
 def late(base: Config) -> Config:
-    """Late SILC (SigLIP 2, whose last 20 % of training are so): teacher := student and a fresh head at the first step.
+    """Late SILC, as in the last 20 % of SigLIP 2's training: teacher := student and a fresh head at the first step.
 
-    1 global and 8 local views; the image-text loss on the original image alone; w = 0.25, its value at B. Where
-    objective.patches is on, its weight is the 0.0625 of the same table.
+    1 global and 8 local views; the image-text loss on the original image alone; w = 0.25, its value at B. If
+    objective.patches is on, its weight is 0.0625, from the same table.
     """
     return replace(
         base,
@@ -126,7 +126,7 @@ MODES: dict[str, Callable[[Config], Config]] = {"late": late, "silc": silc, "con
 
 
 def mode_called(name: str) -> Callable[[Config], Config]:
-    """What a mode of `silc finetune` makes of a configuration.
+    """The function by which a mode of `silc finetune` changes a configuration.
 
     Raises:
         BadInput: no such mode.
@@ -137,7 +137,7 @@ def mode_called(name: str) -> Callable[[Config], Config]:
 def continued(
     init: str, model: ModelConfig, pixels: PixelsConfig, loss: Literal["softmax", "sigmoid"], mode: str
 ) -> Config:
-    """How `silc finetune` goes on from a model: towers, pixels and loss its own, and rates that do not destroy it.
+    """How `silc finetune` continues a model: with its own towers, pixels and loss, and rates that do not destroy it.
 
     Our choice, for some thousand pairs on a small GPU or a CPU: five passes in batches of 128, cosine to a peak of
     3e-5 after a tenth of the run, weight decay a tenth of pre-training's. (The paper's second stage, 1e-4 on 100 M
@@ -154,15 +154,15 @@ def continued(
     base = replace(
         base, data=DataConfig(crops=crops, exif_orientation="apply"), eval=EvalConfig(exif_orientation="apply")
     )
-    # Trained SigLIPs stand above CLIP's 100: the first step must not pull them down to it.
+    # A trained SigLIP's scale is above CLIP's limit of 100: the first step must not clamp it.
     return goes_on(sigmoid(base) if loss == "sigmoid" else base)
 
 
 def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config:
-    """A continued run's defaults that depend on what the user gave: image size and number of pairs.
+    """Set the defaults of a continued run that depend on the user's image size and number of pairs.
 
-    Prototypes by data size, at most 4,096 below 100,000 pairs and 65,536 from a million on (others' experience with
-    DINO-type heads); a trained head keeps its own. A tenth of the pairs, at most 500, are held out.
+    Prototypes depend on the number of pairs: at most 4,096 below 100,000 and 65,536 from a million on (others'
+    experience with DINO-type heads); a trained head keeps its own. A tenth of the pairs, at most 500, are held out.
     """
     crops = replace(base.data.crops, local_size=local_size(size, base.model.image.patch))
     prototypes = next(k for limit, k in PROTOTYPES if num_pairs < limit)
@@ -177,16 +177,16 @@ def fitted(base: Config, *, size: int, num_pairs: int, has_head: bool) -> Config
 
 
 PROTOTYPES = ((10_000, 1024), (100_000, 4096), (1_000_000, 16_384), (float("inf"), 65_536))
-"""K below so many pairs."""
+"""(number of pairs, K): the number of prototypes K for fewer pairs than this."""
 
 
 def local_size(size: int, patch: int) -> int:
-    """Side of local views for images of a size: 96 for 256 as in the recipes, a multiple of the patch."""
+    """Side of the local views for an image size: 96 for 256 as in the recipes, a multiple of the patch."""
     return max(1, round(size * 96 / 256 / patch)) * patch
 
 
 def sized(base: Config, size: str) -> Config:
-    """The same run with other towers."""
+    """`base` with other towers."""
     crops = replace(base.data.crops, local_size=LOCAL_SIZE[size])
     model = replace(variant(size), head=base.model.head, teacher=base.model.teacher)
     resized = replace(base, model=model, data=replace(base.data, crops=crops))
@@ -194,9 +194,9 @@ def sized(base: Config, size: str) -> Config:
 
 
 def on_scenes(base: Config) -> Config:
-    """Generated scenes on a CPU in minutes.
+    """`base` on generated scenes, small enough for minutes on a CPU.
 
-    At this size w = 1 was no gain and w = 0.1 within noise of one (docs/log.md), so this recipe alone uses 0.1.
+    At this size w = 1 was no gain and w = 0.1 was a gain within noise (docs/log.md), so this recipe alone uses 0.1.
     """
     crops, optim = replace(base.data.crops, num_local=4), base.train.optim
     if optim.warmup == OptimConfig().warmup:
@@ -229,15 +229,15 @@ BASES: dict[str, Callable[[], Config]] = {
 ABLATION = ("clip", "clip_views", "clip_views_ema", "silc_c")
 """The rows of the paper's ablation, each one change away from the one before."""
 SECOND_STAGES = ("silc_c_finetune", "silc_s_finetune")
-"""Recipes that go on from a run."""
+"""Recipes that start from a pretrained run."""
 EARLIER = {
     f"{name}-tiny": {"train.optim.schedule": "cosine", "train.optim.cooldown": "0 steps"} for name in SECOND_STAGES
 }
-"""What recipes said before where that was no field's default, by their names: runs that began so go on so."""
+"""Earlier values of recipes, where they are no field's default, by recipe. A run that began with them keeps them."""
 
 
 def goes_on(name: str) -> bool:
-    """Whether the recipe is a second stage, which has to be given a run to go on from."""
+    """Whether the recipe is a second stage, which needs a run to start from."""
     return name.partition("-")[0] in SECOND_STAGES
 
 
@@ -251,7 +251,7 @@ def get(name: str) -> Config:
     """The recipe called `name`.
 
     Raises:
-        BadInput: there is none, or a trained head is called so; names the nearest.
+        BadInput: there is none, or the name is a trained head's; names the nearest.
     """
     if name in heads():
         raise BadInput(f"{name} is a trained head and no recipe; `silc train {name} --init MODEL` trains it")

@@ -1,4 +1,4 @@
-"""What an evaluation gives: records, pictures, and the evaluator by protocol. Imports no torch."""
+"""Results of an evaluation, records and pictures, and the protocol of an evaluator. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 COSTS = {"examples_seen": ("examples seen", "{:,}"), "train_flops": ("training FLOPs", "{:.2e}")}
-"""What weights cost, by the field of a record: what it is called, and how it is written."""
+"""What weights cost: the field of a record, its label and its format."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Record:
-    """One evaluated task, in the fields of CLIP_benchmark's result files plus what makes a number readable."""
+    """One evaluated task: the fields of CLIP_benchmark's result files, plus fields that help to read the numbers."""
 
     dataset: str
     task: str  # a name of eval/tasks.py: TASKS
@@ -34,7 +34,7 @@ class Record:
     chance: Mapping[str, float]
     """The expectation of the same metrics for random answers; `best_constant_*` where constant answers do better."""
     protocol: Mapping[str, Any]
-    """Every choice that moves the number: templates, resize rule, window, stride, readout, ..."""
+    """Every choice that changes the score: templates, resize rule, window, stride, readout, ..."""
     model: str = ""
     weights: str = ""  # student | teacher | pretrained
     pretrained: str = ""
@@ -42,19 +42,19 @@ class Record:
     examples_seen: int | None = None
     train_flops: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What explains the metrics, in JSON's types: scores per seed or class, the most confused classes."""
+    """Details that explain the metrics, as JSON types: scores per seed or class, the most confused classes."""
     intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """The ends of the 95 % interval of each metric, by the bootstrap over images (silc/eval/bootstrap.py)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A record and what goes with it into the report."""
+    """A record, with its pictures and bootstrap scores for the report."""
 
     record: Record
     pictures: Sequence[Picture] = ()
     resampled: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Each metric's scores on the draws of the bootstrap, which are the same images for every model."""
+    """Each metric's scores on the draws of the bootstrap; the drawn images are the same for every model."""
 
 
 class Evaluator(Protocol):
@@ -73,7 +73,7 @@ class Evaluator(Protocol):
         ...
 
     def protocol(self, model: DualEncoder) -> Mapping[str, Any]:
-        """Every choice that moves the number, for this model."""
+        """Every choice that changes the score, for this model."""
         ...
 
     def __call__(self, model: DualEncoder) -> Evaluation:

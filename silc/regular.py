@@ -1,4 +1,4 @@
-"""Files that have an end: a pipe nobody writes to would be waited for, a device read until memory is full."""
+"""Refuse to read a pipe or a device: a pipe that nobody writes to would block, a device could fill the memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def regular(path: Path) -> Path:
-    """The path, where it is no pipe, device, socket or folder; what is not there is for its reader to say.
+    """Return the path if it is no pipe, device, socket or folder. A missing file is left to its reader.
 
     Raises:
         OSError: it is one of these.

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: files of records, a report, a sheet of segmentations, and the printed table."""
+"""Write the results of an evaluation: files of records, a report, a sheet of segmentations, and the printed table."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write(
         settings=_settings(named),
     )
     _write_segmentations(evaluations, files.pictures)
-    terminal.page(printed_table(evaluations), width=120)  # a log has no edge: names are not cut there
+    terminal.page(printed_table(evaluations), width=120)  # a log has no width, so names are not cut there
     return list(files.scores), files.page
 
 
@@ -74,7 +74,7 @@ def write_figures(found: Sequence[Compared], page: Path) -> list[Path]:
 
 
 def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
-    """Every setting of each run but where it is, by the run's name."""
+    """Every setting of each run except where it is and how it resumes, by the run's name."""
     runs = {name: configs.load_of(Path(one) / CONFIG, KINDS) for one, name in named.items() if is_run(one)}
     return {
         name: {path: value for path, value, _ in configs.fields(config) if path not in ("out", "resume", "extend")}
@@ -83,7 +83,7 @@ def _settings(named: Mapping[str | Path, str]) -> dict[str, dict[str, Any]]:
 
 
 def _write_segmentations(evaluations: list[Evaluation], file: Path) -> None:
-    """A contact sheet with an image a row and a model a column; none where nothing was segmented."""
+    """Write a contact sheet, one row per image and one column per model, if anything was segmented."""
     models = column_names([evaluation.record for evaluation in evaluations])
     overlays = [
         replace(picture, caption=f"{picture.caption}: {model}")

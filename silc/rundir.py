@@ -1,4 +1,4 @@
-"""A pretraining run's directory: what it holds, and whether it goes on as it began. Imports no torch."""
+"""A pretraining run's directory: what it holds, and whether a run resumes as it began. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from silc.kinds import heads, those_that
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 
 TOKENIZER = "tokenizer"
-"""What a pretraining run's directory holds besides."""
+"""The folder of the tokenizer in a pretraining run's directory."""
 CONTINUE = "continue"
-"""The run that an export of one holds."""
+"""The folder of an export that holds the run."""
 
-# Fields that may differ when a run goes on: they do not change what is learnt. Shards may have moved; that they are the
-# same ones is for the loader to check. What a run started from no longer matters once it has a checkpoint.
+# Fields that may differ when a run resumes, because they do not change what is learnt. Shards may have moved; the
+# loader checks that they are the same ones. What a run started from no longer matters once it has a checkpoint.
 FREE = (
     "recipe out resume extend eval train.device train.sharding train.compile train.micro_batch train.passes "
     "train.max_skips train.trackers train.timeout train.log_every train.save_every train.keep train.eval_every "
@@ -34,7 +34,8 @@ LENGTH = "train.duration"
 
 
 def named(name: str | Path) -> Trained:
-    """A recipe or a head by its name, or a configuration by its file: a run's own means the folder where it lies now.
+    """The configuration of a recipe or head, by its name, or of a file. For a run's own file, `out` is the file's
+    folder.
 
     Raises:
         BadInput: no such recipe or file.
@@ -67,10 +68,10 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def check_model(source: str | Path) -> None:
-    """Look whether a source can be a model at all; no weight is read, and nothing fetched.
+    """Check whether a source can be a model at all; no weight is read, and nothing fetched.
 
     Raises:
-        BadInput: it is neither a run with a checkpoint, of a kind that leaves a model, nor what `silc import` takes.
+        BadInput: it is neither a run that has a checkpoint and whose kind makes a model, nor what `silc import` takes.
     """
     if is_run(source):
         configs.load_of(Path(source) / CONFIG, those_that("load"))
@@ -80,7 +81,7 @@ def check_model(source: str | Path) -> None:
 
 
 def check_same(out: Path, config: Trained) -> None:
-    """Compare a configuration with that of the run in `out`.
+    """Check that a configuration is that of the run in `out`.
 
     Raises:
         BadInput: it is another run's; names the first differences.
@@ -90,7 +91,7 @@ def check_same(out: Path, config: Trained) -> None:
         config, _ = with_one_source(config, out)
         config, _ = as_begun(config, out)
     begun = configs.load(out / CONFIG, type(config))
-    if config.train.precision == "auto":  # it goes on in the one it has
+    if config.train.precision == "auto":  # it resumes in the precision that it has
         config = replace(config, train=replace(config.train, precision=begun.train.precision))
     differing = {
         path: f"{path} is {was!r} there and {now!r} here"
@@ -107,9 +108,10 @@ def check_same(out: Path, config: Trained) -> None:
 
 
 def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration with one source of pairs, and a line where `data.train` is named and not read.
+    """The configuration with one source of pairs, and a line for the user if `data.train` is given and not read.
 
-    Runs from before `data.train` selected its source may have been given it and have seen scenes; they go on so.
+    Before `data.train` selected its source, a run may have been given it and have trained on scenes. It resumes on
+    scenes.
 
     Raises:
         BadInput: a new run names both.
@@ -131,25 +133,26 @@ def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
 
 
 def with_its_init(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration of a run that goes on from its checkpoint, and a line where another `init` is named by now."""
+    """The configuration of a run that resumes from its checkpoint, and a line for the user if another `init` is given
+    now."""
     began = configs.load(out / CONFIG).init
     said = f"init {config.init} is not read: {out} goes on from its own checkpoint" if config.init != began else ""
     return replace(config, init=began), said if config.init else ""
 
 
 def as_begun(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration with what the run in `out` began with where its recipe says something else since, and the line
-    that says so.
+    """The configuration with the settings that the run in `out` began with, if only its recipe has changed since; and a
+    line that says so.
 
-    A field's default in its dataclass is what was done before there was the field, so a run whose config.yaml lacks a
-    field has that. Where the run has a default, or what the recipe said earlier (`recipes.EARLIER`), and the
-    configuration has what the recipe of both says today, the recipe has changed and nobody asked for it.
-    """
+    A field's default in its dataclass is the behaviour from before the field existed, so a run whose config.yaml lacks
+    a field has the default. The recipe has changed, and the user asked for no change, if two things are true: the run
+    has a default or an earlier value of the recipe (`recipes.EARLIER`), and the configuration has the recipe's value of
+    today."""
     if not (out / CONFIG).is_file():
         return config, ""
     begun, written = configs.load(out / CONFIG), configs.written(out / CONFIG)
     if config.objective.scale_max is None and begun.objective.scale_max == 1000.0:
-        # How `silc finetune` said "nowhere" before there was None: nothing to tell.
+        # Before None was possible, `silc finetune` wrote this number for "no clamp": nothing to tell.
         config = replace(config, objective=replace(config.objective, scale_max=1000.0))
     before = configs.flat(Config())
     recipe, earlier = dict[str, Any](), dict[str, Any]()
@@ -161,7 +164,7 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
         of_before = was in (before[path], earlier.get(path, before[path]))
         of_today = path in recipe and now == recipe[path]
         recipe_changed = of_before and of_today
-        free = _free(path) and not path.startswith("eval.")  # scores along a run are one curve
+        free = _free(path) and not path.startswith("eval.")  # a run's scores are one curve
         if (recipe_changed and not free) or (path not in written and not _free(path)):
             changed[path] = was
     said = ", ".join(f"{path} {was}" for path, was in changed.items())

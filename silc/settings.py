@@ -1,4 +1,4 @@
-"""What values a setting may hold, said beside its type and checked when it is made. Importing it imports no torch.
+"""Allowed values of settings: written beside a setting's type, checked when its dataclass is made. Imports no torch.
 
 class OptimConfig(Settings):
     section: ClassVar[str] = "train.optim"
@@ -23,11 +23,11 @@ _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 _DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kMB]?)\s*(steps?|examples|epochs?|%)\s*$", re.ASCII)
 _DEVICE = re.compile(r"(cpu|cuda)(?::([0-9]{1,4}))?", re.ASCII)
 LONGEST = 1e15
-"""Steps, examples or epochs above which a duration is a slip of the hand."""
+"""Steps, examples or epochs above which a duration must be a typing error."""
 
 
 class Allowed(Protocol):
-    """What a setting may hold; `str()` says it in words that follow "needed"."""
+    """The allowed values of a setting; `str()` gives them in words that follow "needed"."""
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is one of these."""
@@ -36,16 +36,17 @@ class Allowed(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers; of a tuple, each of its elements, at least one. A side that is not named is open."""
+    """Finite numbers. A tuple needs at least one element, and all must be in range. A side that is not given is
+    open."""
 
     above: float | None = None
     least: float | None = None
     most: float | None = None
     below: float | None = None
     advice: str = ""
-    """What to do instead, where the range does not say it."""
+    """What to do instead, if the range does not say it."""
     whole: bool = False
-    """Whole numbers alone; where a field's type is int this is set by itself."""
+    """Only whole numbers; set automatically if a field's type is int."""
 
     def holds(self, value: Any) -> bool:
         """Whether a number, or each of several, lies inside."""
@@ -73,13 +74,13 @@ class Duration:
     """Texts like '500 steps', '2.5M examples', '30 epochs' and, where `share` is set, '10%' of the run."""
 
     zero: bool = False
-    """Whether nothing is a duration as well: '0 steps'."""
+    """Whether zero is allowed: '0 steps'."""
     share: bool = True
     words: tuple[str, ...] = ()
-    """Words that stand for something else, e.g. 'never'."""
+    """Words that are allowed beside durations, e.g. 'never'."""
 
     def holds(self, value: Any) -> bool:
-        """Whether it is such a text, and no longer than a run can be."""
+        """Whether it is such a text, and at most `LONGEST`."""
         if value in self.words:
             return True
         match = _DURATION.match(value) if isinstance(value, str) else None
@@ -97,7 +98,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class Device:
-    """Where to compute: auto, cpu, cuda or cuda:N. Whether it is there is for `distributed.place` to see."""
+    """Where to compute: auto, cpu, cuda or cuda:N. `distributed.place` checks that the device exists."""
 
     def holds(self, value: Any) -> bool:
         """Whether it is one of these names."""
@@ -112,7 +113,7 @@ SEED = Range(least=0, most=2**63 - 1)
 
 
 class Settings:
-    """Base of every dataclass of settings: values outside of what their types allow are refused, by name.
+    """Base of every dataclass of settings: it refuses values that a field's type does not allow, and names the field.
 
     Raises:
         BadInput: a number outside of its range, a text that is no duration or no device.
@@ -130,12 +131,12 @@ class Settings:
 
     @classmethod
     def named(cls, name: str) -> str:
-        """How people write a field: train.optim.lr, or --batch-size."""
+        """A field's name as users write it: train.optim.lr, or --batch-size."""
         return f"{cls.section}.{name}" if cls.section else f"--{name.replace('_', '-')}"
 
 
 def limits(cls: type, prefix: str = "") -> Iterator[tuple[str, Allowed]]:
-    """Every limited setting of a dataclass and those inside it: its path, and what it may hold."""
+    """Every limited setting of a dataclass and those inside it: its path, and its allowed values."""
     hints, own = get_type_hints(cls), _limits(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
@@ -153,7 +154,7 @@ def amount_of(duration: str) -> tuple[float, str]:
     """Amount and unit (step, example, epoch, %) of a duration.
 
     Raises:
-        BadInput: the text is none.
+        BadInput: the text is no duration.
     """
     match = _DURATION.match(duration)
     if match is None:
@@ -165,7 +166,7 @@ def kind_and_index(device: str) -> tuple[str, int | None]:
     """The two parts of a device's name other than `auto`: "cuda:1" is ("cuda", 1).
 
     Raises:
-        BadInput: it is no name of a device that is computed on.
+        BadInput: it is no such name.
     """
     match = _DEVICE.fullmatch(device)
     if match is None:
@@ -177,7 +178,7 @@ def one_of(table: Mapping[str, T], name: str, what: str) -> T:
     """The entry of a table.
 
     Raises:
-        BadInput: there is none of this name; names the nearest and all.
+        BadInput: there is no entry of this name; names the nearest one and all.
     """
     if name not in table:
         raise BadInput(f"unknown {what} '{name}'{nearest(name, table)}; there are: {', '.join(table)}")
@@ -192,7 +193,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @cache
 def _limits(cls: type) -> dict[str, Allowed]:
-    """What is allowed in each own or inherited field that says it."""
+    """The allowed values of each field, own or inherited, whose type says them."""
     found: dict[str, Allowed] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         for said in getattr(hint, "__metadata__", ()):

@@ -1,4 +1,4 @@
-"""What a training step is made of: its schedules' values, its passes, what the losses read, what comes out.
+"""The parts of a training step: values of its schedules, its passes, what the losses read, what they return.
 
 Shapes by the legend of `batch.py`. Imports no torch.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hyper:
-    """What the schedules say for one step."""
+    """The schedules' values for one step."""
 
     lr: float
     momentum: float
@@ -25,27 +25,27 @@ class Hyper:
     """tau_t of the teacher's targets."""
 
     def logged(self) -> Mapping[str, float]:
-        """What stands in metrics.jsonl."""
+        """The values that go into metrics.jsonl."""
         return {"lr": self.lr, "teacher/momentum": self.momentum}
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through the towers between one forward pass and its backward pass; by default a whole step.
+    """One forward pass through the towers with its backward pass: what it computes; by default a whole step.
 
-    With neither `contrastive` nor `terms` the text is embedded, and no more.
+    With neither `contrastive` nor `terms` only the text is embedded.
     """
 
     contrastive: bool = True
-    """Whether the image-text loss is in it."""
+    """Whether the pass has the image-text loss."""
     terms: bool = True
-    """Whether the terms of self-supervision are in it."""
+    """Whether the pass has the terms of self-supervision."""
     embed_only: bool = False
     """Whether it ends with the embeddings that the image-text loss reads, without the loss."""
     view: int | None = None
-    """Number of the one view, among those that enter the image-text loss, that enters here; None: all."""
+    """Index of the only view in this pass, among the views of the image-text loss; None: all of them."""
     fraction: float = 1.0
-    """Of the batch, or of the views that enter the image-text loss, in this pass."""
+    """Fraction of the batch, or of the views of the image-text loss, in this pass."""
     text: Tensor | None = None
     """The text's embedding [B, D], from a pass of its own."""
     cotangent: Embeddings | None = None
@@ -55,7 +55,7 @@ class Pass:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a step by itself."""
+        """Whether the pass is a whole step."""
         return self.contrastive and self.terms and self.view is None and self.cotangent is None and self.fraction == 1.0
 
 
@@ -69,14 +69,14 @@ class Embeddings(NamedTuple):
 
 
 class FactoredLogits(NamedTuple):
-    """Logits on prototypes that were not multiplied out: the cosines of bottleneck and prototypes."""
+    """Logits on prototypes, not multiplied out yet: the cosines of bottleneck and prototypes."""
 
     bottleneck: Tensor  # [..., C] unit length
     prototypes: Tensor  # [K, C] of any length, only their direction counts
 
 
 class Targets(NamedTuple):
-    """A teacher's targets q = softmax((y.w - c) / tau_t) that were not computed yet."""
+    """A teacher's targets q = softmax((y.w - c) / tau_t), not computed yet."""
 
     projection: FactoredLogits  # y and the teacher's prototypes w
     centre: Tensor  # c [K]
@@ -84,7 +84,7 @@ class Targets(NamedTuple):
 
 
 class TermOutput(NamedTuple):
-    """A term of self-supervision; where it has a teacher, what its targets look like: how collapse is seen early."""
+    """The loss of a term of self-supervision, and statistics of its teacher's targets, which show collapse early."""
 
     loss: Tensor  # [] with gradient
     entropy: Tensor | None = None
@@ -97,7 +97,7 @@ class TermOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What the objective makes of a batch. Nothing has been changed yet when it is returned."""
+    """The objective's output for a batch. Nothing has been changed yet when it is returned."""
 
     loss: Tensor  # [] with gradient
     metrics: Mapping[str, Tensor]  # detached scalars, means over this rank

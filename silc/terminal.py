@@ -1,5 +1,5 @@
-"""How anything is said on a terminal. A name of a file or a caption is text: no markup in it is obeyed, no emoji code
-replaced, no control character sent. Nothing else in the package prints.
+"""All output to the terminal; nothing else in the package prints. Names of files and captions are shown as plain text:
+markup and emoji codes are not interpreted, and no control character is sent.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
-# Control characters (of which a terminal may be moved, coloured or retitled), lone surrogates (bytes that are no
-# text), the ends of lines that only some programs know, and what turns the direction of writing round.
+# Control characters (they can move, colour or retitle a terminal), lone surrogates (bytes that are no text), line ends
+# that only some programs know, and characters that reverse the direction of writing.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(text: object) -> str:
-    r"""Text whose every character is seen.
+    r"""Text in which every invisible character is escaped.
 
     >>> plain("a\x1b[31mb\r")
     'a\\x1b[31mb\\r'
@@ -34,12 +34,12 @@ def plain(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """The same on one line."""
+    """As `plain`, on one line."""
     return plain(text).replace("\n", "\\n")
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Print lines to stdout, or to stderr; at once, as a run may take days. Whoever stopped listening is not told."""
+    """Print lines to stdout or stderr and flush them, because a run may take days. A closed pipe is no error."""
     stream = sys.stderr if error else sys.stdout
     try:
         print(plain(text), file=stream, flush=True)
@@ -49,28 +49,28 @@ def say(text: object, *, error: bool = False) -> None:
     except BrokenPipeError:
         _to_nobody(stream)
     except OSError:
-        _to_nobody(stream)  # or the interpreter tries once more at its end
+        _to_nobody(stream)  # otherwise the interpreter tries again at its end
         raise
 
 
 def complain(text: object) -> None:
-    """What is wrong, as one line on stderr."""
+    """Print an error as one line on stderr."""
     say(f"silc: {one_line(text)}", error=True)
 
 
 def is_heard() -> bool:
-    """Whether this process speaks for its group before there is one: the only one, or torchrun's first."""
+    """Whether this process prints for its group before the group is joined: it is the only one, or torchrun's first."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def announce(line: str, *, error: bool = False) -> None:
-    """Say once, of all ranks, what is about to be done; torch, which takes seconds to load, is not needed for it."""
+    """Print what is about to be done, on one rank only; needs no torch, which takes seconds to load."""
     if is_heard():
         say(line, error=error)
 
 
 def prepare() -> None:
-    """Make the process's streams and warnings such that every name can be printed."""
+    """Set up the process's streams and warnings so that every name can be printed."""
     for stream in (sys.stdout, sys.stderr):
         _replacing(stream)
     if logging.lastResort is not None:
@@ -78,7 +78,7 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Send what waits in stdout, while an error can still be helped."""
+    """Flush stdout, while an error can still be handled."""
     if sys.stdout is None:
         return
     try:
@@ -88,7 +88,7 @@ def finish() -> None:
 
 
 def console(*, stderr: bool = False, width: int | None = None, **settings: Any) -> Console:
-    """rich's console for plain text; what is styled is styled by `rich.text.Text`."""
+    """rich's console for plain text; use `rich.text.Text` for style."""
     from rich.console import Console
 
     class Plain(Console):
@@ -103,7 +103,7 @@ def console(*, stderr: bool = False, width: int | None = None, **settings: Any) 
 
 
 def page(renderable: Any, *, width: int) -> None:
-    """Show a table, `width` characters wide where nobody sees the edge of a window."""
+    """Show a table; without a terminal it is `width` characters wide."""
     here = console()
     (here if here.is_terminal else console(width=width)).print(renderable)
 
@@ -119,7 +119,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
 
 
 def progress(console: Console, *columns: Any, **settings: Any) -> Progress:
-    """Bars, each with a description in plain text; `columns` in place of those that are usual."""
+    """Progress bars, each with a description in plain text; `columns` replace the usual ones."""
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
     usual = (BarColumn(), words("{task.percentage:>3.0f}%"), TimeRemainingColumn())
@@ -127,7 +127,7 @@ def progress(console: Console, *columns: Any, **settings: Any) -> Progress:
 
 
 def track(items: Iterable[Item], what: str, show: bool, total: int | None = None) -> Iterator[Item]:
-    """The items, with a bar on a terminal that goes away at the end; nothing elsewhere, or without `show`."""
+    """Iterate over the items with a bar that goes away at the end; without a terminal or `show` there is none."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     here = console(stderr=True)
@@ -155,13 +155,13 @@ class _Plain(logging.Formatter):
 
 
 def _replacing(stream: TextIO | None) -> None:
-    """What the stream's encoding lacks is escaped."""
+    """Escape characters that the stream's encoding lacks."""
     if reconfigure := getattr(stream, "reconfigure", None):
         reconfigure(errors="backslashreplace")
 
 
 def _to_nobody(stream: TextIO | None) -> None:
-    """Send what is still to come, and what waits, nowhere."""
+    """Discard what waits in the stream and all later output."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
