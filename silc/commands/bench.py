@@ -1,4 +1,4 @@
-"""`silc bench`: how fast, beside what one would use otherwise."""
+"""`silc bench`: measure speed, beside the usual alternatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from silc.terminal import announce, say
 
 
 def main(args: list[str]) -> int:
-    """Measure, print the rows, and keep them where a file is given."""
+    """Measure, print the rows, and write them if a file is given."""
     try:
         checkout = _checkout()
     except BadInput as missing:
@@ -21,7 +21,7 @@ def main(args: list[str]) -> int:
             raise
         say(f"How fast, beside what one would use otherwise: {missing}")
         return 0
-    sys.path.insert(0, str(checkout))  # an editable install puts the package alone there
+    sys.path.insert(0, str(checkout))  # an editable install has only the package there
     from benchmarks import suite
 
     config = flags.read(suite.BenchConfig, args, "silc bench")

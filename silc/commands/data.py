@@ -1,4 +1,4 @@
-"""`silc data`: what is done with data before training, a module each."""
+"""`silc data`: commands that work on data before training, one module each."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ class CheckCommand(Settings):
     image_root: str = ""
     """Folder of a table's images, as data.image_root; empty: the table's folder."""
     subset: str = ""
-    """Look at the samples of a subset alone, as data.subset."""
+    """Look only at the samples of a subset, as data.subset."""
     out: str = "data-check"
-    """Folder for what comes out."""
+    """Folder for the results."""
     samples: Annotated[int, NATURAL] = 0
     """Look at this many, evenly spread; 0 is all."""
     workers: Annotated[int, Range(least=0, most=1024)] = min(8, os.cpu_count() or 1)

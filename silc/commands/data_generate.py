@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN, ENLARGED = 12, 3
-"""Images of the overview, and times their size."""
+"""Images of the overview, and the factor by which they are enlarged."""
 MANY = Range(least=1, most=10_000_000)
 
 
@@ -32,7 +32,7 @@ class GenerateCommand(Settings):
     out: tyro.conf.Positional[str]
     """A new or empty folder."""
     seed: Annotated[int, SEED] = 0
-    """Of the images; training images of no seed are among them."""
+    """Seed of the images; no training image, of any seed, is among them."""
     num: Annotated[int, MANY] = 200
     """Images of each part that is scored."""
     num_train: Annotated[int, MANY] = 1000

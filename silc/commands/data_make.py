@@ -1,4 +1,4 @@
-"""`silc data make`: tar shards of what people have."""
+"""`silc data make`: tar shards from a table or a folder of images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MakeCommand(Settings):
     table: tyro.conf.Positional[str]
     """The table or the folder."""
     out: str
-    """Names of the shards: '/data/{00000..}.tar', numbered from there on. Shards that are there are done."""
+    """Names of the shards: '/data/{00000..}.tar', numbered from there on. Shards that exist are skipped."""
     image_root: str = ""
     """Folder of a table's images, as data.image_root; empty: the table's folder."""
     per_shard: Annotated[int, Range(least=1, most=1_000_000)] = 10_000
@@ -40,7 +40,7 @@ class MakeCommand(Settings):
 
 
 def main(args: list[str]) -> int:
-    """Make them."""
+    """Make the shards."""
     command = flags.read(MakeCommand, args, "silc data make")
     from silc.curate.make import described, make, open_entries, places_of
     from silc.data.quarantine import QUARANTINE
@@ -65,7 +65,7 @@ def main(args: list[str]) -> int:
 
 
 def _listed(made: Iterable[Made], file: Path) -> Iterator[Made]:
-    """The same, what was left out of each shard appended to a file before the next one is made."""
+    """Yield each shard, after the samples that were left out of it are appended to a file."""
     for path, held, broken in made:
         if broken:
             with file.open("a", encoding="utf-8") as handle:

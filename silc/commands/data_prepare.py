@@ -19,8 +19,8 @@ SPREAD = 1
 
 @dataclass(frozen=True)
 class PrepareCommand(Settings):
-    """Decode the label maps of a release that `silc eval` cannot score as it is unpacked. Files that are there are
-    kept, and a folder that is new appears when it is complete.
+    """Decode the label maps of a release that `silc eval` cannot score as it is unpacked. Files that exist are kept,
+    and a new folder appears only when it is complete.
     """
 
     name: tyro.conf.Positional[str]

@@ -1,4 +1,4 @@
-"""`silc data score`: what models and counts say of each sample of each shard."""
+"""`silc data score`: score each sample of each shard, by models and by counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ScoreCommand(Settings):
     """Score the pairs of shards: a parquet beside each, which `silc data stats` shows and `silc data select` reads.
-    Files that are there are done: the same command goes on after whatever stopped it.
+    Files that exist are skipped, so the same command continues after an interruption.
     """
 
     shards: tyro.conf.Positional[str]
@@ -36,11 +36,12 @@ class ScoreCommand(Settings):
     out: str
     """Folder for the parquet files."""
     model: tuple[str, ...] = ()
-    """What scores image and caption: a run, an import, hf:ORG/NAME, open_clip:NAME/PRETRAINED. Several, each with a
-    name for its columns: b32=open_clip:ViT-B-32/openai l14=runs/l14. None: sizes, words, language and hashes alone."""
+    """Models that score image and caption: a run, an import, hf:ORG/NAME, open_clip:NAME/PRETRAINED. Several, each with
+    a name for its columns: b32=open_clip:ViT-B-32/openai l14=runs/l14. None: sizes, words, language and hashes
+    alone."""
     device: DeviceName = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which models compute."""
+    """Precision in which models compute."""
     batch_size: Annotated[int, Range(least=1, most=100_000)] = 64
     """Images in a forward pass."""
     workers: Annotated[int, Range(least=1, most=1024)] = 1
@@ -48,13 +49,13 @@ class ScoreCommand(Settings):
     threads: Annotated[int, Range(least=1, most=1024)] = 4
     """Threads of a worker that read and decode ahead; on a CPU models compute with one."""
     max_pixels: Annotated[int, COUNT] = 64_000_000
-    """Images above this are broken, from their header, undecoded."""
+    """Images with more pixels count as broken; they are refused by their header, undecoded."""
     ray: str = ""
     """Score on Ray: the address of a cluster, `auto` for the one this machine is part of, `local` for this machine."""
 
 
 def main(args: list[str]) -> int:
-    """Score what is left to do."""
+    """Score the shards that have no scores yet."""
     command = flags.read(ScoreCommand, args, "silc data score")
     out, models = places.folder(command.out).absolute(), named(command.model)
     for _, source in models:
@@ -78,7 +79,7 @@ def main(args: list[str]) -> int:
     if len(left) < len(shards):
         say(f"{len(shards) - len(left):,} of {len(shards):,} shards are scored already")
     if not left:
-        Scorer(plan)  # by these weights
+        Scorer(plan)  # checks that the scores are by these weights
     write_asked(out, [shard.name for shard in shards])
     begun = time.monotonic()
     outcomes = list(_told(run(left, plan, workers=command.workers, ray=command.ray), len(left))) if left else []
@@ -92,7 +93,7 @@ def main(args: list[str]) -> int:
 
 
 def named(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """(name, source) of models; the name is empty for one that stands alone without.
+    """(name, source) of each model; the name is empty if a single model is given without one.
 
     Raises:
         BadInput: one of several has no name, or two have the same.
@@ -110,12 +111,12 @@ def named(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _absolute(source: str) -> str:
-    """A model's path whole, as other processes, Ray's on other nodes above all, work in folders of their own."""
+    """A model's absolute path, because other processes, above all Ray's on other nodes, have other working folders."""
     return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _told(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
-    """The outcomes, with a bar on a terminal; shards that cannot be read are told at once."""
+    """The outcomes, with a bar on a terminal; a shard that cannot be read is reported at once."""
     for outcome in track(outcomes, "scoring shards", True, total=total):
         if outcome.fault:
             complain(outcome.fault)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CLUSTERED = r"image_near|distinct\s+[\"']?[\d.]"
-"""How terms begin that look for the nearest centroid."""
+"""Beginnings of the terms that look for the nearest centroid."""
 
 
 def _has(keep: str, *starts: str) -> bool:
@@ -50,20 +50,20 @@ class SelectCommand(Settings):
     keep: str
     """What to keep: filters (basic, caption, laion2b, image_near IMAGES|TARGETS.npy, text_based WORDS.txt, balanced
     WORDS.txt MOST, distinct sha256|phash|COSINE, all) and columns compared ('clip_score top 30%', 'words >= 3',
-    'language = de'), joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` behind it add to it."""
+    'language = de'), joined by `and`, `or`, `not` and parentheses. `--and X` and `--or X` after it add to it."""
     out: str
     """The subset, NAME.npy."""
     within: str = ""
-    """Choose among the samples of this subset alone: an earlier choice, or a list that others published. Shares, copies
-    and clusters are of these then."""
+    """Choose only among the samples of this subset: an earlier choice, or a list that others published. Shares, copies
+    and clusters are then computed in this subset."""
     centroids: str = ""
-    """Of image_near and distinct: a file of embeddings, or how many to make of the pool's own. Empty: one for every 256
-    images, 100,000 at most."""
+    """Centroids for image_near and distinct: a file of embeddings, or how many to make from the pool. Empty: one for
+    every 256 images, 100,000 at most."""
     seed: Annotated[int, SEED] = 0
-    """Of what is drawn: balancing, and images that centroids are made of."""
+    """Seed of what is drawn: balancing, and the images from which centroids are made."""
     device: DeviceName = "auto"
     memory: str = "2GB"
-    """What DuckDB may take; beyond it, it writes to $TMPDIR."""
+    """Memory for DuckDB; beyond it, DuckDB writes to $TMPDIR."""
 
 
 def main(args: list[str]) -> int:
@@ -80,7 +80,7 @@ def main(args: list[str]) -> int:
     from silc.curate.select import described, page_of, select
 
     def embed(folder: Path, column: str) -> np.ndarray:
-        from silc.curate.targets import embeddings_of  # torch, which other filters do without
+        from silc.curate.targets import embeddings_of  # imports torch, which other filters do not need
 
         return embeddings_of(scores.about, command.device, folder, column, beside=expanded(command.scores))
 
@@ -98,7 +98,7 @@ def main(args: list[str]) -> int:
 
 
 def joined(args: Sequence[str]) -> list[str]:
-    """The words of a command line in which each `--and X` and `--or X` has become part of --keep.
+    """The words of a command line, with each `--and X` and `--or X` merged into --keep.
 
     Raises:
         BadInput: one stands before --keep, or is followed by nothing.

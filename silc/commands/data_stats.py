@@ -22,7 +22,7 @@ class StatsCommand(Settings):
     out: str
     """Folder for stats.html and stats.json."""
     memory: str = "2GB"
-    """What DuckDB may take; beyond it, it writes to $TMPDIR."""
+    """Memory for DuckDB; beyond it, DuckDB writes to $TMPDIR."""
 
 
 def main(args: list[str]) -> int:

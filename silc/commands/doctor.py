@@ -23,12 +23,12 @@ LIBRARIES = {
     **dict.fromkeys(("fsspec", "s3fs"), "remote"),
     **{"torchao": "quant", "wandb": "log", "trackio": "log", "ray": "ray"},
 }
-"""What is used, and the extra it comes with; empty: silc's own dependencies."""
+"""Libraries, and the extra that installs each; empty: silc's own dependencies."""
 
 
 @dataclass(frozen=True)
 class DoctorCommand:
-    """Say what is installed, on what it would compute, in which precision, and what data is found."""
+    """Show what is installed, which device and precision would be used, and what data is found."""
 
     root: str = ""
     """A folder of evaluation data."""

@@ -25,7 +25,8 @@ ALONE = "figures lay two or more side by side: give two models, or --decoder cos
 
 
 def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
-    """A setting of some tasks, idle where `--tasks` names tasks and none of them; globs without an end may mean any."""
+    """The rule for a setting that only some tasks read: idle if `--tasks` names only others. A glob with an open end
+    may match any task."""
     known = tuple(f"-{kind.suffix}" for kind in TASKS.values())
     own = tuple(f"-{suffix}" for suffix in suffixes)
 
@@ -56,7 +57,7 @@ class EvalCommand(EvalConfig):
         Idle("weights", lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"),
     )
     exif_orientation: Literal["ignore", "apply"] = "apply"
-    """Whether a photograph is turned as EXIF says that the camera was held. Label maps never are."""
+    """Whether a photograph is turned by its EXIF orientation. Label maps never are."""
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Directories of runs made by `silc train` or `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."""
     out: str = ""
@@ -69,25 +70,26 @@ class EvalCommand(EvalConfig):
     table: Literal[
         "", "main", "few-shot", "sizes", "teacher-student", "ablation", "open-vocabulary", "zero-shot-segmentation"
     ] = ""
-    """Lay the runs out beside this table of the paper (.md, .html, .json, .tex); without --root from the scores there
-    are."""
+    """Write the runs' scores beside this table of the paper (.md, .html, .json, .tex); without --root, from existing
+    scores."""
     paper: bool = False
-    """Write every table of the paper that the runs have scores for, with figures, as paper.html; without --root from
-    the scores there are."""
+    """Write every table of the paper for which the runs have scores, with figures, as paper.html; without --root, from
+    existing scores."""
     figures: Annotated[int, Range(least=0, most=1000)] = 0
-    """Lay segmentations side by side in figures-TASK.html: so many images, in which models or decoders differ most."""
+    """Number of images whose segmentations are shown side by side in figures-TASK.html: those in which models or
+    decoders differ most."""
     figures_of: str = ""
-    """Lay these images of the sets side by side, by their ids (file names without ending), joined by commas."""
+    """Show these images of the sets side by side: their ids (file names without ending), joined by commas."""
     list: bool = False
     """Show every task, what it needs under the root and whether it is there; score nothing."""
 
     def config(self) -> EvalConfig:
-        """The fields that shape the numbers."""
+        """The settings of the evaluation, without the command's own flags."""
         return EvalConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(EvalConfig)})
 
 
 def main(args: list[str]) -> int:
-    """Score, or list the tasks, or lay out the scores there are; 2 where a task could not be scored."""
+    """Score models, list the tasks, or write tables of existing scores; 2 if a task could not be scored."""
     command = flags.read(EvalCommand, args, "silc eval")
     if command.list:
         return _list_tasks(command.root)
@@ -121,10 +123,10 @@ def main(args: list[str]) -> int:
 
 
 def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path], Sequence[str]]:
-    """Score models and write what came out.
+    """Score models and write the results.
 
     Returns:
-        The files of records, which are the main rank's, and the tasks that could not be scored.
+        The files of records (on the main rank only), and the tasks that could not be scored.
     """
     beside = next((Path(model) for model in models if Path(model).is_dir()), None)
     if not command.out and beside is None and any(":" in model or Path(model).is_file() for model in models):
@@ -146,7 +148,7 @@ def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path],
         evaluations = evaluation.evaluate(
             models, config, device=command.device, cache=cache, tokenizer=tokenizer, failed=unscored
         )
-        if evaluations:  # none on another rank than the main one, or of no task
+        if evaluations:  # empty on all ranks but the main one, and if no task was scored
             written, page = results.write(models, evaluations, command.out or None, title=title)
             say("\n".join([*(f"scores: {file}" for file in written), f"report: {page}"]))
         if command.figures or command.figures_of:
@@ -166,7 +168,7 @@ def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path],
 def _check_figures(models: Sequence[str], command: EvalCommand) -> None:
     """
     Raises:
-        BadInput: figures of one model in one way.
+        BadInput: figures are asked for, and there is only one model in one way.
     """
     ways = (command.decoder, command.segmentation, command.names)
     alone = (
@@ -181,7 +183,7 @@ def _listed(names: str) -> Sequence[str]:
 
 
 def _cache(given: str, beside: Path) -> Path | None:
-    """The folder that keeps results: the one asked for, or one beside the scores where that can be written."""
+    """The folder that keeps results: the one asked for, or one beside the scores; None if there is to be none."""
     if given:
         return None if given == "off" else places.folder(given, flag="--cache")
     try:
@@ -192,7 +194,8 @@ def _cache(given: str, beside: Path) -> Path | None:
 
 
 def _table_stem(name: str, beside: Path) -> Path:
-    """Where a table goes, less its suffixes, tried: into a folder, or beside a file of scores and named after it."""
+    """The path of a table without suffix, checked to be writable: in a folder, or beside a file of scores and named
+    after it."""
     if beside.is_dir() or not beside.suffix:
         stem = beside / f"table-{name}"
     else:

@@ -16,27 +16,28 @@ from silc.terminal import announce, say
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a model for other libraries, all formats or none; each is read back and compared before it is there."""
+    """Write a model for other libraries, all formats or none; each is read back and compared before the folder
+    appears."""
 
     idle: ClassVar[tuple[Idle, ...]] = (WEIGHTS_OF_RUNS,)
     model: ModelName
     out: tyro.conf.Positional[str]
     """Directory to write."""
     formats: str = "auto"
-    """Of open_clip, transformers, onnx, torch_export, int8, web (a page without a server), separated by commas;
-    silc's own is always written. `auto`: open_clip,transformers; of a trained head, onnx."""
+    """Some of open_clip, transformers, onnx, torch_export, int8, web (a page without a server), separated by commas;
+    silc's own is always written. `auto`: open_clip,transformers; for a trained head, onnx."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
     license: str = "unknown"
-    """For the model card, in the hub's words, e.g. apache-2.0."""
+    """License in the model card, as the hub names it, e.g. apache-2.0."""
     datasets: str = ""
-    """For the model card, ORG/NAME separated by commas."""
+    """Data sets in the model card, ORG/NAME separated by commas."""
     decoder: str = ""
-    """Add a graph from image and text features to class maps, to onnx and torch_export: radseg, or another decoder."""
+    """Add a graph that makes class maps of images and texts, to onnx and torch_export: radseg, or another decoder."""
 
 
 def main(args: list[str]) -> int:
-    """Export a model; says what was compared."""
+    """Export a model; prints what was compared."""
     command = flags.read(ExportCommand, args, "silc export")
     asked = formats.asked_of(command.model, None if command.formats == "auto" else _listed(command.formats))
     out = formats.check(command.model, command.out, asked, command.decoder)

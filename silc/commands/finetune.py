@@ -1,4 +1,4 @@
-"""`silc finetune`: a run that goes on from a model there is."""
+"""`silc finetune`: continue the training of an existing model."""
 
 from __future__ import annotations
 

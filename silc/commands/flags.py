@@ -1,4 +1,4 @@
-"""Flags of commands: words of a command line read into a dataclass, or over a recipe, and types of common flags."""
+"""Flags of commands: parse a command line into a dataclass, or over a recipe; and types of common flags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Typed = Mapping[str, Sequence[str]]
-"""The fields that were given, by their paths, and the words they were given."""
+"""The fields that were given: each path, and the words of its value."""
 ModelName = Annotated[
     Positional[str],
     arg(help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."),
@@ -39,7 +39,7 @@ DeviceName = Annotated[str, Device(), arg(help="Where to compute: auto, cpu, cud
 
 
 def is_import(model: str) -> bool:
-    """Whether it is some model other than a run; what is not there at all is for its reader to say."""
+    """Whether it is a model other than a run; false for a path that does not exist."""
     return not is_run(model) and (":" in model or Path(model).exists())
 
 
@@ -49,10 +49,10 @@ WEIGHTS_OF_RUNS = given.Idle(
 
 
 def read(kind: type[T], args: Sequence[str], prog: str) -> T:
-    """A command's flags.
+    """Read a command's flags into its dataclass.
 
     Raises:
-        BadInput: as `parse`; a flag is given twice, or would not be read beside the others (the class's `idle`).
+        BadInput: as `parse`; a flag is given twice, or would not be read together with the others (the class's `idle`).
     """
     typed = given.flags(kind, args)
     value = parse(kind, args, prog)
@@ -61,10 +61,10 @@ def read(kind: type[T], args: Sequence[str], prog: str) -> T:
 
 
 def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Flags over the defaults of a dataclass, or over `default`.
+    """Parse flags over the defaults of a dataclass, or over `default`.
 
     Raises:
-        BadInput: a flag is none of these; what tyro complains of, in one line instead of its box.
+        BadInput: an unknown flag, or an error of tyro, in one line instead of its box.
     """
     known = given.paths(kind)
     for path in given.flags(kind, args):
@@ -90,7 +90,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
 
 
 def _as_flags(kind: type, said: str) -> str:
-    """A complaint of a setting, which begins with it, by the name that is typed: --NAME.FIELD for eval.NAME.FIELD."""
+    """An error that begins with a setting, with the flag that users type in its place: --NAME.FIELD for
+    eval.NAME.FIELD."""
     setting, _, rest = said.partition(" ")
     for name, hint in get_type_hints(kind).items():
         section = getattr(hint, "section", name)
@@ -119,10 +120,10 @@ def taken(args: Sequence[str], names: Collection[str]) -> tuple[dict[str, str], 
 
 
 def configured(command: str, args: Sequence[str]) -> tuple[Trained, Typed]:
-    """A recipe, a head, or a run's config.yaml, with the fields given after it.
+    """The configuration of a recipe, a head, or a run's config.yaml, with the fields given after it; and these fields.
 
     Raises:
-        BadInput: there is no recipe, or it is none; a field is none, or its value is not allowed.
+        BadInput: the recipe is missing or unknown; a field is unknown, or its value is not allowed.
     """
     if not args or args[0].startswith("-"):
         if args and args[0] in ("-h", "--help"):
@@ -138,7 +139,7 @@ def configured(command: str, args: Sequence[str]) -> tuple[Trained, Typed]:
 
 
 def spelled_out(args: Sequence[str], name: str, settings: type[Trained] = configs.Config) -> list[str]:
-    """The arguments with every field's whole path (--lr is --train.optim.lr); `name` is whose fields can be listed.
+    """The arguments with every field's whole path (--lr becomes --train.optim.lr); errors refer to `silc show NAME`.
 
     Raises:
         BadInput: a flag is no field, or could be several.
@@ -162,15 +163,15 @@ def spelled_out(args: Sequence[str], name: str, settings: type[Trained] = config
 
 
 def over(base: configs.T, args: Sequence[str], command: str) -> tuple[configs.T, Typed]:
-    """A configuration with the fields given as flags, which are spelled out.
+    """A configuration with the fields given as flags, which have their whole paths; and these fields.
 
     Raises:
-        BadInput: a value is not allowed, a flag is given twice, or two sources of pairs are.
+        BadInput: a value is not allowed, a flag is given twice, or there are two sources of pairs.
     """
     typed = given.flags(type(base), args)
     config = parse(type(base), args, f"silc {command}", base)
     blank = "data.train" in typed and not "".join(typed["data.train"]).strip()
-    if blank:  # a shell's variable that is not set: scenes are not meant
+    if blank:  # an unset variable of the shell: generated scenes are not meant
         raise BadInput("--data.train is given and empty; name tar shards or a folder, or leave it out")
     return configs.with_one_source(config, typed), typed
 

@@ -32,13 +32,13 @@ class ImportCommand(Settings):
     """Directory to write."""
     tokenizer: TokenizerPath = ""
     size: Annotated[int, Range(least=0, most=8192)] = 0
-    """Side of the images it is to be made for; its position embedding is resampled. 0: the model's own."""
+    """Side of the images that the result is for; its position embedding is resampled. 0: the model's own."""
     text_pool: Literal["last", "first", "mean", "max"] = "last"
-    """Where a big_vision text tower takes its embedding; its file does not tell."""
+    """How a big_vision text tower pools its tokens; its file does not tell."""
 
 
 def main(args: list[str]) -> int:
-    """Read, check and write a model; says what each of its tensors became."""
+    """Read, check and write a model; prints what each of its tensors became."""
     command = flags.read(ImportCommand, args, "silc import")
     if is_run(command.source):
         raise BadInput(

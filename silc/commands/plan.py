@@ -22,7 +22,7 @@ from silc.terminal import say
 
 @dataclass(frozen=True)
 class PlanCommand(Settings):
-    """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are set side by side.
+    """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are shown side by side.
 
     Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
     """
@@ -44,15 +44,15 @@ class PlanCommand(Settings):
     mfu: Annotated[float, Range(above=0, most=1)] = 0.4
     """Share of the card's bf16 peak that is reached; 0.4 is high for small towers (silc/plan/project.py)."""
     price: Annotated[float | None, Range(least=0, most=1e6)] = None
-    """Of a card and hour, for the cost."""
+    """Price of one card for one hour, for the cost."""
     pairs: Annotated[int | None, Range(least=1, most=10**12)] = None
-    """Number of pairs, for a `train.duration` in epochs; not given: those that data.subset names."""
+    """Number of pairs, for a `train.duration` in epochs; by default the number that data.subset names."""
     network: Annotated[float | None, Range(above=0, most=1e6)] = None
-    """GB/s a node sends to others, one direction, instead of the card's usual."""
+    """GB/s that a node sends to others, in one direction; by default the card's usual value."""
     gpus_per_node: Annotated[int | None, Range(least=1, most=10_000)] = None
-    """Instead of 8."""
+    """Cards in a node, instead of 8."""
     cards: str = ""
-    """Gigabytes of cards, e.g. 8,24,80: only tells the largest batch of each recipe that one of them holds."""
+    """Memory of cards in GB, e.g. 8,24,80: only show the largest batch of each recipe that one such card holds."""
     json: str = ""
     """File for every number."""
 

@@ -50,14 +50,14 @@ class PredictCommand(Settings):
         WEIGHTS_OF_RUNS,
     )
     task: tyro.conf.Positional[Literal["classify", "embed", "segment", "detect", "caption", "answer"]]
-    """Probabilities of names, captions or answers on the screen and as JSON, features as .npy, or in a folder overlays
-    and label maps, or boxes as COCO JSON and pictures of them."""
+    """classify, caption and answer print their results and write JSON, embed writes .npy, segment writes a folder of
+    overlays and label maps, detect writes a folder of COCO JSON and pictures of the boxes."""
     model: ModelName
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of them."""
     out: str = ""
-    """Where it goes: FILE.json to classify, caption or answer (or nowhere: it is printed), FILE.npy to embed, a new or
-    empty folder to segment or to detect."""
+    """Where the results go: FILE.json to classify, caption or answer (optional: they are printed too), FILE.npy to
+    embed, a new or empty folder to segment or to detect."""
     names: str = ""
     """Classes to tell apart, separated by commas, or a .txt file with one a line."""
     templates: str = "clip7"
@@ -70,7 +70,7 @@ class PredictCommand(Settings):
     decoder: str = "cosine"
     """What makes class maps when segmenting, by a name of docs/evaluation.md, as for `silc eval`."""
     second: str = ""
-    """Another model, by name, whose patches tell decoder proxyclip (needed) and lposs what is alike."""
+    """Another model, by name: decoders proxyclip (required) and lposs compare its patches."""
     alpha: Annotated[float, Range(least=0, most=1)] = 0.7
     """Share of the classes' colours in overlays."""
     legend: bool = False
@@ -78,29 +78,29 @@ class PredictCommand(Settings):
     edges: bool = False
     """Draw white lines between classes in overlays."""
     score: Annotated[float, Range(least=0, most=1)] = 0.1
-    """Boxes that are less sure are left out when detecting."""
+    """The least score of a box when detecting; others are left out."""
     most: Annotated[int, Range(least=1, most=100_000)] = 100
-    """Boxes of an image at most, when detecting."""
+    """Most boxes of an image, when detecting."""
     question: str = ""
-    """What is asked of each image, for answer."""
+    """The question about each image, for answer."""
     prefix: str = ""
-    """The task that a question is of, where a decoder has learnt several; the first that has questions, unless
-    given."""
+    """The task of the question, if a decoder has learnt several; by default the first one that has questions."""
     beams: Annotated[int, Range(least=1, most=1000)] = 1
-    """Texts that are followed side by side when captioning or answering; 1 takes the likeliest word each time."""
+    """Texts that are followed side by side (beam search) when captioning or answering; 1 takes the likeliest word each
+    time."""
     temperature: Annotated[float, Range(least=0, most=100)] = 0.0
-    """Above 0, words are drawn when captioning or answering."""
+    """Above 0, words are sampled when captioning or answering."""
     top_p: Annotated[float, Range(above=0, most=1)] = 1.0
-    """With a temperature: words are drawn from the likeliest that make up this share."""
+    """With a temperature: words are sampled from the likeliest ones that together have this probability."""
     seed: Annotated[int, SEED] = 0
-    """With a temperature: another seed draws other words."""
+    """With a temperature: the seed of the sampling."""
     batch_size: Annotated[int, Range(least=1, most=1_000_000)] = 32
     """Images (windows, texts) per forward pass."""
     device: DeviceName = "auto"
 
 
 def main(args: list[str]) -> int:
-    """Classify, embed, segment, detect or write; files that are no images are told at the end."""
+    """Classify, embed, segment, detect or write; files that are no images are reported at the end."""
     command = flags.read(PredictCommand, args, "silc predict")
     out = predictions.place_of(command.task, command.out)
     for name in filter(None, (command.model, command.second)):

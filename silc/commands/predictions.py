@@ -1,7 +1,7 @@
-"""What `silc predict` is given, images and names of classes, and what it makes of them: JSON of probabilities, an array
-of features, a folder of overlays and labels.
+"""Input and output of `silc predict`: images and names of classes in; JSON of probabilities, an array of features, or a
+folder of overlays and labels out.
 
-A file that holds no image does not stop the others: it is named in the JSON, with the reason.
+A file that holds no image does not stop the others: the JSON names it, with the reason.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ SHOWN = 3
 
 @dataclass
 class Images:
-    """Image files of what was given, read a batch at a time with a progress bar."""
+    """The given image files, read a batch at a time with a progress bar."""
 
     files: Sequence[Path]
     what: str
-    """Said by the bar."""
+    """The label of the bar."""
     unreadable: list[dict[str, str]] = field(default_factory=list)
 
     def batches(self, size: int) -> Iterator[list[tuple[Path, Image.Image]]]:
         """Pairs of file and RGB image.
 
         Raises:
-            BadInput: not one of the files was an image.
+            BadInput: none of the files is an image.
         """
         with progress(console(stderr=True)) as bar:
             for start in bar.track(range(0, len(self.files), size), description=self.what):
@@ -84,10 +84,10 @@ def images_of(paths: Sequence[str | Path], what: str) -> Images:
 
 
 def keep_images(images: Images, out: Path | None) -> None:
-    """Refuse a place that is one of the images, by whatever name.
+    """Refuse an output file that is one of the images, under any name.
 
     Raises:
-        BadInput: it is.
+        BadInput: it is one of them.
     """
     if out is not None and out.is_file() and any(os.path.samefile(out, file) for file in images.files):
         raise BadInput(f"--out {out} is one of the images and would be replaced; give another --out")
@@ -97,10 +97,10 @@ def names_of(given: str) -> Sequence[str]:
     """Class names of a comma-separated list, or of a file: one a line, a line with commas, or a JSON list.
 
     Raises:
-        BadInput: there is none, one comes twice, or what looks like a file is none.
+        BadInput: there is no name, one comes twice, or it looks like a file that does not exist.
     """
     file = expanded(given)
-    if given.strip() and os.path.isdir(file):  # a list may be too long for a name, at which pathlib stumbles
+    if given.strip() and os.path.isdir(file):  # not pathlib, which fails if a long list is no possible name
         raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
     if os.path.isfile(file):
         names = _names_in(file)
@@ -134,11 +134,11 @@ def _names_in(file: Path) -> list[str]:
 
 
 def place_of(task: str, given: str) -> Path | None:
-    """The file or folder that a task writes, tried; `given` is what --out says. Classes and texts may be printed alone.
+    """The file or folder that a task writes, checked to be writable; `given` is --out. None if results are only
+    printed.
 
     Raises:
-        BadInput: it cannot be written, or the folder for masks holds something: another call's files would stand
-            among this one's.
+        BadInput: it cannot be written, or the folder is not empty: another call's files would be mixed with this one's.
     """
     if not given and task in ("classify", "caption", "answer"):
         return None
@@ -161,7 +161,7 @@ def _names_beside(features: Path) -> Path:
 def classify(
     model: Model, images: Images, names: Sequence[str], out: Path | None, prompts: str, batch_size: int
 ) -> list[str]:
-    """Each image's likeliest names as a line; its probability of each name, best first, as JSON where `out` is."""
+    """Each image's likeliest names as a line; with `out`, its probability of each name, best first, as JSON."""
     classifier = model.classifier(names, prompts, batch_size=batch_size)
     found: list[dict[str, Any]] = []
     for batch in images.batches(batch_size):
@@ -224,7 +224,7 @@ def detect(
         shown: which boxes, as `DetectModel.detect_by` takes it.
 
     Raises:
-        BadInput: a model that finds no boxes.
+        BadInput: the model finds no boxes.
     """
     from silc.heads.detect.predictor import detector_of
 
@@ -251,14 +251,14 @@ def detect(
 def write(
     model: Model, images: Images, out: Path | None, question: str, prefix: str, batch_size: int, **how: Any
 ) -> list[str]:
-    """Each image's caption, or the answer to a question, as a line; the same as JSON where `out` is.
+    """Each image's caption, or the answer to a question, as a line; with `out`, also as JSON.
 
     Args:
-        prefix: of the task that the question is of; the first that has questions, unless given.
+        prefix: prefix of the question's task; by default the first one that has questions.
         how: as `Writing` takes it.
 
     Raises:
-        BadInput: a model that writes nothing, or has not learnt the task.
+        BadInput: the model writes no text, or has not learnt the task.
     """
     from silc.eval.captioning import CAPTION
     from silc.heads.decoder.generate import Writing
@@ -280,7 +280,7 @@ def write(
 
 @contextmanager
 def _kept(file: Path, content: dict[str, Any], images: Images) -> Iterator[None]:
-    """Write a folder's content when its pictures are there; of those that are, too, where the work is cut short."""
+    """Write the JSON of a folder after its pictures; if the work is cut short, for the pictures made so far."""
     try:
         yield
     except BaseException:

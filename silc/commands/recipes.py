@@ -1,4 +1,4 @@
-"""`silc recipes`: their names."""
+"""`silc recipes`: the names of the recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from silc.terminal import say
 
 
 def main(args: list[str]) -> int:
-    """Print a line per recipe, and how the others are named."""
+    """Print a line per recipe, and how the names of the others are made."""
     if args and args[0] not in ("-h", "--help"):
         raise BadInput(f"silc recipes lists all and takes nothing; to see one: silc show {args[0]}")
     say(first_lines(recipes.BASES))

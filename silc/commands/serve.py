@@ -23,7 +23,7 @@ from silc.terminal import announce, say
 class ServeCommand(Settings):
     """Open a page where pictures and words go in, and segmentations come out; two models side by side.
 
-    It answers to this machine alone unless --host says otherwise, and then to those who know a token.
+    By default it answers only this machine; with another --host it answers those who know a token.
     """
 
     idle: ClassVar[tuple[Idle, ...]] = (
@@ -38,8 +38,8 @@ class ServeCommand(Settings):
     port: Annotated[int, Range(least=0, most=65535)] = PORT
     """The port; 0 takes any that is free."""
     token_file: str = ""
-    """A file with the token that callers must know, which is not printed. Without one, and at other addresses than
-    127.0.0.1, it is made at random and printed."""
+    """A file with the token that callers must know; it is not printed. Without a file, at addresses other than
+    127.0.0.1, a random token is made and printed."""
     weights: Annotated[
         Literal["both", "student", "teacher"], arg(help="Of runs; `both` serves student and teacher side by side.")
     ] = "both"
@@ -77,7 +77,7 @@ def main(args: list[str]) -> int:
         size = next(iter(models.values())).preprocess.size
         app = application(models, limits, token=token, examples=scenes(size))
         say(f"serve: {', '.join(models)}")
-        own = command.token_file  # what a person keeps secret is not for logs
+        own = command.token_file  # a user's own secret is not for logs
         address = server.address(place, command.host, "" if own else token)
         say(f"serve: open {address}{f'#token=   and what {own} holds behind it' if own else ''}   (Ctrl-C ends it)")
         server.server_of(app, limits).run(sockets=[place])
