@@ -1,1 +1,1 @@
-"""A model out: one directory that open_clip, transformers and silc open, and graphs that need none of them."""
+"""Export a model: one directory that open_clip, transformers and silc open, and graphs that need none of them."""

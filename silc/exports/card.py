@@ -54,7 +54,7 @@ image = torch.export.load("DIR/{format}/image.pt2").module()
 pooled, patches = image(pixels)
 """,
 }
-"""How to open each; `graph` is torch's own, of any precision."""
+"""Code that opens each format; `graph` is for torch's own formats, of any precision."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,16 @@ class Facts:
     license: str
     datasets: Sequence[str]
     weights: str
-    """Whose they are: teacher, student, or pretrained."""
+    """Which weights these are: teacher, student, or pretrained."""
     config: Config | None
-    """Of the run that made it."""
+    """Configuration of the run that trained the model."""
     examples_seen: int | None
     scores: Sequence[Mapping[str, Any]]
     """Records of its scores.json."""
 
 
 def scores_of(source: Path, weights: str) -> list[Mapping[str, Any]]:
-    """The records of these weights in a directory's scores.json; none where there is none.
+    """The records of these weights in a directory's scores.json; empty if there is no such file.
 
     Raises:
         BadInput: the file is no list of records.
@@ -138,13 +138,13 @@ def _training(facts: Facts) -> str:
 
 
 def checked(checks: Sequence[Check]) -> str:
-    """A table of what was compared."""
+    """A table of the checks."""
     rows = [f"| {check.format} | {check.what} | {check.difference:.1e} | {check.tolerance:.0e} |" for check in checks]
     return "\n".join(["| format | what | difference | at most |", "| --- | --- | --- | --- |", *rows])
 
 
 def score_rows(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table of records, or that there are none."""
+    """A table of the records, or a sentence that there are none."""
     if not records:
         return "None were recorded."
     rows = []

@@ -1,4 +1,4 @@
-"""One directory of a model, in several formats, each proven before anything is there.
+"""Export a model as one directory with several formats, each verified before the directory appears.
 
     silc.json, silc.safetensors, tokenizer/     silc.load
     open_clip_config.json, open_clip_model.safetensors
@@ -39,7 +39,7 @@ from silc.rundir import CONTINUE, TOKENIZER, newest_checkpoint
 from silc.training.directory import CHECKPOINTS, CONFIG, is_run
 
 FORMATS: dict[str, Any] = {one.NAME: one for one in (open_clip, transformers, *graphs.KINDS, web.FORMAT)}
-"""By their names, each with `write`, `verify` and `notes`."""
+"""Formats by name, each with `write`, `verify` and `notes`."""
 
 
 def export(
@@ -53,25 +53,25 @@ def export(
     datasets: Sequence[str] = (),
     decoder: str = "",
 ) -> list[Check]:
-    """Write a model for others, all formats or none.
+    """Write a model for other libraries, all formats or none.
 
     Args:
         source: whatever `silc.load` takes.
-        out: a directory that is not there yet, or empty.
-        formats: of open_clip, transformers, onnx, torch_export, int8, web; silc's own is always written. None: the
-            first two; of a trained head, onnx.
-        weights: of a run; `auto` is the teacher where there is one.
+        out: a new or empty directory.
+        formats: some of open_clip, transformers, onnx, torch_export, int8, web; silc's own is always written. None: the
+            first two, or onnx for a trained head.
+        weights: which weights of a run; `auto` is the teacher if there is one.
         tokenizer: as for `silc.load`.
         license, datasets: for the model card, in the hub's words (`apache-2.0`; `ORG/NAME`).
-        decoder: what makes class maps of images and texts in a third graph of onnx and torch_export, by a name of
-            docs/evaluation.md; none: there is none.
+        decoder: a name of docs/evaluation.md: adds a third graph to onnx and torch_export, in which this decoder makes
+            class maps of images and texts; empty: no such graph.
 
     Returns:
         How far each format, read back, is from the model.
 
     Raises:
-        BadInput: no such model or format, a format that has no such towers, a library that is not installed, or a
-            format that did not give the model's numbers back. Nothing is left behind.
+        BadInput: no such model or format, a format that cannot hold these towers, a library that is not installed, or a
+            format whose numbers, read back, are not the model's. Nothing is left behind.
     """
     formats = offered.asked_of(source, formats)
     if kind := offered.head_of(source):
@@ -106,11 +106,11 @@ def model_and_facts(
     license: str,
     datasets: Sequence[str],
 ) -> tuple[Pretrained, Facts]:
-    """A model as a value, and what is known of it."""
+    """The model with its weights, and what else is known of it."""
     name = Path(source).name if Path(source).exists() else str(source)
     if not is_run(source):
         if weights != "auto":
-            sources.kind_of(source)  # what is no model at all is told so
+            sources.kind_of(source)  # raises if the source is no model at all
             raise BadInput(f"{source} is no run with a student and a teacher; leave weights {weights!r} out")
         model = replace(sources.read(source, tokenizer=Path(tokenizer) if tokenizer else None), source=name)
         scores = scores_of(Path(source), "pretrained")
@@ -126,7 +126,7 @@ def model_and_facts(
     tensors = encoder.model.state_dict()
     tensors |= {f"visual.{key}": value for key, value in encoder.visual.state_dict().items()}
     if loaded.contrastive == "softmax":
-        # That loss sees no bias, so the run's is the one it was made with; CLIPModel has no place for it.
+        # The softmax loss ignores the bias, so the run still has its initial value; CLIPModel has no place for it.
         tensors["logit_bias"] = torch.zeros(1)
     model = Pretrained(
         model=replace(config.model, text=replace(config.model.text, vocab_size=rows)),
@@ -141,20 +141,20 @@ def model_and_facts(
 
 
 def _verify_ours(directory: Path, probe: Probe) -> list[Check]:
-    """silc's own files, read back."""
+    """Read silc's own files back and compare them."""
     again = Probe(pretrained.read(directory))
     compared = {"token ids": "ids", "image features": "image", "text features": "text"}
     return [compare("silc", what, getattr(again, name), getattr(probe, name), 0.0) for what, name in compared.items()]
 
 
 def _keep_going(run: Path, out: Path) -> None:
-    """The run again, without its optimizer, and without the paths of the machine it was made on."""
+    """Write the run again, without its optimizer and without the paths of the machine it was made on."""
     config = configs.load(run / CONFIG)
     saved = checkpoint.read(newest_checkpoint(run), only=checkpoint.WEIGHTS)
     out.mkdir()
     (out / TOKENIZER).mkdir()
     for file in (run / TOKENIZER).iterdir():
-        shutil.copyfile(file, out / TOKENIZER / file.name)  # the bytes alone: not every file system knows modes
+        shutil.copyfile(file, out / TOKENIZER / file.name)  # only the bytes: not every file system has modes
     step = int(saved.path.name.partition("-")[2])
     state = {"cost": saved.state["cost"]}
     checkpoint.write(out / CHECKPOINTS, step, saved.state_dicts, state, keep=1)

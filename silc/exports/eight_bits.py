@@ -1,6 +1,6 @@
-"""An ONNX graph with light weights: 8 bits and a scale for each output of a linear layer, 16 bits for tables of tokens.
+"""Make an ONNX graph smaller: 8 bits and a scale for each output of a linear layer, 16 bits for tables of tokens.
 
-Everything is computed in float32, so no runtime needs kernels of its own for it.
+Everything is computed in float32, so a runtime needs no special kernels.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 LEAST = 4096
-"""Numbers of a weight that is worth it."""
+"""Fewest numbers of a weight for which this is worth it."""
 
 
 def lighten(model: Any) -> None:
-    """Change the weights of an `onnx.ModelProto`, in place."""
+    """Make the weights of an `onnx.ModelProto` smaller, in place."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
@@ -47,14 +47,14 @@ def lighten(model: Any) -> None:
 
 
 def rounded(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values and float32 scales, one for each place of `axis`, whose product is nearest to the weight [., .]."""
+    """int8 values and float32 scales (one for each index of `axis`), whose product is nearest to the weight [., .]."""
     largest = np.abs(weight).max(axis=1 - axis)
     scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.rint(weight / np.expand_dims(scales, 1 - axis)).astype(np.int8), scales
 
 
 def _users(graph: Any) -> dict[str, list[tuple[Any, int]]]:
-    """Nodes by what they read, and at which place."""
+    """For each name, the nodes that read it, with the position of that input."""
     users = defaultdict(list)
     for node in graph.node:
         for at, name in enumerate(node.input):
@@ -63,7 +63,7 @@ def _users(graph: Any) -> dict[str, list[tuple[Any, int]]]:
 
 
 def _turn_weights(graph: Any) -> None:
-    """Weights that are only read transposed are kept so, and once."""
+    """Store weights that are only read transposed in transposed form, and once."""
     from onnx import numpy_helper
 
     users = _users(graph)
@@ -81,7 +81,7 @@ def _turn_weights(graph: Any) -> None:
 
 
 def _outputs(users: list[tuple[Any, int]]) -> int | None:
-    """The axis of a weight that stands for outputs; None where it is used by anything but linear layers alike."""
+    """The axis of a weight's outputs; None if not only linear layers use it, or they use it in different ways."""
     axes = set()
     for node, at in users:
         if node.op_type not in ("MatMul", "Gemm") or at != 1:
@@ -92,7 +92,7 @@ def _outputs(users: list[tuple[Any, int]]) -> int | None:
 
 
 def _cast_after(graph: Any, node: Any) -> None:
-    """float32 of what a node gives, under the name that it had."""
+    """Cast a node's output to float32; the result has the output's old name."""
     from onnx import TensorProto, helper
 
     name, place = node.output[0], list(graph.node).index(node)

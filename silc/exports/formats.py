@@ -1,4 +1,4 @@
-"""The formats there are, by the names they are asked for; what is refused before a model is read. No torch here."""
+"""The export formats by name, and the checks that need no model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from silc.training.directory import CONFIG, is_run
 NAMES = ("open_clip", "transformers", "onnx", "torch_export", "int8", "web")
 OPEN_CLIP, TRANSFORMERS, ONNX, TORCH, INT8, WEB = NAMES
 MAPPED = (ONNX, TORCH)
-"""Formats that can hold class maps. Eight bits a weight move features by more than decoders can bear."""
+"""Formats that can hold class maps. With eight bits a weight, features change by more than decoders tolerate."""
 DECODERS = ("cosine", "maskclip", "maskclip-reduced", "sclip", "clearclip", "naclip", "scra", "scga", "radseg")
 """Decoders that are a function of images and texts alone: no second encoder, no search for neighbours."""
 
 
 def head_of(source: str | Path) -> str:
-    """The kind of a run that has an export of its own; empty for all else."""
+    """The kind of a run, if that kind has an export of its own; else empty."""
     if not is_run(source):
         return ""
     kind = configs.kind_of(Path(source) / CONFIG)
@@ -29,18 +29,18 @@ def head_of(source: str | Path) -> str:
 
 
 def asked_of(source: str | Path, formats: Sequence[str] | None) -> Sequence[str]:
-    """The formats that are asked for; None: open_clip and transformers, of a head onnx."""
+    """The formats that are asked for; None means open_clip and transformers, or onnx for a head."""
     if formats is None:
         return [ONNX] if head_of(source) else [OPEN_CLIP, TRANSFORMERS]
     return formats
 
 
 def check(source: str | Path, out: str | Path, formats: Sequence[str], decoder: str = "") -> Path:
-    """The directory that an export of `source` is to make.
+    """Check an export of `source`; returns the directory that it is to make.
 
     Raises:
-        BadInput: no such model or format, a decoder that is no graph or that no format holds, or a directory that
-            cannot be written or is not empty.
+        BadInput: no such model or format, a decoder that cannot be a graph or that none of the formats holds, or a
+            directory that cannot be written or is not empty.
     """
     unknown = [name for name in formats if name not in NAMES]
     if unknown or not formats:

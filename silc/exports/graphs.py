@@ -6,8 +6,8 @@
 
 All embeddings are of unit length; patch_embeds are the model's first dense readout, in the space of the texts. T is the
 model's own number of tokens; h and w are 2 or more. Positions are resampled in the graph, by the model's rule.
-`segment` is a decoder without training, where one is asked for: each image is one window, and the maps are of its
-patches.
+`segment` is a decoder without training, if one is asked for: each image is one window, and the maps have a value for
+each patch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 IMAGE_NAMES, TEXT_NAMES, MAP_NAMES = ("image_embeds", "patch_embeds"), ("text_embeds",), ("class_maps",)
 Run = Callable[..., tuple[Tensor, ...]]
-"""Outputs of inputs, each in their order."""
+"""A function from inputs to outputs, both in the graph's order."""
 
 
 class ImageGraph(nn.Module):
@@ -73,7 +73,7 @@ class SegmentGraph(nn.Module):
 
     def __init__(self, model: Encoder, decoder: str) -> None:
         super().__init__()
-        self.visual = model.visual  # named here, its weights are the graph's own
+        self.visual = model.visual  # assigned, so that its weights belong to the graph
         self.predictor = predictor_of(model, EvalConfig(decoder=decoder))
 
     def forward(self, pixel_values: Tensor, text_embeds: Tensor) -> tuple[Tensor]:
@@ -84,7 +84,7 @@ class SegmentGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph with inputs to follow it by and their sizes that may change."""
+    """A graph with example inputs for tracing, and the sizes that may change."""
 
     graph: nn.Module
     examples: Mapping[str, Tensor]
@@ -94,9 +94,9 @@ class Traced:
 
 
 def traced(model: Encoder, probe: Probe, *, maps: bool) -> dict[str, Traced]:
-    """Both towers, and with `maps` the decoder that the probe names.
+    """Both towers, and with `maps` also the decoder that the probe names.
 
-    The examples are of none of the model's own sizes, which would be taken for constants.
+    The examples have other sizes than the model's own, which tracing would take for constants.
     """
     patch, side, batch = model.patch_size, model.preprocess.size // model.patch_size, Dim("batch", min=1)
     sizes = {0: batch, 2: patch * Dim("h", min=2), 3: patch * Dim("w", min=2)}
@@ -116,14 +116,14 @@ def traced(model: Encoder, probe: Probe, *, maps: bool) -> dict[str, Traced]:
 
 @dataclass(frozen=True)
 class Graphs:
-    """A kind of file for each of the graphs: image, text, and segment where a decoder is asked for."""
+    """A format with one file for each graph: image, text, and segment if a decoder is asked for."""
 
     NAME: str
     suffix: str
     packages: tuple[str, ...]
-    """What has to be installed."""
+    """Packages that must be installed."""
     extra: str
-    """Of pyproject.toml, which brings these."""
+    """The extra of pyproject.toml that installs them."""
     save: Callable[[Traced, str], None]
     load: Callable[[str], Run]
     compare: Compare = compare
@@ -143,7 +143,7 @@ class Graphs:
 
     @torch.no_grad()
     def verify(self, directory: Path, probe: Probe) -> list[Check]:
-        """The files against the model, at several sizes.
+        """Compare the files with the model, at several sizes.
 
         Raises:
             BadInput: they differ.
@@ -163,7 +163,7 @@ class Graphs:
         return [*found, *(self._verify_maps(directory, probe) if probe.decoder and self.NAME in MAPPED else ())]
 
     def _verify_maps(self, directory: Path, probe: Probe) -> Iterator[Check]:
-        """The graph of the decoder against the decoder, image by image: none depends on its neighbours."""
+        """Compare the decoder's graph with the decoder, image by image: none may depend on its neighbours."""
         patch, size, expected = probe.model.patch_size, probe.model.preprocess.size, probe.segmented
         with quietly():
             segment = self.load(self._file(directory, "segment"))
@@ -174,7 +174,7 @@ class Graphs:
             yield compare(self.NAME, what, maps, ours, MAPS)
 
     def notes(self, model: Pretrained) -> list[str]:
-        """What this format does not carry: nothing to tell."""
+        """What this format does not carry: nothing."""
         return []
 
     def _file(self, directory: Path, name: str) -> str:
@@ -187,7 +187,7 @@ def _program(one: Traced, graph: nn.Module | None = None) -> ExportedProgram:
 
 
 def as_onnx(one: Traced) -> torch.onnx.ONNXProgram:
-    """Of the newest operators that torch writes."""
+    """The ONNX program, with the newest operators that torch writes."""
     names, given = one.output_names, list(one.examples)
     program = torch.onnx.export(_program(one), dynamo=True, input_names=given, output_names=names, verbose=False)
     assert program is not None
@@ -195,7 +195,7 @@ def as_onnx(one: Traced) -> torch.onnx.ONNXProgram:
 
 
 def save_onnx(one: Traced, file: str) -> None:
-    """As one file, or with its weights beside it where they are large."""
+    """Save one file, or a second one with the weights if they are large."""
     as_onnx(one).save(file)
 
 
@@ -241,7 +241,7 @@ KINDS = (
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """The exporters warn of their own insides."""
+    """Silence the exporters' warnings about their own internals."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
-"""open_clip's files: what `local-dir:` opens.
+"""open_clip's files, which `local-dir:` opens.
 
-Its own image tower is CLIP's; others it takes from timm by name, at the size the name stands for. A tower that neither
-has is refused.
+open_clip's own image tower is CLIP's. Other towers come from timm by name, at the size that the name gives. A tower
+that neither library has is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write(directory: Path, probe: Probe) -> None:
     package = needs(NAME, "open_clip", "interop")
     model = probe.pretrained
     config = model_config(model)
-    with torch.device("meta"):  # names and shapes are theirs to say
+    with torch.device("meta"):  # only open_clip's names and shapes are needed
         arguments = {key: value for key, value in config.items() if key != "custom_text"}
         theirs = package.CustomTextCLIP(**arguments).state_dict()
     tensors = give(rules(model.model, theirs), model.weights)
@@ -53,7 +53,7 @@ def write(directory: Path, probe: Probe) -> None:
 
 
 def model_config(model: Pretrained) -> dict[str, Any]:
-    """`model_cfg`: `silc.interop.open_clip.model_config` backwards.
+    """`model_cfg`: the inverse of `silc.interop.open_clip.model_config`.
 
     Raises:
         BadInput: open_clip has no such tower.
@@ -61,7 +61,7 @@ def model_config(model: Pretrained) -> dict[str, Any]:
     vision = vision_config(model.model)
     timms = "timm_model_name" in vision
     image, text = model.model.image, model.model.text
-    # One switch for both of its own towers; timm's follow their names.
+    # open_clip has one switch for both of its own towers; timm's towers have the activation of their name.
     quick = text.activation == "quick_gelu"
     if not timms and quick != (image.activation == "quick_gelu"):
         raise BadInput(f"{NAME}: quick_gelu is one switch there; the towers have {image.activation}, {text.activation}")
@@ -111,7 +111,7 @@ def text_config(text: TextTowerConfig, eos_id: int) -> dict[str, Any]:
         "vocab_size": text.vocab_size,
         # Any name makes local-dir: take the tokenizer files beside this one.
         "hf_tokenizer_name": "tokenizer.json",
-        # The least that its wrapper can do; all else is in tokenizer.json.
+        # The least cleaning that open_clip's wrapper can do; all else is in tokenizer.json.
         "tokenizer_kwargs": {"clean": "whitespace"},
         "width": text.width,
         "heads": text.heads,
@@ -143,7 +143,7 @@ def preprocess_config(model: Pretrained) -> dict[str, Any]:
 
 
 def verify(directory: Path, probe: Probe) -> list[Check]:
-    """Open the directory by open_clip alone and compare.
+    """Open the directory with open_clip alone and compare.
 
     Raises:
         BadInput: it does not compute what the model does.
@@ -194,7 +194,7 @@ def _timm_name(image: ImageTowerConfig, vision: dict[str, Any]) -> str:
 
 
 def _plain(image: ImageTowerConfig) -> dict[str, Any]:
-    """What makes a tower, other than how its positions are resampled."""
+    """The settings of a tower, except the rule by which its positions are resampled."""
     return asdict(replace(image, projection="linear" if image.projects else "none", position_resample="bicubic"))
 
 
@@ -203,6 +203,6 @@ def _act(activation: Activation) -> dict[str, Any]:
 
 
 def _ratio(mlp: int, width: int) -> float:
-    """A ratio that makes `mlp` of `width` when its product is cut to an integer."""
+    """A ratio for which int(width * ratio) is `mlp`."""
     ratio = mlp / width
     return ratio if int(width * ratio) == mlp else (mlp + 0.5) / width

@@ -1,4 +1,4 @@
-"""What the page computes with: two packages of npm, by version and checksum, fetched by npm or lying in a folder."""
+"""The page's runtime: two packages of npm, by version and checksum, fetched by npm or taken from a folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from silc.errors import BadInput
 
 FOLDER = "SILC_NPM"
-"""Names a folder with the packages' files, as `npm pack` leaves them; else npm is asked for them."""
+"""Environment variable: a folder with the packages' files, as `npm pack` writes them; without it npm fetches them."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A version of a package, and those of its files that a page needs."""
+    """A version of a package, and the files of it that a page needs."""
 
     name: str
     version: str
@@ -48,14 +48,15 @@ PACKAGES = (
         ("dist/tokenizers.min.mjs",),
     ),
 )
-"""MIT and Apache 2.0."""
+"""Their licences are MIT and Apache 2.0."""
 
 
 def write(directory: Path) -> None:
     """Put the files into a directory.
 
     Raises:
-        BadInput: a package is neither in the folder that `SILC_NPM` names nor to be had from npm, or is another one.
+        BadInput: a package is neither in the folder that `SILC_NPM` names nor available from npm, or its checksum is
+            wrong.
     """
     directory.mkdir()
     with tempfile.TemporaryDirectory() as own:
@@ -65,7 +66,7 @@ def write(directory: Path) -> None:
             with tarfile.open(file) as archive:
                 for name in package.files:
                     member = archive.extractfile(f"package/{name}")
-                    assert member is not None  # its checksum is known
+                    assert member is not None  # the checksum was right, so the file is there
                     (directory / Path(name).name).write_bytes(member.read())
 
 

@@ -1,4 +1,4 @@
-"""transformers' files: what `AutoModel`, `AutoProcessor` and its pipelines open, as a SiglipModel or a CLIPModel."""
+"""transformers' files: `AutoModel`, `AutoProcessor` and its pipelines open them as a SiglipModel or a CLIPModel."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def kind_of(model: Pretrained) -> Kind:
     """The class that computes what this model computes.
 
     Raises:
-        BadInput: none does; says what is in the way of the nearer one.
+        BadInput: none does; names what the nearer class never has.
     """
     image, text = model.model.image, model.model.text
     kind: Kind = "siglip" if image.pool == "map" else "clip"
@@ -81,14 +81,14 @@ def kind_of(model: Pretrained) -> Kind:
 
 
 def model_config(model: Pretrained, kind: Kind) -> dict[str, Any]:
-    """config.json: `silc.interop.transformers.model_config` backwards."""
+    """config.json: the inverse of `silc.interop.transformers.model_config`."""
     image, text = model.model.image, model.model.text
     vision = {**_shape(image), "image_size": image.size, "patch_size": image.patch}
     words: dict[str, Any] = {
         **_shape(text),
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.length,
-        "bos_token_id": None,  # of the defaults; out of a small vocabulary
+        "bos_token_id": None,  # transformers' default may lie outside of a small vocabulary
         "eos_token_id": LEGACY_EOS if text.pooling == "argmax" else model.tokenizer.eos_id,
         "pad_token_id": model.tokenizer.pad_id,
     }
@@ -129,7 +129,7 @@ def preprocess_config(model: Pretrained, kind: Kind) -> dict[str, Any]:
 
 
 def verify(directory: Path, probe: Probe) -> list[Check]:
-    """Open the directory by transformers alone and compare.
+    """Open the directory with transformers alone and compare.
 
     Raises:
         BadInput: it does not compute what the model does.

@@ -1,4 +1,4 @@
-"""What was written, read back and set against the model it was written from."""
+"""Compare what was written, read back, with the model it was written from."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from silc.interop.pretrained import Pretrained
 
 FLOAT = 1e-5
-"""Unit-length features and cosines in float32: the same sums in another order (two-block towers differed by 1e-6)."""
+"""Tolerance of unit-length features and cosines in float32: other order of sums (two-block towers differed by 1e-6)."""
 COSINE = 1e-3
-"""1 - cosine of int8 features: a weight keeps 8 bits, its error averages out over a row (two-block towers had 5e-5)."""
+"""Tolerance of 1 - cosine of int8 features: weights' errors average out over a row (two-block towers had 5e-5)."""
 MAPS = 1e-3
-"""Class maps: probabilities are of cosines times 100, so 1e-5 becomes 1e-3."""
+"""Tolerance of class maps: their probabilities are of cosines times 100, so 1e-5 becomes 1e-3."""
 Compare = Callable[[str, str, "Tensor", "Tensor"], "Check"]
 """(format, what, theirs, ours): raises where they differ by too much."""
 TEXTS = ("a photo of a cat", "Two dogs, on the beach", "state-of-the-art: a street at night", "a", "red car " * 60)
-"""Plain ones, one with punctuation, the shortest, and one that is cut."""
+"""Texts to compare: plain ones, one with punctuation, the shortest, and one that is cut."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Probe:
 
     pretrained: Pretrained
     decoder: str = ""
-    """What makes class maps of the model, for the formats that have them; none: there are none."""
+    """The decoder's name, for the formats that have class maps; empty: there are none."""
 
     @cached_property
     def model(self) -> Encoder:
@@ -65,7 +65,7 @@ class Probe:
 
     @cached_property
     def picture(self) -> Image.Image:
-        """Noise whose sides are 2 and 3 times the model's: all ways to cut its centre agree."""
+        """Noise whose sides are 2 and 3 times the model's: all rules for cutting the centre agree on it."""
         size, noise = self.model.preprocess.size, np.random.default_rng(0)
         return Image.fromarray(noise.integers(0, 256, (2 * size, 3 * size, 3), dtype=np.uint8))
 
@@ -109,11 +109,11 @@ class Probe:
     def checks(
         self, name: str, *, ids: Tensor, pixels: Tensor | None, image: Tensor, text: Tensor, logits: Tensor
     ) -> list[Check]:
-        """A library's token ids of `TEXTS`, pixels of `picture` (None: known to differ), features [., D], and logits of
-        `images()` and `ids` against ours.
+        """Compare with ours a library's token ids of `TEXTS`, pixels of `picture` (None: known to differ), features [.,
+        D], and logits of `images()` and `ids`.
 
         Raises:
-            BadInput: something is not what it should be.
+            BadInput: something differs by too much.
         """
         towers = self.model.model
         scale = towers.logit_scale.exp()
@@ -156,7 +156,7 @@ def compare_directions(name: str, what: str, theirs: Tensor, ours: Tensor) -> Ch
 
 
 def _within(check: Check) -> Check:
-    if not check.difference <= check.tolerance:  # NaN too
+    if not check.difference <= check.tolerance:  # true for NaN, too
         raise BadInput(
             f"{check.format}: {check.what} read back differ from the model's by {check.difference:.2g}, more than "
             f"{check.tolerance:.0e}; nothing was written"

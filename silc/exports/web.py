@@ -2,9 +2,9 @@
 
     web/index.html, *.js, page.css     the page of `silc serve`, whose api.js asks a worker instead of a server
     web/model.json, image.onnx, text.onnx, tokenizer.json, tokenizer_config.json
-    web/runtime/                       onnxruntime-web and a tokenizer, of npm
+    web/runtime/                       onnxruntime-web and a tokenizer, from npm
 
-Any server of files will do: `python -m http.server --directory DIR/web`.
+Any file server can serve it: `python -m http.server --directory DIR/web`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 PAGE = Path(silc.__file__).parent / "serve" / "page"
 ALONE = Path(__file__).parent / "alone"
-"""Modules that stand in the place of the page's, or beside them."""
+"""Modules that replace modules of the page, or stand beside them."""
 MODULES = '<script type="module" src="page.js"></script>'
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
 MOST_NAMES, PIXELS, PICTURE_BYTES = 100, 16_000_000, 20 * 2**20
-"""As a server's."""
+"""The same limits as a server's."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Web(Graphs):
     """Graphs with 8 bits a weight, and the page that computes with them."""
 
     def write(self, directory: Path, probe: Probe) -> None:
-        """As any format.
+        """As for any format.
 
         Raises:
-            BadInput: a package is not installed, or not to be had (`silc.exports.runtime`).
+            BadInput: a package is not installed, or not available (`silc.exports.runtime`).
         """
         super().write(directory, probe)
         out, words = directory / self.NAME, probe.model.tokenizer
@@ -71,7 +71,7 @@ class Web(Graphs):
 
 
 def _told(probe: Probe, words: Any) -> dict[str, Any]:
-    """What the page has to know of the model."""
+    """What the page must know about the model."""
     model, towers = probe.model, probe.model.model
     return {
         "version": silc.__version__,
