@@ -1,1 +1,1 @@
-"""Pretraining as the engine takes it: a configuration becomes learner, batches, schedule and scores."""
+"""Pretraining for the engine: a configuration becomes learner, batches, schedule and scores."""

@@ -1,4 +1,4 @@
-"""Says when self-distillation has collapsed, from the statistics of the teacher's targets.
+"""Detect a collapse of self-distillation from the statistics of the teacher's targets.
 
 | sign                                                                    | heeded                |
 | ----------------------------------------------------------------------- | --------------------- |
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 LOW_OF_PROTOTYPES, LOW_OF_TARGETS = 0.01, 0.05
 LEAST_PERPLEXITY = 1.5
-"""The threshold where those shares would be less than the one prototype that is always used."""
+"""The least threshold of the perplexity: one prototype is always used."""
 UNIFORM, CERTAIN = 0.98, 0.02
 HALF_LIVES = 5
 
 
 @dataclass
 class CollapseAlarm:
-    """Judges the logged metrics of a run.
+    """Looks for a collapse in the logged metrics of a run.
 
     Args:
         num_prototypes: K.

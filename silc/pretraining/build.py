@@ -1,4 +1,4 @@
-"""An objective of a configuration: on the CPU with its weights, on the meta device without, and what a step costs."""
+"""Build the objective of a configuration, on the CPU or, without weights, on the meta device; count a step's FLOPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def untrained(config: Config, vocab_size: int, eos_id: int, world: World) -> Sil
 
 
 def objective_of(config: Config, vocab_size: int, eos_id: int, world: World) -> SilcObjective:
-    """The objective with weights as torch draws them, towers at rest where the configuration says so."""
+    """The objective with weights as torch draws them; towers are frozen where the configuration says so."""
     objective = SilcObjective(
         config.model,
         config.objective,
@@ -41,7 +41,7 @@ def objective_of(config: Config, vocab_size: int, eos_id: int, world: World) -> 
 
 def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
     """Training FLOPs per example of a recipe, by torch's formulas: forward and backward, forward of the teacher."""
-    # torch's counter trips over a tower that runs with gradient and without; one of the teacher's own costs the same.
+    # torch's counter fails on a tower that runs with gradient and without; a separate teacher costs the same.
     config = replace(config, objective=replace(config.objective, head_only_ema=False))
     objective = untrained(config, vocab_size, eos_id, World())
     with torch.device("meta"), FlopCounter() as counter:
@@ -50,12 +50,12 @@ def flops_per_example(config: Config, vocab_size: int, eos_id: int) -> float:
 
 
 def views_of(config: Config) -> MultiCrop:
-    """What draws the views of an image that a recipe asks for."""
+    """Draws the views of an image that a recipe asks for."""
     size, original = config.model.image.size, config.objective.needs_original
     return MultiCrop(config.drawn, size=size, original=original, preprocess=config.pixels.preprocess(size))
 
 
 def blank_batch(config: Config, num: int) -> Batch:
-    """A rank's batch as its loader makes it, of views and texts without content."""
+    """A rank's batch as its loader makes it, with blank views and texts."""
     text = torch.zeros(num, config.model.text.length, dtype=torch.int64)
     return Batch(views_of(config).blank(num), text, keys=[""] * num)

@@ -1,25 +1,25 @@
-"""A step in several passes, exactly: each pass goes back before the next begins, so memory holds one at a time.
+"""Compute a step exactly in several passes: each runs backward before the next begins, so memory holds one at a time.
 
-Self-supervision and the image-text loss share weights and no activations; nor do the views that enter the image-text
-loss share more than the text's embedding. Where memory allows the batch at all, it goes through in these passes, which
-compute nothing twice:
+Self-supervision and the image-text loss share weights but no activations, and the views of the image-text loss share
+only the text's embedding. If memory allows the batch at all, it goes through in these passes, which compute nothing
+twice:
 
     self-supervision, forward and backward
     embed the text
-    for each view: embed it, loss of (view, text), backward     # the last one's goes on through the text
+    for each view: embed it, loss of (view, text), backward     # the last view's goes on through the text
 
-All in one pass is the same step. It takes more memory, and where weights are sharded a third fewer of their gathers
-(`train.passes`); and it is the only way where a term and the image-text loss share a tower's pass.
+A single pass is the same step. It takes more memory but a third fewer gathers of sharded weights (`train.passes`); it
+is the only way if a term and the image-text loss share a tower's pass.
 
-A larger batch goes through in micro-batches, with gradient caching for the one loss that looks across it:
+A larger batch goes through in micro-batches, with gradient caching for the one loss that compares all pairs:
 
     embed every micro-batch without gradient                # only what enters the image-text loss
     loss of all embeddings  ->  its gradient by each embedding, by scale and bias: the cotangents
     for each micro-batch: its own self-supervision; then re-embed it as above, with gradient, and backpropagate its
                    cotangents
 
-Gao et al. 2021 (GradCache). What enters the image-text loss goes forward twice, all else once: at least 4/3 of a step
-for CLIP, and less for SILC.
+Gao et al. 2021 (GradCache). The inputs of the image-text loss go forward twice, all else once: this costs at least 4/3
+of a step for CLIP, and less for SILC.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Gradients:
         objective: the method.
         passes: how a pass through it is run.
         size: pairs of a micro-batch on this rank; 0 takes the batch as a whole.
-        apart: whether a whole batch goes through in several passes where it can.
+        apart: whether a whole batch goes through in several passes, if possible.
     """
 
     objective: SilcObjective
@@ -59,7 +59,7 @@ class Gradients:
     apart: bool = True
 
     def __call__(self, batch: Batch, hyper: Hyper) -> StepOutput:
-        """Loss and metrics of the batch; its gradients were added to the parameters."""
+        """Add the gradients of the batch to the parameters; returns its loss and metrics."""
         num = len(batch.text)
         if self.size and self.size < num:
             rows = [slice(start, start + self.size) for start in range(0, num, self.size)]
@@ -80,7 +80,7 @@ class Gradients:
         *,
         last: bool = True,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The image-text loss, view by view, and what is logged of its scale."""
+        """The image-text loss, computed view by view, and the metrics of its scale."""
         text = self.passes.forward(batch, hyper, Pass(contrastive=False, terms=False)).text
         assert text is not None
         shared, losses = text.detach().requires_grad_(text.requires_grad), []
@@ -88,7 +88,7 @@ class Gradients:
         for view in range(num):
             final = view == num - 1
             if final and shared.grad is not None:
-                text.register_hook(shared.grad.add)  # the gradients that the views before it have for the text
+                text.register_hook(shared.grad.add)  # adds the text's gradients from the views before
             asked = Pass(
                 terms=False,
                 view=view,
@@ -116,7 +116,7 @@ class Gradients:
 
     @torch.no_grad()
     def _embeddings(self, batch: Batch, hyper: Hyper, rows: list[slice]) -> Embeddings:
-        """Embeddings of all micro-batches, as the variables of a loss."""
+        """Embeddings of all micro-batches, as leaves that collect gradients."""
         asked = Pass(terms=False, embed_only=True)
         found = [self.passes.forward(batch.micro_batch(own), hyper, asked).embeddings for own in rows]
         images, text, scales, biases = zip(*found, strict=True)
@@ -125,19 +125,19 @@ class Gradients:
 
 
 def _cotangent(embeddings: Embeddings, rows: slice, fraction: float) -> Embeddings:
-    """The gradients that these rows carry on."""
+    """The gradients of these rows' embeddings, and this fraction of those of scale and bias."""
     images, text, scale, bias = (torch.zeros_like(v) if v.grad is None else v.grad for v in embeddings)
     return Embeddings(images[:, rows], text[rows], fraction * scale, fraction * bias)
 
 
 def _of_view(cotangent: Embeddings, view: int) -> Embeddings:
-    """A view's gradients, and its share of those that all views carry on."""
+    """The gradients of one view, and its share of those that all views have in common."""
     images, *others = cotangent
     return Embeddings(images[view : view + 1], *(value / len(images) for value in others))
 
 
 def _mean(of_micro_batches: Sequence[Mapping[str, TermOutput]]) -> dict[str, TermOutput]:
-    """Of micro-batches of one size, what the whole batch would give."""
+    """The terms of the whole batch: means over micro-batches of one size."""
     whole = {}
     for name in of_micro_batches[0] if of_micro_batches else ():
         by_field = zip(*(terms[name] for terms in of_micro_batches), strict=True)

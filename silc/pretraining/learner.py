@@ -1,4 +1,4 @@
-"""SILC as the engine sees it: a module that learns, in these passes, at these rates, saved in these parts."""
+"""SILC's learner for the engine: its module, passes, rates and parts of a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SilcLearner:
     Args:
         module: the objective.
         config: of the training.
-        alarm: judges what is logged.
+        alarm: looks for a collapse in the logged metrics.
     """
 
     module: SilcObjective
@@ -40,7 +40,7 @@ class SilcLearner:
 
     @property
     def uses_every_parameter(self) -> bool:
-        """Not where the last pass is the image-text loss alone, and heads have been met before."""
+        """False if the last pass is the image-text loss alone and the heads were used in an earlier pass."""
         return not (self.module.terms and (self.config.micro_batch > 0 or (self._apart and self.module.separable)))
 
     @property
@@ -48,23 +48,23 @@ class SilcLearner:
         return self.config.passes == "apart"
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Those of the towers."""
+        """The blocks of the towers."""
         return self.module.blocks()
 
     def groups(self) -> Mapping[str, ParamGroup]:
-        """By layer, and by what decays (rates.py)."""
+        """Parameters grouped by layer and by weight decay (rates.py)."""
         return groups(self.module, self.config.optim)
 
     def gradients(self, passes: Passes, batch: Batch, hyper: Hyper) -> StepOutput:
-        """Exactly the whole batch's (gradients.py)."""
+        """The exact gradients of the whole batch (gradients.py)."""
         return Gradients(self.module, passes, self.config.micro_batch, self._apart)(batch, hyper)
 
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
-        """Teacher, centres and the clamp of the scale."""
+        """Update teacher and centres, and clamp the scale."""
         self.module.after_step(out, hyper)
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The student's plain weights, low-rank changes where it learns such, and what the objective has beside it."""
+        """The student's merged weights, LoRA's matrices if it has them, and the objective's other networks."""
         student = self.module.student
         state_dicts: dict[str, Mapping[str, Tensor]] = {"model": lora.merged(student)}
         if beside := lora.added(student):
@@ -72,19 +72,19 @@ class SilcLearner:
         return state_dicts | {name: module.state_dict() for name, module in self.module.heads.items()}
 
     def load(self, saved: Checkpoint) -> None:
-        """Raises BadInput when it is of another architecture."""
+        """Take over a checkpoint; raises BadInput if it is of another architecture."""
         student = lora.unmerged(self.module.student, saved.state_dicts["model"], saved.state_dicts.get("lora", {}))
         load_into(self.module.student, student, saved.path / "model.safetensors")
         for name, module in self.module.heads.items():
             saved.load_into(module, name)
 
     def warning(self, step: int, metrics: Mapping[str, float], hyper: Hyper) -> str:
-        """A sign of collapse (alarm.py)."""
+        """One line at a sign of collapse (alarm.py), else empty."""
         return self.alarm.check(step, metrics, hyper.momentum)
 
 
 def adapt(objective: SilcObjective, rank: int) -> str:
-    """Leave the towers as they are, but for low-rank changes; says how much that is."""
+    """Freeze the towers and add LoRA's matrices; returns a line that says how many numbers learn."""
     student = objective.student
     whole = sum(p.numel() for p in student.parameters())
     for tower in (student.visual, student.text):

@@ -1,6 +1,6 @@
-"""What a run starts from when it does not start from nothing: the towers' shape, tokenizer and weights of its source.
+"""The model that a run starts from: the shape of its towers, its tokenizer and its weights.
 
-Two moments: `find` tells shape and tokenizer without reading a weight, so that a configuration can be made of them;
+There are two steps: `find` gives shape and tokenizer without reading weights, so that a configuration can be made;
 `initialize` fills an objective when the run begins.
 """
 
@@ -38,15 +38,15 @@ class Origin:
     model: ModelConfig
     """Shape of the towers, and of the head where it has one."""
     contrastive: Literal["softmax", "sigmoid"]
-    """The image-text loss it was trained with; its scale and bias mean nothing to the other."""
+    """The image-text loss it was trained with; the other loss cannot use its scale and bias."""
     tokenizer: BPETokenizer
-    """The one its text tower knows."""
+    """The tokenizer that its text tower was trained with."""
     preprocess: Preprocess
-    """What its image tower expects of pixels."""
+    """The preprocessing that its image tower expects."""
     has_head: bool
     """Whether it brings a trained distillation head and centre."""
     read: Callable[[], Mapping[str, Mapping[str, Tensor]]]
-    """Its weights: of `checkpoint.WEIGHTS`, those that it has."""
+    """Reads its weights: those of `checkpoint.WEIGHTS` that it has."""
 
 
 def find(source: str) -> Origin:
@@ -89,17 +89,17 @@ def _of_run(run: Path) -> Origin:
 
 
 def initialize(objective: SilcObjective, origin: Origin, size: int, what: InitWeights) -> str:
-    """Fill an objective with the weights of `origin`; what it does not have starts fresh, the teacher at the student.
+    """Fill an objective with the weights of `origin`. What it lacks starts fresh; a teacher then equals the student.
 
     Args:
-        size: side of the images from now on; at another one than the origin's its position embedding is resampled.
-        what: `all` of the origin, or the towers alone, its student's or its teacher's.
+        size: side of the images in this run; if it is not the origin's, its position embedding is resampled.
+        what: `all` of the origin, or only the towers of its `student` or `teacher`.
 
     Returns:
-        What was done, for people.
+        A line for the user that says what was done.
 
     Raises:
-        BadInput: the weights are of another architecture, or were trained on pixels prepared otherwise.
+        BadInput: the weights are of another architecture, or were trained with another preprocessing.
     """
     expected = replace(origin.preprocess, size=size)
     if objective.preprocess != expected:

@@ -1,5 +1,5 @@
-"""At which rates pretraining learns: by step (learning rate, EMA momentum, teacher temperature), and by parameter (what
-decays, layers at different rates, towers at rest).
+"""Rates of pretraining: by step (learning rate, EMA momentum, teacher temperature), and by parameter (weight decay,
+layers at different rates, frozen towers).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EMBEDDING = re.compile(
 
 @dataclass(frozen=True)
 class Schedule(LearningRate):
-    """Everything that changes with the step."""
+    """The settings that change with the step."""
 
     momentum: float
     temperature: float
@@ -44,7 +44,7 @@ class Schedule(LearningRate):
 
 
 def schedule_of(config: Config, steps_per_epoch: int) -> Schedule:
-    """A run's.
+    """The schedule of a run.
 
     Raises:
         BadInput: the run is shorter than a step, or than its warm-up and cool-down.
@@ -75,7 +75,7 @@ def groups(module: nn.Module, config: OptimConfig) -> dict[str, ParamGroup]:
 
 
 def freeze(module: nn.Module, towers: Iterable[str]) -> None:
-    """Let towers of an objective ("image", "text") stay as they are: no gradient, no moments, no weight decay."""
+    """Freeze towers of an objective ("image", "text"): no gradient, no moments, no weight decay."""
     for name, parameter in module.named_parameters():
         if name.startswith(tuple(TOWERS[tower] for tower in towers)):
             parameter.requires_grad_(False)
@@ -84,8 +84,8 @@ def freeze(module: nn.Module, towers: Iterable[str]) -> None:
 def layer_lr_scales(names: Iterable[str], decay: float) -> dict[str, float]:
     """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
 
-    Embeddings are layer 0 of their tower, its blocks 1 to depth, and what is above, its head and the scale with it,
-    depth + 1, which learns at the full rate.
+    Embeddings are layer 0 of their tower, blocks are layers 1 to depth. All above (the head, the scale) is layer depth
+    + 1 and learns at the full rate.
     """
     names = list(names)
     blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
@@ -103,7 +103,7 @@ def layer_lr_scales(names: Iterable[str], decay: float) -> dict[str, float]:
 
 
 def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]:
-    """Names of the parameters on which weight decay falls; never norms, biases and the scale, which are vectors.
+    """Names of the parameters that have weight decay; never norms, biases and the scale, which are vectors.
 
     `kernels` are what big_vision's `wd_mults = ((".*/kernel$", 1.0),)` finds: weights of linear layers and
     convolutions.
@@ -112,5 +112,5 @@ def decays(module: nn.Module, which: Literal["matrices", "kernels"]) -> set[str]
     if which == "matrices":
         return matrices
     embeddings = {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, nn.Embedding)}
-    # Positions, tokens of the towers and prototypes are no layer's `weight`; low-rank changes are to kernels.
+    # Positions, tokens of the towers and prototypes are no layer's `weight`; LoRA's matrices change kernels.
     return {name for name in matrices - embeddings if name.endswith("weight") or lora.ADDED in name}

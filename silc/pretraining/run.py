@@ -1,4 +1,4 @@
-"""A pretraining run: its configuration becomes data, learner, schedule and scores, and the engine does the rest."""
+"""A pretraining run: makes data, learner, schedule and scores from its configuration; the engine does the rest."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def train(config: Config) -> Path:
 
     Raises:
         BadInput: the configuration, the data, or what `out` or `init` hold cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this process or another rank's was asked to stop; its progress is saved.
     """
     return fit(config.train, checks.training(config), partial(compose, config))
 
 
 def compose(config: Config, context: RunContext) -> Run:
-    """All that a pretraining run is made of; every rank calls it.
+    """Build all parts of a pretraining run; every rank calls it.
 
     Raises:
         BadInput: the configuration, the data or the model to go on from cannot be used.
@@ -66,13 +66,13 @@ def compose(config: Config, context: RunContext) -> Run:
     config = _settled(config, context)
     origin = _origin(config, context)
     in_evaluation = Interruptible(**vars(world), asked=context.preemption.asked)
-    # Before anything is read: what is to be evaluated may not be there.
+    # Before anything is read, because data to evaluate on may be missing.
     along = suite.tasks(config.eval, in_evaluation.heed, in_evaluation) if config.train.eval_every != "never" else []
     whole = open_pairs(config.data, seed=config.train.seed, show=world.is_main)
     pairs, apart = _split(config, whole, in_evaluation)
     if world.is_main:
         say(_reading(config, pairs))
-    # From here on it is only written down: no signature or password of an address goes into files or trackers.
+    # From here on the address is only written down: no signature or password in it goes into files or trackers.
     config = replace(config, data=replace(config.data, train=without_secrets(config.data.train)))
     tokenizer = _tokenizer(config, pairs, origin, context)
     torch.manual_seed(config.train.seed)  # the same weights on every rank
@@ -97,7 +97,7 @@ def compose(config: Config, context: RunContext) -> Run:
 
 
 def _settled(config: Config, context: RunContext) -> Config:
-    """The configuration that this run has: as it began, where it goes on; in the precision that is fast here."""
+    """The final configuration: a run that resumes keeps its settings; the precision is the one that is fast here."""
     out = context.out
     written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
     precision = choose(config.train.precision, context.world, written)
@@ -113,7 +113,7 @@ def _settled(config: Config, context: RunContext) -> Config:
 
 
 def _origin(config: Config, context: RunContext) -> origins.Origin | None:
-    """The model that the run starts from; None where it goes on from a checkpoint, or starts from nothing.
+    """The model that the run starts from; None if it resumes from a checkpoint, or starts from nothing.
 
     Raises:
         BadInput: it needs one and none is named.
@@ -125,7 +125,7 @@ def _origin(config: Config, context: RunContext) -> origins.Origin | None:
 
 
 def _filled(config: Config, objective: SilcObjective, origin: origins.Origin | None) -> str:
-    """Give an objective the weights of its origin, and towers their low-rank changes; says what was done."""
+    """Fill an objective with the weights of its origin, and add LoRA to its towers; returns what was done, in words."""
     size, lora = config.model.image.size, config.train.optim.lora
     said = "" if origin is None else origins.initialize(objective, origin, size, config.init_weights)
     learning = adapt(objective, lora) if lora else ""
@@ -133,7 +133,7 @@ def _filled(config: Config, objective: SilcObjective, origin: origins.Origin | N
 
 
 def _split(config: Config, pairs: Pairs, world: Interruptible) -> tuple[Pairs, list[Retrieval]]:
-    """The pairs to train on, and retrieval on those held out of them, if any are."""
+    """The pairs to train on, and retrieval on the held-out pairs, if there are any."""
     if not config.train.held_out:
         return pairs, []
     numbers = draw_held_out(pairs, config.train.held_out)
@@ -172,7 +172,7 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
 
 
 def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: World) -> Loader[Batch]:
-    """What gives this rank its batches."""
+    """The loader of this rank's batches."""
     data, views = config.data, views_of(config)
     plan = LoaderPlan(
         batch_size=config.train.batch_size,
@@ -180,7 +180,7 @@ def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: Worl
         shuffle_shards=data.shuffle_shards,
         workers=data.workers,
         accept_changed_shards=data.accept_changed_shards,
-        # A server is tried for so long; what takes longer than that and any step is not coming.
+        # A server is tried for so long; a batch that takes longer than that and any step will not come.
         patience=config.train.timeout + data.remote_patience,
     )
     reduced = pairs.reduced(views.suffices) if data.crops.scaled_decoding else pairs
@@ -188,10 +188,10 @@ def loader_of(config: Config, pairs: Pairs, tokenizer: BPETokenizer, world: Worl
 
 
 def _extended(config: Config, context: RunContext, schedule: Schedule, steps_per_epoch: int) -> str:
-    """How the run was lengthened, in words; '' where it was not.
+    """How the run was lengthened, in words; '' if it was not.
 
     Raises:
-        BadInput: it is longer already.
+        BadInput: the run is longer already.
     """
     out = context.out
     if not context.resuming:

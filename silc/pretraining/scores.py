@@ -1,4 +1,4 @@
-"""How a pretraining run is scored while it trains: by the evaluators asked for, and on the pairs held out of it."""
+"""How a pretraining run is scored while it trains: by the evaluators asked for, and on its held-out pairs."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ class PretrainingScores:
     tokenizer: BPETokenizer
     asked_for: Sequence[Evaluator]
     held_out: Sequence[Evaluator]
-    """Retrieval among the pairs held out, if any are."""
+    """Retrieval among the held-out pairs, if there are any."""
     world: Interruptible
     tell: Callable[[str], None]
     unscored: Unscored = field(init=False)
 
     def __post_init__(self) -> None:
-        # A data set that became unreadable since the run began costs its scores, not the run.
+        # A data set that becomes unreadable during the run loses its scores, and does not stop the run.
         self.unscored = Unscored(self.tell)
 
     def during_training(self) -> Mapping[str, float]:
-        """Of the tasks asked for."""
+        """Scores of the tasks asked for."""
         return self._scored(self.asked_for, self.config.eval.weights)
 
     def before_and_after(self) -> Mapping[str, float]:
-        """Of student and teacher, on the pairs held out."""
+        """Scores of student and teacher, on the held-out pairs."""
         return self._scored(self.held_out, "both") if self.held_out else {}
 
     def summary(self, out: Path) -> list[str]:
-        """What could not be scored, what became of the pairs held out, and what may be done next."""
+        """Lines for the user: what could not be scored, the scores of the held-out pairs, and what may be done next."""
         told = self.unscored.summary(out)
         if self.held_out and held_out.TASK not in self.unscored.tasks:
             num_pairs = len(self.held_out[0].sets[0].images)
@@ -66,6 +66,6 @@ class PretrainingScores:
         model.eval()
         models = encoders(model.student, model.teacher, self.tokenizer, model.preprocess, weights=weights)
         results = suite.run(models, evaluators, world=self.world, failed=self.unscored)
-        self.world.collect(None)  # the one to come for whoever heeds in the last batch
+        self.world.collect(None)  # the `collect` to come for a rank that calls `heed` in the last batch
         model.train()
         return suite.scalars(results)

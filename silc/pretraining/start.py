@@ -1,4 +1,4 @@
-"""Starting a run from Python: from a recipe, or from a model there is, with defaults that do it no harm."""
+"""Start a run from Python: from a recipe, or from an existing model with defaults that do not harm it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def train(recipe: Trained | str | Path, *, data: str | Path | None = None, out: 
 
     Args:
         recipe: the name of a recipe or a head, the config.yaml of a run, or a configuration.
-        data: what `data.train` takes: tar shards, or a folder with a table of captions; without it the recipe's.
-        out: directory of the run; without it the Config's.
+        data: what `data.train` takes: tar shards, or a folder with a table of captions; by default the recipe's.
+        out: directory of the run; by default the configuration's.
         fields: any setting by its name, or its path: lr=1e-4, duration="500 steps", **{"model.image.size": 384}.
 
     Returns:
@@ -31,7 +31,7 @@ def train(recipe: Trained | str | Path, *, data: str | Path | None = None, out: 
 
     Raises:
         BadInput: the recipe, a setting, the data, or what `out` or `init` hold cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this process or another rank's was asked to stop; its progress is saved.
     """
     base = rundir.named(recipe) if isinstance(recipe, str | Path) else recipe
     if data is not None and not str(data).strip():
@@ -70,7 +70,7 @@ def configured(init: str, mode: str, adjust: Callable[[Config], Config]) -> Conf
     """The configuration of a continued run.
 
     Args:
-        adjust: puts what the user said onto defaults; called twice, as some defaults depend on the data it names.
+        adjust: applies the user's settings to the defaults; called twice, because some defaults depend on the data.
     """
     source = origin.find(init)
     theirs = source.preprocess
