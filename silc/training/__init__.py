@@ -1,1 +1,1 @@
-"""The engine: it brings a run of any kind to its end, and knows no method (protocols.py says what it is handed)."""
+"""The engine: it trains a run of any kind to its end, and knows no method (protocols.py says what a run gives it)."""

@@ -15,7 +15,7 @@ def steps_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: int
     """A duration in whole steps: '500 steps', '5B examples', '30 epochs', '10%' (of `total` steps).
 
     Raises:
-        BadInput: the text is no duration, or a percentage where there is nothing to take it of.
+        BadInput: the text is no duration, or a percentage and there is no `total`.
     """
     return round(
         examples_of(duration, batch_size=batch_size, steps_per_epoch=steps_per_epoch, total=total) / batch_size
@@ -50,14 +50,14 @@ class OptimConfig(Settings):
     layer_decay: Annotated[float, Range(above=0, most=1, advice="1: none")] = 1.0
     """Below 1 each block learns slower than the one above by this factor, embeddings slowest (BEiT, MAE: 0.65-0.75)."""
     freeze: tuple[Literal["image", "text"], ...] = ()
-    """Towers that stay as they are: LiT trains against a frozen image tower; a small set may leave the text alone."""
+    """Frozen towers: LiT trains with a frozen image tower; with a small data set the text tower may be frozen."""
     lora: Annotated[int, Range(least=0, most=65_536, advice="0: none")] = 0
-    """Rank of LoRA: towers learn that much beside each matrix of their blocks and nothing else; 0 trains them whole."""
+    """Rank of LoRA: of the towers, only matrices of this rank beside their blocks' learn; 0 trains towers whole."""
     weight_decay: Annotated[float, Range(least=0, most=1000)] = 0.1
-    """torch's, which multiplies by the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
+    """Weight decay as in torch, times the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
     decay: Literal["matrices", "kernels"] = "matrices"
-    """Where weight decay falls: on all but vectors, or, as big_vision's, on kernels alone, the weights of linear layers
-    and convolutions; not on embeddings (positions, tokens, class token, probe, mask token) and prototypes."""
+    """Which parameters decay: `matrices` are all but vectors; `kernels`, as in big_vision, are the weights of linear
+    layers and convolutions, not embeddings (positions, tokens, class token, probe, mask token) and prototypes."""
     clip_norm: Annotated[float, Range(above=0, advice="a large one, e.g. 1e9, clips nothing")] = 1.0
     """Gradients are scaled down to this global norm; a large one, e.g. 1e9, clips nothing."""
     schedule: Literal["rsqrt", "cosine"] = "rsqrt"
@@ -80,7 +80,7 @@ class OptimConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """One training run."""
+    """Settings of one training run."""
 
     section: ClassVar[str] = "train"
     duration: Annotated[str, Duration(share=False)] = "20B examples"
@@ -90,19 +90,19 @@ class TrainConfig(Settings):
     micro_batch: Annotated[int, PAIRS] = 0
     """Pairs of a rank that go through the towers at a time, with the gradient of the whole batch; 0: all at once."""
     passes: Literal["apart", "together"] = "apart"
-    """How a batch goes through the towers: `apart` takes self-supervision and each view of the image-text loss by
-    itself, for memory; `together` takes one pass, which gathers sharded weights a third less often."""
+    """How a batch goes through the towers. `apart`: self-supervision and each view of the image-text loss have a pass
+    of their own, to save memory. `together`: one pass, which gathers sharded weights a third less often."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     precision: Literal["auto", "bf16", "float32"] = "bf16"
-    """`bf16` is autocast; weights, EMA, centre and losses stay float32. `auto` is bf16 where the device is fast at it;
-    a run keeps what it began in."""
+    """`bf16` is autocast; weights, EMA, centre and losses stay float32. `auto` is bf16 if the device is fast at it. A
+    run that resumes keeps its precision."""
     sharding: Literal["none", "full"] = "none"
     """Over several ranks: `none` gives each the whole model (DDP), `full` a share of it (FSDP2)."""
     compile: bool = False
     """torch.compile the objective."""
     seed: Annotated[int, SEED] = 0
-    """Weights, order, crops, captions: everything random follows from it."""
+    """Seed of everything random: weights, order, crops, captions."""
     device: Annotated[str, Device()] = "auto"
     """auto, cpu, cuda or cuda:N; `auto` takes a GPU when there is one. Under torchrun each rank takes its own."""
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
@@ -110,17 +110,17 @@ class TrainConfig(Settings):
     log_every: Annotated[str, EVERY] = "10 steps"
     """How often metrics are written."""
     save_every: Annotated[str, EVERY] = "10%"
-    """How often a checkpoint is written, a duration or 'never'; the end is always written."""
+    """How often a checkpoint is written, a duration or 'never'; one is always written at the end."""
     keep: Annotated[int, COUNT] = 3
     """Newest checkpoints kept."""
     eval_every: Annotated[str, EVERY] = "never"
-    """How often the evaluators run during training: a duration or 'never'. They always run where they are asked for."""
+    """How often the evaluators run during training: a duration or 'never'. With a duration they also run at the end."""
     held_out: Annotated[int, PAIRS] = 0
     """Pairs kept out of training, the same ones for every seed; retrieval on them is measured before and after."""
     timeout: Annotated[float, Range(least=0.1, most=604_800)] = 600.0
-    """Seconds a rank waits for the others within a step before it names who does not answer and ends. Ten minutes, as
-    torch's for NCCL: longer than any step, a stalled disk or the first compilation. Workers that begin no other sample
-    for so long (and data.remote_patience) are held to hang."""
+    """Seconds that a rank waits for the others within a step. Then it names the ranks that do not answer, and ends. Ten
+    minutes, as torch's for NCCL: longer than any step, a stalled disk or the first compilation. Workers that begin no
+    new sample for so long (plus data.remote_patience) count as hung."""
     max_skips: Annotated[int, COUNT] = 10
     """The run stops after this many steps in a row whose loss or gradient is not finite."""
 

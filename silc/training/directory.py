@@ -1,4 +1,4 @@
-"""A run's directory as every kind of run has it: who may begin or go on there, and from which checkpoint."""
+"""The directory of a run of any kind: whether a run may begin or resume there, and from which checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from silc.distributed import World
 
 CONFIG, CHECKPOINTS, ENVIRONMENT = "config.yaml", "checkpoints", "env.json"
-"""What it holds."""
+"""Files and folders that it holds."""
 
 
 def is_run(source: str | Path) -> bool:
@@ -22,10 +22,10 @@ def is_run(source: str | Path) -> bool:
 
 
 def claim(given: str, resume: str) -> tuple[Path, bool]:
-    """The directory of a run that is to begin or to go on, and whether it holds a run already; nothing is written.
+    """The directory of a run that is to begin or resume, and whether it holds a run already; nothing is written.
 
     Raises:
-        BadInput: there is none or it cannot be written, it holds weights alone, or a run where `resume` is `never`.
+        BadInput: none is given or it cannot be written, it holds only weights, or a run while `resume` is `never`.
     """
     if not given:
         raise BadInput("no output directory; give --out DIR")
@@ -42,7 +42,7 @@ def claim(given: str, resume: str) -> tuple[Path, bool]:
 
 
 def no_run_to_go_on_with(out: Path) -> BadInput:
-    """Weights are there, and nothing of a run."""
+    """The error for a directory with weights alone and nothing else of a run."""
     return BadInput(
         f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
         f"use --init {out} and give another --out"
@@ -50,13 +50,13 @@ def no_run_to_go_on_with(out: Path) -> BadInput:
 
 
 def newest(out: Path, world: World) -> Path | None:
-    """The checkpoint that a run goes on from; None where it was stopped before its first.
+    """The checkpoint that a run resumes from; None if it was stopped before its first one.
 
     Raises:
         BadInput: all are damaged.
     """
     intact = None
-    if world.is_main:  # one looks, so that all go on from the same one
+    if world.is_main:  # one rank looks, so that all resume from the same one
         intact, damaged = checkpoint.newest_intact(out / CHECKPOINTS)
         if intact is None and damaged:
             raise BadInput(
@@ -66,12 +66,12 @@ def newest(out: Path, world: World) -> Path | None:
         for path, complaint in damaged.items():
             complain(f"{complaint.partition(';')[0]}; set aside, going on from {intact}")
             checkpoint.set_aside(path)
-    found: Path | None = world.from_main(intact)  # checksums take longer than a collective of training may
+    found: Path | None = world.from_main(intact)  # checksums may take longer than a collective in training
     return found
 
 
 def left_behind(out: Path) -> str:
-    """What a run that was left at once can go on from."""
+    """A line for the user: what a run that was stopped at once can resume from."""
     found = checkpoint.find(out / CHECKPOINTS)
     if not found:
         return f"{out} holds no checkpoint yet; `--resume auto` starts it again"

@@ -1,4 +1,4 @@
-"""A run of any kind, from its first step, or its last checkpoint, to its end."""
+"""Train a run of any kind, from its first step or its last checkpoint, to its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
 
 GRACE = 10.0
-"""Seconds that a rank asked to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
+"""Seconds that a rank which is to stop still waits for its batch, so that all can save. `torchrun` kills after 30."""
 
 
 def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[RunContext], Run]) -> Path:
@@ -43,12 +43,12 @@ def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Ru
 
     Args:
         settings: of the training; ranks, device and patience are needed before the run is composed.
-        claimed: as `directory.claim` gives them.
-        compose: makes the run, given where it begins or goes on; every rank calls it.
+        claimed: as `directory.claim` returns it.
+        compose: makes the run, from where it begins or resumes; every rank calls it.
 
     Raises:
         BadInput: what `compose` raises; the checkpoint, the data or the disk cannot be used.
-        Preempted: the process, or that of another rank, was asked to stop; what it had is saved.
+        Preempted: this process or another rank's was asked to stop; its progress is saved.
     """
     out, goes_on = claimed
     with join(settings.device, timedelta(seconds=settings.timeout)) as world:
@@ -70,7 +70,7 @@ def fit(settings: TrainConfig, claimed: tuple[Path, bool], compose: Callable[[Ru
 
 
 class _Running:
-    """A run on its way, on one rank."""
+    """A run in progress, on one rank."""
 
     def __init__(self, run: Run, context: RunContext, restored: loop.TrainState, log: Log | None) -> None:
         world, settings = context.world, run.settings
@@ -116,20 +116,20 @@ class _Running:
         self.saver.save(self.progress.step, tensors, state.state_of(self.run, self.progress, world))
 
     def record(self, scores: Mapping[str, float]) -> None:
-        """Scores become a record, beside what they cost."""
+        """Write scores as a record, with what the run has cost."""
         if scores and self.log is not None:
             step = self.progress.step
             self.log.record({"step": step, **self.run.cost(step), **scores})
 
     def tell(self, lines: Iterable[str]) -> None:
-        """Lines for people, from the main rank."""
+        """Print lines for the user, on the main rank."""
         for line in lines:
             if self.log is not None:
                 self.log.say(line)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever ends the run early, what was learnt is kept where it can be, and the last line says so."""
+        """If the run ends early, save what was learnt, if possible; the last line says so."""
         preemption = self.context.preemption
         try:
             yield
@@ -147,11 +147,11 @@ class _Running:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(left_behind(self.context.out)) from None
         except BadInput:
-            self.saver.wait()  # what was saved before is not to be lost to what came after
+            self.saver.wait()  # an earlier save must not be lost to a later error
             raise
 
     def _save_alone(self) -> str:
-        """Save between two steps, where no other rank has to take part: those wait within the step."""
+        """Save between two steps if this is the only rank: others wait within the step. Returns a line for the user."""
         if self.context.world.size > 1:
             self.saver.wait()
             return "`--resume auto` goes on from the last checkpoint"
@@ -161,7 +161,7 @@ class _Running:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What a number needs beside it to be repeated."""
+    """What must be known to repeat a measured number."""
     gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
     return {
         "command": sys.argv,

@@ -1,4 +1,4 @@
-"""What a computation costs, by torch's formulas."""
+"""Count the FLOPs of a computation, by torch's formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up what torch's FlopCounterMode adds up; that one loads torch's compiler, as long as loading torch takes."""
+    """Counts what torch's FlopCounterMode counts. That one also loads torch's compiler, as slow as loading torch."""
 
     def __init__(self) -> None:
         super().__init__()

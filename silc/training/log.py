@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl and TensorBoard always, trackers where asked, a progress bar or plain lines."""
+"""Output of a run: metrics.jsonl and TensorBoard always, trackers if asked for, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 PROJECT = "silc"
-"""In trackers."""
+"""The project's name in trackers."""
 QUIET = 10.0
 """Seconds after which a run without a progress bar says that it is still at work."""
 
@@ -34,7 +34,7 @@ class Log:
         out: the run's directory.
         start, total: steps done before this process and steps of the whole run; records after `start` that an
             interrupted process left behind are dropped, since they will be made again.
-        trackers: told every record as well.
+        trackers: get every record, too.
         unit: what a sample is called.
     """
 
@@ -75,7 +75,7 @@ class Log:
             tracker.finish()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one record to metrics.jsonl (not finite becomes null: JSON has no NaN) and to TensorBoard."""
+        """Append one record to metrics.jsonl (NaN and infinity become null: JSON lacks them) and to TensorBoard."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self.jsonl.write(json.dumps(finite, allow_nan=False) + "\n")
         self.jsonl.flush()
@@ -86,9 +86,9 @@ class Log:
             tracker.record(record)
 
     def tick(self, step: int, *, eta_seconds: float) -> None:
-        """Show that a step is done, between two readings; `eta_seconds` is 0 before the first of them.
+        """Show that a step without a record is done; `eta_seconds` is 0 before the first record.
 
-        Where there is no bar, a line says so every `QUIET` seconds, until readings come more often.
+        Without a bar, a line says so if nothing was printed for `QUIET` seconds.
         """
         self.bar.update(self.task, completed=step, left=time_left(eta_seconds))
         if not self.console.is_terminal and time.monotonic() - self.said > QUIET:
@@ -110,22 +110,22 @@ class Log:
         self.said = time.monotonic()
 
     def keep(self, name: str, value: Any) -> Path:
-        """Write a JSON file beside the metrics; its path."""
+        """Write a JSON file beside the metrics; returns its path."""
         file = self.out / name
         file.write_text(json.dumps(value, indent=1))
         return file
 
     def say(self, line: str) -> None:
-        """One line for people, above the progress bar."""
+        """Print one line for the user, above the progress bar."""
         self.console.print(line, soft_wrap=True)
 
 
 class Tracker:
-    """One run in W&B or trackio, which share one interface. A resumed run goes on in the same one.
+    """One run in W&B or trackio, which share one interface. A resumed run continues in the same tracker run.
 
     Args:
         name: which tracker.
-        out: the run's directory; its name is the run's, its whole path makes the id.
+        out: the run's directory; its name is the name in the tracker, its whole path makes the id.
         config: plain values, shown beside the curves.
 
     Raises:

@@ -38,7 +38,7 @@ class Progress:
     """Broken samples met on this rank, by cause."""
 
     def count(self, batch: AnyBatch, *, accepted: bool) -> None:
-        """One more step, of this batch."""
+        """Count one more step, made with this batch."""
         self.step, self.skipped = self.step + 1, self.skipped + (not accepted)
         self.bad.update(broken.cause for broken in batch.broken)
 
@@ -54,12 +54,12 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls; all but `stop` on every rank, after the step was counted."""
+    """Functions that the loop calls; all but `stop` are called on every rank, after the step was counted."""
 
     save: Callable[[], None]
     evaluate: Callable[[], None]
     stop: Callable[[], bool] = bool
-    """Whether this rank wants all of them to stop after the step they are at."""
+    """Whether this rank wants all ranks to stop after the current step."""
 
 
 def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, log: Log | None, hooks: Hooks) -> None:
@@ -72,7 +72,7 @@ def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, 
 
     Raises:
         BadInput: `max_skips` steps in a row were not finite.
-        Preempted: on every rank, after the step in which one of them wanted to stop; nothing is saved for it.
+        Preempted: on every rank, after the step in which one rank wanted to stop; the loop saves nothing for it.
     """
     learner, schedule, settings = run.learner, run.schedule, run.settings
     passes, optimizer, progress = state
@@ -86,7 +86,7 @@ def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, 
             batch = next(batches).to(world.device)
         out = learner.gradients(passes, batch, hyper)
         grad_norm = optimizer.clip()
-        # Every rank decides alike, and before any state changes.
+        # All ranks decide the same, before any state changes.
         finite = torch.isfinite(out.loss) & torch.isfinite(grad_norm)
         accepted, go_on = world.all_true(torch.stack([finite, torch.tensor(not hooks.stop(), device=finite.device)]))
         if accepted:
@@ -111,7 +111,7 @@ def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, 
                     log.say(f"step {progress.step}: {warning}")
         if not go_on:
             raise Preempted
-        # Saved first: what the evaluators stumble over must not cost the steps before.
+        # Save first: an error in an evaluation must not lose the steps before it.
         if progress.step == schedule.total or due(progress.step, save_every, schedule.total):
             hooks.save()
             meter.restart()
@@ -121,7 +121,7 @@ def train(run: Run, state: TrainState, batches: Iterator[Any], *, world: World, 
 
 
 def _record(run: Run, progress: Progress, metrics: Mapping[str, float], bad: Counter[str]) -> dict[str, float]:
-    """What metrics.jsonl is told after a step, but for times."""
+    """A step's record for metrics.jsonl, without times."""
     return {
         "step": progress.step,
         **run.cost(progress.step),
@@ -132,7 +132,7 @@ def _record(run: Run, progress: Progress, metrics: Mapping[str, float], bad: Cou
 
 
 def _interval(duration: str, run: Run) -> int:
-    """Steps from one to the next of what is done now and then; 0: never."""
+    """The number of steps between two times of something periodic; 0: never."""
     if duration == "never":
         return 0
     batch_size, steps_per_epoch = run.settings.batch_size, run.batches.steps_per_epoch
@@ -140,7 +140,7 @@ def _interval(duration: str, run: Run) -> int:
 
 
 def due(step: int, every: int, total: int) -> bool:
-    """Whether something that happens every `every` steps (0: never), and at the end, happens after `step` steps."""
+    """Whether something periodic is due after `step` steps: every `every` steps (0: never), and at the end."""
     return every > 0 and (step % every == 0 or step == total)
 
 

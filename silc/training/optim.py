@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _AdamW(torch.optim.AdamW):
-    """torch's own, except that it does not hide from torch's compiler, which would load it (as long as torch takes)."""
+    """torch's own, but not hidden from torch's compiler: hiding it would load the compiler (as long as torch takes)."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
@@ -39,7 +39,7 @@ class Optimizer:
         self.config = config
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         alike: dict[ParamGroup, list[Tensor]] = {}
-        # Those that decay come first, then the fastest.
+        # Groups that decay come first, then those with the highest rate.
         for name in sorted(self.parameters, key=lambda name: (not groups[name].decays, -groups[name].lr_scale)):
             alike.setdefault(groups[name], []).append(self.parameters[name])
         self.adamw = _AdamW(
@@ -53,7 +53,7 @@ class Optimizer:
         )
 
     def clip(self) -> Tensor:
-        """Scale gradients down to the configured norm; the norm before that, []."""
+        """Scale gradients down to the configured norm; returns the norm before that, []."""
         return full_tensor(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm))
 
     def step(self, hyper: Hyper) -> None:
@@ -79,9 +79,9 @@ class Optimizer:
         """Take over a state made by `state`.
 
         Raises:
-            BadInput: it is of other parameters.
+            BadInput: the state is of other parameters.
         """
-        # What no step has changed yet has no moments: where all were skipped, or where it learns in a later phase.
+        # A parameter that no step has changed has no moments: all steps were skipped, or it learns in a later phase.
         met = {entry.rpartition("/")[0] for entry in state}
         known = {f"{name}/{key}" for name in self.parameters.keys() & met for key in ("exp_avg", "exp_avg_sq", "step")}
         if odd := sorted(state.keys() ^ known):

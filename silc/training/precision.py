@@ -1,7 +1,7 @@
-"""Which numbers the towers are computed in, and why: bfloat16 where the device is fast at it, else float32.
+"""The precision in which the towers compute, and why: bfloat16 if the device is fast at it, else float32.
 
-A processor without instructions for bfloat16 multiplies its matrices some 25 to 50 times more slowly than float32's
-(docs/log.md). No list says which processor that is, so both are tried.
+A processor without instructions for bfloat16 multiplies such matrices some 25 to 50 times more slowly than float32 ones
+(docs/log.md). No list says which processors have them, so both are timed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Asked = Literal["auto", "bf16", "float32"]
 
 SIDE = 256
 WORTH = 1.5
-"""`auto` takes bf16 on a CPU from this gain on: casts take a part of a smaller one, and half of the digits are gone."""
+"""`auto` takes bf16 on a CPU from this gain on: casts cost a part of a smaller one, and half of the digits are lost."""
 SECONDS, ROUNDS = 0.02, 3
-"""How long the products are tried, and how often at least."""
+"""How long products are timed, and the least number of rounds."""
 
 
 class DeviceSpeed(NamedTuple):
-    """What a device is good at."""
+    """Which precisions a device is fast in."""
 
     best: Precision
-    """What `auto` takes."""
+    """The precision that `auto` takes."""
     slow: tuple[Precision, ...]
-    """What costs time there."""
+    """The precisions that are slow there."""
     why: str
 
 
 class Choice(NamedTuple):
-    """The precision of a run, and what is to be said about it, or nothing."""
+    """The precision of a run, and a line for the user about it, or ''."""
 
     precision: Precision
     said: str
@@ -46,7 +46,7 @@ def choose(asked: Asked, world: World, written: Asked | None = None) -> Choice:
 
     Args:
         asked: what the configuration says.
-        written: what the config.yaml of a run that goes on says; `auto` keeps to it. None for a new run.
+        written: the precision in the config.yaml of a run that resumes; `auto` keeps it. None for a new run.
     """
     kept = None if written == "auto" else written
     answer: Choice = world.from_main(_choose(asked, world.device, kept) if world.is_main else None)
@@ -55,7 +55,7 @@ def choose(asked: Asked, world: World, written: Asked | None = None) -> Choice:
 
 def _choose(asked: Asked, device: torch.device, written: Precision | None) -> Choice:
     if asked == "float32":
-        return Choice(asked, "")  # whoever asks for it wants its digits
+        return Choice(asked, "")  # the user wants its digits
     fit = speed_of(device)
     if asked == "auto" and written is None:
         return Choice(fit.best, f"precision: {fit.best}; {fit.why}")
@@ -65,7 +65,7 @@ def _choose(asked: Asked, device: torch.device, written: Precision | None) -> Ch
 
 
 def speed_of(device: torch.device) -> DeviceSpeed:
-    """What a device is good at: a CPU is tried (some 30 ms; 0.1 s where bf16 is slow), of a GPU torch knows it."""
+    """Which precisions a device is fast in: a CPU is timed (some 30 ms; 0.1 s if bf16 is slow), a GPU is looked up."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -79,9 +79,9 @@ def speed_of(device: torch.device) -> DeviceSpeed:
 
 
 def cpu_gain() -> float:
-    """How many times as fast as in float32 this CPU multiplies matrices in bf16: one thread, the best of several turns.
+    """How many times as fast as in float32 this CPU multiplies matrices in bf16: one thread, best of several rounds.
 
-    One thread, as two wait for each other wherever something else runs, in either type by chance.
+    One thread: if something else runs, two threads wait for each other, by chance more often in one of the types.
     """
     kinds = (torch.float32, torch.bfloat16)
     matrices = {kind: torch.ones(SIDE, SIDE, dtype=kind) for kind in kinds}

@@ -1,7 +1,7 @@
-"""Asked to stop (SIGTERM, SIGUSR1 as batch systems send ahead of it, Ctrl-C): how a process hears it, how ranks agree.
+"""Requests to stop (SIGTERM, SIGUSR1 as batch systems send before it, Ctrl-C): how processes notice, how ranks agree.
 
-A handler only sets a flag. Training looks at it where the ranks agree on every step anyway; an evaluation, whose ranks
-meet seldom, through `Interruptible`.
+A handler only sets a flag. Training reads it where the ranks agree on every step anyway; an evaluation, whose ranks
+meet seldom, reads it through `Interruptible`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ FIRST_CTRL_C = b"\nsilc: Ctrl-C: saving after this step; press Ctrl-C again to l
 
 
 class Preemption:
-    """Within it the signals are noted instead of ending the process. Python hears them in its main thread alone.
+    """Context in which the signals are noted instead of ending the process. Python does so in its main thread only.
 
     The first Ctrl-C is noted; the second one raises `KeyboardInterrupt` as usual.
     """
 
     def __init__(self) -> None:
         self.name = ""
-        """Of the signal that came; empty before."""
+        """Name of the signal that came; empty before."""
         self._since = 0.0
 
     def asked(self, seconds: float = 0.0) -> bool:
-        """Whether this process was asked to stop, so many seconds ago or earlier."""
+        """Whether this process was asked to stop, at least `seconds` ago."""
         return bool(self.name) and time.monotonic() - self._since >= seconds
 
     @property
     def exit_code(self) -> int:
-        """What a process that was asked to stop exits with: 130 after Ctrl-C, else 143."""
+        """The exit code of a process that was asked to stop: 130 after Ctrl-C, else 143."""
         return 130 if self.name == "SIGINT" else 143
 
     def __enter__(self) -> Preemption:
@@ -68,10 +68,10 @@ class Preemption:
 
 @dataclass(frozen=True)
 class Interruptible(World):
-    """A world in which all ranks leave together, at a `collect`, once one of them was asked to stop.
+    """A world in which all ranks stop together, at a `collect`, once one of them was asked to stop.
 
-    Ranks that only ever meet in `collect` need no other agreement: whoever wants to leave says so in its next one,
-    which is the same one for all. `heed` may be called in between, as long as every rank has a `collect` to come.
+    It is for ranks that meet only in `collect`: a rank that is to stop says so in its next one, which is the same one
+    for all. `heed` may be called in between, as long as every rank has a `collect` to come.
     """
 
     asked: Callable[[], bool] = bool

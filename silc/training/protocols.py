@@ -1,7 +1,7 @@
-"""What a kind of run hands to the engine: what learns, from which batches, at which rates, and how it is scored.
+"""What a kind of run gives to the engine: a learner, batches, rates and scores.
 
-The engine passes batches, hyperparameters and outputs on and looks at what is named here alone; a kind's own learner
-knows the rest of them.
+The engine passes batches, hyperparameters and outputs on, and reads only the fields that are named here; a kind's own
+learner knows the other fields.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Batches(Protocol):
         """This rank's batches of steps `start` to `stop`, each an `AnyBatch`.
 
         Args:
-            asked: whether to stop waiting for one.
+            asked: returns whether to stop waiting for a batch.
         """
         ...
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint after `step` steps keeps of the data, in JSON's types."""
+        """The state of the data for a checkpoint after `step` steps, as JSON types."""
         ...
 
     def check(self, state: Mapping[str, Any]) -> None:
@@ -51,18 +51,18 @@ class Batches(Protocol):
 
 
 class Hyper(Protocol):
-    """What a schedule says for one step."""
+    """A schedule's values for one step."""
 
     @property
     def lr(self) -> float: ...
 
     def logged(self) -> Mapping[str, float]:
-        """What stands in metrics.jsonl."""
+        """The values that go into metrics.jsonl."""
         ...
 
 
 class Output(Protocol):
-    """What a learner makes of a batch. No weight has been changed yet."""
+    """A learner's output for a batch. No weight has been changed yet."""
 
     @property
     def loss(self) -> Tensor: ...
@@ -80,9 +80,9 @@ class Passes:
     """Forward and backward passes of one step, in a run's precision and with its ranks.
 
     Args:
-        module: the learner's module, or what DDP or a compiler made of it.
-        autocast: makes the context of one forward pass. Each pass has its own: autocast keeps the weights it casts,
-            and those cast without gradient must not be met again with it.
+        module: the learner's module, or its form for DDP or a compiler.
+        autocast: makes the context of one forward pass. Each pass has its own, because autocast keeps the weights it
+            casts: those cast without gradient must not be used again with gradient.
         no_sync: makes the context of every pass but the last (DDP's).
     """
 
@@ -91,15 +91,15 @@ class Passes:
     no_sync: Context = nullcontext
 
     def forward(self, *inputs: Any) -> Any:
-        """A forward pass whose backward pass, if it has one, is a part of a later one's."""
+        """A forward pass whose backward pass, if any, is part of a later pass's."""
         with self.no_sync(), self.autocast():
             return self.module(*inputs)
 
     def __call__(self, *inputs: Any, last: bool = True) -> Any:
-        """Forward and backward; what is left of the output holds no activation.
+        """A forward and a backward pass; the output that is returned holds no activation.
 
         Args:
-            last: whether no other backward pass follows in this step, so that ranks put their gradients together.
+            last: whether this is the step's last backward pass, so that ranks combine their gradients.
         """
         with nullcontext() if last else self.no_sync():
             with self.autocast():
@@ -117,7 +117,7 @@ class ParamGroup(NamedTuple):
 
 
 class Learner(Protocol):
-    """A module that learns, and all that the engine asks about it; a subclass has what is said here of a plain one."""
+    """A module that learns, and all that the engine asks about it; the defaults here are those of a plain module."""
 
     @property
     def module(self) -> nn.Module:
@@ -126,11 +126,11 @@ class Learner(Protocol):
 
     @property
     def uses_every_parameter(self) -> bool:
-        """Whether the last pass of each step does, as DDP expects of one pass."""
+        """Whether the last pass of each step uses every parameter, as DDP expects of one pass."""
         return True
 
     def blocks(self) -> Iterable[nn.Module]:
-        """Parts of the module that are sharded each for itself; only their `forward` is called."""
+        """Parts of the module that are sharded one by one; only their `forward` is called."""
         return ()
 
     def groups(self) -> Mapping[str, ParamGroup]:
@@ -142,7 +142,7 @@ class Learner(Protocol):
         ...
 
     def after_step(self, out: Any, hyper: Any) -> None:
-        """What an accepted update is followed by (averages, clamps); every rank calls it."""
+        """Work after an accepted update (averages, clamps); every rank calls it."""
         return
 
     def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
@@ -158,12 +158,12 @@ class Learner(Protocol):
         saved.load_into(self.module, "model")
 
     def warning(self, step: int, metrics: Mapping[str, float], hyper: Any) -> str:
-        """One line when what is logged shows that something goes wrong, or nothing."""
+        """One line if the metrics show that something goes wrong, else ''."""
         return ""
 
 
 class Scores(Protocol):
-    """How a run is scored while it trains. Scores have the names that metrics.jsonl has."""
+    """How a run is scored while it trains. Scores have the names of metrics.jsonl."""
 
     def during_training(self) -> Mapping[str, float]:
         """Scores every `eval_every`; every rank calls it."""
@@ -174,30 +174,30 @@ class Scores(Protocol):
         ...
 
     def summary(self, out: Path) -> Sequence[str]:
-        """What is told at the end, of the run in `out`."""
+        """Lines for the user at the end of the run in `out`."""
         return [f"done: {out}"]
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run begins or goes on."""
+    """Where a run begins or resumes."""
 
     out: Path
     """Its directory."""
     resuming: bool
-    """Whether the directory holds it already."""
+    """Whether the directory holds the run already."""
     checkpoint: Path | None
-    """The checkpoint it goes on from; None before the first."""
+    """The checkpoint that it resumes from; None before the first."""
     world: World
     preemption: Preemption
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, composed."""
+    """A run with all its parts."""
 
     settings: TrainConfig
-    """With the precision it has."""
+    """The settings, with the precision that was chosen."""
     values: Mapping[str, Any]
     """The whole configuration, plain: config.yaml, and what trackers show."""
     learner: Learner
@@ -206,13 +206,13 @@ class Run:
     samples: Samples
     flops_per_example: float
     scores: Callable[[Callable[[str], None]], Scores]
-    """Makes the scores, given how lines are told."""
+    """Makes the scores, from a function that prints a line."""
     said: Sequence[str] = ()
-    """What is told before the first step."""
+    """Lines for the user before the first step."""
     unit: str = "pairs"
     """What a sample is called in "12 pairs/s"."""
 
     def cost(self, step: int) -> dict[str, float]:
-        """What so many steps took: examples, and training FLOPs."""
+        """The cost of `step` steps: examples, and training FLOPs."""
         examples = step * self.settings.batch_size
         return {"examples_seen": examples, "train_flops": examples * self.flops_per_example}

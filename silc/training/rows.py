@@ -1,4 +1,4 @@
-"""Batches of rows in memory: what a learner takes whose data needs no loader."""
+"""Batches of rows in memory, for a learner whose data needs no loader."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class TensorBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class RowBatches:
-    """Rows in an order that follows from seed and epoch; what is left at the end of an epoch is left out.
+    """Rows in an order that follows from seed and epoch; an incomplete batch at the end of an epoch is left out.
 
     Args:
         read: the tensors of some rows.
         num_rows: N.
         batch_size: rows over all ranks, at most N.
-        source: what a run does not go on without, in JSON's types.
+        source: what must be the same for a run to resume, as JSON types.
     """
 
     read: Callable[[Sequence[int]], Sequence[Tensor]]
@@ -64,7 +64,7 @@ class RowBatches:
             yield TensorBatch(self.read(mine), [str(row) for row in mine])
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps of the data; the place in it is the step."""
+        """The state of the data for a checkpoint; the place in the data is the step."""
         return {"step": step, **self.source}
 
     def check(self, state: Mapping[str, Any]) -> None:

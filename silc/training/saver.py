@@ -1,8 +1,8 @@
-"""Checkpoints written while training goes on: a snapshot in host memory, which a thread makes durable.
+"""Write checkpoints while training continues: a thread writes a snapshot in host memory to disk.
 
-Training waits for the copy alone; writing, hashing and flushing leave the interpreter to it. Where tensors are sharded
-each rank copies its own share, and the threads bring the shares to the main rank over a group of their own: training
-and they never wait in each other's collectives.
+Training waits only for the copy; writing, hashing and flushing release the interpreter to it. If tensors are sharded,
+each rank copies its own share, and the threads send the shares to the main rank over a group of their own: training and
+the threads never wait in each other's collectives.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Saver:
     Args:
         root, keep: as `checkpoint.write` takes them.
         world: whose main rank writes; tensors are whole, or sharded over it by rows.
-        saved: the step that the run went on from, which is there.
+        saved: the step from which the run resumed, whose checkpoint exists.
     """
 
     def __init__(self, root: Path, keep: int, world: World, saved: int | None = None) -> None:
@@ -47,12 +47,13 @@ class Saver:
         """The snapshot's sharded tensors: full-size buffers to fill on the main rank, local shards elsewhere."""
 
     def save(self, step: int, state_dicts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Copy everything, and leave the rest to the thread, which is waited for where it still has the one before.
+        """Copy everything and leave the rest to the thread; first wait for the checkpoint before, if the thread still
+        writes it.
 
-        A step that was saved already is not saved again.
+        A step that was already saved is not saved again.
 
         Raises:
-            BadInput: on every rank, where the one before could not be written.
+            BadInput: on every rank, if the checkpoint before could not be written.
         """
         self.finish()
         if step != self.step:
@@ -61,19 +62,19 @@ class Saver:
             self.pending = self.thread.submit(self._write, step, state)
 
     def failed(self) -> bool:
-        """Whether the last one is known not to have been written; `finish` says why."""
+        """Whether the last checkpoint is known to have failed; `finish` says why."""
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
 
     def wait(self) -> None:
-        """Wait for this rank's thread, whatever comes of it; a rank may call it alone."""
+        """Wait for this rank's thread, even if it fails; a rank may call it alone."""
         if self.pending is not None:
             self.pending.exception()
 
     def finish(self) -> None:
-        """Wait until what was saved is durable.
+        """Wait until the last checkpoint is on disk.
 
         Raises:
-            BadInput: on every rank, where it could not be written.
+            BadInput: on every rank, if it could not be written.
         """
         complaint, pending, self.pending = "", self.pending, None
         try:
@@ -81,12 +82,12 @@ class Saver:
                 pending.result()
         except BadInput as error:
             complaint = str(error)
-        # Writing may take longer than a collective of training may.
+        # Writing may take longer than a collective in training.
         if complaint := self.world.from_main(complaint):
             raise BadInput(complaint)
 
     def _copy(self, state_dicts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take a snapshot of what this rank has to give, in the memory of the one before."""
+        """Copy what this rank has to give, into the memory of the snapshot before."""
         before, self.snapshot, self.shares = self.snapshot, {}, []
         for file, tensors in state_dicts.items():
             self.snapshot[file] = {}
@@ -106,7 +107,7 @@ class Saver:
             torch.cuda.synchronize(self.world.device)
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
-        """What the thread does."""
+        """The work of the thread: bring the shares to the main rank, which writes the checkpoint."""
         for share in self.shares:
             if self.world.is_main:
                 for rank, rows in enumerate(self._by_rank(share)[1:], start=1):

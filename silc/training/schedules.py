@@ -36,21 +36,21 @@ def cosine(step: float, *, warmup: int, total: int) -> float:
 
 
 class Rate(NamedTuple):
-    """What a schedule of nothing else says for one step."""
+    """The values for one step of a schedule that has only a learning rate."""
 
     lr: float
 
     def logged(self) -> dict[str, float]:
-        """What stands in metrics.jsonl."""
+        """The values that go into metrics.jsonl."""
         return self._asdict()
 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate of a run; what else changes with the step, a subclass adds.
+    """The schedule of a run's learning rate; a subclass adds what else changes with the step.
 
-    Step `s` (counted from 0) uses the value at s + 1 of a warm-up and at s of a cool-down's end, so that neither the
-    first nor the last update has a learning rate of exactly 0.
+    Step `s` (counted from 0) uses the value at s + 1 during the warm-up and at s afterwards, so that neither the first
+    nor the last update has a learning rate of exactly 0.
     """
 
     optim: OptimConfig
@@ -81,7 +81,7 @@ class LearningRate:
         return Rate(self.lr(step))
 
     def lr(self, step: int) -> float:
-        """Of one step, 0 <= step < total."""
+        """The learning rate of one step, 0 <= step < total."""
         at = step + 1 if step < self.warmup else step
         if self.optim.schedule == "cosine":
             share = cosine(at, warmup=self.warmup, total=self.total)

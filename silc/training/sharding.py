@@ -1,9 +1,9 @@
-"""Where weights lie: whole on every rank (DDP), or in shares (FSDP2), for models that one GPU cannot hold.
+"""Distribute weights over ranks: whole on every rank (DDP), or in shards (FSDP2), for models that one GPU cannot hold.
 
-With FSDP2 every rank keeps a share of each weight, moment and average. A block is put together when it runs and let
-go after; what is outside the blocks (embeddings, heads, scale) stays together from the beginning of a step to its end,
-for it is used in many places. Parts of a module that are sharded alike, as a student and its average, can be combined
-share by share.
+With FSDP2 every rank keeps a shard of each weight, moment and average. A block is gathered when it runs and freed
+afterwards; what is outside the blocks (embeddings, heads, scale) stays gathered during the whole step, because it is
+used in many places. Parts of a module that are sharded alike, such as a student and its average, can be combined shard
+by shard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def distribute(learner: Learner, config: TrainConfig, world: World) -> Passes:
-    """Move a learner to the ranks' devices, and say how passes through it are run there."""
+    """Move a learner to the ranks' devices; returns how passes through it are run there."""
     half, module = config.precision == "bf16", learner.module
     choose_attention(module, world.device, half=half)
     if world.device.type == "cpu":
@@ -55,12 +55,12 @@ def distribute(learner: Learner, config: TrainConfig, world: World) -> Passes:
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
-    """Spread a module over the ranks, on their devices; gradients become means over the ranks, as DDP's.
+    """Shard a module over the ranks, on their devices; gradients become means over the ranks, as with DDP.
 
-    Weights are gathered in float32: `autocast` alone says what is computed in bfloat16, as without sharding.
+    Weights are gathered in float32: only `autocast` decides what is computed in bfloat16, as without sharding.
 
     Args:
-        blocks: parts of the module that are put together one by one.
+        blocks: parts of the module that are gathered one by one.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks:
@@ -69,7 +69,7 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], world: World) -> None:
 
 
 def unsharded(module: M, empty: Callable[[], M]) -> M:
-    """The module, or a whole copy of a sharded one, for callers of its parts, which ranks do not call equally often.
+    """The module, or a whole copy if it is sharded: for code that calls its parts not equally often on all ranks.
 
     Args:
         empty: makes another one on the meta device.
@@ -83,24 +83,25 @@ def unsharded(module: M, empty: Callable[[], M]) -> M:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank has a share of a tensor and not all of it."""
+    """Whether this rank has only a shard of a tensor."""
     return isinstance(tensor, DTensor)
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """This rank's share of a sharded tensor; any other as it is."""
+    """This rank's shard of a sharded tensor; any other as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor that a sharded one is a share of, on every rank; every rank calls it. Any other as it is."""
+    """The whole tensor of a sharded one, on every rank; every rank must call this. Any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A copy of a whole tensor, sharded (every rank takes its share) and placed as another of its shape is."""
+    """A copy of a whole tensor, sharded and placed as another of its shape is; every rank takes its own shard."""
     if isinstance(like, DTensor):
-        # Every rank has the same whole one: nothing needs to be sent. A share that were not cloned would keep it all.
+        # Every rank has the whole tensor, so nothing is sent. Cloned, because a view would keep the whole one in
+        # memory.
         whole_one = tensor.to(like.device)
         return distribute_tensor(whole_one, like.device_mesh, like.placements, src_data_rank=None).clone()
     return tensor.to(like.device, copy=True)

@@ -1,4 +1,4 @@
-"""All that a run goes on from: weights, moments, random generators, the place in the data, counts."""
+"""The state that a run resumes from: weights, moments, random generators, the place in the data, counts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def begin(run: Run, context: RunContext) -> TrainState:
-    """Move the learner to its device and begin, or take up everything as it was when the checkpoint was written.
+    """Move the learner to its device, and begin, or restore everything as it was when the checkpoint was written.
 
-    A checkpoint goes on in whatever layout the ranks have now.
+    A checkpoint can resume in any layout of ranks.
 
     Raises:
         BadInput: the checkpoint is damaged, of another architecture or of other data.
@@ -34,11 +34,12 @@ def begin(run: Run, context: RunContext) -> TrainState:
     if saved is not None:
         run.batches.check(saved.state["loader"])
         learner.load(saved)
-    # Weights are loaded whole and moments are not: an optimizer's state is of the parameters it was made for.
+    # Weights are loaded before they are sharded, moments after it: an optimizer's state is of the parameters it was
+    # made for.
     passes = distribute(learner, run.settings, world)
     optimizer = Optimizer(run.settings.optim, learner.module, learner.groups())
     if saved is None:
-        # What was wrong with the source itself counts once, on the main rank.
+        # Faults of the source itself count once, on the main rank.
         bad = Counter(fault.cause for fault in run.samples.faults if world.is_main)
         return TrainState(passes, optimizer, Progress(bad=bad))
     optimizer.load(dict(saved.state_dicts["optimizer"]))
@@ -51,7 +52,7 @@ def begin(run: Run, context: RunContext) -> TrainState:
 
 def state_dicts_of(run: Run, optimizer: Optimizer, world: World) -> dict[str, Mapping[str, Tensor]]:
     """The tensors of a checkpoint, by file; every rank calls it."""
-    generators = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}  # a row a rank
+    generators = {"cpu": world.gather(torch.get_rng_state()[None].to(world.device))}  # one row per rank
     if world.device.type == "cuda":
         generators["cuda"] = world.gather(torch.cuda.get_rng_state(world.device)[None].to(world.device))
     return {**run.learner.state_dicts(), "optimizer": optimizer.state(), "rng": generators}
@@ -68,8 +69,8 @@ def state_of(run: Run, progress: Progress, world: World) -> dict[str, Any]:
 
 
 def _restore_generators(states: Mapping[str, Tensor], world: World) -> None:
-    # Ranks draw alike, so one more takes the first one's state. Copied: torch reads a state as aligned memory, and a
-    # row of a file may lie anywhere.
+    # All ranks draw the same numbers, so an additional rank takes the first one's state. Copied, because torch reads a
+    # state as aligned memory, and a row of a file may lie anywhere.
     row = world.rank if world.rank < len(states["cpu"]) else 0
     torch.set_rng_state(states["cpu"][row].clone())
     if "cuda" in states and world.device.type == "cuda":
