@@ -1,4 +1,4 @@
-"""What models answer: pictures and words in, the API's answers out. Nothing here knows of HTTP."""
+"""Answers of models: pictures and words in, the API's answers out. Nothing here knows HTTP."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from silc.serve.rle import encoded
 from silc.settings import nearest
 
 REMEMBERED = 8
-"""Lists of words, and pictures, whose features are kept for the next question."""
+"""Number of lists of words, and of pictures, whose features are kept for the next question."""
 LARGEST = 1024
-"""Pixels of the longer side of a picture of components, rows and columns of a heat map."""
+"""Most pixels of the longer side of a picture of components, and most rows and columns of a heat map."""
 MOST_PATCHES = 8192
-"""Patches of a picture that is looked at as a whole."""
+"""Most patches of a picture that is seen as a whole."""
 
 
 def loaded(sources: Iterable[str], weights: Weights, device: str) -> dict[str, Model]:
-    """The models to serve, by the names that people see: student and teacher of a run are two.
+    """Load the models to serve, by the names that users see; student and teacher of a run are two models.
 
     Raises:
         BadInput: as `silc.load`.
@@ -57,7 +57,7 @@ def loaded(sources: Iterable[str], weights: Weights, device: str) -> dict[str, M
 
 
 def decoders_of(model: Model) -> list[str]:
-    """The decoders that go with a model, its default first."""
+    """The decoders that work with a model, its default first."""
     return [name for name in DECODERS if name not in NEED_A_SECOND and _goes_with(name, model)]
 
 
@@ -70,7 +70,7 @@ def _goes_with(decoder: str, model: Model) -> bool:
 
 
 class Answers:
-    """Models that are asked, one question at a time. Features of words and pictures are kept for the next question."""
+    """Answers questions by the models, one at a time. Features of words and pictures are kept for the next question."""
 
     def __init__(self, models: Mapping[str, Model], picture: Callable[[str], Image.Image]) -> None:
         """
@@ -128,12 +128,12 @@ class Answers:
         )
 
     def caption(self, asked: schema.Request) -> schema.Written:
-        """What a decoder writes of each picture."""
+        """The caption that a text decoder writes for each picture."""
         writer = writing_model(self.model(asked.model))
         return schema.Written(results=writer.caption([self.picture(name) for name in asked.pictures]))
 
     def answer(self, asked: schema.AnswerRequest) -> schema.Written:
-        """What a decoder answers to one question, of each picture."""
+        """The answer of a text decoder to one question about each picture."""
         writer = writing_model(self.model(asked.model))
         return schema.Written(results=[writer.answer(self.picture(name), asked.question) for name in asked.pictures])
 
@@ -157,10 +157,10 @@ class Answers:
         return self.model(model).segmenter(names, EvalConfig(decoder=decoder, segmentation=windows))
 
     def _new_patches(self, model: str, picture: str) -> Tensor:
-        """[h, w, C]
+        """Features [h, w, C] of a picture's patches.
 
         Raises:
-            BadInput: the picture is too thin: its patches all look at each other.
+            BadInput: the picture is too thin: it has too many patches, which all attend to each other.
         """
         seen, image = self.model(model), self.picture(picture)
         width, height = scaled_to_patches(*image.size, seen.preprocess.size, seen.patch_size)
@@ -174,7 +174,7 @@ class Answers:
 
 
 def png(image: Image.Image) -> str:
-    """The file, in base64."""
+    """An image's PNG file, in base64."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -194,26 +194,26 @@ def _segmented(found: Segmentation, heat: bool) -> schema.Segmented:
 
 
 def _heat(scores: ScoreMap) -> schema.Heat:
-    """The scores of each class, of a large map those of some rows and columns."""
+    """Heat maps of each class; of a large map only some rows and columns."""
     device = scores.windows[0].patches.device
     rows, columns = (_spread(length).to(device) for length in (scores.height, scores.width))
     return _shades(scores.at(rows, columns).cpu())
 
 
 def _spread(length: int) -> Tensor:
-    """At most LARGEST places of so many, evenly."""
+    """At most LARGEST indices below `length`, evenly spread."""
     return torch.linspace(0, length - 1, min(length, LARGEST)).round().long()
 
 
 def _shades(scores: Tensor) -> schema.Heat:
-    """Of scores [C, h, w]."""
+    """Heat maps of scores [C, h, w]."""
     low, high = float(scores.min()), float(scores.max())
     shades = ((scores - low) * (255 / max(high - low, 1e-12))).round().clamp(0, 255).to(torch.uint8)
     return schema.Heat(low=low, high=high, maps=[png(Image.fromarray(one)) for one in shades.numpy()])
 
 
 def _likeness(cosines: Tensor) -> schema.Likeness:
-    """Of cosines [h, w]."""
+    """The API's form of cosines [h, w]."""
     rows, columns = cosines.shape
     return schema.Likeness(rows=rows, columns=columns, values=np.round(cosines.double().numpy(), 4).ravel().tolist())
 

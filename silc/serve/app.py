@@ -33,7 +33,7 @@ T = TypeVar("T")
 PAGE = FilePath(__file__).parent / "page"
 IMAGE_STATUS = {"too_large": 413, "no_image": 415}
 GONE = 499
-"""What nginx calls an answer to somebody who no longer waits for it."""
+"""nginx's status for a client that no longer waits for the answer."""
 
 
 def application(
@@ -47,7 +47,7 @@ def application(
 
     Args:
         models: by the names that people see.
-        token: what callers must know; empty: nothing, and they ask for this machine by its own names alone (`guard`).
+        token: what callers must know; empty: no token, and `Host` must be one of this machine's own names (`guard`).
     """
     limits = limits or Limits()
     desk = Desk(models, limits, examples)
@@ -62,7 +62,7 @@ def application(
         summary="Segment, classify and compare with image-text models.",
         version=silc.__version__,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # its page is fetched from elsewhere
+        docs_url=None,  # its page is loaded from another site
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -86,13 +86,13 @@ router = APIRouter(prefix="/api", responses=SAID)
 
 @router.get("/server")
 async def server(desk: At) -> schema.ServerInfo:
-    """What there is to ask."""
+    """What the server offers."""
     return desk.info
 
 
 @router.post("/pictures", openapi_extra={"requestBody": {"content": {"image/*": {}}, "required": True}})
 async def take(request: Request, desk: At) -> schema.PictureAnswer:
-    """Send a picture, the file's bytes as the body; the `id` that comes back stands for it."""
+    """Send a picture: the body is the file's bytes. Later requests name the picture by the `id` in the answer."""
     return await _unless_gone(request, desk.take(await request.body()))
 
 
@@ -116,25 +116,25 @@ async def classify(asked: schema.ClassifyRequest, request: Request, desk: At) ->
 
 @router.post("/components")
 async def components(asked: schema.Request, request: Request, desk: At) -> schema.Components:
-    """Principal components of the patches, as colours that compare between the pictures."""
+    """Principal components of the patches, as colours that can be compared between the pictures."""
     return await _unless_gone(request, desk.answer(desk.answers.components, asked))
 
 
 @router.post("/similar")
 async def similar(asked: schema.SimilarRequest, request: Request, desk: At) -> schema.Similarities:
-    """Which patches are like the one at a place of the first picture."""
+    """How similar each patch is to the patch at a place of the first picture."""
     return await _unless_gone(request, desk.answer(desk.answers.similar, asked))
 
 
 @router.post("/detect")
 async def detect(asked: schema.DetectRequest, request: Request, desk: At) -> schema.Detections:
-    """Boxes, by a model that finds them."""
+    """Boxes of the named things, by a model that finds boxes."""
     return await _unless_gone(request, desk.answer(desk.answers.detect, asked))
 
 
 @router.post("/caption")
 async def caption(asked: schema.Request, request: Request, desk: At) -> schema.Written:
-    """What each picture shows in a sentence, by a model that writes."""
+    """A caption of each picture, by a model that writes."""
     return await _unless_gone(request, desk.answer(desk.answers.caption, asked))
 
 
@@ -145,10 +145,10 @@ async def answer(asked: schema.AnswerRequest, request: Request, desk: At) -> sch
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives; it is cancelled when whoever asked closes the connection.
+    """The result of the work, which is cancelled when the client closes the connection.
 
     Raises:
-        asyncio.CancelledError: they did.
+        _Gone: the client closed the connection.
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
@@ -164,7 +164,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class _Gone(Exception):
-    """Nobody waits for the answer."""
+    """The client no longer waits for the answer."""
 
 
 async def _gone(request: Request) -> None:
@@ -191,7 +191,7 @@ async def _busy(_: Request, error: Any) -> JSONResponse:
 
 
 async def _broken(_: Request, error: Exception) -> JSONResponse:
-    """What nobody foresaw; its traceback goes to the log."""
+    """An unexpected error; its traceback goes to the log."""
     return _fault(500, f"the server failed ({type(error).__name__}); its log says more")
 
 

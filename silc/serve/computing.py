@@ -1,4 +1,4 @@
-"""Models compute in one thread, one request after the other; what nobody waits for any more ends at its next layer."""
+"""Models compute in one thread, one request after the other; a cancelled request stops at its next layer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Whoever asked is gone."""
+    """The client is gone."""
 
 
 class TooLong(BadInput):
-    """An answer took more than the server gives one."""
+    """An answer took longer than the server allows."""
 
 
 class Computing:
@@ -38,7 +38,7 @@ class Computing:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="silc-serve")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What the work gives. Cancelled while it waits it never begins; while it runs, it is stopped and waited for.
+        """The result of the work. If cancelled, waiting work never begins; running work is stopped and waited for.
 
         Raises:
             Busy: too many wait.
@@ -67,7 +67,7 @@ class Computing:
                     "`silc serve --seconds` for more"
                 )
 
-        hook = register_module_forward_pre_hook(look)  # of every layer: no model needs to know of it
+        hook = register_module_forward_pre_hook(look)  # on every layer, so that no model needs a change
         try:
             return work()
         finally:

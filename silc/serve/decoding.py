@@ -1,4 +1,4 @@
-"""Strangers' pictures, decoded in a process of their own (`worker`) with limits of time and memory."""
+"""Decode untrusted pictures in a process of their own (`worker`), with limits of time and memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from silc.serve.worker import ASKED, HEAD, PIXELS
 
 
 class Decoder:
-    """The process, started when it is first needed, and anew whenever it was lost."""
+    """The decoding process: started when it is first needed, and again whenever it was lost."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.turns = limits, Turns(limits.waiting)
         self.process: Process | None = None
 
     async def decode(self, data: bytes) -> Image.Image:
-        """The picture, RGB, turned as EXIF says that the camera was held.
+        """Decode a picture to RGB, turned by its EXIF orientation.
 
         Raises:
-            BadImage: as `silc.images.decode_rgb`; also one that ends the process or takes too long.
+            BadImage: as `silc.images.decode_rgb`; also if the picture ends the process or takes too long.
             Busy: too many wait.
         """
         async with self.turns.one():
-            for others_fault in (True, False):  # who lost it is not known: a process may be killed while nobody asks
+            for others_fault in (True, False):  # the first loss may not be this picture's fault: try twice
                 try:
                     async with asyncio.timeout(self.limits.decode_seconds):
                         return await self._asked(await self._running(), data)
@@ -47,7 +47,7 @@ class Decoder:
                     await self.close()
                     if not others_fault:
                         raise BadImage("broken_image", "an image that ends the process which decodes it") from None
-                except BaseException:  # cancelled in the middle of an answer, which the next one must not read
+                except BaseException:  # cancelled in the middle of an answer, which the next request must not read
                     await self.close()
                     raise
         raise AssertionError("unreachable")
@@ -62,7 +62,7 @@ class Decoder:
 
     async def _running(self) -> Process:
         if self.process is not None and self.process.returncode is not None:
-            await self.close()  # it was killed while nobody asked
+            await self.close()  # it was killed while it was idle
         if self.process is None:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "silc.serve.worker"),
@@ -88,7 +88,7 @@ class Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the silc that it has imported, and one thread for a library that none of this needs."""
+    """This process's environment, with the silc that it has imported, and one thread in a library that is not used."""
     own = str(Path(silc.__file__).parent.parent)
     paths = os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

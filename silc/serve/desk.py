@@ -1,4 +1,4 @@
-"""Where questions come in: pictures are decoded and kept, questions wait for the thread that computes."""
+"""Take in requests: pictures are decoded and kept, questions wait for the thread that computes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ B = TypeVar("B")
 
 
 class Desk:
-    """Pictures, models, and who waits for them."""
+    """The pictures, the models, and the queues for them."""
 
     def __init__(self, models: Mapping[str, Model], limits: Limits, examples: Sequence[Drawn]) -> None:
         self.limits = limits
@@ -55,7 +55,7 @@ class Desk:
         return schema.PictureAnswer(id=name, width=image.width, height=image.height)
 
     async def png(self, name: str) -> bytes:
-        """The pixels that the models see, as a file.
+        """A picture's pixels as the models see them, as a PNG file.
 
         Raises:
             NoPicture: there is none of this name.
@@ -68,7 +68,7 @@ class Desk:
         return buffer.getvalue()
 
     async def answer(self, question: Callable[[A], B], asked: A) -> B:
-        """What a method of `answers` says, when its turn has come.
+        """Wait for a turn, then return what a method of `answers` gives.
 
         Raises:
             NoPicture: a picture is not there.
@@ -76,7 +76,7 @@ class Desk:
             Busy: too many wait.
         """
         for name in asked.pictures:
-            self.pictures[name]  # before it waits; and now it is among those used last
+            self.pictures[name]  # raises before it waits; marks the picture as recently used
         return await self._computing.run(partial(question, asked))
 
     async def close(self) -> None:

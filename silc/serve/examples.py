@@ -1,4 +1,4 @@
-"""Pictures that are there from the start: generated scenes, which belong to nobody."""
+"""Example pictures, there from the start: generated scenes, which belong to nobody."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What is asked of a request before anything reads it: whose it is, how long it is, and that it comes in time.
+"""Checks of a request before anything reads it: where it comes from, how long it is, and that it comes in time.
 
-A page of another site must not talk to the server through a visitor's browser: to 127.0.0.1 by a name of its own (DNS
-rebinding), or across origins. So `Host` is one of this machine's names, or there is a token, and `Origin`, where a
-browser sends it, is the server's own.
+A page of another site must not reach the server through a visitor's browser: neither by its own name for 127.0.0.1 (DNS
+rebinding), nor across origins. So `Host` must be one of this machine's names unless there is a token, and `Origin`, if
+a browser sends it, must be the server's own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HEADERS = {
 
 
 class Refused(Exception):
-    """A request that is not read on."""
+    """A request that is refused before it is read."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -58,15 +58,15 @@ class Refused(Exception):
 
 
 class Gone(Exception):
-    """Whoever asked went away."""
+    """The client closed the connection."""
 
 
 class Guard:
-    """An application behind what this module says.
+    """An application behind the checks of this module.
 
     Args:
-        token: what `Authorization: Bearer` must say to use the API; empty: nothing, and the server is asked for by this
-            machine's own names alone.
+        token: what `Authorization: Bearer` must say to use the API; empty: no token, and `Host` must be one of this
+            machine's own names.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, *, token: str) -> None:
@@ -74,7 +74,7 @@ class Guard:
         self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As of any ASGI application."""
+        """As for any ASGI application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
@@ -111,7 +111,7 @@ class Guard:
                 raise Refused(401, f"{why}; open the address that `silc serve` printed", {"WWW-Authenticate": "Bearer"})
 
     def _admitted(self, headers: Headers, scope: Scope) -> int:
-        """Bytes of the body that are to come, by what the headers say."""
+        """Bytes of the body that is to come, by the headers."""
         if "transfer-encoding" in headers:
             raise Refused(411, "say how long the body is: Content-Length, no Transfer-Encoding")
         length = int(said) if (said := headers.get("content-length", "0")).isdecimal() else 0
@@ -122,7 +122,7 @@ class Guard:
         return length
 
     def _most(self, path: str) -> int:
-        """Bytes of a body; the page, which anybody may see, takes none."""
+        """Most bytes of a body; 0 for the page, which anybody may see."""
         if path == PICTURES:
             return self.limits.picture_bytes
         return self.limits.json_bytes if path.startswith(API) else 0

@@ -1,4 +1,4 @@
-"""Pictures that were sent, in memory, by names made of their bytes."""
+"""Pictures that were sent, in memory, under names made of their bytes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ NAME = r"[0-9a-f]{32}"
 
 
 class NoPicture(Exception):
-    """A name that stands for nothing, or no longer."""
+    """There is no picture of this name, or no longer."""
 
 
 class Pictures:
-    """Pictures by name. Whoever knows a name has the picture: it is made of all its bytes, and cannot be guessed.
+    """Pictures by name. A name is made of all bytes of its picture, so it cannot be guessed without the picture.
 
     Args:
-        most: bytes in memory; those used longest ago go first, pinned ones never.
+        most: bytes in memory; the least recently used pictures are dropped first, pinned ones never.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.bytes = most, 0
         self._kept: OrderedDict[str, Image.Image] = OrderedDict()
         self._pinned: dict[str, Image.Image] = {}
-        self._lock = threading.Lock()  # whoever computes looks here while others send pictures
+        self._lock = threading.Lock()  # the computing thread reads here while pictures arrive
 
     def __contains__(self, name: object) -> bool:
         return name in self._kept or name in self._pinned
@@ -40,7 +40,7 @@ class Pictures:
         """The picture.
 
         Raises:
-            NoPicture: it was never sent, or has gone.
+            NoPicture: it was never sent, or was dropped.
         """
         if name in self._pinned:
             return self._pinned[name]
@@ -51,7 +51,7 @@ class Pictures:
             return self._kept[name]
 
     def keep(self, name: str, image: Image.Image) -> None:
-        """Keep it, in the place of those used longest ago."""
+        """Keep a picture; the least recently used ones are dropped if there is no room."""
         with self._lock:
             if name in self:
                 return
@@ -62,7 +62,7 @@ class Pictures:
                 self.bytes -= _size(gone)
 
     def pin(self, name: str, image: Image.Image) -> None:
-        """Keep it for good."""
+        """Keep a picture for good."""
         self._pinned[name] = image
 
 

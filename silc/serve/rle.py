@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def encoded(labels: NDArray[Any], num_classes: int) -> list[str]:
-    """The `counts` of each class's mask in labels [H, W]; the picture is looked through once, however many there are.
+    """The `counts` of each class's mask in labels [H, W], with one pass over the picture for all classes.
 
     >>> encoded(np.array([[0, 1], [0, 1]]), 3)
     ['022', '22', '4']
@@ -24,19 +24,20 @@ def encoded(labels: NDArray[Any], num_classes: int) -> list[str]:
 
 
 def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> str:
-    """Of runs [start, end) that are in the mask: the lengths of what is not, what is, what is not, ..."""
+    """The counts for the runs [start, end) of a mask: lengths outside, inside, outside, ... of the mask."""
     bounds = np.stack([starts, ends], axis=1).ravel()
     lengths = np.diff(np.concatenate([[0], bounds, [size]])).tolist()
     return _letters(lengths[:-1] if len(lengths) > 1 and not lengths[-1] else lengths)
 
 
 def _letters(lengths: list[int]) -> str:
-    """From the fourth on, each is written as its difference from the one before the last."""
+    """Encode lengths; from the fourth on, each is written as its difference from the length two before it."""
     return "".join("".join(_letters_of(one - (lengths[at - 2] if at > 2 else 0))) for at, one in enumerate(lengths))
 
 
 def _letters_of(number: int) -> Iterable[str]:
-    """A number, 5 bits a letter, the lowest first; the sixth says that more follow, the last fifth is the sign."""
+    """Encode a number, 5 bits a letter, the lowest first. A letter's sixth bit says that more follow; the last letter's
+    fifth bit is the sign."""
     more = True
     while more:
         low = number & 0x1F

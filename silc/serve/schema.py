@@ -1,4 +1,4 @@
-"""The API's words: what is asked for and what is answered, checked by pydantic and told by OpenAPI."""
+"""The API's requests and answers, as types: checked by pydantic and described by OpenAPI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Png = Annotated[str, Field(description="A PNG file, in base64.")]
 
 
 class Request(BaseModel):
-    """What every question names: a model, and pictures that were sent before."""
+    """What every request names: a model, and pictures that were sent before."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,13 +28,13 @@ class Request(BaseModel):
 
 
 class Named(Request):
-    """A question with words."""
+    """A request with names of classes."""
 
     names: Annotated[list[Text], Len(1, MOST_NAMES), Field(description="Classes to tell apart, none twice.")]
 
 
 class SegmentRequest(Named):
-    """Which pixel is what."""
+    """Ask for the class of each pixel."""
 
     decoder: Choice = "cosine"
     windows: Annotated[Choice, Field(description="Sliding windows, as `silc eval --segmentation`.")] = "tcl"
@@ -42,27 +42,27 @@ class SegmentRequest(Named):
 
 
 class ClassifyRequest(Named):
-    """What a picture shows."""
+    """Ask which of the classes a picture shows."""
 
     templates: Annotated[Choice, Field(description="Prompts around the names: a set by name.")] = "clip7"
 
 
 class SimilarRequest(Request):
-    """Which patches are like one of the first picture's."""
+    """Ask which patches are similar to one of the first picture's."""
 
     x: Annotated[Share, Field(description="Of the first picture's width, from the left.")]
     y: Annotated[Share, Field(description="Of its height, from above.")]
 
 
 class DetectRequest(Named):
-    """Where things are."""
+    """Ask for boxes of things."""
 
     templates: Choice = "clip7"
     score: Annotated[Share, Field(description="Boxes that are less sure are left out.")] = 0.1
 
 
 class AnswerRequest(Request):
-    """A question in words."""
+    """Ask a question in words."""
 
     question: Text
 
@@ -76,7 +76,7 @@ class PictureAnswer(BaseModel):
 
 
 class Example(PictureAnswer):
-    """A picture that is there already."""
+    """A picture that the server has from the start."""
 
     title: str
     names: list[str]
@@ -96,7 +96,7 @@ class ModelInfo(BaseModel):
 
 
 class ServerInfo(BaseModel):
-    """What there is to ask."""
+    """What the server offers."""
 
     version: str
     models: list[ModelInfo]
@@ -125,7 +125,7 @@ class Mask(BaseModel):
 
 
 class Heat(BaseModel):
-    """How much each part of a picture is like a word, on one scale for all words."""
+    """How similar each part of a picture is to each word, on one scale for all words."""
 
     low: float
     high: float
@@ -147,7 +147,7 @@ class Segmentations(BaseModel):
 
 
 class Probability(BaseModel):
-    """Of a name."""
+    """The probability of a name."""
 
     name: str
     probability: float
@@ -174,7 +174,7 @@ class Likeness(BaseModel):
 
 
 class Similarities(BaseModel):
-    """The patch that was chosen, and what is like it in each picture."""
+    """The patch that was chosen, and the similarity of each picture's patches to it."""
 
     row: int
     column: int
@@ -182,7 +182,7 @@ class Similarities(BaseModel):
 
 
 class Box(BaseModel):
-    """In pixels of the picture."""
+    """A box, in pixels of the picture."""
 
     name: str
     score: float

@@ -1,4 +1,4 @@
-"""The application behind a port: the socket, who may come, and what is said of it."""
+"""Serve the application at a port: the socket, the token, and the address to open."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WHY = {
     errno.EADDRNOTAVAIL: "is no address of this machine; give another --host",
 }
 LARGEST_HEAD = 32 * 2**10
-"""Bytes of a request's headers."""
+"""Most bytes of a request's headers."""
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at this place, before any work is done.
+    """Open a socket at this host and port, before any work is done.
 
     Raises:
         BadInput: the port is taken, or the host is none of this machine's.
@@ -44,10 +44,10 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def token_for(host: str, file: str) -> str:
-    """What callers must know: the file's words; else, where others reach this machine, made at random.
+    """The token that callers must know: from the file, or random if other machines can reach this one, else ''.
 
     Raises:
-        BadInput: the file cannot be read, or holds what can be guessed, or no header takes.
+        BadInput: the file cannot be read, or its token can be guessed or does not fit in a header.
     """
     if not file:
         return "" if host in LOOPBACK else secrets.token_urlsafe(24)
@@ -64,14 +64,14 @@ def token_for(host: str, file: str) -> str:
 
 
 def address(place: socket.socket, host: str, token: str) -> str:
-    """What a browser opens. The token, made at random, stands behind the #, which no browser sends."""
+    """The address for a browser. The random token stands behind the #, in the part that no browser sends."""
     port = place.getsockname()[1]
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{name}]' if ':' in name else name}:{port}/{f'#token={token}' if token else ''}"
 
 
 def server_of(app: Guard, limits: Limits) -> uvicorn.Server:
-    """What answers, until the process is asked to stop: `server_of(app, limits).run(sockets=[bound(host, port)])`."""
+    """The server. It runs until the process is asked to stop: `server_of(app, limits).run(sockets=[bound(host, port)])`."""
     config = uvicorn.Config(
         app,
         http=_in_time(limits.body_seconds),
@@ -93,8 +93,8 @@ def server_of(app: Guard, limits: Limits) -> uvicorn.Server:
 
 
 def _in_time(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP whose connections are cut when a request's headers take longer than `seconds` to come, or when nobody takes
-    for so long what is answered."""
+    """HTTP that cuts a connection when a request's headers take longer than `seconds` to come, or when the client reads
+    no answer for that long."""
 
     class InTime(H11Protocol):
         late: asyncio.TimerHandle | None = None
@@ -112,7 +112,7 @@ def _in_time(seconds: float) -> type[asyncio.Protocol]:
             if between and self.late is None:
                 self._hurry()
             super().data_received(data)
-            if between and self._has_a_request():  # from here on the guard looks at the clock
+            if between and self._has_a_request():  # from here on the guard watches the time
                 self._calm()
 
         def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Who asks waits for a turn, in the order of coming; of those who wait there is a bounded number."""
+"""Requests wait for a turn in the order of their arrival; a bounded number may wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SMOOTHING = 0.2
-"""Share of the latest turn in the mean length of one."""
+"""Weight of the latest turn in the running mean of a turn's length."""
 
 
 class Busy(Exception):
-    """As many as may wait are waiting. `seconds` is when it is worth asking again."""
+    """No more requests may wait. `seconds` says when it is worth asking again."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"the server is busy; ask again in {seconds} s")
@@ -37,7 +37,7 @@ class Turns:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """A turn; a request that is cancelled gives its place up.
+        """Wait for a turn; a request that is cancelled gives up its place.
 
         Raises:
             Busy: too many wait.
@@ -55,14 +55,14 @@ class Turns:
 
 
 async def to_its_end(running: asyncio.Future[T], stop: Callable[[], None] = lambda: None) -> T:
-    """What a thread gives. Cancelled, it asks the thread to stop and waits: or the next turn would begin beside it."""
+    """The result of a thread. If cancelled, stop the thread and wait for it: the next turn must not run beside it."""
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop()
         while not running.done():
-            with suppress(asyncio.CancelledError):  # also where it is asked for again
+            with suppress(asyncio.CancelledError):  # also if it is cancelled again
                 await asyncio.wait([running])
         if not running.cancelled():
-            running.exception()  # seen: nobody else looks at it
+            running.exception()  # read here, because nobody else reads it
         raise

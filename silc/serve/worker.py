@@ -1,10 +1,10 @@
-"""The process that decodes strangers' pictures: bytes in at stdin, pixels out at stdout, until stdin ends.
+"""The process that decodes untrusted pictures: bytes in at stdin, pixels out at stdout, until stdin ends.
 
-It is started by `decoding.Decoder`. Memory and processor time are limited by the kernel, so a picture that makes a
-decoder take too much ends this process and nothing else. Imports no torch.
+It is started by `decoding.Decoder`. The kernel limits its memory and processor time, so a picture that takes too much
+ends this process and nothing else. Imports no torch.
 
-Asked: the number of bytes, then the bytes. Answered: a head (what it is, width or number of bytes, height), then RGB
-pixels or the cause and the reason why not.
+A request is the number of bytes, then the bytes. An answer is a head (its kind, width or number of bytes, height), then
+RGB pixels, or the cause and the reason of the failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(pixels: int, memory: int, seconds: float) -> None:
     """Answer until stdin ends.
 
     Args:
-        pixels: the most that are decoded.
+        pixels: most pixels of a picture.
         memory: bytes beyond what the process has when it begins.
         seconds: of processor time for a picture.
     """
@@ -39,7 +39,7 @@ def main(pixels: int, memory: int, seconds: float) -> None:
 
 
 def answer(data: bytes, answers: BinaryIO, most: int) -> None:
-    """Write what a picture's bytes hold, or why it cannot be had."""
+    """Write the pixels of a picture, or why it cannot be decoded."""
     try:
         found = decode_pixels(data, max_pixels=most, turned=True)
         height, width, _ = found.shape
@@ -55,7 +55,7 @@ def answer(data: bytes, answers: BinaryIO, most: int) -> None:
 
 
 def _begin_to_count(seconds: float) -> None:
-    """The kernel ends this process when it has computed for so long from now on."""
+    """Let the kernel end this process after it has computed for `seconds` more."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, hard))
@@ -70,7 +70,7 @@ def _address_space() -> int:
 def _exactly(stream: BinaryIO, length: int) -> bytes:
     data = stream.read(length)
     if len(data) < length:
-        raise SystemExit(0)  # whoever asked is gone
+        raise SystemExit(0)  # the server is gone
     return data
 
 
