@@ -2,17 +2,17 @@
 
     checkpoints/step-00001200/
         model.safetensors      student towers, scale, bias
-            lora.safetensors       the matrices before LoRA, and LoRA's own  (when the run trains LoRA)
+        lora.safetensors       matrices before LoRA, and LoRA's   (when the run trains LoRA)
         head.safetensors       student head                       (when the run distils)
         teacher.safetensors    image tower, head, centre          (when the run has a teacher)
         optimizer.safetensors  moments, step counts, by parameter name
         rng.safetensors        generator states, one row per rank
-            state.json             step, loader position and whatever else the writer adds
+        state.json             step, loader position and whatever else the writer adds
         manifest.json          sha256 and size of every file above; written last
     checkpoints/latest         a link to the newest; where links cannot be made, a file that holds its name
 
 A checkpoint is made under a temporary name, flushed to disk and then renamed, so a directory named `step-*` is whole.
-The manifest lets a reader prove that nothing changed since. Only then `latest` moves, and only then older ones go.
+The manifest lets a reader prove that nothing changed since. Then `latest` moves, and then older ones go.
 One process at a time writes below one root.
 """
 
