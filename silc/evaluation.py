@@ -44,11 +44,9 @@ def evaluate(
 ) -> list[Evaluation]:
     """Score one or more models on the tasks asked for.
 
-    A model is a run (its newest checkpoint, student and/or teacher), an import or another library's checkpoint, named
-    as for `silc.load`, or a model in memory, such as `silc.load` returns.
-
-    An empty root is replaced by that of the first run's configuration. Under torchrun the ranks share the images of
-    every task; the scores are those of a single process.
+    A model is a run (its newest checkpoint, student and/or teacher), an import or another library's checkpoint (named as
+    for `silc.load`), or a model in memory. An empty root is replaced by that of the first run's configuration. Under
+    torchrun the ranks share the images of every task; the scores are those of a single process.
 
     Args:
         config: tasks and protocol.
@@ -56,8 +54,7 @@ def evaluate(
         cache: a folder that keeps results by weights, data and protocol; None keeps none. Models in memory are always
             computed anew, because their weights may have changed.
         tokenizer: replaces the tokenizer of every named model that is not a run; big_vision's files have none.
-        failed: called with task, weights and error when a task cannot be scored; if it returns, the other tasks are
-            scored.
+        failed: called with task, weights and error if a task cannot be scored; if it returns, the others are scored.
         fields: fields of EvalConfig that replace those of `config`: root="data", tasks="*-zs", templates="plain".
 
     Returns:

@@ -71,7 +71,7 @@ def address(place: socket.socket, host: str, token: str) -> str:
 
 
 def server_of(app: Guard, limits: Limits) -> uvicorn.Server:
-    """The server. It runs until the process is asked to stop: `server_of(app, limits).run(sockets=[bound(host, port)])`."""
+    """The server. It runs until it is asked to stop: `server_of(app, limits).run(sockets=[bound(host, port)])`."""
     config = uvicorn.Config(
         app,
         http=_in_time(limits.body_seconds),
