@@ -84,8 +84,8 @@ def freeze(module: nn.Module, towers: Iterable[str]) -> None:
 def layer_lr_scales(names: Iterable[str], decay: float) -> dict[str, float]:
     """Share of the learning rate of each parameter of an objective: decay^(depth + 1 - layer)  (BEiT, MAE).
 
-    Embeddings are layer 0 of their tower, blocks are layers 1 to depth. All above (the head, the scale) is layer depth
-    + 1 and learns at the full rate.
+    Embeddings are layer 0 of their tower, blocks are layers 1 to depth. All above (the head, the scale) has the number
+    depth + 1 and learns at the full rate.
     """
     names = list(names)
     blocks = {name: (block[1], int(block[2])) for name in names if (block := BLOCK.match(name))}
