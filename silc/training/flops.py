@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts what torch's FlopCounterMode counts. That one also loads torch's compiler, as slow as loading torch."""
+    """Counts what torch's FlopCounterMode counts. That one loads torch's compiler (as long as loading torch takes)."""
 
     def __init__(self) -> None:
         super().__init__()

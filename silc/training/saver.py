@@ -1,6 +1,6 @@
 """Write checkpoints while training continues: a thread writes a snapshot in host memory to disk.
 
-Training waits only for the copy; writing, hashing and flushing release the interpreter to it. If tensors are sharded,
+Training waits only for the copy; writing, hashing and flushing leave the interpreter free. If tensors are sharded,
 each rank copies its own share, and the threads send the shares to the main rank over a group of their own: training and
 the threads never wait in each other's collectives.
 """
