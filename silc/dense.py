@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OUTLIERS = 1.0
-"""Percent of the patches that are clipped at each end of a component; otherwise a few outliers would dull all
-colours."""
+"""Percent of the patches that are clipped at each end of a component: a few outliers would dull all others."""
 
 
 def scaled_to_patches(width: int, height: int, size: int, patch: int) -> tuple[int, int]:

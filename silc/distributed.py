@@ -208,11 +208,11 @@ def place(device: str | torch.device = "auto", local_rank: int = 0, ranks: int =
 def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = PATIENCE) -> str:
     """A name that all ranks of this start share, and that no earlier start of the same `torchrun` used.
 
-    The store of `torchrun` outlives a start. A restarted rank that finds addresses of dead ranks there would wait
-    for them (pytorch/pytorch#135712; seen with torch 2.15). `torchrun` offers no such name: it counts restarts on
-    each node separately, and does not count those after a change of nodes. So every rank calls rank 0 with a new
-    random word. Rank 0 answers every call that it finds, also those of dead ranks, until every living rank has
-    confirmed its answer."""
+    The store of `torchrun` outlives a start. A restarted rank that finds addresses of dead ranks there would wait for
+    them (pytorch/pytorch#135712; seen with torch 2.15). `torchrun` offers no such name: it counts restarts on each node
+    separately, and does not count those after a change of nodes. So every rank calls rank 0 with a new random word.
+    Rank 0 answers every call that it finds, also those of dead ranks, until every living rank has confirmed its answer.
+    """
     word = uuid.uuid4().hex
     if rank > 0:
         store.set(f"call/{rank}", word)
@@ -246,8 +246,7 @@ def _broke_off(error: RuntimeError) -> bool:
 
 
 def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
-    """One line that names the silent ranks. Every living rank also gives up, and then writes its number into the
-    store."""
+    """One line that names the silent ranks. Every living rank also gives up, and writes its number to the store."""
     silent, reached = set(range(size)) - {rank}, Event()
 
     def ask() -> None:

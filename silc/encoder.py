@@ -82,8 +82,7 @@ class Detector(PatchModel, Protocol):
         ...
 
     def entering(self, image: Image.Image) -> Tensor:
-        """An RGB image as the model's input, uint8 [3, S, S]: its longer side is S pixels, at the upper left of a
-        square."""
+        """An RGB image as the model's input, uint8 [3, S, S]: the longer side is S, placed at the upper left."""
         ...
 
     def find(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,10 +116,10 @@ class Writer(PatchModel, Protocol):
 class DensePredictor(PatchModel, Protocol):
     """Class names in, class maps out: a readout's cosines, a decoder, a trained head. Segmentation is scored with it.
 
-    Windows, stitching, labels and metrics are the evaluator's. Two attributes are optional. `makes_masks = True`: maps
-    are masks from 0 to 1 and class features are the texts' of unit length, so TCL's mix can be used; `makes_masks =
-    False`: maps have another scale, so no threshold of masks can be used. `most_windows` is the number of windows in
-    one call, for large maps.
+    Windows, stitching, labels and metrics are the evaluator's. Two attributes are optional. `makes_masks` true:
+    maps are masks from 0 to 1 and class features are the texts' of unit length, so TCL's mix can be used; false: maps
+    have another scale, so no threshold of masks can be used. `most_windows` is the number of windows that a predictor
+    with large maps takes at a time.
     """
 
     @property

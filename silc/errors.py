@@ -26,6 +26,6 @@ class Preempted(Exception):
 class LostRank(Exception):
     """Another process of the group died, hangs or was cut off. The message names it in one line.
 
-    The input is not at fault: the command line prints the line alone and exits with code 75 (EX_TEMPFAIL of sysexits.h:
-        try again). `torchrun` then starts the group again.
+    The input is not at fault. The command line prints the line alone and exits with code 75 (EX_TEMPFAIL of sysexits.h:
+    try again). `torchrun` then starts the group again.
     """

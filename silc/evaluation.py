@@ -44,7 +44,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Score one or more models on the tasks asked for.
 
-    A model is a run (its newest checkpoint, student and/or teacher), an import or another library's checkpoint (named as
+    A model is a run (its newest checkpoint, student and/or teacher), an import, another library's checkpoint (named as
     for `silc.load`), or a model in memory. An empty root is replaced by that of the first run's configuration. Under
     torchrun the ranks share the images of every task; the scores are those of a single process.
 

@@ -77,8 +77,7 @@ def paths(kind: type) -> list[str]:
 
 
 def switch(path: str) -> str:
-    """The setting that a flag turns off: data.crops.flip for data.crops.no_flip; any other path is returned as it
-    is."""
+    """The setting that a flag turns off: data.crops.flip for data.crops.no_flip; any other path stays as it is."""
     return re.sub(r"(^|\.)no_(?=[^.]+$)", r"\1", path)
 
 

@@ -19,13 +19,13 @@ class Kind:
     train: str = ""
     """Trains a configuration to its end and returns the run's directory; called by `silc train`."""
     load: str = ""
-    """Loads a finished run's model, as `Loaded`, from (run, device=, name=); called by `silc eval` and `silc.load`."""
+    """Loads a finished run as `Loaded`; `silc eval` and `silc.load` call it with (run, device=, name=)."""
     idle: str = ""
     """`Idle` rules: which settings are reported as given and not read."""
     command: str = "silc train"
     """The command that resumes such a run."""
     export: str = ""
-    """Exports such a run, from (run, out, formats, license=, datasets=); called by `silc export`."""
+    """Exports such a run; `silc export` calls it with (run, out, formats, license=, datasets=)."""
 
     def find(self, what: str) -> Any:
         """Import and return what `settings`, `train`, `load`, `idle` or `export` names; None if it is empty."""

@@ -96,7 +96,7 @@ def load(
         raise BadInput(f"size is {size!r}; needed is the side of the images, a whole number of pixels")
     where, precision = place(device), precision_of(dtype)
     if weights != "auto" and not is_run(source):
-        sources.kind_of(source)  # raises if the source is no model at all
+        sources.kind_of(source)  # raises if it is no model at all
         raise BadInput(f"{source} is no run with a student and a teacher; leave weights={weights!r} out")
     asked: Weights = "both" if weights == "auto" else weights
     path = Path(tokenizer) if tokenizer else None

@@ -228,8 +228,7 @@ class SilcObjective(nn.Module):
         return embedding.unflatten(0, views.shape[:2]), None if masked is None else self._predicted(tokens, masked)
 
     def draw_masks(self, views: Tensor | None) -> Tensor | None:
-        """This rank's share [G, B, M] of the global batch's masks. Ranks draw the same, so their number changes
-        nothing."""
+        """This rank's share [G, B, M] of the global batch's masks. Their number changes nothing: all draw alike."""
         if self.patch_head is None or views is None:
             return None
         num_views, num, rank = *views.shape[:2], self.world.rank
@@ -312,8 +311,7 @@ class SilcObjective(nn.Module):
 
     @torch.no_grad()
     def after_step(self, out: StepOutput, hyper: Hyper) -> None:
-        """Update the EMA of tower and heads and the centres, clamp the scale. Call once per accepted update, on every
-        rank."""
+        """Update the EMA of tower and heads and the centres, clamp the scale. Once per accepted update, each rank."""
         if self.config.scale_max is not None:
             self.student.logit_scale.clamp_(max=math.log(self.config.scale_max))
         if self.teacher is not None:

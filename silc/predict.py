@@ -143,8 +143,7 @@ class Model(Encoder):
 
     @torch.no_grad()
     def encode_dense(self, images: Tensor, readout: str) -> Tensor:
-        """Patch features [B, h, w, D], not normalised, of normalised pixels; readout `tower`: the tower's own [B, h, w,
-        C].
+        """Patch features [B, h, w, D], not normalised, of normalised pixels; `tower` is the tower's own [B, h, w, C].
 
         Raises:
             BadInput: the model has no such readout.

@@ -46,7 +46,8 @@ def keep_freed_memory() -> None:
 
     A step on a CPU frees gigabytes and asks for them again. By default large pieces go back to the system each time,
     and come back page by page, zeroed: this takes a sixth of a step in bfloat16 (docs/performance.md). The memory held
-    grows to the most that was needed at once and stays there."""
+    grows to the most that was needed at once and stays there.
+    """
     _tell((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 
 

@@ -147,7 +147,8 @@ def as_begun(config: Config, out: Path) -> tuple[Config, str]:
     A field's default in its dataclass is the behaviour from before the field existed, so a run whose config.yaml lacks
     a field has the default. The recipe has changed, and the user asked for no change, if two things are true: the run
     has a default or an earlier value of the recipe (`recipes.EARLIER`), and the configuration has the recipe's value of
-    today."""
+    today.
+    """
     if not (out / CONFIG).is_file():
         return config, ""
     begun, written = configs.load(out / CONFIG), configs.written(out / CONFIG)

@@ -36,8 +36,7 @@ class Allowed(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers. A tuple needs at least one element, and all must be in range. A side that is not given is
-    open."""
+    """Finite numbers. A tuple needs at least one element, all in range. A side that is not given is open."""
 
     above: float | None = None
     least: float | None = None
