@@ -81,7 +81,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     """Pairs and views."""
     pixels: PixelsConfig = field(default_factory=PixelsConfig)
-    """From 8 bits to the towers' input."""
+    """How 8-bit pixels become the towers' input."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Towers, head, teacher."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -183,7 +183,7 @@ def described() -> tuple[int, int]:
 
 
 def place(device: str | torch.device = "auto", local_rank: int = 0, ranks: int = 1) -> torch.device:
-    """The device a name means: auto, cpu, cuda or cuda:N. `auto` is this rank's GPU when there is one, else the CPU.
+    """The device that a name means: auto, cpu, cuda or cuda:N. `auto` is this rank's GPU if there is one, else the CPU.
 
     Raises:
         BadInput: no such name, no such GPU here, or one GPU named for several ranks.

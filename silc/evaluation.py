@@ -148,7 +148,7 @@ def figures(
 def _together(
     readers: Sequence[Callable[..., Loaded]], config: EvalConfig, device: torch.device
 ) -> dict[tuple[str, str], Encoder]:
-    """All models by name and weights, in memory at once, each with the second encoder where there is one."""
+    """All models by name and weights, in memory at once, each with the second encoder if there is one."""
     second = load_any(config.second, device=device).best() if config.second else None
     found = {}
     for read in readers:

@@ -48,7 +48,7 @@ NO_VIEWS = Views(None, None, None)
 
 @dataclass(frozen=True)
 class TowerOutputs:
-    """What the losses read: joint embeddings, not normalised, and tokens; None where a pass does not ask for them."""
+    """What the losses read: joint embeddings, not normalised, and tokens; None if a pass does not ask for them."""
 
     images: Tensor | None = None  # [V, B, D] student, of the views that enter the image-text loss
     text: Tensor | None = None  # [B, D] student

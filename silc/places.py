@@ -1,4 +1,4 @@
-"""Check before the work that files and folders can be written. A failure is told in one line; nothing is left behind.
+"""Check before the work that files and folders can be written. A failure gives one line; nothing is left behind.
 
 The check writes an unnamed temporary file, because permissions alone do not show a read-only file system, a full disk
 or a quota. Importing this module imports no torch.
@@ -27,7 +27,7 @@ def file(given: str | Path, *, flag: str = "--out") -> Path:
         flag: the flag that gave it, for the message.
 
     Raises:
-        BadInput: it cannot be written; says why.
+        BadInput: it cannot be written; the message says why.
     """
     path = _reached(given, flag)
     if path.is_dir() or str(given).endswith(os.sep):
@@ -59,7 +59,7 @@ def folder(given: str | Path, *, flag: str = "--out") -> Path:
     """The path of a folder, checked to be writable: it is there, or it can be made. Arguments as for `file`.
 
     Raises:
-        BadInput: it cannot be written to; says why.
+        BadInput: it cannot be written to; the message says why.
     """
     path = _reached(given, flag)
     if path.exists() and not path.is_dir():

@@ -70,7 +70,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Duration:
-    """Texts like '500 steps', '2.5M examples', '30 epochs' and, where `share` is set, '10%' of the run."""
+    """Texts like '500 steps', '2.5M examples', '30 epochs' and, if `share` is set, '10%' of the run."""
 
     zero: bool = False
     """Whether zero is allowed: '0 steps'."""

@@ -1,4 +1,4 @@
-"""`silc data prepare`: label maps of raw releases, decoded into what is scored."""
+"""`silc data prepare`: decode label maps of raw releases for evaluation."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ScoreCommand(Settings):
     batch_size: Annotated[int, Range(least=1, most=100_000)] = 64
     """Images in a forward pass."""
     workers: Annotated[int, Range(least=1, most=1024)] = 1
-    """Processes (actors with --ray), each with the models and a GPU of its own, where there are several."""
+    """Processes (actors with --ray), each with its own models and, if there are several GPUs, its own GPU."""
     threads: Annotated[int, Range(least=1, most=1024)] = 4
     """Threads of a worker that read and decode ahead; on a CPU models compute with one."""
     max_pixels: Annotated[int, COUNT] = 64_000_000

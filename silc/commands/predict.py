@@ -68,7 +68,7 @@ class PredictCommand(Settings):
     segmentation: str = "tcl"
     """Sliding windows when segmenting, as for `silc eval`: tcl, sclip, radseg-mid, radseg-high, tips or dinov3."""
     decoder: str = "cosine"
-    """What makes class maps when segmenting, by a name of docs/evaluation.md, as for `silc eval`."""
+    """The decoder that makes class maps when segmenting, by a name of docs/evaluation.md, as for `silc eval`."""
     second: str = ""
     """Another model, by name: decoders proxyclip (required) and lposs compare its patches."""
     alpha: Annotated[float, Range(least=0, most=1)] = 0.7

@@ -88,7 +88,7 @@ class Traced:
 
     graph: nn.Module
     examples: Mapping[str, Tensor]
-    """By the input's name."""
+    """Example inputs, by their name in the graph."""
     dynamic: Sequence[Mapping[int, Any]]
     output_names: tuple[str, ...]
 

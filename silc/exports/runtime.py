@@ -25,12 +25,12 @@ class Package:
     name: str
     version: str
     sha512: str
-    """In base64, as npm's lock files have it."""
+    """The checksum in base64, as in npm's lock files."""
     files: tuple[str, ...]
 
     @property
     def file(self) -> str:
-        """What `npm pack` calls it."""
+        """The file's name, as `npm pack` gives it."""
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 

@@ -77,5 +77,5 @@ class CollapseAlarm:
 
 
 def half_life(momentum: float) -> float:
-    """Steps in which half of the average is renewed; infinite for a teacher that stands still."""
+    """Steps in which half of the average is renewed; infinite for a teacher that never changes."""
     return -math.log(2) / math.log(momentum) if 0 < momentum < 1 else (math.inf if momentum else 0.0)

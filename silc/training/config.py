@@ -52,7 +52,8 @@ class OptimConfig(Settings):
     freeze: tuple[Literal["image", "text"], ...] = ()
     """Frozen towers: LiT trains with a frozen image tower; with a small data set the text tower may be frozen."""
     lora: Annotated[int, Range(least=0, most=65_536, advice="0: none")] = 0
-    """Rank of LoRA: in the towers only matrices of this rank beside the blocks' learn; 0 trains all of them."""
+    """Rank of LoRA: the towers then learn only added matrices of this rank, beside each matrix of their blocks. 0
+    trains the towers whole."""
     weight_decay: Annotated[float, Range(least=0, most=1000)] = 0.1
     """Weight decay as in torch, times the learning rate; big_vision's 1e-4 at lr 1e-3 is this 0.1."""
     decay: Literal["matrices", "kernels"] = "matrices"

@@ -146,7 +146,7 @@ class Tracker:
         self.library.log({k: v for k, v in numbers.items() if k != "step"}, step=record["step"])
 
     def finish(self) -> None:
-        """Send what is left."""
+        """Send the records that are left."""
         self.library.finish()
 
 

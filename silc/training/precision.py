@@ -45,7 +45,7 @@ def choose(asked: Asked, world: World, written: Asked | None = None) -> Choice:
     """The precision of a run, the same on every rank: rank 0's device decides.
 
     Args:
-        asked: what the configuration says.
+        asked: the precision in the configuration.
         written: the precision in the config.yaml of a run that resumes; `auto` keeps it. None for a new run.
     """
     kept = None if written == "auto" else written

@@ -80,7 +80,7 @@ class Interruptible(World):
         """Every rank's value.
 
         Raises:
-            Preempted: on every rank, where any of them was asked to stop.
+            Preempted: on every rank, if any of them was asked to stop.
         """
         everyone = super().collect((value, self.asked()))
         if any(asked for _, asked in everyone):

@@ -121,7 +121,7 @@ class Learner(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """What is moved, sharded, compiled and wrapped."""
+        """The module that is moved, sharded, compiled and wrapped."""
         ...
 
     @property
@@ -210,7 +210,7 @@ class Run:
     said: Sequence[str] = ()
     """Lines for the user before the first step."""
     unit: str = "pairs"
-    """What a sample is called in "12 pairs/s"."""
+    """The name of a sample, as in "12 pairs/s"."""
 
     def cost(self, step: int) -> dict[str, float]:
         """The cost of `step` steps: examples, and training FLOPs."""

@@ -59,7 +59,7 @@ def state_dicts_of(run: Run, optimizer: Optimizer, world: World) -> dict[str, Ma
 
 
 def state_of(run: Run, progress: Progress, world: World) -> dict[str, Any]:
-    """What a checkpoint holds besides tensors; every rank calls it."""
+    """The state of a checkpoint besides tensors; every rank calls it."""
     bad = dict(world.total(progress.bad))
     return {
         "progress": {"step": progress.step, "skipped": progress.skipped, "bad": bad},
