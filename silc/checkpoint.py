@@ -2,7 +2,7 @@
 
     checkpoints/step-00001200/
         model.safetensors      student towers, scale, bias
-        lora.safetensors       matrices before LoRA, and LoRA's   (when the run trains LoRA)
+        lora.safetensors       original matrices, LoRA's A and B  (when the run trains LoRA)
         head.safetensors       student head                       (when the run distils)
         teacher.safetensors    image tower, head, centre          (when the run has a teacher)
         optimizer.safetensors  moments, step counts, by parameter name
@@ -56,7 +56,7 @@ class Checkpoint:
         """Load a file's tensors, which must fit exactly.
 
         Raises:
-            BadInput: names or shapes differ; names the first difference.
+            BadInput: names or shapes differ; the message says where they first do.
         """
         load_into(module, self.state_dicts.get(name, {}), self.path / f"{name}.safetensors")
 
@@ -217,7 +217,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     """Load weights that must fit exactly.
 
     Raises:
-        BadInput: names or shapes differ; names the first difference.
+        BadInput: names or shapes differ; the message says where they first do.
     """
     wanted = module.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

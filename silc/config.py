@@ -259,7 +259,7 @@ def _adapter(schema: type) -> TypeAdapter[Any]:
 
 
 def written(file: Path) -> set[str]:
-    """Paths of the settings that a YAML file holds; the file of a run from before a field existed lacks that field.
+    """Paths of the settings that a YAML file holds. The file of an old run lacks the fields that were added since.
 
     Raises:
         BadInput: as `load`.
@@ -298,8 +298,8 @@ def _values(file: Path) -> dict[str, Any]:
 def override(config: T, values: Mapping[str, Any]) -> T:
     """A configuration with fields changed by name: a path ("train.optim.lr"), or its end if that is unique ("lr").
 
-    If several paths have this end, the one in `train` is meant ("batch_size"). `data.train` also selects the source
-    that reads it.
+    If several paths have this end, the one in `train` is meant ("batch_size"). Giving `data.train` also sets
+    `data.source` to `shards`.
 
     Raises:
         BadInput: an unknown, ambiguous or repeated field, a value of the wrong type, or two sources of pairs.
@@ -374,7 +374,9 @@ def path_of(name: str, known: Collection[str]) -> str:
 
 
 def with_one_source(config: T, given: Collection[str]) -> T:
-    """The configuration with one source of pairs: of `data.train` and generated scenes, the one that is in `given`.
+    """The configuration with one source of pairs: if it names files and a generated source, the one in `given` stays.
+
+    If neither is given, nothing changes.
 
     Raises:
         BadInput: both are in `given`.

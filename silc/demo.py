@@ -1,6 +1,7 @@
 """`make demo`: train two small models that differ only in self-distillation, and compare them.
 
-All data is generated from a seed. Only the time is fixed: a slow machine runs the shorter of two trainings.
+All data is generated from a seed. The demo is to take five minutes, so a slow machine runs the shorter of two
+trainings.
 """
 
 from __future__ import annotations

@@ -237,7 +237,8 @@ def agree_on_attempt(store: Store, rank: int, size: int, patience: timedelta = P
 
 
 BROKE_OFF = ("gloo", "pair closure", "by peer", "Broken pipe")
-"""Words of gloo's errors, which have no type of their own; those that reach DDP's backward pass name no source."""
+"""Words of gloo's errors, which have no type of their own; those that come through DDP's backward pass do not even say
+that they are gloo's."""
 
 
 def _broke_off(error: RuntimeError) -> bool:
@@ -246,7 +247,7 @@ def _broke_off(error: RuntimeError) -> bool:
 
 
 def _complaint(store: Store, rank: int, size: int, error: RuntimeError) -> str:
-    """One line that names the silent ranks. Every living rank also gives up, and writes its number to the store."""
+    """One line that names the silent ranks. Each living rank calls this, and first writes its number to the store."""
     silent, reached = set(range(size)) - {rank}, Event()
 
     def ask() -> None:

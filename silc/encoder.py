@@ -116,21 +116,21 @@ class Writer(PatchModel, Protocol):
 class DensePredictor(PatchModel, Protocol):
     """Class names in, class maps out: a readout's cosines, a decoder, a trained head. Segmentation is scored with it.
 
-    Windows, stitching, labels and metrics are the evaluator's. Two attributes are optional. `makes_masks` true:
-    maps are masks from 0 to 1 and class features are the texts' of unit length, so TCL's mix can be used; false: maps
-    have another scale, so no threshold of masks can be used. `most_windows` is the number of windows that a predictor
-    with large maps takes at a time.
+    Windows, stitching, labels and metrics are the evaluator's. Two attributes are optional. `makes_masks`: if true,
+    the maps are masks from 0 to 1 and the class features are unit-length text features, as TCL's mix needs them; if
+    false, the maps have another scale, so a threshold of masks cannot be used. `most_windows`: the number of windows
+    that a predictor with large maps takes at a time.
     """
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Fields that describe it in records: `decoder`, if not the cosine; `readout`; `refined`, `tuned_on_labels`, if
-        not raw."""
+        """Fields that describe it in records: `readout`; `decoder`, unless it is the cosine; `refined`, if its maps
+        are; `tuned_on_labels`, if it uses numbers tuned on labels."""
         ...
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """Fields of `SlidingWindowProtocol` that it sets in place of the evaluation; `record` then has a `protocol`."""
+        """Fields of `SlidingWindowProtocol` that it fixes for itself; if there are any, `record` names a `protocol`."""
         ...
 
     def classes(self, names: Sequence[str], embed: Callable[[DualEncoder, Sequence[str]], Tensor]) -> Tensor:

@@ -277,8 +277,8 @@ def _told(rgb: Image.Image, of: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """8-bit grey from 16 and 32 bits and floats. If the mode does not fix the range, the largest value does: the range
-    ends at 1 (floats), at 255, at 65,535, or else at that value."""
+    """8-bit grey from 16 and 32 bits and floats. Modes of 16 bits have a fixed range. Otherwise white is the first of 1
+    (floats only), 255 and 65,535 that no value exceeds, or else the largest value."""
     values = np.asarray(image)
     if values.dtype.itemsize == 2:  # I;16 and similar modes: by a table, which takes the least memory
         return Image.fromarray((np.arange(65_536) / 257).round().astype(np.uint8)[values])

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run. Its functions are named as `module:name`, imported when used, and empty if there is none."""
+    """A kind of run. Its parts are named as `module:name`, imported when used, and empty if there is none."""
 
     settings: str
     """The dataclass of its configuration, in a module that imports no torch: `Config`, or a `DownstreamConfig`."""

@@ -127,7 +127,8 @@ class SilcObjective(nn.Module):
     def forward(self, batch: Batch, hyper: Hyper, asked: Pass = WHOLE) -> StepOutput:
         """Loss and metrics of this rank's share of a global batch.
 
-        For a step in several passes: a loss whose gradients add up to the step's; `output` combines the rest.
+        If the step has several passes, this is the loss of one of them, and their gradients add up to the step's.
+        `output` makes the step's loss and metrics.
         """
         return self.losses(self.features(batch, asked), hyper, asked)
 
@@ -149,7 +150,7 @@ class SilcObjective(nn.Module):
         return (used.original is not None) + (0 if used.globals is None else len(used.globals))
 
     def _contrastive_views(self, views: Views, number: int | None = None) -> Views:
-        """Views that enter the image-text loss: all, or one of them, the original first."""
+        """Views that enter the image-text loss: all, or only the one at index `number`, where the original is first."""
         original = views.original if self.config.needs_original else None
         global_ones = None if self.config.contrastive_views == "original" else views.globals
         if number is None:
@@ -228,7 +229,8 @@ class SilcObjective(nn.Module):
         return embedding.unflatten(0, views.shape[:2]), None if masked is None else self._predicted(tokens, masked)
 
     def draw_masks(self, views: Tensor | None) -> Tensor | None:
-        """This rank's share [G, B, M] of the global batch's masks. Their number changes nothing: all draw alike."""
+        """This rank's share [G, B, M] of the global batch's masks. Each rank draws all of them, so they do not depend
+        on the number of ranks."""
         if self.patch_head is None or views is None:
             return None
         num_views, num, rank = *views.shape[:2], self.world.rank

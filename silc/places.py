@@ -14,7 +14,7 @@ from pathlib import Path
 from silc.errors import BadInput
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""Errors of a write, which name no file: the disk or a quota is full, the place is locked or broken."""
+"""Error numbers of a failed write, whose error has no file name: disk or quota full, place locked or broken."""
 ENOUGH = 4096
 """Bytes that the check writes."""
 
@@ -43,8 +43,8 @@ def file(given: str | Path, *, flag: str = "--out") -> Path:
 
 
 def beside(path: Path, of: Path, *, flag: str) -> Path:
-    """The path of a file that is written beside another, under a name nobody gave; if it is there alone, it is not
-    ours.
+    """The path of a file that is written beside the file `of`, under a name that the user did not give. If it exists
+    and `of` does not, it is somebody else's.
 
     Raises:
         BadInput: it cannot be written, or it would replace somebody's file.

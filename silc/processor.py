@@ -31,11 +31,12 @@ def name() -> str:
 
 
 def wait_briefly() -> None:
-    """Let a thread that waits for others give up its core soon. Call this before torch is imported, which reads it.
+    """Let a thread that waits for others give up its core soon. Call this before torch is imported.
 
     By default a thread waits actively for about a millisecond, at each of a step's thousands of products. If something
     else runs, such as the loader's own workers, the thread that it waits for may have no core: two threads took 12
-    times as long as one, and with this setting twice as long (docs/log.md). A value that the user has set stays.
+    times as long as one, and with this setting twice as long (docs/log.md). The setting is an environment variable,
+    which is read when torch is imported. A value that the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

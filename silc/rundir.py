@@ -110,8 +110,8 @@ def check_same(out: Path, config: Trained) -> None:
 def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
     """The configuration with one source of pairs, and a line for the user if `data.train` is given and not read.
 
-    Before `data.train` selected its source, a run may have been given it and have trained on scenes. It resumes on
-    scenes.
+    Today `data.train` selects its own source. An older run may have been given it and have trained on generated scenes
+    all the same; it resumes on scenes.
 
     Raises:
         BadInput: a new run names both.
@@ -141,13 +141,13 @@ def with_its_init(config: Config, out: Path) -> tuple[Config, str]:
 
 
 def as_begun(config: Config, out: Path) -> tuple[Config, str]:
-    """The configuration with the settings that the run in `out` began with, if only its recipe has changed since; and a
-    line that says so.
+    """The configuration, where settings that only the recipe has changed since the run in `out` began keep the run's
+    values; and a line that says so.
 
-    A field's default in its dataclass is the behaviour from before the field existed, so a run whose config.yaml lacks
-    a field has the default. The recipe has changed, and the user asked for no change, if two things are true: the run
-    has a default or an earlier value of the recipe (`recipes.EARLIER`), and the configuration has the recipe's value of
-    today.
+    A setting counts as changed by the recipe, and not by the user, if both have the same recipe, the configuration has
+    the value that the recipe has today, and the run has the field's default or an earlier value of the recipe
+    (`recipes.EARLIER`). A field's default in its dataclass is the behaviour from before the field existed, so a run
+    whose config.yaml lacks a field has the default.
     """
     if not (out / CONFIG).is_file():
         return config, ""

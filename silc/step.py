@@ -49,7 +49,7 @@ class Pass:
     text: Tensor | None = None
     """The text's embedding [B, D], from a pass of its own."""
     cotangent: Embeddings | None = None
-    """d(loss of the whole batch) / d(this pass's embeddings), and this pass's fraction for scale and bias."""
+    """Gradients of the batch's loss by this pass's embeddings, and this pass's share of those by scale and bias."""
     masked: Tensor | None = None
     """Patches masked for the student, int64 [G, B, M]; drawn for all passes at once."""
 
@@ -69,7 +69,7 @@ class Embeddings(NamedTuple):
 
 
 class FactoredLogits(NamedTuple):
-    """Logits on prototypes, not multiplied out yet: the cosines of bottleneck and prototypes."""
+    """Logits on prototypes as two factors: a logit is the cosine of a bottleneck and a prototype, not computed yet."""
 
     bottleneck: Tensor  # [..., C] unit length
     prototypes: Tensor  # [K, C] of any length, only their direction counts

@@ -28,7 +28,7 @@ class PrepareCommand(Settings):
     root: str
     """The folder that the release was unpacked in: with ADE20K_2021_17_01, VOCdevkit or coco_stuff164k."""
     out: str = ""
-    """The folder for data, --root of `silc eval`; empty: beside the release, and photographs are not copied."""
+    """The folder for data, --root of `silc eval`. Empty: the release's folder, where photographs are not copied."""
     train: bool = False
     """Also the training part, which probes learn from."""
 

@@ -25,8 +25,8 @@ ALONE = "figures lay two or more side by side: give two models, or --decoder cos
 
 
 def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
-    """The rule for a setting that only some tasks read: idle if `--tasks` names only others. A glob with an open end
-    may match any task."""
+    """The rule for a setting that only tasks with `suffixes` read: idle if each name in `--tasks` has another suffix. A
+    glob that ends in * has none, because it may match any task."""
     known = tuple(f"-{kind.suffix}" for kind in TASKS.values())
     own = tuple(f"-{suffix}" for suffix in suffixes)
 
@@ -168,7 +168,7 @@ def _score(models: Sequence[str], command: EvalCommand) -> tuple[Sequence[Path],
 def _check_figures(models: Sequence[str], command: EvalCommand) -> None:
     """
     Raises:
-        BadInput: figures are asked for, and there is only one model in one way.
+        BadInput: figures are asked for, but there is only one model with one decoder, protocol and list of names.
     """
     ways = (command.decoder, command.segmentation, command.names)
     alone = (
@@ -183,7 +183,8 @@ def _listed(names: str) -> Sequence[str]:
 
 
 def _cache(given: str, beside: Path) -> Path | None:
-    """The folder that keeps results: the one asked for, or one beside the scores; None if there is to be none."""
+    """The folder that keeps results: the one asked for, or one beside the scores; None if it is `off` or, when no
+    folder is asked for, cannot be written."""
     if given:
         return None if given == "off" else places.folder(given, flag="--cache")
     try:

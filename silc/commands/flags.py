@@ -90,8 +90,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
 
 
 def _as_flags(kind: type, said: str) -> str:
-    """An error that begins with a setting, with the flag that users type in its place: --NAME.FIELD for
-    eval.NAME.FIELD."""
+    """The error `said`, which begins with a setting's path, with the path replaced by the flag that users type:
+    eval.NAME.FIELD becomes --NAME.FIELD."""
     setting, _, rest = said.partition(" ")
     for name, hint in get_type_hints(kind).items():
         section = getattr(hint, "section", name)

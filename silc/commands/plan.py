@@ -24,7 +24,7 @@ from silc.terminal import say
 class PlanCommand(Settings):
     """What a recipe takes: parameters, FLOPs, memory, bytes sent, time, hours, cost. Several are shown side by side.
 
-    Their fields follow as in `silc train`. Nothing is trained and no GPU is needed.
+    Fields of the recipes are given after them, as in `silc train`. Nothing is trained and no GPU is needed.
     """
 
     idle: ClassVar[tuple[Idle, ...]] = (

@@ -50,8 +50,8 @@ class PredictCommand(Settings):
         WEIGHTS_OF_RUNS,
     )
     task: tyro.conf.Positional[Literal["classify", "embed", "segment", "detect", "caption", "answer"]]
-    """classify, caption and answer print their results and write JSON, embed writes .npy, segment writes a folder of
-    overlays and label maps, detect writes a folder of COCO JSON and pictures of the boxes."""
+    """classify, caption and answer print their results and, with --out, write JSON; embed writes .npy, segment writes a
+    folder of overlays and label maps, detect writes a folder of COCO JSON and pictures of the boxes."""
     model: ModelName
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of them."""

@@ -29,7 +29,7 @@ IDLE = (
     Idle("segmentation_batch feature_cache_gb", lambda about: "linear-seg" not in about, "no task segments"),
     Idle("train.batch_size", lambda about: "linear" not in about, "in segmentation it is --segmentation-batch"),
 )
-"""Rules about a set of words: the suffixes of the tasks asked for, and `import` if the model is no run."""
+"""Rules whose conditions get a set of words: suffixes of the tasks asked for, and `import` if the model is no run."""
 
 
 def main(args: list[str]) -> int:

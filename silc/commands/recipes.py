@@ -11,7 +11,7 @@ from silc.terminal import say
 
 
 def main(args: list[str]) -> int:
-    """Print a line per recipe, and how the names of the others are made."""
+    """Print a line per basic recipe, how recipes for other towers and the ablation are named, and a line per head."""
     if args and args[0] not in ("-h", "--help"):
         raise BadInput(f"silc recipes lists all and takes nothing; to see one: silc show {args[0]}")
     say(first_lines(recipes.BASES))

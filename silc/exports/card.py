@@ -54,7 +54,7 @@ image = torch.export.load("DIR/{format}/image.pt2").module()
 pooled, patches = image(pixels)
 """,
 }
-"""Code that opens each format; `graph` is for torch's own formats, of any precision."""
+"""Code that opens each format; `graph` is for those that torch opens itself: torch_export and int8."""
 
 
 @dataclass(frozen=True)

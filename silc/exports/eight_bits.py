@@ -63,7 +63,7 @@ def _users(graph: Any) -> dict[str, list[tuple[Any, int]]]:
 
 
 def _turn_weights(graph: Any) -> None:
-    """Store weights that are only read transposed in transposed form, and once."""
+    """Replace a weight that is read only through Transpose nodes by one transposed copy, and remove these nodes."""
     from onnx import numpy_helper
 
     users = _users(graph)

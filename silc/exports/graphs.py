@@ -96,7 +96,7 @@ class Traced:
 def traced(model: Encoder, probe: Probe, *, maps: bool) -> dict[str, Traced]:
     """Both towers, and with `maps` also the decoder that the probe names.
 
-    The examples have other sizes than the model's own, which tracing would take for constants.
+    The examples have none of the model's own sizes, because tracing would take these for constants.
     """
     patch, side, batch = model.patch_size, model.preprocess.size // model.patch_size, Dim("batch", min=1)
     sizes = {0: batch, 2: patch * Dim("h", min=2), 3: patch * Dim("w", min=2)}
@@ -195,7 +195,7 @@ def as_onnx(one: Traced) -> torch.onnx.ONNXProgram:
 
 
 def save_onnx(one: Traced, file: str) -> None:
-    """Save one file, or a second one with the weights if they are large."""
+    """Save one file, and a second one with the weights if they are large."""
     as_onnx(one).save(file)
 
 

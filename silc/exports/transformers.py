@@ -49,7 +49,7 @@ def kind_of(model: Pretrained) -> Kind:
     """The class that computes what this model computes.
 
     Raises:
-        BadInput: none does; names what the nearer class never has.
+        BadInput: none does; the message says what this model has that the nearer class never has.
     """
     image, text = model.model.image, model.model.text
     kind: Kind = "siglip" if image.pool == "map" else "clip"

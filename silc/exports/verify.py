@@ -109,8 +109,8 @@ class Probe:
     def checks(
         self, name: str, *, ids: Tensor, pixels: Tensor | None, image: Tensor, text: Tensor, logits: Tensor
     ) -> list[Check]:
-        """Compare with ours a library's token ids of `TEXTS`, pixels of `picture` (None: known to differ), features [.,
-        D], and logits of `images()` and `ids`.
+        """Compare a library's results with ours: token ids of `TEXTS`; pixels of `picture` (None: known to differ);
+        features [., D] and logits of `images()` and `ids`.
 
         Raises:
             BadInput: something differs by too much.

@@ -97,7 +97,7 @@ def compose(config: Config, context: RunContext) -> Run:
 
 
 def _settled(config: Config, context: RunContext) -> Config:
-    """The final configuration: a run that resumes keeps its settings; the precision is the one that is fast here."""
+    """The final configuration: a run that resumes keeps its settings; `auto` precision is decided."""
     out = context.out
     written = configs.load(out / CONFIG).train.precision if (out / CONFIG).is_file() else None
     precision = choose(config.train.precision, context.world, written)

@@ -88,7 +88,8 @@ class Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, with the silc that it has imported, and one thread in a library that is not used."""
+    """This process's environment, changed: the worker imports the same silc, and a library it does not need has one
+    thread."""
     own = str(Path(silc.__file__).parent.parent)
     paths = os.pathsep.join(filter(None, (own, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,8 +1,8 @@
 """Checks of a request before anything reads it: where it comes from, how long it is, and that it comes in time.
 
-A page of another site must not reach the server through a visitor's browser: neither by its own name for 127.0.0.1 (DNS
-rebinding), nor across origins. So `Host` must be one of this machine's names unless there is a token, and `Origin`, if
-a browser sends it, must be the server's own.
+A page of another site must not reach the server through a visitor's browser: neither by making the site's own name lead
+to 127.0.0.1 (DNS rebinding), nor across origins. So `Host` must be one of this machine's names unless there is a token,
+and `Origin`, if a browser sends it, must be the server's own.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class _Running:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """If the run ends early, save what was learnt, if possible; the last line says so."""
+        """If the run is stopped or loses a worker, save what was learnt, if possible. The error says how to go on."""
         preemption = self.context.preemption
         try:
             yield
@@ -151,7 +151,8 @@ class _Running:
             raise
 
     def _save_alone(self) -> str:
-        """Save between two steps if this is the only rank: others wait within the step. Returns a line for the user."""
+        """Save between two steps if this is the only rank (others would wait within the step); returns a line for the
+        user."""
         if self.context.world.size > 1:
             self.saver.wait()
             return "`--resume auto` goes on from the last checkpoint"

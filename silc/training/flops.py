@@ -9,7 +9,8 @@ from torch.utils.flop_counter import flop_registry
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts what torch's FlopCounterMode counts. That one loads torch's compiler (as long as loading torch takes)."""
+    """Counts what torch's FlopCounterMode counts. That one also loads torch's compiler, which takes as long as loading
+    torch."""
 
     def __init__(self) -> None:
         super().__init__()

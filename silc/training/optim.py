@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class _AdamW(torch.optim.AdamW):
-    """torch's own, but not hidden from torch's compiler: hiding it would load the compiler (as long as torch takes)."""
+    """torch's AdamW without the wrapper that hides a method from torch's compiler: the wrapper would load the compiler,
+    which takes as long as loading torch."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 

@@ -19,7 +19,8 @@ Asked = Literal["auto", "bf16", "float32"]
 
 SIDE = 256
 WORTH = 1.5
-"""`auto` takes bf16 on a CPU from this gain on: casts cost a part of a smaller one, and half of the digits are lost."""
+"""`auto` takes bf16 on a CPU from this gain on: casts use up part of a smaller gain, and bf16 loses half of the
+digits."""
 SECONDS, ROUNDS = 0.02, 3
 """How long products are timed, and the least number of rounds."""
 
