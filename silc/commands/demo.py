@@ -19,7 +19,7 @@ class DemoCommand(Settings):
     out: str = "out/demo"
     """Where everything goes; an earlier demo there is replaced."""
     duration: Annotated[str, Duration(share=False, words=("",))] = ""
-    """How long to train each; by default as long as this machine allows in five minutes: 25k or 6k examples."""
+    """How long to train each; by default as long as this machine allows in five minutes: 20k or 6k examples."""
 
 
 def main(args: list[str]) -> int:
