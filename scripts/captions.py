@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from silc.cli import main as silc
+from scripts.silc_command import run
+from scripts.spread import Scores
 
 
 class Study(NamedTuple):
@@ -61,12 +61,6 @@ SHOWN = ("accuracy", "cider")
 """Metrics of the table."""
 
 
-def run(*args: object) -> None:
-    """A command of silc, which has to end well."""
-    if silc([str(arg) for arg in args]):
-        raise SystemExit(f"silc {' '.join(map(str, args))} failed")
-
-
 def decoder(study: Study, towers: Path, which: str, cache: Path, out: Path, seed: int, steps: int) -> None:
     """Train a decoder and score it."""
     if not (out / "done").is_file():
@@ -97,8 +91,7 @@ def summary(arms: dict[str, list[Path]]) -> Iterator[str]:
             cells = []
             for arm, seeds in read.items():
                 values = [100 * records[number]["metrics"][metric] for records in seeds]
-                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-                cells.append(f"{arm} {statistics.fmean(values):.1f}{spread} (least {min(values):.1f})")
+                cells.append(f"{arm} {Scores(values)} (least {min(values):.1f})")
             chance = f"without images {100 * record['chance'][metric]:.1f}"
             yield f"| {record['dataset']} | {metric} | {' | '.join(cells)} | {chance} |"
 

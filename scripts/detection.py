@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.open_vocabulary import run
+from scripts.silc_command import run
 from scripts.spread import Scores
 
 WORLD = ("objects", "objects_unseen", "objects_unseen_moved")

@@ -23,7 +23,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from silc.cli import main as silc
+from scripts.silc_command import run
 
 RECIPES, OBJECTS, PHOTOGRAPHS = ("clip", "silc_c"), ("objects", "objects_unseen"), ("voc2012", "coco_panoptic133")
 HEAD = (
@@ -33,12 +33,6 @@ HEAD = (
     *("--train.optim.clip-norm", "1.0", "--data.workers", "0"),
 )
 """A head for towers of 48 and 64 pixels."""
-
-
-def run(*args: object) -> None:
-    """A command of silc, which has to end well."""
-    if silc([str(arg) for arg in args]):
-        raise SystemExit(f"silc {' '.join(map(str, args))} failed")
 
 
 def run_to_the_end(kind: str, *args: object) -> None:

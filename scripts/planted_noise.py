@@ -26,8 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
-
-from silc.cli import main as silc
+from silc_command import run
 
 PLANTED = {"mismatch": 150, "copy": 50, "near copy": 50, "tiny": 50, "foreign": 25, "junk": 25}
 """Of 1,000 pairs, as in the README of `curation`."""
@@ -69,12 +68,6 @@ class Planted:
     """Of noise; empty for a clean one."""
     original: int = -1
     """Number of the pair that a copy is of."""
-
-
-def run(*args: object) -> None:
-    """A command of silc, which has to end well."""
-    if silc([str(arg) for arg in args]):
-        raise SystemExit(f"silc {' '.join(map(str, args))} failed")
 
 
 def spoilt(images: Sequence[bytes], captions: Sequence[str], seed: int) -> list[Planted]:

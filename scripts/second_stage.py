@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from silc_command import run
 from spread import Key, Scores, collect, table
 
-from silc.cli import main as silc
 from silc.data.config import ObjectsConfig
 from silc.data.objects import GROUNDS, SENTENCES, TRAINING, Layout, captions, content, draw, lay_out, listed
 from silc.data.uids import halves
@@ -70,12 +70,6 @@ class Size(NamedTuple):
 
 FULL = Size(8000, "12k examples", "6k examples", ("--num", 200, "--num-train", 2, "--num-retrieval", 32))
 QUICK = Size(600, "256 examples", "256 examples", ("--num", 8, "--num-train", 2, "--num-retrieval", 8))
-
-
-def run(*args: object) -> None:
-    """A command of silc, which has to end well."""
-    if silc([str(arg) for arg in args]):
-        raise SystemExit(f"silc {' '.join(map(str, args))} failed")
 
 
 def right_captions(layout: Layout) -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import open_vocabulary
+from scripts import open_vocabulary, silc_command
 
 
 def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
     (tmp_path / "scores.json").write_text("[]")
     asked: list[list[str]] = []
-    monkeypatch.setattr(open_vocabulary, "silc", lambda words: asked.append(words))
+    monkeypatch.setattr(silc_command, "silc", lambda words: asked.append(words))
     open_vocabulary.head(Path("towers"), Path("world"), "objects", ["objects"], tmp_path, seed=0, crop=48, steps=4)
     train, score = asked
     assert train[:2] == ["train", "catseg"]

@@ -1,0 +1,15 @@
+"""Run a command of silc in this process, as part of a study."""
+
+from __future__ import annotations
+
+from silc.cli import main as silc
+
+
+def run(*args: object) -> None:
+    """Run `silc ARGS`.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    if silc([str(arg) for arg in args]):
+        raise SystemExit(f"silc {' '.join(map(str, args))} failed")
