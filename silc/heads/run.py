@@ -13,10 +13,12 @@ import torch
 from silc import checkpoint, checks
 from silc import config as configs
 from silc.config import Config, DownstreamConfig
+from silc.data.loader import LoaderPlan
 from silc.errors import BadInput
 from silc.eval import suite
 from silc.eval.progress import Unscored
 from silc.loading import Loaded, checksum_of, load_any
+from silc.models.config import multiples_near
 from silc.rundir import newest_checkpoint
 from silc.terminal import say
 from silc.training.config import steps_of
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from silc.training.config import TrainConfig
 
 C = TypeVar("C", bound=DownstreamConfig)
+SHUFFLED = 16
+"""Blocks of samples that are shuffled together."""
 
 
 class Learnt(NamedTuple):
@@ -80,6 +84,24 @@ def along(config: DownstreamConfig, world: Interruptible) -> list[Evaluator]:
         BadInput: a task or a data set that is not there.
     """
     return suite.tasks(config.eval, world.heed, world) if config.train.eval_every != "never" else []
+
+
+def loader_plan(train: TrainConfig, workers: int) -> LoaderPlan:
+    """How a head's loader reads samples that lie in single files."""
+    return LoaderPlan(train.batch_size, train.seed, SHUFFLED, workers, patience=train.timeout)
+
+
+def size_in_patches(size: int, patch: int, which: str = "size") -> int:
+    """The size of an image, if it is a whole number of patches; `which` names the setting.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if size % patch or size < patch:
+        raise BadInput(
+            f"{which} {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}"
+        )
+    return size
 
 
 def rates(train: TrainConfig, steps_per_epoch: int, unit: str = "images") -> LearningRate:

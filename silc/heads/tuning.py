@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from silc.errors import BadInput
 from silc.models import lora
 from silc.models.vit import resample_positions
+from silc.training.protocols import Learner
 
 if TYPE_CHECKING:
     from silc.checkpoint import Checkpoint
@@ -108,6 +109,18 @@ def take_over(module: nn.Module, saved: Checkpoint) -> None:
     if odd:
         raise BadInput(f"{saved.path} is of another architecture: it has another {odd[0]}; use its own configuration")
     module.load_state_dict(dict(there), strict=False)
+
+
+class TunedLearner(Learner):
+    """A `Learner` that saves only what it learns; the rest comes from the model below, which config.yaml names."""
+
+    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The tensors that training changes."""
+        return {"model": learnt(self.module)}
+
+    def load(self, saved: Checkpoint) -> None:
+        """Load a checkpoint; raises BadInput if it is of another architecture."""
+        take_over(self.module, saved)
 
 
 def settle(module: nn.Module) -> None:

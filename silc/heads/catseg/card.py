@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from silc.eval.tables import in_markdown
-from silc.exports.card import checked, score_rows, scores_of
+from silc.heads.card import front_matter, page
 
 if TYPE_CHECKING:
     from silc.exports.verify import Check
@@ -29,13 +26,7 @@ def card(
     run: Path, config: CatSegConfig, model: CatSegModel, license: str, datasets: Sequence[str], checks: Sequence[Check]
 ) -> str:
     """The text of README.md."""
-    front = {
-        "library_name": "silc",
-        "pipeline_tag": "image-segmentation",
-        "license": license,
-        "tags": ["silc", "cat-seg", "open-vocabulary-segmentation"],
-        "datasets": list(datasets),
-    }
+    front = front_matter("image-segmentation", ("cat-seg", "open-vocabulary-segmentation"), license, datasets)
     own, optim = sum(p.numel() for p in model.catseg.head.parameters()), config.train.optim
     changes = f"low-rank changes, rank {optim.lora}" if optim.lora else "queries and values of the attention"
     tuned = " and ".join(tower for tower in ("image", "text") if tower not in optim.freeze)
@@ -45,14 +36,8 @@ def card(
         f"* learning rate {optim.lr:g}{towers}",
         f"* data: {', '.join(datasets) or 'images with label maps'}",
     ]
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {in_markdown(run.name)}",
+    about = [
         f"Open-vocabulary segmentation by CAT-Seg (Cho et al., CVPR 2024): a head of {own:,} parameters on the two "
         f"towers in `encoder/`. Windows of {config.crop} px and a view of the whole image.",
-        f"## Use\n\n{USE}",
-        "## Training\n\n" + "\n".join(trained),
-        "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
-        "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
     ]
-    return "\n\n".join(sections) + "\n"
+    return page(run, config.kind, front, about, USE, trained, checks)

@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from silc.errors import BadInput
 from silc.heads.catseg.aggregator import Aggregator
 from silc.heads.run import Learnt, in_micro_batches
-from silc.heads.tuning import learnt, take_over
+from silc.heads.tuning import TunedLearner
 from silc.models.readouts import READOUTS, chosen
 from silc.models.text import TextTower
-from silc.training.protocols import Learner, ParamGroup
+from silc.training.protocols import ParamGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from silc.checkpoint import Checkpoint
     from silc.heads.catseg.config import AggregatorConfig, CatSegConfig
     from silc.heads.label_maps import LabelledBatch
     from silc.models.image import ImageTower
@@ -181,7 +180,7 @@ def layers_of(asked: Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 @dataclass
-class CatSegLearner(Learner):
+class CatSegLearner(TunedLearner):
     """The `Learner` of CAT-Seg.
 
     Args:
@@ -223,11 +222,3 @@ class CatSegLearner(Learner):
         """Compute the gradient of the whole batch, in one pass or in several."""
         ids = self.ids.to(batch.pixels.device)
         return in_micro_batches(passes, (batch.pixels, batch.truth), self.micro_batch, ids)
-
-    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The tensors that training changes; the others come from the model below, which config.yaml names."""
-        return {"model": learnt(self.model)}
-
-    def load(self, saved: Checkpoint) -> None:
-        """Load a checkpoint; raises BadInput if it is of another architecture."""
-        take_over(self.model, saved)

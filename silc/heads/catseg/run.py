@@ -12,7 +12,7 @@ import torch
 
 from silc import checks
 from silc import config as configs
-from silc.data.loader import Loader, LoaderPlan
+from silc.data.loader import Loader
 from silc.data.quarantine import Samples
 from silc.errors import BadInput
 from silc.eval.datasets import SegmentationSet
@@ -29,12 +29,13 @@ from silc.heads.run import (
     along,
     evaluation_world,
     finished,
+    loader_plan,
     model_below,
     rates,
     settled,
+    size_in_patches,
     with_towers,
 )
-from silc.models.config import multiples_near
 from silc.training.fit import fit
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Run, RunContext
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
     from silc.loading import Loaded
     from silc.predict import Model
-
-SHUFFLED = 16
-"""Blocks of images that are shuffled together."""
 
 
 def train(config: CatSegConfig) -> Path:
@@ -77,9 +75,7 @@ def compose(config: CatSegConfig, context: RunContext) -> Run:
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     module, said = tuned(config, model, len(data.classes))
     ids = prompt_ids(model, data.classes, config.templates)
-    plan = LoaderPlan(
-        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
-    )
+    plan = loader_plan(config.train, config.data.workers)
     crops = Crops(config.crop, data.ignore, config.data.colours)
     loader = Loader(LabelledImages(data), crops, plan, context.world)
     batches = OnModel(loader, {"model": below.checksum, "classes": len(data.classes)})
@@ -108,12 +104,7 @@ def network(config: CatSegConfig, model: Model) -> CatSeg:
     Raises:
         BadInput: the tower has no such layers or readout, or cannot see images of that size.
     """
-    side, patch = config.size or config.crop, model.patch_size
-    if side % patch:
-        which = "size" if config.size else "crop"
-        raise BadInput(
-            f"{which} {side} is no multiple of the patch of {patch} pixels; use {multiples_near(side, patch)}"
-        )
+    size_in_patches(config.size or config.crop, model.patch_size, "size" if config.size else "crop")
     embed_dim, prompts = model.encode_text("").shape[-1], len(templates(config.templates))
     built = CatSeg(config, model.visual, model.model.text, model.preprocess, embed_dim, prompts)
     return built.to(model.device)

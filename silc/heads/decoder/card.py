@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from silc.eval.tables import in_markdown
-from silc.exports.card import checked, score_rows, scores_of
+from silc.heads.card import front_matter, page
 
 if TYPE_CHECKING:
     from silc.exports.verify import Check
@@ -30,13 +27,7 @@ def card(
     run: Path, config: DecoderConfig, model: TextModel, license: str, datasets: Sequence[str], checks: Sequence[Check]
 ) -> str:
     """The text of README.md."""
-    front = {
-        "library_name": "silc",
-        "pipeline_tag": "image-to-text",
-        "license": license,
-        "tags": ["silc", "captioning", "visual-question-answering"],
-        "datasets": list(datasets),
-    }
+    front = front_matter("image-to-text", ("captioning", "visual-question-answering"), license, datasets)
     shape, optim = model.teller.decoder.shape, config.train.optim
     own = sum(p.numel() for p in model.teller.decoder.parameters())
     tower = "frozen" if "image" in optim.freeze else f"trained with it, at {config.image_lr:g} of the rate"
@@ -46,15 +37,9 @@ def card(
         f"* tasks by prefix: {', '.join(model.prefixes)}",
         f"* data: {', '.join(datasets) or 'images with texts'}",
     ]
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {in_markdown(run.name)}",
+    about = [
         f"Captions and answers in the manner of LiT-decoder (arXiv 2303.17376): a text decoder of {shape.depth} blocks "
         f"and {own:,} parameters that looks at the tokens of the image tower in `encoder/`. Images of "
         f"{model.preprocess.size} px, squashed to a square.",
-        f"## Use\n\n{USE}",
-        "## Training\n\n" + "\n".join(trained),
-        "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
-        "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
     ]
-    return "\n\n".join(sections) + "\n"
+    return page(run, config.kind, front, about, USE, trained, checks)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from silc.heads.decoder.model import TextDecoder, answer_loss
 from silc.heads.run import Learnt, in_micro_batches
-from silc.heads.tuning import learnt, take_over
-from silc.training.protocols import Learner, ParamGroup
+from silc.heads.tuning import TunedLearner
+from silc.training.protocols import ParamGroup
 
 if TYPE_CHECKING:
-    from silc.checkpoint import Checkpoint
     from silc.heads.decoder.data import TextBatch
     from silc.heads.decoder.kept import KeptTokens
     from silc.models.image import ImageTower
@@ -61,7 +60,7 @@ class Teller(nn.Module):
 
 
 @dataclass
-class TextLearner(Learner):
+class TextLearner(TunedLearner):
     """The `Learner` of a decoder.
 
     Args:
@@ -98,11 +97,3 @@ class TextLearner(Learner):
     def gradients(self, passes: Passes, batch: TextBatch, hyper: object) -> Learnt:
         """Compute the gradient of the whole batch, in one pass or in several."""
         return in_micro_batches(passes, (batch.pixels, batch.ids, batch.answers), self.micro_batch)
-
-    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The tensors that training changes; a frozen tower comes from the model below, which config.yaml names."""
-        return {"model": learnt(self.teller)}
-
-    def load(self, saved: Checkpoint) -> None:
-        """Load a checkpoint; raises BadInput if it is of another architecture."""
-        take_over(self.teller, saved)

@@ -12,7 +12,7 @@ import torch
 
 from silc import checks
 from silc import config as configs
-from silc.data.loader import Loader, LoaderPlan
+from silc.data.loader import Loader
 from silc.data.quarantine import Samples
 from silc.errors import BadInput
 from silc.heads import tuning
@@ -30,13 +30,14 @@ from silc.heads.run import (
     along,
     evaluation_world,
     finished,
+    loader_plan,
     model_below,
     rates,
     settled,
+    size_in_patches,
     with_towers,
 )
 from silc.models import lora
-from silc.models.config import multiples_near
 from silc.rundir import TOKENIZER
 from silc.terminal import say
 from silc.training.fit import fit
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from silc.loading import Loaded
     from silc.predict import Model
 
-SHUFFLED = 16
-"""Blocks of samples that are shuffled together."""
 LOOKED_AT = 1000
 """Samples of each task whose texts are checked for length."""
 MAX_BAD_RATE = 0.1
@@ -90,9 +89,7 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     module = network(config, model, text).train()
     module.kept = kept_tokens(config, below, model, module)
-    plan = LoaderPlan(
-        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
-    )
+    plan = loader_plan(config.train, config.data.workers)
     loader = Loader(source, ToldTexts(module.preprocess, text), plan, context.world)
     batches = OnModel(loader, {"model": below.checksum, "prefixes": source.prefixes})
 
@@ -142,9 +139,7 @@ def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
     Raises:
         BadInput: the size is no multiple of the patch.
     """
-    size, patch = config.size or model.preprocess.size, model.patch_size
-    if size % patch or size < patch:
-        raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
+    size = size_in_patches(config.size or model.preprocess.size, model.patch_size)
     visual = model.visual
     tuning.see_at(visual, size)
     learns = "image" not in config.train.optim.freeze

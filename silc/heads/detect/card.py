@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from silc.eval.tables import in_markdown
-from silc.exports.card import checked, score_rows, scores_of
+from silc.heads.card import front_matter, page
 from silc.heads.detect.augment import PADDING
 
 if TYPE_CHECKING:
@@ -40,13 +37,7 @@ def card(
     Args:
         told: notes on what the layouts of other libraries cannot store.
     """
-    front = {
-        "library_name": "silc",
-        "pipeline_tag": "zero-shot-object-detection",
-        "license": license,
-        "tags": ["silc", "owl-vit", "open-vocabulary-detection"],
-        "datasets": list(datasets),
-    }
+    front = front_matter("zero-shot-object-detection", ("owl-vit", "open-vocabulary-detection"), license, datasets)
     own = sum(p.numel() for p in model.detector.head.parameters())
     optim, frozen = config.train.optim, ", ".join(config.train.optim.freeze)
     trained = [
@@ -56,19 +47,13 @@ def card(
         f"* names left out: {config.data.forbidden or 'none'}",
         f"* data: {', '.join(datasets) or 'images with boxes'}",
     ]
-    sections = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {in_markdown(run.name)}",
+    about = [
         f"Open-vocabulary detection by OWL-ViT (Minderer et al., ECCV 2022): heads of {own:,} parameters on the two "
         f"towers in `encoder/`, as they were trained with them.",
         f"## Images\n\n{pixels_of(model)}",
-        f"## Use\n\n{USE}",
-        "## Training\n\n" + "\n".join(trained),
-        "## Scores\n\n" + score_rows(scores_of(run, config.kind)),
-        *(["## Other libraries\n\n" + "\n".join(f"* {line}" for line in told)] if told else []),
-        "## Checked\n\nRead back and compared with the model it was written from.\n\n" + checked(checks),
     ]
-    return "\n\n".join(sections) + "\n"
+    more = ["## Other libraries\n\n" + "\n".join(f"* {line}" for line in told)] if told else []
+    return page(run, config.kind, front, about, USE, trained, checks, more)
 
 
 def pixels_of(model: DetectModel) -> str:

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from silc.heads.detect.head import DetectionHead, Found, unit
 from silc.heads.detect.loss import Objects, detection_loss
 from silc.heads.run import Learnt, in_micro_batches
-from silc.heads.tuning import learnt, take_over
-from silc.training.protocols import Learner, ParamGroup
+from silc.heads.tuning import TunedLearner
+from silc.training.protocols import ParamGroup
 
 if TYPE_CHECKING:
-    from silc.checkpoint import Checkpoint
     from silc.heads.detect.config import LossConfig
     from silc.heads.detect.data import BoxBatch
     from silc.models.image import ImageTower
@@ -91,7 +90,7 @@ def known_of_patches(known: Tensor, sides: Tensor, grid: tuple[int, int]) -> Ten
 
 
 @dataclass
-class DetectLearner(Learner):
+class DetectLearner(TunedLearner):
     """The `Learner` of a detector.
 
     Args:
@@ -124,11 +123,3 @@ class DetectLearner(Learner):
         """Compute the gradient of the whole batch, in one pass or in several."""
         rows = (batch.pixels, batch.boxes, batch.labels, batch.queries, batch.known, batch.sides)
         return in_micro_batches(passes, rows, self.micro_batch, batch.texts)
-
-    def state_dicts(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The tensors that training changes; a frozen tower comes from the model below, which config.yaml names."""
-        return {"model": learnt(self.detector)}
-
-    def load(self, saved: Checkpoint) -> None:
-        """Load a checkpoint; raises BadInput if it is of another architecture."""
-        take_over(self.detector, saved)

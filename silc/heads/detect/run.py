@@ -11,7 +11,7 @@ import torch
 
 from silc import checks
 from silc import config as configs
-from silc.data.loader import Loader, LoaderPlan
+from silc.data.loader import Loader
 from silc.data.quarantine import Samples
 from silc.errors import BadInput
 from silc.eval.prompts import templates
@@ -28,13 +28,14 @@ from silc.heads.run import (
     along,
     evaluation_world,
     finished,
+    loader_plan,
     model_below,
     rates,
     settled,
+    size_in_patches,
     with_towers,
 )
 from silc.models import lora
-from silc.models.config import multiples_near
 from silc.training.fit import fit
 from silc.training.flops import FlopCounter
 from silc.training.protocols import Run, RunContext
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
     from silc.loading import Loaded
     from silc.predict import Model
-
-SHUFFLED = 16
-"""Blocks of images that are shuffled together."""
 
 
 def train(config: DetectConfig) -> Path:
@@ -79,9 +77,7 @@ def compose(config: DetectConfig, context: RunContext) -> Run:
     module = network(config, model)
     source = BoxedImages(data)
     pictures = Pictures(source, config.data, module.preprocess.size, model.tokenizer, model.preprocess.interpolation)
-    plan = LoaderPlan(
-        config.train.batch_size, config.train.seed, SHUFFLED, config.data.workers, patience=config.train.timeout
-    )
+    plan = loader_plan(config.train, config.data.workers)
     batches = OnModel(Loader(source, pictures, plan, context.world), {"model": below.checksum})
 
     def whole() -> Detector:
@@ -107,9 +103,7 @@ def network(config: DetectConfig, model: Model) -> Detector:
     Raises:
         BadInput: the size is no multiple of the patch.
     """
-    size, patch = config.size or model.preprocess.size, model.patch_size
-    if size % patch or size < patch:
-        raise BadInput(f"size {size} is no multiple of the patch of {patch} pixels; use {multiples_near(size, patch)}")
+    size = size_in_patches(config.size or model.preprocess.size, model.patch_size)
     visual, text = model.visual, model.model.text
     tuning.see_at(visual, size)
     embed_dim = model.encode_text("").shape[-1]
