@@ -71,11 +71,11 @@ def main(args: list[str]) -> int:
         announce(f"serve: loading {', '.join(command.models)}")
         from silc.serve.answers import loaded
         from silc.serve.app import application
-        from silc.serve.examples import scenes
+        from silc.serve.examples import examples
 
         models = loaded(command.models, command.weights, command.device)
         size = next(iter(models.values())).preprocess.size
-        app = application(models, limits, token=token, examples=scenes(size))
+        app = application(models, limits, token=token, examples=examples(size))
         say(f"serve: {', '.join(models)}")
         own = command.token_file  # a user's own secret is not for logs
         address = server.address(place, command.host, "" if own else token)

@@ -14,7 +14,7 @@ from PIL import Image
 from silc.predict import Model
 from silc.serve.answers import loaded
 from silc.serve.app import application
-from silc.serve.examples import scenes
+from silc.serve.examples import examples
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def models(finished: Callable[..., Path]) -> dict[str, Model]:
 @pytest.fixture
 def client(models: dict[str, Model]) -> Iterator[TestClient]:
     """What asks the application, as if from this machine."""
-    with TestClient(application(models, examples=scenes(16)), base_url="http://127.0.0.1:8000") as client:
+    with TestClient(application(models, examples=examples(16)), base_url="http://127.0.0.1:8000") as client:
         yield client
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -338,6 +339,16 @@ def test_a_token_opens_the_page_and_is_not_in_links(
             assert "a token is needed" in (page.text_content("#fault") or "")
 
 
+def test_two_runs_are_side_by_side(browser: Browser, finished: Callable[..., Path], tmp_path: Path) -> None:
+    """The second run is on the right at first, not the first one's teacher."""
+    runs = [shutil.copytree(finished("silc_c"), tmp_path / name) for name in ("before", "after")]
+    with served(*map(str, runs)) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        assert [page.input_value(f"#model-{side}") for side in "ab"] == ["before, student", "after, student"]
+
+
 def test_boxes_captions_and_answers(
     browser: Browser, finished: Callable[..., Path], tmp_path: Path, file: Path
 ) -> None:
@@ -381,7 +392,9 @@ def missing(page: Page) -> Iterator[str]:
         for name in names
     }
     found["file"] = page.get_by_label("Drop a picture here, or choose a file")
-    found |= {f"Example {one}": page.get_by_role("button", name=f"Example: generated scene {one}") for one in (1, 2, 3)}
+    for kind in ("scene", "objects"):
+        titles = [f"Example: generated {kind} {number}" for number in (1, 2, 3)]
+        found |= {title: page.get_by_role("button", name=title) for title in titles}
     found |= {f"legend {name}": page.locator("#legend button").filter(has_text=name) for name in NAMES}
     many = {"Decoder": 2}
     for name, one in found.items():

@@ -208,7 +208,8 @@ function list({ models, windows, templates, examples }) {
   options($("templates"), templates.map((name) => [name]));
   $("templates").value = "clip7";
   if (models.length > 1) {
-    $("model-b").value = models[1].id;
+    const run = ({ id }) => id.replace(/, (student|teacher)/, "");
+    $("model-b").value = (models.find((one) => run(one) !== run(models[0])) ?? models[1]).id; // another run if there is one
     $("split").value = 50;
   }
   listDecoders();
