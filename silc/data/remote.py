@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 from silc.errors import BadInput
 from silc.extras import install
@@ -112,7 +113,6 @@ class Remote:
         """`patience` is the time for retries in seconds; `cache` stores the bytes that were read."""
         self.patience = patience
         self.cache = cache
-        self._gave_up = -ALIKE
 
     def files(self, address: str) -> list[RemoteFile]:
         """The file at an address, or the files that an s3 glob matches.
@@ -152,12 +152,14 @@ class Remote:
                 except TimeoutError:
                     why, after = "no whole answer in time", 0.0
                 else:
-                    session.speaks, self._gave_up = True, -ALIKE
+                    session.speaks = True
+                    session.gave_up.pop(self, None)
                     return done
                 now = time.monotonic()
                 waited = now - began
-                if waited >= self.patience or now - self._gave_up < ALIKE:
-                    self._gave_up = now if waited >= self.patience else self._gave_up
+                if waited >= self.patience:
+                    session.gave_up[self] = now
+                if now - session.gave_up.get(self, -ALIKE) < ALIKE:
                     raise Unreachable(
                         f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when it is back, "
                         "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
@@ -422,6 +424,7 @@ class _Session:
         self.slots = asyncio.Semaphore(CONCURRENT)
         self.jitter = random.Random()  # separate from the run's random generators
         self.speaks = True
+        self.gave_up = WeakKeyDictionary[Remote, float]()  # when; a new process has its own patience
         threading.Thread(target=self.loop.run_forever, name="remote files", daemon=True).start()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:

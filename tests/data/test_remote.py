@@ -242,6 +242,23 @@ def test_gone_for_a_while_and_gone_for_good(
     assert "trying again, for 3 s in all" in caplog.text  # by this process; a worker's words go to stderr
 
 
+def test_a_new_process_waits_although_its_parent_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file = RemoteFile(f"http://127.0.0.1:{server.getsockname()[1]}/0.tar", Remote(patience=0.5))
+
+    def waited() -> float:
+        start = time.monotonic()
+        with pytest.raises(Unreachable):
+            file.read(0, 1)
+        return time.monotonic() - start
+
+    assert waited() >= 0.5
+    assert waited() < 0.5  # the same outage
+    monkeypatch.setattr(remote, "_sessions", {})  # as after a fork
+    assert waited() >= 0.5
+    remote._close(os.getpid())
+
+
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "ATTEMPT", 1.0)
     with (
