@@ -175,7 +175,7 @@ def test_what_other_tries_cannot_mend_ends_it_at_once(server: Nginx) -> None:
         start = time.monotonic()
         with pytest.raises(RemoteFault, match=words) as caught:
             far(address, patience=60)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30  # of 60 s of patience
         assert "secret" not in str(caught.value)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 2
@@ -236,7 +236,7 @@ def test_gone_for_a_while_and_gone_for_good(
             with pytest.raises(Unreachable, match="resume auto") as caught:
                 found += batches
             assert caught.value.exit_code == 75
-            assert 3 <= time.monotonic() - start < 8
+            assert 3 <= time.monotonic() - start < 30
             assert_equal(found, expected[: len(found)])
             server.start()
     assert "trying again, for 3 s in all" in caplog.text  # by this process; a worker's words go to stderr
@@ -244,18 +244,16 @@ def test_gone_for_a_while_and_gone_for_good(
 
 def test_a_new_process_waits_although_its_parent_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        file = RemoteFile(f"http://127.0.0.1:{server.getsockname()[1]}/0.tar", Remote(patience=0.5))
+        file = RemoteFile(f"http://127.0.0.1:{server.getsockname()[1]}/0.tar", Remote(patience=1.5))
 
-    def waited() -> float:
-        start = time.monotonic()
-        with pytest.raises(Unreachable):
+    def gives_up(tries: str) -> None:
+        with pytest.raises(Unreachable, match=f" {tries} tries"):
             file.read(0, 1)
-        return time.monotonic() - start
 
-    assert waited() >= 0.5
-    assert waited() < 0.5  # the same outage
+    gives_up("[2-9]")
+    gives_up("1")  # the same outage
     monkeypatch.setattr(remote, "_sessions", {})  # as after a fork
-    assert waited() >= 0.5
+    gives_up("[2-9]")
     remote._close(os.getpid())
 
 
