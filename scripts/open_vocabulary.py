@@ -2,7 +2,7 @@
 that its training did not show.
 
     python -m scripts.open_vocabulary out/open_vocabulary                          # generated objects, three seeds
-    python -m scripts.open_vocabulary out/open_vocabulary --real out/real --data $SILC_DATA     # photographs besides
+    python -m scripts.open_vocabulary out/open_vocabulary --real out/real --data $SILC_DATA --only photographs
     python -m scripts.open_vocabulary OUT --towers out/evidence/rows --seeds 1 2 3 # on runs that are there
     python -m scripts.open_vocabulary out/quick --quick                            # minutes: whether it runs
 
@@ -40,8 +40,8 @@ def run_to_the_end(kind: str, *args: object) -> None:
     run("train", kind, *args, "--resume", "auto")
 
 
-def voc_parts(data: Path, out: Path) -> None:
-    """VOC's images in two parts: those of train_aug to learn from, those of val to be scored on; COCO's beside them."""
+def voc_parts(data: Path, out: Path, of_coco: int) -> None:
+    """VOC's images in two parts: train_aug to learn from, and val to be scored on; beside them COCO's first."""
     source, target = data / "segmentation" / "voc2012", out / "segmentation" / "voc2012"
     for row in json.loads((source / "meta.json").read_text()):
         part = target / "train" if row["voc_split"] == "train_aug" else target
@@ -50,8 +50,12 @@ def voc_parts(data: Path, out: Path) -> None:
             for file in (source / kind).glob(f"{row['id']}.*"):
                 shutil.copyfile(file, part / kind / file.name)
     shutil.copyfile(source / "classes.txt", target / "classes.txt")
-    coco = out / "segmentation" / "coco_panoptic133"
-    shutil.copytree(data / "segmentation" / "coco_panoptic133", coco, dirs_exist_ok=True)
+    source, target = (place / "segmentation" / "coco_panoptic133" for place in (data, out))
+    for kind in ("images", "labels"):
+        (target / kind).mkdir(parents=True, exist_ok=True)
+        for file in sorted((source / kind).iterdir())[:of_coco]:
+            shutil.copyfile(file, target / kind / file.name)
+    shutil.copyfile(source / "classes.txt", target / "classes.txt")
 
 
 def head(
@@ -111,16 +115,21 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="$SILC_DATA, with segmentation/voc2012 and segmentation/coco_panoptic133"
     )
+    parser.add_argument("--only", choices=("objects", "photographs"), help="both by default, where there is --real")
+    parser.add_argument(
+        "--coco", type=int, default=100, help="photographs of COCO that are scored; of 133 classes each"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps: whether it runs")
     asked = parser.parse_args()
     seeds, steps, out = ([0], 4, asked.out) if asked.quick else (asked.seeds, asked.steps, asked.out)
-    if not (out / "world").is_dir():
+    on_objects = asked.only != "photographs"
+    if on_objects and not (out / "world").is_dir():
         counts = ("--num", 8, "--num-train", 32, "--num-retrieval", 8) if asked.quick else ("--num", asked.images)
         run("data", "generate", out / "world", *counts)
     lines = []
     for recipe in asked.recipes:
         heads = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
-        for seed, place in zip(seeds, heads, strict=True):
+        for seed, place in zip(seeds, heads, strict=True) if on_objects else ():
             towers = (
                 asked.towers / recipe / f"seed-{seed}" if asked.towers else out / "objects" / recipe / f"towers-{seed}"
             )
@@ -129,9 +138,9 @@ def main() -> None:
                 objects = ("--data.source", "objects", "--train.seed", seed)
                 run_to_the_end(f"{recipe}-tiny", *objects, *short, "--out", towers)
             head(towers, out / "world", "objects", OBJECTS, place, seed, 48, steps)
-        lines += [f"| {recipe} {line}" for line in summary(heads, OBJECTS)]
-        if asked.real and asked.data:
-            voc_parts(asked.data, out / "photographs")
+        lines += [f"| {recipe} {line}" for line in summary(heads, OBJECTS)] if on_objects else []
+        if asked.real and asked.data and asked.only != "objects":
+            voc_parts(asked.data, out / "photographs", asked.coco)
             heads = [out / "photographs" / recipe / f"head-{seed}" for seed in seeds]
             for seed, place in zip(seeds, heads, strict=True):
                 head(asked.real / recipe, out / "photographs", "voc2012", PHOTOGRAPHS, place, seed, 64, steps)
