@@ -59,11 +59,7 @@ class ClassHead(nn.Module):
 
     def forward(self, x: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, N, Q] of tokens [B, N, C] for queries [Q, D] or [B, Q, D]: unit vectors or means of them."""
-        return self.of(self.embed(x), x, queries)
-
-    def of(self, embeddings: Tensor, x: Tensor, queries: Tensor) -> Tensor:
-        """Like `forward`, with the features that `embed` gave for the tokens."""
-        cosines = unit(embeddings) @ queries.to(x.dtype).transpose(-1, -2)
+        cosines = unit(self.embed(x)) @ queries.to(x.dtype).transpose(-1, -2)
         logits: Tensor = (cosines + self.logit_shift(x)) * (F.elu(self.logit_scale(x)) + 1)
         return logits
 
@@ -73,7 +69,6 @@ class Found(NamedTuple):
 
     logits: Tensor  # [B, N, Q]
     boxes: Tensor  # [B, N, 4]: centre and size as fractions of the square image's side
-    embeddings: Tensor  # [B, N, D], not normalised
     objectness: Tensor | None  # [B, N] logits: whether a patch shows any object
 
 
@@ -102,8 +97,12 @@ class DetectionHead(nn.Module):
         x = self.merge(patches, pooled)
         objectness = None if self.objectness_head is None else self.objectness_head(x.detach()).squeeze(-1)
         boxes = self.boxes(x, (patches.shape[1], patches.shape[2]))
-        embeddings = self.class_head.embed(x)
-        return Found(self.class_head.of(embeddings, x, queries), boxes, embeddings, objectness)
+        return Found(self.class_head(x, queries), boxes, objectness)
+
+    def examples(self, patches: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] and features [B, N, D] of patches, which can be queries; see `forward` and `embed`."""
+        x = self.merge(patches, pooled)
+        return self.boxes(x, (patches.shape[1], patches.shape[2])), self.class_head.embed(x)
 
 
 def box_bias(height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:

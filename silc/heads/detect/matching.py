@@ -10,6 +10,7 @@ from silc.heads.detect.boxes import corners, generalized_iou
 from silc.heads.detect.config import LossConfig
 
 EPSILON = 1e-8
+"""Added to probabilities before their logarithm, as in scenic's cost; the loss's `focal` computes from logits."""
 
 
 def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor, weights: LossConfig) -> Tensor:

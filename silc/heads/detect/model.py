@@ -43,11 +43,22 @@ class Detector(nn.Module):
 
     def look(self, images: Tensor, queries: Tensor) -> Found:
         """Detections in normalised images [B, 3, S, S] for queries [Q, D] or [B, Q, D]."""
+        found: Found = self.head(*self._tokens(images), queries)
+        return found
+
+    def examples(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] of normalised images [B, 3, S, S], and what can ask for the like of each: features [B, N, D].
+
+        The features are not normalised.
+        """
+        return self.head.examples(*self._tokens(images))
+
+    def _tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches [B, h, w, C] and the pooled token [B, C] of images."""
         trunk = self.visual.trunk
         tokens = trunk.tokens(images).final
         patches = self.visual.without_prefix(tokens).unflatten(1, self.visual.grid(images))
-        found: Found = self.head(patches, trunk.forward_head(tokens), queries)
-        return found
+        return patches, trunk.forward_head(tokens)
 
     def forward(
         self,

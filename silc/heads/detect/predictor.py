@@ -198,19 +198,16 @@ class DetectModel(Model):
                 f"e.g. (0, 0, {opened.width}, {opened.height}); got {tuple(box)}"
             )
         with self._computing():
-            found = self.detector.look(self._pixels(opened), torch.zeros(1, self._width(), device=self.device))
+            placed, embeddings = self.detector.examples(self._pixels(opened))
         asked = torch.tensor([left, top, right, bottom], device=self.device) / max(opened.size)
         limits = torch.tensor(opened.size, device=self.device) / max(opened.size)
-        boxes = corners(found.boxes[0].float())
+        boxes = corners(placed[0].float())
         seen = (boxes[:, :2] < limits).all(dim=1)
         seen |= ~seen.any()
-        return unit(standing_for(asked, boxes[seen], found.embeddings[0][seen].float()))
+        return unit(standing_for(asked, boxes[seen], embeddings[0][seen].float()))
 
     def _pixels(self, image: Image.Image) -> Tensor:
         return self.preprocess.normalize(self.entering(image)[None].to(self.device))
-
-    def _width(self) -> int:
-        return self.detector.head.class_head.dense0.out_features
 
 
 def standing_for(asked: Tensor, boxes: Tensor, embeddings: Tensor) -> Tensor:

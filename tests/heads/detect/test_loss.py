@@ -1,4 +1,8 @@
-"""Matching and loss against scenic's numbers, and against loops in float64."""
+"""Matching and loss against scenic's numbers, and against loops in float64.
+
+Not compared, as this code has none of it: the fixture's `global` (terms divided over the batch), `no_focal`, and the
+accuracy of classes, a figure of scenic's logs.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +54,25 @@ def test_losses_and_gradients_are_scenics(silc_data: Path, variant: str) -> None
     arrays, truth = scenic(silc_data)
     logits, boxes = arrays["pred_logits"].requires_grad_(), arrays["pred_boxes"].requires_grad_()
     asked = torch.arange(logits.shape[-1]).expand(len(truth), -1) > 0  # column 0 is its padding
-    loss = detection_loss(Found(logits, boxes, boxes, None), truth, asked, VARIANTS[variant])
+    loss = detection_loss(Found(logits, boxes, None), truth, asked, VARIANTS[variant])
     for part, name in (("class", "loss_class_weighted"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
         assert loss.parts[f"loss/{part}"].item() == pytest.approx(float(arrays[f"{variant}/{name}"]), rel=1e-5), part
     assert loss.total.item() == pytest.approx(float(arrays[f"{variant}/total"]), rel=1e-5)
     loss.total.backward()
     torch.testing.assert_close(logits.grad, arrays[f"{variant}/grad_logits"], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(boxes.grad, arrays[f"{variant}/grad_boxes"], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_that_are_no_images_are_left_out(silc_data: Path) -> None:
+    """scenic fills its batches and masks what is none (`batch_mask`), still dividing by all rows; ours have images."""
+    arrays, truth = scenic(silc_data)
+    there = int(arrays["per_example_mask/batch_mask"].sum())
+    assert there == len(truth) - 1
+    logits, boxes = arrays["pred_logits"][:there], arrays["pred_boxes"][:there]
+    asked = torch.arange(logits.shape[-1]).expand(there, -1) > 0
+    loss = detection_loss(Found(logits, boxes, None), truth[:there], asked)
+    share = there / len(truth)
+    assert share * loss.total.item() == pytest.approx(float(arrays["per_example_mask/total"]), rel=1e-5)
 
 
 def by_loop(logits: Tensor, boxes: Tensor, truth: Objects, asked: Tensor, weights: LossConfig) -> Tensor:
@@ -118,7 +134,7 @@ def test_the_loss_is_that_of_a_loop_in_float64() -> None:
     weights = LossConfig(1.5, 5.0, 2.0)
     ours = logits.clone().requires_grad_(), boxes.clone().requires_grad_()
     theirs = logits.clone().requires_grad_(), boxes.clone().requires_grad_()
-    loss = detection_loss(Found(*ours, boxes, None), truth, asked, weights).total
+    loss = detection_loss(Found(*ours, None), truth, asked, weights).total
     loops = [by_loop(*(x[i] for x in theirs), truth[i], asked[i], weights) for i in range(len(truth))]
     wanted = torch.stack(loops).mean()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)  # ours is computed in float32, IoU with its epsilon
@@ -135,7 +151,7 @@ def test_a_name_counts_at_the_patches_that_know_it_and_at_its_own_object() -> No
     logits.requires_grad_()
     asked = torch.zeros(1, 5, 4, dtype=torch.bool)
     asked[0, :, 0] = True
-    detection_loss(Found(logits, boxes, boxes, None), truth, asked).total.backward()
+    detection_loss(Found(logits, boxes, None), truth, asked).total.backward()
     at, of = match(logits[0].detach(), boxes[0], *truth[0], LossConfig())
     named = torch.zeros(5, 4, dtype=torch.bool)
     named[at] = truth[0].labels[of] > 0
@@ -160,9 +176,9 @@ def test_more_objects_than_patches_and_none() -> None:
     assert sorted(at.tolist()) == [0, 1]
     assert len(set(of.tolist())) == 2
     nothing = Objects(truth[0].labels[:0], truth[0].boxes[:0])
-    loss = detection_loss(Found(logits, boxes, boxes, None), [nothing])
+    loss = detection_loss(Found(logits, boxes, None), [nothing])
     assert math.isfinite(loss.total)
     assert loss.parts["loss/l1"] == loss.parts["loss/giou"] == 0
     assert "loss/objectness" not in loss.parts
-    with_objectness = detection_loss(Found(logits, boxes, boxes, logits[..., 0]), truth)
+    with_objectness = detection_loss(Found(logits, boxes, logits[..., 0]), truth)
     assert with_objectness.parts["loss/objectness"] > 0

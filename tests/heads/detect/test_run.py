@@ -18,7 +18,6 @@ import silc
 from silc import checkpoint
 from silc.cli import main
 from silc.encoder import Detector
-from silc.heads.detect.head import Found
 from silc.heads.detect.predictor import DetectModel
 from silc.rundir import newest_checkpoint
 from tests import ranks
@@ -174,7 +173,7 @@ def test_it_is_scored_loaded_and_used(
     with monkeypatch.context() as patch:
         boxes = torch.tensor([[[0.9, 0.7, 0.05, 0.05], [0.3, 0.6, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]])
         embeddings = torch.eye(3)[None]
-        patch.setattr(model.detector, "look", lambda *_: Found(boxes[..., :1], boxes, embeddings, None))
+        patch.setattr(model.detector, "examples", lambda _: (boxes, embeddings))
         # 24 to 31 of 31 columns: nearest is a box of the padding, and of those in the image the second.
         assert model.example(image, (24, 24, 31, 32)).tolist() == pytest.approx([0, 1, 0], abs=1e-5)
     assert model.to(dtype="bfloat16").detect(image, NAMES, score=0.0).scores.dtype == torch.float32
