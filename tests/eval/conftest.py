@@ -17,6 +17,7 @@ from PIL import Image
 from silc import checks, evaluation, loading
 from silc.cli import main
 from silc.errors import BadInput
+from silc.models.readouts import READOUTS
 from silc.preprocess import Preprocess
 from tests.eval.trees import NameReader, NameTokenizer
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from silc.models.image import ImageTower
 
 FOUR = "*-zs,*-fewshot,*-retrieval,*-zs-seg"
 """The tasks whose scores on these sets are known; others that the table has are not asked for."""
@@ -112,6 +115,20 @@ class Patches:
     def encode_dense(self, images, readout):
         pooled = F.avg_pool2d(images, 4).permute(0, 2, 3, 1) @ self.weight
         return pooled if readout == "linear" else pooled.square()
+
+
+class Encoded:
+    """As much of a two-tower model as decoders ask for: an image tower and, for some, a second encoder."""
+
+    name, device = "clip", torch.device("cpu")
+
+    def __init__(self, tower: ImageTower, size: int, second: Encoded | None = None) -> None:
+        self.visual, self.second = tower, second
+        self.patch_size, self.preprocess, self.readouts = tower.patch, Preprocess(size), tuple(READOUTS[tower.pool])
+
+    @torch.no_grad()
+    def encode_dense(self, images: Tensor, readout: str) -> Tensor:
+        return self.visual.dense(images, readout)
 
 
 @pytest.fixture

@@ -19,29 +19,20 @@ from silc.eval.score_map import Box, Window
 from silc.eval.sliding import Scorer, score_maps, window_rules
 from silc.models.config import ImageTowerConfig
 from silc.models.image import ImageTower
-from silc.preprocess import Preprocess
+from tests.eval.conftest import Encoded
 
 SIZE, PATCH, WIDTH = 32, 8, 32
 POOLS = ["cls", "map", "mean"]
 
 
-class Encoded:
-    """As much of a two-tower model as decoders ask for; its second encoder is another tower."""
-
-    name, patch_size, device, preprocess = "drawn", PATCH, torch.device("cpu"), Preprocess(SIZE)
-
-    def __init__(self, pool: str, *, twice: bool = True) -> None:
-        config = ImageTowerConfig(size=SIZE, patch=PATCH, width=WIDTH, depth=3, heads=2, mlp=64, pool=pool)
-        self.visual = ImageTower(config, WIDTH).eval()
-        with torch.no_grad():
-            for parameter in self.visual.parameters():
-                parameter.add_(0.2 * torch.randn(parameter.shape))
-        self.readouts = ("map_value",) if pool == "map" else ("tokens", "value_block")
-        self.second = Encoded(pool, twice=False) if twice else None
-
-    @torch.no_grad()
-    def encode_dense(self, images, readout):
-        return self.visual.dense(images, readout)
+def drawn(pool: str) -> Encoded:
+    """A model of random weights, whose second encoder is another tower."""
+    config = ImageTowerConfig(size=SIZE, patch=PATCH, width=WIDTH, depth=3, heads=2, mlp=64, pool=pool)
+    towers = [ImageTower(config, WIDTH).eval() for _ in range(2)]
+    with torch.no_grad():
+        for parameter in (p for tower in towers for p in tower.parameters()):
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return Encoded(towers[0], SIZE, Encoded(towers[1], SIZE))
 
 
 def class_maps(model: Encoded, decoder: str, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -60,7 +51,7 @@ def class_maps(model: Encoded, decoder: str, images: torch.Tensor, classes: torc
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_constant_map_stays_constant(decoder: str, pool: str) -> None:
     """All patches of an image of one colour are alike in a tower without positions."""
-    model, classes = Encoded(pool), F.normalize(torch.randn(3, WIDTH), dim=-1)
+    model, classes = drawn(pool), F.normalize(torch.randn(3, WIDTH), dim=-1)
     for one in (model, model.second):
         one.visual.trunk.pos_embed.data.zero_()
     maps = class_maps(model, decoder, torch.full((1, 3, 40, 24), 0.7), classes)[0].flatten(1)
@@ -74,7 +65,7 @@ def test_a_constant_map_stays_constant(decoder: str, pool: str) -> None:
 @pytest.mark.parametrize("decoder", [*last_block.FEATURES, "scclip", "radseg"])
 def test_rows_of_attention_sum_to_one(decoder: str, pool: str, monkeypatch) -> None:
     """Where all values are the same vector, what the heads find is that vector, twice in SCLIP's sum of two."""
-    model = Encoded(pool)
+    model = drawn(pool)
     block = model.visual.trunk.blocks[-1]
     attention = block.attn
     attention.qkv.weight.data[2 * WIDTH :] = 0
@@ -123,7 +114,7 @@ def test_orthogonal_groups_do_not_mix_where_weights_are_cut_off() -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_an_image_does_not_depend_on_its_neighbours(decoder: str, pool: str) -> None:
     """Images of several shapes, windows of all computed together, against each alone."""
-    model, rng = Encoded(pool), np.random.default_rng(0)
+    model, rng = drawn(pool), np.random.default_rng(0)
     classes = F.normalize(torch.randn(3, WIDTH), dim=-1)
     predictor = predictor_of(model, EvalConfig(decoder=decoder))
     scorer = Scorer(predictor, classes, window_rules(predictor, EvalConfig(decoder=decoder)), 16)

@@ -11,13 +11,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from silc.eval import scclip
 from silc.models.config import ImageTowerConfig
 from silc.models.image import ImageTower
-
-
-class Encoded:
-    name = "clip"
-
-    def __init__(self, tower: ImageTower) -> None:
-        self.visual = tower
+from tests.eval.conftest import Encoded
 
 
 def tower_of(pool, depth: int = 12) -> ImageTower:
@@ -95,13 +89,13 @@ def test_the_whole_is_what_the_paper_describes(pool) -> None:
     second = last(summed[0, prefix:], cls(summed))
     total = gather(first, early @ early.T) + gather(second, early @ early.T)
     expected = tower.in_joint_space(tower.trunk.norm(total)[None], grid)
-    torch.testing.assert_close(scclip.features(Encoded(tower), image, ""), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scclip.features(Encoded(tower, 64), image, ""), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("depth", [1, 3, 24])
 def test_any_depth_and_no_image_depends_on_another(depth: int) -> None:
-    model = Encoded(tower_of("cls", depth))
+    model = Encoded(tower_of("cls", depth), 64)
     images = torch.cat([torch.randn(2, 3, 24, 40), torch.zeros(1, 3, 24, 40)])
     together = scclip.features(model, images, "")
     assert together.shape == (3, 3, 5, 32)
