@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from silc.eval.average_precision import Detection, average_precision
-from silc.eval.datasets import DetectionSet
+from silc.eval.datasets import Box, DetectionSet
 from silc.eval.layouts.boxes import parsed
 
 pytest.importorskip("faster_coco_eval")
@@ -57,6 +57,35 @@ def test_lvis_is_lvis_api(silc_data: Path, most: int) -> None:
     assert len(theirs) == 13
     assert {"apr", "apc", "apf"} <= theirs.keys()
     assert dict(ours.metrics) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_an_image_without_truth_has_false_boxes_where_a_class_is_known_to_be_absent() -> None:
+    """Of LVIS: the box of a class that the image lists as absent is wrong, any other box there is not looked at."""
+    truth = [[Box(0, 0, 0, 10, 10, 100), Box(1, 20, 20, 10, 10, 100)], []]
+    data = DetectionSet(
+        *("lvis", ["a", "b"], [1, 2], [1, 2], (), [(40, 40), (40, 40)], truth),
+        frequency=["f", "f"],
+        absent=[frozenset(), frozenset({0})],
+        partial=[frozenset(), frozenset()],
+    )
+    right = [Detection(0, 0, 0, 10, 10, 0.5), Detection(1, 20, 20, 10, 10, 0.5)]
+    assert dict(average_precision(data, [right, []]).by_class) == {"a": 1.0, "b": 1.0}
+    elsewhere = [Detection(label, 0, 0, 10, 10, 0.9) for label in (0, 1)]
+    found = average_precision(data, [right, elsewhere])
+    assert dict(found.by_class) == pytest.approx({"a": 0.5, "b": 1.0})  # the box of `a` is the second of two
+    assert found.metrics["ap50"] == pytest.approx(0.75)
+
+
+def test_of_a_class_coco_scores_the_best_hundred_of_an_image(silc_data: Path) -> None:
+    """More than 300 boxes of an image change nothing unless they are among its class's best 100."""
+    data, found, wanted = case(silc_data, "coco")
+    label, least = data.objects[0][0].label, min(one.score for own in found for one in own)
+    many = [Detection(label, place % 7, place % 5, 3, 3, least / 2) for place in range(400)]
+    kept = 100 - sum(one.label == label for one in found[0])
+    ours = average_precision(data, [[*found[0], *many], *found[1:]])
+    assert dict(ours.metrics) == dict(average_precision(data, [[*found[0], *many[:kept]], *found[1:]]).metrics)
+    sure = [one._replace(score=1.0) for one in many]
+    assert average_precision(data, [[*found[0], *sure], *found[1:]]).metrics["ap"] < wanted["stats"]["AP"]
 
 
 def test_nothing_found_is_worth_nothing(silc_data: Path) -> None:

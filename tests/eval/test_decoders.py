@@ -194,8 +194,16 @@ def test_a_decoder_by_name_in_python(finished):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
     plain = model.segment(image, ["red", "blue"]).scores
     assert not torch.equal(model.segment(image, ["red", "blue"], decoder="clearclip").scores, plain)
-    model.second = model
-    assert model.segment(image, ["red", "blue"], decoder="proxyclip").scores.shape == plain.shape
+    model.second, other = model, load(finished("clip"))
+    alike = model.segment(image, ["red", "blue"], decoder="proxyclip").scores
+    with torch.no_grad():
+        for parameter in other.visual.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    model.second = other
+    found = model.segment(image, ["red", "blue"], decoder="proxyclip").scores
+    assert found.shape == plain.shape
+    assert not torch.allclose(found, alike, atol=1e-3)
+    assert not torch.allclose(alike, plain, atol=1e-3)
 
 
 def test_a_second_encoder_by_name(finished, root):

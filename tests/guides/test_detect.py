@@ -47,7 +47,8 @@ def test_its_commands_and_its_python_run(
     (python,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
     exec(python, {})
     assert (tmp_path / "found.png").is_file()
-    assert export == ["export", "out/detect", "out/exported", "--formats", "onnx"]  # tests/heads/detect/test_export.py
+    # Graphs take seconds; tests/heads/detect/test_export.py makes them by this line.
+    assert export == ["export", "out/detect", "out/exported", "--formats", "onnx"]
 
 
 def test_its_flags_exist() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from silc.heads.detect.head import DetectionHead, box_bias, unit
+from silc.models.vit import resample_positions
 
 KEPT = ("class_head.", "box_head.", "objectness_head.", "layer_norm.")
 
@@ -79,24 +82,35 @@ def test_objectness_sends_no_gradient_into_the_tower() -> None:
     assert torch.autograd.grad(found.boxes.sum(), patches)[0].abs().sum() > 0
 
 
-def test_classes_and_prior_are_scenics(silc_data: Path) -> None:
-    """Its box MLP has the tanh form of GELU, so boxes are compared with transformers' alone."""
+def test_all_heads_are_scenics(silc_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its MLPs have the tanh form of GELU; ours have transformers' form, and scenic's numbers with scenic's form."""
     arrays = fixture(silc_data, "scenic_heads")
     head = DetectionHead(12, 10, objectness=True)
-    ours = {"dense0": "Dense_0", "logit_shift": "logit_shift", "logit_scale": "logit_scale"}
+    ours = {"class_head": ("dense0", "logit_shift", "logit_scale")}
+    ours |= dict.fromkeys(("box_head", "objectness_head"), ("dense0", "dense1", "dense2"))
     with torch.no_grad():
-        for name, theirs in ours.items():
-            layer = getattr(head.class_head, name)
-            layer.weight.copy_(arrays[f"class_head/{theirs}/kernel"].T)
-            layer.bias.copy_(arrays[f"class_head/{theirs}/bias"])
+        for part, name in ((part, name) for part, names in ours.items() for name in names):
+            layer, theirs = getattr(getattr(head, part), name), name.replace("dense", "Dense_")
+            layer.weight.copy_(arrays[f"{part}/{theirs}/kernel"].T)
+            layer.bias.copy_(arrays[f"{part}/{theirs}/bias"])
     logits = head.class_head(arrays["image_features"], unit(arrays["query_embeddings"]))
     asked = arrays["query_mask"][:, None].expand_as(logits) > 0
     assert 0 < asked.sum() < asked.numel()
     torch.testing.assert_close(logits[asked], arrays["pred_logits"][asked], atol=1e-5, rtol=1e-5)
     height, width = arrays["grid"].tolist()
     torch.testing.assert_close(box_bias(height, width), arrays["box_bias"], atol=1e-4, rtol=1e-4)
-    boxes = (arrays["box_raw"] + box_bias(height, width)).sigmoid()
+    monkeypatch.setattr(F, "gelu", partial(F.gelu, approximate="tanh"))
+    boxes = head.boxes(arrays["image_features"], (height, width))
     torch.testing.assert_close(boxes, arrays["pred_boxes"], atol=1e-5, rtol=1e-5)
+    objectness = head.objectness_head(arrays["image_features"])
+    torch.testing.assert_close(objectness, arrays["objectness_raw"], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_are_scenics_where_the_corners_stay(silc_data: Path) -> None:
+    """scenic resizes them as big_vision does; a tower does so whose rule is `bilinear_corners`."""
+    arrays = fixture(silc_data, "scenic_heads")
+    found = resample_positions(arrays["posemb_in"][None], (4, 4), (7, 7), prefix=1, rule="bilinear_corners")
+    torch.testing.assert_close(found[0], arrays["posemb_out_7x7"], atol=1e-5, rtol=1e-5)
 
 
 def test_boxes_begin_at_their_patches() -> None:

@@ -60,6 +60,14 @@ def test_similarities_with_classes_are_the_formulas(of: Callable[[str], Tensor])
         torch.testing.assert_close(found, of(f"patch_class_similarity_{kind}"), atol=1e-6, rtol=0)
 
 
+def test_the_loss_is_the_public_reproductions(silc_data: Path) -> None:
+    """Of that code (nms05.npz) the loss alone is ours: it weighs patches by sigmoids and layers of its own choice."""
+    with np.load(silc_data / "oracles/pacl/nms05.npz") as theirs:
+        images, texts = (torch.from_numpy(theirs[name]) for name in ("visual", "text"))
+        loss = matching_loss(images @ texts.T / float(theirs["temperature"]), World())
+        assert loss.item() == pytest.approx(float(theirs["loss"]), abs=1e-5)
+
+
 def test_weights_of_patches_are_each_pairs_own() -> None:
     """The public reproduction weighs by the own caption alone; here another text pools other patches."""
     x, y = torch.eye(4)[None], torch.eye(4)[:2] * 50
