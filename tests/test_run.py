@@ -307,7 +307,7 @@ def test_a_changed_list_of_shards_is_refused_or_accepted_by_its_flag(
         (path / checkpoint.MANIFEST).unlink()  # as if stopped after step 2
     capsys.readouterr()
     assert train("{0..2}.tar", "--resume", "auto") == 2
-    assert "go on with what is there by --data.accept-changed-shards" in capsys.readouterr().err
+    assert "accept these shards with --data.accept-changed-shards" in capsys.readouterr().err
     assert train("{0..2}.tar", "--resume", "auto", "--data.accept-changed-shards") == 0
     assert curve(tmp_path / "run")[:2] == before[:2]
     assert [record["step"] for record in curve(tmp_path / "run")] == [1, 2, 3, 4]

@@ -288,7 +288,7 @@ class ParquetEntries:
             BadInput: the file has no rows.
         """
         if not given:
-            raise BadInput(f"{path} holds no row; shards are made of rows with an image and a caption")
+            raise BadInput(f"{path} has no row; shards are made of rows with an image and a caption")
         self.path, self.image, self.given = path, image, given
         self.fingerprint = hashlib.sha256(f"{path.name}\0{path.stat().st_size}\0{len(given)}".encode()).hexdigest()
         self._group, self._rows = -1, list[Any]()

@@ -56,7 +56,7 @@ def usable(found: Sequence[Any]) -> tuple[str, ...]:
         if isinstance(each, Unread):
             raise NoCaption("broken_caption", each.why)
         if not isinstance(each, str):
-            raise NoCaption("broken_caption", f"has {_shown(each)} for a caption; needed is text in quotes")
+            raise NoCaption("broken_caption", f"has {_shown(each)} for a caption; a caption must be text in quotes")
     # JSON may escape half a surrogate pair, which is not valid text.
     captions = tuple(text for caption in found if (text := caption.encode(errors="replace").decode().strip()))
     if not captions:

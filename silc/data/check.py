@@ -55,20 +55,20 @@ CHUNK = 16
 THUMBNAIL = 220
 """Longer side of a thumbnail in the report, in pixels."""
 MEANINGS = {
-    "no_image": "missing, or in no format that is read (JPEG, PNG, WebP, GIF, BMP)",
-    "empty_image": "an image of no bytes",
-    "broken_image": "cut or damaged",
-    "too_large": "more pixels than data.max_pixels by its header; not decoded",
-    "no_caption": "no caption field or file",
-    "no_member": "without a file that each sample of such data has",
-    "empty_caption": "nothing but space",
-    "broken_caption": "no UTF-8, no JSON, no text (a number, say), or a row with too many columns",
+    "no_image": "there is no image, or its format is not one of JPEG, PNG, WebP, GIF, BMP",
+    "empty_image": "the image has 0 bytes",
+    "broken_image": "the image is cut short or damaged",
+    "too_large": "the image's header gives more pixels than data.max_pixels; it is not decoded",
+    "no_caption": "there is no caption field or file",
+    "no_member": "a file is missing that each sample of this kind of data has",
+    "empty_caption": "the caption is empty, or only spaces",
+    "broken_caption": "the caption is not UTF-8, JSON or text (for example a number), or its row has too many columns",
     "duplicate_key": "an earlier sample of the same shard has this key",
-    "unsafe_path": "outside the folder of its table, or data.image_root; not read",
-    "unreadable": "the file system refused",
-    "broken_shard": "a shard that holds nothing to read; left out",
-    "cut_shard": "a shard that ends early; the samples before the cut are used",
-    "ignored_member": "a link, a device, a sparse file or an unsafe name in a shard; not read",
+    "unsafe_path": "the image is outside its table's folder or data.image_root; it is not read",
+    "unreadable": "the file system could not read the file",
+    "broken_shard": "the shard has no sample that can be read; it is left out",
+    "cut_shard": "the shard ends early; the samples before the cut are used",
+    "ignored_member": "a member of a shard is a link, a device or a sparse file, or has an unsafe name; it is not read",
 }
 BAR = "#3b82f6"
 
@@ -208,9 +208,9 @@ def write(found: Check, pairs: Pairs, out: Path, *, title: str, num_pictures: in
         broken=[*found.faults, *found.broken][:SHOWN],
         histograms=_histograms(found) if found.num_good else None,
         repeats=[
-            ("Keys", "names that come again, in another shard", found.keys),
-            ("Images", "images whose pixels come again", found.images),
-            ("Captions", "captions that come again, word for word", found.captions),
+            ("Keys", "keys that another shard has too", found.keys),
+            ("Images", "images with the pixels of an earlier image", found.images),
+            ("Captions", "captions equal to an earlier caption, word for word", found.captions),
         ],
         pictures=[(pair.key, pair.captions, _size(pair), _thumbnail(pair)) for pair in _spread(pairs, num_pictures)],
         list_name=QUARANTINE,
@@ -253,7 +253,7 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
     page = write(found, pairs, out, title=title, num_pictures=num_pictures)
     if not found.num_good:
         raise BadInput(
-            f"none of {found.num_checked:,} samples can be used ({_listed(found.causes)}); mend the data, see {page}"
+            f"none of {found.num_checked:,} samples can be used ({_listed(found.causes)}); repair the data, see {page}"
         )
     lines = [f"{found.num_good:,} of {found.num_checked:,} samples can be used"]
     lines += [f"found: {_contents(found)}"] if found.contents else []
@@ -270,7 +270,7 @@ def run(pairs: Pairs, out: Path, *, title: str, limit: int, workers: int, num_pi
 def _reading(pairs: Pairs, indices: Iterable[int], workers: int) -> Iterator[Iterable[Inspection]]:
     """Yield the inspections of the samples in order, made in this process or in worker processes."""
     if workers and (why := lacking(workers)):
-        log.warning("--workers %d: %s; this process reads alone", workers, why)
+        log.warning("--workers %d: %s; this process reads all samples", workers, why)
         workers = 0
     if not workers:
         yield (_inspect(pairs, index) for index in indices)
@@ -367,7 +367,7 @@ def _contents(found: Check) -> str:
     """The contents of the shards or of the table as text (see `Check.contents`)."""
     if "rows" in found.contents:
         return f"{found.contents['rows']:,} rows of {found.num_samples:,} images"
-    names = {"samples": "members in samples", "lost": "lost in a cut", ".": "without suffix"}
+    names = {"samples": "members in samples", "lost": "lost in cut samples", ".": "without suffix"}
     most = sorted(Counter(found.contents).most_common(12), key=lambda each: each[0] != "samples")
     return ", ".join(f"{count:,} {names.get(fate, fate)}" for fate, count in most)
 

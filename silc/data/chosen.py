@@ -129,7 +129,7 @@ def as_asked(pairs: Pairs, config: DataConfig, *, show: bool = False) -> Pairs:
         file, cache = expanded(config.subset), cache_folder(config.index_cache)
         return _first(_chosen(pairs, file, cache, best=config.captions == "best", show=show), config)
     if config.captions == "best":
-        raise BadInput("data.captions best is told by the scores of a data.subset, and none is named")
+        raise BadInput("data.captions best needs the scores of a data.subset, and none is named; name one")
     return _first(pairs, config)
 
 
@@ -140,15 +140,15 @@ def _first(pairs: Pairs, config: DataConfig) -> Pairs:
 def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: bool) -> Chosen:
     if not isinstance(pairs, ShardPairs):
         raise BadInput(
-            f"data.subset {file} names samples of shards, and data.train names none; make some with `silc data make`"
+            f"data.subset {file} needs tar shards, and data.train names none; make them with `silc data make`"
         )
     subset = read_subset(file)
     uids = pairs.uids(partial(kept_uids, cache), show=show)
     numbers = np.flatnonzero(is_subset(uids, subset)).astype(np.int64)
     if not len(numbers):
         raise BadInput(
-            f"data.subset {file} names {len(subset):,} samples and none of the {len(pairs):,} in data.train: it was "
-            "chosen of other shards"
+            f"data.subset {file} names {len(subset):,} samples, and none of the {len(pairs):,} samples in data.train "
+            "is among them: the subset is of other shards, name those in data.train"
         )
     _check_names(pairs, uids, numbers, file)
     distinct = 1 + int((subset[1:] != subset[:-1]).sum())
@@ -175,8 +175,9 @@ def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file:
         made = halves([uid_of({}, names[one], pairs.key(int(order[place])))])
         if names[one] == names[other] and made[0] == uids[order[place]]:
             raise BadInput(
-                f"data.subset {file}: samples without a uid are known by the names of shards, and "
-                f"{pairs.shards[one].path} and {pairs.shards[other].path} have one name; rename one, and score it again"
+                f"data.subset {file}: a sample without a uid is identified by the name of its shard, and "
+                f"{pairs.shards[one].path} and {pairs.shards[other].path} have the same name; rename one shard and "
+                "score it again"
             )
 
 
@@ -189,14 +190,14 @@ def _best(file: Path, subset: np.ndarray, uids: np.ndarray) -> np.ndarray:
     beside = best_captions(file)
     if not beside.is_file():
         raise BadInput(
-            f"data.captions best: {beside} does not exist; `silc data select` writes it beside a subset of samples of "
-            "which some have several captions"
+            f"data.captions best: {beside} does not exist; `silc data select` writes it beside a subset if some of "
+            "its samples have several captions"
         )
     found = np.load(beside, mmap_mode="r", allow_pickle=False)
-    others = f"{beside} is of another subset than {file}"
+    others = f"{beside} belongs to another subset than {file}"
     if found.dtype == BEST:
         if found.shape != subset.shape or any((found[half] != subset[half]).any() for half in ("f0", "f1")):
-            raise BadInput(f"{others}; move both together, or choose again")
+            raise BadInput(f"{others}; move both files together, or select again")
         found = found["best"]
     elif found.shape != subset.shape or found.dtype.kind != "u":
         raise BadInput(f"{others}: {len(found):,} and {len(subset):,} samples")

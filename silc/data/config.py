@@ -68,7 +68,9 @@ class PhotometricConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.jitter[3] > 0.5:
-            raise BadInput(f"data.photometric.jitter is {self.jitter}; needed at most 0.5 for the last, the hue's")
+            raise BadInput(
+                f"data.photometric.jitter is {self.jitter}; the last number, for the hue, must be at most 0.5"
+            )
         if self.blur_radius[0] > self.blur_radius[1]:
             raise BadInput(f"data.photometric.blur_radius is {self.blur_radius}; needed the lower number first")
 

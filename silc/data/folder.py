@@ -65,7 +65,7 @@ class FolderPairs(Pairs):
             BadInput: the table cannot be read, or has no column of images or of captions; `image_root` is no folder.
         """
         if image_root is not None and not os.path.isdir(image_root):
-            raise BadInput(f"data.image_root {image_root} is no folder; name the one that the table's images lie in")
+            raise BadInput(f"data.image_root {image_root} is no folder; name the folder of the table's images")
         self.table = table
         self._decode = partial(decode_pixels, max_pixels=max_pixels, turned=turned)
         rows = rows or read_rows(table)
@@ -74,7 +74,7 @@ class FolderPairs(Pairs):
         self._lines = b"".join(lines)
         self._ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
         if not len(lines):
-            raise BadInput(f"{table} holds no row of an image and its caption")
+            raise BadInput(f"{table} has no row with an image and its caption; add at least one")
         starts = np.arange(0, len(lines), BLOCK)
         self.blocks = np.minimum(len(lines) - starts, BLOCK).astype(np.int64)
         self.fingerprint = hashlib.sha256(self._lines).hexdigest()
@@ -138,7 +138,7 @@ class FolderPairs(Pairs):
             if not path.is_relative_to(self._root):
                 raise self._bad("unsafe_path", name, f"lies outside {self._root} (data.image_root)")
             if not os.path.isfile(path):  # reading a pipe would hang
-                raise self._bad("no_image", name, "is no file, or there is none")
+                raise self._bad("no_image", name, "does not exist or is no file")
             if os.path.getsize(path) > MAX_MEMBER_BYTES:
                 raise self._bad("too_large", name, f"has {os.path.getsize(path):,} bytes")
             data = path.read_bytes()

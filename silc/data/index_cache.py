@@ -95,7 +95,9 @@ class IndexCache:
                 np.savez(handle, **arrays)  # type: ignore[arg-type]
         except OSError as error:
             if self.speaks:
-                log.warning("shards are walked at each start: %s cannot be written (%s)", self.folder, error.strerror)
+                log.warning(
+                    "shards are scanned again at each start: %s cannot be written (%s)", self.folder, error.strerror
+                )
             self.speaks = False
 
 

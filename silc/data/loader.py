@@ -180,7 +180,8 @@ class Loader(Generic[BatchT]):
             self._steps.by_pipe = True
             self._say(
                 f"{SHARED_MEMORY} has {free / 1e6:,.1f} MB free, the workers' batches take {needed / 1e6:,.1f} MB: "
-                "they go through a pipe, which is slower; give it more room (Docker: --shm-size or --ipc=host)"
+                f"batches go through a pipe, which is slower; give {SHARED_MEMORY} more room (Docker: --shm-size or "
+                "--ipc=host)"
             )
 
     def _say(self, line: str) -> None:
@@ -209,8 +210,8 @@ class Loader(Generic[BatchT]):
         for name in ("seed", "batch_size", "shuffle_shards"):
             if state.get(name) != here[name]:
                 raise BadInput(
-                    f"the checkpoint's data's {name} is {state.get(name)}, this run's is {here[name]}; resume with "
-                    "the same, or start another run from it with --init"
+                    f"the {name} of the checkpoint's data is {state.get(name)}, this run's is {here[name]}; resume "
+                    f"with the same {name}, or start another run from the checkpoint with --init"
                 )
         there, ours = state.get("fingerprint"), self.source.fingerprint
         if there == ours or there == self.source.former_fingerprint:
@@ -218,9 +219,11 @@ class Loader(Generic[BatchT]):
         if not self.plan.accept_changed_shards:
             raise BadInput(
                 f"the checkpoint's fingerprint of the samples is {there}, this run's is {ours}; resume with the same "
-                "shards, go on with what is there by --data.accept-changed-shards, or start another run with --init"
+                "shards, accept these shards with --data.accept-changed-shards, or start another run with --init"
             )
-        self._say(f"other shards than before: going on after {state['samples']} samples in the new list's order")
+        self._say(
+            f"the shards have changed: the run goes on after {state['samples']} samples in the order of the new list"
+        )
 
     def _from_torch(self, start: int, stop: int) -> Iterator[BatchT | bytes | BadInput]:
         with warnings.catch_warnings():
@@ -288,7 +291,7 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
         except BadInput as error:
             return error  # returned, not raised: torch would wrap it in a traceback
         except MemoryError:
-            return BadInput("memory ran out where batches are made; lower data.workers or the batch size")
+            return BadInput("memory ran out while a batch was made; lower data.workers or the batch size")
         return pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL) if self.by_pipe else batch
 
     def _share(self, step: int) -> RankSamples[Any]:
@@ -310,7 +313,9 @@ class _StepDataset(Dataset["AnyBatch | bytes | BadInput"]):
                 tried, last = tried + 1, error
                 if candidate == index:
                     broken.append(error.broken)
-        raise BadInput(f"{tried} samples in a row are broken, the last: {last}; mend or drop these shards")
+        raise BadInput(
+            f"{tried} samples in a row are broken, the last is {last}; repair these shards or leave them out"
+        )
 
     def _stand_ins(self, index: int) -> Iterator[int]:
         """Replacements for a sample: the next ones in its shard (cyclic), then one of each following shard."""

@@ -87,7 +87,9 @@ def write_sets(
         BadInput: there are too few different contents for `num_retrieval`.
     """
     if num_retrieval > (limit := MOST_OF_CONTENTS * _num_contents(config)):
-        raise BadInput(f"{num_retrieval} retrieval images, no two alike: this world has enough for {limit:.0f} at most")
+        raise BadInput(
+            f"{num_retrieval} different retrieval images are more than this world has; ask for at most {limit:.0f}"
+        )
     world = World(config, seed)
     _write_segmentation(root / "segmentation", world, num, num_train)
     _write_classification(root / "classification", world, num, num_train)

@@ -104,7 +104,7 @@ class Quarantine:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.met.items()))
             raise BadInput(
                 f"{num_bad} of {seen} samples read are broken ({num_bad / seen:.1%}; {causes}), the limit is "
-                f"{limit:.1%}; {self.file} lists them: mend the shards or raise data.max_bad_rate"
+                f"{limit:.1%}; {self.file} lists them: repair the shards or raise data.max_bad_rate"
             )
 
     def _write(self, broken: Sequence[Broken]) -> None:

@@ -129,7 +129,8 @@ class Remote:
             return [RemoteFile(address, self)]
         if scheme != "s3":
             raise RemoteFault(
-                f"{_shown(address)} has a glob, and http cannot list; name files by {{00000..00331}} braces"
+                f"{_shown(address)} has a glob, and http cannot list files; name them with braces, as in "
+                "{00000..00331}"
             )
         found = self.start(_shown(address), lambda: _s3_list(address)).result()
         if not found:
@@ -150,7 +151,7 @@ class Remote:
                 except _Again as fault:
                     why, after = fault.why, fault.after
                 except TimeoutError:
-                    why, after = "no whole answer in time", 0.0
+                    why, after = "no complete answer in time", 0.0
                 else:
                     session.speaks = True
                     session.gave_up.pop(self, None)
@@ -161,8 +162,8 @@ class Remote:
                     session.gave_up[self] = now
                 if now - session.gave_up.get(self, -ALIKE) < ALIKE:
                     raise Unreachable(
-                        f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when it is back, "
-                        "`--resume auto` goes on from the last checkpoint (data.remote_patience: how long is waited)"
+                        f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when the server is "
+                        "back, `--resume auto` goes on from the last checkpoint (a run waits for data.remote_patience)"
                     )
                 if waited > QUIET and session.speaks:
                     session.speaks = False  # one warning until a request succeeds
@@ -240,8 +241,9 @@ class RemoteFile:
             self._version = here
         if here != self._version:
             raise RemoteFault(
-                f"{self} has changed while it was read: {here[0]:,} bytes, ETag {here[1] or 'none'}, before it were "
-                f"{self._version[0]:,} and {self._version[1] or 'none'}; put the old file back, or start another run"
+                f"{self} has changed while it was read: {here[0]:,} bytes, ETag {here[1] or 'none'}, before "
+                f"{self._version[0]:,} bytes, ETag {self._version[1] or 'none'}; put the old file back, or start "
+                "another run"
             )
         return answer.data
 
@@ -311,10 +313,11 @@ async def _http_range(address: str, start: int, stop: int) -> _Answer:
             data = await response.read() if response.status == 206 else b""
     except ssl.CertificateError:
         raise RemoteFault(
-            f"{_shown(address)} shows a certificate that is not trusted; SSL_CERT_FILE names a file of others that are"
+            f"{_shown(address)} has a certificate that is not trusted; set SSL_CERT_FILE to a file of trusted "
+            "certificates"
         ) from None
     except ValueError:
-        raise RemoteFault(f"{_shown(address)} is no address; check how it is written") from None
+        raise RemoteFault(f"{_shown(address)} is no valid address; check its spelling") from None
     except (aiohttp.ClientError, OSError) as error:
         raise _Again(_in_words(error)) from None
     # A weak tag is as good as a strong one here: it changes with the content.
@@ -365,7 +368,7 @@ def _s3_faults(address: str) -> Iterator[None]:
             _complain(address, said.get("HTTPStatusCode", 0), after)
         if isinstance(error, missing):
             raise RemoteFault(
-                f"{_shown(address)} cannot be asked: {type(error).__name__}; set AWS_ACCESS_KEY_ID and "
+                f"{_shown(address)} cannot be read: {type(error).__name__}; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket"
             ) from None
         if isinstance(error, boto.BotoCoreError | boto.HTTPClientError | aiohttp.ClientError | OSError):
@@ -381,8 +384,8 @@ def _complain(address: str, status: int, after: str) -> NoReturn:
         raise RemoteFault(f"{_shown(address)} does not exist (HTTP 404); check the address and the range in braces")
     if status in (401, 403):
         raise RemoteFault(
-            f"{_shown(address)} may not be read (HTTP {status}); check the credentials, or until when a signed address "
-            "is good"
+            f"{_shown(address)} may not be read (HTTP {status}); check the credentials, or whether a signed address "
+            "has expired"
         )
     raise RemoteFault(f"{_shown(address)} cannot be read: HTTP {status}")
 
@@ -395,7 +398,7 @@ def _total(address: str, status: int, span: str, start: int, encoding: str) -> i
     if status != 206 or told is None or told[1] is None or int(told[1]) != start or encoding not in ("", "identity"):
         raise RemoteFault(
             f"{_shown(address)} is at a server that does not answer range requests (HTTP {status}, "
-            f"Content-Range {span[:40]!r}); put the shards where byte ranges are served, or download them"
+            f"Content-Range {span[:40]!r}); put the shards on a server that answers them, or download the shards"
         )
     return int(told[2])
 

@@ -108,7 +108,7 @@ class Shards(Source[Sample]):
         if "image" not in members:
             raise self.bad(index, "no_image", "has no member with an image's suffix (.jpg, .png ...)")
         if not members["image"]:
-            raise self.bad(index, "empty_image", "has an image of no bytes")
+            raise self.bad(index, "empty_image", "has an image of 0 bytes")
         try:
             return self._decode(members["image"])
         except BadImage as error:
@@ -305,7 +305,7 @@ def _index(
         why = "is a link, a device or a sparse file, or has an unsafe name"
         faults += [Broken(str(path), name, "ignored_member", why) for name in shard.ignored]
         if shard.damage:
-            detail = f"{shard.damage}; its {len(shard)} whole samples are used, fetch it again"
+            detail = f"{shard.damage}; its {len(shard)} complete samples are used; download the shard again"
             faults.append(Broken(str(path), "", "cut_shard", detail))
     if not shards:
         raise BadInput(faults[0].detail)

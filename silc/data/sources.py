@@ -48,9 +48,7 @@ def open_pairs(config: DataConfig, *, seed: int, show: bool = False) -> Pairs:
     if config.generated is not None:
         return as_asked(GENERATED[config.source](config.generated, seed), replace(config, subset=""))
     if config.train.strip() and not all(split_joined(config.train)):
-        raise BadInput(
-            f"data.train {without_secrets(config.train)!r} names nothing in one of its parts; leave out a '::'"
-        )
+        raise BadInput(f"data.train {without_secrets(config.train)!r} has an empty part; leave out a '::'")
     if not config.train.strip():
         raise BadInput(
             "data.train is empty; name tar shards, for example --data.train '/data/{00000..00331}.tar', or a folder "
@@ -66,7 +64,7 @@ def _table(config: DataConfig, show: bool) -> Pairs | None:
     if not (table := table_of(named)):
         return None
     if named.is_dir() and (others := [file.name for file in tables_in(named) if file != table]):
-        log.warning("%s is read; beside it are %s, which are not", table, ", ".join(others))
+        log.warning("%s is read, and these tables beside it are not: %s", table, ", ".join(others))
     root = expanded(config.image_root) if config.image_root else None
     turned = config.exif_orientation == "apply"
     return FolderPairs(table, image_root=root, max_pixels=config.max_pixels, turned=turned)
@@ -77,7 +75,7 @@ def _shards(config: DataConfig, show: bool) -> Pairs:
     if config.image_root:
         raise BadInput(
             f"data.image_root {config.image_root} is for a table of captions, and data.train names none; shards hold "
-            "their images, leave it out"
+            "their own images, so leave data.image_root out"
         )
     cache, kept = cache_folder(config.index_cache), cache_folder(config.remote_cache, "shards")
     spans = SpanCache(kept, int(config.remote_cache_gb * 1e9)) if kept else None
@@ -117,7 +115,7 @@ def expand(pattern: str, remote: Remote | None = None) -> list[Path | RemoteFile
             found += remote.files(name) if is_address(name) else _expand_glob(name, without_secrets(pattern))
         if not found:
             named = without_secrets(part)
-            raise BadInput(f"shard pattern {named!r} names no file; a range runs upwards, as in {{00000..00331}}")
+            raise BadInput(f"shard pattern {named!r} names no file; a range must go upwards, as in {{00000..00331}}")
         paths += found
     return paths
 
@@ -162,7 +160,7 @@ def _inside(folder: Path) -> str:
     if packed := next((file for file in files if re.search(r"\.(tgz|tar\.\w+)$", file.name.lower())), None):
         return f"{packed.name} in it is compressed: unpack it (`gunzip`, `zstd -d`) to .tar and name the tar files"
     if table := next((file for file in files if file.suffix.lower() in (".csv", ".tsv", ".jsonl")), None):
-        return f"{table.name} in it is one by its name: give {table} itself"
+        return f"{table.name} in it seems to be a table: name {table} itself"
     images = {file.with_suffix("") for file in files if is_image_name(file.name)}
     texts = (file for file in files if file.suffix.lower() in (".txt", ".json"))
     if beside := next((file for file in texts if file.with_suffix("") in images), None):
@@ -172,5 +170,5 @@ def _inside(folder: Path) -> str:
             "its images have a .txt or .json each (img2dataset's output_format `files`): put each folder into a tar, "
             f"for example `{pack}`, and name the tar files"
         )
-    held = "holds images, but says nowhere what they show" if images else "holds no images and no tar files"
-    return f"it {held}; needed is captions.csv with a first line 'file_name,caption', or tar files"
+    held = "holds images, but no captions" if images else "holds no images and no tar files"
+    return f"it {held}; add captions.csv with the first line 'file_name,caption', or name tar files"

@@ -60,7 +60,7 @@ class SpanCache:
                 self._make_room()
         except OSError as error:
             self._works = False
-            log.warning("nothing more is kept of remote shards: %s: %s", self.folder, error.strerror)
+            log.warning("remote shards are no longer cached: %s: %s", self.folder, error.strerror)
 
     def _open(self, key: str, flags: int) -> int:
         path = self.folder / hashlib.sha256(key.encode()).hexdigest()[:32]

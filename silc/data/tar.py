@@ -40,7 +40,7 @@ TABLES = (".jsonl", ".csv", ".tsv", ".json", ".txt")
 MAX_MEMBER_BYTES = 1 << 28
 MAX_JSON_LOOKED_AT = 1 << 20
 BLOCK = 512
-COMPRESSED = "it is compressed by {0}, so that nothing in it can be read by its place; `{1}` it first"
+COMPRESSED = "it is compressed by {0}, and members are read by their offset; unpack it with `{1}` first"
 OTHERS = {
     b"PK": "it is a zip archive; unpack it and pack its files with `tar -cf`",
     b"PAR1": "it is a Parquet file (img2dataset writes one beside each shard, without the images); name the .tar files",
@@ -280,16 +280,14 @@ def index_shard(path: Path | RemoteFile, members: Members = CAPTIONS) -> ShardIn
 
 def _why_none(path: Path | RemoteFile, found: Walk) -> str:
     """Text for an error: what a file without samples contains, and what to do about it."""
-    needed = f"needed is an uncompressed tar of {{key}}.jpg|jpeg|png|webp with {found.members}"
+    needed = f"a shard must be an uncompressed tar of {{key}}.jpg|jpeg|png|webp with {found.members}"
     if found.damage and not found.contents.total():
         with path.open("rb") as file:
             start = file.read(32)
         if advice := next((advice for mark, advice in OTHERS.items() if start.startswith(mark)), ""):
             return advice
         if path.name.lower().endswith(TABLES):
-            return (
-                "it is a table of captions by its name; such a table is given alone, not among others or by a pattern"
-            )
+            return "it seems to be a table of captions; name such a table alone, not in a list or by a pattern"
         return f"it is no uncompressed tar file or is damaged ({found.damage}); {needed}"
     images = [each for each in found.samples if "image" in each.fields]
     texts = [each for each in found.samples if "image" not in each.fields]
@@ -298,19 +296,19 @@ def _why_none(path: Path | RemoteFile, found: Walk) -> str:
     listed = ", ".join(
         f"{count:,} {name if name != '.' else 'without suffix'}" for name, count in counts.most_common(8)
     )
-    said, members = f"no member pair fits; its members are {listed or 'none'}", found.members
+    said, members = f"no two members belong together; its members are {listed or 'none'}", found.members
     wanted = f".{members.must[0]}" if members.must else "caption"
     if images and texts:
         said += (
             f"; the first image's key is {images[0].key!r}, the first {wanted}'s {texts[0].key!r}: a key is the path "
-            "without its last suffix, folders included, and has to be the same"
+            "without its last suffix, folders included, and must be the same for both"
         )
     elif images and (
         behind := [suffix for suffix in members.fields[1:] if found.contents[f".{suffix}"]]
     ):  # these members were removed because they belong to the images
         key = images[0].key
         said += (
-            f"; the first image's key is {key!r}, and the {wanted}s' keys go on behind a dot, as in "
+            f"; the first image's key is {key!r}, and the {wanted}s' keys continue after it with a dot, as in "
             f"{key}.jpg.{behind[0]}: a key is the path without its last suffix; rename them to {key}.{behind[0]}"
         )
     elif images or texts:

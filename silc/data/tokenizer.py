@@ -81,7 +81,7 @@ class BPETokenizer:
 
         tokenizer.train_from_iterator(counted(), trainer)
         if not num_captions:
-            raise BadInput("no caption to train a tokenizer on; check the shards, or name a tokenizer.json")
+            raise BadInput("there is no caption to train a tokenizer on; check the shards, or name a tokenizer.json")
         tokenizer.post_processor = ends_with(tokenizer, EOS)
         return cls(tokenizer, context_length)
 

@@ -72,7 +72,7 @@ def read_subset(path: Path) -> np.ndarray:
     Raises:
         BadInput: the file cannot be read, is no array of pairs of 64-bit integers, is not sorted, or is empty.
     """
-    advice = "needed is what `silc data select` or DataComp's filters write, a sorted .npy of (u8, u8)"
+    advice = "give a sorted .npy of (u8, u8), as `silc data select` and DataComp's filters write it"
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def read_subset(path: Path) -> np.ndarray:
     ):
         raise BadInput(f"subset {path} is an array {list(found.shape)} of {found.dtype}; {advice}")
     if not len(found):
-        raise BadInput(f"subset {path} is empty; choose some samples")
+        raise BadInput(f"subset {path} is empty; select some samples")
     uids: np.ndarray = found.view(UID)
     first, last = uids["f0"], found["f1"]
     if not ((first[1:] > first[:-1]) | ((first[1:] == first[:-1]) & (last[1:] >= last[:-1]))).all():

@@ -157,10 +157,10 @@ class Watch:
         who = f"worker process {process.pid}"
         at = "" if number is None else f", which last began {self.named(number)},"
         if said:
-            return f"{who} could not hand over what it made: {said}; {self._room()}"
+            return f"{who} could not send its result: {said}; {self._room()}"
         code = process.exitcode or 0
         if code >= 0:
-            return f"{who}{at} left with exit code {code}; look above for what it said, or try {self.setting} 0"
+            return f"{who}{at} ended with exit code {code}; see its error above, or try {self.setting} 0"
         name = next((known.name for known in signal.Signals if known == -code), str(-code))
         if name == "SIGKILL":
             return (
@@ -168,20 +168,21 @@ class Watch:
                 f"lower {self.setting} or the batch size, or give the job more memory"
             )
         if name == "SIGBUS":
-            return f"{who}{at} died of SIGBUS: there was no room for what it made; {self._room()}"
-        return f"{who}{at} died of {name}: a fault in a library that decodes is likely; leave that sample out"
+            return f"{who}{at} died of SIGBUS: there was no room for its result; {self._room()}"
+        return f"{who}{at} died of {name}: an image may have crashed a decoding library; leave that sample out"
 
     def _room(self) -> str:
         free = f"{SHARED_MEMORY} has {free_shared_memory() / 1e6:,.0f} MB free"
-        return f"{free}: give it more room (Docker: --shm-size or --ipc=host) or lower {self.setting} or the batch size"
+        more = "(Docker: --shm-size or --ipc=host)"
+        return f"{free}: give {SHARED_MEMORY} more room {more} or lower {self.setting} or the batch size"
 
     def _hanging(self, seconds: float) -> str:
         numbers = [self.board.of(process)[0] for process in self.processes]
         at = list(dict.fromkeys(self.named(number) for number in numbers if number is not None))
         began = f"; last begun: {', '.join(at[:4])}" if at else ""
         return (
-            f"no worker process has begun another sample for {seconds:.0f} s{began}; a file system that does not "
-            "answer is likely, look at where these lie"
+            f"no worker process has begun another sample for {seconds:.0f} s{began}; probably a file system does "
+            "not answer; check the one that holds these samples"
         )
 
 
@@ -239,7 +240,7 @@ class Prefetcher(Generic[Item]):
         self._watch.check()  # if a worker has ended, that is the cause of the error
         if isinstance(item, OSError) or "Too many open files" in str(item):
             raise LostWorker(
-                f"worker processes cannot be started or heard: {' '.join(str(item).split())}; lower "
+                f"worker processes cannot be started or do not answer: {' '.join(str(item).split())}; lower "
                 f"{self._watch.setting} (0 starts none) or raise the limits of open files and processes (ulimit -n, -u)"
             ) from item
         raise item
@@ -283,7 +284,9 @@ def lacking(workers: int) -> str:
         context = multiprocessing.get_context(START_METHOD)
         _ = [context.Lock() for _ in range(3 * workers + 9)]
     except (OSError, ImportError) as error:
-        return f"processes cannot share anything: {error} (is {SHARED_MEMORY} there, with room, and writable?)"
+        return (
+            f"processes cannot share memory: {error} (does {SHARED_MEMORY} exist, with free space, and is it writable?)"
+        )
     return ""
 
 

@@ -218,7 +218,7 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path, capsys: pytest
         ("sub", "out/{0..}.tar", "says of none what it shows"),
         ("half.parquet", "out/{0..}.tar", "no whole parquet file"),
         ("columns.parquet", "out/{0..}.tar", "has the columns a"),
-        ("empty.parquet", "out/{0..}.tar", "holds no row"),
+        ("empty.parquet", "out/{0..}.tar", "has no row"),
         ("numbers.parquet", "out/{0..}.tar", "holds int64 in its column image"),
     ],
 )

@@ -96,7 +96,7 @@ def test_captions_of_another_subset_of_one_size_are_refused(shards: list[Path], 
     _with_uids(file)
     assert len(opened(shards, subset=str(file), captions="best")) == 12
     save(file, uids)
-    with pytest.raises(BadInput, match="of another subset"):
+    with pytest.raises(BadInput, match="belongs to another subset"):
         opened(shards, subset=str(file), captions="best")
 
 
@@ -116,7 +116,7 @@ def _with_uids(subset: Path) -> None:
         (lambda path: np.save(path, np.arange(3)), "an array [3] of int64"),
         (lambda path: np.save(path, np.zeros(0, UID)), "is empty"),
         (lambda path: np.save(path, np.array([(2, 0), (1, 0)], UID)), "is not sorted"),
-        (lambda path: np.save(path, np.array([(2, 0), (2, 1)], UID)), "chosen of other shards"),
+        (lambda path: np.save(path, np.array([(2, 0), (2, 1)], UID)), "the subset is of other shards"),
     ],
 )
 def test_what_is_no_subset_is_told(
@@ -134,7 +134,7 @@ def test_what_does_not_go_together_is_told(shards: list[Path], tmp_path: Path) -
     with pytest.raises(BadInput, match=r"s\.captions\.npy does not exist"):
         opened(shards, subset=str(file), captions="best")
     np.save(best_captions(file), np.zeros(3, np.uint16))
-    with pytest.raises(BadInput, match="of another subset"):
+    with pytest.raises(BadInput, match="belongs to another subset"):
         opened(shards, subset=str(file), captions="best")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "captions.csv").write_text("file_name,caption\na.jpg,a\n")
@@ -242,7 +242,7 @@ def test_two_shards_of_one_name_are_told(tmp_path: Path) -> None:
         paths.append(write_tar(tmp_path / folder / "0.tar", sample(7)))
     subset = str(save(tmp_path / "s.npy", [uid_of({}, "0.tar", "00007")]))
     assert len(opened(paths[:1], subset=subset)) == 1
-    with pytest.raises(BadInput, match="have one name; rename one"):
+    with pytest.raises(BadInput, match="have the same name; rename one shard"):
         opened(paths, subset=subset)
     uids = [f"{number:032x}" for number in range(2)]
     for path, uid in zip(paths, uids, strict=True):
@@ -264,7 +264,7 @@ def test_data_sets_with_the_same_keys_are_told_apart(tmp_path: Path) -> None:
     subset = str(save(tmp_path / "s.npy", [uid_of({"url": "http://a"}, "00000.tar", "000000000")]))
     assert len(opened([cc3m], subset=subset)) == len(opened([moved], subset=subset)) == 1
     assert len(opened([cc3m, cc12m], subset=subset)) == 1
-    with pytest.raises(BadInput, match="chosen of other shards"):
+    with pytest.raises(BadInput, match="the subset is of other shards"):
         opened([cc12m], subset=subset)
 
 

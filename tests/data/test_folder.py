@@ -133,8 +133,8 @@ INSIDE = {
     "00000/7.jpg 00000/7.txt 00000/7.json": r"img2dataset's output_format `files`.*do tar -cf",
     "b/7.GIF b/7.txt": "have a .txt or .json each",
     "7.jpg 7.txt": r"`tar -cf \S+data\.tar -C \S+data \.`",
-    "list.TSV 7.jpg": r"list\.TSV in it is one by its name: give \S+data/list\.TSV itself",
-    "pictures/1.GIF": "holds images, but says nowhere what they show",
+    "list.TSV 7.jpg": r"list\.TSV in it seems to be a table: name \S+data/list\.TSV itself",
+    "pictures/1.GIF": "holds images, but no captions",
     "notes.md": "holds no images and no tar files",
     "": "holds no images and no tar files",
 }
@@ -165,8 +165,8 @@ def test_tables_among_others_and_beside_one_another_are_told(folder: Path, caplo
     for name in ("captions.csv", "captions.tsv"):
         (folder / name).write_text("image,caption\nimages/0.jpg,a\n")
     assert len(open_pairs(DataConfig(train=str(folder)), seed=0)) == 1
-    assert "captions.csv is read; beside it are captions.tsv, which are not" in caplog.text
-    with pytest.raises(BadInput, match=r"captions\.csv holds no sample: it is a table of captions by its name"):
+    assert "captions.csv is read, and these tables beside it are not: captions.tsv" in caplog.text
+    with pytest.raises(BadInput, match=r"captions\.csv holds no sample: it seems to be a table of captions"):
         open_pairs(DataConfig(train=f"{folder}/captions.*", index_cache="off"), seed=0)
 
 

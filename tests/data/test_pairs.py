@@ -207,7 +207,7 @@ def test_a_cut_shard_is_used_and_reported(shards: list[Path], tmp_path: Path) ->
     assert 0 < pairs.blocks[1] < 9
     assert pairs[7].key == "00010"
     assert [fault[:3] for fault in pairs.faults] == [(str(cut), "", "cut_shard")]
-    assert f"its {pairs.blocks[1]} whole samples" in pairs.faults[0].detail
+    assert f"its {pairs.blocks[1]} complete samples" in pairs.faults[0].detail
 
 
 def test_a_shard_that_holds_nothing_is_left_out_and_reported(shards: list[Path], tmp_path: Path) -> None:

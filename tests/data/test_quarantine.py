@@ -126,7 +126,7 @@ def test_the_rate_is_judged_over_all_ranks(world_size: int, tmp_path: Path) -> N
     assert all(isinstance(end, BadInput) for end in ended)
     # Step 32 is the first look after 200 samples: 32 of 256, over 10 %. On the last of 4 ranks alone it were 50 %.
     expected = r"32 of 256 samples read are broken (12.5%; no_image 32), the limit is 10.0%; "
-    assert {str(end) for end in ended} == {f"{expected}{tmp_path}/q.jsonl lists them: mend the shards or raise "
+    assert {str(end) for end in ended} == {f"{expected}{tmp_path}/q.jsonl lists them: repair the shards or raise "
                                            "data.max_bad_rate"}  # fmt: skip
     ended = watched(tmp_path / "r.jsonl", Source(), [batches(rank, 1) for rank in range(world_size)], max_bad_rate=0.13)
     assert all(isinstance(end, Quarantine) for end in ended)

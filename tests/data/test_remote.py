@@ -165,7 +165,7 @@ def test_what_other_tries_cannot_mend_ends_it_at_once(server: Nginx) -> None:
     for address, words in {
         server.url("whole", FIVE): "does not answer range requests",
         server.url("closed", FIVE): "HTTP 403",
-        server.url("signed", FIVE + "?signature=secret"): "until when a signed address is good",
+        server.url("signed", FIVE + "?signature=secret"): "whether a signed address has expired",
         server.url("nothing", FIVE): "HTTP 404",
         server.url("plain", "{00003..00007}.tar"): "HTTP 404",
         server.url("plain", "*.tar"): "http cannot list",
@@ -261,7 +261,7 @@ def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "ATTEMPT", 1.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(Unreachable, match="no whole answer in time"),
+        pytest.raises(Unreachable, match="no complete answer in time"),
     ):
         far(f"http://127.0.0.1:{silent.getsockname()[1]}/0.tar", patience=1)
 
@@ -417,7 +417,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_alone(
     there = far(server.url("plain", FIVE), cache=SpanCache(tmp_path / "file" / "kept", 1 << 20))
     for index in range(9):
         assert_same(there[index], ShardPairs(shards)[index])
-    assert caplog.text.count("nothing more is kept") == 1
+    assert caplog.text.count("remote shards are no longer cached") == 1
 
 
 def _on_disk(folder: Path) -> int:

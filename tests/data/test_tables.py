@@ -142,7 +142,7 @@ def test_utf_16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
 
 def test_a_number_is_named(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image": "1.jpg", "caption": 3}\n')
-    with pytest.raises(NoCaption, match=r"has the number 3 for a caption; needed is text in quotes"):
+    with pytest.raises(NoCaption, match=r"has the number 3 for a caption; a caption must be text in quotes"):
         usable(read_rows(tmp_path / "captions.jsonl").captions["1.jpg"])
 
 

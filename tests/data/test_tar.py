@@ -447,7 +447,7 @@ WORDS = {
     zstd: "compressed by zstd.*`zstd -d`",
     zipped: "zip archive; unpack it",
     parquet: r"Parquet.*name the \.tar files",
-    images_without_captions: r"2 \.jpg, so there is no caption; needed is",
+    images_without_captions: r"2 \.jpg, so there is no caption; a shard must be",
     captions_elsewhere: r"1 \.jpg, 1 \.txt, 1 \.mp4.*'images/0'.*'captions/0'.*folders included",
     compound: r"'0\.img'.*'0\.cap'.*without its last suffix",
     captions_behind_suffixes: r"first image's key is '0'.*as in 0\.jpg\.txt.*rename them to 0\.txt",

@@ -57,12 +57,15 @@ def without_files() -> None:
     ("harm", "said"),
     [
         (signalled(signal.SIGKILL), r"which last began sample '.+' of .+\.tar, was killed \(SIGKILL\).* memory"),
-        (signalled(signal.SIGSEGV), r"sample '.+' of .+, died of SIGSEGV: a fault in a library that decodes"),
+        (
+            signalled(signal.SIGSEGV),
+            r"sample '.+' of .+, died of SIGSEGV: an image may have crashed a decoding library",
+        ),
         (signalled(signal.SIGABRT), "died of SIGABRT"),
         (signalled(signal.SIGBUS), "died of SIGBUS: there was no room .*/dev/shm has"),
-        (lambda: sys.exit(3), "left with exit code 3"),
-        (lambda: os._exit(0), "left with exit code 0"),
-        (without_files, r"could not hand over what it made: .*Too many open files|cannot be started or heard"),
+        (lambda: sys.exit(3), "ended with exit code 3"),
+        (lambda: os._exit(0), "ended with exit code 0"),
+        (without_files, r"could not send its result: .*Too many open files|cannot be started or do not answer"),
     ],
     ids=["SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "sys.exit", "_exit", "EMFILE"],
 )
@@ -81,7 +84,7 @@ def test_a_worker_that_ends_is_told_with_its_cause(shards: list[Path], harm: Cal
     [
         (signalled(signal.SIGKILL), r"sample '.+' of .+, was killed \(SIGKILL\).*lower --workers"),
         (signalled(signal.SIGSEGV), "died of SIGSEGV"),
-        (lambda: os._exit(4), "left with exit code 4"),
+        (lambda: os._exit(4), "ended with exit code 4"),
         (signalled(signal.SIGSTOP), "no worker process has begun another sample"),
     ],
     ids=["SIGKILL", "SIGSEGV", "_exit", "stopped"],
@@ -112,9 +115,9 @@ def _runs(pid: int | None) -> bool:
 def test_a_check_without_worker_processes(
     shards: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checks, "lacking", lambda _: "processes cannot share anything")
+    monkeypatch.setattr(checks, "lacking", lambda _: "processes cannot share memory")
     assert check(ShardPairs(shards), workers=2).num_good == len(ShardPairs(shards))
-    assert "this process reads alone" in caplog.text
+    assert "this process reads all samples" in caplog.text
 
 
 def test_a_worker_killed_between_batches_does_not_break_into_a_step(shards: list[Path]) -> None:
@@ -161,7 +164,7 @@ def test_without_room_batches_go_through_a_pipe_and_are_the_same(
     monkeypatch.setattr(loaders, "free_shared_memory", lambda: free)
     pairs = ShardPairs(shards)
     narrow = loader(pairs, workers=2)
-    assert "they go through a pipe" in caplog.text
+    assert "batches go through a pipe" in caplog.text
     found, wanted = list(narrow.batches(0, 6)), list(loader(pairs).batches(0, 6))
     assert_equal(found, wanted)
     assert found[0].views.globals is not None
@@ -206,7 +209,7 @@ def test_processes_that_cannot_be_started_are_one_line(shards: list[Path], monke
 
     batches = loader(ShardPairs(shards), workers=2).batches(0, 2)
     monkeypatch.setattr(os, "fork", refused)
-    with pytest.raises(BadInput, match=r"cannot be started or heard: .*unavailable; lower data.workers"):
+    with pytest.raises(BadInput, match=r"cannot be started or do not answer: .*unavailable; lower data.workers"):
         next(batches)
 
 
@@ -249,7 +252,7 @@ def test_the_board_tells_workers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert board.turns() == 3
     watch = Watch(board, str, "--workers")
     watch.processes = processes
-    with pytest.raises(LostWorker, match="which last began 7, left with exit code 0"):
+    with pytest.raises(LostWorker, match="which last began 7, ended with exit code 0"):
         watch.until(lambda _: False)
 
 
