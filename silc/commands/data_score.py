@@ -88,7 +88,9 @@ def main(args: list[str]) -> int:
         raise BadInput(f"none of {len(outcomes):,} shards could be read; the first: {outcomes[0].fault}")
     say(f"scores: {out}")
     if faults := sum(bool(outcome.fault) for outcome in outcomes):
-        raise BadInput(f"{faults:,} of {len(outcomes):,} shards were left out; mend or fetch them and run it again")
+        raise BadInput(
+            f"{faults:,} of {len(outcomes):,} shards were left out; repair or download them and run the command again"
+        )
     return 0
 
 

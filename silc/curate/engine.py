@@ -40,16 +40,16 @@ def left_to_do(shards: Sequence[Path | RemoteFile], plan: ScorePlan) -> tuple[li
     for shard in shards:
         file = sidecar.file_of(plan.out, shard.name)
         if (other := by_file.setdefault(file, shard)) is not shard:
-            raise BadInput(f"{other} and {shard} have one name, and scores go by it: give them an --out each")
+            raise BadInput(
+                f"{other} and {shard} have the same name, which their scores would share: give each its own --out"
+            )
     done = {file: shard for file, shard in by_file.items() if file.is_file()}
     with ThreadPoolExecutor(CONCURRENT) as threads:
         found = threads.map(lambda file: _checksums(file, done[file], plan), done)
         by_weights = dict(zip(found, done, strict=True))
     if len(by_weights) > 1:
         one, other, *_ = by_weights.values()
-        raise BadInput(
-            f"{one} and {other} were scored by different weights; delete those that are old, or use two --out"
-        )
+        raise BadInput(f"{one} and {other} were scored by different weights; delete the old scores, or use two --out")
     left = [shard for file, shard in by_file.items() if file not in done]
     return left, replace(plan, checksums=next(iter(by_weights), ()))
 
@@ -65,15 +65,19 @@ def _checksums(file: Path, shard: Path | RemoteFile, plan: ScorePlan) -> tuple[s
     as_now = [name for name, _ in plan.models], sidecar.VERSION, plan.dtype
     if ([one["name"] for one in models], about["version"], about["dtype"]) != as_now:
         names = ", ".join(one["source"] for one in models) or "no model"
-        raise BadInput(f"{file} was scored by {names} ({about['dtype']}), and not as now; give another --out")
+        raise BadInput(
+            f"{file} was scored by {names} ({about['dtype']}), not with the models and settings of now; give another "
+            "--out"
+        )
     if shard_then.get("max_pixels", plan.max_pixels) != plan.max_pixels:
         raise BadInput(
-            f"{file} was scored with --max-pixels {shard_then['max_pixels']}; say so again, or give another --out"
+            f"{file} was scored with --max-pixels {shard_then['max_pixels']}; give the same value again, or another "
+            "--out"
         )
     if not is_origin(shard, shard_then):
         raise BadInput(
-            f"{file} is of another shard than {shard} is now ({shard_then['path']}); delete it to score the shard "
-            "again, or give another --out"
+            f"{file} has the scores of another shard ({shard_then['path']}) than {shard} is now; delete it to score "
+            "the shard again, or give another --out"
         )
     return tuple(one["checksum"] for one in models)
 
@@ -112,8 +116,8 @@ def _in_a_pool(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
     except BrokenProcessPool as error:
         named = ", ".join(str(shards[place]) for place in sorted(set(under_way[:])) if place >= 0)
         raise LostRank(
-            f"a process was killed, by whoever ends them when memory runs out, say, at one of: {named}; what is there "
-            "is done: run it again, with fewer --workers, or without the shard at which it always stops"
+            f"a process was killed, probably because memory ran out, while it scored one of: {named}; finished shards "
+            "are kept: run the command again, with fewer --workers, or without the shard at which it always stops"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -60,12 +60,12 @@ def parse(text: str) -> Expression:
     """
     tokens = list(_tokens(text))
     if not tokens:
-        raise BadInput("there is nothing to keep; give --keep, for example 'clip_score top 30%'")
+        raise BadInput("--keep is empty; give a filter, for example 'clip_score top 30%'")
     reader = _Reader(text, tokens)
     try:
         found = reader.either()
     except RecursionError:
-        raise BadInput("--keep has hundreds of parentheses or nots within one another; write it with fewer") from None
+        raise BadInput("--keep has hundreds of nested parentheses or nots; write it with fewer") from None
     if reader.place < len(tokens):
         raise reader.stopped("'and', 'or' or the end")
     return found
@@ -104,7 +104,9 @@ def _tokens(text: str) -> Iterator[tuple[str, bool]]:
     while place < end:
         found = _TOKEN.match(text, place)
         if found is None:
-            raise BadInput(f"cannot read {text[place:].strip()!r} of --keep {text!r}; close quotes, or drop it")
+            raise BadInput(
+                f"cannot read {text[place:].strip()!r} of --keep {text!r}; close the quotes, or leave it out"
+            )
         word = next(group for group in found.groups() if group is not None)
         yield word, found[1] is not None or found[2] is not None
         place = found.end()

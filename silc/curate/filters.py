@@ -74,7 +74,11 @@ class Asked:
         if len(self.given) != len(what):
             name = self.term.words[0]
             needed = " ".join([name, *what])
-            other = " (the filter; the column of that name is not compared)" if name in self.scores.columns else ""
+            other = (
+                " (it is read as the filter; the column of the same name cannot be compared)"
+                if name in self.scores.columns
+                else ""
+            )
             raise BadInput(f"cannot read {str(self.term)!r} of --keep: needed '{needed}'{other}")
         return self.given
 
@@ -131,7 +135,7 @@ def _text_based(asked: Asked) -> str:
 
 def _balanced(asked: Asked) -> str:
     words, most = asked.takes("WORDS.txt", "MOST", columns=("caption",))
-    limit = asked.number(most, "how many captions an entry may keep")
+    limit = asked.number(most, "the number of captions that an entry may keep")
     caption = asked.columns.get("caption", "caption")
     return balanced(asked.scores, caption, asked.lookups.words(words), limit, seed=asked.lookups.seed)
 
@@ -143,9 +147,9 @@ def _distinct(asked: Asked) -> str:
     if how == compared:
         column = asked.column(how)
         return f"({column} IS NULL OR {ROW} IN (SELECT first({ROW} ORDER BY {order}) FROM scored GROUP BY {column}))"
-    cosine = asked.number(how, "sha256, phash or the cosine from which two images are the same")
+    cosine = asked.number(how, "sha256, phash or the least cosine of two images that count as the same")
     if cosine > 1:
-        raise BadInput(f"cannot read {str(asked.term)!r} of --keep: no cosine is above 1; give 0.95, say")
+        raise BadInput(f"cannot read {str(asked.term)!r} of --keep: no cosine is above 1; give for example 0.95")
     name = asked.columns.get("embedding", "embedding")
     return distinct(asked.scores, name, asked.lookups.centroids(name), cosine, order)
 
@@ -161,8 +165,8 @@ def _best_first(asked: Asked) -> str:
         if not there:
             return ""
         raise BadInput(
-            f"{str(asked.term)!r} of --keep keeps the image with the best caption, and there are {', '.join(there)}; "
-            f"add clip_score={there[0]}"
+            f"{str(asked.term)!r} of --keep keeps the image with the best caption, and there are several scores: "
+            f"{', '.join(there)}; add clip_score={there[0]}"
         )
     return f"{number_of(asked.column('clip_score'))} DESC NULLS LAST, "
 
@@ -235,11 +239,11 @@ def _top(scores: Scores, term: Term, column: str, share: str) -> Condition:
         raise BadInput(f"cannot read {str(term)!r} of --keep: needed a share, as in 'top 30%' or 'top 0.3'")
     fraction = float(Fraction(share[:-1]) / 100) if share.endswith("%") else float(share)
     if not 0 < fraction < 1:
-        raise BadInput(f"cannot read {str(term)!r} of --keep: needed more than 0 % and less than all")
+        raise BadInput(f"cannot read {str(term)!r} of --keep: needed more than 0 % and less than 100 %")
     value = number_of(column)
     (num,) = scores.one(f"SELECT count({value}) FROM scored")
     if not num:
-        raise BadInput(f"{str(term)!r} of --keep: no sample has a number there")
+        raise BadInput(f"{str(term)!r} of --keep: no sample has a number in this column")
     (threshold,) = scores.one(
         f"SELECT {value} FROM scored WHERE {value} IS NOT NULL ORDER BY 1 DESC LIMIT 1 OFFSET {int(num * fraction)}"
     )
@@ -255,8 +259,8 @@ def _compared(scores: Scores, term: Term, name: str) -> Condition:
     _, how, word, *more = term.words
     if more:
         raise BadInput(
-            f"cannot read {str(term)!r} of --keep: is an 'and' missing before {more[0]!r}? Text of several words "
-            "stands in quotes"
+            f"cannot read {str(term)!r} of --keep: is an 'and' missing before {more[0]!r}? Put text of several "
+            "words in quotes"
         )
     column, type_ = scores.column(name), scores.columns.get(name, "JSON")
     how = "=" if how == "==" else how
@@ -264,7 +268,7 @@ def _compared(scores: Scores, term: Term, name: str) -> Condition:
     text = f"{column} {how} {text_of(word)}"
     if NUMBER.fullmatch(type_) or (type_ in TEXTS and how not in ("=", "!=")):
         if number is None:
-            raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number behind {how}, not {word!r}")
+            raise BadInput(f"cannot read {str(term)!r} of --keep: needed a number after {how}, not {word!r}")
         number = _as_kept(number, type_)
         whole = "INT" in type_ and re.fullmatch(r"[+-]?\d+", word)  # exact to the last digit, for hashes
         compared = f"{column} {how} {int(word)}" if whole else f"{number_of(column)} {how} {number_in(number)}"

@@ -39,7 +39,7 @@ class Lookups:
         """
         path = expanded(name)
         if not path.is_file():
-            raise BadInput(f"the list of words {name} does not exist; give a text file with an entry a line")
+            raise BadInput(f"the list of words {name} does not exist; give a text file with one entry per line")
         return lines_of(path, "entry")
 
     def targets(self, name: str, column: str) -> np.ndarray:
@@ -52,7 +52,7 @@ class Lookups:
         if path.is_dir():
             if self.embed is None:
                 raise BadInput(
-                    f"image_near {name}: a folder of images needs the model that scored; give an .npy instead"
+                    f"image_near {name}: a folder of images needs the model that made the scores; give an .npy instead"
                 )
             return self._fitting(self.embed(path, column), name, column)
         return self._fitting(array_in(path, "target_embeddings"), name, column)
@@ -78,7 +78,8 @@ class Lookups:
             raise BadInput(f"no sample has an embedding in the column {column}; score with a model")
         if found.ndim != 2 or found.shape[1] != width[0] or not len(found):
             raise BadInput(
-                f"{name} holds an array {list(found.shape)}; needed [n, {width[0]}], by the model of {column}"
+                f"{name} holds an array {list(found.shape)}; needed [n, {width[0]}], embeddings by the model of "
+                f"{column}"
             )
         return found
 
@@ -92,9 +93,9 @@ def array_in(path: Path, name: str) -> np.ndarray:
     try:
         found = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise BadInput(f"{path} does not exist; give an .npy or .npz of embeddings, a row each") from None
+        raise BadInput(f"{path} does not exist; give an .npy or .npz with one embedding per row") from None
     except (OSError, ValueError, EOFError) as error:
-        raise BadInput(f"{path} cannot be read: {error}; give an .npy or .npz of embeddings, a row each") from error
+        raise BadInput(f"{path} cannot be read: {error}; give an .npy or .npz with one embedding per row") from error
     if isinstance(found, np.ndarray):
         return found
     names = list(found)

@@ -75,7 +75,7 @@ def places_of(given: str) -> Places:
     found = None if "://" in given else re.fullmatch(r"([^{}]*)\{(\d+)\.\.\}([^{}/]*\.tar)", given)
     if found is None:
         raise BadInput(
-            f"--out {given} is where shards go, on this machine; give a pattern without an end, as "
+            f"--out {given} is no pattern of shards on this machine; give a range without an end, as in "
             "'/data/{00000..}.tar'"
         )
     return Places(str(expanded(found[1] + "x"))[:-1], found[2], found[3])
@@ -96,8 +96,8 @@ def open_entries(given: str, image_root: str = "") -> Entries:
     if path.is_dir():
         return FolderPairs(path / "its files", rows=_beside(path), image_root=root or path)
     raise BadInput(
-        f"{given} is nothing that shards are made of; give a table (.csv, .tsv, .jsonl, .json, .parquet) of images and "
-        "captions, or a folder of images with a .txt or .json of the same name each"
+        f"shards cannot be made of {given}; give a table (.csv, .tsv, .jsonl, .json, .parquet) of images and "
+        "captions, or a folder of images, each with a .txt or .json of the same name"
     )
 
 
@@ -114,11 +114,11 @@ def make(entries: Entries, places: Places, num: int, title: str) -> Iterator[tup
     if beside.is_file():
         if about | _read_about(beside) != about:
             raise BadInput(
-                f"{beside} says that the shards there are of another table or size, or have other numbers; give "
+                f"{beside} says that the existing shards have another table, another size or other numbers; give "
                 "another --out"
             )
     elif places[0].exists():
-        raise BadInput(f"{places[0]} is there, and was not made by `silc data make`; give another --out")
+        raise BadInput(f"{places[0]} exists and was not made by `silc data make`; give another --out")
     write_whole(beside, json.dumps(about) + "\n")
     for number, start in enumerate(range(0, len(entries), num)):
         path = places[number]
@@ -138,7 +138,7 @@ def _read_about(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
         raise BadInput(
-            f"{file} does not say what the shards there were made of ({error}); give another --out"
+            f"{file} does not say what the existing shards were made of ({error}); give another --out"
         ) from error
 
 
@@ -226,8 +226,8 @@ def _beside(folder: Path) -> Rows:
         rows.add(file.relative_to(folder).as_posix(), found, number, fields)
     if not captioned:
         raise BadInput(
-            f"{folder} holds {len(images):,} images and says of none what it shows; needed is a table (captions.csv "
-            "with a first line 'file_name,caption'), or a .txt or .json of the same name beside each"
+            f"{folder} holds {len(images):,} images and no captions; add a table (captions.csv with the "
+            "first line 'file_name,caption'), or a .txt or .json of the same name beside each image"
         )
     return rows
 
@@ -244,7 +244,7 @@ def _of_parquet(path: Path, root: Path | None) -> Entries:
     try:
         schema = parquet.read_schema(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is no whole parquet file: {' '.join(str(error).split())[:120]}") from error
+        raise BadInput(f"{path} is no complete parquet file: {' '.join(str(error).split())[:120]}") from error
     image = next((name for name in IMAGE_FIELDS if name in schema.names), None)
     captions = [name for name in FIELDS if name in schema.names]
     if image is None or not captions:
@@ -258,9 +258,7 @@ def _of_parquet(path: Path, root: Path | None) -> Entries:
     if re.match(r"(large_)?binary|fixed_size_binary|struct<", kind):
         return ParquetEntries(path, image, given)
     if "string" not in kind or kind.startswith("list"):
-        raise BadInput(
-            f"{path} holds {kind} in its column {image}; needed are paths, an image's bytes, or {{bytes, path}}"
-        )
+        raise BadInput(f"{path} holds {kind} in its column {image}; needed paths, images' bytes, or {{bytes, path}}")
     rows = Rows(keeps_fields=True)
     names = parquet.read_table(path, columns=[image]).column(0).to_pylist()
     for number, (name, fields) in enumerate(zip(names, given, strict=True), start=1):

@@ -65,5 +65,7 @@ def vectors(column: pa.Array, width: int) -> np.ndarray:
     lengths = np.asarray(pc.list_value_length(column))
     wrong = lengths[lengths != width].tolist()
     if wrong:
-        raise BadInput(f"a sample has an embedding of {wrong[0]} numbers where {width} were needed; score all anew")
+        raise BadInput(
+            f"a sample has an embedding of {wrong[0]} numbers where {width} were needed; score all shards again"
+        )
     return np.asarray(column.flatten(), np.float32).reshape(len(column), width)

@@ -64,7 +64,7 @@ def run_on_ray(shards: Sequence[Path | RemoteFile], plan: ScorePlan, workers: in
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False, include_dashboard=False, **settings)
     except Exception as error:  # Ray raises plain Exception if its processes start too slowly
-        advice = "run it again when the machine is less busy" if here else "`ray start --head` makes one"
+        advice = "run it again when the machine is less busy" if here else "`ray start --head` starts a cluster"
         raise BadInput(f"--ray {address}: {' '.join(str(error).split())[:200]}; {advice}") from error
     try:
         # An existing cluster may run other work; a cluster that was started here is free.
@@ -83,7 +83,7 @@ def share_of_gpu(free: Mapping[str, float], there: Mapping[str, float], workers:
     """
     if (cores := int(free.get("CPU", 0))) < workers:
         raise BadInput(
-            f"the cluster has {cores} free cores, fewer than --workers {workers}; ask for fewer, a core each"
+            f"the cluster has {cores} free cores, fewer than --workers {workers}; ask for fewer, each needs a core"
         )
     if device == "cpu" or not there.get("GPU", 0):
         return 0
@@ -125,7 +125,8 @@ def _dealt_out(
     for shard in suspects:  # a lost actor also loses its queued shards: now run each shard on an actor of its own
         actor = make()
         yield _outcome(ray, actor.score.remote(shard)) or Outcome(
-            shard.name, fault=f"{shard}: {TRIES} actors were lost at it, when memory ran out, say; run it again"
+            shard.name,
+            fault=f"{shard}: {TRIES} actors were lost at this shard, probably because memory ran out; run it again",
         )
 
 

@@ -115,8 +115,8 @@ class Scorer:
         found = tuple(one.checksum for one in self.models)
         if plan.checksums and plan.checksums != found:
             raise BadInput(
-                f"{plan.out} holds scores by other weights of {', '.join(one.source for one in self.models)} than "
-                "these; give another --out"
+                f"{plan.out} holds scores by other weights of {', '.join(one.source for one in self.models)}; give "
+                "another --out"
             )
 
     def __call__(self, path: Path | RemoteFile) -> Outcome:

@@ -250,17 +250,17 @@ def _agreed(files: Sequence[Path]) -> dict[str, Any]:
         try:
             schema = pq.read_schema(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise BadInput(
-                f"{file} is half a parquet file or none ({_said(error)}); delete it and score again"
-            ) from error
+            raise BadInput(f"{file} is no complete parquet file ({_said(error)}); delete it and score again") from error
         about = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
         shard = about.pop("shard", {}).get("path", str(file))
         if (other := shards.setdefault(shard, file)) != file:
-            raise BadInput(f"{other} and {file} are both of the shard {shard}; delete one")
+            raise BadInput(f"{other} and {file} both have the scores of the shard {shard}; delete one")
         if first is None:
             first = file, about
         elif _models(about) != _models(first[1]):
-            raise BadInput(f"{file} is {_by(about)}, {first[0]} {_by(first[1])}; choose among scores of one model")
+            raise BadInput(
+                f"{file} was scored {_by(about)}, {first[0]} {_by(first[1])}; select among scores of one model"
+            )
     assert first is not None
     return first[1]
 
@@ -270,7 +270,8 @@ def _missing(folder: Path) -> str:
     there = sum((folder / name).is_file() for name in asked)
     if there == len(asked):
         return ""
-    return f"{folder} has scores of {there:,} of {len(asked):,} shards; `silc data score` with the same --out goes on"
+    rest = "`silc data score` with the same --out scores the others"
+    return f"{folder} has scores of {there:,} of {len(asked):,} shards; {rest}"
 
 
 def _models(about: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def select(scores: Scores, keep: str, out: Path, lookups: Lookups) -> Choice:
     (total,) = scores.one("SELECT count(*) FROM scored")
     if not num:
         said = ", ".join(f"{effect.term} keeps {effect.kept:,}" for effect in effects)
-        raise BadInput(f"nothing is left of {total:,} samples: {said}; ask for less")
+        raise BadInput(f"none of {total:,} samples is kept: {said}; use weaker filters")
     _write(scores, out, num, with_best=bool(captioned))
     (broken,) = scores.one("SELECT (SELECT count(*) FROM everything) - (SELECT count(*) FROM sound)")
     return Choice(num, total, broken, repeated, kept, effects)
@@ -141,14 +141,14 @@ def described(choice: Choice) -> str:
     """Summary of the choice as text, for a terminal."""
     lines = [f"{choice.num:,} of {choice.total:,} samples are kept ({choice.num / choice.total:.1%})"]
     lines += [
-        f"    {effect.term}: keeps {effect.kept:,}; {effect.alone:,} are decided by it alone"
+        f"    {effect.term}: keeps {effect.kept:,}; {effect.alone:,} are decided by this term alone"
         for effect in choice.effects
     ]
     if choice.broken:
-        lines.append(f"{choice.broken:,} broken samples were passed over")
+        lines.append(f"{choice.broken:,} broken samples were left out")
     if choice.repeated:
         lines.append(
-            f"{choice.repeated:,} rows have a uid that another kept row has too; each is written, as DataComp does: "
-            "training takes every sample of that name"
+            f"{choice.repeated:,} rows have the uid of another kept row; each is written, as DataComp does: "
+            "training takes every sample with that uid"
         )
     return "\n".join(lines)

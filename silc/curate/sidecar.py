@@ -126,11 +126,11 @@ def about_of(path: Path) -> dict[str, Any]:
         metadata = parquet.read_schema(path).metadata or {}
         if METADATA not in metadata:
             raise BadInput(
-                f"{path} is no file of scores, and scores would go there (img2dataset writes such files beside its "
+                f"{path} is no file of scores, and scores would replace it (img2dataset writes such files beside its "
                 "shards); give another --out"
             )
         return dict(json.loads(metadata[METADATA]))
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{path} is no whole file of scores ({' '.join(str(error).split())[:120]}); delete it and score again"
+            f"{path} is no complete file of scores ({' '.join(str(error).split())[:120]}); delete it and score again"
         ) from error

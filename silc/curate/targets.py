@@ -39,7 +39,9 @@ def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: s
     """
     models = {f"embedding_{one['name']}" if one["name"] else "embedding": one for one in about.get("models", ())}
     if column not in models:
-        raise BadInput(f"image_near {folder}: no model is known to have made the column {column}; give an .npy instead")
+        raise BadInput(
+            f"image_near {folder}: the model that made the column {column} is not known; give an .npy instead"
+        )
     files = images_below(folder)
     kept = beside / f"targets-{_digest(models[column]['checksum'], about['dtype'], files)}.npy"
     if kept.is_file():
@@ -47,16 +49,16 @@ def embeddings_of(about: Mapping[str, Any], device: str, folder: Path, column: s
     loaded = load_any(models[column]["source"], device=place(device))
     if loaded.checksum != models[column]["checksum"]:
         raise BadInput(
-            f"image_near {folder}: {models[column]['source']} has other weights than scored the pool; give an .npy of "
-            "embeddings by those, or score again"
+            f"image_near {folder}: {models[column]['source']} has other weights than the model that scored the pool; "
+            "give an .npy of embeddings by that model, or score again"
         )
     model, broken = loaded.best(about["dtype"]), list[str]()
     pictures = track(_readable(files, broken), f"embedding {folder}", True, total=len(files))
     found = [model.encode_image(some).float().cpu().numpy() for some in in_batches(pictures, BATCH)]
     if broken:
-        complain(f"image_near {folder}: {len(broken):,} of {len(files):,} images are passed over: {broken[0]}")
+        complain(f"image_near {folder}: {len(broken):,} of {len(files):,} images are left out: {broken[0]}")
     if not found:
-        raise BadInput(f"image_near {folder}: there is no image in it that can be read")
+        raise BadInput(f"image_near {folder}: the folder has no image that can be read")
     embeddings = np.concatenate(found)
     with whole(kept) as partial, partial.open("wb") as handle:
         np.save(handle, embeddings)

@@ -182,13 +182,13 @@ def test_work_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFix
     assert "2 samples are in 1 new shards\n2 shards were there already" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == whole
     assert cli.main([*command[:4], f"{tmp_path}/out/{{1..}}.tar", *command[5:]]) == 2
-    assert "have other numbers" in capsys.readouterr().err
+    assert "another size or other numbers" in capsys.readouterr().err
     about = json.loads((tmp_path / "out" / "make.json").read_text())
     del about["names"]  # as it was once
     (tmp_path / "out" / "make.json").write_text(json.dumps(about))
     assert cli.main(command) == 0
     assert cli.main([*command[:-1], "3"]) == 2
-    assert "of another table or size" in capsys.readouterr().err
+    assert "have another table, another size" in capsys.readouterr().err
     (tmp_path / "out" / "make.json").write_text("[")
     assert cli.main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -211,12 +211,12 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("name", "out", "said"),
     [
-        ("pairs.csv", "out/00000.tar", "a pattern without an end"),
+        ("pairs.csv", "out/00000.tar", "no pattern of shards on this machine; give a range without an end"),
         ("pairs.csv", "out/{00..09}.tar", "without an end"),
         ("pairs.csv", "s3://bucket/{0..}.tar", "on this machine"),
-        ("none.csv", "out/{0..}.tar", "is nothing that shards are made of"),
-        ("sub", "out/{0..}.tar", "says of none what it shows"),
-        ("half.parquet", "out/{0..}.tar", "no whole parquet file"),
+        ("none.csv", "out/{0..}.tar", "shards cannot be made of"),
+        ("sub", "out/{0..}.tar", "images and no captions"),
+        ("half.parquet", "out/{0..}.tar", "no complete parquet file"),
         ("columns.parquet", "out/{0..}.tar", "has the columns a"),
         ("empty.parquet", "out/{0..}.tar", "has no row"),
         ("numbers.parquet", "out/{0..}.tar", "holds int64 in its column image"),

@@ -64,14 +64,14 @@ def test_a_selections_page_shows_its_edges(scored: Path, tmp_path: Path, capsys:
     limit = np.sort(scores)[::-1][14]
     assert len(np.load(out)) == ((scores >= limit) & (chars > 7)).sum()
     page = (tmp_path / "subset.html").read_text()
-    goes, stays = page.split("Goes by this alone")[1].split("Stays by this alone")[:2]
+    goes, stays = page.split("Left out by this term alone")[1].split("Kept by this term alone")[:2]
     captions = np.array(column(scored, "caption"))
     below = (scores < limit) & (chars > 7)
     nearest = captions[below][np.argmax(scores[below])]
     assert nearest in re.findall(r"<figcaption>([^<]+?) <", goes)[0]
     above = (scores >= limit) & (chars > 7)
     assert captions[above][np.argmin(scores[above])] in re.findall(r"<figcaption>([^<]+?) <", stays)[0]
-    assert f"{(chars > 7).sum()} are decided by it alone" in capsys.readouterr().out
+    assert f"{(chars > 7).sum()} are decided by this term alone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -91,15 +91,16 @@ def test_a_page_shows_what_each_term_decides(
     pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(4)], **columns}), tmp_path / "0.parquet")
     out = tmp_path / "s.npy"
     assert cli.main(["data", "select", str(tmp_path), "--keep", keep, "--out", str(out)]) == 0
-    parts = (tmp_path / "s.html").read_text().split("Goes by this alone")[1:]
+    parts = (tmp_path / "s.html").read_text().split("Left out by this term alone")[1:]
     shown = [
-        [set(re.findall(r"<figcaption>(\w) <", half)) for half in part.split("Stays by this alone")] for part in parts
+        [set(re.findall(r"<figcaption>(\w) <", half)) for half in part.split("Kept by this term alone")]
+        for part in parts
     ]
     assert [first for first, _ in shown] == goes
     assert [second for _, second in shown] == stays
     said = capsys.readouterr().out
     for out_, in_ in zip(goes, stays, strict=True):
-        assert f"{len(out_ | in_)} are decided by it alone" in said
+        assert f"{len(out_ | in_)} are decided by this term alone" in said
 
 
 def test_targets_may_be_a_folder_of_images(
@@ -134,7 +135,7 @@ def test_targets_may_be_a_folder_of_images(
     (folder / "3.png").write_bytes(b"none")
     capsys.readouterr()
     assert cli.main(["data", "select", str(scored), *folder_keep]) == 0
-    assert "1 of 4 images are passed over" in capsys.readouterr().err
+    assert "1 of 4 images are left out" in capsys.readouterr().err
     assert out.read_bytes() == found[0]
     np.save(tmp_path / "targets.npy", embeddings[:, :9])
     again = ["data", "select", str(scored), "--keep", f"image_near {tmp_path}/targets.npy", "--out", str(out)]
@@ -161,5 +162,5 @@ def test_pages_do_without_the_shards(tmp_path: Path) -> None:
     )
     assert cli.main(["data", "stats", str(tmp_path), "--out", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "stats.html").read_text()
-    assert "shard not there" in page
+    assert "the shard is missing" in page
     assert "&lt;b&gt;" in page

@@ -109,7 +109,7 @@ def test_a_shard_that_kills_its_actor_costs_itself_alone(tmp_path: Path, monkeyp
     found = {Path(one.shard).stem: one for one in outcomes}
     assert len(outcomes) == len(names)
     assert {name for name, one in found.items() if one.rows} == {*names} - {"always"}
-    assert "3 actors were lost at it" in found["always"].fault
+    assert "3 actors were lost at this shard" in found["always"].fault
     assert len((tmp_path / "once").read_text()) >= 2
 
 
@@ -140,5 +140,5 @@ def test_a_cluster_that_does_not_begin_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ray, "init", slow)
     with pytest.raises(BadInput, match="--ray local: The current node timed out during startup; run it again"):
         list(run_on_ray([tmp_path / "0.tar"], ScorePlan(tmp_path), 1, "local"))
-    with pytest.raises(BadInput, match="`ray start --head` makes one"):
+    with pytest.raises(BadInput, match="`ray start --head` starts a cluster"):
         list(run_on_ray([tmp_path / "0.tar"], ScorePlan(tmp_path), 1, "auto"))

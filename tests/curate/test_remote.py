@@ -54,7 +54,7 @@ def test_rows_are_those_of_local_shards(
     assert score(server.url("plain", "{00000..00001}.tar"), tmp_path / "far") == 0
     assert "2 of 2 shards are scored already" in capsys.readouterr().out
     assert score(str(shards[0]), tmp_path / "far") == 2
-    assert "is of another shard" in capsys.readouterr().err
+    assert "has the scores of another shard" in capsys.readouterr().err
 
 
 def test_a_page_does_without_a_server_that_is_gone(
@@ -67,7 +67,7 @@ def test_a_page_does_without_a_server_that_is_gone(
     assert "data:image/webp" in (tmp_path / "s.html").read_text()
     server.stop()
     assert cli.main(choose) == 0
-    assert "shard not there" in (tmp_path / "s.html").read_text()
+    assert "the shard is missing" in (tmp_path / "s.html").read_text()
 
 
 def test_captions_of_a_subset_are_asked_for_ahead(

@@ -188,7 +188,7 @@ def test_a_killed_worker_and_its_shards_are_named(shards: list[Path], tmp_path: 
     time.sleep(1)
     for child in before:
         os.kill(child.pid or 0, signal.SIGKILL)
-    with pytest.raises(LostRank, match=r"at one of: .*pipe\.tar"):
+    with pytest.raises(LostRank, match=r"while it scored one of: .*pipe\.tar"):
         list(outcomes)
 
 
@@ -246,11 +246,11 @@ def test_bad_input_is_told(model: Path, shards: list[Path], tmp_path: Path, caps
     (tmp_path / "theirs").mkdir()
     write_tar(copy, sample(77))
     assert "delete it to score the shard again" in complaint(copy, out)
-    assert "have one name" in complaint(f"{first}::{copy}", tmp_path / "new")
+    assert "have the same name" in complaint(f"{first}::{copy}", tmp_path / "new")
     (out / "00000.parquet").write_bytes((out / "00000.parquet").read_bytes()[:-9])
-    assert "no whole file of scores" in complaint(first, out)
+    assert "no complete file of scores" in complaint(first, out)
     pq.write_table(pa.table({"url": ["https://a/b"]}), tmp_path / "theirs" / "00000.parquet")
-    assert "is no file of scores, and scores would go there" in complaint(first, tmp_path / "theirs")
+    assert "is no file of scores, and scores would replace it" in complaint(first, tmp_path / "theirs")
     assert "a name of their own" in complaint(first, tmp_path / "new", "--model", str(model), str(model))
     assert "does not exist" in complaint(tmp_path / "none.tar", tmp_path / "new")
     assert "nowhere" in complaint(first, tmp_path / "new", "--model", str(tmp_path / "nowhere"))
@@ -272,7 +272,7 @@ def test_scores_of_another_shard_or_by_other_weights_are_not_taken_for_done(
     os.utime(path, (2, 2))
     assert path.stat().st_size == size
     assert score(path, out, *flags) == 2
-    assert "is of another shard than" in capsys.readouterr().err
+    assert "has the scores of another shard" in capsys.readouterr().err
 
     other = write_tar(tmp_path / "00001.tar", sample(1))
     assert score(other, out, *flags) == 0
@@ -342,7 +342,7 @@ def test_a_shard_that_is_none_costs_itself_alone(
     assert score(f"{tmp_path}/bad.tar::{shards[0]}", tmp_path / "out") == 2  # what follows must not take it for whole
     said = capsys.readouterr()
     assert "left out" in said.out
-    assert "1 of 2 shards were left out; mend or fetch them" in said.err
+    assert "1 of 2 shards were left out; repair or download them" in said.err
     assert [file.name for file in (tmp_path / "out").glob("*.parquet")] == ["00000.parquet"]
     assert score(tmp_path / "bad.tar", tmp_path / "other") == 2
 

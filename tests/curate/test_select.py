@@ -198,7 +198,7 @@ def test_thresholds_are_those_of_numpy(tmp_path: Path) -> None:
     [
         ("basik", "did you mean 'basic'"),
         ("clip_scor top 30%", "did you mean 'clip_score'"),
-        ("clip_score top 100%", "less than all"),
+        ("clip_score top 100%", "less than 100 %"),
         ("clip_score top lots", "needed a share"),
         ("clip_score near 3", "needed 'clip_score top 30%'"),
         ("(clip_score > 1", "needed ')'"),
@@ -212,21 +212,21 @@ def test_thresholds_are_those_of_numpy(tmp_path: Path) -> None:
         ("text_based", "needed 'text_based WORDS.txt'"),
         ("text_based nowhere.txt", "does not exist"),
         ("distinct -1", "a number above 0"),
-        ("clip_score = abc", "needed a number behind =, not 'abc'"),
-        ("clip_score = '0.1'", "needed a number behind =, not '0.1'"),
+        ("clip_score = abc", "needed a number after =, not 'abc'"),
+        ("clip_score = '0.1'", "needed a number after =, not '0.1'"),
         ("clip_score > 0 basic", "is an 'and' missing before 'basic'?"),
-        ("clip_score >= 0,05", "needed a number behind >=, not '0,05'"),
+        ("clip_score >= 0,05", "needed a number after >=, not '0,05'"),
         ("clip_score >= 200px", "needed a number"),
         ("clip_score < nan", "needed a number"),
         ("not json.nsfv = UNSAFE", "no sample has a field 'nsfv' in its JSON; did you mean 'nsfw'?"),
         ("json.licence = cc0 or all", "no sample has a field 'licence'"),
         ("caption > a", "needed 'caption' (the filter;"),
         ("distinct 95", "no cosine is above 1"),
-        ("(" * 2000 + "all" + ")" * 2000, "hundreds of parentheses or nots"),
-        ("not " * 2000 + "all", "hundreds of parentheses or nots"),
-        ("text < b", "needed a number behind <, not 'b'"),
-        ("clip_score > 9", "nothing is left of 2 samples"),
-        ("", "nothing to keep"),
+        ("(" * 2000 + "all" + ")" * 2000, "hundreds of nested parentheses or nots"),
+        ("not " * 2000 + "all", "hundreds of nested parentheses or nots"),
+        ("text < b", "needed a number after <, not 'b'"),
+        ("clip_score > 9", "none of 2 samples is kept"),
+        ("", "--keep is empty; give a filter"),
     ],
 )
 def test_what_cannot_be_read_is_told(keep: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +324,7 @@ def test_rows_without_an_embedding_are_near_to_nothing(tmp_path: Path, capsys: p
 def test_repeated_uids_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = table(tmp_path, uid=["a" * 32, "b" * 32, "a" * 32], x=[1, 1, 1])
     assert len(kept(folder, "--keep", "all")) == 3
-    assert "1 rows have a uid that another kept row has too" in capsys.readouterr().out
+    assert "1 rows have the uid of another kept row" in capsys.readouterr().out
 
 
 def test_whose_score_decides_is_asked_where_several_models_scored(
@@ -360,12 +360,12 @@ def test_half_a_file_and_other_models_are_refused(tmp_path: Path, capsys: pytest
     args = ["data", "select", str(folder), "--keep", "all", "--out", str(tmp_path / "s.npy")]
     (folder / "00001.parquet").write_bytes(whole[: len(whole) // 2])
     assert cli.main(args) == 2
-    assert "00001.parquet is half a parquet file" in capsys.readouterr().err
+    assert "00001.parquet is no complete parquet file" in capsys.readouterr().err
     about = {"models": [{"source": "hf:other", "checksum": "0" * 64}], "shard": {"path": "x"}}
     other = pq.read_table(folder / "00000.parquet").replace_schema_metadata({"silc": json.dumps(about)})
     pq.write_table(other, folder / "00001.parquet")
     assert cli.main(args) == 2
-    assert "choose among scores of one model" in capsys.readouterr().err
+    assert "select among scores of one model" in capsys.readouterr().err
     assert cli.main(["data", "select", str(tmp_path / "none"), *args[3:]]) == 2
     assert "holds no scores" in capsys.readouterr().err
 
