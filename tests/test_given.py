@@ -322,7 +322,7 @@ def test_keywords_that_a_run_does_not_read(small: Callable[..., Config], tmp_pat
         configs.override(small("clip", duration="1 steps", out=tmp_path / "other", seed=3), {"data.vocab_size": 290})
     )
     config = replace(small("clip", duration="1 steps", out=tmp_path / "third"), init=str(trained))
-    with pytest.raises(BadInput, match="is not that of"):
+    with pytest.raises(BadInput, match="is not the tokenizer of"):
         run.train(configs.override(config, {"data.tokenizer": str(other / "tokenizer")}))
 
 

@@ -58,19 +58,19 @@ class CollapseAlarm:
         least = max(LEAST_PERPLEXITY, least)
         if perplexity < least:
             return (
-                f"narrow collapse: the batch shares {perplexity:.1f} of {self.num_prototypes} prototypes (alarm below "
-                f"{least:.1f}); see that model.teacher.centre_momentum is below 1, or raise model.teacher.temperature"
+                f"narrow collapse: the batch uses {perplexity:.1f} of {self.num_prototypes} prototypes (alarm below "
+                f"{least:.1f}); check that model.teacher.centre_momentum is below 1, or raise model.teacher.temperature"
             )
         if step <= HALF_LIVES * half_life(momentum):
             return ""
         if share > UNIFORM:
             return (
-                f"uniform collapse: targets have {share:.1%} of the entropy of no knowledge at all; "
-                "lower model.teacher.temperature, or model.teacher.half_life if the teacher never got going"
+                f"uniform collapse: targets have {share:.1%} of the maximum entropy, so they tell nothing; "
+                "lower model.teacher.temperature, or model.teacher.half_life if the teacher never began to learn"
             )
         if share < CERTAIN:
             return (
-                f"certain collapse: targets have {share:.1%} of the entropy of no knowledge, each is one prototype; "
+                f"certain collapse: targets have {share:.1%} of the maximum entropy: each is a single prototype; "
                 "raise model.teacher.temperature"
             )
         return ""

@@ -90,4 +90,4 @@ def adapt(objective: SilcObjective, rank: int) -> str:
     for tower in (student.visual, student.text):
         lora.adapt(tower, rank)
     learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return f"LoRA: {learning:,} numbers learn beside the towers' {whole:,}"
+    return f"LoRA: {learning:,} weights are trained beside the {whole:,} weights of the towers"

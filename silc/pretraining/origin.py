@@ -62,7 +62,9 @@ def find(source: str) -> Origin:
 
 def _imported(source: str) -> Origin:
     if source.endswith(".npz"):
-        raise BadInput(f"{source} holds no tokenizer; `silc import {source} OUT --tokenizer FILE`, then go on from OUT")
+        raise BadInput(
+            f"{source} holds no tokenizer; run `silc import {source} OUT --tokenizer FILE`, then start from OUT"
+        )
     theirs = sources.read(source)
     return Origin(
         Path(source),
@@ -105,7 +107,7 @@ def initialize(objective: SilcObjective, origin: Origin, size: int, what: InitWe
     if objective.preprocess != expected:
         raise BadInput(
             f"{origin.path} expects pixels as {expected}, this run gives {objective.preprocess}; "
-            "set pixels alike, or use `silc finetune`, which takes over the model's"
+            "give pixels the model's values, or use `silc finetune`, which does so"
         )
     parts = origin.read()
     model, teacher = dict(parts["model"]), dict(parts.get("teacher", {}))

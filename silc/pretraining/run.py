@@ -164,7 +164,10 @@ def _make_tokenizer(config: Config, pairs: Pairs, origin: origins.Origin | None)
     if config.data.tokenizer:
         given = BPETokenizer.load(config.data.tokenizer, length)
         if origin is not None and given.tokenizer.get_vocab() != origin.tokenizer.tokenizer.get_vocab():
-            raise BadInput(f"data.tokenizer {config.data.tokenizer} is not that of {config.init}; leave it out")
+            raise BadInput(
+                f"data.tokenizer {config.data.tokenizer} is not the tokenizer of {config.init}; leave data.tokenizer "
+                "out"
+            )
         return given
     if origin is not None:
         return origin.tokenizer

@@ -34,7 +34,9 @@ def examples_of(duration: str, *, batch_size: int, steps_per_epoch: int, total: 
             return amount * steps_per_epoch * batch_size
         case _:
             if total is None:
-                raise BadInput(f"'{duration}' is a share of the run and cannot say how long the run is")
+                raise BadInput(
+                    f"'{duration}' is a share of a run, not the length of a run; give steps, examples or epochs"
+                )
             return amount / 100 * total * batch_size
 
 
@@ -75,7 +77,8 @@ class OptimConfig(Settings):
         if self.lr * self.weight_decay >= 1:
             raise BadInput(
                 f"train.optim.lr {self.lr:g} times train.optim.weight_decay {self.weight_decay:g} is "
-                f"{self.lr * self.weight_decay:g}: a step would turn weights over; needed a product below 1"
+                f"{self.lr * self.weight_decay:g}: a step would change the sign of the weights; needed a product below "
+                "1"
             )
 
 
@@ -128,4 +131,4 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.optim.lora and self.sharding != "none":
-            raise BadInput("train.optim.lora leaves little to share out; it goes with train.sharding none")
+            raise BadInput("train.optim.lora trains too few weights to shard; use it with train.sharding none")

@@ -44,8 +44,8 @@ def claim(given: str, resume: str) -> tuple[Path, bool]:
 def no_run_to_go_on_with(out: Path) -> BadInput:
     """The error for a directory with weights alone and nothing else of a run."""
     return BadInput(
-        f"{out} holds a model to start from, not a run to go on with (it has no optimizer, no place in the data); "
-        f"use --init {out} and give another --out"
+        f"{out} holds a model to start from, not a run to go on with (it has no optimizer state and no position in the "
+        f"data); use --init {out} and give another --out"
     )
 
 

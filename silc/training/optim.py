@@ -86,7 +86,10 @@ class Optimizer:
         met = {entry.rpartition("/")[0] for entry in state}
         known = {f"{name}/{key}" for name in self.parameters.keys() & met for key in ("exp_avg", "exp_avg_sq", "step")}
         if odd := sorted(state.keys() ^ known):
-            raise BadInput(f"the optimizer's state is of another architecture: {odd[0]} is in only one of them")
+            raise BadInput(
+                f"the optimizer's state is of another architecture: only one of the two has {odd[0]}; use the "
+                "configuration it was trained with"
+            )
         for entry, value in state.items():
             name, key = entry.rsplit("/", 1)
             parameter = self.parameters[name]

@@ -72,5 +72,5 @@ def test_two_steps_that_learn_nothing_change_nothing(
 
 
 def test_a_model_without_tokenizer_is_imported_first(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds no tokenizer; `silc import .*\.npz OUT --tokenizer FILE`"):
+    with pytest.raises(BadInput, match=r"holds no tokenizer; run `silc import .*\.npz OUT --tokenizer FILE`"):
         run.origins.find(str(tmp_path / "siglip.npz"))

@@ -19,7 +19,7 @@ def metrics(perplexity: float, share: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("step", "perplexity", "share", "heard"),
     [
-        (1, 5.0, 0.3, "narrow collapse: the batch shares 5.0 of 512 prototypes (alarm below 5.1)"),
+        (1, 5.0, 0.3, "narrow collapse: the batch uses 5.0 of 512 prototypes (alarm below 5.1)"),
         (1, 5.2, 0.3, ""),
         (49, 500, 0.99, ""),  # a young teacher knows nothing yet
         (51, 500, 0.99, "uniform collapse"),

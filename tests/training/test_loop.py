@@ -188,7 +188,7 @@ def test_optimizer_state_goes_round(small: Callable[..., Config], tmp_path: Path
     optimizer = Optimizer(config.train.optim, objective, groups(objective, config.train.optim))
     optimizer.load(state)
     assert optimizer.state().keys() == state.keys()
-    with pytest.raises(BadInput, match=r"of another architecture: head\.prototypes/exp_avg is in only one"):
+    with pytest.raises(BadInput, match=r"of another architecture: only one of the two has head\.prototypes/exp_avg"):
         optimizer.load({k: v for k, v in state.items() if k != "head.prototypes/exp_avg"})
     Optimizer(config.train.optim, objective, groups(objective, config.train.optim)).load(
         {}

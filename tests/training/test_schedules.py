@@ -37,7 +37,7 @@ def test_no_duration(text: str) -> None:
 
 
 def test_a_share_of_nothing_is_refused() -> None:
-    with pytest.raises(BadInput, match="share of the run"):
+    with pytest.raises(BadInput, match="share of a run"):
         examples_of("10%", batch_size=8, steps_per_epoch=10)
 
 
