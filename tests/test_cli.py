@@ -342,7 +342,7 @@ def test_evaluation_during_training(
     told = [line for line in capsys.readouterr().out.splitlines() if "not scored" in line]
     assert len(told) == 2
     assert told[0].startswith("cut-zs-seg is not scored: cannot read the label")
-    assert told[1].startswith("not scored all along: cut-zs-seg; ")
+    assert told[1].startswith("not scored during training: cut-zs-seg; ")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     scored = [r for r in records if "eval/teacher/scenes-zs-seg/miou" in r]
     assert [r["step"] for r in scored] == [2, 4]

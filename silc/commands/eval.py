@@ -213,7 +213,7 @@ def _list_tasks(root: str) -> int:
         missing = [path for path in task.needs if not path.exists()]
         needs = "\n".join(f"{path}{' (missing)' if path in missing and root else ''}" for path in task.needs)
         if missing and root and task.source.prepared:
-            needs += f"\n`silc data prepare {task.source.prepared}` makes it of the release"
+            needs += f"\n`silc data prepare {task.source.prepared}` makes it from the release"
         rows.append((task.name, "-" if not root else "no" if missing else "yes", needs))
     terminal.table(f"Tasks under {root or 'the --root you give'}", ("task", "there", "needs"), rows)
     say("\n" + Path(asked.__file__).with_name("own_sets.txt").read_text(encoding="utf-8").rstrip("\n"))

@@ -74,7 +74,7 @@ def _refuse_missing(config: EvalConfig, there: Sequence[str]) -> None:
     for task in (task for task in known if task.name in asked):
         missing = next(path for path in task.needs if not path.exists())
         name = task.source.prepared
-        made = f"; `silc data prepare {name}` makes it of the release" if name else ""
+        made = f"; `silc data prepare {name}` makes it from the release" if name else ""
         raise BadInput(
             f"{task.name}: {missing} is missing{made}; `silc eval --list --root {config.root}` shows what is there"
         )
@@ -91,8 +91,8 @@ def probes_asked_for(root: str, asked: str) -> list[Task]:
     if without := next((task for task in probes if not task.found and (task.name in asked or not found)), None):
         missing = next(path for path in without.needs if not path.exists())
         raise BadInput(
-            f"{without.name} learns from labelled training images, and {missing} is not there; add them as "
-            "`silc eval --list` shows, or leave it out"
+            f"{without.name} learns from labelled training images, and {missing} does not exist; add these images "
+            "as `silc eval --list` shows, or leave the task out"
         )
     if not found:
         raise BadInput(f"{root} holds no data set to classify or segment; `silc eval --list` shows the layouts")

@@ -26,8 +26,8 @@ IGNORED = (255, 65_535, 2**31 - 1)
 ignore 255, and 16-bit maps of more classes ignore 65535."""
 
 TURNED = (
-    ". One is turned against the other: a label map is drawn on the photograph as it is stored, or as viewers turn it "
-    "by its EXIF orientation; use --exif-orientation ignore or apply (eval.exif_orientation)"
+    ". One is rotated against the other: a label map is drawn either on the stored photograph or on the one that "
+    "viewers rotate by its EXIF orientation; use --exif-orientation ignore or apply (eval.exif_orientation)"
 )
 
 
@@ -112,7 +112,7 @@ class SegmentationSet(DataSet):
             turned = TURNED if label.shape == image.size else ""
             raise BadInput(
                 f"{name}: the image is {image.width} x {image.height} but its label has shape {list(label.shape)}; "
-                f"needed is [{image.height}, {image.width}], one number per pixel{turned}"
+                f"it must be [{image.height}, {image.width}], one number per pixel{turned}"
             )
         stored, ignore = len(self.classes) + self.background_ignored, self.ignore
         outside = np.unique(label[(label != ignore) & ((label < 0) | (label >= stored))])
@@ -184,8 +184,8 @@ class DetectionSet(DataSet):
         if image.size != (width, height):
             turned = TURNED.replace("a label map is", "boxes are") if image.size == (height, width) else ""
             raise OtherSize(
-                f"{self.name}: image {self.called(index)} is {image.width} x {image.height}, and its boxes are of one "
-                f"of {width} x {height}; scale both alike{turned}"
+                f"{self.name}: image {self.called(index)} is {image.width} x {image.height}, and its boxes are for an "
+                f"image of {width} x {height}; scale both to one size{turned}"
             )
         return image
 

@@ -62,7 +62,7 @@ def predictor_of(model: DualEncoder | DensePredictor, config: EvalConfig) -> Den
     elif config.readout or config.decoder != "cosine" or (config.mix and not getattr(model, "makes_masks", False)):
         raise BadInput(f"{model.name} makes class maps itself; leave out eval.decoder, eval.readout and eval.mix")
     elif config.background and getattr(model, "makes_masks", None) is False:
-        raise BadInput(f"{model.name} makes no masks from 0 to 1, which a threshold is for; eval.background must be 0")
+        raise BadInput(f"eval.background needs masks from 0 to 1, and {model.name} makes none; set it to 0")
     else:
         predictor = model
         towers = cast("DualEncoder", model)  # a head has towers too; TCL's mix is made for its masks
@@ -84,6 +84,6 @@ def refiner_of(config: EvalConfig) -> Refiner | None:
         BadInput: no such refiner, or two.
     """
     if config.pamr and config.refine not in ("", "pamr"):
-        raise BadInput(f"eval.pamr is refine pamr, and eval.refine is {config.refine}; give one of them")
+        raise BadInput(f"eval.pamr means eval.refine pamr, and eval.refine is {config.refine}; give only one of them")
     name = "pamr" if config.pamr else config.refine
     return one_of(REFINERS, name, "refiner") if name else None

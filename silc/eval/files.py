@@ -77,7 +77,7 @@ def lines_of(file: Path, what: str = "class name") -> list[str]:
     """
     lines = lines_in(text_of(file))
     if not lines:
-        raise BadInput(f"{file} is empty; needed is one {what} per line")
+        raise BadInput(f"{file} is empty; write one {what} per line")
     return lines
 
 

@@ -40,7 +40,7 @@ def held_out_set(pairs: Pairs, held_out: np.ndarray) -> RetrievalSet:
             continue
         numbers.append(number)
     if not numbers:
-        raise BadInput(f"all {len(held_out)} pairs held out are broken; mend the shards")
+        raise BadInput(f"all {len(held_out)} held-out pairs are broken; repair the shards")
     return RetrievalSet(NAME, Lazy(numbers, lambda number: Image.fromarray(pairs[number].pixels)), captions)
 
 
@@ -80,10 +80,10 @@ def verdict(measured: Mapping[str, Sequence[Mapping[str, float]]], num_pairs: in
     blur = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / num_pairs)
     change = f"R@1 {100 * before:.1f} % -> {100 * after:.1f} %"
     if after - before > blur:
-        return f"{change}: better, by more than {num_pairs} pairs blur (± {100 * blur:.1f})"
+        return f"{change}: better, by more than the error of {num_pairs} pairs (± {100 * blur:.1f})"
     if before - after > blur:
-        return f"{change}: WORSE; keep what you had, then lower --train.optim.lr or shorten --train.duration"
-    return f"{change}: no more of a change than {num_pairs} pairs can tell (± {100 * blur:.1f})"
+        return f"{change}: WORSE; keep the model that you had, then lower --train.optim.lr or shorten --train.duration"
+    return f"{change}: no change beyond the error of {num_pairs} pairs (± {100 * blur:.1f})"
 
 
 def _mean_recall(metrics: Mapping[str, float]) -> float:

@@ -125,7 +125,7 @@ class Lposs(Cosine):
         if self.neighbours > len(patches):
             raise BadInput(
                 f"eval.neighbours is {self.neighbours} and an image has {len(patches)} patches; give at most that, "
-                f"or 0 for {NEIGHBOURS}, or all where there are fewer"
+                f"or 0: {NEIGHBOURS}, or all patches if an image has fewer"
             )
         cosines, graph = patches[:, : len(classes)], patches[:, len(classes) :]
         places = torch.cat([centres(window) for window in windows])
@@ -145,8 +145,8 @@ def few_enough(patches: int) -> None:
     """
     if patches > MOST_PATCHES:
         raise BadInput(
-            f"a decoder that joins windows compares all patches of an image, and one has {patches:,} of them, the "
-            f"limit is {MOST_PATCHES:,}; take a protocol of a lower resolution, smaller images or another decoder"
+            f"a decoder that joins windows compares all patches of an image, and one image has {patches:,} patches, "
+            f"the limit is {MOST_PATCHES:,}; use a protocol of a lower resolution, smaller images or another decoder"
         )
 
 

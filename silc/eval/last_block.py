@@ -98,7 +98,7 @@ def second_of(model: DualEncoder) -> Any:
     second = getattr(model, "second", None)
     if second is None:
         raise BadInput(
-            f"{model.name or 'this model'} has no second encoder, which tells what is alike; give eval.second"
+            f"{model.name or 'this model'} has no second encoder, which tells how similar patches are; give eval.second"
         )
     return second
 
@@ -111,7 +111,7 @@ def tower_of(model: DualEncoder) -> ImageTower:
     """
     tower = getattr(model, "visual", None)
     if not isinstance(tower, ImageTower):
-        raise BadInput(f"{model.name or 'this model'} has no last block to change; take eval.decoder cosine")
+        raise BadInput(f"{model.name or 'this model'} has no last block to change; use eval.decoder cosine")
     return tower
 
 

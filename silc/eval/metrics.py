@@ -226,7 +226,9 @@ def confusion(truth: Tensor, prediction: Tensor, num_classes: int, ignore: int =
             [1, 1]])
     """
     if 0 <= ignore < num_classes:
-        raise BadInput(f"the label {ignore} is one of the {num_classes} classes; ignore one that is none")
+        raise BadInput(
+            f"the ignored label {ignore} is one of the {num_classes} classes; ignore a label that is no class"
+        )
     # Ignored pixels go into a cell of their own: this takes a fifth of the time of selecting the others.
     cells = torch.where(truth == ignore, num_classes**2, truth.long() * num_classes + prediction)
     return torch.bincount(cells.flatten(), minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)

@@ -85,8 +85,8 @@ def _published(data: SegmentationSet, names: str) -> Sequence[Sequence[str]]:
         return own
     if data.published not in found:
         raise BadInput(
-            f"{data.name} has no list of names '{names}'; leave out eval.names for its own, or name a file with its "
-            f"{len(data.classes)} classes, a line each, words separated by commas"
+            f"{data.name} has no list of names '{names}'; leave out eval.names to use its own, or name a file "
+            f"with its {len(data.classes)} classes, one per line, words separated by commas"
         )
     head = own[:1] if data.background_words else []
     # COCO-Object's classes are the first classes of COCO-Stuff.
@@ -98,12 +98,12 @@ def _own(data: SegmentationSet, file: Path) -> Sequence[Sequence[str]]:
     lines = [_split(line) for line in lines_of(file)]
     for number, words in enumerate(lines, 1):
         if not all(words):
-            raise BadInput(f"{file}: line {number} has an empty word; needed are words separated by single commas")
+            raise BadInput(f"{file}: line {number} has an empty word; separate words by single commas")
     if len(lines) != len(data.classes):
         first = ", the background first" if data.background_words else ""
         raise BadInput(
-            f"{file} names {len(lines)} classes, and {data.name} has {len(data.classes)}; needed is a line for each, "
-            f"in the order of its labels{first}"
+            f"{file} names {len(lines)} classes, and {data.name} has {len(data.classes)}; write one line for each "
+            f"class, in the order of its labels{first}"
         )
     return lines
 
@@ -124,7 +124,7 @@ def _file(names: str, dataset: str) -> Path:
 
 def _why_no_background_names(data: SegmentationSet, names: str) -> str:
     if not data.background_words:
-        return f"{data.name} has no background of several names; leave out eval.background_names"
+        return f"{data.name} has no list of names for its background; leave out eval.background_names"
     if _is_path(names):
         return f"{names} names the background itself, in its first line; leave out eval.background_names"
     return "eval.background finds the background by a threshold, without names; leave out eval.background_names"

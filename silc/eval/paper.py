@@ -52,7 +52,10 @@ def paper(runs: Sequence[Path]) -> Paper:
         name: _over_seeds(table) for name, table in found.items() if not all(row.published for row in table.rows)
     }
     if not allowed:
-        raise BadInput(f"none of {', '.join(map(str, runs))} was scored on a task that the paper's tables have")
+        raise BadInput(
+            f"none of {', '.join(map(str, runs))} was scored on a task of the paper's tables; score one with `silc "
+            "eval RUN --root DATA`"
+        )
     return Paper(allowed, [name for name in found if name not in allowed])
 
 

@@ -53,7 +53,9 @@ class Unscored:
         """Lines about the failed tasks for the end of the run in `out`; empty if no task failed."""
         if not self.tasks:
             return []
-        return [f"not scored all along: {', '.join(self.tasks)}; `silc eval {out}` scores what is mended"]
+        return [
+            f"not scored during training: {', '.join(self.tasks)}; correct their data and `silc eval {out}` scores them"
+        ]
 
 
 @contextmanager

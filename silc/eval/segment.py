@@ -214,7 +214,7 @@ class ZeroShotSegmentation(OnSet[SegmentationSet]):
         if not self.config.background or self.data.background_words:
             return self.data
         if not self.data.background_ignored:
-            raise BadInput(f"{self.data.name} has no background that is left out; eval.background must be 0")
+            raise BadInput(f"{self.data.name} leaves out no background that eval.background could score; set it to 0")
         return replace(self.data, classes=["background", *self.data.classes], background_ignored=False)
 
 

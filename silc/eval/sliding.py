@@ -84,11 +84,11 @@ def no_cosines(
 ) -> str:
     """The reason why a predictor's scores under these rules are no cosines; empty if they are."""
     if isinstance(predictor, JointPredictor):
-        return f"decoder {config.decoder} gives none"
+        return f"scores of decoder {config.decoder} are no cosines"
     if rules.softmax:
         return f"protocol {config.segmentation} takes a softmax of windows"
     if config.mix or config.background or getattr(model, "makes_masks", False):
-        return "TCL's masks are none"
+        return "masks of TCL are no cosines"
     return f"{model.name} gives scores of its own" if isinstance(predictor, ImagePredictor) else ""
 
 
@@ -174,7 +174,7 @@ def scaled(image: Image.Image, size: tuple[int, int], interpolation: Interpolati
         who = f"{name}: " if name else ""
         raise BadInput(
             f"{who}an image of {image.width} x {image.height} pixels is too thin: with a shorter side of {min(size)} "
-            f"it has {width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces or take a smaller size"
+            f"it has {width * height:,} pixels, the limit is {MAX_SCALED:,}; cut it into pieces or use a smaller size"
         )
     return resample(image, width, height, interpolation)
 

@@ -232,7 +232,9 @@ def held_back(labels: Sequence[int], names: Sequence[str], config: ProbeConfig) 
     held = torch.zeros(len(labels), dtype=torch.bool)
     for name, own in zip(names, shuffled_by_class(np.asarray(labels), len(names), config.train.seed), strict=True):
         if len(own) == 1:
-            needed = "needed are two, one to learn from and one to choose the penalty on; add images, or leave it out"
+            needed = (
+                "it needs two, one to learn from and one to choose the penalty on; add images, or leave the task out"
+            )
             raise BadInput(f"{name} has one training image; {needed}")
         held[own[: min(len(own) - 1, max(1, round(config.held_back * len(own))))]] = True
     return held

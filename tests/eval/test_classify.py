@@ -113,11 +113,11 @@ def test_clip_benchmarks_classification_shards(wds, oracle):
     ("file", "content", "message"),
     [
         ("classnames.txt", b"w1\n", "1/a has the label '1'|0/b has the label '1'"),
-        ("test/nshards.txt", b"many", "says 'many', needed is a number"),
-        ("test/nshards.txt", b"9" * 5000, "needed is a number"),
+        ("test/nshards.txt", b"many", "says 'many'; it must hold a number"),
+        ("test/nshards.txt", b"9" * 5000, "; it must hold a number"),
         ("test/nshards.txt", b"3", r"cannot read the shard .*2\.tar"),
         ("test/1.tar", b"no tar", r"cannot read the shard .*1\.tar"),
-        ("test/nshards.txt", b"1", r"nshards\.txt says 1, but .*1\.tar is there too"),
+        ("test/nshards.txt", b"1", r"nshards\.txt says 1, but .*1\.tar exists too"),
     ],
 )
 def test_broken_shards(wds, file, content, message):
@@ -134,7 +134,7 @@ def test_broken_shards(wds, file, content, message):
         ({"a.png": b"x", "a.cls": b"1", "b/c.png": b"x"}, r"1/b/c has the label ''"),
         ({"a.v1.png": b"x", "a.v1.cls": b"9"}, r"1/a\.v1 has the label '9'"),
         ({"a.png": b"x", "a.cls": b"\xff"}, "cannot read the text of 1/a"),
-        ({"../a.png": b"x", "a.cls": b"1"}, r"\.\./a\.png is a link.*unsafe name; pack it anew"),
+        ({"../a.png": b"x", "a.cls": b"1"}, r"\.\./a\.png is a link.*unsafe name; pack the shard again"),
         ({"a.png": b"x", "a.cls": b"1", "./a.png": b"x"}, "holds ./a twice"),
     ],
 )

@@ -208,15 +208,15 @@ def test_class_folders_meet_their_names(folders, classes, places):
 @pytest.mark.parametrize(
     ("folders", "classes", "message"),
     [
-        (["Zebra", "apple", "cow"], ["apple", "zebra", "bull"], "no one class is called as the folder 'cow'"),
-        (["a", "b"], ["b", "c"], "as the folder 'a'"),
-        (["0", "2", "3"], ["x", "y", "z"], "numbers from 0 to 3; needed are 0 to 2 or 1 to 3"),
-        (["1", "01"], ["x", "y"], "needed are 0 to 1 or 1 to 2, each once"),
+        (["Zebra", "apple", "cow"], ["apple", "zebra", "bull"], "no single class has the name of the folder 'cow'"),
+        (["a", "b"], ["b", "c"], "has the name of the folder 'a'"),
+        (["0", "2", "3"], ["x", "y", "z"], "numbers from 0 to 3; number them 0 to 2 or 1 to 3"),
+        (["1", "01"], ["x", "y"], "number them 0 to 1 or 1 to 2, each once"),
         (["class1", "class10", "class2"], ["x", "y", "z"], "'class10' or 'class2' comes first"),
         (["B", "a"], ["x", "y"], "'B' or 'a' comes first"),
         (["1a", "10b", "2c"], ["x", "y", "z"], "comes first"),
-        (["bird", "crane"], ["crane, machine", "crane, bird"], "no one class is called as the folder 'crane'"),
-        (["shark", "white shark"], ["tench", "shark, white shark"], "as the folder 'shark'"),
+        (["bird", "crane"], ["crane, machine", "crane, bird"], "no single class has the name of the folder 'crane'"),
+        (["shark", "white shark"], ["tench", "shark, white shark"], "has the name of the folder 'shark'"),
     ],
 )
 def test_class_folders_are_not_joined_by_guess(folders, classes, message):
@@ -293,7 +293,7 @@ def test_labels_and_images_meet_by_name(root, caplog):
     (folder / "labels" / "1.png").rename(folder / "labels" / "1.PNG")
     shutil.copy(folder / "labels" / "0.png", folder / "labels" / "lonely.png")
     assert read_segmentation(folder).ids == ["0", "1", "2"]
-    assert "1 labels have no image and are not scored, lonely.png for one" in caplog.text
+    assert "1 labels have no image and are not scored, for example lonely.png" in caplog.text
     twin = next((folder / "images").glob("1.*"))
     shutil.copy(twin, folder / "images" / "1.webp")
     with pytest.raises(BadInput, match="have the same label"):
@@ -391,7 +391,7 @@ def test_every_class_counts_and_what_is_ignored_is_none(num, background, tmp_pat
 
 
 def test_an_ignored_label_that_is_a_class_is_refused():
-    with pytest.raises(BadInput, match="the label 255 is one of the 300 classes"):
+    with pytest.raises(BadInput, match="the ignored label 255 is one of the 300 classes"):
         metrics.confusion(torch.zeros(4), torch.zeros(4), 300, 255)
 
 

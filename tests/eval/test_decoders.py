@@ -103,7 +103,7 @@ def test_names_that_there_are_not(striped):
         ({"decoder": "cosin"}, r"unknown decoder 'cosin'; did you mean 'cosine'\?; there are: cosine"),
         (
             {"refine": "pamr-image", "pamr": True},
-            "pamr is refine pamr, and eval.refine is pamr-image; give one of them",
+            "pamr means eval.refine pamr, and eval.refine is pamr-image; give only one of them",
         ),
         ({"refine": "crf"}, "unknown refiner 'crf'; there are: pamr, pamr-image"),
     ):

@@ -259,14 +259,14 @@ def test_coco_of_photographs(silc_data: Path) -> None:
         ({"annotations": []}, "it has no boxes to learn from or to score"),
         ({"categories": [{"id": 10}]}, "an entry of categories has no name"),
         ({"categories": [{"id": 10, "name": ""}]}, "an entry of categories has no name"),
-        ({"images": None}, "has no list of images; needed is COCO's form"),
+        ({"images": None}, "has no list of images; COCO's form has images"),
         ({"images": [{"id": 1, "file_name": "gone.png", "width": 40, "height": 20}]}, "broken boxes"),
     ],
 )
 def test_bad_files_are_told(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     place = write(tmp_path, **changed)
     if said == "broken boxes":
-        said = "names the image gone.png, and .* is not there"
+        said = "names the image gone.png, and .* does not exist"
     with pytest.raises(BadInput, match=said) as told:
         scored(tmp_path, Quarters())
     assert str(place / "annotations" / "instances_val.json") in str(told.value)
@@ -311,12 +311,12 @@ ONE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"width": None}, "image 1 has the width None and the height 10; needed are whole numbers of pixels"),
-        ({"height": "640px"}, "image 1 has the width 10 and the height 640px; needed are whole"),
+        ({"width": None}, "image 1 has the width None and the height 10; both must be whole numbers of pixels"),
+        ({"height": "640px"}, "image 1 has the width 10 and the height 640px; both must be whole"),
         ({"width": float("nan")}, "image 1 has the width nan"),
         ({"width": 10.5}, "image 1 has the width 10.5"),
-        ({"id": [1]}, r"an entry of images has the id \[1\]; needed is a whole number or text"),
-        ({"neg_category_ids": None}, "neg_category_ids of image 1 is no list; needed are ids of categories"),
+        ({"id": [1]}, r"an entry of images has the id \[1\]; an id must be a whole number or text"),
+        ({"neg_category_ids": None}, "neg_category_ids of image 1 is no list; it must hold ids of categories"),
     ],
 )
 def test_images_of_wrong_types_are_told(changed: dict[str, Any], said: str) -> None:

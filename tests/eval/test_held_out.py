@@ -35,12 +35,12 @@ def test_first_and_last_records_count() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "num", "word"),
     [
-        (0.2, 0.3, 500, "better, by more than 500 pairs blur"),
-        (0.2, 0.24, 500, "no more of a change than 500 pairs can tell (± 5.2)"),
-        (0.2, 0.16, 500, "no more of a change"),
-        (0.3, 0.2, 500, "WORSE; keep what you had"),
+        (0.2, 0.3, 500, "better, by more than the error of 500 pairs"),
+        (0.2, 0.24, 500, "no change beyond the error of 500 pairs (± 5.2)"),
+        (0.2, 0.16, 500, "no change beyond the error"),
+        (0.3, 0.2, 500, "WORSE; keep the model that you had"),
         (0.2, 0.24, 5000, "better"),
-        (0.0, 0.0, 10, "no more of a change"),
+        (0.0, 0.0, 10, "no change beyond the error"),
     ],
 )
 def test_a_verdict_claims_nothing_inside_the_noise(before: float, after: float, num: int, word: str) -> None:
@@ -72,5 +72,5 @@ def test_broken_pairs_are_left_out() -> None:
     assert data.captions == [("number 2",), ("number 4",)]
     assert [image.getpixel((0, 0))[0] for image in data.images] == [2, 4]
     assert len(data.images) == 2
-    with pytest.raises(BadInput, match="all 1 pairs held out are broken"):
+    with pytest.raises(BadInput, match="all 1 held-out pairs are broken"):
         held_out_set(Pairs(), np.array([3]))

@@ -207,6 +207,6 @@ def test_an_image_of_too_many_patches_is_told(
     assert whole.num_classes == 2
     monkeypatch.setattr(joint, "MOST_PATCHES", 3)
     with pytest.raises(
-        BadInput, match=r"one has [\d,]+ of them, the limit is 3; take a protocol of a lower resolution"
+        BadInput, match=r"one image has [\d,]+ patches, the limit is 3; use a protocol of a lower resolution"
     ):
         next(score_maps([image], scorer))

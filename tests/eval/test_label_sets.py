@@ -267,7 +267,7 @@ def test_a_label_outside_the_classes_is_told(tmp_path, scored):
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("pc459-zs-seg", r"pc459_val is missing; `silc data prepare pc459` makes it of the release"),
+        ("pc459-zs-seg", r"pc459_val is missing; `silc data prepare pc459` makes it from the release"),
         ("ade847-zs-seg", r"images_detectron2/validation is missing; `silc data prepare ade847` makes it"),
         ("pc60-zs-seg", r"SegmentationContext/val\.txt is missing; `silc data prepare pc59` makes it"),
         ("coco-object-zs-seg", r"coco_stuff164k/images/val2017 is missing; `silc eval --list --root "),

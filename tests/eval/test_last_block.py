@@ -138,7 +138,9 @@ def test_a_second_encoder_has_its_own_pixels_and_patches(tower: ImageTower) -> N
     expected = F.interpolate(other.preprocess.normalize(pixels), (32, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, other.visual.patches(expected), atol=1e-4, rtol=1e-4)
     assert last_block.FEATURES["proxyclip"](model, model.preprocess.normalize(pixels), "").shape == (2, 2, 4, 24)
-    with pytest.raises(BadInput, match=r"clip has no second encoder, which tells what is alike; give eval\.second"):
+    with pytest.raises(
+        BadInput, match=r"clip has no second encoder, which tells how similar patches are; give eval\.second"
+    ):
         last_block.FEATURES["proxyclip"](Encoded(tower, 48), torch.zeros(1, 3, 48, 48), "")
 
 
@@ -248,7 +250,7 @@ def test_nearness_is_a_gaussian_of_patches() -> None:
 
 
 def test_what_a_decoder_cannot_have_is_told(oracle, tower: ImageTower) -> None:
-    with pytest.raises(BadInput, match=r"has no last block to change; take eval\.decoder cosine"):
+    with pytest.raises(BadInput, match=r"has no last block to change; use eval\.decoder cosine"):
         predictor_of(oracle, EvalConfig(decoder="sclip")).maps(torch.zeros(1, 3, 8, 8), torch.zeros(2, 4))
     with pytest.raises(BadInput, match=r"decoder sclip has a readout of its own; leave out eval\.readout"):
         predictor_of(Encoded(tower, 48), EvalConfig(decoder="sclip", readout="tokens"))

@@ -266,7 +266,7 @@ def test_list_shows_every_task_and_what_it_needs(tmp_path, capsys):
     assert {"imagenet-zs", "imagenet-fewshot", "cifar100-fewshot", "coco-retrieval", "ade150-zs-seg"} <= set(there)
     assert any("val2014 (missing)" in line for line in lines)
     assert not any("dataset_coco.json (missing)" in line for line in lines)
-    assert any("`silc data prepare pc59` makes it of the release" in line for line in lines)
+    assert any("`silc data prepare pc59` makes it from the release" in line for line in lines)
 
 
 def test_a_run_or_list_is_needed(capsys):
@@ -280,7 +280,7 @@ def test_no_root():
 
 
 def test_nothing_under_the_root(tmp_path):
-    with pytest.raises(BadInput, match="holds no data set; needed are official layouts"):
+    with pytest.raises(BadInput, match="holds no data set; it needs official layouts"):
         discover(tmp_path)
 
 

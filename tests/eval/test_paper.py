@@ -36,7 +36,7 @@ def test_tables_that_no_run_was_scored_for_are_named(tmp_path: Path) -> None:
     scored(other, own=0.5)
     records = json.loads((other / "scores.json").read_text())
     (other / "scores.json").write_text(json.dumps([records[0] | {"task": "knn_classification"}]))
-    with pytest.raises(BadInput, match="was scored on a task that the paper's tables have"):
+    with pytest.raises(BadInput, match="was scored on a task of the paper's tables"):
         paper([other])
     with pytest.raises(BadInput, match="has no scores yet"):
         paper([tmp_path / "none"])

@@ -127,10 +127,10 @@ def test_types_that_only_some_questions_have_are_kept(tmp_path: Path) -> None:
 def test_answers_that_are_missing_are_told(tmp_path: Path) -> None:
     vqav2(tmp_path, "train2014")
     written(tmp_path / "vqav2" / "v2_mscoco_train2014_annotations.json", {"annotations": []})
-    with pytest.raises(BadInput, match="has no answers to question 0; fetch both files anew"):
+    with pytest.raises(BadInput, match="has no answers to question 0; download both files again"):
         read_training(tmp_path / "vqav2")
     (tmp_path / "vqav2" / "v2_mscoco_train2014_annotations.json").unlink()
     with pytest.raises(BadInput, match=r"annotations\.json is missing"):
         read_training(tmp_path / "vqav2")
-    with pytest.raises(BadInput, match="holds no questions; needed is"):
+    with pytest.raises(BadInput, match="holds no questions; unpack"):
         read_training(tmp_path)

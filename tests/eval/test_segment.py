@@ -182,7 +182,7 @@ def test_tcls_mix_and_background_say_that_they_were_tuned(patches):
     assert record.protocol["mix"] == "0.7 own + 0.3 squared"
     assert [row["class"] for row in record.details["class_iou"]] == ["background", "ant", "bee", "cat"]
     data = replace(two_images(), background_ignored=False, classes=["background", "ant", "bee", "cat"])
-    with pytest.raises(BadInput, match=r"two has no background that is left out; eval\.background must be 0"):
+    with pytest.raises(BadInput, match=r"two leaves out no background that eval\.background could score; set it to 0"):
         ZeroShotSegmentation("x", data, EvalConfig(background=0.5))(patches(24))
 
 
@@ -244,8 +244,8 @@ def test_only_sure_pixels_are_scored_where_it_is_asked_for(oracle, flat):
     [
         ({"segmentation": "tips"}, "protocol tips takes a softmax of windows"),
         ({"segmentation": "dinov3"}, "protocol dinov3 takes a softmax of windows"),
-        ({"decoder": "scga"}, "decoder scga gives none"),
-        ({"background": 0.5}, "TCL's masks are none"),
+        ({"decoder": "scga"}, "scores of decoder scga are no cosines"),
+        ({"background": 0.5}, "masks of TCL are no cosines"),
     ],
 )
 def test_sure_pixels_are_known_by_cosines_alone(oracle, flat, changed, said):

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_told(coco_set: tuple[DetectionSet, dict[str, Any], Pat
     for place, said in (
         (yolo, "has no names of its classes"),
         (voc, "000000000001.xml is no XML"),
-        (tmp_path / "empty", "holds no boxes; needed are annotations/instances_val.json"),
+        (tmp_path / "empty", "holds no boxes; add annotations/instances_val.json"),
     ):
         with pytest.raises(BadInput, match=said):
             read_folder(place, "val")
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told(coco_set: tuple[DetectionSet, dict[str, Any], Pat
     shutil.rmtree(voc / "Annotations")
     as_voc(values, images, tmp_path / "again")
     (tmp_path / "again" / "JPEGImages" / "000000000002.png").unlink()
-    with pytest.raises(BadInput, match=r"has boxes of 000000000002.png, and .* is not there"):
+    with pytest.raises(BadInput, match=r"has boxes of 000000000002.png, and .* does not exist"):
         read_folder(tmp_path / "again", "val")
 
 
@@ -129,7 +129,7 @@ def test_a_voc_folder_without_lists_is_for_training_alone(
     """A score on what was trained on would be one, too."""
     _, values, images = coco_set
     voc = as_voc(values, images, tmp_path / "voc")
-    with pytest.raises(BadInput, match=r"Main/train.txt is missing; needed are the names of the images"):
+    with pytest.raises(BadInput, match=r"Main/train.txt is missing; write the names of the images"):
         read_folder(voc, "train")  # as there are lists
     shutil.rmtree(voc / "ImageSets")
     assert len(read_folder(voc, "train")[0]) == 6
@@ -158,8 +158,8 @@ def test_data_yaml_names_lists_several_folders_and_roboflows(
         assert len(data) == num
         assert all(data.objects)
     for said, told in (
-        ("gone.txt", r"data.yaml says 'gone.txt' as its val, and .*gone.txt is not there"),
-        ("[1]", r"data.yaml says \[1\] as its val; needed is a folder"),
+        ("gone.txt", r"data.yaml says 'gone.txt' as its val, and .*gone.txt does not exist"),
+        ("[1]", r"data.yaml says \[1\] as its val; it must be a folder"),
     ):
         with pytest.raises(BadInput, match=told):
             read(said)

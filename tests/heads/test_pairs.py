@@ -163,7 +163,7 @@ def test_it_is_scored_beside_the_model_below(trained, finished, tmp_path: Path, 
         assert record["protocol"]["mix"] == "0.7 own + 0.3 value_block+map_value"
         assert record["protocol"]["refined"] == "PAMR"
         assert main(["eval", str(run), *common, "--tasks", "*-zs-seg", "--background", "0.5"]) == 2
-        assert "has no background that is left out" in capsys.readouterr().err
+        assert "leaves out no background" in capsys.readouterr().err
     else:
         assert main(mixed) == 2
         assert "makes class maps itself; leave out eval.decoder, eval.readout and eval.mix" in capsys.readouterr().err
@@ -261,7 +261,7 @@ def test_masks_below_a_threshold_are_background(trained) -> None:
     kind, run = trained
     model, image = silc.load(run, device="cpu"), Image.effect_noise((24, 24), 90).convert("RGB")
     if kind == "pacl":
-        with pytest.raises(BadInput, match=r"makes no masks from 0 to 1.*eval.background must be 0"):
+        with pytest.raises(BadInput, match=r"eval.background needs masks from 0 to 1, and .* makes none; set it to 0"):
             model.segment(image, ["red", "blue"], EvalConfig(background=0.5))
         return
     found = model.segment(image, ["red", "blue"], EvalConfig(background=0.5))

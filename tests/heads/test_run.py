@@ -53,7 +53,7 @@ def test_a_task_that_cannot_be_scored_costs_its_scores_alone(tmp_path: Path) -> 
     assert len(watched.during_training()) == 1
     assert told == ["bad is not scored: 1.png is gone"]
     first, last = watched.summary(tmp_path)
-    assert first.startswith("not scored all along: bad; ")
+    assert first.startswith("not scored during training: bad; ")
     assert last == f"done: {tmp_path}"
     assert scores(nn.Linear(2, 2), Task("good")).summary(tmp_path) == [last]
 

@@ -123,6 +123,6 @@ def test_each_class_is_held_back_in_part() -> None:
 
 
 def test_one_image_is_too_few() -> None:
-    with pytest.raises(BadInput, match=r"^the class 'b' has one training image; needed are two, [^\n]*$"):
+    with pytest.raises(BadInput, match=r"^the class 'b' has one training image; it needs two, [^\n]*$"):
         split([0, 0, 1], 0.1)
     split([0, 0, 2, 2], 0.1)  # a class without images is a name to be confused with

@@ -41,7 +41,7 @@ def discover(root: str | Path) -> list[Source[Any]]:
     found = [source for source in everything(Path(root)) if all(path.exists() for path in source.needs)]
     if not found:
         raise BadInput(
-            f"{root} holds no data set; needed are official layouts (`silc eval --list --root {root}`) or folders "
+            f"{root} holds no data set; it needs official layouts (`silc eval --list --root {root}`) or folders "
             f"like {root}/classification/<set>, retrieval/<set>, segmentation/<set>, detection/<set>"
         )
     seen: dict[tuple[str, str], Source[Any]] = {}

@@ -89,8 +89,8 @@ def unbroken(data: DetectionSet, broken: Broken, place: Path) -> DetectionSet:
     """
     if broken.counts:
         raise BadInput(
-            f"{place}: broken boxes: {broken}; needed is bbox [x, y, width, height] in pixels, within the image: "
-            "scores are of all boxes, so mend or remove these"
+            f"{place}: broken boxes: {broken}; every box is scored and needs a bbox [x, y, width, height] in pixels "
+            "within the image: repair or remove these"
         )
     return data
 
@@ -139,8 +139,8 @@ def _located(entries: Sequence[Mapping[str, Any]], folders: Sequence[Path], file
         found = next((path for path in tried if path.is_file()), None)
         if found is None:
             raise BadInput(
-                f"{file} names the image {name or entry['id']}, and {tried[0]} is not there; put the images into a "
-                "folder called as the split beside the annotations, or name their folder"
+                f"{file} names the image {name or entry['id']}, and {tried[0]} does not exist; put the images "
+                "into a folder with the split's name beside the annotations, or name their folder"
             )
         paths.append(found)
     return paths
@@ -172,7 +172,7 @@ def parsed(name: str, values: Any, where: str) -> tuple[DetectionSet, Broken]:
         else:
             objects[place].append(box)
     if not any(objects):
-        raise BadInput(f"{where} has no usable box: {broken}; needed is bbox [x, y, width, height] in pixels")
+        raise BadInput(f"{where} has no usable box: {broken}; a bbox is [x, y, width, height] in pixels")
     of_lvis = all("frequency" in one for one in categories) and any("neg_category_ids" in one for one in images)
     return DetectionSet(
         name=name,
@@ -202,10 +202,10 @@ def _lists(values: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[str
     for key, must in (("images", {"id", "width", "height"}), ("annotations", set()), ("categories", {"id", "name"})):
         one = values.get(key) if isinstance(values, dict) else None
         if not isinstance(one, list) or not all(isinstance(entry, dict) for entry in one):
-            raise BadInput(f"{where} has no list of {key}; needed is COCO's form: {form}")
+            raise BadInput(f"{where} has no list of {key}; COCO's form has {form}")
         if not one:
             told = "it has no boxes to learn from or to score" if key == "annotations" else f"it has no {key}"
-            raise BadInput(f"{where}: {told}; needed is COCO's form: {form}")
+            raise BadInput(f"{where}: {told}; COCO's form has {form}")
         _complete(one, key, must, where)
         found.append(one)
     return found[0], found[1], found[2]
@@ -223,7 +223,9 @@ def _complete(entries: Sequence[Mapping[str, Any]], key: str, must: set[str], wh
     if not must:
         return
     if odd := next((one for one in entries if not isinstance(one["id"], int | str)), None):
-        raise BadInput(f"{where}: an entry of {key} has the id {str(odd['id'])[:40]}; needed is a whole number or text")
+        raise BadInput(
+            f"{where}: an entry of {key} has the id {str(odd['id'])[:40]}; an id must be a whole number or text"
+        )
     if len(counts := Counter(one["id"] for one in entries)) < len(entries):
         raise BadInput(f"{where}: two {key} have the id {counts.most_common(1)[0][0]}; give each its own")
 
@@ -238,7 +240,7 @@ def _size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
     if not all(_is_number(side) and side >= 1 and int(side) == side for side in sides):
         raise BadInput(
             f"{where}: image {image['id']} has the width {str(sides[0])[:40]} and the height {str(sides[1])[:40]}; "
-            "needed are whole numbers of pixels"
+            "both must be whole numbers of pixels"
         )
     return int(sides[0]), int(sides[1])
 
@@ -286,7 +288,7 @@ def _sets(images: Sequence[Mapping[str, Any]], key: str, index: Mapping[int, int
     """
     given = [(image["id"], image.get(key, [])) for image in images]
     if odd := next((f"{key} of image {number}" for number, own in given if not isinstance(own, list)), None):
-        raise BadInput(f"{where}: {odd} is no list; needed are ids of categories, e.g. [1, 3], or []")
+        raise BadInput(f"{where}: {odd} is no list; it must hold ids of categories, e.g. [1, 3], or be []")
     found = ([_place(index, one) for one in own] for _, own in given)
     return [frozenset(label for label in own if label is not None) for own in found]
 
@@ -304,8 +306,8 @@ def _labelled(values: Mapping[str, Any], index: Mapping[int, int], where: str) -
     found = [_place(index, one) for one in only] if isinstance(only, list) else []
     if not found or None in found:
         raise BadInput(
-            f"{where}: info.voc_labelled_category_ids {str(only)[:40]} is no list of ids of its categories, of which "
-            f"{next(iter(index))} is one"
+            f"{where}: info.voc_labelled_category_ids {str(only)[:40]} is no list of ids of its categories, for "
+            f"example [{next(iter(index))}]"
         )
     return frozenset(label for label in found if label is not None)
 
@@ -336,9 +338,9 @@ def read_folder(place: Path, split: str) -> tuple[DetectionSet, Broken]:
         values, paths = (yolo if is_yolo(place) else voc)(place, split)
         data, broken = parsed(place.name, values, str(place))
         if gone := next((path for path in paths if not path.is_file()), None):
-            raise BadInput(f"{place} has boxes of {gone.name}, and {gone} is not there; put the image there")
+            raise BadInput(f"{place} has boxes of {gone.name}, and {gone} does not exist; put the image there")
         return replace(data, images=Lazy(paths, read_image), files=paths), broken
     raise BadInput(
-        f"{place} holds no boxes; needed are annotations/instances_{split}.json (COCO's form), data.yaml with images/ "
+        f"{place} holds no boxes; add annotations/instances_{split}.json (COCO's form), data.yaml with images/ "
         "and labels/ (YOLO), or Annotations/ with JPEGImages/ (VOC)"
     )

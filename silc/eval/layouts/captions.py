@@ -85,7 +85,7 @@ def read_retrieval(folder: Path) -> RetrievalSet:
         try:
             captions = usable(found)
         except NoCaption as error:
-            raise BadInput(f"{file}: {name} {error}; remove the entry or mend it") from error
+            raise BadInput(f"{file}: {name} {error}; remove the entry or correct it") from error
         if len(captions) < len(found):
             raise BadInput(f"{file}: {name} has an empty caption; remove it or add its text")
         pairs.append((folder / name, list(captions)))

@@ -70,7 +70,7 @@ class Pixels:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, data = state
         if kind.name not in ("u1", "|u1") or fortran:
-            raise pickle.UnpicklingError(f"an array of {kind.name}, needed are bytes")
+            raise pickle.UnpicklingError(f"an array of {kind.name} instead of bytes")
         raw = data.encode("latin1") if isinstance(data, str) else data
         self.values = np.frombuffer(raw, np.uint8).reshape(shape)
 

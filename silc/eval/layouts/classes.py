@@ -79,7 +79,7 @@ def class_folders(folder: Path, name: str, split: str, classes: Sequence[str]) -
         raise BadInput(f"{beside} lies in no class folder; move it into one, or out of {folder}")
     if len(inside) != len(classes):
         raise BadInput(
-            f"{folder} has {len(inside)} class folders for {len(classes)} class names; needed is one folder per name"
+            f"{folder} has {len(inside)} class folders for {len(classes)} class names; each name needs one folder"
         )
     places = order_of([path.name for path in inside], classes, folder)
     # A folder may be empty: its class serves only as a wrong answer.
@@ -108,8 +108,8 @@ def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) 
     if any(place >= 0 for place in found):
         stranger = next(name for name, place in zip(folders, found, strict=True) if place < 0 or found.count(place) > 1)
         raise BadInput(
-            f"{where}: some class folders are called as classes are, but no one class is called as the folder "
-            f"'{stranger}'; needed are equal names, or numbers in the order of the class names"
+            f"{where}: some class folders have the names of classes, but no single class has the name of the "
+            f"folder '{stranger}'; use the class names, or numbers in the order of the class names"
         )
     if all(name.isdecimal() for name in folders):
         numbers = [int(name) for name in folders]
@@ -117,16 +117,16 @@ def order_of(folders: Sequence[str], classes: Sequence[str], where: Path | str) 
             if sorted(numbers) == list(range(first, first + len(numbers))):
                 return [number - first for number in numbers]
         raise BadInput(
-            f"{where}: the class folders are numbers from {min(numbers)} to {max(numbers)}; needed are 0 to "
-            f"{len(numbers) - 1} or 1 to {len(numbers)}, each once, or folders that are called as the classes are"
+            f"{where}: the class folders are numbers from {min(numbers)} to {max(numbers)}; number them 0 "
+            f"to {len(numbers) - 1} or 1 to {len(numbers)}, each once, or give them the names of the classes"
         )
     ordered = sorted(folders)
     for other in (sorted(folders, key=str.casefold), sorted(folders, key=_naturally)):
         if ordered != other:
             one, two = next(pair for pair in zip(ordered, other, strict=True) if pair[0] != pair[1])
             raise BadInput(
-                f"{where}: it is not clear whether the class folder '{one}' or '{two}' comes first, so which class "
-                "each is; call the folders as the classes are called, or pad their numbers with zeros"
+                f"{where}: it is not clear whether the class folder '{one}' or '{two}' comes first, so the class of "
+                "each is unknown; give the folders the names of the classes, or pad their numbers with zeros"
             )
     places = {name: place for place, name in enumerate(ordered)}
     return [places[name] for name in folders]

@@ -64,7 +64,7 @@ def _pairs(images: Path, labels: Path, *endings: str) -> list[tuple[Path, Path]]
 
 def _ids(label: NDArray[Any], path: Path) -> NDArray[Any]:
     if label.dtype.itemsize > 1 and label.max(initial=0) > 255:
-        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has those of 0 to 255")
+        raise BadInput(f"the label {path} has the value {label.max()}; a stuff-thing map has values from 0 to 255")
     return label
 
 

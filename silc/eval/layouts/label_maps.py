@@ -190,7 +190,7 @@ def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
     pairs = [(path, by_stem.get(path.stem, labels / f"{path.stem}.png")) for path in images]
     if surplus := by_stem.keys() - {path.stem for path in images}:
         log.warning(
-            "%s: %d labels have no image and are not scored, %s.png for one", folder, len(surplus), min(surplus)
+            "%s: %d labels have no image and are not scored, for example %s.png", folder, len(surplus), min(surplus)
         )
     return labelled(folder.name, classes[background:], pairs, background_ignored=background)
 
@@ -212,13 +212,13 @@ def labelled(
         BadInput: there are no images, a file is missing, or two images have one label.
     """
     if not pairs:
-        raise BadInput(f"{name}: no images; needed are files ending in {', '.join(READ)}")
+        raise BadInput(f"{name} has no images; their names must end in {', '.join(READ)}")
     seen: dict[Path, Path] = {}
     for image, label in pairs:
         if not image.is_file():
             raise BadInput(f"{name}: the image {image} is missing")
         if not label.is_file():
-            raise BadInput(f"{image} has no label; needed is {label}")
+            raise BadInput(f"{image} has no label; add {label}")
         if label in seen:
             raise BadInput(f"{name}: {seen[label]} and {image} have the same label {label}; leave one of them out")
         seen[label] = image

@@ -20,7 +20,7 @@ from silc.eval.datasets import Lazy, QuestionSet, Source
 from silc.eval.files import read_image, text_of
 
 NEEDED = (
-    "{folder} holds no questions; needed is VQA v2, GQA or TextVQA as its archive unpacks, or {split}/questions.json: "
+    "{folder} holds no questions; unpack VQA v2, GQA or TextVQA there, or add {split}/questions.json: "
     'a list of {{"image": file, "question": text, "answer": text}}'
 )
 
@@ -123,7 +123,9 @@ def vqav2(place: Path, train: bool) -> Part:
         for one in _json(questions)["questions"]:
             told = truth.get(one["question_id"])
             if told is None:
-                raise BadInput(f"{annotations} has no answers to question {one['question_id']}; fetch both files anew")
+                raise BadInput(
+                    f"{annotations} has no answers to question {one['question_id']}; download both files again"
+                )
             answers = [each["answer"] for each in told["answers"]]
             types = {kind: told[kind] for kind in ("question_type", "answer_type")}
             yield Asked(photographs / f"COCO_{split}_{one['image_id']:012d}.jpg", one["question"], answers, types)

@@ -54,7 +54,9 @@ def read_wds_classification(folder: Path, split: str = "test") -> Classification
     for key, sample in samples.items():
         text = _text(sample["cls"], key).strip() if "cls" in sample else ""
         if not text.isdecimal() or int(text) >= len(classes):
-            raise BadInput(f"{folder}: {key} has the label '{text}', needed is a number from 0 to {len(classes) - 1}")
+            raise BadInput(
+                f"{folder}: {key} has the label '{text}'; a label must be a number from 0 to {len(classes) - 1}"
+            )
         labels.append(int(text))
     shards = sorted({member.shard for member in images})
     return ClassificationSet(folder.name, split, classes, Lazy(images, _decode), labels, templates, files=shards)
@@ -86,9 +88,9 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
     """
     count = lines_of(folder / "nshards.txt")[0]
     if not (count.isdecimal() and len(count) < 10):
-        raise BadInput(f"{folder / 'nshards.txt'} says '{count[:40]}', needed is a number")
+        raise BadInput(f"{folder / 'nshards.txt'} says '{count[:40]}'; it must hold a number")
     if (folder / f"{int(count)}.tar").exists():
-        raise BadInput(f"{folder / 'nshards.txt'} says {count}, but {folder / f'{int(count)}.tar'} is there too")
+        raise BadInput(f"{folder / 'nshards.txt'} says {count}, but {folder / f'{int(count)}.tar'} exists too")
     samples: dict[str, dict[str, Member]] = {}
     for shard in (folder / f"{number}.tar" for number in range(int(count))):
         try:
@@ -96,10 +98,11 @@ def _samples(folder: Path, text: str) -> dict[str, dict[str, Member]]:
         except BadInput as error:
             raise BadInput(f"cannot read the shard {shard}: {error}") from error
         if found.damage:
-            raise BadInput(f"cannot read the shard {shard}: {found.damage}; fetch it again")
+            raise BadInput(f"cannot read the shard {shard}: {found.damage}; download it again")
         if found.ignored:
             raise BadInput(
-                f"{shard}: {found.ignored[0]} is a link, a device, sparse, or has an unsafe name; pack it anew"
+                f"{shard}: {found.ignored[0]} is a link, a device or a sparse file, or has an unsafe name; pack the "
+                "shard again"
             )
         for sample in found.samples:
             if sample.duplicate:

@@ -70,7 +70,7 @@ def voc(folder: Path, split: str) -> tuple[dict[str, Any], list[Path]]:
     place = folder / ANNOTATIONS
     stems = _voc_stems(folder, split)
     if not stems:
-        raise BadInput(f"{place} holds no .xml file; needed is one for each image")
+        raise BadInput(f"{place} holds no .xml file; each image needs one")
     images, annotations, files = list[dict[str, Any]](), list[dict[str, Any]](), list[Path]()
     for number, stem in enumerate(stems):
         file, tree = place / f"{stem}.xml", _xml(place / f"{stem}.xml")
@@ -96,7 +96,7 @@ def _voc_stems(folder: Path, split: str) -> list[str]:
         return lines_of(listed, "image's name")
     if split == TRAIN and not any(listed.parent.glob("*.txt")):
         return sorted(path.stem for path in (folder / ANNOTATIONS).glob("*.xml"))
-    raise BadInput(f"{listed} is missing; needed are the names of the images of {split!r}, one a line, without .xml")
+    raise BadInput(f"{listed} is missing; write the names of the images of {split!r} there, one per line, without .xml")
 
 
 def size_of(file: Path) -> tuple[int, int]:
@@ -119,7 +119,7 @@ def _yaml(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise BadInput(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
-        raise BadInput(f"{file} holds no names; needed is `names: [cat, dog]`, and `train:` and `val:`")
+        raise BadInput(f"{file} holds no fields; it needs `names: [cat, dog]`, `train:` and `val:`")
     return values
 
 
@@ -130,7 +130,9 @@ def _yolo_names(folder: Path, values: Mapping[str, Any]) -> Sequence[str]:
     if given is None and (folder / CLASSES).is_file():
         given = lines_of(folder / CLASSES)
     if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
-        raise BadInput(f"{folder / YAML} has no names of its classes; needed is `names: [cat, dog]`, the first class 0")
+        raise BadInput(
+            f"{folder / YAML} has no names of its classes; add `names: [cat, dog]`, where the first class is 0"
+        )
     return distinct(given, str(folder / YAML))
 
 
@@ -145,12 +147,14 @@ def _yolo_images(folder: Path, values: Mapping[str, Any], split: str) -> list[Pa
         usual = [folder / "images" / split, folder / split / "images"]
         place = next((place for place in usual if place.is_dir()), None)
         if place is None:
-            raise BadInput(f"{usual[0]} is missing; {folder / YAML} names the folder of the images of {split!r}")
+            raise BadInput(
+                f"{usual[0]} is missing; add it, or name the folder of the images of {split!r} in {folder / YAML}"
+            )
         return images_in(place)
     named = said if isinstance(said, list) else [said]
     if not named or not all(isinstance(one, str) for one in named):
         raise BadInput(
-            f"{folder / YAML} says {said!r} as its {split}; needed is a folder, a list of images, or several"
+            f"{folder / YAML} says {said!r} as its {split}; it must be a folder, a list of images, or several of them"
         )
     base = str(values.get("path") or ".")
     return [file for one in named for file in _images_of(folder, base, one, split)]
@@ -163,7 +167,7 @@ def _images_of(folder: Path, base: str, named: str, split: str) -> list[Path]:
     ways = [named, named.removeprefix("../")]
     place = next((start / way for way in ways for start in starts if (start / way).exists()), None)
     if place is None:
-        raise BadInput(f"{folder / YAML} says {named!r} as its {split}, and {starts[0] / named} is not there")
+        raise BadInput(f"{folder / YAML} says {named!r} as its {split}, and {starts[0] / named} does not exist")
     return images_in(place) if place.is_dir() else _listed(place, folder)
 
 
@@ -173,7 +177,7 @@ def _listed(file: Path, folder: Path) -> list[Path]:
     for line in lines_of(file, "image"):
         path = next((path for path in (file.parent / line, folder / line) if path.is_file()), None)
         if path is None:
-            raise BadInput(f"{file} names the image {line}, and {file.parent / line} is not there")
+            raise BadInput(f"{file} names the image {line}, and {file.parent / line} does not exist")
         found.append(path)
     return found
 
@@ -218,7 +222,7 @@ def _xml(file: Path) -> ElementTree.Element:
 def _whole(tree: ElementTree.Element, path: str, file: Path) -> int:
     said = (tree.findtext(path) or "").strip()
     if not said.isdecimal() or int(said) < 1:
-        raise BadInput(f"{file} says {said!r} as its {path.replace('/', ' ')}; needed is a number of pixels")
+        raise BadInput(f"{file} says {said!r} as its {path.replace('/', ' ')}; it must be a number of pixels")
     return int(said)
 
 

@@ -39,12 +39,12 @@ def plan(root: Path, out: Path, parts: Sequence[str]) -> list[Made]:
     place = root / ADE_FULL / "images/ADE/validation"
     images = sorted(place.glob("*/*/ADE_val_*.jpg"), key=lambda path: path.name)
     if not images:
-        raise BadInput(f"{place} has no photographs ADE_val_*.jpg two folders below; needed is the full release")
+        raise BadInput(f"{place} has no photographs ADE_val_*.jpg two folders below; unpack the full release there")
     files = []
     for image in images:
         colours = image.with_name(f"{image.stem}_seg.png")
         if not colours.is_file():
-            raise BadInput(f"{image} has no map of its objects; needed is {colours}")
+            raise BadInput(f"{image} has no map of its objects; add {colours}")
         to = out / ADE_FULL
         files.append(Made(to / "images_detectron2/validation" / image.name, partial(_photograph, image)))
         labels = to / "annotations_detectron2/validation" / f"{image.stem}.png"
@@ -64,7 +64,7 @@ def read_map(colours: Path) -> NDArray[np.uint16]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot read the map {colours}: {error}") from error
     if pixels.ndim != 3:
-        raise BadInput(f"{colours} has no colours; needed is a map of objects in red and green")
+        raise BadInput(f"{colours} has no colours; a map of objects has them in red and green")
     objects = pixels[..., 0].astype(np.int64) // 10 * 256 + pixels[..., 1]
     height, width = objects.shape
     new = smaller(width, height)

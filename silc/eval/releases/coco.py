@@ -47,7 +47,7 @@ def plan(conversion: Conversion, root: Path, out: Path, parts: Sequence[str]) ->
         for image in found:
             raw = labels / f"{image.stem}.png"
             if not raw.is_file():
-                raise BadInput(f"{image} has no stuffthingmap; needed is {raw}, of stuffthingmaps_trainval2017.zip")
+                raise BadInput(f"{image} has no stuffthingmap; add {raw} from stuffthingmaps_trainval2017.zip")
             name = f"{image.stem}{conversion.ending}.png"
             to = out / FOLDER / "annotations" / folder / name
             files.append(label_map(to, partial(conversion.read, raw), part))

@@ -103,21 +103,21 @@ def _listed(place: Path, part: str) -> list[str]:
     lists = [place / where.format(part) for where in LISTS]
     found = next((file for file in lists if file.is_file()), None)
     if found is None:
-        raise BadInput(f"{place} has no list of its {part} photographs; needed is one of {', '.join(map(str, lists))}")
+        raise BadInput(f"{place} has no list of its {part} photographs; add one of {', '.join(map(str, lists))}")
     return [line.split()[0] for line in lines_of(found)]
 
 
 def _mat(place: Path, name: str) -> Path:
     mat = place / "trainval" / f"{name}.mat"
     if not mat.is_file():
-        raise BadInput(f"the label map {mat} is missing; needed is Pascal Context's trainval.tar.gz, unpacked there")
+        raise BadInput(f"the label map {mat} is missing; unpack Pascal Context's trainval.tar.gz there")
     return mat
 
 
 def _of_mat(mat: Path) -> NDArray[np.int64]:
     numbers = read_matrix(mat, "LabelMap").astype(np.int64)
     if numbers.ndim != 2 or numbers.min(initial=0) < 0 or numbers.max(initial=0) > 459:
-        raise BadInput(f"{mat}: needed is a label map of 0 to 459, [H, W]; it has {numbers.max(initial=0)}")
+        raise BadInput(f"{mat} must be a label map [H, W] of 0 to 459; it has {numbers.max(initial=0)}")
     return numbers
 
 
@@ -134,8 +134,8 @@ def _merged(file: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[Any, Seque
         raise BadInput(f"{file} is no trainval_merged.json of Pascal Context: {error!r}") from error
     if odd:
         raise BadInput(
-            f"{file}: the photograph {str(odd[0])[:80]} has not what it must: file_name, phase, image_id, and height "
-            "and width in pixels"
+            f"{file}: the photograph {str(odd[0])[:80]} needs file_name, phase, image_id, and height and width in "
+            "pixels"
         )
     return images, by_image
 
@@ -160,10 +160,14 @@ def _painted(image: Mapping[str, Any], masks: Sequence[Any], file: Path) -> NDAr
         try:
             number = mask["category_id"]
             if not isinstance(number, int) or not 0 <= number <= 459:
-                raise BadInput(f"its category_id is {number!r}, none of 0 to 459")
+                raise BadInput(f"its category_id is {number!r}, not one of 0 to 459")
             numbers[mask_of(mask["segmentation"], numbers.shape)] = number
         except (BadInput, KeyError, TypeError, ValueError, IndexError) as error:
-            why = str(error) if isinstance(error, BadInput) else f"{error!r}; needed are run lengths, size and counts"
+            why = (
+                str(error)
+                if isinstance(error, BadInput)
+                else f"{error!r}; a mask needs size and counts, its run lengths"
+            )
             raise BadInput(f"{file}: mask {place} of {image['file_name']} is damaged: {why}") from error
     return numbers
 

@@ -44,7 +44,7 @@ def read_matrix(path: Path, name: str) -> NDArray[Any]:
                     return np.frombuffer(numbers, f"{order}{TYPES[numbers_as]}").reshape(shape, order="F")
     except (OSError, KeyError, ValueError, StopIteration, struct.error, zlib.error) as error:
         raise BadInput(
-            f"cannot read {path}: it is no MATLAB file of version 5 ({error!r}); load it there and save it with -v7"
+            f"cannot read {path}: it is no MATLAB file of version 5 ({error!r}); load it in MATLAB and save it with -v7"
         ) from error
     raise BadInput(f"{path} has no matrix {name}")
 

@@ -27,7 +27,7 @@ def mask_of(packed: Mapping[str, Any], shape: tuple[int, int]) -> NDArray[np.boo
     counts = packed["counts"]
     runs = runs_of(counts) if isinstance(counts, str) else list(counts)
     if tuple(packed["size"]) != shape or sum(runs) != shape[0] * shape[1] or min(runs, default=0) < 0:
-        raise BadInput(f"a mask of {packed['size']} has {sum(runs)} pixels in its runs; needed are those of {shape}")
+        raise BadInput(f"a mask of {packed['size']} has {sum(runs)} pixels in its runs; its image has {shape}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(shape[::-1]).T
 

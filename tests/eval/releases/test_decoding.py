@@ -79,7 +79,7 @@ def test_masks_come_back(seed):
 @pytest.mark.parametrize("size", [[40, 56], [57, 40]])
 def test_a_mask_of_another_size_is_refused(size):
     text, _ = packed(np.ones((40, 57), bool))
-    with pytest.raises(BadInput, match="pixels in its runs; needed are those of"):
+    with pytest.raises(BadInput, match="pixels in its runs; its image has"):
         mask_of(text | {"size": size}, (40, 57))
 
 
@@ -116,7 +116,7 @@ def test_maps_of_colours_become_classes(tmp_path, size, smaller):
 
 def test_a_map_without_colours_is_told(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "x_seg.png")
-    with pytest.raises(BadInput, match=r"x_seg\.png has no colours; needed is a map of objects in red and green"):
+    with pytest.raises(BadInput, match=r"x_seg\.png has no colours; a map of objects has them in red and green"):
         ade.read_map(tmp_path / "x_seg.png")
 
 
@@ -136,5 +136,5 @@ def test_59_classes_among_459():
 @pytest.mark.parametrize("value", [-1, 460])
 def test_a_number_that_is_no_class_is_told(tmp_path, value):
     scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": np.array([[1, value]], np.int16)})
-    with pytest.raises(BadInput, match="needed is a label map of 0 to 459"):
+    with pytest.raises(BadInput, match=r"must be a label map \[H, W\] of 0 to 459; it has"):
         context.read_459(tmp_path / "a.mat")

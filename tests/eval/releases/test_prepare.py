@@ -196,9 +196,9 @@ def test_a_folder_appears_when_it_is_complete(tmp_path, capsys):
     ("args", "said"),
     [
         (["ade84"], "unknown set 'ade84'; did you mean 'ade847'?"),
-        (["ade847"], "has no photographs ADE_val_*.jpg two folders below; needed is the full release"),
+        (["ade847"], "has no photographs ADE_val_*.jpg two folders below; unpack the full release there"),
         (["ade847", "--train"], "ade847 has no training part that is prepared; leave out --train"),
-        (["pc459"], "has no list of its val photographs; needed is one of"),
+        (["pc459"], "has no list of its val photographs; add one of"),
         (["pc59"], "has no list of its val photographs"),
         (["coco-object"], "is missing"),
         (["coco-stuff", "--root", "nowhere"], "--root nowhere is no folder"),
@@ -220,7 +220,7 @@ def test_a_release_that_is_not_whole_is_told(tmp_path, capsys):
     ade20k(tmp_path)
     colours = next(tmp_path.rglob("*_seg.png"))
     colours.unlink()
-    assert f"has no map of its objects; needed is {colours}" in prepared(capsys, "ade847", "--root", tmp_path)[1]
+    assert f"has no map of its objects; add {colours}" in prepared(capsys, "ade847", "--root", tmp_path)[1]
     (tmp_path / "VOCdevkit/VOC2010/trainval_merged.json").write_text("[]")
     assert "is no trainval_merged.json of Pascal Context" in prepared(capsys, "pc59", "--root", tmp_path)[1]
 
@@ -228,10 +228,13 @@ def test_a_release_that_is_not_whole_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"images": [{"image_id": 7, "file_name": "2008_000001.jpg", "phase": "val", "width": 32}]}, "has not what it"),
-        ({"images": [7]}, "the photograph 7 has not what it must"),
+        (
+            {"images": [{"image_id": 7, "file_name": "2008_000001.jpg", "phase": "val", "width": 32}]},
+            "needs file_name, phase",
+        ),
+        ({"images": [7]}, "the photograph 7 needs file_name, phase"),
         ({"annos_segmentation": [{"category_id": 3}]}, "is no trainval_merged.json of Pascal Context: KeyError"),
-        ({"category_id": 460}, "mask 0 of 2008_000001.jpg is damaged: its category_id is 460, none of 0 to 459"),
+        ({"category_id": 460}, "mask 0 of 2008_000001.jpg is damaged: its category_id is 460, not one of 0 to 459"),
         ({"segmentation": [[0, 0, 5, 5, 5, 0]]}, "mask 0 of 2008_000001.jpg is damaged: TypeError"),
         ({"segmentation": {"size": [24, 32], "counts": "\u00e9"}}, "is damaged: UnicodeEncodeError"),
         ({"segmentation": {"size": [24, 32], "counts": [1]}}, r"is damaged: a mask of [24, 32] has 1 pixels"),

@@ -233,7 +233,7 @@ def bad_set(root: Path, fault: str) -> Path:
     [
         ("outside", "label 2 is outside its 2 classes (0 to 1, 255 is ignored)"),
         ("size", "the image is 40 x 40 but its label has shape [20, 40]"),
-        ("no label", "1.png has no label; needed is"),
+        ("no label", "1.png has no label; add"),
         ("shared", "is trained on, and"),
     ],
 )

@@ -224,7 +224,7 @@ def test_bad_input_is_told_in_one_line(
         (["train", "decoder", "--out", str(tmp_path / "run")], "name one: silc train decoder --init MODEL"),
         (new, "decoder needs a model and images with texts"),
         ([*new, "--data.train", "coco"], "data.train 'coco' is no PREFIX:PLACE"),
-        ([*new, "--data.train", f"vqa:{tmp_path}"], "holds no questions; needed is VQA v2"),
+        ([*new, "--data.train", f"vqa:{tmp_path}"], "holds no questions; unpack VQA v2"),
         ([*new, "--data.train", f"vqa:{tmp_path / 'empty'}"], "holds no question"),
         ([*new, "--data.train", f"vqa:{tmp_path / 'gone'}"], "1.png, which does not exist; put the images there"),
         ([*new, "--data.train", f"vqa:{tmp_path / 'mute'}"], "question 1, 'a?', has no answer"),

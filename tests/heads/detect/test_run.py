@@ -262,7 +262,10 @@ def test_what_was_found_before_an_interruption_is_kept(
         ({"data.mosaics": (0.5, 0.4)}, "must be shares that sum to 1"),
         ({"train.duration": "0.1 epochs"}, "is less than one step of 2 images"),
         ({"data.forbidden": "rare"}, "no category of instances_train2017 has the frequency 'r'"),
-        ({"data.images": "elsewhere"}, "names the image 000000000001.png, and elsewhere/000000000001.png is not there"),
+        (
+            {"data.images": "elsewhere"},
+            "names the image 000000000001.png, and elsewhere/000000000001.png does not exist",
+        ),
     ],
 )
 def test_settings_at_fault_are_told_in_one_line(
