@@ -101,7 +101,7 @@ class Config:
         if self.objective.needs_globals and crops.num_global < 1:
             raise BadInput("data.crops.num_global is 0, but the objective uses global views; use at least 1")
         if self.objective.contrastive == "softmax" and self.train.batch_size < 2:
-            raise BadInput("train.batch_size is 1, but softmax contrast tells a pair from others; needed at least 2")
+            raise BadInput("train.batch_size is 1, but the softmax loss compares a pair with others; needed at least 2")
         if self.objective.distill and crops.num_local < 1:
             raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
         if (self.objective.distill or self.objective.patches != "off") and "image" in self.train.optim.freeze:

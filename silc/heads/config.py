@@ -6,11 +6,13 @@ from silc.given import ALONG, PAIRS, TRAINING, Idle
 
 TOWERS_STAY = (
     Idle(
-        "train.optim.layer_decay train.optim.freeze train.optim.lora", lambda _: True, "the model below stays as it is"
+        "train.optim.layer_decay train.optim.freeze train.optim.lora",
+        lambda _: True,
+        "the model under the head is not trained",
     ),
-    Idle("train.passes train.micro_batch", lambda _: True, "a batch goes through a head whole"),
+    Idle("train.passes train.micro_batch", lambda _: True, "a head takes the whole batch at once"),
     Idle("train.held_out", lambda _: True, "a head learns from all pairs"),
-    Idle("train.optim.decay", lambda _: True, "matrices of a head decay, and nothing else"),
+    Idle("train.optim.decay", lambda _: True, "only the matrices of a head decay"),
     *TRAINING,
     ALONG,
 )
@@ -18,6 +20,6 @@ TOWERS_STAY = (
 ON_PAIRS = (
     *PAIRS,
     Idle("data.crops.num_* data.crops.local_*", lambda _: True, "the head sees one global view of an image"),
-    Idle("data.tokenizer data.vocab_size", lambda _: True, "the model below has a tokenizer"),
+    Idle("data.tokenizer data.vocab_size", lambda _: True, "the model under the head has a tokenizer"),
 )
 """Settings that a head on image-text pairs does not use."""

@@ -150,7 +150,7 @@ def opened(place: str, split: str = SPLIT) -> Training:
     """
     path = Path(place)
     if not path.is_dir():
-        raise BadInput(f"data.train {place} is no folder; name one of images with label maps")
+        raise BadInput(f"data.train {place} is no folder; name a folder of images with label maps")
     if (path / CLASSES).is_file():
         return _own(path, split)
     known = [source for root in (path.parent, path.parent.parent) for source in label_maps.official(root)]
@@ -165,7 +165,7 @@ def opened(place: str, split: str = SPLIT) -> Training:
             beside = source.read() if all(p.exists() for p in source.needs) else None
             return Training(source.read_train(), beside)
     raise BadInput(
-        f"data.train {place} holds no training images with label maps; needed is a set as its authors laid it out "
+        f"data.train {place} holds no training images with label maps; it needs a set as its authors laid it out "
         f"(`silc eval --list`), or {CLASSES} with {split}/images and {split}/labels"
     )
 
@@ -218,8 +218,8 @@ def refuse_shared_images(train: SegmentationSet, others: Sequence[SegmentationSe
             same = sizes.get(file.stat().st_size, [])
             if twin := next((one for one in same if one.samefile(file) or mark(one) == mark(file)), None):
                 raise BadInput(
-                    f"{twin} is trained on, and {file} of {other.name}, which is scored, is the same image; "
-                    "leave it out of one of them"
+                    f"{twin} is a training image, and {file} of {other.name}, which is scored, is the same image; "
+                    "leave one of them out"
                 )
 
 

@@ -180,7 +180,7 @@ def check_below(loader: Mapping[str, Any], checksum: str) -> None:
         BadInput: it is another one.
     """
     if loader.get("model", checksum) != checksum:
-        raise BadInput("init holds another model than the one this head was trained on; put that one back")
+        raise BadInput("init holds another model than the one that this head was trained on; put that model back")
 
 
 def inside(run: Path, config: C) -> C:

@@ -58,7 +58,11 @@ def tune(towers: Mapping[str, nn.Module], config: OptimConfig) -> str:
     whole = sum(p.numel() for tower in towers.values() for p in tower.parameters())
     learning = sum(p.numel() for tower in towers.values() for p in tower.parameters() if p.requires_grad)
     what = f"rank {config.lora} beside their matrices" if config.lora else "queries and values"
-    return f"the towers learn {learning:,} of {whole:,} numbers ({what})" if learning else "the towers stay as they are"
+    return (
+        f"{learning:,} of the towers' {whole:,} weights are trained ({what})"
+        if learning
+        else "the towers are not trained"
+    )
 
 
 def learn_queries_and_values(tower: nn.Module) -> None:

@@ -166,10 +166,10 @@ class ModelConfig(Settings):
         if not self.image.projects and self.embed_dim != self.image.width:
             raise BadInput(
                 f"model.embed_dim is {self.embed_dim} but without a projection {self.image.pool} pooling gives "
-                f"model.image.width {self.image.width}; set both alike, or model.image.projection=linear"
+                f"model.image.width {self.image.width}; set both to the same value, or model.image.projection=linear"
             )
         if self.text.projection == "none" and self.embed_dim != self.text.width:
             raise BadInput(
                 f"model.embed_dim is {self.embed_dim} but without a projection the text tower gives model.text.width "
-                f"{self.text.width}; set both alike, or model.text.projection=linear"
+                f"{self.text.width}; set both to the same value, or model.text.projection=linear"
             )

@@ -75,7 +75,9 @@ def test_one_image_in_two_splits_is_refused_under_any_name(tmp_path: Path) -> No
     write(tmp_path, "xy", value=9)
     assert len(training_images(str(tmp_path), "train", "ignore")) == 3
     shutil.copy(tmp_path / "train/images/b.png", tmp_path / "images/y.png")
-    with pytest.raises(BadInput, match=r"train/images/b.png is trained on, and .*images/y.png of .* is the same image"):
+    with pytest.raises(
+        BadInput, match=r"train/images/b.png is a training image, and .*images/y.png of .* is the same image"
+    ):
         training_images(str(tmp_path), "train", "ignore")
 
 

@@ -225,10 +225,10 @@ def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsy
     shutil.copytree(finished("silc_c"), below)
     (below / "config.yaml").write_text((below / "config.yaml").read_text() + "\n")
     assert main(asked(kind, below, again, "--resume", "auto")) == 2
-    assert "another model than the one this head was trained on" in capsys.readouterr().err
+    assert "another model than the one that this head was trained on" in capsys.readouterr().err
     config = again / "config.yaml"
     config.write_text(config.read_text().replace(str(finished("silc_c")), str(below)))
-    with pytest.raises(BadInput, match="another model than the one this head was trained on"):
+    with pytest.raises(BadInput, match="another model than the one that this head was trained on"):
         silc.load(again, device="cpu")
 
 
@@ -239,7 +239,7 @@ def test_idle_settings_are_told(finished, tmp_path: Path, capsys) -> None:
     told = capsys.readouterr().err
     for name in ("data.vocab_size", "data.crops.num_local", "train.optim.lora", "train.optim.decay"):
         assert name in told
-    assert "train.micro_batch (a batch goes through a head whole)" in told
+    assert "train.micro_batch (a head takes the whole batch at once)" in told
     more = ["--train.duration", "1 steps", "--train.sharding", "full"]
     assert main(asked("pacl", finished("silc_c"), tmp_path / "shared", *more)) == 0
     assert "train.sharding (one rank holds everything" in capsys.readouterr().err

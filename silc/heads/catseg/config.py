@@ -81,7 +81,8 @@ class AggregatorConfig(Settings):
         before = (self.width, self.decoder[0])
         if any(own >= channels for own, channels in zip(self.decoder_projected, before, strict=True)):
             raise BadInput(
-                f"aggregator.decoder_projected {self.decoder_projected} must be below {before}, what it joins"
+                f"aggregator.decoder_projected {self.decoder_projected} must be below {before}, the channels that they "
+                "join"
             )
 
 
@@ -119,8 +120,12 @@ class CatSegConfig(DownstreamConfig):
 
 
 IDLE = (
-    Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "CAT-Seg has none"),
+    Idle(
+        "train.passes train.held_out train.optim.layer_decay train.optim.decay",
+        lambda _: True,
+        "CAT-Seg does not use it",
+    ),
     *TRAINING,
-    Idle("tower_lr", lambda c: {"image", "text"} <= set(c.train.optim.freeze), "the towers stay as they are"),
+    Idle("tower_lr", lambda c: {"image", "text"} <= set(c.train.optim.freeze), "the towers are not trained"),
     ALONG,
 )

@@ -51,7 +51,9 @@ def export(source: str, out: str, formats: Sequence[str], *, license: str, datas
             Nothing is left behind.
     """
     if odd := sorted(set(formats) - {ONNX}):
-        raise BadInput(f"a CAT-Seg head is exported as silc's own files and as onnx, not as {odd[0]}; --formats onnx")
+        raise BadInput(
+            f"a CAT-Seg head is exported as silc's own files and as onnx, not as {odd[0]}; give --formats onnx"
+        )
     run, place = Path(source), offered.check(source, out, formats)
     model = load(run, device="cpu", name=run.name).models[CatSegConfig.kind]
     assert isinstance(model, CatSegModel)

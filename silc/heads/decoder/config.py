@@ -69,15 +69,19 @@ class DecoderConfig(DownstreamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
-            raise BadInput(f"width {self.width} is not divided by heads {self.heads}; needed heads of a whole width")
+            raise BadInput(f"width {self.width} is no multiple of heads {self.heads}; change one of them")
         if odd := [name for name in self.train.optim.freeze if name != "image"]:
-            raise BadInput(f"train.optim.freeze names {odd[0]}, which decoder does not use; it may name image alone")
+            raise BadInput(f"train.optim.freeze names {odd[0]}, which decoder does not use; it may only name image")
 
 
 IDLE = (
-    Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "decoder has none"),
+    Idle(
+        "train.passes train.held_out train.optim.layer_decay train.optim.decay",
+        lambda _: True,
+        "decoder does not use it",
+    ),
     *TRAINING,
-    Idle("image_lr train.optim.lora", lambda c: "image" in c.train.optim.freeze, "the image tower stays as it is"),
-    Idle("data.cache", lambda c: "image" not in c.train.optim.freeze, "the image tower learns"),
+    Idle("image_lr train.optim.lora", lambda c: "image" in c.train.optim.freeze, "the image tower is not trained"),
+    Idle("data.cache", lambda c: "image" not in c.train.optim.freeze, "the image tower is trained"),
     ALONG,
 )

@@ -193,7 +193,7 @@ def named(train: str) -> list[tuple[str, str]]:
     for part in re.split(r",(?=\s*[A-Za-z_]\w*:(?!//))", train):
         prefix, _, place = (side.strip() for side in part.partition(":"))
         if not place or not prefix.isidentifier():
-            raise BadInput(f"data.train {part!r} is no PREFIX:PLACE; needed is e.g. 'caption:DATA/coco,vqa:DATA/vqav2'")
+            raise BadInput(f"data.train {part!r} is no PREFIX:PLACE; write e.g. 'caption:DATA/coco,vqa:DATA/vqav2'")
         found.append((prefix, place))
     return found
 

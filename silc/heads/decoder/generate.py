@@ -46,11 +46,11 @@ class Writing:
             whole and 0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and math.isfinite(self.length_power)
         ):
             raise BadInput(
-                "writing takes most and beams of at least 1, a seed and a temperature of at least 0, top_p above 0 up "
-                f"to 1 and a finite length_power; got {self}"
+                "writing needs most and beams of at least 1, a seed and a temperature of at least 0, top_p above 0 "
+                f"and at most 1, and a finite length_power; got {self}"
             )
         if self.beams > 1 and self.temperature:
-            raise BadInput(f"{self.beams} beams are not drawn: leave temperature {self.temperature} out, or beams")
+            raise BadInput(f"{self.beams} beams use no temperature: leave out temperature {self.temperature} or beams")
 
 
 @torch.no_grad()
@@ -65,7 +65,10 @@ def write(
     """
     room = decoder.shape.length - max(map(len, prompts))
     if room < 1:
-        raise BadInput(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {decoder.shape.length}")
+        raise BadInput(
+            f"a prompt of {max(map(len, prompts))} tokens leaves no room for an answer; the limit of both is "
+            f"{decoder.shape.length} tokens"
+        )
     most = min(how.most or room, room)
     reading = Reading.of(decoder, memory, prompts)
     if how.beams > 1:

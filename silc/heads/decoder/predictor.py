@@ -66,7 +66,7 @@ class TextModel(Model):
         if prefix not in self.prefixes:
             raise BadInput(not_learnt(self.name, self.prefixes, prefix))
         if questions and len(questions) != len(images):
-            raise BadInput(f"{len(images)} images and {len(questions)} questions; give one question an image")
+            raise BadInput(f"{len(images)} images and {len(questions)} questions; give one question per image")
         room = self.text.half  # the lengths of other prompts do not matter
         how = replace(how, most=min(how.most or room, room))
         asked = [self.text.prompt(prefix, question) for question in questions or [""] * len(images)]

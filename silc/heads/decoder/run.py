@@ -121,8 +121,8 @@ def too_long(source: Joined, text: Texts) -> str:
         for question, answers in part.some(LOOKED_AT)
         for answer in answers
     ]
-    told = f"{sum(looked):,} of {len(looked):,} texts looked at, or their questions, are longer than {text.half} tokens"
-    return f"{told} and lose their end; a larger --length has room" if any(looked) else ""
+    told = f"{sum(looked):,} of {len(looked):,} texts that were checked, or their questions, exceed {text.half} tokens"
+    return f"{told} and are cut; a larger --length keeps more of them" if any(looked) else ""
 
 
 def _tokenizer(config: DecoderConfig, source: Joined, context: RunContext) -> TextTokenizer:

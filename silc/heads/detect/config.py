@@ -94,8 +94,12 @@ class DetectConfig(DownstreamConfig):
 
 
 IDLE = (
-    Idle("train.passes train.held_out train.optim.layer_decay train.optim.decay", lambda _: True, "detect has none"),
+    Idle(
+        "train.passes train.held_out train.optim.layer_decay train.optim.decay",
+        lambda _: True,
+        "detect does not use it",
+    ),
     *TRAINING,
-    Idle("text_lr", lambda c: "text" in c.train.optim.freeze, "the text tower stays as it is"),
+    Idle("text_lr", lambda c: "text" in c.train.optim.freeze, "the text tower is not trained"),
     ALONG,
 )

@@ -130,14 +130,14 @@ def forbidden_names(given: str, data: DetectionSet) -> frozenset[int]:
         found = frozenset(label for label, frequency in enumerate(data.frequency) if frequency == "r")
         if not found:
             raise BadInput(
-                f"data.forbidden is rare, and no category of {data.name} has the frequency 'r', in LVIS's form with "
-                "neg_category_ids; name a file"
+                f"data.forbidden is rare, and no category of {data.name} has the frequency 'r' of LVIS's format, with "
+                "neg_category_ids; name a file instead"
             )
         return found
     names = {canonicalize(line) for line in lines_of(Path(given))}
     found = frozenset(label for label, name in enumerate(data.classes) if canonicalize(name) in names)
     if not found:
-        raise BadInput(f"data.forbidden {given} names no category of {data.name}, {data.classes[0]!r} for one")
+        raise BadInput(f"data.forbidden {given} names no category of {data.name}, for example {data.classes[0]!r}")
     return found
 
 

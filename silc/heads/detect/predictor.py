@@ -155,7 +155,7 @@ class DetectModel(Model):
             BadInput: no image (`silc.inputs`), or a score outside 0..1.
         """
         if not 0 <= score <= 1:
-            raise BadInput(f"score is the least that is shown, from 0 to 1; got {score}")
+            raise BadInput(f"score is the lowest score of the boxes that are returned, from 0 to 1; got {score}")
         opened = open_image(image)
         logits, boxes = self.find(self._pixels(opened), asked.queries)
         found = best(logits[0], boxes[0], opened.size, most)

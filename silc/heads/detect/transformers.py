@@ -99,8 +99,9 @@ def refuse_other_towers(below: Pretrained, kind: str) -> None:
         raise BadInput(str(error).replace("CLIPModel", called)) from error
     if below.tokenizer.eos_id != below.tokenizer.vocab_size - 1:
         raise BadInput(
-            f"{TRANSFORMERS}: {called} takes the token of the highest id as a text's end, and this tokenizer's end has "
-            f"{below.tokenizer.eos_id} of {below.tokenizer.vocab_size}; --formats onnx has the whole model"
+            f"{TRANSFORMERS}: {called} takes the token with the highest id as a text's end, and this tokenizer's end "
+            f"token has the id {below.tokenizer.eos_id} of {below.tokenizer.vocab_size}; --formats onnx has the whole "
+            "model"
         )
 
 
@@ -109,13 +110,13 @@ def notes(kind: str, below: Pretrained, interpolation: str) -> list[str]:
     found = ["a text whose first token has the id 0 counts as padding there"]
     if kind == "owlvit":
         found.append(
-            "OwlViTImageProcessor squashes images to a square; this model saw them padded at the right and below: pad "
-            "with grey, RGB 128, to a square before"
+            "OwlViTImageProcessor squashes images to a square; this model saw them padded at the right and below: "
+            "first pad them with grey, RGB 128, to a square"
         )
     else:
         found.append(
             "Owlv2ImageProcessor pads with black, blurs and resizes bilinearly; this model saw images resized "
-            f"({interpolation}), then padded with grey, RGB 128, at the right and below: resize and pad them so before"
+            f"({interpolation}), then padded with grey, RGB 128, at the right and below: do so before you call it"
         )
     if below.model.image.position_resample != "bicubic":
         found.append("at other image sizes it resamples positions in its own way (bicubic, not antialiased)")

@@ -43,7 +43,7 @@ class PaclConfig(DownstreamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train.batch_size < 2:
-            raise BadInput("train.batch_size is 1, but PACL tells a pair from others; needed at least 2")
+            raise BadInput("train.batch_size is 1, but PACL compares a pair with others; needed at least 2")
 
 
 IDLE: tuple[Idle, ...] = (*ON_PAIRS, *TOWERS_STAY)

@@ -23,8 +23,8 @@ def _schedule(rate: LearningRate, config: TclConfig, steps_per_epoch: int) -> Tc
 def _check(config: TclConfig) -> None:
     if config.temperature < 1 / SCALE_MAX:
         raise BadInput(
-            f"temperature {config.temperature:g} is a scale above {SCALE_MAX:g}, which has no gradient; give at least "
-            f"{1 / SCALE_MAX:g}"
+            f"temperature {config.temperature:g} gives a scale above {SCALE_MAX:g}, which has no gradient; give at "
+            f"least {1 / SCALE_MAX:g}"
         )
 
 

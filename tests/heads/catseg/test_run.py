@@ -43,7 +43,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
 ) -> None:
     asked = command(finished, coco_stuff, tmp_path / "again")
     assert main(asked) == 0
-    assert "the towers learn" in capsys.readouterr().out
+    assert "weights are trained (queries and values)" in capsys.readouterr().out
     shutil.rmtree(newest_checkpoint(tmp_path / "again"))
     (tmp_path / "again" / "checkpoints" / "latest").unlink()
     assert main([*asked, "--resume", "auto"]) == 0
@@ -143,7 +143,7 @@ def test_scores_along_training_are_of_the_weights_and_texts_there_are(watched: P
     ("given", "said", "learnt"),
     [
         ({"train.optim.lora": 2}, "(rank 2 beside their matrices)", ".down"),
-        ({"train.optim.freeze": ("image", "text")}, "the towers stay as they are; windows are 4 x 4 of 4 x 4", ""),
+        ({"train.optim.freeze": ("image", "text")}, "the towers are not trained; windows are 4 x 4 of 4 x 4", ""),
         ({"crop": 40, "aggregator.window": 4}, "windows are 1 x 1 of 5 x 5 patches", ".v"),
         ({"train.optim.freeze": ("image",), "train.precision": "bf16"}, "(queries and values)", "text."),
         ({"train.micro_batch": 1, "data.workers": 1, "templates": "scene5"}, "(queries and values)", ".v"),
@@ -234,7 +234,7 @@ def bad_set(root: Path, fault: str) -> Path:
         ("outside", "label 2 is outside its 2 classes (0 to 1, 255 is ignored)"),
         ("size", "the image is 40 x 40 but its label has shape [20, 40]"),
         ("no label", "1.png has no label; add"),
-        ("shared", "is trained on, and"),
+        ("shared", "is a training image, and"),
     ],
 )
 def test_label_maps_at_fault_are_told_in_one_line(
@@ -289,5 +289,5 @@ def test_a_run_goes_on_and_is_loaded_on_its_own_model_alone(
     shutil.copytree(trained, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(finished("silc_c")), str(finished("clip"))))
-    with pytest.raises(silc.BadInput, match="another model than the one this head was trained on"):
+    with pytest.raises(silc.BadInput, match="another model than the one that this head was trained on"):
         silc.load(tmp_path / "run", device="cpu")

@@ -155,7 +155,9 @@ def test_a_text_may_take_all_the_room_there_is(decoder: TextDecoder, memory: Ten
         decoder.out.weight[5] = 9  # always the likeliest
     written = write(decoder, memory, PROMPTS, END, Writing())
     assert written == [[5] * (SHAPE.length - max(map(len, PROMPTS)))] * 3
-    with pytest.raises(BadInput, match="a prompt of 12 tokens leaves no room in 12"):
+    with pytest.raises(
+        BadInput, match="a prompt of 12 tokens leaves no room for an answer; the limit of both is 12 tokens"
+    ):
         write(decoder, memory[:1], [[2] * 12], END, Writing())
 
 
@@ -167,7 +169,7 @@ def test_a_text_may_take_all_the_room_there_is(decoder: TextDecoder, memory: Ten
     ],
 )
 def test_what_means_nothing_is_refused(how: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="writing takes"):
+    with pytest.raises(BadInput, match="writing needs"):
         Writing(**how)
-    with pytest.raises(BadInput, match="beams are not drawn"):
+    with pytest.raises(BadInput, match="beams use no temperature"):
         Writing(beams=2, temperature=1.0)

@@ -138,7 +138,7 @@ def test_texts_that_are_too_long_are_told(
     finished: Callable[..., Path], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(finished, root, tmp_path / "run", length=8)) == 0
-    assert "are longer than 4 tokens and lose their end; a larger --length has room" in capsys.readouterr().out
+    assert "exceed 4 tokens and are cut; a larger --length keeps more of them" in capsys.readouterr().out
 
 
 def test_bf16_trains(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_bad_input_is_told_in_one_line(
         ([*new, "--data.train", f"vqa:{tmp_path / 'gone'}"], "1.png, which does not exist; put the images there"),
         ([*new, "--data.train", f"vqa:{tmp_path / 'mute'}"], "question 1, 'a?', has no answer"),
         ([*new, "--data.train", learnt_from(root), "--size", "12"], "size 12 is no multiple of the patch"),
-        ([*new, "--data.train", learnt_from(root), "--heads", "3", "--width", "32"], "is not divided by heads 3"),
+        ([*new, "--data.train", learnt_from(root), "--heads", "3", "--width", "32"], "is no multiple of heads 3"),
         ([*new[:3], str(trained), *new[4:], "--data.train", learnt_from(root)], "is of a run of kind 'decoder'"),
         (["predict", "caption", base, str(image)], "writes no text; train a decoder"),
         (["predict", "answer", str(trained), str(image)], "needs a question"),
@@ -237,7 +237,7 @@ def test_bad_input_is_told_in_one_line(
             ["predict", "answer", str(trained), str(image), "--question", "a?", "--prefix", "gqa"],
             "run has learnt questions of vqa, not gqa",
         ),
-        (["predict", "caption", str(trained), str(image), "--beams", "2", "--temperature", "1"], "are not drawn"),
+        (["predict", "caption", str(trained), str(image), "--beams", "2", "--temperature", "1"], "use no temperature"),
         (["eval", base, "--root", str(root), "--tasks", "squares-vqa", "--out", scores], "writes no text"),
     ):
         assert main(asked) == 2, asked

@@ -328,7 +328,7 @@ def test_an_image_of_another_size_is_replaced_and_told(tmp_path: Path) -> None:
     loader = Loader(source, Pictures(source, PLAIN, 32, WordTokenizer()), LoaderPlan(6, 0, 1, 0), World())
     (batch,) = loader.batches(0, 1)
     assert [(one.key, one.cause) for one in batch.broken] == [("3", "other_size")]
-    assert "is 20 x 20, and its boxes are of one of" in batch.broken[0].detail
+    assert "is 20 x 20, and its boxes are for an image of" in batch.broken[0].detail
 
 
 @pytest.mark.parametrize("most", [False, True])

@@ -287,7 +287,7 @@ def test_what_is_asked_of_a_model_is_checked(trained: Path, finished: Callable[.
     for call, said in (
         (lambda: model.detect(image, []), "names must be a list of classes"),
         (lambda: model.detect(image, ["a", "a"]), "twice"),
-        (lambda: model.detect(image, ["a"], score=2), "score is the least that is shown"),
+        (lambda: model.detect(image, ["a"], score=2), "score is the lowest score of the boxes that are returned"),
         (lambda: model.detect_like(image, image, (0, 0, 30, 5)), "within the 20 x 10 example"),
         (lambda: model.detect_like(image, image, (0, 0)), "box is \\(left, top, right, bottom\\)"),
     ):
@@ -303,5 +303,5 @@ def test_a_run_goes_on_and_is_loaded_on_its_own_model_alone(
     shutil.copytree(trained, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(finished("silc_c")), str(finished("clip"))))
-    with pytest.raises(silc.BadInput, match="another model than the one this head was trained on"):
+    with pytest.raises(silc.BadInput, match="another model than the one that this head was trained on"):
         silc.load(tmp_path / "run", device="cpu")
