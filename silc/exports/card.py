@@ -123,7 +123,7 @@ def _usage(name: str, model: Pretrained) -> str:
 
 def _training(facts: Facts) -> str:
     if facts.config is None:
-        return "Converted; how it was trained, its source says."
+        return "Converted from another model; its source says how that was trained."
     config = facts.config
     data = f"generated {config.data.source}" if config.data.generated else "image-text shards"
     data += f" (the subset {Path(config.data.subset).name})" if config.data.subset else ""

@@ -92,7 +92,7 @@ def export(
             checks += one.verify(partial, probe)
             notes[name] = one.notes(model)
             if decoder and name in offered.MAPPED:
-                notes[name].append(f"segment makes class_maps of pixel_values and text_embeds by decoder {decoder}")
+                notes[name].append(f"segment makes class_maps from pixel_values and text_embeds, by decoder {decoder}")
         if is_run(source):
             _keep_going(Path(source), partial / CONTINUE)
         write_whole(partial / "README.md", card(model, facts, notes, checks))

@@ -64,7 +64,10 @@ def model_config(model: Pretrained) -> dict[str, Any]:
     # open_clip has one switch for both of its own towers; timm's towers have the activation of their name.
     quick = text.activation == "quick_gelu"
     if not timms and quick != (image.activation == "quick_gelu"):
-        raise BadInput(f"{NAME}: quick_gelu is one switch there; the towers have {image.activation}, {text.activation}")
+        raise BadInput(
+            f"{NAME}: quick_gelu is one setting for both towers there; these towers have {image.activation}, "
+            f"{text.activation}"
+        )
     biased = model.contrastive == "sigmoid" or bool(model.weights["logit_bias"].any())
     return {
         "embed_dim": model.model.embed_dim,

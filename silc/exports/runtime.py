@@ -93,4 +93,4 @@ def _found(package: Package, own: Path) -> Path:
 
 def _check(package: Package, file: Path) -> None:
     if base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode() != package.sha512:
-        raise BadInput(f"{file.name} is not {package.name} {package.version}: its checksum is another; fetch it again")
+        raise BadInput(f"{file.name} is not {package.name} {package.version}: its checksum differs; download it again")

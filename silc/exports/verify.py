@@ -139,7 +139,8 @@ def compare(name: str, what: str, theirs: Tensor, ours: Tensor, tolerance: float
     """
     if theirs.shape != ours.shape:
         raise BadInput(
-            f"{name}: {what} read back are {list(theirs.shape)}, the model's {list(ours.shape)}; nothing was written"
+            f"{name}: {what} read back have shape {list(theirs.shape)}, the model's {list(ours.shape)}; nothing was "
+            "written"
         )
     difference = float((theirs.double() - ours.double()).abs().max())
     return _within(Check(name, what, difference, tolerance))

@@ -64,7 +64,8 @@ class Web(Graphs):
     def notes(self, model: Pretrained) -> list[str]:
         """What this format does not carry."""
         return [
-            "linear layers keep 8 bits a weight and a scale an output, computed in float32 by WebAssembly, one thread",
+            "linear layers have 8 bits per weight and one scale per output; WebAssembly computes in float32 on one "
+            "thread",
             "the page segments the whole picture as one window, by cosines; `silc serve` has windows and decoders",
             "WebGPU is not used: its numbers were not compared",
         ]

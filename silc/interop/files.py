@@ -45,7 +45,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         raise BadInput(f"{file} does not exist")
     if file.suffix != ".safetensors":
         raise BadInput(
-            f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; where you "
+            f"{file} is not a .safetensors file but may be a pickle, which can run code when it is read; if you "
             "trust it, convert it once: `python -m silc.interop.unpickle FILE OUT.safetensors`"
         )
     from safetensors.torch import load_file  # loads torch, which is not needed only to look for models
@@ -84,7 +84,7 @@ def download(repo: str, patterns: Sequence[str], *, spec: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except Exception as error:  # httpx, huggingface_hub and the file system raise different types
-        instead = f"bring its directory here (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
+        instead = f"download its directory (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
         raise no_network(repo, error, instead) from error
 
 

@@ -176,7 +176,9 @@ def read(
         save = "; ".join(
             f"{kind}.from_pretrained({source!r}).save_pretrained(DIR)" for kind in ("GroupViTModel", "AutoProcessor")
         )
-        raise BadInput(f"{directory} holds no safetensors, and silc reads no pickles; `{save}` once, then give hf:DIR")
+        raise BadInput(
+            f"{directory} holds no safetensors, and silc reads no pickles; run `{save}` once, then give hf:DIR"
+        )
     tensors = {name: x for name, x in tensors_of(directory).items() if not name.endswith("embeddings.position_ids")}
     try:
         model = library.GroupViTModel(library.GroupViTConfig(**config))

@@ -123,7 +123,7 @@ def bring(
             if tensor.shape != shapes[name]:
                 raise BadInput(
                     f"{source} is of another architecture: {', '.join(one.theirs)} make {list(tensor.shape)}, "
-                    f"{name} is {list(shapes[name])}"
+                    f"{name} needs {list(shapes[name])}"
                 )
             if not tensor.isfinite().all():
                 raise BadInput(f"{source}: {', '.join(one.theirs)} hold NaN or infinity; these weights are damaged")

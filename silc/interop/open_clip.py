@@ -379,8 +379,8 @@ def _fetched(name: str, tag: str) -> Path:
     found = download(repo, (file,), spec="open_clip:") / file if repo else Path(published.get("url", ""))
     if not found.is_file():
         raise BadInput(
-            f"{name}/{tag} is published as a pickle alone ({repo or found}), which can run code when it is read; "
-            f"convert it where you trust it and give open_clip:{name}/FILE.safetensors"
+            f"{name}/{tag} is published only as a pickle ({repo or found}), which can run code when it is read; "
+            f"if you trust it, convert it and give open_clip:{name}/FILE.safetensors"
         )
     return found
 

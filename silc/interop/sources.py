@@ -34,7 +34,9 @@ def read(
         BadInput: no model there, an unknown format, an error of the reader, or a `text_pool` for another source.
     """
     if text_pool is not None and kind_of(source) != "npz":
-        raise BadInput(f"text_pool {text_pool!r} is for big_vision's .npz files; {source} tells its own, leave it out")
+        raise BadInput(
+            f"text_pool {text_pool!r} is for big_vision's .npz files; {source} has its own, leave text_pool out"
+        )
     found = _read(str(source), tokenizer, text_pool)
     return found if size is None else found.at(size)
 
@@ -81,7 +83,7 @@ def _read(source: str, tokenizer: Path | None, text_pool: TextPool | None) -> Pr
             return transformers.read(source.removeprefix("hf:"), tokenizer)
     if tokenizer is None:
         raise BadInput(
-            f"{source} holds no tokenizer, as none of big_vision's files does; give it with tokenizer=FILE "
+            f"{source} holds no tokenizer (no file of big_vision does); give one with tokenizer=FILE "
             "(--tokenizer FILE), a tokenizer.json or spiece.model"
         )
     from silc.interop import big_vision

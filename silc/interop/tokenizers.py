@@ -141,7 +141,7 @@ def from_sentencepiece(file: Path, length: int, clean: str) -> BPETokenizer:
         raise BadInput(f"{file} is no sentencepiece model: {error}") from error
     trained, pieces = proto.trainer_spec, proto.pieces
     if trained.model_type != trained.UNIGRAM:
-        raise BadInput(f"{file} is no unigram model; give the tokenizer.json made of it")
+        raise BadInput(f"{file} is no unigram model; give the tokenizer.json that is made from it")
     tokenizer = Tokenizer(
         models.Unigram([(p.piece, p.score) for p in pieces], unk_id=trained.unk_id, byte_fallback=trained.byte_fallback)
     )

@@ -31,7 +31,7 @@ def unpickle(file: Path, out: Path) -> int:
         BadInput: the file cannot be read without running code, or holds no state dict.
     """
     if out.suffix != ".safetensors":
-        raise BadInput(f"{out} is where weights go; give a name that ends in .safetensors")
+        raise BadInput(f"the weights cannot be written to {out}; give a name that ends in .safetensors")
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> int:
     """Convert a file; `args` are FILE and OUT.safetensors. Returns the exit code."""
     try:
         if len(args) != 2:
-            raise BadInput("needed: python -m silc.interop.unpickle FILE OUT.safetensors")
+            raise BadInput("usage: python -m silc.interop.unpickle FILE OUT.safetensors")
         say(f"{unpickle(Path(args[0]), Path(args[1]))} tensors: {args[1]}")
     except BadInput as error:
         complain(error)

@@ -63,8 +63,8 @@ class Computing:
                 raise Stopped
             if time.monotonic() > until:
                 raise TooLong(
-                    f"the answer took longer than {self.seconds:g} s; ask with fewer words, a smaller picture, or "
-                    "`silc serve --seconds` for more"
+                    f"the answer took longer than {self.seconds:g} s; use fewer words or a smaller picture, or "
+                    "start `silc serve` with more --seconds"
                 )
 
         hook = register_module_forward_pre_hook(look)  # on every layer, so that no model needs a change

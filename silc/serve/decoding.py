@@ -46,7 +46,7 @@ class Decoder:
                 except (asyncio.IncompleteReadError, ConnectionError):
                     await self.close()
                     if not others_fault:
-                        raise BadImage("broken_image", "an image that ends the process which decodes it") from None
+                        raise BadImage("broken_image", "an image that crashes the process that decodes it") from None
                 except BaseException:  # cancelled in the middle of an answer, which the next request must not read
                     await self.close()
                     raise

@@ -113,10 +113,10 @@ class Guard:
     def _admitted(self, headers: Headers, scope: Scope) -> int:
         """Bytes of the body that is to come, by the headers."""
         if "transfer-encoding" in headers:
-            raise Refused(411, "say how long the body is: Content-Length, no Transfer-Encoding")
+            raise Refused(411, "the body's length is not given; send Content-Length, no Transfer-Encoding")
         length = int(said) if (said := headers.get("content-length", "0")).isdecimal() else 0
         if length > (most := self._most(scope["path"])):
-            raise Refused(413, f"{length:,} bytes, the limit is {most:,}")
+            raise Refused(413, f"the body has {length:,} bytes, the limit is {most:,}")
         if self.held + length > self.limits.held_bytes:
             raise Refused(503, "the server is busy; ask again in 1 s", {"Retry-After": "1"})
         return length

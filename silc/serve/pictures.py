@@ -46,7 +46,7 @@ class Pictures:
             return self._pinned[name]
         with self._lock:
             if name not in self._kept:
-                raise NoPicture(f"there is no picture {name}; those that nobody uses go after a while: send it again")
+                raise NoPicture(f"there is no picture {name}; unused pictures are deleted after a while: send it again")
             self._kept.move_to_end(name)
             return self._kept[name]
 

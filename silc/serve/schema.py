@@ -30,35 +30,35 @@ class Request(BaseModel):
 class Named(Request):
     """A request with names of classes."""
 
-    names: Annotated[list[Text], Len(1, MOST_NAMES), Field(description="Classes to tell apart, none twice.")]
+    names: Annotated[list[Text], Len(1, MOST_NAMES), Field(description="The classes; each name once.")]
 
 
 class SegmentRequest(Named):
     """Ask for the class of each pixel."""
 
     decoder: Choice = "cosine"
-    windows: Annotated[Choice, Field(description="Sliding windows, as `silc eval --segmentation`.")] = "tcl"
+    windows: Annotated[Choice, Field(description="Sliding windows, as in `silc eval --segmentation`.")] = "tcl"
     heat: Annotated[bool, Field(description="Whether to send a heat map of each word.")] = False
 
 
 class ClassifyRequest(Named):
     """Ask which of the classes a picture shows."""
 
-    templates: Annotated[Choice, Field(description="Prompts around the names: a set by name.")] = "clip7"
+    templates: Annotated[Choice, Field(description="Name of the prompt set for the class names.")] = "clip7"
 
 
 class SimilarRequest(Request):
     """Ask which patches are similar to one of the first picture's."""
 
-    x: Annotated[Share, Field(description="Of the first picture's width, from the left.")]
-    y: Annotated[Share, Field(description="Of its height, from above.")]
+    x: Annotated[Share, Field(description="Share of the first picture's width, from the left.")]
+    y: Annotated[Share, Field(description="Share of its height, from the top.")]
 
 
 class DetectRequest(Named):
     """Ask for boxes of things."""
 
     templates: Choice = "clip7"
-    score: Annotated[Share, Field(description="Boxes that are less sure are left out.")] = 0.1
+    score: Annotated[Share, Field(description="Boxes with a lower score are left out.")] = 0.1
 
 
 class AnswerRequest(Request):
@@ -86,7 +86,7 @@ class ModelInfo(BaseModel):
     """A model of the server."""
 
     id: str
-    size: Annotated[int, Field(description="Pixels of the side of the images it was made for.")]
+    size: Annotated[int, Field(description="Side in pixels of the images that the model was made for.")]
     patch: int
     description: str
     decoders: list[str]
@@ -103,7 +103,9 @@ class ServerInfo(BaseModel):
     templates: list[str]
     windows: list[str]
     examples: list[Example]
-    colours: Annotated[list[tuple[int, int, int]], Field(description="Of the classes, by their place in `names`.")]
+    colours: Annotated[
+        list[tuple[int, int, int]], Field(description="Colours of the classes, in the order of `names`.")
+    ]
     picture_bytes: int
     pixels: int
     most_names: int
@@ -120,7 +122,7 @@ class Mask(BaseModel):
     """A class in a picture."""
 
     name: str
-    share: Annotated[float, Field(description="Of the picture's pixels.")]
+    share: Annotated[float, Field(description="Share of the picture's pixels.")]
     rle: Rle
 
 
@@ -129,7 +131,7 @@ class Heat(BaseModel):
 
     low: float
     high: float
-    maps: Annotated[list[Png], Field(description="Grey, a word each, from `low` (black) to `high` (white).")]
+    maps: Annotated[list[Png], Field(description="Grey images, one per word, from `low` (black) to `high` (white).")]
 
 
 class Segmented(BaseModel):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from silc.serve.guard import Guard
 
 WHY = {
-    errno.EADDRINUSE: "is taken; give another --port, or 0 for any that is free",
+    errno.EADDRINUSE: "is taken; give another --port, or 0 for any free port",
     errno.EACCES: "may not be used; give a --port above 1023",
     errno.EADDRNOTAVAIL: "is no address of this machine; give another --host",
 }

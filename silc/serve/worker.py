@@ -47,7 +47,7 @@ def answer(data: bytes, answers: BinaryIO, most: int) -> None:
         answers.write(found.data)
     except (BadImage, MemoryError) as error:
         cause = error.cause if isinstance(error, BadImage) else "too_large"
-        why = str(error) if isinstance(error, BadImage) else "an image that takes more memory than the server gives one"
+        why = str(error) if isinstance(error, BadImage) else "an image that needs more memory than the server allows"
         said = f"{cause}\n{why}".encode(errors="backslashreplace")
         answers.write(HEAD.pack(REFUSED, len(said), 0))
         answers.write(said)

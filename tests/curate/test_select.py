@@ -220,7 +220,7 @@ def test_thresholds_are_those_of_numpy(tmp_path: Path) -> None:
         ("clip_score < nan", "needed a number"),
         ("not json.nsfv = UNSAFE", "no sample has a field 'nsfv' in its JSON; did you mean 'nsfw'?"),
         ("json.licence = cc0 or all", "no sample has a field 'licence'"),
-        ("caption > a", "needed 'caption' (the filter;"),
+        ("caption > a", "needed 'caption' (it is read as the filter;"),
         ("distinct 95", "no cosine is above 1"),
         ("(" * 2000 + "all" + ")" * 2000, "hundreds of nested parentheses or nots"),
         ("not " * 2000 + "all", "hundreds of nested parentheses or nots"),

@@ -395,5 +395,5 @@ def test_a_folder_that_trains_can_be_scored(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
     place = write(tmp_path)
     Image.new("RGB", (20, 40)).save(place / "val" / "1.png")
-    with pytest.raises(BadInput, match=r"image 1.png is 20 x 40, and its boxes are of one of 40 x 20.*EXIF"):
+    with pytest.raises(BadInput, match=r"image 1.png is 20 x 40, and its boxes are for an image of 40 x 20.*EXIF"):
         scored(tmp_path, Quarters())

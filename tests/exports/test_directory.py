@@ -325,7 +325,7 @@ def changed(image: dict[str, Any] | None = None, text: dict[str, Any] | None = N
     [
         ("open_clip", changed(clip=False), "it knows no ViT of width 32, depth 1, patch 8 at 32 px with map"),
         ("open_clip", changed({"pool": "mean", "pre_norm": False}), "pooled embedding is the mean of its tokens"),
-        ("open_clip", changed({"activation": "quick_gelu"}), "quick_gelu is one switch there"),
+        ("open_clip", changed({"activation": "quick_gelu"}), "quick_gelu is one setting for both towers there"),
         ("open_clip", changed(text={"pool": "max"}), "no text tower with max pooling"),
         ("transformers", changed({"projection": "linear"}, clip=False), "a projection after attention pooling, which"),
         ("transformers", changed(text={"causal": True, "pool": "last"}, clip=False), "a causal text tower, which a"),

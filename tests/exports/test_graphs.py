@@ -128,7 +128,7 @@ def test_an_export_with_class_maps(pool: str, saved: Saved, tmp_path: Path) -> N
         "torch_export"
     ]
     assert (
-        "segment makes class_maps of pixel_values and text_embeds by decoder radseg"
+        "segment makes class_maps from pixel_values and text_embeds, by decoder radseg"
         in (tmp_path / "out/README.md").read_text()
     )
     model = silc.load(source, device="cpu")

@@ -320,7 +320,7 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ViT-B-16": "needs weights",
         "ViT-B-16/no_such_tag": "a tag of its list: openai",
         "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch laion/.*; without a network bring .* and give open_clip:DIR",
-        "ViT-B-16/laion400m_e31": "|".join(("published as a pickle alone", "cannot fetch")),
+        "ViT-B-16/laion400m_e31": "|".join(("published only as a pickle", "cannot fetch")),
         "ViT-B-16/w.pt": "does not exist",
         f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",
         str(tmp_path / "bin"): "may be a pickle",
@@ -347,7 +347,7 @@ def test_published_weights_are_fetched_as_safetensors(tmp_path: Path, monkeypatc
         return tmp_path
 
     monkeypatch.setattr(interop, "download", download)
-    with pytest.raises(BadInput, match="published as a pickle alone"):
+    with pytest.raises(BadInput, match="published only as a pickle"):
         interop.read("ViT-B-16/datacomp_xl_s13b_b90k")
     assert asked == [("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", (interop.WEIGHTS,))]
     save_file({"logit_scale": torch.zeros(())}, tmp_path / interop.WEIGHTS)

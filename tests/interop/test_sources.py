@@ -96,7 +96,7 @@ def test_import_writes_and_says_what_became_what(
 
 
 def test_a_checkpoint_without_tokenizer_asks_for_one(silc_data: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds no tokenizer.*give it with tokenizer=FILE"):
+    with pytest.raises(BadInput, match=r"holds no tokenizer.*give one with tokenizer=FILE"):
         silc.load(silc_data / "big_vision" / "clip_tok.npz")
 
 

@@ -312,7 +312,7 @@ BIAS = "vision_model.post_layernorm.bias"
         (lambda d: edit(d / "preprocessor_config.json", size={"height": 32, "width": 64}), "is not the image tower's"),
         (lambda d: edit(d / "preprocessor_config.json", resample=1), "neither 2"),
         (lambda d: edit(d / "preprocessor_config.json", do_resize=False), "must be on"),
-        (lambda d: (d / "preprocessor_config.json").unlink(), "the pixels it wants are unknown"),
+        (lambda d: (d / "preprocessor_config.json").unlink(), "so its preprocessing is unknown"),
     ],
 )
 def test_bad_directories(change: Callable[[Path], Any], message: str, directory: Path) -> None:

@@ -37,7 +37,7 @@ CONTROLS = {
     "radio": ["classes", "heat of a word", "components", "like a patch"],
     "slider": ["Left and right", "Opacity"],
     "combobox": ["Left", "Right", "Decoder", "Windows", "Prompts"],
-    "textbox": ["Separated by commas, or one a line"],
+    "textbox": ["Separated by commas, or one per line"],
     "application": ["The picture."],
 }
 """What a person or a screen reader finds, by role and the beginning of its name."""

@@ -41,7 +41,7 @@ const ANSWERS = {
 
   pictures(bitmap) {
     const { width, height } = bitmap;
-    if (width * height > model.pixels) throw new Fault(413, `${width * height} pixels, the limit is ${model.pixels}`);
+    if (width * height > model.pixels) throw new Fault(413, `the picture has ${width * height} pixels, the limit is ${model.pixels}`);
     const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
     const id = `${Date.now().toString(36)}-${pictures.size}`;

@@ -9,11 +9,11 @@ import { recalled, remember } from "./link.js";
 import { $, able, choose, inside, made, model, percent, sides, state, view, words } from "./state.js";
 
 const HINTS = {
-  classes: "Each pixel has its likeliest word’s colour. A word of the legend is shown or hidden by a click.",
-  heat: "How much each part of the picture is like a word: dark is little, yellow is much, on one scale for all words.",
+  classes: "Each pixel has the colour of its most likely word. Click a word of the legend to hide or show it.",
+  heat: "How similar each part of the picture is to a word: dark is low, yellow is high, on one scale for all words.",
   components: "The first three principal components of the patches, as red, green and blue.",
-  similar: "Click a patch, or move the mark by the arrow keys and press Enter: what is like it turns yellow.",
-  boxes: "What a model with a detection head finds for the words.",
+  similar: "Click a patch, or move the mark with the arrow keys and press Enter: similar patches turn yellow.",
+  boxes: "The boxes that a model with a detection head finds for the words.",
 };
 const WORDLESS = ["components", "similar"];
 let running = null; // the AbortController of what is being asked
@@ -143,7 +143,7 @@ async function open(given, place) {
 function small(file) {
   const mega = (bytes) => (bytes / 2 ** 20).toFixed(1);
   const most = state.info.picture_bytes;
-  if (file.size > most) throw new Fault(413, `${mega(file.size)} MB, the limit is ${mega(most)}`);
+  if (file.size > most) throw new Fault(413, `The file has ${mega(file.size)} MB, the limit is ${mega(most)} MB`);
   return file;
 }
 
