@@ -54,7 +54,7 @@ def training(config: Trained) -> tuple[Path, bool]:
         several = [name for name in varied if "," in getattr(config.eval, name)]
         if several:
             raise BadInput(
-                f"eval.{several[0]} lists several; along training a run is scored by one, `silc eval` by all"
+                f"eval.{several[0]} lists several; name one for the scores during training, `silc eval` takes several"
             )
         asked_for(config.eval)
     return out, goes_on
@@ -69,7 +69,7 @@ def origin(config: Trained) -> None:
     if config.init:
         check_model(config.init)
     elif not isinstance(config, configs.Config):
-        raise BadInput(f"a head is trained on a model there is; name one: silc train {config.kind} --init MODEL")
+        raise BadInput(f"a head is trained on an existing model; name one: silc train {config.kind} --init MODEL")
     elif config.train.optim.lora:
         raise BadInput("train.optim.lora adapts a trained model; name one with --init, or leave it out")
     elif recipes.goes_on(config.recipe):
@@ -90,7 +90,7 @@ def scoring(models: Sequence[str | Path], config: EvalConfig) -> EvalConfig:
     if models or config.second:  # a model in memory may have its own second encoder
         second_encoder(config.decoder, config.second)
     if config.neighbours and "lposs" not in config.decoder:
-        raise BadInput("neighbours are read by decoder lposs; leave out eval.neighbours")
+        raise BadInput("only decoder lposs reads eval.neighbours; leave it out")
     asked_for(config)
     return config
 
@@ -103,9 +103,9 @@ def second_encoder(decoder: str, second: str) -> None:
     """
     names = {name.strip() for name in decoder.split(",")}
     if second and not names.intersection(LOOK_TWICE):
-        raise BadInput(f"a second encoder is read by decoders {' and '.join(LOOK_TWICE)}; leave out eval.second")
+        raise BadInput(f"only decoders {' and '.join(LOOK_TWICE)} read eval.second; leave it out")
     if not second and (needing := names.intersection(NEED_A_SECOND)):
-        raise BadInput(f"decoder {needing.pop()} reads a second encoder; give its name: --second MODEL (eval.second)")
+        raise BadInput(f"decoder {needing.pop()} needs a second encoder; give its name: --second MODEL (eval.second)")
     if second:
         check_model(second)
 
@@ -141,7 +141,7 @@ def result_files(models: Sequence[str | Path], given: str | Path | None) -> Resu
     page = first.with_name(REPORT if plain else f"{first.stem}.html")
     pictures = first.with_name(SEGMENTATIONS if plain else f"{first.stem}.{SEGMENTATIONS}")
     if first in (page, pictures):
-        raise BadInput(f"--out {first} is for scores, and {first.name} is made beside them; give FILE.json")
+        raise BadInput(f"--out {first} is the name of a file that is written beside the scores; give FILE.json")
     if given is not None:
         places.beside(page, first, flag="the report")
         places.beside(pictures, first, flag="the pictures")

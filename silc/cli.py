@@ -50,7 +50,7 @@ COMMANDS = {
         "looks at pairs, makes shards, chooses a cleaner subset",
     ),
     "demo": Command("demo", "", "what `make demo` runs"),
-    "bench": Command("bench", "[PART ...]", "how fast, beside what one would use otherwise"),
+    "bench": Command("bench", "[PART ...]", "how fast silc is, beside its alternatives"),
 }
 EXIT_CODES = """
 Exit codes: 0 done, 2 bad input (one line on stderr), 75 try again (another rank was lost, a server does not answer),

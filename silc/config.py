@@ -105,9 +105,11 @@ class Config:
         if self.objective.distill and crops.num_local < 1:
             raise BadInput("data.crops.num_local is 0, but self-distillation needs local views; use at least 1")
         if (self.objective.distill or self.objective.patches != "off") and "image" in self.train.optim.freeze:
-            raise BadInput("train.optim.freeze names the image tower, which the teacher is to teach; leave it out")
+            raise BadInput("train.optim.freeze names the image tower, which the teacher trains; leave it out")
         if self.objective.student_globals and crops.num_global < 2:
-            raise BadInput("objective.student_globals needs data.crops.num_global >= 2: no view is set against itself")
+            raise BadInput(
+                "objective.student_globals needs data.crops.num_global >= 2: no view is compared with itself"
+            )
 
     @property
     def drawn(self) -> CropConfig:
@@ -222,7 +224,7 @@ def load_of(file: Path, kinds: Collection[str]) -> Any:
     kind, values = _kind_and_values(file)
     if kind not in kinds:
         raise BadInput(
-            f"{file} is of a run of kind {kind!r}, needed is one of kind {' or '.join(map(repr, kinds))}; "
+            f"{file} is of a run of kind {kind!r}, not of kind {' or '.join(map(repr, kinds))}; "
             f"`{KINDS[kind].command}` goes on with it"
         )
     try:
@@ -249,7 +251,9 @@ def _kind_and_values(file: Path) -> tuple[str, dict[str, Any]]:
     values = _values(file)
     kind = values.pop("kind", Config.kind)
     if kind not in tuple(KINDS):  # the value may be of any type
-        raise BadInput(f"{file} is of a run of kind {kind!r}, known are {' and '.join(KINDS)}; a later silc wrote it?")
+        raise BadInput(
+            f"{file} is of a run of kind {kind!r}, known are {' and '.join(KINDS)}; use the silc that wrote it"
+        )
     return kind, values
 
 
@@ -309,7 +313,7 @@ def override(config: T, values: Mapping[str, Any]) -> T:
     for name, value in values.items():
         path = path_of(name, known)
         if path in given:
-            raise BadInput(f"'{name}' and '{given[path]}' are both {path}; give it once")
+            raise BadInput(f"'{name}' and '{given[path]}' both mean {path}; give it once")
         given[path] = name
         *sections, leaf = path.split(".")
         inside = changed

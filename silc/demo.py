@@ -37,14 +37,14 @@ MARKER = ".silc-demo"
 """The file that marks a directory as a demo's, which the next demo may replace."""
 SUMMARY = """\
 Two ViTs of width {width} and {depth} blocks, trained from scratch on the same generated pictures in the same order:
-"clip_views_ema" by the image-text loss alone, "silc_c" by that and self-distillation. A picture shows one to three
-objects on a ground; its captions name them by invented words. Most of an object is its grey body, whose texture alone
-tells the name; a badge, a seventh of it, is easy to tell. "objects_bodies" asks for the names of bodies alone;
-"objects_unseen" shows names on grounds on which training never had them.
+"clip_views_ema" with the image-text loss only, "silc_c" with that loss and self-distillation. A picture shows one to
+three objects on a ground; its captions name them by invented words. Most of an object is its grey body, which only its
+texture tells from others; a badge, a seventh of the object, is easy to tell. "objects_bodies" scores bodies only;
+"objects_unseen" shows names on grounds on which training never showed them.
 {length}
-This is one pair of runs. Of five that were trained for 20k examples in float32, "silc_c" was ahead on bodies in each,
-by 5.0 to 7.6 points of mIoU (docs/results.md). The log of "silc_c" warns of targets of one prototype each: here they
-tell grounds apart, and no more."""
+This is one pair of runs. Of five pairs that were trained for 20k examples in float32, "silc_c" was ahead on bodies in
+each, by 5.0 to 7.6 points of mIoU (docs/results.md). The log of "silc_c" warns that each target is a single prototype:
+here the targets tell grounds apart, and nothing else."""
 
 
 def main(out: Path, *, duration: str = "") -> None:
@@ -98,7 +98,7 @@ def chosen(rates: list[float], batch_size: int) -> tuple[str, str]:
     """`LONG` if the steps of both trainings end in time at these rates (pairs/s), else `SHORT`; and the reason."""
     seconds = sum(examples_of(LONG, batch_size=batch_size, steps_per_epoch=0) / rate for rate in rates)
     measured = " and ".join(f"{rate:.0f}" for rate in rates)
-    why = f"{measured} pairs/s were measured, so {LONG} each take {seconds:.0f} seconds of at most {SECONDS}."
+    why = f"{measured} pairs/s were measured, so {LONG} each take {seconds:.0f} seconds in all; the limit is {SECONDS}."
     if seconds <= SECONDS:
         return LONG, f"Each was trained for {LONG}: {why}"
     return SHORT, f"Each was trained for {SHORT}, too few to show a difference: {why}"

@@ -168,7 +168,10 @@ def described() -> tuple[int, int]:
     for name in numbers:
         value = os.environ.get(name, "").strip()
         if value and not value.isdecimal():
-            raise BadInput(f"the environment's {name} is '{value}', needed is a number; start the ranks with torchrun")
+            raise BadInput(
+                f"the environment's {name} is '{value}'; it must be a whole number of at least 0; start the ranks with "
+                "torchrun"
+            )
         numbers[name] = int(value) if value else numbers[name]
     size, rank, local_rank = numbers.values()
     needed = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")

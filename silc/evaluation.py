@@ -74,7 +74,7 @@ def evaluate(
         instead = instead if unread == "device" else "leave it out for models in memory"
         raise BadInput(f"{unread} is for models given by name; {instead}")
     if tokenizer is not None and all(is_run(one) for one in named):
-        raise BadInput("tokenizer is for models that are no runs; these have the one they were trained with")
+        raise BadInput("tokenizer is not for runs; these have the tokenizer that they were trained with")
     config = checks.scoring(named, config)
     readers = _readers(models, config.weights, tokenizer)
     evaluations: list[Evaluation] = []
@@ -131,7 +131,7 @@ def figures(
         encoders = _together(readers, config, world.device)
         if any(len(encoders) * len(own) < 2 for own in by_set.values()):
             raise BadInput(
-                "figures lay two or more side by side; there is one model, with one kind of weights, in one way"
+                "figures compare two or more results; here is one: one model, one kind of weights, one way of scoring"
             )
         found = []
         for name, tasks in by_set.items():

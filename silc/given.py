@@ -170,11 +170,11 @@ ALONG = Idle(
 """The rule for a head that is not scored during its training."""
 RUN: tuple[Idle, ...] = (
     *PAIRS,
-    Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees the whole image alone"),
+    Idle("data.photometric.*", lambda c: not _views(c), "the image-text loss sees only the whole image"),
     Idle("data.crops.*global*", lambda c: not c.objective.needs_globals, "no loss uses global views"),
     Idle("data.crops.*local*", lambda c: not c.objective.distill, "objective.distill is off"),
     Idle("data.crops.aspect data.crops.flip", lambda c: not _views(c), "no loss uses cropped views"),
-    Idle("data.vocab_size", lambda c: bool(c.data.tokenizer), "data.tokenizer has its own"),
+    Idle("data.vocab_size", lambda c: bool(c.data.tokenizer), "data.tokenizer has its own vocabulary"),
     Idle("data.vocab_size", lambda c: bool(c.init), "init brings its tokenizer"),
     Idle("init_weights", lambda c: not c.init, "init names nothing to start from"),
     Idle("model.head.*", lambda c: not _heads(c), "no loss uses the head"),
@@ -190,7 +190,7 @@ RUN: tuple[Idle, ...] = (
     Idle(
         "objective.scale_init objective.bias_init",
         lambda c: bool(c.init),
-        "init brings its own, unless its loss is the other one",
+        "init brings its own, if its loss is the same",
     ),
     *TRAINING,
     Idle("train.passes", lambda c: c.train.micro_batch > 0, "train.micro_batch has passes of its own"),

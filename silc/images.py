@@ -164,7 +164,7 @@ def _decode_jpeg(data: bytes, size: tuple[int, int], suffices: Suffices | None) 
         ValueError: libjpeg-turbo fails, warns, or finds another size than Pillow did.
     """
     if simplejpeg.decode_jpeg_header(data)[1::-1] != size:
-        raise ValueError("two readers of its header disagree")
+        raise ValueError("two decoders read different sizes in its header")
     width, height = _reduced(size, suffices) if suffices is not None else (0, 0)
     pixels: np.ndarray = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
     return pixels

@@ -50,7 +50,7 @@ def at_least_one(batch_size: int) -> int:
         BadInput: it is below 1.
     """
     if batch_size < 1:
-        raise BadInput(f"batch_size is how many are computed at once, at least 1; got {batch_size}")
+        raise BadInput(f"batch_size must be at least 1; got {batch_size}")
     return batch_size
 
 
@@ -74,7 +74,7 @@ def open_image(image: Picture) -> Image.Image:
     if not isinstance(image, Image.Image):
         raise BadInput(
             "an image is a file's name, a PIL.Image, an array [H, W, 3] or a tensor [3, H, W], not "
-            f"{type(image).__name__}; PIL.Image.open(io.BytesIO(data)) makes one of bytes"
+            f"{type(image).__name__}; PIL.Image.open(io.BytesIO(data)) reads one from bytes"
         )
     if 0 in image.size:
         raise BadInput(f"an image of {image.width} x {image.height} pixels holds nothing")

@@ -60,7 +60,7 @@ class Loaded:
             return found.to(dtype=dtype)
         if isinstance(found, groupvit.GroupViT):
             raise BadInput(
-                f"{found.name} is a GroupViT, which `silc eval` alone takes: it has groups, and no text-aligned patches"
+                f"{found.name} is a GroupViT, which only `silc eval` takes: it has groups, and no text-aligned patches"
             )
         return Model(**vars(found), contrastive=self.contrastive, weights=which, dtype=precision_of(dtype))
 
@@ -93,7 +93,7 @@ def load(
     if not isinstance(source, str | Path):
         raise BadInput(f"a model is a path or a name, not {type(source).__name__}")
     if size is not None and (not isinstance(size, int) or size < 0):
-        raise BadInput(f"size is {size!r}; needed is the side of the images, a whole number of pixels")
+        raise BadInput(f"size is {size!r}; it must be the side of the images, a whole number of pixels")
     where, precision = place(device), precision_of(dtype)
     if weights != "auto" and not is_run(source):
         sources.kind_of(source)  # raises if it is no model at all

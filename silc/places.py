@@ -51,7 +51,7 @@ def beside(path: Path, of: Path, *, flag: str) -> Path:
     """
     tried = file(path, flag=flag)
     if path.exists() and not of.exists():
-        raise BadInput(f"{flag}: {path} is there, without {of}, and would be replaced; move it or give another --out")
+        raise BadInput(f"{flag}: {path} exists without {of} and would be replaced; move it or give another --out")
     return tried
 
 
@@ -105,8 +105,8 @@ def _reached(given: str | Path, flag: str) -> Path:
         for part in (path, *path.parents):
             if part.is_symlink() and not part.exists():
                 raise BadInput(
-                    f"{flag} {given}: {part} is a link to {os.readlink(part)}, which is not there; "
-                    f"make that, remove the link, or give another {flag}"
+                    f"{flag} {given}: {part} is a link to {os.readlink(part)}, which does not exist; "
+                    f"create it, remove the link, or give another {flag}"
                 )
         there = _nearest(path)
         if there != path and not there.is_dir():

@@ -363,7 +363,10 @@ class Segmenter:
     def __init__(self, model: Model | DensePredictor, names: Sequence[str], config: EvalConfig | None = None) -> None:
         listed, config = class_list(names), config or EvalConfig()
         if config.names not in ("", "mmseg") or config.background_names:
-            raise BadInput("eval.names and eval.background_names name a data set's classes; here `names` are given")
+            raise BadInput(
+                "eval.names and eval.background_names are for a data set's classes; here `names` has them, leave the "
+                "two out"
+            )
         self.scorer, self.background = scorer_of(model, listed, config), config.background
         self.names = ["background", *listed] if self.background else listed
 

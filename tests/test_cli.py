@@ -314,7 +314,7 @@ def test_eval_of_a_run_on_folders(
     bad = ("scenes_seen-zs", "scenes-retrieval")
     *told, last = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in told] == [f"{task} is not scored" for task in bad]
-    assert last == f"silc: not scored: {', '.join(bad)}; the files hold the others"
+    assert last == f"silc: not scored: {', '.join(bad)}; the files have the scores of the other tasks"
     left = json.loads(scores.read_text())
     assert left == [r for r in records if (r["dataset"], r["task"]) in {(x["dataset"], x["task"]) for x in left}]
     assert len(left) == len(records) - 4

@@ -242,8 +242,8 @@ GROUP = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.
         ({"RANK": ""}, "without RANK"),
         ({"RANK": "2"}, r"WORLD_SIZE 2\) and RANK is 2"),
         ({"WORLD_SIZE": "0"}, r"WORLD_SIZE 0\) and RANK is 0"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', needed is a number"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1', needed is a number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; it must be a whole number of at least 0"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'; it must be a whole number of at least 0"),
     ],
 )
 def test_half_a_description_of_a_group_is_refused(

@@ -193,7 +193,7 @@ def test_what_a_recipe_leaves_idle_by_itself_is_not_said(recipe: str, capsys: py
 def test_a_run_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs.save(Config(), tmp_path / "config.yaml")
     assert cli.main(["import", str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "is a run of silc's own, which every command takes as it is" in capsys.readouterr().err
+    assert "is a run of silc, which every command takes without an import" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -252,7 +252,7 @@ def test_idle_rules_name_settings_that_exist() -> None:
         (["plan", "clip", "siglip", "--price", "2"], "--price: recipes side by side show no cost"),
         (["bench", "losses", "--images", "x.tar"], "--images: neither loader nor step"),
         (["bench", "eval", "--profile", "x"], "--profile: no step is measured"),
-        (["recipes", "silc_c"], "silc recipes lists all and takes nothing"),
+        (["recipes", "silc_c"], "silc recipes takes no arguments, it lists all recipes"),
     ],
 )
 def test_flags_that_a_command_would_not_read_are_refused(
@@ -316,7 +316,7 @@ def test_keywords_that_a_run_does_not_read(small: Callable[..., Config], tmp_pat
     for keywords in ({"text_pool": "first"}, {"tokenizer": tmp_path}):
         with pytest.raises(BadInput, match="leave them out"):
             load(trained, device="cpu", **keywords)
-    with pytest.raises(BadInput, match="tokenizer is for models that are no runs"):
+    with pytest.raises(BadInput, match="tokenizer is not for runs"):
         evaluate(trained, EvalConfig(root=str(tmp_path)), device="cpu", tokenizer=tmp_path)
     other = run.train(
         configs.override(small("clip", duration="1 steps", out=tmp_path / "other", seed=3), {"data.vocab_size": 290})

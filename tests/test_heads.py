@@ -170,7 +170,7 @@ def test_its_settings_are_shown_and_checked(head: Path, capsys: pytest.CaptureFi
         (["train", "offset", "--num-workers", "2"], 2, "unknown field 'num_workers'"),
         (["train", "offset", "--goal", "7"], 2, "--goal is 7.0; needed a number at least -5 and at most 5"),
         (["train", "offset"], 2, "no output directory; give --out DIR"),
-        (["plan", "offset"], 2, "silc plan knows the step of pretraining alone"),
+        (["plan", "offset"], 2, "silc plan only knows steps of pretraining"),
     ):
         assert main(command) == code, command
         told = capsys.readouterr()
@@ -219,5 +219,5 @@ def test_a_command_that_needs_another_kind_says_so_in_one_line(
     ):
         assert main(command) == 2, command
         told = capsys.readouterr().err.strip()
-        assert "is of a run of kind 'offset', needed is one of kind 'pretrain'; `silc train` goes on with it" in told
+        assert "is of a run of kind 'offset', not of kind 'pretrain'; `silc train` goes on with it" in told
         assert "\n" not in told, command

@@ -33,7 +33,7 @@ def test_one_from_before_there_were_kinds_is_of_pretraining(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("probe", "is of a run of kind 'probe', needed is one of kind 'pretrain'"),
+        ("probe", "is of a run of kind 'probe', not of kind 'pretrain'"),
         ("retrieve", f"is of a run of kind 'retrieve', known are {' and '.join(KINDS)}"),
         (["probe"], "is of a run of kind ['probe'], known are"),
     ],

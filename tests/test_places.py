@@ -210,9 +210,7 @@ def test_what_was_not_named_replaces_nobodys_file(tmp_path: Path) -> None:
         lambda: checks.result_files(["hf:a/b"], tmp_path / "notes.json"),
         lambda: checks.result_files(["hf:a/b"], tmp_path / "maps.json"),
     ):
-        with pytest.raises(
-            BadInput, match=r"is there, without .* and would be replaced; move it or give another --out"
-        ):
+        with pytest.raises(BadInput, match=r"exists without .* and would be replaced; move it or give another --out"):
             write()
     (tmp_path / "labels.npy").write_bytes(b"")
     assert predictions.place_of("embed", str(tmp_path / "labels.npy")) == tmp_path / "labels.npy"

@@ -111,7 +111,7 @@ def test_no_image_and_no_batch(model: Model) -> None:
     for names in ([1, 2], None, b"ab", np.array([1, 2]), ["a", None]):
         with pytest.raises(BadInput, match="names must be a list of classes"):
             model.classify([Image.new("RGB", (9, 9))], names)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match=r"eval\.names and eval\.background_names name a data set's classes"):
+    with pytest.raises(BadInput, match=r"eval\.names and eval\.background_names are for a data set's classes"):
         model.segment(Image.new("RGB", (9, 9)), ["a", "b"], EvalConfig(names="synonyms"))
     for texts in (None, 5, b"ab", ["a", None], [["a"]], "half \ud800"):
         with pytest.raises(BadInput, match="texts are one text or a list of them"):
@@ -120,7 +120,7 @@ def test_no_image_and_no_batch(model: Model) -> None:
         model.classify([Image.new("RGB", (9, 9))], ["a", "half \ud800"])
     assert model.encode_text(text for text in ("a", "b")).shape == model.encode_text(["a", "b"]).shape  # type: ignore[arg-type]
     assert list(model.classify([Image.new("RGB", (9, 9))], np.array(["a", "b"]))[0]) in (["a", "b"], ["b", "a"])  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="batch_size is how many are computed at once, at least 1; got 0"):
+    with pytest.raises(BadInput, match="batch_size must be at least 1; got 0"):
         model.classify([Image.new("RGB", (9, 9))], ["a", "b"], batch_size=0)
     with pytest.raises(BadInput, match="at least 1; got 0"):
         model.dense([Image.new("RGB", (9, 9))], batch_size=0)
@@ -137,7 +137,7 @@ def test_a_run_at_another_size(trained: Path, model: Model, photo: Path) -> None
     with pytest.raises(BadInput, match="size 0 is no multiple of the patch of 8 pixels; use 8"):
         silc.load(trained, size=0)
     for size in (-16, "16", 16.0):
-        with pytest.raises(BadInput, match="needed is the side of the images, a whole number"):
+        with pytest.raises(BadInput, match="it must be the side of the images, a whole number"):
             silc.load(trained, size=size, device="cpu")  # type: ignore[arg-type]
     for source in (None, b"run", 3):
         with pytest.raises(BadInput, match=f"a model is a path or a name, not {type(source).__name__}"):
@@ -351,11 +351,11 @@ def test_segment_by_a_decoder(trained: Path, model: Model, folder: Path, tmp_pat
     [
         ([*SEGMENT, "--decoder", "sclap"], "unknown decoder 'sclap'; did you mean 'sclip'?"),
         ([*SEGMENT, "--segmentation", "tlc"], "unknown protocol 'tlc'; did you mean 'tcl'?"),
-        ([*SEGMENT, "--decoder", "proxyclip"], "decoder proxyclip reads a second encoder; give its name: --second"),
-        ([*SEGMENT, "--second", "RUN"], "--second: read by --decoder proxyclip and lposs alone"),
+        ([*SEGMENT, "--decoder", "proxyclip"], "decoder proxyclip needs a second encoder; give its name: --second"),
+        ([*SEGMENT, "--second", "RUN"], "--second: only --decoder proxyclip and lposs read it"),
         ([*SEGMENT, "--decoder", "lposs", "--second", "nowhere"], "nowhere is no model"),
         (["embed", "RUN", "IN", "--out", "x.npy", "--decoder", "sclip"], "--decoder: class maps are for segment"),
-        (["segment", "RUN", "IN", "--names", "a,b"], "needs a place for what comes out; give --out"),
+        (["segment", "RUN", "IN", "--names", "a,b"], "needs a place for its results; give --out"),
         (["classify", "RUN", "IN", "--names", "a,b", "--legend"], "overlays are for segment"),
         (
             ["segment", "RUN", "IN", "--names", "a,b", "--out", "x", "--alpha", "2"],

@@ -19,7 +19,7 @@ def main(args: list[str]) -> int:
     except BadInput as missing:
         if {"-h", "--help"}.isdisjoint(args):
             raise
-        say(f"How fast, beside what one would use otherwise: {missing}")
+        say(f"How fast silc is, beside its alternatives: {missing}")
         return 0
     sys.path.insert(0, str(checkout))  # an editable install has only the package there
     from benchmarks import suite

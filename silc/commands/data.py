@@ -10,11 +10,11 @@ from silc.terminal import say
 
 COMMANDS = {
     "check": ("data_check", "SHARDS", "counts, broken samples, captions, duplicates, pictures"),
-    "make": ("data_make", "TABLE", "shards of a table of captions (csv, tsv, jsonl, parquet), or of a folder"),
-    "score": ("data_score", "SHARDS", "CLIP scores, embeddings, words, language and hashes, a parquet a shard"),
+    "make": ("data_make", "TABLE", "shards from a table of captions (csv, tsv, jsonl, parquet), or from a folder"),
+    "score": ("data_score", "SHARDS", "CLIP scores, embeddings, words, language and hashes, one parquet per shard"),
     "stats": ("data_stats", "SCORES", "a page: distributions, pictures at each decile, words, copies"),
     "select": ("data_select", "SCORES", "the samples to keep, by their scores: all of DataComp's filters"),
-    "prepare": ("data_prepare", "NAME", "label maps of raw releases, decoded into what is scored"),
+    "prepare": ("data_prepare", "NAME", "label maps for scoring, decoded from raw releases"),
     "generate": ("data_generate", "OUT", "sets of a generated world: label maps, captions, boxes, questions"),
 }
 

@@ -41,7 +41,11 @@ class GenerateCommand(Settings):
     """Images of the retrieval set."""
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     """The world, as in data.objects."""
-    idle: ClassVar = (Idle("objects.num objects.caption_noise", lambda _: True, "sets have clean captions, and --num"),)
+    idle: ClassVar = (
+        Idle(
+            "objects.num objects.caption_noise", lambda _: True, "captions of sets are clean, and --num is their size"
+        ),
+    )
 
 
 def main(args: list[str]) -> int:
@@ -54,8 +58,8 @@ def main(args: list[str]) -> int:
     counts = {"num": command.num, "num_train": command.num_train, "num_retrieval": command.num_retrieval}
     write_sets(out, command.objects, seed=command.seed, **counts)
     _overview(command).save(out / "overview.png")
-    say(f"a look at them: {out / 'overview.png'}")
-    say(f"sets: `silc eval MODEL --root {out} --list` names what can be scored")
+    say(f"overview: {out / 'overview.png'}")
+    say(f"sets: `silc eval MODEL --root {out} --list` lists the tasks on them")
     return 0
 
 

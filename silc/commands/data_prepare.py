@@ -43,7 +43,7 @@ def main(args: list[str]) -> int:
         raise BadInput(f"{command.name} has no training part that is prepared; leave out --train")
     root = expanded(command.root)
     if not root.is_dir():
-        raise BadInput(f"--root {command.root} is no folder; needed is the one that the release was unpacked in")
+        raise BadInput(f"--root {command.root} is no folder; name the folder into which the release was unpacked")
     out = places.folder(command.out) if command.out else places.folder(root, flag="--root")
     announce(f"data prepare: {release.what}, of {root} into {out}")
     files = release.plan(root, out, release.parts if command.train else release.parts[:1])
@@ -51,9 +51,10 @@ def main(args: list[str]) -> int:
     say(f"images that are scored: {scored:,}; the published set has {release.images:,}; files: {len(files):,}")
     if abs(scored - release.images) > SPREAD:
         complain(
-            f"{root} has not the images of the published set, so scores on it are not comparable with published ones"
+            f"{root} does not have the images of the published set, so scores on it are not comparable with published "
+            "ones"
         )
     done = prepare(files, show=True)
-    kept = f", {done.kept:,} were there and are kept" if done.kept else ""
-    say(f"prepared: {done.made:,} files{kept}; `silc eval --list --root {out}` names what can be scored")
+    kept = f", {done.kept:,} existed and are kept" if done.kept else ""
+    say(f"prepared: {done.made:,} files{kept}; `silc eval --list --root {out}` lists the tasks on them")
     return 0

@@ -108,7 +108,7 @@ def named(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
         found.append((parts[1] or "", parts[2]))
     names = [name for name, _ in found]
     if len(found) > 1 and (not all(names) or len(set(names)) < len(names)):
-        raise BadInput(f"several models each need a name of their own for their columns, as in b32={found[0][1]}")
+        raise BadInput(f"with several models, each needs a name for its columns, as in b32={found[0][1]}")
     return tuple(found)
 
 

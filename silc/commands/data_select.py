@@ -41,9 +41,9 @@ class SelectCommand(Settings):
     """
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle("centroids", lambda c: not _has(c.keep, CLUSTERED), "read by image_near and distinct COSINE alone"),
-        Idle("seed", lambda c: not _has(c.keep, CLUSTERED, "balanced"), "nothing is drawn by these terms"),
-        Idle("device", lambda c: not _has(c.keep, "image_near"), "read by image_near with a folder of images alone"),
+        Idle("centroids", lambda c: not _has(c.keep, CLUSTERED), "only image_near and distinct COSINE read it"),
+        Idle("seed", lambda c: not _has(c.keep, CLUSTERED, "balanced"), "these terms draw nothing at random"),
+        Idle("device", lambda c: not _has(c.keep, "image_near"), "only image_near with a folder of images reads it"),
     )
     scores: tyro.conf.Positional[str]
     """The folder of parquet files that `silc data score` wrote."""
@@ -71,9 +71,9 @@ def main(args: list[str]) -> int:
     command = flags.read(SelectCommand, joined(args), "silc data select")
     out = places.file(command.out)
     if out.suffix != ".npy":
-        raise BadInput(f"--out {command.out} is where a subset goes; give a name that ends in .npy")
+        raise BadInput(f"a subset cannot be written to --out {command.out}; give a name that ends in .npy")
     page = places.beside(out.with_suffix(".html"), out, flag="the page")
-    places.beside(best_captions(out), out, flag="which captions scored best")
+    places.beside(best_captions(out), out, flag="the best captions")
     announce(f"data select: {command.keep} of {command.scores} into {out}")
     from silc.curate.lookups import Lookups
     from silc.curate.scores import open_scores
@@ -93,7 +93,7 @@ def main(args: list[str]) -> int:
         choice = select(scores, command.keep, out, Lookups(scores, command.centroids, command.seed, embed))
         write_whole(page, page_of(scores, command.keep, choice))
     say(described(choice))
-    say(f"subset: {out}   what each filter did: {page}")
+    say(f"subset: {out}   effect of each filter: {page}")
     return 0
 
 

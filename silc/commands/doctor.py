@@ -68,7 +68,7 @@ def _device() -> tuple[str, str]:
         return ", ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in names), ""
     without = torch.version.cuda is None
     advice = (
-        "torch was built without CUDA" if without else "no GPU is seen; look at the driver and CUDA_VISIBLE_DEVICES"
+        "torch was built without CUDA" if without else "torch sees no GPU; check the driver and CUDA_VISIBLE_DEVICES"
     )
     return f"cpu, {torch.get_num_threads()} threads", advice
 

@@ -21,7 +21,7 @@ from silc.settings import Range
 from silc.terminal import announce, complain, say
 from silc.training.directory import is_run
 
-ALONE = "figures lay two or more side by side: give two models, or --decoder cosine,radseg, or a run and --weights both"
+ALONE = "figures compare two or more results: give two models, or --decoder cosine,radseg, or a run and --weights both"
 
 
 def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
@@ -47,13 +47,13 @@ class EvalCommand(EvalConfig):
         Idle(
             "*",
             lambda c: (c.table or c.paper) and not c.root,
-            "without --root tables are made of the scores there are",
+            "without --root, tables are made from existing scores",
             but="table paper out",
         ),
         *(_only_read_by(setting, suffixes) for setting, suffixes in readers().items()),
         _only_read_by("figures*", ["zs-seg", "ov-seg"]),
         Idle("figures", lambda c: bool(c.figures_of), "--figures-of names the images"),
-        Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the one they were trained with"),
+        Idle("tokenizer", lambda c: all(map(is_run, c.runs)), "runs have the tokenizer that they were trained with"),
         Idle("weights", lambda c: all(map(is_import, c.runs)), "none of these is a run with a student and a teacher"),
     )
     exif_orientation: Literal["ignore", "apply"] = "apply"
@@ -118,7 +118,7 @@ def main(args: list[str]) -> int:
         page, *others = paper.write(paper.paper(files), files, folder)
         say(f"tables: {', '.join(str(file) for file in others if file.suffix == '.md')}\npage: {page}")
     if unscored and files:
-        complain(f"not scored: {', '.join(unscored)}; the files hold the others")
+        complain(f"not scored: {', '.join(unscored)}; the files have the scores of the other tasks")
     return BadInput.exit_code if unscored else 0
 
 
@@ -190,7 +190,7 @@ def _cache(given: str, beside: Path) -> Path | None:
     try:
         return places.folder(beside / "eval-cache", flag="--cache")
     except BadInput as error:
-        announce(f"eval: no results are kept for the next time: {error}")
+        announce(f"eval: results are not cached: {error}")
         return None
 
 

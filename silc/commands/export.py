@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
         decoder=command.decoder,
     )
     say("\n".join(map(str, checks)))
-    say(f"exported: {out}   what to know of it: {out / 'README.md'}")
+    say(f"exported: {out}   its description: {out / 'README.md'}")
     return 0
 
 

@@ -27,10 +27,10 @@ Typed = Mapping[str, Sequence[str]]
 """The fields that were given: each path, and the words of its value."""
 ModelName = Annotated[
     Positional[str],
-    arg(help="A run's directory, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."),
+    arg(help="A run's directory, a directory of `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME, FILE.npz."),
 ]
 WeightsName = Annotated[
-    Literal["auto", "student", "teacher"], arg(help="Of a run; `auto` is the teacher where there is one.")
+    Literal["auto", "student", "teacher"], arg(help="Weights of a run; `auto` is the teacher if there is one.")
 ]
 TokenizerPath = Annotated[
     str, arg(help="tokenizer.json, spiece.model or a directory with one, instead of the model's own; a .npz has none.")

@@ -24,7 +24,7 @@ class ImportCommand(Settings):
     """Read a model of another library, check every tensor, and write it in silc's own form."""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle("text_pool", lambda c: not c.source.endswith(".npz"), "only big_vision's .npz does not tell it"),
+        Idle("text_pool", lambda c: not c.source.endswith(".npz"), "only big_vision's .npz files need it"),
     )
     source: tyro.conf.Positional[str]
     """open_clip:NAME/PRETRAINED, hf:ORG/NAME, a big_vision .npz, or a directory of open_clip or transformers."""
@@ -42,7 +42,7 @@ def main(args: list[str]) -> int:
     command = flags.read(ImportCommand, args, "silc import")
     if is_run(command.source):
         raise BadInput(
-            f"{command.source} is a run of silc's own, which every command takes as it is; leave the import out"
+            f"{command.source} is a run of silc, which every command takes without an import; leave the import out"
         )
     sources.kind_of(command.source)
     out = places.empty_folder(command.out)

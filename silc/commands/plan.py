@@ -31,7 +31,7 @@ class PlanCommand(Settings):
         Idle(
             "gpus gpu mfu price pairs network gpus_per_node json",
             lambda c: bool(c.cards),
-            "--cards tells the largest batches of one card and nothing else",
+            "--cards shows only the largest batches of one card",
         ),
         Idle("price", lambda c: len(c.recipes) > 1 and not c.json, "recipes side by side show no cost; give --json"),
     )
@@ -68,7 +68,7 @@ def main(args: list[str]) -> int:
         raise BadInput("silc plan needs a recipe, e.g. `silc plan silc_c --gpus 64 --gpu h100`")
     configurations, typed = zip(*(flags.configured("plan", [name, *overrides]) for name in names), strict=True)
     if heads := [one.kind for one in configurations if not isinstance(one, Config)]:
-        raise BadInput(f"silc plan knows the step of pretraining alone, not of a {heads[0]}; name recipes")
+        raise BadInput(f"silc plan only knows steps of pretraining, not of a {heads[0]}; name recipes of pretraining")
     given.say_unread(typed[0], configurations[0])
     file = places.file(command.json, flag="--json") if command.json else None
     from silc.plan import gpus, project, tables

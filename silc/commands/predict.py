@@ -34,9 +34,9 @@ class PredictCommand(Settings):
         Idle(
             "beams temperature top_p seed",
             lambda c: c.task not in ("caption", "answer"),
-            "read by caption and answer alone",
+            "only caption and answer read it",
         ),
-        Idle("top_p seed", lambda c: not c.temperature, "words are drawn where there is a --temperature"),
+        Idle("top_p seed", lambda c: not c.temperature, "words are drawn only with a --temperature"),
         Idle(
             "templates",
             lambda c: c.task not in ("classify", "detect"),
@@ -45,7 +45,7 @@ class PredictCommand(Settings):
         Idle("score most", lambda c: c.task != "detect", "boxes are for detect"),
         Idle("segmentation", lambda c: c.task != "segment", "windows are for segment"),
         Idle("decoder second", lambda c: c.task != "segment", "class maps are for segment"),
-        Idle("second", lambda c: c.decoder not in LOOK_TWICE, "read by --decoder proxyclip and lposs alone"),
+        Idle("second", lambda c: c.decoder not in LOOK_TWICE, "only --decoder proxyclip and lposs read it"),
         Idle("alpha legend edges", lambda c: c.task != "segment", "overlays are for segment"),
         WEIGHTS_OF_RUNS,
     )

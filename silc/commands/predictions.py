@@ -101,15 +101,15 @@ def names_of(given: str) -> Sequence[str]:
     """
     file = expanded(given)
     if given.strip() and os.path.isdir(file):  # not pathlib, which fails if a long list is no possible name
-        raise BadInput(f"--names {given} is a folder; give a file with one class name a line")
+        raise BadInput(f"--names {given} is a folder; give a file with one class name per line")
     if os.path.isfile(file):
         names = _names_in(file)
     elif "," not in given and re.search(r"[/\\]|\.\w{1,5}$", given):
-        raise BadInput(f"--names {given} does not exist; give a file with one class name a line, or 'road, car, sky'")
+        raise BadInput(f"--names {given} does not exist; give a file with one class name per line, or 'road, car, sky'")
     else:
         names = _parted(given)
     if not names or not all(names):
-        raise BadInput("class names are needed: --names 'road, car, sky', or a file with one a line")
+        raise BadInput("class names are needed: --names 'road, car, sky', or a file with one per line")
     return distinct(names, f"--names {given}")
 
 
@@ -121,7 +121,10 @@ def _parted(text: str) -> list[str]:
 
 def _names_in(file: Path) -> list[str]:
     if file.suffix.lower() in (".yaml", ".yml", ".jsonl"):
-        raise BadInput(f"{file} is no list of names by its suffix; give a .txt with one a line, or a .json with a list")
+        raise BadInput(
+            f"the suffix of {file} is not that of a list of names; give a .txt with one per line, or a .json with a "
+            "list"
+        )
     if file.suffix.lower() == ".json":
         try:
             names = json.loads(text_of(file))
@@ -143,13 +146,13 @@ def place_of(task: str, given: str) -> Path | None:
     if not given and task in ("classify", "caption", "answer"):
         return None
     if not given:
-        raise BadInput(f"silc predict {task} needs a place for what comes out; give --out")
+        raise BadInput(f"silc predict {task} needs a place for its results; give --out")
     if task in ("segment", "detect"):
         return places.empty_folder(given, flag="--out")
     out = places.file(given)
     if task == "embed":
         if out.suffix != ".npy":
-            raise BadInput(f"--out {out} is where features go; give a name that ends in .npy")
+            raise BadInput(f"features cannot be written to --out {out}; give a name that ends in .npy")
         places.beside(_names_beside(out), out, flag="the files' names")
     return out
 

@@ -21,10 +21,10 @@ IDLE = (
         "init train.passes train.micro_batch train.held_out train.optim.weight_decay train.optim.decay"
         " train.optim.layer_decay train.optim.freeze train.optim.lora",
         lambda _: True,
-        "MODEL stays as it is, and linear layers have a penalty, --l2, and no towers",
+        "MODEL is not trained; linear layers have no towers, and their penalty is --l2",
     ),
     Idle("weights", lambda about: IMPORT in about, flags.WEIGHTS_OF_RUNS.because),
-    Idle("k temperature", lambda about: "knn" not in about, "no task votes"),
+    Idle("k temperature", lambda about: "knn" not in about, "no task is k-NN"),
     Idle("l2 held_back train.*", lambda about: not about & LINEAR, "no task trains a layer", but="train.device"),
     Idle("segmentation_batch feature_cache_gb", lambda about: "linear-seg" not in about, "no task segments"),
     Idle("train.batch_size", lambda about: "linear" not in about, "in segmentation it is --segmentation-batch"),

@@ -13,7 +13,7 @@ from silc.terminal import say
 def main(args: list[str]) -> int:
     """Print a line per basic recipe, how recipes for other towers and the ablation are named, and a line per head."""
     if args and args[0] not in ("-h", "--help"):
-        raise BadInput(f"silc recipes lists all and takes nothing; to see one: silc show {args[0]}")
+        raise BadInput(f"silc recipes takes no arguments, it lists all recipes; to see one: silc show {args[0]}")
     say(first_lines(recipes.BASES))
     say(f"\nOther towers: NAME-SIZE with SIZE one of {', '.join(LOCAL_SIZE)} (b16 is the default).")
     say(f"The paper's ablation, 5 B examples: {', '.join(f'{row}-5b' for row in recipes.ABLATION)}.")

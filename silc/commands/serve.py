@@ -41,7 +41,8 @@ class ServeCommand(Settings):
     """A file with the token that callers must know; it is not printed. Without a file, at addresses other than
     127.0.0.1, a random token is made and printed."""
     weights: Annotated[
-        Literal["both", "student", "teacher"], arg(help="Of runs; `both` serves student and teacher side by side.")
+        Literal["both", "student", "teacher"],
+        arg(help="Weights of runs; `both` serves student and teacher side by side."),
     ] = "both"
     waiting: Annotated[int, NATURAL] = Limits.waiting
     """Requests that wait while one is computed; the next one is answered 503."""
@@ -79,7 +80,7 @@ def main(args: list[str]) -> int:
         say(f"serve: {', '.join(models)}")
         own = command.token_file  # a user's own secret is not for logs
         address = server.address(place, command.host, "" if own else token)
-        say(f"serve: open {address}{f'#token=   and what {own} holds behind it' if own else ''}   (Ctrl-C ends it)")
+        say(f"serve: open {address}{f'#token=TOKEN, with the token in {own}' if own else ''}   (Ctrl-C ends it)")
         server.server_of(app, limits).run(sockets=[place])
     return 0
 

@@ -213,7 +213,7 @@ def plan(
 
     def measured(pairs: int, *, sharded: bool = False) -> Step:
         how = ", sharded" if sharded else ""
-        say(f"plan: {config.recipe}: a step of {pairs} pairs a card{how}, on tensors without data", error=True)
+        say(f"plan: {config.recipe}: a step of {pairs} pairs per card{how}, on tensors without data", error=True)
         return measure(config, batch=pairs, ranks=gpus, vocab_size=vocabulary, sharded=sharded)
 
     step, *others = (measured(pairs) for pairs in (batch, 2 * batch, batch // 2 or 3))

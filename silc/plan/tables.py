@@ -106,8 +106,8 @@ def _title(plan: Plan, *others: Plan) -> str:
     step, gpu = plan.step, plan.gpu
     names = ", ".join(one.recipe for one in (plan, *others))
     if step.ranks == 1:
-        return f"{names}: 1 x {gpu.name}, {step.batch:,} pairs a step"
-    return f"{names}: {step.ranks} x {gpu.name}, {step.batch} pairs each, {step.batch * step.ranks:,} a step"
+        return f"{names}: 1 x {gpu.name}, {step.batch:,} pairs per step"
+    return f"{names}: {step.ranks} x {gpu.name}, {step.batch} pairs each, {step.batch * step.ranks:,} per step"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -142,7 +142,7 @@ def _headings(plan: Plan) -> list[str]:
 def _length(plan: Plan) -> str:
     """Text with hours and cost of the configured run."""
     if plan.examples is None:
-        return "train.duration is in epochs: give --pairs N, the pairs there are, for the hours."
+        return "train.duration is in epochs: give the number of pairs, --pairs N, to see the hours."
     fast, slow = plan.hours("none", plan.examples)
     steps = plan.examples / (plan.step.batch * plan.step.ranks)
     said = f"{plan.examples:,.0f} examples, {steps:,.0f} steps: {_span(fast, slow)} hours"
@@ -193,7 +193,7 @@ def _fit(plan: Plan) -> str:
     if held <= plan.capacity:
         most = f"{room * step.ranks:,} ({room:,} pairs each)" if step.ranks > 1 else f"{room:,}"
         beyond = " or more" if room == LOOKED * step.batch else ""
-        of = f"{held / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB a card"
+        of = f"{held / GIB:,.1f} of {plan.capacity / GIB:,.1f} GiB per card"
         return f"It fits: {of}. The largest train.batch_size that fits: {most}{beyond}."
     ways = []
     if step.ranks > 1 and sum(plan.memory("full").values()) <= plan.capacity:
@@ -203,13 +203,13 @@ def _fit(plan: Plan) -> str:
         if (cards := next(more, None)) is not None:
             ways.append(f"{cards} cards with {size // cards} pairs each")
         micro = next(n for n in range(room, 0, -1) if step.batch % n == 0)
-        ways.append(f"--train.micro-batch {micro}, the same step in parts for more computing")
+        ways.append(f"--train.micro-batch {micro}, the same step in parts, at the cost of more computation")
         even = room // 8 * 8 or room
         ways.append(f"--train.batch-size {even * step.ranks} ({even} pairs each) on these cards")
     engine = " with DDP" if step.ranks > 1 else ""
     return (
-        f"It does not fit{engine}: {held / GIB:,.1f} GiB of {plan.capacity / GIB:,.1f}. What would: "
-        + ("; ".join(ways) or "a larger card, smaller towers")
+        f"It does not fit{engine}: {held / GIB:,.1f} GiB of {plan.capacity / GIB:,.1f}. This would fit: "
+        + ("; ".join(ways) or "a larger card, or smaller towers")
         + "."
     )
 
@@ -227,7 +227,9 @@ def _traffic(plan: Plan) -> Table:
 
 def _time(plan: Plan) -> Table:
     ranks, gpu = plan.step.ranks, plan.gpu
-    joined = f"; {gpu.link:g} GB/s a card within a node, {gpu.network:g} GB/s a node between them" if ranks > 1 else ""
+    joined = (
+        f"; {gpu.link:g} GB/s per card within a node, {gpu.network:g} GB/s per node between them" if ranks > 1 else ""
+    )
     table = _table(
         f"ms of a step: {plan.mfu:.0%} of {gpu.tflops:g} TFLOPS" + joined,
         *_headings(plan),
@@ -239,7 +241,7 @@ def _time(plan: Plan) -> Table:
         return table
     table.add_row("sending", *(f"{b.send * 1e3:,.1f}" for b in bounds))
     table.add_row(
-        "step, all or nothing overlapped", *(f"{b.overlapped * 1e3:,.1f} - {b.in_turn * 1e3:,.1f}" for b in bounds)
+        "step, with full or no overlap", *(f"{b.overlapped * 1e3:,.1f} - {b.in_turn * 1e3:,.1f}" for b in bounds)
     )
     rates = [(plan.step.batch / b.in_turn, plan.step.batch / b.overlapped) for b in bounds]
     table.add_row("pairs per second and card", *(f"{slow:,.0f} - {fast:,.0f}" for slow, fast in rates))

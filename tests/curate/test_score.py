@@ -251,7 +251,7 @@ def test_bad_input_is_told(model: Path, shards: list[Path], tmp_path: Path, caps
     assert "no complete file of scores" in complaint(first, out)
     pq.write_table(pa.table({"url": ["https://a/b"]}), tmp_path / "theirs" / "00000.parquet")
     assert "is no file of scores, and scores would replace it" in complaint(first, tmp_path / "theirs")
-    assert "a name of their own" in complaint(first, tmp_path / "new", "--model", str(model), str(model))
+    assert "each needs a name for its columns" in complaint(first, tmp_path / "new", "--model", str(model), str(model))
     assert "does not exist" in complaint(tmp_path / "none.tar", tmp_path / "new")
     assert "nowhere" in complaint(first, tmp_path / "new", "--model", str(tmp_path / "nowhere"))
 

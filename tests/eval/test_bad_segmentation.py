@@ -37,7 +37,7 @@ def test_a_decoder_that_the_model_cannot_have(told, tmp_path: Path) -> None:
     """Before anything is scored; a model without a ViT has a line of its own (test_invariants.py)."""
     code, lines = told("--decoder", "proxyclip,cosine")
     assert (code, len(lines)) == (2, 1)
-    assert "decoder proxyclip reads a second encoder; give its name: --second MODEL (eval.second)" in lines[0]
+    assert "decoder proxyclip needs a second encoder; give its name: --second MODEL (eval.second)" in lines[0]
     assert not (tmp_path / "scores.json").exists()
 
 
@@ -59,7 +59,7 @@ def test_more_neighbours_than_patches(told) -> None:
     assert "stripes-zs-seg is not scored: eval.neighbours is 100000 and an image has " in line
     code, lines = told("--decoder", "cosine", "--neighbours", "4")
     assert (code, len(lines)) == (2, 1)
-    assert "neighbours are read by decoder lposs; leave out eval.neighbours" in lines[0]
+    assert "only decoder lposs reads eval.neighbours; leave it out" in lines[0]
 
 
 def test_a_set_that_is_not_there(told, root: Path) -> None:

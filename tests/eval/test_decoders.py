@@ -209,12 +209,12 @@ def test_a_decoder_by_name_in_python(finished):
 def test_a_second_encoder_by_name(finished, root):
     run_of = str(finished("clip"))
     fields = {"root": str(root), "tasks": "*-zs-seg", "decoder": "proxyclip, cosine", "num_pictures": 0}
-    with pytest.raises(BadInput, match="a second encoder is read by decoders proxyclip and lposs; leave out"):
+    with pytest.raises(BadInput, match=r"only decoders proxyclip and lposs read eval\.second; leave it out"):
         evaluate(run_of, second=run_of, **{**fields, "decoder": "sclip,cosine"})
     proxy, cosine = (one.record.protocol for one in evaluate(run_of, second=run_of, **fields))
     assert (proxy["decoder"], proxy["second"]) == ("proxyclip", Path(run_of).name)
     assert "second" not in cosine
-    with pytest.raises(BadInput, match=r"decoder proxyclip reads a second encoder; give its name: --second MODEL"):
+    with pytest.raises(BadInput, match=r"decoder proxyclip needs a second encoder; give its name: --second MODEL"):
         evaluate(run_of, **{**fields, "decoder": "proxyclip"})
 
 

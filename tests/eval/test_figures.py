@@ -182,7 +182,7 @@ def test_one_model_under_two_decoders_on_the_command_line(finished, root, tmp_pa
     assert "no image 'nine' in stripes" in capsys.readouterr().err
     assert out.exists()  # the scores are kept
     assert main([*told, "--weights", "student", "--figures", "2"]) == 2
-    assert "figures lay two or more side by side" in capsys.readouterr().err
+    assert "figures compare two or more results" in capsys.readouterr().err
     assert main([*told, "--decoder", "cosine,scra", "--figures", "2", "--figures-of", "1"]) == 2
     assert "--figures-of names the images" in capsys.readouterr().err
     assert main([*told[:4], "--tasks", "*-zs", "--figures", "2"]) == 2
@@ -195,5 +195,5 @@ def test_columns_are_named_by_what_differs(finished, root) -> None:
     (found,) = figures_of_models([one, other], config, most=1)
     assert found.columns == ["first tcl", "first sclip", "second tcl", "second sclip"]
     assert found.changes(1) == []  # the same weights by the same protocol
-    with pytest.raises(BadInput, match="there is one model, with one kind of weights, in one way"):
+    with pytest.raises(BadInput, match="here is one: one model, one kind of weights, one way of scoring"):
         figures_of_models(one, EvalConfig(root=str(root), tasks="*-zs-seg"), most=1)

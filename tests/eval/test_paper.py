@@ -118,5 +118,5 @@ def test_it_scores_first_where_a_root_is_given(tmp_path: Path, capsys: pytest.Ca
     """Else flags of an evaluation are refused, as nothing would read them."""
     run = scored(tmp_path / "run", ade150=0.1)
     assert main(["eval", str(run), "--paper", "--tasks", "*-zs"]) == 2
-    assert "without --root tables are made of the scores there are" in capsys.readouterr().err
+    assert "without --root, tables are made from existing scores" in capsys.readouterr().err
     assert main(["eval", str(run), "--paper", "--root", str(tmp_path / "none")]) == 2

@@ -190,7 +190,7 @@ def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path,
     (tmp_path / "imported").mkdir()
     (tmp_path / "imported" / "silc.json").write_text("{}")
     for more, said in (
-        (["--data.source", "scenes"], "a head is trained on a model there is; name one"),
+        (["--data.source", "scenes"], "a head is trained on an existing model; name one"),
         (init, "data.train is empty; name tar shards"),
         ([*init, "--data.source", "scenes", "--train.batch-size", "1"], "needed at least 2"),
         ([*init, "--data.source", "scenes", "--data.train", "a.tar"], "two sources of pairs"),
@@ -213,7 +213,7 @@ def test_what_cannot_be_is_told_in_one_line(kind: str, finished, tmp_path: Path,
 def test_a_head_is_no_model_for_a_head(trained, tmp_path: Path, capsys) -> None:
     kind, run = trained
     assert main(asked("pacl", run, tmp_path / "out")) == 2
-    assert f"is of a run of kind '{kind}', needed is one of kind 'pretrain'" in capsys.readouterr().err
+    assert f"is of a run of kind '{kind}', not of kind 'pretrain'" in capsys.readouterr().err
 
 
 def test_another_model_below_is_refused(trained, finished, tmp_path: Path, capsys) -> None:

@@ -101,7 +101,7 @@ def test_it_is_scored_from_the_command_line(directory: Path, tmp_path: Path, cap
 
 
 def test_it_has_no_patches_for_a_head_and_for_users(directory: Path, tmp_path: Path, capsys) -> None:
-    with pytest.raises(BadInput, match="which `silc eval` alone takes"):
+    with pytest.raises(BadInput, match="which only `silc eval` takes"):
         silc.load(f"hf:{directory}", device="cpu")
     for kind in ("tcl", "pacl"):
         asked = ["train", kind, "--init", f"hf:{directory}", "--out", str(tmp_path / kind), "--train.device", "cpu"]

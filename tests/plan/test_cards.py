@@ -40,14 +40,14 @@ def test_a_table_of_recipes_and_cards(capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().out
     assert "largest train.batch_size on one card" in said
     assert main(["plan", "clip-tiny", "--cards", "1", "--gpu", "h100"]) == 2
-    assert "--gpu: --cards tells the largest batches" in capsys.readouterr().err
+    assert "--gpu: --cards shows only the largest batches" in capsys.readouterr().err
 
 
 def test_one_card_is_answered_first_and_without_what_several_do(capsys: pytest.CaptureFixture[str]) -> None:
     many = ["--pairs", "1000", "--train.duration", "2 epochs", "--price", "2", "--mfu", "0.001"]
     assert main(["plan", "clip-tiny", "--gpus", "1", "--gpu", "rtx4090", *many]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "clip-tiny: 1 x rtx4090, 128 pairs a step"
+    assert lines[0] == "clip-tiny: 1 x rtx4090, 128 pairs per step"
     assert lines[1].startswith("1,792 examples, 14 steps: ")  # 7 whole batches an epoch
     assert ", cost " in lines[1]
     assert lines[2].startswith("It fits: ")

@@ -78,7 +78,7 @@ def test_ade847(tmp_path, scored, capsys):
     code, told = prepared(capsys, "ade847", "--root", tmp_path / "raw", "--out", tmp_path / "data")
     assert code == 0, told
     assert "images that are scored: 1; the published set has 2,000; files: 2" in told
-    assert "has not the images of the published set, so scores on it are not comparable" in told
+    assert "does not have the images of the published set, so scores on it are not comparable" in told
     tree = tmp_path / "data/ADE20K_2021_17_01"
     assert files_below(tree) == [
         "annotations_detectron2/validation/ADE_val_00000001.png",
@@ -173,7 +173,7 @@ def test_nothing_is_written_over(tmp_path, capsys):
     os.utime(label, ns=(1, 1))
     code, told = prepared(capsys, *args)
     assert code == 0
-    assert "prepared: 0 files, 2 were there and are kept" in told
+    assert "prepared: 0 files, 2 existed and are kept" in told
     assert (label.read_bytes(), label.stat().st_mtime_ns) == (b"mine", 1)
 
 

@@ -280,7 +280,7 @@ def test_a_head_is_not_trained_on_a_head(
 ) -> None:
     asked = ["train", "catseg", "--init", str(trained), "--data.train", str(coco_stuff), "--out", str(tmp_path / "out")]
     assert main([*asked, *flags()]) == 2
-    assert "is of a run of kind 'catseg', needed is one of kind 'pretrain'" in capsys.readouterr().err
+    assert "is of a run of kind 'catseg', not of kind 'pretrain'" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_and_is_loaded_on_its_own_model_alone(

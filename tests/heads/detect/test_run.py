@@ -225,7 +225,7 @@ def test_boxes_are_written_as_coco_json_and_pictures(
     for more, said in (
         (["--out", str(tmp_path / "found")], "is not empty"),
         (["--out", str(tmp_path / "new"), "--legend"], "overlays are for segment"),
-        ([], "needs a place for what comes out; give --out"),
+        ([], "needs a place for its results; give --out"),
     ):
         assert main([*asked, *more]) == 2
         assert said in capsys.readouterr().err
