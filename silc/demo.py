@@ -38,9 +38,9 @@ MARKER = ".silc-demo"
 SUMMARY = """\
 Two ViTs of width {width} and {depth} blocks, trained from scratch on the same generated pictures in the same order:
 "clip_views_ema" with the image-text loss only, "silc_c" with that loss and self-distillation. A picture shows one to
-three objects on a ground; its captions name them by invented words. Most of an object is its grey body, which only its
-texture tells from others; a badge, a seventh of the object, is easy to tell. "objects_bodies" scores bodies only;
-"objects_unseen" shows names on grounds on which training never showed them.
+three objects on a ground; its captions name them by invented words. Most of an object is its grey body, which differs
+from other bodies only in its texture; a badge, a seventh of the object, is easy to tell. "objects_bodies" scores bodies
+only; "objects_unseen" shows names on grounds on which training never showed them.
 {length}
 This is one pair of runs. Of five pairs that were trained for 20k examples in float32, "silc_c" was ahead on bodies in
 each, by 5.0 to 7.6 points of mIoU (docs/results.md). The log of "silc_c" warns that each target is a single prototype:

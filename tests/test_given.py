@@ -239,15 +239,15 @@ def test_idle_rules_name_settings_that_exist() -> None:
         (["eval", "hf:a/b", "--root", "/d", "--weights", "teacher"], "--weights: none of these is a run"),
         (
             ["eval", "run", "--root", "/d", "--tasks", "a-retrieval", "--pamr"],
-            "--pamr: read by <set>-zs-seg, <set>-ov-seg alone",
+            "--pamr: only <set>-zs-seg, <set>-ov-seg read it",
         ),
         (
             ["eval", "run", "--root", "/d", "--tasks", "a-zs,b-zs-seg", "--shots", "1"],
-            "--shots: read by <set>-fewshot alone",
+            "--shots: only <set>-fewshot read it",
         ),
         (
             ["eval", "run", "--root", "/d", "--tasks", "*-zs-seg", "--max-captions", "5"],
-            "--max-captions: read by <set>-retrieval alone",
+            "--max-captions: only <set>-retrieval read it",
         ),
         (["plan", "clip", "siglip", "--price", "2"], "--price: recipes side by side show no cost"),
         (["bench", "losses", "--images", "x.tar"], "--images: neither loader nor step"),

@@ -23,15 +23,15 @@ class CheckCommand(Settings):
     image_root: str = ""
     """Folder of a table's images, as data.image_root; empty: the table's folder."""
     subset: str = ""
-    """Look only at the samples of a subset, as data.subset."""
+    """Check only the samples of a subset, as with data.subset."""
     out: str = "data-check"
     """Folder for the results."""
     samples: Annotated[int, NATURAL] = 0
-    """Look at this many, evenly spread; 0 is all."""
+    """Check this many samples, evenly spread; 0: all."""
     workers: Annotated[int, Range(least=0, most=1024)] = min(8, os.cpu_count() or 1)
     """Processes that read; 0 reads in this one."""
     pictures: Annotated[int, Range(least=0, most=10_000)] = 24
-    """Pictures on the page."""
+    """Number of pictures on the page."""
 
 
 def main(args: list[str]) -> int:

@@ -37,8 +37,8 @@ class ScoreCommand(Settings):
     """Folder for the parquet files."""
     model: tuple[str, ...] = ()
     """Models that score image and caption: a run, an import, hf:ORG/NAME, open_clip:NAME/PRETRAINED. Several, each with
-    a name for its columns: b32=open_clip:ViT-B-32/openai l14=runs/l14. None: sizes, words, language and hashes
-    alone."""
+    a name for its columns: b32=open_clip:ViT-B-32/openai l14=runs/l14. None: only sizes, words, language
+    and hashes."""
     device: DeviceName = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision in which models compute."""

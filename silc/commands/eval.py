@@ -34,7 +34,7 @@ def _only_read_by(setting: str, suffixes: Sequence[str]) -> Idle:
         names = [name.strip() for name in command.tasks.split(",")]
         return all(name.endswith(known) and not name.endswith(own) for name in names)
 
-    return Idle(setting, none_of_them, f"read by {', '.join(f'<set>{end}' for end in own)} alone")
+    return Idle(setting, none_of_them, f"only {', '.join(f'<set>{end}' for end in own)} read it")
 
 
 @dataclass(frozen=True)

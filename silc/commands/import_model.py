@@ -34,7 +34,7 @@ class ImportCommand(Settings):
     size: Annotated[int, Range(least=0, most=8192)] = 0
     """Side of the images that the result is for; its position embedding is resampled. 0: the model's own."""
     text_pool: Literal["last", "first", "mean", "max"] = "last"
-    """How a big_vision text tower pools its tokens; its file does not tell."""
+    """How a big_vision text tower pools its tokens; its file does not say so."""
 
 
 def main(args: list[str]) -> int:

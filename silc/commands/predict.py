@@ -59,9 +59,9 @@ class PredictCommand(Settings):
     """Where the results go: FILE.json to classify, caption or answer (optional: they are printed too), FILE.npy to
     embed, a new or empty folder to segment or to detect."""
     names: str = ""
-    """Classes to tell apart, separated by commas, or a .txt file with one a line."""
+    """Classes to tell apart, separated by commas, or a .txt file with one per line."""
     templates: str = "clip7"
-    """Prompts around the names when classifying or detecting: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or
+    """Prompt set for the names when classifying or detecting: clip80+1, clip80, clip7, cifar18, tcl9, maskclip85 or
     plain."""
     weights: WeightsName = "auto"
     tokenizer: TokenizerPath = ""
@@ -78,16 +78,15 @@ class PredictCommand(Settings):
     edges: bool = False
     """Draw white lines between classes in overlays."""
     score: Annotated[float, Range(least=0, most=1)] = 0.1
-    """The least score of a box when detecting; others are left out."""
+    """Lowest score of a box when detecting; boxes below it are left out."""
     most: Annotated[int, Range(least=1, most=100_000)] = 100
-    """Most boxes of an image, when detecting."""
+    """Maximum number of boxes per image, when detecting."""
     question: str = ""
     """The question about each image, for answer."""
     prefix: str = ""
     """The task of the question, if a decoder has learnt several; by default the first one that has questions."""
     beams: Annotated[int, Range(least=1, most=1000)] = 1
-    """Texts that are followed side by side (beam search) when captioning or answering; 1 takes the likeliest word each
-    time."""
+    """Number of beams (beam search) when captioning or answering; 1 takes the likeliest word each time."""
     temperature: Annotated[float, Range(least=0, most=100)] = 0.0
     """Above 0, words are sampled when captioning or answering."""
     top_p: Annotated[float, Range(above=0, most=1)] = 1.0

@@ -32,11 +32,11 @@ class ServeCommand(Settings):
         ),
     )
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Runs' directories, what `silc import` wrote, open_clip:NAME/PRETRAINED, hf:ORG/NAME; one or several."""
+    """Directories of runs or of `silc import`, open_clip:NAME/PRETRAINED, hf:ORG/NAME; one or several."""
     host: str = HOST
-    """The address to answer at: 127.0.0.1 is this machine alone, 0.0.0.0 every address it has."""
+    """The address to listen on: 127.0.0.1 is for this machine only, 0.0.0.0 is every address that it has."""
     port: Annotated[int, Range(least=0, most=65535)] = PORT
-    """The port; 0 takes any that is free."""
+    """The port; 0 takes any free port."""
     token_file: str = ""
     """A file with the token that callers must know; it is not printed. Without a file, at addresses other than
     127.0.0.1, a random token is made and printed."""
@@ -45,13 +45,13 @@ class ServeCommand(Settings):
         arg(help="Weights of runs; `both` serves student and teacher side by side."),
     ] = "both"
     waiting: Annotated[int, NATURAL] = Limits.waiting
-    """Requests that wait while one is computed; the next one is answered 503."""
+    """Maximum number of requests that wait while one is computed; the next one gets the answer 503."""
     seconds: Annotated[float, SECONDS] = Limits.compute_seconds
-    """The longest that an answer may take."""
+    """Maximum number of seconds for an answer."""
     megabytes: Annotated[int, Range(least=1, most=1000)] = Limits.picture_bytes // 2**20
-    """The largest file of a picture."""
+    """Maximum size of a picture's file, in MiB."""
     megapixels: Annotated[int, Range(least=1, most=64)] = Limits.pixels // 1_000_000
-    """The largest picture."""
+    """Maximum size of a picture, in millions of pixels."""
     device: DeviceName = "auto"
 
 

@@ -41,7 +41,7 @@ TARS = {
     ],
 }
 WANTED = {
-    "classification: flowers-zs, and flowers-fewshot where there is train/": [
+    "classification: flowers-zs, and flowers-fewshot if there is train/": [
         ("flowers", "zeroshot_classification", {"num_images": 2, "num_classes": 2, "split": "test"}),
         ("flowers", "fewshot_classification", {"num_images": 2, "num_classes": 2, "split": "train -> test"}),
     ],

@@ -121,7 +121,7 @@ def test_a_row_brings_a_task_with_its_own_settings(finished, root, tmp_path) -> 
     needed = "is 2.0; needed a number at least 0 and at most 1"
     assert all(f"{name}.limit {needed}" in done.stderr.splitlines() for name in ("silc: --bright", "silc: eval.bright"))
     assert "--bright.at-once is 0; needed" in done.stderr
-    assert "--bright.limit: read by <set>-bright alone" in done.stderr
+    assert "--bright.limit: only <set>-bright read it" in done.stderr
     records = json.loads((tmp_path / "scores.json").read_text())
     assert {(one["task"], one["protocol"]["limit"]) for one in records} == {("bright", 0.375)}
     page = (tmp_path / "report.html").read_text()

@@ -37,7 +37,10 @@ def read_cifar(name: str, split: str, files: Sequence[Path], meta: Path, label: 
     except (KeyError, AttributeError, ValueError, TypeError) as error:
         raise BadInput(f"{files[0].parent} holds no CIFAR batches: {error!r}; unpack the archive again") from error
     if len(pixels) != len(labels) or min(labels) < 0 or max(labels) >= len(classes):
-        raise BadInput(f"{files[0].parent}: {len(pixels)} images, {len(labels)} labels of {len(classes)} classes")
+        raise BadInput(
+            f"{files[0].parent}: {len(pixels)} images, {len(labels)} labels of {len(classes)} classes; unpack the "
+            "archive again"
+        )
     images = Lazy(range(len(pixels)), lambda index: Image.fromarray(pixels[index].transpose(1, 2, 0)))
     return ClassificationSet(name, split, classes, images, labels, files=[*files, meta])
 
