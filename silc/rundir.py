@@ -127,7 +127,7 @@ def with_one_source(config: Config, out: Path) -> tuple[Config, str]:
         source = config.data.source
         raise BadInput(
             f"data.train is {without_secrets(config.data.train)!r} and data.source is {source}: two sources of pairs; "
-            f"give --data.source shards to read the first, or --data.source {source} alone"
+            f"give --data.source shards to read the first, or only --data.source {source}"
         )
     return config, ""
 

@@ -84,7 +84,7 @@ def download(repo: str, patterns: Sequence[str], *, spec: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=list(patterns)))
     except Exception as error:  # httpx, huggingface_hub and the file system raise different types
-        instead = f"download its directory (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
+        instead = f"copy its directory here (`hf download {repo} --local-dir DIR`) and give {spec}DIR"
         raise no_network(repo, error, instead) from error
 
 

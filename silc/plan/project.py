@@ -207,7 +207,8 @@ def plan(
     if size % gpus:
         fitting = next(n for n in range(gpus, 0, -1) if size % n == 0)
         raise BadInput(
-            f"train.batch_size {size} does not divide among {gpus} cards; take {fitting}, or another --train.batch-size"
+            f"train.batch_size {size} does not divide among {gpus} cards; use {fitting} cards, or another "
+            "--train.batch-size"
         )
     batch, vocabulary = size // gpus, config.model.text.vocab_size or config.data.vocab_size
 

@@ -319,7 +319,7 @@ def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "ViT-Q-7": "no architecture 'ViT-Q-7'",
         "ViT-B-16": "needs weights",
         "ViT-B-16/no_such_tag": "a tag of its list: openai",
-        "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch laion/.*; without a network bring .* and give open_clip:DIR",
+        "ViT-B-16/datacomp_xl_s13b_b90k": r"cannot fetch laion/.*; without a network copy .* and give open_clip:DIR",
         "ViT-B-16/laion400m_e31": "|".join(("published only as a pickle", "cannot fetch")),
         "ViT-B-16/w.pt": "does not exist",
         f"ViT-B-16-SigLIP-256/{siglip}": "lacks token_embedding.weight",

@@ -180,9 +180,7 @@ def read_segmentation(folder: Path, split: str = "") -> SegmentationSet:
     classes = distinct(lines_of(folder / "classes.txt"), f"{folder / 'classes.txt'}")
     background = classes[0] == "background"
     if background and len(classes) == 1:
-        raise BadInput(
-            f"{folder / 'classes.txt'} names the background alone, which is not scored; name the classes too"
-        )
+        raise BadInput(f"{folder / 'classes.txt'} names only the background, which is not scored; name the classes too")
     images, labels = images_in(folder / split / "images"), folder / split / "labels"
     by_stem = (
         {path.stem: path for path in images_in(labels) if path.suffix.lower() == ".png"} if labels.is_dir() else {}
