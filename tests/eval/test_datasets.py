@@ -417,5 +417,5 @@ def test_a_label_turned_against_its_photograph_is_told(tmp_path):
 
 def test_a_set_of_background_alone_is_refused(root):
     (root / "segmentation/stripes/classes.txt").write_text("background\n")
-    with pytest.raises(BadInput, match="names the background alone"):
+    with pytest.raises(BadInput, match="names only the background"):
         read_segmentation(root / "segmentation/stripes")
