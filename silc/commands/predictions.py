@@ -121,10 +121,7 @@ def _parted(text: str) -> list[str]:
 
 def _names_in(file: Path) -> list[str]:
     if file.suffix.lower() in (".yaml", ".yml", ".jsonl"):
-        raise BadInput(
-            f"the suffix of {file} is not that of a list of names; give a .txt with one per line, or a .json with a "
-            "list"
-        )
+        raise BadInput(f"{file} is no .txt or .json file; give a .txt with one name per line, or a .json with a list")
     if file.suffix.lower() == ".json":
         try:
             names = json.loads(text_of(file))

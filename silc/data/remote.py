@@ -163,7 +163,8 @@ class Remote:
                 if now - session.gave_up.get(self, -ALIKE) < ALIKE:
                     raise Unreachable(
                         f"{shown} could not be read in {waited:.0f} s and {tries} tries ({why}); when the server is "
-                        "back, `--resume auto` goes on from the last checkpoint (a run waits for data.remote_patience)"
+                        "back, `--resume auto` goes on from the last checkpoint (data.remote_patience: seconds of "
+                        "retries)"
                     )
                 if waited > QUIET and session.speaks:
                     session.speaks = False  # one warning until a request succeeds

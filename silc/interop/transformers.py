@@ -215,7 +215,7 @@ def preprocess(directory: Path, tower: int) -> Preprocess:
     files = [directory / name for name in PIXELS]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise BadInput(f"{directory} has neither {files[0].name} nor {files[1].name}; so its preprocessing is unknown")
+        raise BadInput(f"{directory} has neither {files[0].name} nor {files[1].name}, so its preprocessing is unknown")
     settings = read_json(file)
     settings = settings.get("image_processor", settings)
     if not all(settings.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize")):

@@ -77,8 +77,7 @@ class OptimConfig(Settings):
         if self.lr * self.weight_decay >= 1:
             raise BadInput(
                 f"train.optim.lr {self.lr:g} times train.optim.weight_decay {self.weight_decay:g} is "
-                f"{self.lr * self.weight_decay:g}: a step would change the sign of the weights; needed a product below "
-                "1"
+                f"{self.lr * self.weight_decay:g}: a step would reverse the sign of weights; needed a product below 1"
             )
 
 

@@ -72,8 +72,8 @@ def test_what_names_nothing_is_told(given: str, message: str) -> None:
         ("n.json", '["dog", 3]', "must be a JSON list of names"),
         ("n.json", "[", "is no JSON"),
         ("n.json", "[]", "class names are needed"),
-        ("n.yaml", "- dog\n- cat\n", "is not that of a list of names; give a .txt"),
-        ("n.jsonl", '"dog"\n"cat"\n', "is not that of a list of names; give a .txt"),
+        ("n.yaml", "- dog\n- cat\n", "is no .txt or .json file; give a .txt"),
+        ("n.jsonl", '"dog"\n"cat"\n', "is no .txt or .json file; give a .txt"),
     ],
 )
 def test_files_without_names(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -81,8 +81,7 @@ class AggregatorConfig(Settings):
         before = (self.width, self.decoder[0])
         if any(own >= channels for own, channels in zip(self.decoder_projected, before, strict=True)):
             raise BadInput(
-                f"aggregator.decoder_projected {self.decoder_projected} must be below {before}, the channels that they "
-                "join"
+                f"aggregator.decoder_projected {self.decoder_projected} must be below {before}, the channels they join"
             )
 
 
