@@ -295,7 +295,7 @@ def test_flags_that_cannot_be_meant_are_refused(args: list[str], said: str, caps
 
 def test_a_flag_given_twice_alike_is_one() -> None:
     assert given.flags(Config, ["--out", "a", "--out=a"]) == {"out": ["a"]}
-    with pytest.raises(BadInput, match=r"'lr' and 'train.optim.lr' are both train.optim.lr|are both train.optim.lr"):
+    with pytest.raises(BadInput, match=r"'lr' and 'train.optim.lr' both mean train.optim.lr|both mean train.optim.lr"):
         configs.override(recipes.get("clip"), {"train.optim.lr": 1, "lr": 1})
 
 

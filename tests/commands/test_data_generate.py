@@ -30,8 +30,8 @@ def test_the_sets_are_found_and_nothing_is_overwritten(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--num-retrieval", "657"], "for 656 at most"),
-        (["--objects.at-home", "1"], "for 36 at most"),
+        (["--num-retrieval", "657"], "for at most 656"),
+        (["--objects.at-home", "1"], "for at most 36"),
         (["--objects.num", "5"], "objects.num"),
     ],
 )

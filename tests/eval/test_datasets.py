@@ -328,7 +328,7 @@ def test_label_outside_the_class_list():
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4, 3)])
 def test_label_of_another_size_than_its_image(shape):
-    with pytest.raises(BadInput, match=r"set/one: the image is 4 x 3 but its label has shape .*needed is \[3, 4\]"):
+    with pytest.raises(BadInput, match=r"set/one: the image is 4 x 3 but its label has shape .*it must be \[3, 4\]"):
         labelled(np.zeros(shape, np.uint8)).example(0)
 
 

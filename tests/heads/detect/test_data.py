@@ -270,7 +270,7 @@ def test_forbidden_names_are_met_nowhere(data: DetectionSet, tmp_path: Path) -> 
     assert forbidden_names("rare", rare) == {1}
     assert without(rare, frozenset({1})).absent[0] == {0}
     (tmp_path / "none.txt").write_text("cat\n")
-    with pytest.raises(BadInput, match="names no category of coco, 'red square' for one"):
+    with pytest.raises(BadInput, match="names no category of coco, for example 'red square'"):
         forbidden_names(str(tmp_path / "none.txt"), data)
 
 
