@@ -32,10 +32,14 @@ class Study(NamedTuple):
     """That it sees in training."""
     size: int
     """Side of its images in pixels."""
+    batch: int = 32
+    lr: str = "2e-3"
+    more: tuple[str, ...] = ()
+    """Further flags."""
 
 
 STUDIES = {
-    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 40_000, 64),
+    "easy_vqa": Study("vqa:{data}/vqa/easy_vqa", "easy_vqa-vqa", "{data}", 20_000, 96, 16, "1e-3", ("--whiten",)),
     "world": Study(
         "caption:{world}/retrieval/objects/train,vqa:{world}/vqa/objects",
         "objects-caption,objects-vqa",
@@ -50,10 +54,9 @@ STUDIES = {
 }
 ARMS = ("silc_c/teacher", "silc_c/student", "clip_views_ema/teacher", "clip_views_ema/student")
 """Recipe of the towers, and which of theirs."""
-BATCH = 32
 DECODER = (
     *("--depth", "2", "--width", "128", "--heads", "4", "--length", "64", "--data.vocab-size", "1024"),
-    *("--data.workers", "0", "--train.batch-size", str(BATCH), "--train.optim.lr", "2e-3"),
+    *("--data.workers", "0"),
     *("--train.precision", "float32", "--train.log-every", "100 steps"),
 )
 """A decoder for towers of 48 pixels."""
@@ -75,6 +78,11 @@ def decoder(study: Study, towers: Path, which: str, cache: Path, out: Path, seed
             cache,
             "--size",
             study.size,
+            "--train.batch-size",
+            study.batch,
+            "--train.optim.lr",
+            study.lr,
+            *study.more,
         )
         long = ("--train.duration", f"{steps} steps", "--train.save-every", f"{steps} steps", "--train.seed", seed)
         run("train", "decoder", *given, *DECODER, *long, "--out", out, "--resume", "auto")
@@ -130,7 +138,7 @@ def main() -> None:
         study = STUDIES[name]._replace(
             train=STUDIES[name].train.format(**places), root=STUDIES[name].root.format(**places)
         )
-        steps = 2 if quick else study.texts // BATCH
+        steps = 2 if quick else study.texts // study.batch
         made: dict[str, list[Path]] = {arm: [] for arm in arms}
         for seed in seeds:
             for arm in arms:

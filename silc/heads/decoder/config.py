@@ -61,6 +61,9 @@ class DecoderConfig(DownstreamConfig):
     """Maximum tokens of prefix, question and answer together. Prompt and answer are each cut to half of this."""
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
     """Dropout rate, in training, on what each part of a block adds."""
+    whiten: bool = False
+    """Put a linear layer before cross-attention that begins as ZCA whitening of the image's tokens, by 256 training
+    images. It learns with the decoder."""
     image_lr: Annotated[float, SHARE] = 0.1
     """Fraction of the learning rate for the image tower, if train.optim.freeze does not name it."""
     train: TrainConfig = field(default=TRAIN)

@@ -96,8 +96,7 @@ class _Image(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [depth, B, H, T, W/H] of normalised images [B, 3, S, S]."""
-        memory = self.teller.look(pixel_values)
-        return _stacked([block.cross.seen(memory) for block in self.teller.decoder.blocks])
+        return _stacked(self.teller.decoder.seen(self.teller.look(pixel_values)))
 
 
 class _Step(nn.Module):

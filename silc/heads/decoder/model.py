@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LEAST = 1e-3
+"""Variance of a direction, as a share of the mean, below which `Whitened` scales it no further."""
+
 
 class Shape(NamedTuple):
     """Shape of a decoder."""
@@ -24,6 +27,8 @@ class Shape(NamedTuple):
     source: int
     """Width of the image's tokens."""
     dropout: float = 0.0
+    whitened: bool = False
+    """Whether the image's tokens pass through `Whitened` first."""
 
 
 class Seen(NamedTuple):
@@ -111,6 +116,28 @@ class Block(nn.Module):
         return out
 
 
+class Whitened(nn.Linear):
+    """A linear layer of an image's tokens that begins as ZCA whitening (Kessy, Lewin & Strimmer, arXiv 1512.00809):
+    features of mean 0 and variance 1 that do not correlate. In a tower's tokens a few directions hold almost all
+    variance, and a decoder learns the others late.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+
+    @torch.no_grad()
+    def set_from(self, tokens: Tensor) -> None:
+        """Set weight and bias from tokens [N, C]."""
+        tokens = tokens.double()
+        mean = tokens.mean(dim=0)
+        variances, directions = torch.linalg.eigh((tokens - mean).T @ (tokens - mean) / len(tokens))
+        # directions of hardly any variance are noise and are not scaled up to 1
+        scales = variances.clamp(min=max(LEAST * float(variances.mean()), 1e-12)).rsqrt()
+        whiten = directions * scales @ directions.T  # symmetric, so that the signs of directions do not matter
+        self.weight.copy_(whiten)
+        self.bias.copy_(-whiten @ mean)
+
+
 class TextDecoder(nn.Module):
     """Gives logits of the next token, from the tokens so far and the tokens of an image."""
 
@@ -119,6 +146,7 @@ class TextDecoder(nn.Module):
         self.shape = shape
         self.tokens = nn.Embedding(shape.vocab_size, shape.width)
         self.positions = nn.Parameter(torch.empty(shape.length, shape.width))
+        self.facing: Any = Whitened(shape.source) if shape.whitened else nn.Identity()
         self.blocks: Any = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
         self.out = nn.Linear(shape.width, shape.vocab_size, bias=False)
@@ -133,17 +161,22 @@ class TextDecoder(nn.Module):
 
     def forward(self, ids: Tensor, memory: Tensor) -> Tensor:
         """Logits [B, L, V] of the token after each of the ids int64 [B, L], for images' tokens [B, T, C]."""
-        x = self.tokens(ids) + self.positions[: ids.shape[1]]
+        x, memory = self.tokens(ids) + self.positions[: ids.shape[1]], self.facing(memory)
         for block in self.blocks:
             x = block(x, memory)
         logits: Tensor = self.out(self.norm(x))
         return logits
 
+    def seen(self, memory: Tensor) -> list[Seen]:
+        """Keys and values of images' tokens [B, T, C] for the cross-attention of each block."""
+        memory = self.facing(memory)
+        return [block.cross.seen(memory) for block in self.blocks]
+
     def begin(self, memory: Tensor) -> Cache:
         """The cache before the first token, for images' tokens [B, T, C]."""
         shape = self.shape
         empty = memory.new_zeros(len(memory), shape.heads, shape.length, shape.width // shape.heads)
-        image = [block.cross.seen(memory) for block in self.blocks]
+        image = self.seen(memory)
         # autocast may have made keys of another type than the tokens'
         return Cache([Seen(empty.to(one.keys.dtype), empty.to(one.keys.dtype)) for one in image], image)
 

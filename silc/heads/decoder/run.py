@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from silc import checks
 from silc import config as configs
 from silc.data.loader import Loader
+from silc.data.pairs import BadSample
 from silc.data.quarantine import Samples
 from silc.errors import BadInput
 from silc.heads import tuning
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000
 """Samples of each task whose texts are checked for length."""
+WHITENED_BY = 256
+"""Images whose tokens `--whiten` begins with."""
 MAX_BAD_RATE = 0.1
 """Share of samples that may be broken."""
 
@@ -89,6 +95,8 @@ def compose(config: DecoderConfig, context: RunContext) -> Run:
     torch.manual_seed(config.train.seed)  # the same weights on every rank
     module = network(config, model, text).train()
     module.kept = kept_tokens(config, below, model, module)
+    if config.whiten and context.checkpoint is None:
+        whiten(module, source)
     plan = loader_plan(config.train, config.data.workers)
     loader = Loader(source, ToldTexts(module.preprocess, text), plan, context.world)
     batches = OnModel(loader, {"model": below.checksum, "prefixes": source.prefixes})
@@ -158,9 +166,29 @@ def network(config: DecoderConfig, model: Model, text: Texts) -> Teller:
         config.length,
         visual.trunk.pos_embed.shape[-1],
         config.dropout,
+        config.whiten,
     )
     preprocess = replace(model.preprocess, size=size, resize="squash")
     return Teller(visual, TextDecoder(shape), preprocess).to(model.device).eval()
+
+
+def whiten(module: Teller, source: Joined) -> None:
+    """Whiten the tokens that the decoder sees, by training images from all parts; the same on every rank.
+
+    Raises:
+        BadInput: none of these images can be read.
+    """
+    say(f"whitening image tokens by at most {WHITENED_BY} images")
+    places = np.unique(np.linspace(0, len(source) - 1, WHITENED_BY).astype(np.int64)).tolist()
+    source.read_ahead(places)
+    tokens = list[Tensor]()
+    for place in places:
+        with suppress(BadSample), torch.no_grad():  # training replaces it and reports it
+            pixels = module.preprocess(source[place].image)[None].to(module.decoder.positions.device)
+            tokens += module.look(module.preprocess.normalize(pixels)).float()
+    if not tokens:
+        raise BadInput(f"none of {len(places)} images can be read, which whiten needs; mend the data")
+    module.decoder.facing.set_from(torch.cat(tokens))
 
 
 def kept_tokens(config: DecoderConfig, below: Loaded, model: Model, module: Teller) -> KeptTokens | None:

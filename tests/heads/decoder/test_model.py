@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 from torch import Tensor
 
-from silc.heads.decoder.model import Attention, Shape, TextDecoder, answer_loss
+from silc.heads.decoder.model import Attention, Shape, TextDecoder, Whitened, answer_loss
 
 SHAPE = Shape(depth=2, width=16, heads=4, mlp=24, vocab_size=11, length=9, source=12)
+WHITENED = SHAPE._replace(whitened=True)
 
 
 def made(shape: Shape = SHAPE) -> TextDecoder:
     """A decoder in float64 whose output layer, zero at first, says something."""
     decoder = TextDecoder(shape).double().eval()
     torch.nn.init.normal_(decoder.out.weight, std=1.0)
+    if shape.whitened:
+        decoder.facing.set_from(2 + 3 * torch.randn(20, shape.source))
     return decoder
 
 
@@ -40,6 +45,8 @@ def attended(part: Attention, x: Tensor, source: Tensor, causal: bool) -> Tensor
 
 def by_loops(decoder: TextDecoder, ids: Tensor, memory: Tensor) -> Tensor:
     """Logits [L, V] of one text [L] and one image's tokens [T, C]."""
+    if decoder.shape.whitened:
+        memory = torch.stack([decoder.facing.weight @ token + decoder.facing.bias for token in memory])
     x = torch.stack([decoder.tokens.weight[one] + decoder.positions[place] for place, one in enumerate(ids)])
     for block in decoder.blocks:
         h = block.norm1(x)
@@ -64,8 +71,9 @@ def loss_by_loops(decoder: TextDecoder, ids: Tensor, answers: Tensor, memory: Te
     return sum(losses) / len(losses)
 
 
-def test_logits_loss_and_gradients_equal_loops() -> None:
-    decoder = made()
+@pytest.mark.parametrize("shape", [SHAPE, WHITENED])
+def test_logits_loss_and_gradients_equal_loops(shape: Shape) -> None:
+    decoder = made(shape)
     ids = torch.tensor([[2, 5, 3, 7, 1, 0], [2, 4, 9, 9, 6, 1]])
     answers = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1]], dtype=torch.bool)
     memory = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
@@ -94,9 +102,10 @@ def test_what_is_asked_is_not_learnt() -> None:
     assert answer_loss(logits, ids, answers) != answer_loss(logits, ids, ~answers)
 
 
-def test_read_with_a_cache_equals_all_at_once() -> None:
+@pytest.mark.parametrize("shape", [SHAPE, WHITENED])
+def test_read_with_a_cache_equals_all_at_once(shape: Shape) -> None:
     """Texts of three lengths, filled up at the right, then one token a time."""
-    decoder, memory = made(), torch.randn(3, 5, 12, dtype=torch.float64)
+    decoder, memory = made(shape), torch.randn(3, 5, 12, dtype=torch.float64)
     ids = torch.randint(11, (3, 9))
     lengths = torch.tensor([4, 2, 1])
     whole = decoder(ids, memory)
@@ -117,3 +126,21 @@ def test_a_new_decoder_knows_nothing() -> None:
     ids = torch.tensor([[2, 5, 3]])
     loss = answer_loss(decoder(ids, torch.randn(1, 5, 12)), ids, torch.tensor([[False, True, True]]))
     assert loss.item() == pytest.approx(math.log(11))
+
+
+def test_whitened_tokens_do_not_correlate_and_have_variance_one() -> None:
+    """The weight is the inverse root of scipy's matrix root; a direction without variance stays without."""
+    turned, _ = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64))
+    tokens = torch.randn(60, 12, dtype=torch.float64) * torch.arange(1, 13) @ turned + 5
+    facing = Whitened(12).double()
+    facing.set_from(tokens)
+    seen = facing(tokens).detach().numpy()
+    assert np.allclose(seen.mean(axis=0), 0, atol=1e-9)
+    covariance = np.cov(tokens.numpy().T, bias=True)
+    assert np.allclose(np.cov(seen.T, bias=True), np.eye(12), atol=1e-9)
+    assert np.allclose(facing.weight.detach().numpy(), np.linalg.inv(sqrtm(covariance)), atol=1e-9)
+    tokens[:, 1] = 2 * tokens[:, 0]
+    facing.set_from(tokens)
+    variances = np.linalg.eigvalsh(np.cov(facing(tokens).detach().numpy().T, bias=True))
+    assert abs(variances[0]) < 1e-9
+    assert (variances < 1 + 1e-9).all()

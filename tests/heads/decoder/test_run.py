@@ -16,6 +16,7 @@ import silc
 from silc import checkpoint
 from silc.cli import main
 from silc.encoder import Writer
+from silc.heads.decoder.model import Whitened
 from silc.heads.decoder.predictor import TextModel
 from silc.rundir import newest_checkpoint
 from tests import ranks
@@ -54,6 +55,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(name.startswith("decoder.") for name in one)  # the tower stays, and is not saved
+
+
+def test_tokens_are_whitened_before_the_first_step_alone(
+    finished: Callable[..., Path], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a rate of nearly zero the layer stays as it is set: by all images, here; resuming does not set it."""
+    more = {"train.optim.lr": 1e-12, "data.train": f"caption:{root / 'coco'}"}
+    asked = [*command(finished, root, tmp_path / "run", **more), "--whiten"]
+    assert main(asked) == 0
+    model = silc.load(tmp_path / "run", device="cpu")
+    assert isinstance(model, TextModel)
+    images = [Image.open(root / "coco" / "val2014" / f"{number}.png") for number in range(8)]
+    wanted = Whitened(model.teller.decoder.shape.source)
+    wanted.set_from(model.teller.look(model.pixels(images)).flatten(0, 1))
+    facing = model.teller.decoder.facing
+    assert torch.allclose(facing.weight, wanted.weight, rtol=1e-2, atol=1e-2)
+    assert torch.allclose(facing.bias, wanted.bias, rtol=1e-2, atol=1e-2)
+    before = weights(tmp_path / "run")
+    shutil.rmtree(newest_checkpoint(tmp_path / "run"))
+    (tmp_path / "run" / "checkpoints" / "latest").unlink()
+    monkeypatch.delattr("silc.heads.decoder.run.whiten")
+    assert main([*asked, "--resume", "auto"]) == 0
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
