@@ -9,29 +9,15 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from silc.eval import score_map
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import Lazy, SegmentationSet
 from silc.eval.segment import ZeroShotSegmentation
+from tests.largest import Largest
 
 HIGH, WIDE = 64, 96
-
-
-class Largest(TorchDispatchMode):
-    """The most elements of any tensor that is made."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        made = operator(*args, **(kwargs or {}))
-        sizes = [one.numel() for one in tree_leaves(made) if isinstance(one, torch.Tensor)]
-        self.elements = max([self.elements, *sizes])
-        return made
 
 
 def many(num_images, num_classes, made):
@@ -63,7 +49,7 @@ def scored(model, num_images, num_classes, decoder="cosine"):
         data = many(num_images, num_classes, made)
         ZeroShotSegmentation("many-zs-seg", data, config, progress)(model)
     assert len(made) == num_images
-    return largest.elements, max(alive)
+    return largest.numbers, max(alive)
 
 
 def test_images_are_not_kept_and_847_classes_have_no_map_of_all_pixels(patches, monkeypatch):

@@ -42,6 +42,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.read(newest_checkpoint(run), only=("model",)).state_dicts["model"]
 
 
+def moments(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(newest_checkpoint(run), only=("optimizer",)).state_dicts["optimizer"]
+
+
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
 
@@ -65,6 +69,7 @@ def test_it_goes_on_to_the_bit(trained, finished, tmp_path: Path) -> None:
     assert not equal(weights(again), weights(run))
     assert main(asked(kind, finished("silc_c"), again, "--resume", "auto")) == 0
     assert equal(weights(again), weights(run))
+    assert equal(moments(again), moments(run))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,6 +83,7 @@ def test_in_bfloat16_losses_are_float32(kind: str, finished, tmp_path: Path) -> 
     for name, value in lines[1].items():
         if name.startswith("loss/"):
             assert lines[0][name] == pytest.approx(value, abs=0.02), name
+            assert torch.tensor(lines[0][name]).bfloat16().item() != lines[0][name]  # it has more digits
 
 
 def test_it_tells_each_loss(trained) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from silc.heads.catseg.aggregator import LEFT_OUT, Aggregator, LinearAttention, window_of
 from silc.heads.catseg.config import AggregatorConfig
 from silc.heads.catseg.model import bce
+from tests.largest import Largest
 
 CASES = ("T7", "T5_evalpool", "T300", "P3", "win12")
 
@@ -133,18 +133,6 @@ def test_sums_over_classes_are_in_float32_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found = attention(x, guidance, filler, 56)
     assert (found.float() - wanted).abs().max() <= 1e-5 * wanted.abs().max()
-
-
-class Largest(TorchDispatchMode):
-    """Numbers of the largest tensor that is made."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.numbers = max(self.numbers, out.untyped_storage().nbytes() // out.element_size())
-        return out
 
 
 def test_memory_is_flat_in_the_number_of_classes() -> None:

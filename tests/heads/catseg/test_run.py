@@ -139,6 +139,18 @@ def test_scores_along_training_are_of_the_weights_and_texts_there_are(watched: P
     assert last[f"{task}/pixel_acc"] > first[f"{task}/pixel_acc"] + 0.05
 
 
+def test_in_bfloat16_it_learns_alike(
+    trained: Path, finished: Callable[..., Path], coco_stuff: Path, tmp_path: Path
+) -> None:
+    assert main(command(finished, coco_stuff, tmp_path / "run", **{"train.precision": "bf16"})) == 0
+    half, full = (
+        json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss/bce"]
+        for run in (tmp_path / "run", trained)
+    )
+    assert half == pytest.approx(full, rel=0.02)
+    assert half != full
+
+
 @pytest.mark.parametrize(
     ("given", "said", "learnt"),
     [

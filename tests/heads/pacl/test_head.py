@@ -14,6 +14,7 @@ from silc.distributed import World
 from silc.heads.pacl.config import PaclConfig
 from silc.heads.pacl.head import PaclHead, compatibility
 from silc.losses.pairs import matching_loss
+from tests.largest import Largest
 
 VARIANTS = {
     "dot_tau1": PaclConfig(hidden=16, similarity="dot", temperature=1.0, text_layer=True),
@@ -75,28 +76,15 @@ def test_weights_of_patches_are_each_pairs_own() -> None:
     torch.testing.assert_close(found, torch.full((1, 2), 50.0), atol=1e-3, rtol=0)
 
 
-class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most numbers that a tensor has which is made meanwhile."""
-
-    most = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.most = max(
-            [self.most, *(x.numel() for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, Tensor))]
-        )
-        return out
-
-
 def test_memory_is_that_of_the_features_and_a_block() -> None:
     """All similarities of 64 images of 9 patches with 64 texts would be 36,864 numbers."""
     x, y = torch.randn(64, 9, 4, requires_grad=True), torch.randn(64, 4)
     with Largest() as made:
         matching_loss(compatibility(x, y, at_once=1024), World()).backward()
-    assert made.most <= 64 * 64  # the matrix that the loss is of
+    assert made.numbers <= 64 * 64  # the matrix that the loss is of
     with Largest() as made:
         matching_loss(compatibility(x, y), World()).backward()
-    assert made.most == 64 * 64 * 9
+    assert made.numbers == 64 * 64 * 9
 
 
 def test_it_trains_as_many_numbers_as_are_quoted() -> None:
