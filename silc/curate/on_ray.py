@@ -105,23 +105,24 @@ def _dealt_out(
     from silc.curate.scorer import Outcome
 
     waiting, suspects = deque(shards), []
-    actors = [make() for _ in range(workers)]
-    busy = {}
-    for actor in actors * (1 + AHEAD):
+    busy: dict[Any, tuple[Any, Path | RemoteFile]] = {}
+
+    def give(actor: Any) -> None:
         if waiting:
             shard = waiting.popleft()
             busy[actor.score.remote(shard)] = actor, shard
+
+    for actor in [make() for _ in range(workers)] * (1 + AHEAD):
+        give(actor)
     while busy:
-        done, _ = ray.wait(list(busy))
-        actor, shard = busy.pop(done[0])
-        if waiting:
-            following = waiting.popleft()
-            busy[actor.score.remote(following)] = actor, following
-        if outcome := _outcome(ray, done[0]):
+        (done,), _ = ray.wait(list(busy))
+        actor, shard = busy.pop(done)
+        give(actor)
+        del actor  # without work an actor ends, and its core and GPU are free for one whose node was lost
+        if outcome := _outcome(ray, done):
             yield outcome
         else:
             suspects.append(shard)
-    del actor, actors  # frees their cores and GPUs
     for shard in suspects:  # a lost actor also loses its queued shards: now run each shard on an actor of its own
         actor = make()
         yield _outcome(ray, actor.score.remote(shard)) or Outcome(

@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,8 +67,7 @@ def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Pat
     wait_for(lambda: num_done() >= 2, driver)
     victim = next(iter(set(actors()) - before))
     os.kill(victim, signal.SIGKILL)
-    killed_at = num_done()
-    wait_for(lambda: num_done() >= killed_at + 3, driver)  # the other, and the one in its place, go on
+    wait_for(lambda: len(set(actors()) - before - {victim}) == 2, driver)  # one is in its place
     driver.kill()
     driver.wait()
     end = time.monotonic() + 120
@@ -111,6 +114,37 @@ def test_a_shard_that_kills_its_actor_costs_itself_alone(tmp_path: Path, monkeyp
     assert {name for name, one in found.items() if one.rows} == {*names} - {"always"}
     assert "3 actors were lost at this shard" in found["always"].fault
     assert len((tmp_path / "once").read_text()) >= 2
+
+
+def test_an_actor_whose_node_is_lost_gets_the_core_of_one_without_work() -> None:
+    """Of a cluster that has no other core: without a handle an actor ends, as Ray has it. Ray is a stand-in here."""
+    from silc.curate.on_ray import _dealt_out
+    from silc.curate.scorer import Outcome
+
+    alive = weakref.WeakSet[Any]()
+
+    class Handle:
+        def __init__(self, lost: bool) -> None:
+            ref = namedtuple("ref", "shard lost")  # a task's, which keeps no actor alive
+            self.score = SimpleNamespace(remote=lambda shard: ref(shard, lost))
+            alive.add(self)
+
+    class Ray:
+        exceptions = SimpleNamespace(RayTaskError=KeyError, RayActorError=IndexError)
+
+        def wait(self, refs: list[Any]) -> tuple[list[Any], list[Any]]:
+            able = [ref for ref in refs if not ref.lost or len(alive) == 1]
+            assert able, "nobody will ever answer"
+            return able[:1], [ref for ref in refs if ref is not able[0]]
+
+        def get(self, ref: Any) -> Outcome:
+            return Outcome(ref.shard.name, rows=1)
+
+    made = iter([True, False])
+    shards = [Path(f"{number}.tar") for number in range(7)]
+    outcomes = list(_dealt_out(Ray(), shards, lambda: Handle(next(made)), 2))
+    assert sorted(one.shard for one in outcomes) == [shard.name for shard in shards]
+    assert not alive
 
 
 def test_actors_share_what_is_free() -> None:
