@@ -55,9 +55,12 @@ def _drawn(batch: pa.RecordBatch, matcher: Matcher, keep: np.ndarray, seed: int)
     """Bool [n]: whether at least one entry keeps the caption."""
     kept = []
     for caption, uid in zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True):
-        found = matcher(caption or "")
-        draws = np.random.Generator(np.random.PCG64([seed, int(uid, 16)])).random(len(found))
-        kept.append(bool((draws < keep[found]).any()))
+        shares = keep[matcher(caption or "")]
+        if not len(shares) or shares.max() >= 1:  # nothing to draw, which takes most of the time
+            kept.append(bool(len(shares)))
+            continue
+        draws = np.random.Generator(np.random.PCG64([seed, int(uid, 16)])).random(len(shares))
+        kept.append(bool((draws < shares).any()))
     return np.array(kept, bool)
 
 

@@ -30,16 +30,21 @@ def centroids_of(scores: Scores, column: str, num: int, *, seed: int) -> np.ndar
     drawn = f"SELECT {ROW} FROM scored WHERE {there} ORDER BY hash(uid, {seed}), {ROW} LIMIT {seen}"
     sql = f"SELECT {scores.column(column)} FROM scored WHERE {ROW} IN ({drawn}) ORDER BY {ROW}"
     (width,) = scores.one(f"SELECT len({scores.column(column)}) FROM scored WHERE {there} LIMIT 1")
-    parts = [vectors(batch.column(0), width) for batch in scores.stream(sql)]
-    return k_means(np.concatenate(parts), num, seed=seed)
+    embeddings, filled = np.empty((min(seen, total), width), np.float32), 0
+    for batch in scores.stream(sql):
+        embeddings[filled : filled + len(batch)] = vectors(batch.column(0), width)
+        filled += len(batch)
+    return k_means(embeddings, num, seed=seed)
 
 
 def k_means(embeddings: np.ndarray, num: int, *, seed: int) -> np.ndarray:
     """Unit-length centroids [num, D] of embeddings [n, D] by Lloyd's algorithm; nearest means the largest dot product.
 
-    A centroid without images moves to the image that is farthest from its own centroid.
+    The embeddings are scaled to unit length in place. A centroid without images moves to the image that is farthest
+    from its own centroid.
     """
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = embeddings
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     random = np.random.default_rng(seed)
     centroids = unit[np.sort(random.choice(len(unit), num, replace=False))]
     for _ in range(ROUNDS):

@@ -151,11 +151,18 @@ def _chosen(pairs: Pairs, file: Path, cache: Path | None, *, best: bool, show: b
             "is among them: the subset is of other shards, name those in data.train"
         )
     _check_names(pairs, uids, numbers, file)
-    distinct = 1 + int((subset[1:] != subset[:-1]).sum())
-    if show and (absent := distinct - len(np.unique(uids[numbers]))):
-        log.warning("%s of the %s uids of %s are in none of these shards", f"{absent:,}", f"{distinct:,}", file)
+    if show:
+        _tell_absent(file, subset, uids[numbers])
     places = _best(file, subset, uids[numbers]) if best else None
     return Chosen(pairs, numbers, places)
+
+
+def _tell_absent(file: Path, subset: np.ndarray, found: np.ndarray) -> None:
+    """Say how many uids of a subset no shard has."""
+    distinct, there = 1 + int((subset[1:] != subset[:-1]).sum()), np.zeros(len(subset), dtype=bool)
+    there[places_in(subset, found)] = True  # of equal uids the first
+    if absent := distinct - int(there.sum()):
+        log.warning("%s of the %s uids of %s are in none of these shards", f"{absent:,}", f"{distinct:,}", file)
 
 
 def _check_names(pairs: ShardPairs, uids: np.ndarray, numbers: np.ndarray, file: Path) -> None:

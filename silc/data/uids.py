@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UID = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 """The first and the last 16 digits of a uid."""
+AT_ONCE = 1 << 20
+"""Number of uids that are looked for at a time."""
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,9 +48,11 @@ def halves(uids: Sequence[str]) -> np.ndarray:
 
 def is_subset(uids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Whether each of `uids` [n] is in the sorted `chosen`, bool [n]."""
-    if not len(chosen):
-        return np.zeros(len(uids), dtype=bool)
-    return np.asarray(chosen[places_in(chosen, uids).clip(max=len(chosen) - 1)] == uids)
+    found = np.zeros(len(uids), dtype=bool)
+    for start in range(0, len(uids) if len(chosen) else 0, AT_ONCE):
+        some = uids[start : start + AT_ONCE]
+        found[start : start + AT_ONCE] = chosen[places_in(chosen, some).clip(max=len(chosen) - 1)] == some
+    return found
 
 
 def places_in(chosen: np.ndarray, uids: np.ndarray) -> np.ndarray:

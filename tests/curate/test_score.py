@@ -98,15 +98,23 @@ def test_sizes_are_those_before_img2dataset(tmp_path: Path) -> None:
 
 
 def test_several_models_and_captions_that_are_cut(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, finished: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each scores as it does alone; the captions are those that the first one takes."""
     short = [("b.jpg", encoded(photo(1))), ("b.txt", b"ab")]
     write_tar(tmp_path / "00000.tar", [("a.jpg", encoded(photo(0))), ("a.txt", b"a long caption " * 9), *short])
-    assert score(tmp_path / "00000.tar", tmp_path / "out", "--model", f"x={model}", f"y={model}") == 0
+    models = {"x": model, "y": finished("clip")}
+    asked = ["--model", *(f"{name}={path}" for name, path in models.items())]
+    assert score(tmp_path / "00000.tar", tmp_path / "out", *asked) == 0
     first, second = rows(tmp_path / "out")
-    assert first["clip_score_x"] == first["clip_score_y"]
-    assert first["embedding_x"] == first["embedding_y"]
-    assert [first["cut_x"], second["cut_x"]] == [True, False]
+    assert first["clip_score_x"] != first["clip_score_y"]
+    for name, path in models.items():
+        loaded = silc.load(path, device="cpu")
+        image = loaded.encode_image(Image.open(_file(tmp_path, encoded(photo(1)))))
+        cosine = float(loaded.encode_text("ab") @ image[0])
+        assert second[f"clip_score_{name}"] == pytest.approx(cosine, abs=1e-5)
+        assert np.allclose(second[f"embedding_{name}"], image[0].numpy(), atol=1e-3)
+        assert [first[f"cut_{name}"], second[f"cut_{name}"]] == [True, False]
     assert "1 captions are longer than the model's text length" in capsys.readouterr().out
 
 

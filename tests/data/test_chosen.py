@@ -13,6 +13,7 @@ import pytest
 
 from silc import cli
 from silc.config import Config
+from silc.data import uids as uids_of
 from silc.data.config import DataConfig
 from silc.data.open_files import OpenFiles
 from silc.data.shards import ShardPairs
@@ -21,6 +22,7 @@ from silc.data.uids import BEST, UID, best_captions, halves, is_subset, places_i
 from silc.errors import BadInput
 from silc.pretraining import run
 from tests.data.conftest import encoded, photo, sample, write_tar
+from tests.data.test_loader import loader
 
 
 def save(path: Path, uids: list[str]) -> Path:
@@ -55,6 +57,28 @@ def test_a_subset_has_its_samples_in_order(shards: list[Path], tmp_path: Path) -
     more = [*some(shards), "f" * 32]
     assert opened(shards, subset=str(save(tmp_path / "c.npy", more))).fingerprint == pairs.fingerprint
     assert opened(shards, subset=str(save(tmp_path / "d.npy", some(shards)[1:]))).fingerprint != pairs.fingerprint
+
+
+def test_a_subset_that_has_more_is_told(
+    shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some shards of a pool may be trained on; of another pool only what made uids have in common would be there."""
+    monkeypatch.setattr(uids_of, "AT_ONCE", 4)
+    file = save(tmp_path / "s.npy", [*some(shards), *some(shards)[:2], "f" * 32, "e" * 32])
+    data = DataConfig(train="::".join(map(str, shards[:3])), subset=str(file))
+    found = open_pairs(data, seed=0, show=True)
+    assert [found[index].key for index in range(len(found))] == [f"{number:05d}" for number in range(0, 19, 3)]
+    assert f"7 of the 14 uids of {file} are in none of these shards" in caplog.text
+
+
+def test_order_and_resuming_are_those_of_any_pairs(shards: list[Path], tmp_path: Path) -> None:
+    """To the sample: batches from the second on are those of a run in one go."""
+    pairs = opened(shards, subset=str(save(tmp_path / "s.npy", some(shards))))
+    batches = loader(pairs, batch_size=4)
+    whole, later = ([list(batch.keys) for batch in batches.batches(start, 6)] for start in (0, 2))
+    assert whole[2:] == later
+    assert sorted(key for keys in whole[:3] for key in keys) == [f"{number:05d}" for number in range(0, 35, 3)]
+    assert whole[:3] != whole[3:]
 
 
 def test_uids_of_the_samples_own_json_go_before_names(tmp_path: Path) -> None:
