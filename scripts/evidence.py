@@ -129,7 +129,7 @@ def _child(command: list[str], lines: Any, until: float) -> tuple[int | None, fl
 
 def _sets(config: Config) -> Path:
     """The evaluation sets of the world a run trains on, written once."""
-    from silc.data.object_sets import write_sets
+    from silc.data.object_sets import most_retrieval, write_sets
 
     world = configs.to_dict(config)["data"]["objects"]
     if config.data.source != "objects":
@@ -138,7 +138,8 @@ def _sets(config: Config) -> Path:
     folder = OUT / "sets" / known
     if not folder.exists():
         made = folder.with_name(f"{known}.{os.getpid()}.{time.time_ns()}")
-        write_sets(made, config.data.objects, seed=0)
+        few = min(500, most_retrieval(config.data.objects))
+        write_sets(made, config.data.objects, seed=0, num_retrieval=few)
         try:
             made.rename(folder)
         except OSError:  # another run was earlier

@@ -86,9 +86,9 @@ def write_sets(
     Raises:
         BadInput: there are too few different contents for `num_retrieval`.
     """
-    if num_retrieval > (limit := MOST_OF_CONTENTS * _num_contents(config)):
+    if num_retrieval > (limit := most_retrieval(config)):
         raise BadInput(
-            f"{num_retrieval} different retrieval images are more than this world has; ask for at most {limit:.0f}"
+            f"{num_retrieval} different retrieval images are more than this world has; ask for at most {limit}"
         )
     world = World(config, seed)
     _write_segmentation(root / "segmentation", world, num, num_train)
@@ -99,6 +99,11 @@ def write_sets(
     _write_detection(root / "detection/objects_unseen", world, {"val": (UNSEEN, num)})
     parts = {"train": (LEARNT, num_train), "test": (TESTED, num), "unseen": (UNSEEN, num)}
     _write_questions(root / "vqa/objects", world, parts)
+
+
+def most_retrieval(config: ObjectsConfig) -> int:
+    """How many images a retrieval set can have at most: no two of them show the same."""
+    return int(MOST_OF_CONTENTS * _num_contents(config))
 
 
 def labels(shown: Shown, *, things: bool, ground: bool, bodies: bool = False) -> np.ndarray:

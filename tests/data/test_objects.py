@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from silc.data.objects import (
     lay_out,
 )
 from silc.data.sources import open_pairs
+from silc.errors import BadInput
 
 CONFIG = ObjectsConfig()
 SEEDS = [(3, 0, index) for index in range(40)]
@@ -309,3 +311,11 @@ def test_a_run_reads_objects_where_they_are_its_source() -> None:
     pairs = open_pairs(config, seed=5)
     assert (len(pairs), pairs[0].pixels.shape) == (30, (32, 32, 3))
     assert config.generated == config.objects
+
+
+def test_a_world_has_only_so_many_different_images(tmp_path: Path) -> None:
+    alone = replace(CONFIG, most=1)
+    most = object_sets.most_retrieval(alone)
+    with pytest.raises(BadInput, match=f"at most {most}$"):
+        object_sets.write_sets(tmp_path / "refused", alone, seed=0, num=1, num_train=1, num_retrieval=most + 1)
+    object_sets.write_sets(tmp_path / "sets", alone, seed=0, num=1, num_train=1, num_retrieval=most)
