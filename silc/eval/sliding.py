@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from silc.eval.cosine import Refine
 
 MAX_SCALED = 2**24
-"""Most pixels of a scaled image: with a shorter side of 448, the longer side is 83 times as long."""
+"""Maximum number of pixels of a scaled image: with a shorter side of 448 px, the longer side may be 83 times that."""
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def test_all_heads_are_scenics(silc_data: Path, monkeypatch: pytest.MonkeyPatch)
             layer.weight.copy_(arrays[f"{part}/{theirs}/kernel"].T)
             layer.bias.copy_(arrays[f"{part}/{theirs}/bias"])
     logits = head.class_head(arrays["image_features"], unit(arrays["query_embeddings"]))
+    embedded = unit(head.class_head.embed(arrays["image_features"]))
+    torch.testing.assert_close(embedded, arrays["class_embeddings"], atol=1e-5, rtol=1e-5)
     asked = arrays["query_mask"][:, None].expand_as(logits) > 0
     assert 0 < asked.sum() < asked.numel()
     torch.testing.assert_close(logits[asked], arrays["pred_logits"][asked], atol=1e-5, rtol=1e-5)
