@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from markupsafe import escape
 from PIL import Image
 
 from silc.cli import main
+from silc.commands.eval import EvalCommand
 from silc.eval import suite, tables, tasks
 from silc.eval.config import EvalConfig
 from silc.eval.datasets import SegmentationSet
@@ -301,6 +303,10 @@ def test_every_table_has_a_source_and_full_published_rows(name):
     assert all(any(score is not None for score in row.scores) for row in table.rows)
     assert to_markdown(table).count("\n| ") == len(table.rows) + 2
     assert to_html(table).count("<tr") == len(table.rows) + 1
+
+
+def test_the_command_line_has_every_table():
+    assert set(get_args(get_type_hints(EvalCommand)["table"])) == {"", *NAMES}
 
 
 def test_through_the_command_line(run, capsys):
