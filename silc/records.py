@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from silc.encoder import DualEncoder
 
 
-COSTS = {"examples_seen": ("examples seen", "{:,}"), "train_flops": ("training FLOPs", "{:.2e}")}
+COSTS = {"examples_seen": ("examples seen", "{:,.0f}"), "train_flops": ("training FLOPs", "{:.2e}")}
 """What weights cost: the field of a record, its label and its format."""
 
 

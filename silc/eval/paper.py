@@ -90,7 +90,8 @@ def _over_seeds(table: PaperTable) -> PaperTable:
         name = re.sub(r"seed-\d+/|/seed-\d+(?=,|$)", "", row.name)  # rows of a file of scores have the names of models
         together.setdefault((name, place, path), []).append(replace(row, name=name))
     rows = [rows[0] if len(rows) == 1 else _mean(rows) for rows in together.values()]
-    notes = [note for rows in together.values() if len(rows) > 1 for note in _fewer(rows, table)]
+    several = [rows for rows in together.values() if len(rows) > 1]
+    notes = [note for rows in several for note in (*_fewer(rows, table), *_trained_unequally(rows))]
     return replace(table, rows=rows, notes=[*table.notes, *notes])
 
 
@@ -117,6 +118,12 @@ def _fewer(rows: Sequence[ModelRow], table: PaperTable) -> list[str]:
         for column, count in zip(table.columns, counts, strict=True)
         if 0 < count < len(rows)
     ]
+
+
+def _trained_unequally(rows: Sequence[ModelRow]) -> list[str]:
+    """A note where the seeds of a row did not see the same number of examples."""
+    seen = sorted({row.costs[0] for row in rows if row.costs[0] is not None})
+    return [f"{rows[0].name}: its seeds saw from {seen[0]:,} to {seen[-1]:,} examples"] if len(seen) > 1 else []
 
 
 def write(found: Paper, runs: Sequence[Path], folder: Path) -> list[Path]:

@@ -73,6 +73,18 @@ def test_seeds_are_one_row_of_means(tmp_path: Path) -> None:
     assert r"23.3 $\pm$ 15.3" in to_latex(table)
 
 
+def test_seeds_that_were_trained_for_another_time_have_a_note(tmp_path: Path) -> None:
+    runs = [scored(tmp_path / f"tcl/seed-{seed}", ade150=0.1) for seed in range(3)]
+    for run, examples in zip(runs, (2400, 2400, 5024), strict=True):
+        records = json.loads((run / "scores.json").read_text())
+        costs = {"examples_seen": examples, "train_flops": 1e12}
+        (run / "scores.json").write_text(json.dumps([record | costs for record in records]))
+    table = paper(runs).tables["ablation"]
+    assert "tcl, teacher: its seeds saw from 2,400 to 5,024 examples" in table.notes
+    own = next(row for row in table.rows if not row.published)
+    assert "3,275" in table.cells(own)
+
+
 def own_rows(*runs: Path) -> dict[str, ModelRow]:
     table = paper(runs).tables["main"]
     return {row.name: row for row in table.rows if not row.published}
