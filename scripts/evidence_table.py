@@ -136,6 +136,30 @@ def draw(study: Study, found: Found, chance: Mapping[str, float], path: Path) ->
     FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
 
 
+def not_run(of: Sequence[Study], result: Callable[[Run], Path]) -> list[str]:
+    """Markdown: how many runs are finished and what they cost, then arms and seeds without a result, a line a study."""
+    every = [Run(study, arm, seed) for study in of for arm in study.arms for seed in study.seeds]
+    kept = [json.loads(result(run).read_text()) for run in every if result(run).exists()]
+    # a run that two studies share was carried out once, and has the same cost to the second
+    hours = sum({(one["recipe"], json.dumps(one["fields"])): one["cpu_seconds"] for one in kept}.values()) / 3600
+    lines = [
+        "### What was not run",
+        "",
+        f"{len(kept)} of {len(every)} runs are finished, in {hours:.1f} CPU hours. Not run:",
+        "",
+    ]
+    for study in of:
+        waiting = {
+            arm: seeds
+            for arm in study.arms
+            if (seeds := [str(seed) for seed in study.seeds if not result(Run(study, arm, seed)).exists()])
+        }
+        if waiting:
+            arms = "; ".join(f"{arm}, seeds {', '.join(seeds)}" for arm, seeds in waiting.items())
+            lines.append(f"* {study.name}: {arms}")
+    return [*lines, ""]
+
+
 def write_tables(of: Sequence[Study], result: Callable[[Run], Path]) -> None:
     """The section of docs/results.md and a plot of each study that has a finished run."""
     lines = [
@@ -153,6 +177,7 @@ def write_tables(of: Sequence[Study], result: Callable[[Run], Path]) -> None:
             plot = ROOT / "docs/evidence" / f"{study.name}.svg"
             draw(study, found, chance, plot)
             lines += section(study, found, chance, f"evidence/{plot.name}")
+    lines += not_run(of, result)
     document = ROOT / "docs/results.md"
     document.write_text(into(document.read_text(), "\n".join(lines), START, END))
     print(f"written: {document}")

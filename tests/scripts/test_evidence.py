@@ -133,13 +133,18 @@ def test_the_section_says_what_is_known(scripts, tmp_path: Path) -> None:
         for seed, score in enumerate(scores):
             file = tmp_path / f"{arm}-{seed}.json"
             record = {"dataset": "objects", "task": "zeroshot_classification", "weights": "student"}
-            file.write_text(json.dumps({"scores": [record | {"metrics": {"acc1": score}, "chance": {"acc1": 1 / 12}}]}))
+            scored = [record | {"metrics": {"acc1": score}, "chance": {"acc1": 1 / 12}}]
+            told = {"recipe": arm, "fields": {"train.seed": seed}, "cpu_seconds": 360}
+            file.write_text(json.dumps(told | {"scores": scored}))
     found, chance = tables.collect(one, lambda run: tmp_path / f"{run.arm}-{run.seed}.json")
     text = "\n".join(tables.section(one, found, chance, "plot.svg"))
     assert "Predicted before: No." in text
     assert "| b | student | 3 | 50.0 ± 20.0 |" in text
     assert "| chance | | | 8.3 |" in text
     assert "| b | a | student | +25.0 [-38.5, +88.5], 2 of 2 up * |" in text
+    missing = tables.not_run([one], lambda run: tmp_path / f"{run.arm}-{run.seed}.json")
+    assert "5 of 6 runs are finished, in 0.5 CPU hours. Not run:" in missing
+    assert missing[-2] == "* one: a, seeds 2"
     tables.draw(one, found, chance, tmp_path / "plot.svg")
     assert "seed 2" in (tmp_path / "plot.svg").read_text() or (tmp_path / "plot.svg").stat().st_size > 5000
 
