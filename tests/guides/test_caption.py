@@ -64,6 +64,6 @@ def test_its_commands_and_its_python_run(
 def test_its_flags_exist() -> None:
     (table,) = re.findall(r"\| to change \| flag \|\n(.*?)\n\n", GUIDE, flags=re.DOTALL)
     found = re.findall(r"`(--[^`]+)`", table)
-    assert len(found) == 9
+    assert len(found) == 10
     for line in found:
         flags.parse(DecoderConfig, shlex.split(line), "silc train decoder")
