@@ -67,7 +67,8 @@ def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Pat
     wait_for(lambda: num_done() >= 2, driver)
     victim = next(iter(set(actors()) - before))
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: len(set(actors()) - before - {victim}) == 2, driver)  # one is in its place
+    # until one is in its place, or hardly any work is left for it
+    wait_for(lambda: len(set(actors()) - before - {victim}) == 2 or num_done() >= SHARDS - 4, driver)
     driver.kill()
     driver.wait()
     end = time.monotonic() + 120
