@@ -80,7 +80,8 @@ def main(args: list[str]) -> int:
         say(f"serve: {', '.join(models)}")
         own = command.token_file  # a user's own secret is not for logs
         address = server.address(place, command.host, "" if own else token)
-        say(f"serve: open {address}{f'#token=TOKEN, with the token in {own}' if own else ''}   (Ctrl-C ends it)")
+        where = f"#token=TOKEN   (TOKEN is in {own}; " if own else "   ("
+        say(f"serve: open {address}{where}Ctrl-C ends it)")
         server.server_of(app, limits).run(sockets=[place])
     return 0
 
