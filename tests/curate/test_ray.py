@@ -67,6 +67,8 @@ def test_killed_actor_and_killed_driver_lose_nothing(finished: Callable[..., Pat
     wait_for(lambda: num_done() >= 2, driver)
     victim = next(iter(set(actors()) - before))
     os.kill(victim, signal.SIGKILL)
+    killed_at = num_done()
+    wait_for(lambda: num_done() >= killed_at + 3, driver)  # the other goes on
     # until one is in its place, or hardly any work is left for it
     wait_for(lambda: len(set(actors()) - before - {victim}) == 2 or num_done() >= SHARDS - 4, driver)
     driver.kill()

@@ -175,7 +175,7 @@ def test_what_other_tries_cannot_mend_ends_it_at_once(server: Nginx) -> None:
         start = time.monotonic()
         with pytest.raises(RemoteFault, match=words) as caught:
             far(address, patience=60)
-        assert time.monotonic() - start < 30  # of 60 s of patience
+        assert time.monotonic() - start < 5
         assert "secret" not in str(caught.value)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 2
@@ -236,7 +236,7 @@ def test_gone_for_a_while_and_gone_for_good(
             with pytest.raises(Unreachable, match="resume auto") as caught:
                 found += batches
             assert caught.value.exit_code == 75
-            assert 3 <= time.monotonic() - start < 30
+            assert 3 <= time.monotonic() - start < 8
             assert_equal(found, expected[: len(found)])
             server.start()
     assert "trying again, for 3 s in all" in caplog.text  # by this process; a worker's words go to stderr
