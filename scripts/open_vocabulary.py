@@ -2,7 +2,8 @@
 that its training did not show.
 
     python -m scripts.open_vocabulary out/open_vocabulary                          # generated objects, three seeds
-    python -m scripts.open_vocabulary out/open_vocabulary --real out/real --data $SILC_DATA --only photographs
+    python -m scripts.open_vocabulary out/open_vocabulary --real out/real --data $SILC_DATA     # photographs besides
+    python -m scripts.open_vocabulary OUT --only photographs --real out/real --data $SILC_DATA
     python -m scripts.open_vocabulary OUT --towers out/evidence/rows --seeds 1 2 3 # on runs that are there
     python -m scripts.open_vocabulary out/quick --quick                            # minutes: whether it runs
 
@@ -51,8 +52,9 @@ def voc_parts(data: Path, out: Path, of_coco: int) -> None:
                 shutil.copyfile(file, part / kind / file.name)
     shutil.copyfile(source / "classes.txt", target / "classes.txt")
     source, target = (place / "segmentation" / "coco_panoptic133" for place in (data, out))
+    shutil.rmtree(target, ignore_errors=True)  # another number of photographs may be there
     for kind in ("images", "labels"):
-        (target / kind).mkdir(parents=True, exist_ok=True)
+        (target / kind).mkdir(parents=True)
         for file in sorted((source / kind).iterdir())[:of_coco]:
             shutil.copyfile(file, target / kind / file.name)
     shutil.copyfile(source / "classes.txt", target / "classes.txt")
@@ -102,6 +104,27 @@ def _spread(values: Sequence[float]) -> str:
     return f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
 
 
+def objects(recipe: str, towers: Path | None, out: Path, seeds: Sequence[int], steps: int, quick: bool) -> list[str]:
+    """Heads on generated objects; towers are trained where none are given."""
+    places = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
+    for seed, place in zip(seeds, places, strict=True):
+        own = towers / recipe / f"seed-{seed}" if towers else out / "objects" / recipe / f"towers-{seed}"
+        if not towers:
+            short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if quick else ()
+            shown = ("--data.source", "objects", "--train.seed", seed)
+            run_to_the_end(f"{recipe}-tiny", *shown, *short, "--out", own)
+        head(own, out / "world", "objects", OBJECTS, place, seed, 48, steps)
+    return [f"| {recipe} {line}" for line in summary(places, OBJECTS)]
+
+
+def photographs(recipe: str, real: Path, out: Path, seeds: Sequence[int], steps: int) -> list[str]:
+    """Heads on photographs, on the one run of the recipe."""
+    places = [out / "photographs" / recipe / f"head-{seed}" for seed in seeds]
+    for seed, place in zip(seeds, places, strict=True):
+        head(real / recipe, out / "photographs", "voc2012", PHOTOGRAPHS, place, seed, 64, steps)
+    return [f"| {recipe} {line}" for line in summary(places, PHOTOGRAPHS)]
+
+
 def main() -> None:
     """Everything that is not there yet, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,36 +138,25 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="$SILC_DATA, with segmentation/voc2012 and segmentation/coco_panoptic133"
     )
-    parser.add_argument("--only", choices=("objects", "photographs"), help="both by default, where there is --real")
-    parser.add_argument(
-        "--coco", type=int, default=100, help="photographs of COCO that are scored; of 133 classes each"
-    )
+    parser.add_argument("--only", choices=["photographs"], help="leave the objects out")
+    parser.add_argument("--coco", type=int, default=100, help="how many photographs are scored on COCO's 133 classes")
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps: whether it runs")
     asked = parser.parse_args()
     seeds, steps, out = ([0], 4, asked.out) if asked.quick else (asked.seeds, asked.steps, asked.out)
-    on_objects = asked.only != "photographs"
+    on_objects, on_photographs = asked.only != "photographs", asked.only == "photographs" or bool(asked.real)
+    if on_photographs and not (asked.real and asked.data):
+        parser.error("photographs need --real and --data")
     if on_objects and not (out / "world").is_dir():
         counts = ("--num", 8, "--num-train", 32, "--num-retrieval", 8) if asked.quick else ("--num", asked.images)
         run("data", "generate", out / "world", *counts)
-    lines = []
+    if on_photographs:
+        voc_parts(asked.data, out / "photographs", asked.coco)
+    lines = list[str]()
     for recipe in asked.recipes:
-        heads = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
-        for seed, place in zip(seeds, heads, strict=True) if on_objects else ():
-            towers = (
-                asked.towers / recipe / f"seed-{seed}" if asked.towers else out / "objects" / recipe / f"towers-{seed}"
-            )
-            short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if asked.quick else ()
-            if not asked.towers:
-                objects = ("--data.source", "objects", "--train.seed", seed)
-                run_to_the_end(f"{recipe}-tiny", *objects, *short, "--out", towers)
-            head(towers, out / "world", "objects", OBJECTS, place, seed, 48, steps)
-        lines += [f"| {recipe} {line}" for line in summary(heads, OBJECTS)] if on_objects else []
-        if asked.real and asked.data and asked.only != "objects":
-            voc_parts(asked.data, out / "photographs", asked.coco)
-            heads = [out / "photographs" / recipe / f"head-{seed}" for seed in seeds]
-            for seed, place in zip(seeds, heads, strict=True):
-                head(asked.real / recipe, out / "photographs", "voc2012", PHOTOGRAPHS, place, seed, 64, steps)
-            lines += [f"| {recipe} {line}" for line in summary(heads, PHOTOGRAPHS)]
+        if on_objects:
+            lines += objects(recipe, asked.towers, out, seeds, steps, asked.quick)
+        if on_photographs:
+            lines += photographs(recipe, asked.real, out, seeds, steps)
     print("\n".join(lines))
     (out / "table.md").write_text("\n".join(lines) + "\n")
 

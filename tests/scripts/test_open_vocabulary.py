@@ -22,6 +22,15 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert score[:2] == ["eval", "towers"]
 
 
+@pytest.mark.parametrize("given", [["--only", "photographs"], ["--real", "out/real"]])
+def test_photographs_need_towers_and_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["open_vocabulary", str(tmp_path), *given])
+    with pytest.raises(SystemExit) as ended:
+        open_vocabulary.main()
+    assert ended.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Twice: the second time nothing is left to do but to lay the table out again."""
