@@ -43,8 +43,9 @@ from other bodies only in its texture; a badge, a seventh of the object, is easy
 only; "objects_unseen" shows names on grounds on which training never showed them.
 {length}
 This is one pair of runs. Of five pairs that were trained for 20k examples in float32, "silc_c" was ahead on bodies in
-each, by 5.0 to 7.6 points of mIoU (docs/results.md). The log of "silc_c" warns that each target is a single prototype:
-here the targets tell grounds apart, and nothing else."""
+each, by 5.0 to 7.6 points of mIoU. That is at equal examples; at equal training FLOPs the gain is not shown
+(docs/results.md). The log of "silc_c" warns that each target is a single prototype: here the targets tell grounds
+apart, and nothing else."""
 
 
 def main(out: Path, *, duration: str = "") -> None:
