@@ -95,6 +95,16 @@ def test_two_ranks_equal_one(
         assert torch.allclose(one[name], two[name], atol=2e-5), name
 
 
+@pytest.mark.slow
+def test_two_ranks_whiten_as_one(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
+    for name, train in (("one", main), ("two", lambda words: ranks.silc(*words))):
+        train([*command(finished, root, tmp_path / name), "--whiten"])
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=2e-5), name
+
+
 def test_the_tower_learns_where_it_is_not_frozen(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
     run = silc.train(
         "decoder",
@@ -166,8 +176,9 @@ def test_texts_that_are_too_long_are_told(
     assert "exceed 4 tokens and are cut; a larger --length keeps more of them" in capsys.readouterr().out
 
 
-def test_bf16_trains(finished: Callable[..., Path], root: Path, tmp_path: Path) -> None:
-    assert main(command(finished, root, tmp_path / "run", **{"train.precision": "bf16"})) == 0
+@pytest.mark.parametrize("more", [[], ["--whiten"]])
+def test_bf16_trains(finished: Callable[..., Path], root: Path, tmp_path: Path, more: list[str]) -> None:
+    assert main([*command(finished, root, tmp_path / "run", **{"train.precision": "bf16"}), *more]) == 0
     assert silc.load(tmp_path / "run", device="cpu", dtype="bfloat16").caption(Image.new("RGB", (20, 20), "red"))
 
 
