@@ -30,6 +30,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .ports import free_ports
+
 CONFIGURATION = """
 daemon off;
 {user}
@@ -91,7 +93,7 @@ class Nginx:
     def __init__(self, root: Path, folder: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root, self.folder = root.resolve(), folder.resolve()
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = free_ports(2)
         self.process: subprocess.Popen[bytes] | None = None
         subprocess.run(
             [
@@ -116,10 +118,11 @@ class Nginx:
         command += ["-e", str(self.root / "error.log")]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             time.sleep(0.02)
+        self.stop()
         raise RuntimeError(f"nginx does not start: {(self.root / 'error.log').read_text()}")
 
     def stop(self) -> None:
@@ -182,9 +185,3 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while piece := source.recv(1 << 16):
             target.sendall(piece)
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from scripts.ports import free_port
 
 SERVER = multiprocessing.get_context("forkserver")
 TIMEOUT = 300
@@ -50,10 +51,7 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
 
 def environments(ranks: int) -> list[dict[str, str]]:
     """Each rank's place, as torchrun writes it into the environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     places = [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
     return [{name: str(value) for name, value in place.items()} for place in places]
 

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scripts.ports import free_port
+
 from .outcome import Row, alike, steps_done
-from .run import SMALL, Node, Run, descendants, free_port
+from .run import SMALL, Node, Run, descendants
 
 TIMEOUT = 4.0
 """`train.timeout` of the runs that hang."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from scripts.ports import free_ports
 from silc import checkpoint
 from silc.batch import Batch, Views
 from silc.config import Config
@@ -119,19 +119,9 @@ def pair(small: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory)
     config = small("silc_c", duration="5 steps", save_every="3 steps", out=folder / "one")
     run.train(config)
     mp.start_processes(
-        _rank, args=(str(folder), cases(small), config, _free_ports(2)), nprocs=2, start_method="forkserver"
+        _rank, args=(str(folder), cases(small), config, free_ports(2)), nprocs=2, start_method="forkserver"
     )
     return folder
-
-
-def _free_ports(num: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(num)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _rank(rank: int, folder: str, configs: dict[str, Config], config: Config, ports: list[int]) -> None:
