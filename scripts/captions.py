@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scripts.silc_command import run
+from scripts.silc_command import finish, run
 from scripts.spread import Scores
 
 
@@ -107,7 +107,9 @@ def summary(arms: dict[str, list[Path]]) -> Iterator[str]:
 def towers_of(folder: Path, recipe: str, seed: int, quick: bool) -> Path:
     """The towers of a recipe and a seed, trained if they are not there."""
     towers = folder / recipe / f"seed-{seed}"
-    if not (towers / "checkpoints").is_dir():
+    if (towers / "checkpoints").is_dir():
+        finish(towers)
+    else:
         short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if quick else ()
         run("train", f"{recipe}-tiny", "--data.source", "objects", "--train.seed", seed, *short, "--out", towers)
     return towers

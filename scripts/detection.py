@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.silc_command import run
+from scripts.silc_command import finish, run
 from scripts.spread import Scores
 
 WORLD = ("objects", "objects_unseen", "objects_unseen_moved")
@@ -87,6 +87,8 @@ def head(
 
 def objects(towers: Sequence[Path], out: Path, steps: int, *small: object) -> dict[str, Scores]:
     """A head for each of the towers."""
+    for own in towers:
+        finish(own)
     world = out / "world" / "detection"
     if not world.is_dir():
         run("data", "generate", out / "world", *small)

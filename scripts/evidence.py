@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence_queue import OUT, QUEUE, ROOT, Run, runs, studies
-from evidence_table import write_tables
+from evidence_table import cpu_hours, write_tables
 
 from silc import config as configs
 from silc import recipes
@@ -207,11 +207,13 @@ def stop() -> None:
 
 def status() -> None:
     """Print how far each study is, and what it has cost."""
+    every: list[dict[str, Any]] = []
     for study in studies():
         own = list(runs([study]))
-        done = [result(run) for run in own if result(run).exists()]
-        hours = sum(json.loads(file.read_text())["cpu_seconds"] for file in done) / 3600
-        print(f"{study.name:<24} {len(done):>3} of {len(own):>3} runs, {hours:.1f} CPU hours")
+        done = [json.loads(result(run).read_text()) for run in own if result(run).exists()]
+        every += done
+        print(f"{study.name:<24} {len(done):>3} of {len(own):>3} runs, {cpu_hours(done):.1f} CPU hours")
+    print(f"in all {cpu_hours(every):.1f} CPU hours; a run that studies share is counted once")
     print(f"process {_running()} carries out the queue" if _running() else "the queue does not run")
 
 

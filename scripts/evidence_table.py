@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evidence_queue import ROOT, Run, Study
 from scipy.stats import t as student_t
@@ -136,16 +136,19 @@ def draw(study: Study, found: Found, chance: Mapping[str, float], path: Path) ->
     FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
 
 
+def cpu_hours(kept: Sequence[Mapping[str, Any]]) -> float:
+    """What finished runs cost; a run that several studies share was carried out once."""
+    return sum({(one["recipe"], json.dumps(one["fields"])): one["cpu_seconds"] for one in kept}.values()) / 3600
+
+
 def not_run(of: Sequence[Study], result: Callable[[Run], Path]) -> list[str]:
     """Markdown: how many runs are finished and what they cost, then arms and seeds without a result, a line a study."""
     every = [Run(study, arm, seed) for study in of for arm in study.arms for seed in study.seeds]
     kept = [json.loads(result(run).read_text()) for run in every if result(run).exists()]
-    # a run that two studies share was carried out once, and has the same cost to the second
-    hours = sum({(one["recipe"], json.dumps(one["fields"])): one["cpu_seconds"] for one in kept}.values()) / 3600
     lines = [
         "### What was not run",
         "",
-        f"{len(kept)} of {len(every)} runs are finished, in {hours:.1f} CPU hours. Not run:",
+        f"{len(kept)} of {len(every)} runs are finished, in {cpu_hours(kept):.1f} CPU hours. Not run:",
         "",
     ]
     for study in of:

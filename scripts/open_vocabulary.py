@@ -24,7 +24,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.silc_command import run
+from scripts.silc_command import finish, run
 
 RECIPES, OBJECTS, PHOTOGRAPHS = ("clip", "silc_c"), ("objects", "objects_unseen"), ("voc2012", "coco_panoptic133")
 HEAD = (
@@ -109,7 +109,9 @@ def objects(recipe: str, towers: Path | None, out: Path, seeds: Sequence[int], s
     places = [out / "objects" / recipe / f"head-{seed}" for seed in seeds]
     for seed, place in zip(seeds, places, strict=True):
         own = towers / recipe / f"seed-{seed}" if towers else out / "objects" / recipe / f"towers-{seed}"
-        if not towers:
+        if towers:
+            finish(own)
+        else:
             short = ("--train.duration", "2 steps", "--train.optim.warmup", "0 steps") if quick else ()
             shown = ("--data.source", "objects", "--train.seed", seed)
             run_to_the_end(f"{recipe}-tiny", *shown, *short, "--out", own)
@@ -120,6 +122,7 @@ def objects(recipe: str, towers: Path | None, out: Path, seeds: Sequence[int], s
 def photographs(recipe: str, real: Path, out: Path, seeds: Sequence[int], steps: int) -> list[str]:
     """Heads on photographs, on the one run of the recipe."""
     places = [out / "photographs" / recipe / f"head-{seed}" for seed in seeds]
+    finish(real / recipe)
     for seed, place in zip(seeds, places, strict=True):
         head(real / recipe, out / "photographs", "voc2012", PHOTOGRAPHS, place, seed, 64, steps)
     return [f"| {recipe} {line}" for line in summary(places, PHOTOGRAPHS)]

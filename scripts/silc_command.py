@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from silc.cli import main as silc
 
 
@@ -13,3 +15,8 @@ def run(*args: object) -> None:
     """
     if silc([str(arg) for arg in args]):
         raise SystemExit(f"silc {' '.join(map(str, args))} failed")
+
+
+def finish(folder: Path) -> None:
+    """Train the run in a folder to its end, if it was cut off: a study of unfinished towers says nothing."""
+    run("train", folder / "config.yaml", "--resume", "auto")

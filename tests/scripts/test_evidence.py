@@ -145,6 +145,8 @@ def test_the_section_says_what_is_known(scripts, tmp_path: Path) -> None:
     missing = tables.not_run([one], lambda run: tmp_path / f"{run.arm}-{run.seed}.json")
     assert "5 of 6 runs are finished, in 0.5 CPU hours. Not run:" in missing
     assert missing[-2] == "* one: a, seeds 2"
+    shared = {"recipe": "a", "fields": {"train.seed": 0}, "cpu_seconds": 360}
+    assert tables.cpu_hours([shared, shared | {"study": "two"}, shared | {"fields": {"train.seed": 1}}]) == 0.2
     tables.draw(one, found, chance, tmp_path / "plot.svg")
     assert "seed 2" in (tmp_path / "plot.svg").read_text() or (tmp_path / "plot.svg").stat().st_size > 5000
 

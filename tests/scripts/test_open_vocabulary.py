@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import open_vocabulary, silc_command
+from scripts import captions, open_vocabulary, silc_command
 
 
 def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -20,6 +20,28 @@ def test_a_run_that_was_stopped_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert train[:2] == ["train", "catseg"]
     assert train[-2:] == ["--resume", "auto"]
     assert score[:2] == ["eval", "towers"]
+
+
+def test_towers_that_were_cut_off_are_trained_to_their_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before a head learns from them."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(silc_command, "silc", lambda words: asked.append(words))
+    monkeypatch.setattr(open_vocabulary, "summary", lambda *_: [])
+    open_vocabulary.objects("clip", tmp_path, tmp_path / "out", seeds=[3], steps=4, quick=False)
+    open_vocabulary.photographs("clip", tmp_path, tmp_path / "out", seeds=[0], steps=4)
+    captions.towers_of(tmp_path, "clip", 3, quick=False)  # not there: from the start
+    (tmp_path / "clip" / "seed-3" / "checkpoints").mkdir(parents=True)
+    captions.towers_of(tmp_path, "clip", 3, quick=False)
+    own, real = str(tmp_path / "clip/seed-3"), str(tmp_path / "clip")
+    trained = [words for words in asked if words[0] == "train" and words[1] != "catseg"]
+    assert [words[1] for words in trained] == [
+        f"{own}/config.yaml",
+        f"{real}/config.yaml",
+        "clip-tiny",
+        f"{own}/config.yaml",
+    ]
+    assert trained[0] == ["train", f"{own}/config.yaml", "--resume", "auto"]
+    assert asked[0] == trained[0]
 
 
 @pytest.mark.parametrize("given", [["--only", "photographs"], ["--real", "out/real"]])
