@@ -43,4 +43,4 @@ class Limits(Settings):
     compute_seconds: Annotated[float, SECONDS] = 120.0
     """Seconds in which an answer must be computed."""
     connections: Annotated[int, COUNT] = 256
-    """Connections open at one moment."""
+    """Connections open at one moment; a request on one more is told when to come back."""

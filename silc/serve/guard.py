@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -57,6 +57,13 @@ class Refused(Exception):
         self.status, self.headers = status, {"Connection": "close", **(headers or {})}
 
 
+class Busy(Refused):
+    """More is asked of the server at once than its limits allow."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "the server is busy; ask again in 1 s", {"Retry-After": "1"})
+
+
 class Gone(Exception):
     """The client closed the connection."""
 
@@ -72,6 +79,7 @@ class Guard:
     def __init__(self, app: ASGIApp, limits: Limits, *, token: str) -> None:
         self.app, self.limits, self.token = app, limits, token
         self.held = 0
+        self.connections: Collection[Any] = ()  # those that are open, where a server says it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As for any ASGI application."""
@@ -85,6 +93,8 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = 0
         try:
+            if len(self.connections) > self.limits.connections:
+                raise Busy
             headers = Headers(scope=scope)
             self._look_at(headers, scope["path"])
             length = self._admitted(headers, scope)
@@ -118,7 +128,7 @@ class Guard:
         if length > (most := self._most(scope["path"])):
             raise Refused(413, f"the body has {length:,} bytes, the limit is {most:,}")
         if self.held + length > self.limits.held_bytes:
-            raise Refused(503, "the server is busy; ask again in 1 s", {"Retry-After": "1"})
+            raise Busy
         return length
 
     def _most(self, path: str) -> int:

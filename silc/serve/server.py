@@ -84,12 +84,13 @@ def server_of(app: Guard, limits: Limits) -> uvicorn.Server:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
         h11_max_incomplete_event_size=LARGEST_HEAD,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=5,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    app.connections = server.server_state.connections  # uvicorn's own limit does not say when to come again
+    return server
 
 
 def _in_time(seconds: float) -> type[asyncio.Protocol]:

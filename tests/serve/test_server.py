@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -19,6 +20,8 @@ from silc.serve.server import address, bound, server_of, token_for
 
 HEAD = b"POST /api/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\n"
 LARGE = 32 * 2**20
+MOST = 8
+"""Connections."""
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
@@ -84,7 +87,7 @@ async def answering(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 def place() -> Iterator[tuple[str, int]]:
     """Where a server with little patience answers."""
-    limits = replace(Limits(), body_seconds=0.5)
+    limits = replace(Limits(), body_seconds=0.5, connections=MOST)
     with bound("127.0.0.1", 0) as place:
         server = server_of(Guard(answering, limits, token=""), limits)
         thread = threading.Thread(target=lambda: server.run(sockets=[place]))
@@ -128,6 +131,25 @@ def test_slow_clients_are_cut_off_and_others_are_answered(place: tuple[str, int]
     with socket.create_connection(place) as decent:
         decent.sendall(HEAD.replace(b"Host", b"Connection: close\r\nHost") + b"abcd")
         assert everything(decent).endswith(b"here")
+
+
+def test_one_connection_too_many_is_told_when_to_come_again(place: tuple[str, int]) -> None:
+    asked = HEAD.replace(b"Host", b"Connection: close\r\nHost") + b"abcd"
+    with contextlib.ExitStack() as open_ones:
+        others = [open_ones.enter_context(socket.create_connection(place)) for _ in range(MOST)]
+        for one in others:  # all of them are answered, and stay open
+            one.sendall(HEAD + b"abcd")
+            assert one.recv(2**10).startswith(b"HTTP/1.1 200 ")
+        late = open_ones.enter_context(socket.create_connection(place))
+        late.sendall(asked)
+        said = everything(late)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in said
+        assert said.endswith(b'{"detail":"the server is busy; ask again in 1 s"}')
+    time.sleep(0.1)
+    with socket.create_connection(place) as later:
+        later.sendall(asked)
+        assert everything(later).endswith(b"here")
 
 
 def test_cut_connections_and_nonsense_end_nothing(place: tuple[str, int]) -> None:
