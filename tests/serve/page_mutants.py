@@ -96,6 +96,6 @@ def test_a_part_would_be_missed(place: str, text: str, request: pytest.FixtureRe
             else:
                 check(**{name: given[name] for name in inspect.signature(check).parameters})
         except (AssertionError, Error) as missed:
-            print(f"{check.__name__}: {str(missed).splitlines()[0]}")
+            print(f"{check.__name__}: {(str(missed) or repr(missed)).splitlines()[0]}")
             return
     pytest.fail("no test of the page fails without it")
