@@ -23,7 +23,6 @@ import os
 import resource
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -37,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from ports import free_port
 
 TIMES = ("samples_per_s", "data_wait", "mfu", "seconds")
 """Of a record in metrics.jsonl, what no two runs share."""
@@ -137,10 +137,8 @@ class Failed(Exception):
 def _places(ranks: int) -> list[dict[str, str]]:
     if ranks == 1:
         return [{}]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+    group["MASTER_PORT"] = str(free_port())
     return [group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 

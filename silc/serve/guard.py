@@ -79,7 +79,7 @@ class Guard:
     def __init__(self, app: ASGIApp, limits: Limits, *, token: str) -> None:
         self.app, self.limits, self.token = app, limits, token
         self.held = 0
-        self.connections: Collection[Any] = ()  # those that are open, where a server says it
+        self.connections: Collection[Any] = ()  # the open ones; `server_of` gives them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As for any ASGI application."""
